@@ -1,0 +1,1 @@
+//! REST under /admin/v1: keys, policies, routes, the ledger.

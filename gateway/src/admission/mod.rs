@@ -1,0 +1,1 @@
+//! Who may come in now: rate limits, concurrency, failed authentication.

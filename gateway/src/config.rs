@@ -1,0 +1,191 @@
+//! The configuration in two stages: as written (`tollgate.toml`, unknown keys refused with the
+//! line) and as checked and resolved, which is all the program sees.
+
+use crate::caller::BudgetSpec;
+use policies::{PicoUsd, RouteId, RoutePrice};
+use secrecy::SecretString;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Everything the gateway needs to run, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Directory of the journal, the index and the keys.
+    pub data_dir: PathBuf,
+    /// Time zone of calendar windows and of policies' time facts.
+    pub time_zone: jiff::tz::TimeZone,
+    /// Global limits.
+    pub limits: Limits,
+    /// How the ledger is kept.
+    pub ledger: LedgerConfig,
+    /// Budgets over everything.
+    pub global_budgets: Vec<BudgetSpec>,
+    /// The policy in force.
+    pub policy: PolicyConfig,
+    /// The routes, in order.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// Global limits.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest request body.
+    pub body_bytes_max: usize,
+    /// Longest wait for the whole request body.
+    pub body_read_max: Duration,
+    /// Output cap of a request that names none, in tokens.
+    pub output_tokens_default: u64,
+    /// Requests per minute over all keys; `None` is no limit.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens per minute over all keys; `None` is no limit.
+    pub tokens_per_minute: Option<u64>,
+    /// Requests in flight over all keys.
+    pub in_flight_max: usize,
+    /// Failed authentications per minute from one address.
+    pub failed_auth_per_minute: u32,
+}
+
+/// How the ledger is kept.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    /// What an answer waits for.
+    pub durability: Durability,
+    /// Paid work stops when the disk has less than this left.
+    pub low_water_bytes: u64,
+    /// Entries after which a segment of the journal is sealed.
+    pub segment_entries_max: u32,
+    /// HTTP status of a spent budget: 429 or 402.
+    pub budget_status: u16,
+}
+
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A paid request leaves after its reservation is committed, and the last byte to the client
+    /// after its entry is.
+    Strict,
+    /// Nothing waits; a crash loses at most one commit.
+    Grouped,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    /// Its file, watched for changes.
+    pub file: PathBuf,
+    /// Names of `model` that leave the choice to the policy, such as `auto`.
+    pub aliases: Vec<String>,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// Its name.
+    pub id: RouteId,
+    /// Other names of `model` that mean this route.
+    pub aliases: Vec<String>,
+    /// Its price.
+    pub price: RoutePrice,
+    /// For an unknown price: reserve this much per attempt (`None`: such a route is refused).
+    pub unknown_price_max: Option<PicoUsd>,
+    /// Whether its cost counts against money budgets.
+    pub budgeted: bool,
+    /// Longest prompt plus answer in tokens, if known.
+    pub context_tokens: Option<u64>,
+    /// What it can serve; `None` where nobody said.
+    pub can: Capabilities,
+    /// Where its answers come from.
+    pub source: RouteSource,
+}
+
+/// What a route can serve; `None` where nobody said, which excludes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Tools.
+    pub tools: Option<bool>,
+    /// Image parts.
+    pub images: Option<bool>,
+    /// `response_format`.
+    pub structured: Option<bool>,
+    /// Log probabilities.
+    pub logprobs: Option<bool>,
+}
+
+/// Where a route's answers come from.
+#[derive(Clone, Debug)]
+pub enum RouteSource {
+    /// The model in this process.
+    Local(LocalConfig),
+    /// A provider that speaks OpenAI's format.
+    Cloud(CloudConfig),
+}
+
+/// The model in this process.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The GGUF file.
+    pub file: PathBuf,
+    /// The model's name in answers and in the ledger.
+    pub model: String,
+    /// Tokens the KV cache holds, over all slots.
+    pub context_tokens: u32,
+    /// Requests decoded together.
+    pub slots: u32,
+    /// Requests that may wait for a slot.
+    pub queue_max: usize,
+    /// Longest wait for a slot.
+    pub queue_wait_max: Duration,
+    /// Threads of the engine; `None`: one less than there are cores, at least one.
+    pub threads: Option<u32>,
+    /// Prompt tokens read in one step while other requests decode.
+    pub prefill_chunk: u32,
+    /// Layers offloaded to a GPU; `None` is as many as fit.
+    pub gpu_layers: Option<u32>,
+    /// Engine time one prompt token may take at most, for reservations.
+    pub prefill_per_token_max: Duration,
+    /// Engine time one generated token may take at most, for reservations.
+    pub decode_per_token_max: Duration,
+}
+
+/// A provider that speaks OpenAI's format.
+#[derive(Clone, Debug)]
+pub struct CloudConfig {
+    /// The provider's name in the ledger.
+    pub provider: String,
+    /// Up to and with `/v1`, without a trailing slash.
+    pub base_url: String,
+    /// Its key; `None` sends no `Authorization`.
+    pub api_key: Option<SecretString>,
+    /// The model's name there.
+    pub model: String,
+    /// Sent with every request.
+    pub headers: Vec<(String, SecretString)>,
+    /// Requests in flight to it, which is the size of its connection pool.
+    pub in_flight_max: usize,
+    /// Longest wait for a place among them.
+    pub pool_wait_max: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait from the request sent to the first token (unstreamed: the whole answer is
+    /// bounded by `total_timeout` alone).
+    pub first_token_timeout: Duration,
+    /// Longest silence between chunks.
+    pub idle_timeout: Duration,
+    /// Longest attempt.
+    pub total_timeout: Duration,
+    /// Whether it understands `max_completion_tokens` (OpenAI) or only `max_tokens`.
+    pub cap_field: CapField,
+    /// Whether its answers may hide reasoning: an attempt that went silent is then booked with the
+    /// whole output cap.
+    pub reasoning: bool,
+}
+
+/// The field in which a provider takes the output cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapField {
+    /// `max_completion_tokens`.
+    MaxCompletionTokens,
+    /// `max_tokens`.
+    MaxTokens,
+}

@@ -1,0 +1,260 @@
+//! The immutable record of one request and of every attempt it made. `docs/ledger.md` explains
+//! every column.
+//!
+//! These types are what the journal stores (see `store::codec`): a change of meaning or order
+//! needs a new schema version there. Wire forms for the admin API are made from them in `admin/`.
+
+use crate::timeline::StageTimes;
+use policies::{
+    Facts, LeftOut, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Usage,
+    UsageSource,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Time-ordered id of a request (UUIDv7), also sent as `x-request-id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(pub uuid::Uuid);
+
+/// Id of a key: the public part of its record, never the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(pub Arc<str>);
+
+/// One request, as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Id, time-ordered.
+    pub id: RequestId,
+    /// When it arrived, milliseconds since the Unix epoch.
+    pub arrived_unix_ms: u64,
+    /// The key that asked.
+    pub key: KeyId,
+    /// The key's user and team at the time.
+    pub user: Option<String>,
+    /// See `user`.
+    pub team: Option<String>,
+    /// Session named by the request.
+    pub session: Option<String>,
+    /// Tags of the request.
+    pub tags: Vec<String>,
+    /// The endpoint, such as `/v1/chat/completions`.
+    pub endpoint: Endpoint,
+    /// The `model` the caller wrote.
+    pub model_asked: String,
+    /// Whether the caller asked for a stream.
+    pub stream: bool,
+    /// How the decision came about.
+    pub decision: DecisionRecord,
+    /// Every attempt, in the order in which they started.
+    pub attempts: Vec<Attempt>,
+    /// Index in `attempts` of the one whose answer the caller got.
+    pub answered_by: Option<u16>,
+    /// How the request ended for the caller.
+    pub outcome: Outcome,
+    /// HTTP status the caller saw; `None` if it left before one was sent.
+    pub status: Option<u16>,
+    /// Exact sum of the attempts' costs; `None` if any attempt's cost is unknown.
+    pub cost: Option<PicoUsd>,
+    /// Adjacent stages; they sum to the request's time.
+    pub stages: StageTimes,
+    /// Client's TTFT: arrival to the first visible token handed to the socket, microseconds.
+    pub ttft_us: Option<u64>,
+    /// Client's TPOT in nanoseconds: (last visible token - first) / (output tokens - 1); `None`
+    /// below two visible tokens or for an unstreamed answer.
+    pub tpot_ns: Option<u64>,
+    /// The output cap the caller asked for, or the configured default.
+    pub output_cap_asked: u64,
+}
+
+/// Which endpoint served the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// `POST /v1/chat/completions`.
+    ChatCompletions,
+}
+
+/// The decision, with the facts it was made from: enough to explain and to replay it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The policy.
+    pub policy: PolicyName,
+    /// Hash of its bytes.
+    pub version: PolicyVersion,
+    /// The rule that matched.
+    pub rule: RuleName,
+    /// The planned routes, in order.
+    pub plan: Vec<RouteId>,
+    /// The other routes and why.
+    pub left_out: Vec<LeftOut>,
+    /// What the policy knew.
+    pub facts: Facts,
+}
+
+/// One try of one route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The route.
+    pub route: RouteId,
+    /// The model asked of it, by the provider's name.
+    pub model: String,
+    /// The provider (`local`, or the configured provider's name).
+    pub provider: String,
+    /// Why this attempt was made.
+    pub role: Role,
+    /// Index of the attempt that led to this one.
+    pub parent: Option<u16>,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// Status of the provider's answer, where there was one.
+    pub upstream_status: Option<u16>,
+    /// The provider's own id of the answer, where it gave one.
+    pub upstream_id: Option<String>,
+    /// What it used; `None` when nobody knows.
+    pub usage: Option<Usage>,
+    /// Who counted.
+    pub usage_source: Option<UsageSource>,
+    /// The price row; `None` when the price is unknown.
+    pub price: Option<PriceId>,
+    /// What was held on the budgets while it ran.
+    pub reserved: PicoUsd,
+    /// What it cost; `None` when unknown, never 0 for unknown.
+    pub cost: Option<PicoUsd>,
+    /// Cost above what was held (a provider billing above the bound it was sent).
+    pub overrun: PicoUsd,
+    /// Local attempts: what the cheapest allowed cloud route would have cost.
+    pub avoided_cost: Option<PicoUsd>,
+    /// The output cap sent to the route.
+    pub output_cap: u64,
+    /// Finish reason as the caller saw it (`stop`, `length`, …).
+    pub finish: Option<String>,
+    /// Times of this attempt.
+    pub times: AttemptTimes,
+}
+
+/// Times of one attempt, in microseconds unless the name says otherwise. The first four parts are
+/// adjacent and sum to the attempt's time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptTimes {
+    /// Request's arrival to the start of this attempt.
+    pub offset_us: u64,
+    /// Waiting for a place: the route's pool, and the durable commit of the reservation.
+    pub wait_us: u64,
+    /// Request sent to the answer's head (local: time in the engine's queue).
+    pub head_us: u64,
+    /// Head to the first visible token.
+    pub first_token_us: u64,
+    /// First visible token to the end.
+    pub stream_us: u64,
+    /// TTFT: request sent to the first non-empty output token.
+    pub ttft_us: Option<u64>,
+    /// TPOT in nanoseconds: (end - first token) / (output tokens - 1); `None` below two tokens or
+    /// unstreamed.
+    pub tpot_ns: Option<u64>,
+    /// Gaps between visible pieces: inter-token for the local engine, inter-chunk for a cloud.
+    pub gap_p50_us: Option<u64>,
+    /// See `gap_p50_us`.
+    pub gap_p95_us: Option<u64>,
+    /// See `gap_p50_us`.
+    pub gap_max_us: Option<u64>,
+    /// Engine time attributed to this attempt (local routes), nanoseconds.
+    pub engine_ns: Option<u64>,
+}
+
+/// Why an attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// First of the plan.
+    Primary,
+    /// A later route of the plan, because its parent gave no answer.
+    Fallback,
+    /// The same route again.
+    Retry,
+}
+
+/// How the request ended for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A whole answer.
+    Completed,
+    /// The caller left before the end.
+    ClientGone,
+    /// The stream broke after its first byte.
+    Broken,
+    /// Every attempt failed: an error was answered.
+    Failed,
+    /// The provider said the request is wrong: passed on.
+    Rejected,
+    /// Money or tokens ran out between attempts.
+    Short,
+    /// The process died while it ran.
+    Crashed,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// A whole answer.
+    Completed,
+    /// Cancelled because the caller left.
+    Cancelled,
+    /// No connection, or no place in the route's queue: nothing was sent.
+    NotSent,
+    /// The provider answered with an error status: nothing is owed.
+    ErrorStatus,
+    /// Sent, and no first token in time.
+    FirstTokenTimeout,
+    /// Silent between tokens for too long.
+    IdleTimeout,
+    /// Took longer than the route's total timeout.
+    TotalTimeout,
+    /// The connection broke, or the answer was not what the protocol says.
+    Broken,
+    /// The engine failed.
+    EngineFault,
+    /// The process died while it ran.
+    CrashedUnknown,
+}
+
+/// A request that was turned away before any route was tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// Its id.
+    pub id: RequestId,
+    /// When, milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// The key, where it was known.
+    pub key: Option<KeyId>,
+    /// The error code the caller saw, such as `rate_limit_exceeded`.
+    pub code: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The policy rule that refused, if one did.
+    pub rule: Option<RuleName>,
+    /// Like refusals counted but not written since the last row of this key and code.
+    pub unwritten: u64,
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "req_{}", self.0.simple())
+    }
+}
+
+impl std::str::FromStr for RequestId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        uuid::Uuid::try_parse(text.strip_prefix("req_").unwrap_or(text)).map(Self)
+    }
+}
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,18 @@
+//! tollgate's trunk: from a socket to a ledger entry.
+//!
+//! Start reading at `serve.rs`: the life of a request stands there, one line per step, and each
+//! step's name tells which module to open.
+
+pub mod admin;
+pub mod admission;
+pub mod caller;
+pub mod clock;
+pub mod config;
+pub mod ledger;
+pub mod providers;
+pub mod refusal;
+pub mod routes;
+pub mod store;
+pub mod telemetry;
+pub mod timeline;
+pub mod wire;

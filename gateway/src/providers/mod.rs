@@ -1,0 +1,1 @@
+//! Per-provider request and stream conversion.

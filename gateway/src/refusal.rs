@@ -1,0 +1,285 @@
+//! Every way to end without an answer, and what the caller sees of it.
+//!
+//! **Invariant:** only this file knows status codes. The outside message names the limit, its size,
+//! what is left and when it opens again; the inside of a fault never reaches a caller, and no
+//! `retry-after` exceeds 120 s (some SDKs sleep as long as they are told).
+
+use crate::wire::BadRequest;
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::time::Duration;
+
+/// Longest `retry-after` that is ever sent.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+
+/// A request that gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No key, or one that is wrong, expired or revoked (never said which).
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The key is right and may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Too many failed authentications from one address.
+    #[error("too many failed authentications from this address; try again in {wait}", wait = seconds(*.0))]
+    AuthThrottled(Duration),
+    /// A rate limit.
+    #[error("{scope} limit of {limit} reached, {left} left; it opens again in {wait}", wait = seconds(*.retry_after))]
+    RateLimited {
+        /// Whose limit: `this key's`, `the gateway's`.
+        scope: String,
+        /// The limit with its unit, such as `60 requests per minute`.
+        limit: String,
+        /// What is left of it.
+        left: u64,
+        /// When it opens again.
+        retry_after: Duration,
+    },
+    /// A hard budget has less left than this request could cost.
+    #[error("{0}")]
+    Budget(String),
+    /// The body is larger than the limit.
+    #[error("the request body is larger than the limit of {0} bytes")]
+    TooLarge(usize),
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive within {wait}", wait = seconds(*.0))]
+    BodyTimeout(Duration),
+    /// The body is wrong.
+    #[error("{0}")]
+    Bad(#[from] BadRequest),
+    /// No route serves this model name.
+    #[error("the model `{0}` does not exist or this key may not use it")]
+    UnknownModel(String),
+    /// The policy refuses.
+    #[error("{message}")]
+    Policy {
+        /// What the policy says.
+        message: String,
+        /// The rule, where one refused.
+        rule: Option<String>,
+    },
+    /// Every route of the plan is full.
+    #[error("every route for this request is busy; try again in {wait}", wait = seconds(*.0))]
+    Busy(Duration),
+    /// Every route of the plan failed.
+    #[error("{0}")]
+    Upstream(String),
+    /// Every route of the plan was rate limited by its provider.
+    #[error("the provider limits the rate of requests; try again in {wait}", wait = seconds(*.0))]
+    UpstreamLimited(Duration),
+    /// The provider says that the request is wrong: its status and its error, passed on.
+    #[error("{message}")]
+    Rejected {
+        /// The provider's status, a 4xx.
+        status: u16,
+        /// The provider's message.
+        message: String,
+        /// The provider's `type`.
+        kind: Option<String>,
+        /// The provider's `param`.
+        param: Option<String>,
+        /// The provider's `code`.
+        code: Option<String>,
+    },
+    /// The time the caller or the route allows is over.
+    #[error("{0}")]
+    Deadline(String),
+    /// The ledger cannot record paid work now (disk full, I/O error).
+    #[error("paid requests are stopped: {0}")]
+    StoreDown(String),
+    /// The server is going down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// No such path.
+    #[error("no such path: {0}")]
+    NoSuchPath(String),
+    /// The path exists and does not take this method.
+    #[error("this path takes {0}")]
+    WrongMethod(&'static str),
+    /// A thing asked for by id does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// A change that does not fit what is there.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// The body every error has: `{"error":{"message","type","param","code"}}`.
+#[derive(serde::Serialize)]
+struct Outside<'a> {
+    error: Fields<'a>,
+}
+
+#[derive(serde::Serialize)]
+struct Fields<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// The HTTP status. A spent budget is 429 here; `serve` switches it to 402 where configured.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) | Self::Policy { .. } => StatusCode::FORBIDDEN,
+            Self::AuthThrottled(_)
+            | Self::RateLimited { .. }
+            | Self::Budget(_)
+            | Self::UpstreamLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownModel(_) | Self::NoSuchPath(_) | Self::NotFound(_) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Busy(_) | Self::StoreDown(_) | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::Rejected { status, .. } => {
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+        }
+    }
+
+    /// The `type` of the error object.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Unauthenticated(_) => "authentication_error",
+            Self::Forbidden(_) | Self::Policy { .. } => "permission_error",
+            Self::AuthThrottled(_) | Self::RateLimited { .. } | Self::UpstreamLimited(_) => {
+                "rate_limit_error"
+            }
+            Self::Budget(_) => "budget_exceeded",
+            Self::Rejected { kind: Some(kind), .. } => kind,
+            Self::TooLarge(_)
+            | Self::BodyTimeout(_)
+            | Self::Bad(_)
+            | Self::UnknownModel(_)
+            | Self::Rejected { .. }
+            | Self::NoSuchPath(_)
+            | Self::WrongMethod(_)
+            | Self::NotFound(_)
+            | Self::Conflict(_) => "invalid_request_error",
+            Self::Busy(_)
+            | Self::Upstream(_)
+            | Self::Deadline(_)
+            | Self::StoreDown(_)
+            | Self::Draining => "server_error",
+        }
+    }
+
+    /// The `code` of the error object.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        Some(match self {
+            Self::Unauthenticated(_) => "invalid_api_key",
+            Self::Forbidden(_) => "permission_denied",
+            Self::Policy { .. } => "policy_refused",
+            Self::AuthThrottled(_) | Self::RateLimited { .. } | Self::UpstreamLimited(_) => {
+                "rate_limit_exceeded"
+            }
+            Self::Budget(_) => "insufficient_quota",
+            Self::TooLarge(_) => "request_too_large",
+            Self::BodyTimeout(_) => "request_timeout",
+            Self::Bad(bad) => bad.code,
+            Self::UnknownModel(_) => "model_not_found",
+            Self::Busy(_) => "busy",
+            Self::Upstream(_) => "upstream_failed",
+            Self::Rejected { code, .. } => return code.as_deref(),
+            Self::Deadline(_) => "deadline_exceeded",
+            Self::StoreDown(_) => "ledger_unavailable",
+            Self::Draining => "shutting_down",
+            Self::NoSuchPath(_) => "path_not_found",
+            Self::WrongMethod(_) => "method_not_allowed",
+            Self::NotFound(_) => "not_found",
+            Self::Conflict(_) => "conflict",
+        })
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Bad(bad) => bad.param.as_deref(),
+            Self::UnknownModel(_) => Some("model"),
+            Self::Rejected { param, .. } => param.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after: after, .. }
+            | Self::AuthThrottled(after)
+            | Self::Busy(after)
+            | Self::UpstreamLimited(after) => Some((*after).min(RETRY_AFTER_MAX)),
+            Self::Draining => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after() {
+            let millis = after.as_millis().max(1);
+            let whole_seconds = millis.div_ceil(1000);
+            set(&mut headers, "retry-after", &whole_seconds.to_string());
+            set(&mut headers, "retry-after-ms", &millis.to_string());
+        }
+        match self {
+            // A spent budget does not refill while an SDK waits: stop its retries.
+            Self::Budget(_) => set(&mut headers, "x-should-retry", "false"),
+            Self::WrongMethod(allow) => set(&mut headers, "allow", allow),
+            Self::Unauthenticated(_) => set(&mut headers, "www-authenticate", "Bearer"),
+            _ => {}
+        }
+        headers
+    }
+
+    /// The error object as it stands in a body or, after the first byte, in a stream's event.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let message = self.to_string();
+        let outside = Outside {
+            error: Fields {
+                message: &message,
+                r#type: self.kind(),
+                param: self.param(),
+                code: self.code(),
+            },
+        };
+        // A struct of strings always serialises.
+        serde_json::to_string(&outside).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json()));
+        *response.status_mut() = self.status();
+        *response.headers_mut() = self.headers();
+        response
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// A duration as people say it: `1.5 s`.
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

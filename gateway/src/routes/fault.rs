@@ -1,0 +1,111 @@
+//! What can go wrong in one attempt, and what follows from it for the books and for the caller.
+
+use crate::ledger::AttemptOutcome;
+use std::time::Duration;
+
+/// An attempt that gave no answer, or broke while it gave one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Fault {
+    /// What happened.
+    pub kind: FaultKind,
+    /// For the operator's log: no secret, no prompt, nothing a caller sees.
+    pub detail: String,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultKind {
+    /// No place in the route's queue or pool: nothing was sent.
+    #[error("busy")]
+    Busy,
+    /// No connection: nothing was sent.
+    #[error("no connection")]
+    Connect,
+    /// The provider limits our rate.
+    #[error("rate limited by the provider")]
+    RateLimited {
+        /// When it says that it opens again.
+        retry_after: Option<Duration>,
+    },
+    /// The provider answered with this status, for reasons that are not the caller's.
+    #[error("status {status}")]
+    Status {
+        /// A 5xx, 401, 403, 408 or anything else unexpected.
+        status: u16,
+    },
+    /// The provider says that the request itself is wrong: the caller's fault, never the route's.
+    #[error("rejected with {status}")]
+    Rejected {
+        /// 400, 404, 413, 415 or 422.
+        status: u16,
+        /// The provider's message.
+        message: String,
+        /// The provider's error `type`.
+        error_type: Option<String>,
+        /// The provider's `param`.
+        param: Option<String>,
+        /// The provider's `code`.
+        code: Option<String>,
+    },
+    /// Sent, and no first token in time.
+    #[error("no first token in time")]
+    FirstToken,
+    /// Silent between tokens for too long.
+    #[error("silent for too long")]
+    Idle,
+    /// Took longer than the route's total timeout.
+    #[error("took too long")]
+    Total,
+    /// The connection broke, or the answer was not what the protocol says.
+    #[error("broken answer")]
+    Broken,
+    /// The engine failed.
+    #[error("engine failed")]
+    Engine,
+}
+
+impl Fault {
+    /// A fault with a detail for the log.
+    #[must_use]
+    pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+
+    /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an
+    /// error status. Sent and then silent is not void: the provider may bill it.
+    #[must_use]
+    pub fn voids(&self) -> bool {
+        matches!(
+            self.kind,
+            FaultKind::Busy
+                | FaultKind::Connect
+                | FaultKind::RateLimited { .. }
+                | FaultKind::Status { .. }
+                | FaultKind::Rejected { .. }
+        )
+    }
+
+    /// Whether it is the caller's own fault: then no other route is tried, and the route's health
+    /// does not suffer.
+    #[must_use]
+    pub fn is_callers(&self) -> bool {
+        matches!(self.kind, FaultKind::Rejected { .. })
+    }
+
+    /// How the attempt ended, for its record.
+    #[must_use]
+    pub fn outcome(&self) -> AttemptOutcome {
+        match self.kind {
+            FaultKind::Busy | FaultKind::Connect => AttemptOutcome::NotSent,
+            FaultKind::RateLimited { .. }
+            | FaultKind::Status { .. }
+            | FaultKind::Rejected { .. } => AttemptOutcome::ErrorStatus,
+            FaultKind::FirstToken => AttemptOutcome::FirstTokenTimeout,
+            FaultKind::Idle => AttemptOutcome::IdleTimeout,
+            FaultKind::Total => AttemptOutcome::TotalTimeout,
+            FaultKind::Broken => AttemptOutcome::Broken,
+            FaultKind::Engine => AttemptOutcome::EngineFault,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The journal and sled: the only code that touches files.

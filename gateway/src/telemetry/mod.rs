@@ -1,0 +1,1 @@
+//! Metrics and logs; no secret and no prompt is in either.

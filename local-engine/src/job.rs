@@ -1,0 +1,131 @@
+//! What is asked of the engine and what it answers. Plain data, no llama.cpp in it.
+
+use std::time::Duration;
+
+/// One message of a conversation, as the chat template sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// The text (content parts already joined).
+    pub content: String,
+    /// The speaker's name, where one was given.
+    pub name: Option<String>,
+    /// An assistant's past tool calls as the JSON array of the OpenAI format, where there were any.
+    pub tool_calls_json: Option<String>,
+    /// The call a tool message answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions (`system` and `developer`).
+    System,
+    /// The caller's user.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+}
+
+/// How tokens are drawn. `temperature` 0 is greedy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 (greedy) to 2.
+    pub temperature: f32,
+    /// Nucleus, in (0, 1]; 1 switches it off.
+    pub top_p: f32,
+    /// Only the k likeliest tokens; `None` switches it off.
+    pub top_k: Option<u32>,
+    /// Tokens below this share of the likeliest one's probability are dropped; 0 switches it off.
+    pub min_p: f32,
+    /// Multiplicative penalty on repeated tokens; 1 switches it off.
+    pub repeat_penalty: f32,
+    /// OpenAI's presence penalty, -2 to 2.
+    pub presence_penalty: f32,
+    /// OpenAI's frequency penalty, -2 to 2.
+    pub frequency_penalty: f32,
+    /// Added to a token's logit before sampling: (token id, bias in -100 to 100).
+    pub logit_bias: Vec<(i32, f32)>,
+    /// Seed of the draw; `None` draws one.
+    pub seed: Option<u64>,
+}
+
+/// One generation.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The prompt's tokens, at least one, from [`crate::Engine::tokenize_chat`].
+    pub prompt: Vec<i32>,
+    /// Most tokens to generate, at least 1.
+    pub max_tokens: u32,
+    /// Texts that end the answer; they and what follows are never shown. Each non-empty.
+    pub stop: Vec<String>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Attributed engine time after which the job ends with [`Finish::EngineTime`]: the bound a
+    /// reservation was computed from.
+    pub engine_time_max: Duration,
+}
+
+/// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or
+/// `Failed`. Dropping the receiver cancels the job before its next decode.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobEvent {
+    /// The job left the queue and its prompt is being read.
+    Started {
+        /// Time spent in the queue.
+        queued: Duration,
+        /// Prompt tokens found in the KV cache.
+        cached_tokens: u32,
+    },
+    /// Text, never empty, always whole UTF-8 characters, never part of a stop string.
+    Text {
+        /// The text.
+        text: String,
+        /// Tokens generated since the last event: a text can be held back while it may become a
+        /// stop string or while a character is incomplete.
+        tokens: u32,
+    },
+    /// The job ended well.
+    Finished {
+        /// Why.
+        finish: Finish,
+        /// What it took.
+        usage: JobUsage,
+    },
+    /// The engine could not go on with this job.
+    Failed {
+        /// What went wrong, for the operator's log: no prompt text in it.
+        reason: String,
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn, or a stop text was met.
+    Stop,
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+    /// `engine_time_max` was reached.
+    EngineTime,
+}
+
+/// Exactly what a job used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobUsage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Those of them found in the KV cache.
+    pub cached_tokens: u32,
+    /// Tokens generated, the end-of-turn token included.
+    pub generated_tokens: u32,
+    /// Engine time attributed to reading the prompt.
+    pub prefill_time: Duration,
+    /// Engine time attributed to generating.
+    pub decode_time: Duration,
+}

@@ -1,0 +1,247 @@
+//! What an attempt costs: per token for a provider, per engine second for the model in this
+//! process.
+//!
+//! **Invariants:** an unknown price is [`RoutePrice::Unknown`], never zero; a cost is exact, and
+//! where it is derived (compute time) it rounds half-even once in [`ComputePrice::cost`]; a worst
+//! case rounds up and is never below the cost of any usage within its bounds.
+
+use crate::{MoneyError, PicoUsd, Usage};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Names a price row for ever: hash of its canonical form. Entries carry it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PriceId(pub Arc<str>);
+
+/// The price of a route's answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoutePrice {
+    /// Per token, from a dated row.
+    Tokens(Arc<TokenPrice>),
+    /// Per second of engine time, from the operator's cost of the machine.
+    Compute(Arc<ComputePrice>),
+    /// Nobody said. A policy refuses, or reserves a configured maximum; it is never zero.
+    Unknown,
+}
+
+/// A dated price row: rates per token, with tiers by prompt size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenPrice {
+    /// Hash of the canonical row.
+    pub id: PriceId,
+    /// The rates below every tier.
+    pub base: TokenRates,
+    /// Higher rates for long prompts, ascending by `above_prompt_tokens`. The highest tier reached
+    /// applies to **all** tokens of the attempt.
+    pub tiers: Vec<Tier>,
+    /// Charged once per attempt, whatever its tokens.
+    pub per_request: PicoUsd,
+}
+
+/// Rates per token for each disjoint bucket of [`Usage`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenRates {
+    /// One uncached prompt token.
+    pub input: PicoUsd,
+    /// One prompt token read from cache.
+    pub cache_read: PicoUsd,
+    /// One prompt token written to the five-minute cache.
+    pub cache_write_5m: PicoUsd,
+    /// One prompt token written to the one-hour cache.
+    pub cache_write_1h: PicoUsd,
+    /// One visible answer token.
+    pub output: PicoUsd,
+    /// One hidden reasoning token.
+    pub reasoning: PicoUsd,
+}
+
+/// Rates that apply to the whole attempt once its prompt is longer than a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// The tier applies when the prompt has more tokens than this.
+    pub above_prompt_tokens: u64,
+    /// The rates then.
+    pub rates: TokenRates,
+}
+
+/// The operator's price of engine time: the machine's amortised cost and its power.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputePrice {
+    /// Hash of the canonical row.
+    pub id: PriceId,
+    /// US dollars per hour of busy engine, power included.
+    pub per_hour: PicoUsd,
+}
+
+/// The bounds within which an attempt can end; what a reservation is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorstCase {
+    /// No more prompt tokens than this.
+    pub prompt_tokens: u64,
+    /// No more answer tokens (seen and hidden) than this per choice.
+    pub output_tokens: u64,
+    /// Choices asked for (`n`), at least 1.
+    pub choices: u64,
+    /// Engine time the job may take before the engine stops it (compute prices only).
+    pub engine_time: Duration,
+}
+
+// === impl TokenPrice ===
+
+impl TokenPrice {
+    /// The exact cost of `usage`.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn cost(&self, usage: &Usage) -> Result<PicoUsd, MoneyError> {
+        let rates = self.rates(usage.prompt());
+        [
+            (rates.input, usage.input),
+            (rates.cache_read, usage.cache_read),
+            (rates.cache_write_5m, usage.cache_write_5m),
+            (rates.cache_write_1h, usage.cache_write_1h),
+            (rates.output, usage.output),
+            (rates.reasoning, usage.reasoning),
+        ]
+        .into_iter()
+        .try_fold(self.per_request, |sum, (rate, tokens)| sum.add(rate.times(tokens)?))
+    }
+
+    /// The most an attempt within `bounds` can cost: every prompt token at the dearest prompt rate,
+    /// every answer token at the dearest answer rate, over every tier the prompt can reach.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn worst_case(&self, bounds: &WorstCase) -> Result<PicoUsd, MoneyError> {
+        let output = bounds.output_tokens.checked_mul(bounds.choices.max(1)).ok_or(MoneyError)?;
+        let reachable = self
+            .tiers
+            .iter()
+            .filter(|tier| bounds.prompt_tokens > tier.above_prompt_tokens)
+            .map(|tier| tier.rates);
+        let mut worst = PicoUsd::ZERO;
+        for rates in std::iter::once(self.base).chain(reachable) {
+            let prompt = rates
+                .input
+                .max(rates.cache_read)
+                .max(rates.cache_write_5m)
+                .max(rates.cache_write_1h)
+                .times(bounds.prompt_tokens)?;
+            let answer = rates.output.max(rates.reasoning).times(output)?;
+            worst = worst.max(prompt.add(answer)?);
+        }
+        worst.add(self.per_request)
+    }
+
+    fn rates(&self, prompt_tokens: u64) -> &TokenRates {
+        self.tiers
+            .iter()
+            .rev()
+            .find(|tier| prompt_tokens > tier.above_prompt_tokens)
+            .map_or(&self.base, |tier| &tier.rates)
+    }
+}
+
+// === impl ComputePrice ===
+
+/// Nanoseconds in one hour.
+const HOUR_NS: u128 = 3_600_000_000_000;
+
+impl ComputePrice {
+    /// The cost of `engine_time`, rounded half-even to a pico-USD. The one place where a derived
+    /// price rounds.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn cost(&self, engine_time: Duration) -> Result<PicoUsd, MoneyError> {
+        let product = self.product(engine_time)?;
+        let (quotient, rest) = (product / HOUR_NS, product % HOUR_NS);
+        let up = match (rest * 2).cmp(&HOUR_NS) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal => quotient % 2 == 1,
+        };
+        amount(quotient + u128::from(up))
+    }
+
+    /// The most that engine time within `bounds` can cost, rounded up.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn worst_case(&self, bounds: &WorstCase) -> Result<PicoUsd, MoneyError> {
+        amount(self.product(bounds.engine_time)?.div_ceil(HOUR_NS))
+    }
+
+    fn product(&self, engine_time: Duration) -> Result<u128, MoneyError> {
+        u128::from(self.per_hour.pico()).checked_mul(engine_time.as_nanos()).ok_or(MoneyError)
+    }
+}
+
+fn amount(pico: u128) -> Result<PicoUsd, MoneyError> {
+    u64::try_from(pico).map(PicoUsd::from_pico).map_err(|_| MoneyError)
+}
+
+// === impl RoutePrice ===
+
+impl RoutePrice {
+    /// The id an entry carries; `None` when the price is unknown.
+    #[must_use]
+    pub fn id(&self) -> Option<&PriceId> {
+        match self {
+            Self::Tokens(price) => Some(&price.id),
+            Self::Compute(price) => Some(&price.id),
+            Self::Unknown => None,
+        }
+    }
+
+    /// The most an attempt within `bounds` can cost; `None` when the price is unknown.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn worst_case(&self, bounds: &WorstCase) -> Result<Option<PicoUsd>, MoneyError> {
+        match self {
+            Self::Tokens(price) => price.worst_case(bounds).map(Some),
+            Self::Compute(price) => price.worst_case(bounds).map(Some),
+            Self::Unknown => Ok(None),
+        }
+    }
+
+    /// What was used, priced; `None` when the price is unknown.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it does not fit an amount.
+    pub fn cost(
+        &self,
+        usage: &Usage,
+        engine_time: Duration,
+    ) -> Result<Option<PicoUsd>, MoneyError> {
+        match self {
+            Self::Tokens(price) => price.cost(usage).map(Some),
+            Self::Compute(price) => price.cost(engine_time).map(Some),
+            Self::Unknown => Ok(None),
+        }
+    }
+
+    /// Whether every answer of this route is free: such a route is never blocked by an exhausted
+    /// money budget.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        match self {
+            Self::Tokens(price) => {
+                let free = |rates: &TokenRates| *rates == TokenRates::default();
+                price.per_request.is_zero()
+                    && free(&price.base)
+                    && price.tiers.iter().all(|tier| free(&tier.rates))
+            }
+            Self::Compute(price) => price.per_hour.is_zero(),
+            Self::Unknown => false,
+        }
+    }
+}
+
+impl fmt::Display for PriceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
