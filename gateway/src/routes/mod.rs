@@ -9,6 +9,7 @@ mod fault;
 pub mod live;
 pub mod local;
 
+pub use cloud::{CloudAnswer, CloudRoute, Place};
 pub use fault::{Fault, FaultKind};
 
 use crate::{
