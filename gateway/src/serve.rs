@@ -57,6 +57,8 @@ pub struct Gateway {
     pub policy: PolicyBox,
     /// The ways to get an answer.
     pub routes: Routes,
+    /// When the process started, milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
     /// What is counted for operators.
     pub metrics: Metrics,
     /// Work that outlives its request; shutdown waits for it.
@@ -120,7 +122,8 @@ async fn answer(
     let permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
-    let request = read(gateway, body, &head.headers).await?;
+    let mut request = read(gateway, body, &head.headers).await?;
+    request.upstream_request_id = http::HeaderValue::try_from(life.id.to_string()).ok();
     life.timeline.end(Stage::Read);
 
     let facts = facts(gateway, &caller, &request)?;
@@ -235,7 +238,11 @@ async fn relay(
 ) -> Result<Response, Refusal> {
     let mut headers = headers::answer(gateway, id, decision, &started, &open, &permit);
     let model = started.route.model();
-    let head = AnswerHead::new(id.0, gateway.clock.unix_ms() / 1000, model);
+    let head = AnswerHead {
+        id: format!("chatcmpl-{}", id.0.simple()),
+        created: gateway.clock.unix_ms() / 1000,
+        model: model.to_owned(),
+    };
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
