@@ -47,8 +47,6 @@ struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
     visible_bytes: u64,
     reasoning_bytes: u64,
-    /// Tokens the engine has told of.
-    engine_tokens: u64,
     finish: Option<FinishReason>,
     id: Option<String>,
 }
@@ -186,10 +184,7 @@ impl Relay {
                 }
                 self.seen.note(seen);
             }
-            Event::Text { tokens, .. } => {
-                self.pacing.visible(self.started.first_at, true);
-                self.seen.engine_tokens += u64::from(*tokens);
-            }
+            Event::Text { .. } => self.pacing.visible(self.started.first_at, true),
             Event::End { finish, usage, source, engine_ns } => {
                 self.seen.usage = Some((*usage, *source));
                 self.seen.finish = Some(finish.clone());
@@ -280,6 +275,12 @@ impl Relay {
     /// Writes what is known by now into the attempt's record, so that it can be settled at any
     /// point, by whoever ends it.
     fn book(&mut self) {
+        let ended = self.seen.usage.is_some();
+        let metered = self.started.answer.metered().filter(|_| !ended);
+        if let (Some((usage, engine_ns)), Some(open)) = (metered, &mut self.open) {
+            self.seen.usage = Some((usage, UsageSource::Counted));
+            open.attempt(self.started.attempt).times.engine_ns = Some(engine_ns);
+        }
         let (usage, source) = self.usage();
         let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
         let output = self.output_tokens();
@@ -341,13 +342,8 @@ impl SeenSoFar {
         }
     }
 
-    /// What was used as far as it could be seen: exact for the engine's tokens, else by bytes.
+    /// What was used as far as it could be seen, where nobody reported it.
     fn estimate(&self, prompt_tokens: u64) -> (Usage, UsageSource) {
-        if self.engine_tokens > 0 {
-            let usage =
-                Usage { input: prompt_tokens, output: self.engine_tokens, ..Usage::default() };
-            return (usage, UsageSource::Counted);
-        }
         let usage = Usage {
             input: prompt_tokens,
             output: estimate_tokens(self.visible_bytes),

@@ -272,6 +272,16 @@ impl Answer {
         }
     }
 
+    /// What the answer has taken so far where that is metered (the engine), with its engine time in
+    /// nanoseconds.
+    #[must_use]
+    pub fn metered(&self) -> Option<(Usage, u64)> {
+        match self {
+            Self::Local(answer) => Some(answer.metered()),
+            Self::Cloud(_) => None,
+        }
+    }
+
     /// The next event; `None` after a whole answer. Dropping the answer cancels it.
     pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
         match self {
