@@ -46,7 +46,7 @@ unit: need ## tests inside the crates, without the end-to-end ones
 
 deny: ## licences, bans and sources of the dependency tree (compiles cargo-deny if absent)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	@cargo deny --all-features check licenses bans sources
+	@cargo deny --all-features check --hide-inclusion-graph licenses bans sources
 
 advisories: ## known vulnerabilities of the dependency tree (reads the RustSec database)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
