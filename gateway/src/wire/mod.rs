@@ -1,8 +1,17 @@
 //! The edge: what clients and providers write, and the one inner request and event type both are
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
+pub mod chat;
 mod event;
+mod fields;
+pub(crate) mod json;
+mod local;
+mod read;
 mod request;
+pub mod sse;
 
 pub use event::{Event, FinishReason, Seen};
+pub(crate) use fields::{Field, Place};
+pub use local::{LocalAsk, local_ask};
+pub use read::{estimate_prompt_tokens, estimate_tokens, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};
