@@ -224,10 +224,7 @@ fn function(param: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
     Ok(())
 }
 
-fn required_string<'a>(
-    param: impl Display + Copy,
-    raw: Option<&'a str>,
-) -> Result<&'a str, BadRequest> {
+fn required_string(param: impl Display + Copy, raw: Option<&str>) -> Result<&str, BadRequest> {
     let raw = raw.ok_or_else(|| BadRequest::missing(param))?;
     match json::kind(raw) {
         Kind::String => Ok(raw),

@@ -50,14 +50,15 @@ pub fn provider_error(body: &[u8]) -> ProviderError {
     match outer.error.map(RawValue::get) {
         Some(inner) if json::kind(inner) == Kind::Object => {
             serde_json::from_str::<Written<'_>>(inner)
+                .as_ref()
                 .map_or_else(|_| ProviderError::default(), read)
         }
-        Some(message) => ProviderError { message: text(message), ..read(outer) },
-        None => read(outer),
+        Some(message) => ProviderError { message: text(message), ..read(&outer) },
+        None => read(&outer),
     }
 }
 
-fn read(written: Written<'_>) -> ProviderError {
+fn read(written: &Written<'_>) -> ProviderError {
     let word = |raw: Option<&RawValue>| {
         let raw = raw?.get();
         let word = if json::kind(raw) == Kind::Number { Some(raw.to_owned()) } else { text(raw) };
