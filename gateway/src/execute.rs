@@ -5,7 +5,7 @@
 //! retried once a byte is out, because this ends with the first event.
 
 use crate::{
-    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short},
+    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short, Unit},
     refusal::Refusal,
     routes::{
         Answer, Fault, FaultKind, Prepared, Route, Routes,
@@ -291,10 +291,8 @@ struct ShortOf {
 
 fn left(short: &Short) -> Left {
     match short {
-        Short::Budget { left, .. } => match left {
-            crate::ledger::Amount::Money(left) => Left::Money(*left),
-            crate::ledger::Amount::Tokens(left) => Left::Tokens(*left),
-        },
+        Short::Budget { unit: Unit::Money, left, .. } => Left::Money(PicoUsd::from_pico(*left)),
+        Short::Budget { unit: Unit::Tokens, left, .. } => Left::Tokens(*left),
         Short::TokensPerMinute { .. } | Short::Store(_) => Left::Nothing,
     }
 }
@@ -449,9 +447,9 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
 
 fn short_refusal(miss: Miss) -> Refusal {
     match miss {
-        Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after }) => {
+        Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope,
+                scope: scope.whose().to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,

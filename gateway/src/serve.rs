@@ -90,6 +90,7 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
         timeline: Timeline::start(),
         caller: None,
         decision: None,
+        recorded: false,
     };
     match answer(&gateway, request, &mut life).await {
         Ok(response) => response,
@@ -104,6 +105,8 @@ struct Life {
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
     decision: Option<Arc<Decision>>,
+    /// Whether an entry tells of it already, so that no refusal need.
+    recorded: bool,
 }
 
 /// From the head of a request to the head of its answer.
@@ -139,7 +142,7 @@ async fn answer(
     let started = execute(gateway, &request, &decision, &mut open).await;
     match started {
         Ok(started) => relay(gateway, life.id, &request, &decision, started, open, permit).await,
-        Err(refusal) => Err(unanswered(open, refusal)),
+        Err(refusal) => Err(unanswered(open, refusal, life)),
     }
 }
 
@@ -257,7 +260,12 @@ async fn relay(
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(open: OpenEntry, refusal: Refusal) -> Refusal {
+fn unanswered(open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+    if open.attempts() == 0 {
+        open.discard();
+        return refusal;
+    }
+    life.recorded = true;
     let outcome = match &refusal {
         Refusal::Rejected { .. } | Refusal::Bad(_) => Outcome::Rejected,
         Refusal::Budget(_) | Refusal::RateLimited { .. } | Refusal::StoreDown(_) => Outcome::Short,
@@ -273,15 +281,17 @@ impl Life {
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = headers::status(gateway, &refusal);
-        gateway.books.refuse(RefusedRow {
-            id: self.id,
-            unix_ms: gateway.clock.unix_ms(),
-            key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
-            code: refusal.code().unwrap_or("rejected").to_owned(),
-            status: status.as_u16(),
-            rule: headers::refusing_rule(&refusal),
-            unwritten: 0,
-        });
+        if !self.recorded {
+            gateway.books.refuse(RefusedRow {
+                id: self.id,
+                unix_ms: gateway.clock.unix_ms(),
+                key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
+                code: refusal.code().unwrap_or("rejected").to_owned(),
+                status: status.as_u16(),
+                rule: headers::refusing_rule(&refusal),
+                unwritten: 0,
+            });
+        }
         gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         let mut response = refusal.into_response();
         *response.status_mut() = status;
