@@ -158,11 +158,7 @@ impl Keys {
     /// # Errors
     /// [`Refusal::Unauthenticated`], or [`Refusal::AuthThrottled`] after too many of them from one
     /// address.
-    pub fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        peer: IpAddr,
-    ) -> Result<Arc<Caller>, Refusal> {
+    pub fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<Caller>, Refusal> {
         let why = match secret::presented(headers) {
             None => "no API key: send `Authorization: Bearer <key>`",
             Some(presented) => match self.lookup(presented) {

@@ -79,7 +79,13 @@ impl LocalRoute {
         let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
         let engine_time_max = self.engine_time_max(prompt.len() as u64, u64::from(max_tokens));
         Ok(LocalJob {
-            job: Job { prompt, max_tokens, stop: ask.stop, sampling: ask.sampling, engine_time_max },
+            job: Job {
+                prompt,
+                max_tokens,
+                stop: ask.stop,
+                sampling: ask.sampling,
+                engine_time_max,
+            },
         })
     }
 
@@ -112,9 +118,7 @@ impl LocalRoute {
     #[must_use]
     pub fn engine_time_expected(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
         let status = self.engine.status();
-        let weight = |prompt: u64, output: u64| {
-            prompt / u64::from(PREFILL_PER_DECODE) + output
-        };
+        let weight = |prompt: u64, output: u64| prompt / u64::from(PREFILL_PER_DECODE) + output;
         let done = weight(status.prefill_tokens, status.decode_tokens);
         match done {
             0 => self.engine_time_max(prompt_tokens, output_tokens),

@@ -9,7 +9,6 @@ mod fault;
 pub mod live;
 pub mod local;
 
-pub use cloud::{CloudAnswer, CloudRoute, Place};
 pub use fault::{Fault, FaultKind};
 
 use crate::{
