@@ -5,7 +5,7 @@
 //! retried once a byte is out, because this ends with the first event.
 
 use crate::{
-    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short},
+    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short, Unit},
     refusal::Refusal,
     routes::{
         Answer, Fault, FaultKind, Prepared, Route, Routes,
@@ -168,7 +168,7 @@ impl Execution<'_> {
         };
         // From here on the prompt may be billed, whatever happens next.
         self.book_estimate(attempt, prompt_tokens, 0);
-        let mut answer = match route.start(place, prepared, self.request).await {
+        let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
             Err(fault) => return Err(self.failed(route, attempt, fault, output_cap)),
         };
@@ -176,8 +176,12 @@ impl Execution<'_> {
         let record = self.open.attempt(attempt);
         record.upstream_status = answer.upstream_status();
         record.times.head_us = micros(head_at - sent_at);
-        match first_visible(&mut answer).await {
-            Ok(held) => {
+        let mut pending = Pending { open: self.open, attempt, answer: Some(answer) };
+        let held = pending.first_visible().await;
+        let answer = pending.answer.take();
+        drop(pending);
+        match (held, answer) {
+            (Ok(held), Some(answer)) => {
                 let first_at = Instant::now();
                 self.open.attempt(attempt).times.first_token_us = micros(first_at - head_at);
                 let route = Arc::clone(route);
@@ -193,7 +197,8 @@ impl Execution<'_> {
                     in_flight,
                 })
             }
-            Err(fault) => Err(self.failed(route, attempt, fault, output_cap)),
+            (Err(fault), _) => Err(self.failed(route, attempt, fault, output_cap)),
+            (Ok(_), None) => Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
         }
     }
 
@@ -286,10 +291,8 @@ struct ShortOf {
 
 fn left(short: &Short) -> Left {
     match short {
-        Short::Budget { left, .. } => match left {
-            crate::ledger::Amount::Money(left) => Left::Money(*left),
-            crate::ledger::Amount::Tokens(left) => Left::Tokens(*left),
-        },
+        Short::Budget { unit: Unit::Money, left, .. } => Left::Money(PicoUsd::from_pico(*left)),
+        Short::Budget { unit: Unit::Tokens, left, .. } => Left::Tokens(*left),
         Short::TokensPerMinute { .. } | Short::Store(_) => Left::Nothing,
     }
 }
@@ -334,21 +337,48 @@ fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
     Some(low)
 }
 
-/// Events up to and with the first visible one, or the end of an answer that shows nothing.
-async fn first_visible(answer: &mut Answer) -> Result<VecDeque<Event>, Fault> {
-    let mut held = VecDeque::with_capacity(2);
-    while let Some(event) = answer.next().await {
-        let event = event?;
-        let visible = shows(&event);
-        held.push_back(event);
-        if visible || held.len() >= HELD_MAX {
-            break;
+/// An answer that has not shown anything yet. If the caller leaves now, what the engine has metered
+/// is written down before the job is cancelled.
+struct Pending<'a> {
+    open: &'a mut OpenEntry,
+    attempt: AttemptIndex,
+    answer: Option<Answer>,
+}
+
+impl Pending<'_> {
+    /// Events up to and with the first visible one, or the end of an answer that shows nothing.
+    async fn first_visible(&mut self) -> Result<VecDeque<Event>, Fault> {
+        let mut held = VecDeque::with_capacity(2);
+        while let Some(answer) = &mut self.answer
+            && let Some(event) = answer.next().await
+        {
+            let event = event.inspect_err(|_| self.book())?;
+            let visible = shows(&event);
+            held.push_back(event);
+            if visible || held.len() >= HELD_MAX {
+                break;
+            }
+        }
+        if held.is_empty() {
+            return Err(Fault::new(FaultKind::Broken, "an answer without a single event"));
+        }
+        Ok(held)
+    }
+
+    fn book(&mut self) {
+        if let Some((usage, engine_ns)) = self.answer.as_ref().and_then(Answer::metered) {
+            let record = self.open.attempt(self.attempt);
+            record.usage = Some(usage);
+            record.usage_source = Some(UsageSource::Counted);
+            record.times.engine_ns = Some(engine_ns);
         }
     }
-    if held.is_empty() {
-        return Err(Fault::new(FaultKind::Broken, "an answer without a single event"));
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.book();
     }
-    Ok(held)
 }
 
 /// Whether the caller, or its clock, is served by the event: visible output, or reasoning on its
@@ -417,9 +447,9 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
 
 fn short_refusal(miss: Miss) -> Refusal {
     match miss {
-        Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after }) => {
+        Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope,
+                scope: scope.whose().to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,

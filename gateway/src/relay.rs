@@ -15,17 +15,14 @@ use crate::{
     timeline::Stage,
     wire::{
         ChatRequest, Event, FinishReason, Seen,
-        chat::{self, AnswerHead, Cost},
+        chat::{self, AnswerHead, Chunks, Cost},
+        estimate_tokens, sse,
     },
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, Usage, UsageSource};
+use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
-
-/// Bytes of answer text taken for one token where a provider reports no usage. English text has
-/// about four; three errs on the side of the books.
-const BYTES_PER_TOKEN_ESTIMATED: u64 = 3;
 
 /// An answer being relayed, with everything that ends when it ends.
 #[derive(Debug)]
@@ -33,6 +30,8 @@ pub struct Relay {
     started: Started,
     open: Option<OpenEntry>,
     head: AnswerHead,
+    /// Writes the engine's answer in the client's format; made with its first event.
+    chunks: Option<Chunks>,
     include_usage: bool,
     pacing: Pacing,
     seen: SeenSoFar,
@@ -48,8 +47,6 @@ struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
     visible_bytes: u64,
     reasoning_bytes: u64,
-    /// Tokens the engine has told of.
-    engine_tokens: u64,
     finish: Option<FinishReason>,
     id: Option<String>,
 }
@@ -89,6 +86,7 @@ impl Relay {
             started,
             open: Some(open),
             head,
+            chunks: None,
             include_usage: request.include_usage,
             pacing,
             seen: SeenSoFar::default(),
@@ -122,7 +120,7 @@ impl Relay {
                         wait(ticket).await;
                     }
                     self.phase = Phase::Over;
-                    return Some(chat::DONE);
+                    return Some(Bytes::from_static(sse::DONE));
                 }
                 Phase::Over => return None,
             }
@@ -149,19 +147,20 @@ impl Relay {
             }
         }
         let cost = self.cost();
-        let body = match body {
-            Some(body) => chat::with_cost(&body, &cost),
-            None => {
+        let body = match (body, &cost) {
+            (Some(body), Some(cost)) => chat::with_cost(&body, cost),
+            (Some(body), None) => body,
+            (None, cost) => {
                 let usage = self.seen.usage.map(|(usage, _)| usage).unwrap_or_default();
                 let finish = self.seen.finish.take().unwrap_or(FinishReason::Stop);
-                chat::whole(&self.head, &text, &finish, &usage, &cost)
+                chat::whole(&self.head, &text, &finish, &usage, cost.as_ref())
             }
         };
         self.complete();
         if let Phase::Settling(Some(ticket)) = std::mem::replace(&mut self.phase, Phase::Over) {
             wait(ticket).await;
         }
-        Ok(Whole { body, cost: cost.cost })
+        Ok(Whole { body, cost: cost.map(|cost| cost.total) })
     }
 
     /// The next event, timed and counted.
@@ -185,10 +184,7 @@ impl Relay {
                 }
                 self.seen.note(seen);
             }
-            Event::Text { tokens, .. } => {
-                self.pacing.visible(self.started.first_at, true);
-                self.seen.engine_tokens += u64::from(*tokens);
-            }
+            Event::Text { .. } => self.pacing.visible(self.started.first_at, true),
             Event::End { finish, usage, source, engine_ns } => {
                 self.seen.usage = Some((*usage, *source));
                 self.seen.finish = Some(finish.clone());
@@ -204,30 +200,37 @@ impl Relay {
         match event {
             Event::Chunk { data, seen } if seen.usage_only => {
                 if self.include_usage {
-                    let data = chat::with_cost(&data, &self.cost());
-                    self.ready.push_back(chat::sse(&data));
+                    let priced = self.cost().map(|cost| chat::with_cost(&data, &cost));
+                    self.ready.push_back(sse::event(&priced.unwrap_or(data)));
                 }
             }
-            Event::Chunk { data, .. } => self.ready.push_back(chat::sse(&data)),
-            Event::Whole { body, .. } => self.ready.push_back(chat::sse(&body)),
+            Event::Chunk { data, .. } | Event::Whole { body: data, .. } => {
+                self.ready.push_back(sse::event(&data));
+            }
             Event::Text { text, .. } => {
-                if self.head.take_role() {
-                    self.ready.push_back(chat::sse(&chat::role_chunk(&self.head)));
-                }
-                let chunk = chat::text_chunk(&self.head, &text);
-                self.ready.push_back(chat::sse(&chunk));
+                let frame = self.chunks().text(&text);
+                self.ready.push_back(frame);
             }
             Event::End { finish, usage, .. } => {
-                if self.head.take_role() {
-                    self.ready.push_back(chat::sse(&chat::role_chunk(&self.head)));
-                }
-                self.ready.push_back(chat::sse(&chat::finish_chunk(&self.head, &finish)));
+                let frame = self.chunks().finish(&finish);
+                self.ready.push_back(frame);
                 if self.include_usage {
-                    let chunk = chat::usage_chunk(&self.head, &usage, &self.cost());
-                    self.ready.push_back(chat::sse(&chunk));
+                    let cost = self.cost();
+                    let frame = self.chunks().usage(&usage, cost.as_ref());
+                    self.ready.push_back(frame);
                 }
             }
         }
+    }
+
+    /// The writer of the engine's answer; the first chunk says who speaks.
+    fn chunks(&mut self) -> &mut Chunks {
+        let (head, include_usage, ready) = (&self.head, self.include_usage, &mut self.ready);
+        self.chunks.get_or_insert_with(|| {
+            let mut chunks = Chunks::new(head, include_usage);
+            ready.push_back(chunks.role());
+            chunks
+        })
     }
 
     /// The answer is whole: settle it.
@@ -245,7 +248,7 @@ impl Relay {
         self.settle(fault.outcome(), Outcome::Broken);
         let message = format!("the answer broke off: {}", fault.kind);
         let refusal = crate::refusal::Refusal::Upstream(message);
-        self.ready.push_back(chat::sse(refusal.to_json().as_bytes()));
+        self.ready.push_back(sse::event(refusal.to_json().as_bytes()));
         self.phase = Phase::Over;
     }
 
@@ -272,6 +275,12 @@ impl Relay {
     /// Writes what is known by now into the attempt's record, so that it can be settled at any
     /// point, by whoever ends it.
     fn book(&mut self) {
+        let ended = self.seen.usage.is_some();
+        let metered = self.started.answer.metered().filter(|_| !ended);
+        if let (Some((usage, engine_ns)), Some(open)) = (metered, &mut self.open) {
+            self.seen.usage = Some((usage, UsageSource::Counted));
+            open.attempt(self.started.attempt).times.engine_ns = Some(engine_ns);
+        }
         let (usage, source) = self.usage();
         let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
         let output = self.output_tokens();
@@ -292,15 +301,22 @@ impl Relay {
         self.usage().0.completion()
     }
 
-    fn cost(&self) -> Cost {
+    /// What the answer costs by what is known now; `None` when its price is unknown.
+    fn cost(&self) -> Option<Cost> {
         let engine_ns = self
             .open
             .as_ref()
             .and_then(|open| open.attempt_ref(self.started.attempt).times.engine_ns);
         let engine_time = Duration::from_nanos(engine_ns.unwrap_or(0));
-        let (usage, source) = self.usage();
+        let (usage, _) = self.usage();
         let price = &self.started.route.config.price;
-        Cost { cost: price.cost(&usage, engine_time).ok().flatten(), source }
+        let total = price.cost(&usage, engine_time).ok().flatten()?;
+        let details = match price {
+            RoutePrice::Tokens(price) => price.parts(&usage).ok()?.to_vec(),
+            RoutePrice::Compute(_) => vec![("engine_time", total)],
+            RoutePrice::Unknown => Vec::new(),
+        };
+        Some(Cost { total, details })
     }
 }
 
@@ -326,18 +342,12 @@ impl SeenSoFar {
         }
     }
 
-    /// What was used as far as it could be seen: exact for the engine's tokens, else by bytes.
+    /// What was used as far as it could be seen, where nobody reported it.
     fn estimate(&self, prompt_tokens: u64) -> (Usage, UsageSource) {
-        if self.engine_tokens > 0 {
-            let usage =
-                Usage { input: prompt_tokens, output: self.engine_tokens, ..Usage::default() };
-            return (usage, UsageSource::Counted);
-        }
-        let tokens = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN_ESTIMATED);
         let usage = Usage {
             input: prompt_tokens,
-            output: tokens(self.visible_bytes),
-            reasoning: tokens(self.reasoning_bytes),
+            output: estimate_tokens(self.visible_bytes),
+            reasoning: estimate_tokens(self.reasoning_bytes),
             ..Usage::default()
         };
         (usage, UsageSource::Estimated)

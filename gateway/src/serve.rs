@@ -57,6 +57,8 @@ pub struct Gateway {
     pub policy: PolicyBox,
     /// The ways to get an answer.
     pub routes: Routes,
+    /// When the process started, milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
     /// What is counted for operators.
     pub metrics: Metrics,
     /// Work that outlives its request; shutdown waits for it.
@@ -88,6 +90,7 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
         timeline: Timeline::start(),
         caller: None,
         decision: None,
+        recorded: false,
     };
     match answer(&gateway, request, &mut life).await {
         Ok(response) => response,
@@ -102,6 +105,8 @@ struct Life {
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
     decision: Option<Arc<Decision>>,
+    /// Whether an entry tells of it already, so that no refusal need.
+    recorded: bool,
 }
 
 /// From the head of a request to the head of its answer.
@@ -120,7 +125,8 @@ async fn answer(
     let permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
-    let request = read(gateway, body, &head.headers).await?;
+    let mut request = read(gateway, body, &head.headers).await?;
+    request.upstream_request_id = http::HeaderValue::try_from(life.id.to_string()).ok();
     life.timeline.end(Stage::Read);
 
     let facts = facts(gateway, &caller, &request)?;
@@ -136,7 +142,7 @@ async fn answer(
     let started = execute(gateway, &request, &decision, &mut open).await;
     match started {
         Ok(started) => relay(gateway, life.id, &request, &decision, started, open, permit).await,
-        Err(refusal) => Err(unanswered(open, refusal)),
+        Err(refusal) => Err(unanswered(open, refusal, life)),
     }
 }
 
@@ -235,7 +241,11 @@ async fn relay(
 ) -> Result<Response, Refusal> {
     let mut headers = headers::answer(gateway, id, decision, &started, &open, &permit);
     let model = started.route.model();
-    let head = AnswerHead::new(id.0, gateway.clock.unix_ms() / 1000, model);
+    let head = AnswerHead {
+        id: format!("chatcmpl-{}", id.0.simple()),
+        created: gateway.clock.unix_ms() / 1000,
+        model: model.to_owned(),
+    };
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
@@ -250,7 +260,12 @@ async fn relay(
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(open: OpenEntry, refusal: Refusal) -> Refusal {
+fn unanswered(open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+    if open.attempts() == 0 {
+        open.discard();
+        return refusal;
+    }
+    life.recorded = true;
     let outcome = match &refusal {
         Refusal::Rejected { .. } | Refusal::Bad(_) => Outcome::Rejected,
         Refusal::Budget(_) | Refusal::RateLimited { .. } | Refusal::StoreDown(_) => Outcome::Short,
@@ -266,15 +281,17 @@ impl Life {
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = headers::status(gateway, &refusal);
-        gateway.books.refuse(RefusedRow {
-            id: self.id,
-            unix_ms: gateway.clock.unix_ms(),
-            key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
-            code: refusal.code().unwrap_or("rejected").to_owned(),
-            status: status.as_u16(),
-            rule: headers::refusing_rule(&refusal),
-            unwritten: 0,
-        });
+        if !self.recorded {
+            gateway.books.refuse(RefusedRow {
+                id: self.id,
+                unix_ms: gateway.clock.unix_ms(),
+                key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
+                code: refusal.code().unwrap_or("rejected").to_owned(),
+                status: status.as_u16(),
+                rule: headers::refusing_rule(&refusal),
+                unwritten: 0,
+            });
+        }
         gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         let mut response = refusal.into_response();
         *response.status_mut() = status;

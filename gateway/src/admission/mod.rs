@@ -102,7 +102,8 @@ impl KeyGate {
     /// The gate of a key; `before` is the same key's before a change. Requests in flight are
     /// counted on, and so is the minute unless its limit changed.
     pub(crate) fn new(limits: &KeyLimits, before: Option<&Self>) -> Self {
-        let max = limits.concurrency.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        let max =
+            limits.concurrency.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let places = before.map_or_else(|| Places::new(max), |gate| gate.places.resized(max));
         let minute = limits.requests_per_minute.map(|limit| {
             before

@@ -111,8 +111,7 @@ fn wrong_expired_and_revoked_keys_get_one_and_the_same_answer() {
 fn keys_work_again_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (record, secret) = made(&open(dir.path()), NewKey::default());
-    let again =
-        Keys::open(dir.path(), vec![record.clone()], Clock::standing(NOW).0, 1000).unwrap();
+    let again = Keys::open(dir.path(), vec![record.clone()], Clock::standing(NOW).0, 1000).unwrap();
     assert_eq!(*again.authenticate(&bearer(&secret), PEER).unwrap().id(), record.id);
     assert_eq!(again.list(), [std::sync::Arc::new(record)]);
 }
@@ -182,9 +181,8 @@ async fn a_right_key_passes_where_wrong_ones_are_throttled() {
     let keys = Keys::open(dir.path(), Vec::new(), Clock::standing(NOW).0, 2).unwrap();
     let (_, secret) = made(&keys, NewKey::default());
     let wrong = headers("x-api-key", "sk-tg-wrong");
-    let statuses: Vec<u16> = (0..3)
-        .map(|_| keys.authenticate(&wrong, PEER).unwrap_err().status().as_u16())
-        .collect();
+    let statuses: Vec<u16> =
+        (0..3).map(|_| keys.authenticate(&wrong, PEER).unwrap_err().status().as_u16()).collect();
     assert_eq!(statuses, [401, 401, 429]);
     assert!(keys.authenticate(&bearer(&secret), PEER).is_ok());
 }

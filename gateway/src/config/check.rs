@@ -2,7 +2,7 @@
 //! at start, and points at its line.
 
 use super::{
-    Capabilities, CapField, CloudConfig, Config, Durability, LedgerConfig, Limits, LocalConfig,
+    CapField, Capabilities, CloudConfig, Config, Durability, LedgerConfig, Limits, LocalConfig,
     PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
@@ -312,9 +312,10 @@ fn base_url(written: &Spanned<String>) -> Result<String, Finding> {
     let Ok(uri) = written.get_ref().parse::<http::Uri>() else {
         return wrong("`base_url` is a URL such as \"https://api.openai.com/v1\"");
     };
-    let Some(authority) = uri.authority().filter(|_| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none()
-    }) else {
+    let Some(authority) = uri
+        .authority()
+        .filter(|_| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none())
+    else {
         return wrong("`base_url` is an http or https URL up to /v1, without a query");
     };
     if authority.as_str().contains('@') {
@@ -327,8 +328,7 @@ fn is_loopback(base_url: &str) -> bool {
     base_url.parse::<http::Uri>().ok().is_some_and(|uri| {
         uri.host().is_some_and(|host| {
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost"
-                || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
         })
     })
 }
@@ -350,18 +350,13 @@ fn filled(written: &Spanned<String>, what: &str) -> Result<String, Finding> {
 
 /// Other names of `model` for a route. Several routes may share one (a caller who writes it gets
 /// whichever of them the policy chooses), but none may be taken by a route or a policy alias.
-fn aliases(
-    written: &[Spanned<String>],
-    names: &HashSet<String>,
-) -> Result<Vec<String>, Finding> {
+fn aliases(written: &[Spanned<String>], names: &HashSet<String>) -> Result<Vec<String>, Finding> {
     let mut aliases = Vec::new();
     for alias in written {
         name_is_sound(alias, "an alias")?;
         if names.contains(alias.get_ref()) {
-            let message = format!(
-                "`{}` already names a route or an alias of the policy",
-                alias.get_ref()
-            );
+            let message =
+                format!("`{}` already names a route or an alias of the policy", alias.get_ref());
             return Err(Finding::at(alias.span(), message));
         }
         aliases.push(alias.get_ref().clone());

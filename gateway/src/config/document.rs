@@ -41,8 +41,7 @@ const KINDS: [&str; 2] = ["local", "openai"];
 
 /// Reads a document.
 pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> {
-    let mut table =
-        DeTable::parse(text).map_err(|error| from_toml(&error, &[]))?.into_inner();
+    let mut table = DeTable::parse(text).map_err(|error| from_toml(&error, &[]))?.into_inner();
     let mut from_env = Vec::new();
     for (_, value) in table.iter_mut() {
         fill_in(value, lookup, &mut from_env)?;
@@ -82,7 +81,10 @@ fn read_route(
     from_env: &[Range<usize>],
 ) -> Result<Kind, Finding> {
     let DeValue::Table(table) = value.get_ref() else {
-        return Err(Finding::at(value.span(), format!("write a table: [routes.{}]", name.get_ref())));
+        return Err(Finding::at(
+            value.span(),
+            format!("write a table: [routes.{}]", name.get_ref()),
+        ));
     };
     let known = KINDS.map(|kind| format!("{kind:?}")).join(" or ");
     let Some(kind) = table.get("kind") else {
@@ -122,7 +124,8 @@ fn fill_in(
     let span = value.span();
     match value.get_mut() {
         DeValue::String(text) if text.contains("${") => {
-            let filled = filled(text, lookup).map_err(|message| Finding::at(span.clone(), message))?;
+            let filled =
+                filled(text, lookup).map_err(|message| Finding::at(span.clone(), message))?;
             *text = Cow::Owned(filled);
             from_env.push(span);
         }

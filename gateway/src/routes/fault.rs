@@ -10,7 +10,7 @@ pub struct Fault {
     /// What happened.
     pub kind: FaultKind,
     /// For the operator's log: no secret, no prompt, nothing a caller sees.
-    pub detail: String,
+    pub detail: Box<str>,
 }
 
 /// What happened.
@@ -73,7 +73,7 @@ impl Fault {
     /// A fault with a detail for the log.
     #[must_use]
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into().into_boxed_str() }
     }
 
     /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an

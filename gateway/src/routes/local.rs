@@ -6,7 +6,7 @@ use crate::{
     wire::{self, BadRequest, ChatRequest, Event, FinishReason},
 };
 use local_engine::{
-    Engine, Finish, Generation, Job, JobEvent, JobUsage, PromptError, SubmitError,
+    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -35,7 +35,6 @@ pub struct LocalJob {
 #[derive(Debug)]
 pub struct LocalAnswer {
     generation: Generation,
-    prompt_tokens: u32,
     ended: bool,
 }
 
@@ -80,7 +79,13 @@ impl LocalRoute {
         let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
         let engine_time_max = self.engine_time_max(prompt.len() as u64, u64::from(max_tokens));
         Ok(LocalJob {
-            job: Job { prompt, max_tokens, stop: ask.stop, sampling: ask.sampling, engine_time_max },
+            job: Job {
+                prompt,
+                max_tokens,
+                stop: ask.stop,
+                sampling: ask.sampling,
+                engine_time_max,
+            },
         })
     }
 
@@ -89,9 +94,8 @@ impl LocalRoute {
     /// # Errors
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Engine`] when the engine is down.
     pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
-        let prompt_tokens = u32::try_from(job.job.prompt.len()).unwrap_or(u32::MAX);
         match self.engine.submit(job.job) {
-            Ok(generation) => Ok(LocalAnswer { generation, prompt_tokens, ended: false }),
+            Ok(generation) => Ok(LocalAnswer { generation, ended: false }),
             Err(SubmitError::QueueFull { .. }) => {
                 Err(Fault::new(FaultKind::Busy, "the engine's queue is full"))
             }
@@ -114,14 +118,12 @@ impl LocalRoute {
     #[must_use]
     pub fn engine_time_expected(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
         let status = self.engine.status();
-        let weight = |prompt: u64, output: u64| {
-            prompt / u64::from(PREFILL_PER_DECODE) + output
-        };
-        let done = weight(status.prefill_tokens_total, status.decode_tokens_total);
+        let weight = |prompt: u64, output: u64| prompt / u64::from(PREFILL_PER_DECODE) + output;
+        let done = weight(status.prefill_tokens, status.decode_tokens);
         match done {
             0 => self.engine_time_max(prompt_tokens, output_tokens),
             done => {
-                let per_weight = status.busy_total.as_nanos() / u128::from(done);
+                let per_weight = status.busy.as_nanos() / u128::from(done);
                 let nanos = per_weight * u128::from(weight(prompt_tokens, output_tokens));
                 Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             }
@@ -132,13 +134,38 @@ impl LocalRoute {
     #[must_use]
     pub fn state(&self) -> RouteState {
         let status = self.engine.status();
-        if status.failed {
-            RouteState::Unavailable
-        } else if status.queued as usize >= self.config.queue_max {
-            RouteState::Busy
-        } else {
-            RouteState::Ready
+        match status.state {
+            EngineState::Running if status.queued as usize >= self.config.queue_max => {
+                RouteState::Busy
+            }
+            EngineState::Running => RouteState::Ready,
+            EngineState::Draining | EngineState::Stopped | EngineState::Failed { .. } => {
+                RouteState::Unavailable
+            }
         }
+    }
+
+    /// The model and the engine as `/ready` tells them.
+    #[must_use]
+    pub fn report(&self) -> serde_json::Value {
+        let (info, status) = (self.engine.info(), self.engine.status());
+        serde_json::json!({
+            "model": info.name,
+            "file": info.file.file_name().map(|name| name.to_string_lossy()),
+            "sha256": self.engine.sha256(),
+            "quantisation": info.quantisation,
+            "backend": info.backend(),
+            "devices": info.devices.iter().map(|device| &device.name).collect::<Vec<_>>(),
+            "layers": info.layers,
+            "layers_offloaded": info.layers_offloaded,
+            "context_tokens": info.context_tokens,
+            "slots_running": status.running,
+            "queued": status.queued,
+            "kv_used": status.kv_used,
+            "kv_total": status.kv_total,
+            "heartbeat_age_ms": u64::try_from(status.heartbeat_age.as_millis()).unwrap_or(u64::MAX),
+            "load_ms": u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Jobs waiting for a slot.
@@ -166,10 +193,11 @@ impl LocalJob {
 // === impl LocalAnswer ===
 
 impl LocalAnswer {
-    /// Tokens of the prompt, exact.
+    /// What the job has taken so far, and its engine time in nanoseconds: what it is charged when
+    /// it is dropped now.
     #[must_use]
-    pub fn prompt_tokens(&self) -> u32 {
-        self.prompt_tokens
+    pub fn metered(&self) -> (Usage, u64) {
+        metered(&self.generation.usage())
     }
 
     /// The next event; `None` after the last.
@@ -182,6 +210,10 @@ impl LocalAnswer {
                 Some(JobEvent::Started { .. }) => continue,
                 Some(JobEvent::Text { text, tokens }) => Ok(Event::Text { text, tokens }),
                 Some(JobEvent::Finished { finish, usage }) => Ok(end(finish, &usage)),
+                Some(JobEvent::Expired { queued }) => {
+                    let detail = format!("waited {} ms for a slot", queued.as_millis());
+                    Err(Fault::new(FaultKind::Busy, detail))
+                }
                 Some(JobEvent::Failed { reason, .. }) => Err(Fault::new(FaultKind::Engine, reason)),
                 None => Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
             };
@@ -196,18 +228,19 @@ fn end(finish: Finish, usage: &JobUsage) -> Event {
         Finish::Stop => FinishReason::Stop,
         Finish::Length | Finish::EngineTime => FinishReason::Length,
     };
+    let (usage, engine_ns) = metered(usage);
+    Event::End { finish, usage, source: UsageSource::Counted, engine_ns }
+}
+
+fn metered(usage: &JobUsage) -> (Usage, u64) {
     let engine_time = usage.prefill_time.saturating_add(usage.decode_time);
-    Event::End {
-        finish,
-        usage: Usage {
-            input: u64::from(usage.prompt_tokens.saturating_sub(usage.cached_tokens)),
-            cache_read: u64::from(usage.cached_tokens),
-            output: u64::from(usage.generated_tokens),
-            ..Usage::default()
-        },
-        source: UsageSource::Counted,
-        engine_ns: u64::try_from(engine_time.as_nanos()).unwrap_or(u64::MAX),
-    }
+    let buckets = Usage {
+        input: u64::from(usage.prompt_tokens.saturating_sub(usage.cached_tokens)),
+        cache_read: u64::from(usage.cached_tokens),
+        output: u64::from(usage.generated_tokens),
+        ..Usage::default()
+    };
+    (buckets, u64::try_from(engine_time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn times(each: Duration, count: u64) -> Duration {

@@ -9,7 +9,6 @@ mod fault;
 pub mod live;
 pub mod local;
 
-pub use cloud::{CloudAnswer, CloudRoute, Place};
 pub use fault::{Fault, FaultKind};
 
 use crate::{
@@ -269,6 +268,16 @@ impl Answer {
         match self {
             Self::Local(_) => None,
             Self::Cloud(answer) => Some(answer.status()),
+        }
+    }
+
+    /// What the answer has taken so far where that is metered (the engine), with its engine time in
+    /// nanoseconds.
+    #[must_use]
+    pub fn metered(&self) -> Option<(Usage, u64)> {
+        match self {
+            Self::Local(answer) => Some(answer.metered()),
+            Self::Cloud(_) => None,
         }
     }
 

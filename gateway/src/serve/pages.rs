@@ -123,7 +123,7 @@ fn route_state(route: &crate::routes::Route) -> Value {
         "in_flight": route.live.in_flight(),
     });
     if let Source::Local(local) = &route.source {
-        state["engine"] = local.ready_json();
+        state["engine"] = local.report();
     }
     state
 }

@@ -92,6 +92,27 @@ fields! {
     XtcProbability = "xtc_probability",
 }
 
+impl Field {
+    /// Whether a template could put the field's value into the prompt. (The messages are counted
+    /// apart.)
+    pub(crate) fn may_reach_prompt(self) -> bool {
+        matches!(
+            self,
+            Self::Functions
+                | Self::ResponseFormat
+                | Self::ToolChoice
+                | Self::FunctionCall
+                | Self::Tools
+                | Self::ChatTemplateKwargs
+                | Self::Documents
+                | Self::GuidedJson
+                | Self::JsonSchema
+                | Self::StructuredOutputs
+                | Self::Suffix
+        )
+    }
+}
+
 /// Where one known field stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {

@@ -5,10 +5,10 @@
 
 use serde::{
     Deserializer as _,
-    de::{self, MapAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 /// Deepest nesting of a body that is read. Parsers further on recurse, and no real request comes
 /// near it.
@@ -116,6 +116,62 @@ where
                 return Err(de::Error::custom("stopped"));
             }
             gap_start = value.end;
+        }
+        Ok(())
+    }
+}
+
+/// Calls `each` with every element of the array in `text`, in order. An element that is no `T` is
+/// an error for `each`, which must then return one.
+///
+/// # Errors
+/// What `each` returns, or a syntax error.
+pub(crate) fn elements<'a, T, E>(
+    text: &'a str,
+    each: impl FnMut(usize, Result<T, serde_json::Error>) -> Result<(), E>,
+) -> Result<(), E>
+where
+    T: de::Deserialize<'a>,
+    E: From<serde_json::Error>,
+{
+    let mut failed = None;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let visitor = Elements { each, failed: &mut failed, of: PhantomData::<T> };
+    let visited = deserializer.deserialize_seq(visitor);
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(visited.and_then(|()| deserializer.end())?),
+    }
+}
+
+struct Elements<'f, F, E, T> {
+    each: F,
+    failed: &'f mut Option<E>,
+    of: PhantomData<T>,
+}
+
+impl<'a, F, E, T> Visitor<'a> for Elements<'_, F, E, T>
+where
+    T: de::Deserialize<'a>,
+    F: FnMut(usize, Result<T, serde_json::Error>) -> Result<(), E>,
+{
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON array")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        for index in 0.. {
+            let element = match seq.next_element::<T>() {
+                Ok(None) => break,
+                Ok(Some(element)) => Ok(element),
+                Err(error) => Err(de::Error::custom(error)),
+            };
+            if let Err(error) = (self.each)(index, element) {
+                *self.failed = Some(error);
+                return Err(de::Error::custom("stopped"));
+            }
         }
         Ok(())
     }

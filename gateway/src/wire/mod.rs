@@ -2,13 +2,18 @@
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
 pub mod chat;
+mod check;
 mod event;
 mod fields;
+mod headers;
 pub(crate) mod json;
 mod local;
+mod messages;
+mod priced;
 mod read;
 mod request;
 pub mod sse;
+mod tools;
 
 pub use event::{Event, FinishReason, Seen};
 pub(crate) use fields::{Field, Place};

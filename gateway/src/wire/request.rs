@@ -7,7 +7,7 @@ use super::{
 use bytes::Bytes;
 use http::HeaderValue;
 use policies::PicoUsd;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 /// A chat request as tollgate works with it. The messages stay in the client's own bytes
 /// (`body`); what deciding, accounting and timing need has been read out of them.
@@ -84,19 +84,11 @@ pub struct BadRequest {
 // === impl ChatRequest ===
 
 impl ChatRequest {
-    /// The bytes of a known field's value as the client wrote it; `None` where it is absent.
-    pub(crate) fn raw(&self, field: Field) -> Option<&[u8]> {
-        let span = self.fields.get(field)?.value;
-        self.slice(span)
-    }
-
-    /// Like [`Self::raw`], with `null` as absent.
-    pub(crate) fn given(&self, field: Field) -> Option<&[u8]> {
-        self.raw(field).filter(|raw| *raw != b"null")
-    }
-
-    fn slice(&self, span: Span) -> Option<&[u8]> {
-        self.body.get(span.start..span.end)
+    /// A known field's value as the client wrote it; `None` where it is absent or null.
+    pub(crate) fn given(&self, field: Field) -> Option<&str> {
+        let Span { start, end } = self.fields.get(field)?.value;
+        let raw = std::str::from_utf8(self.body.get(start..end)?).ok()?;
+        (raw != "null").then_some(raw)
     }
 }
 
@@ -119,31 +111,42 @@ impl std::fmt::Debug for ChatRequest {
 
 impl BadRequest {
     /// A parameter whose value cannot be taken.
-    pub(crate) fn value(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), message: message.into(), code: "invalid_value" }
+    pub(crate) fn value(param: impl Display, message: impl Into<String>) -> Self {
+        Self { param: Some(param.to_string()), message: message.into(), code: "invalid_value" }
     }
 
     /// A parameter of a wrong type: `` `n` must be an integer ``.
-    pub(crate) fn kind(param: impl Into<String>, expected: &str) -> Self {
-        let param = param.into();
+    pub(crate) fn kind(param: impl Display, expected: &str) -> Self {
+        let param = param.to_string();
         let message = format!("`{param}` must be {expected}");
         Self { param: Some(param), message, code: "invalid_type" }
     }
 
     /// A required parameter that is not there.
-    pub(crate) fn missing(param: impl Into<String>) -> Self {
-        let param = param.into();
+    pub(crate) fn missing(param: impl Display) -> Self {
+        let param = param.to_string();
         let message = format!("`{param}` is required");
         Self { param: Some(param), message, code: "missing_required_parameter" }
     }
 
     /// A parameter that this route cannot serve, and why.
-    pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), message: message.into(), code: "unsupported_parameter" }
+    pub(crate) fn unsupported(param: impl Display, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.to_string()),
+            message: message.into(),
+            code: "unsupported_parameter",
+        }
     }
 
     /// A body that is not a JSON object.
     pub(crate) fn body(message: impl Into<String>) -> Self {
         Self { param: None, message: message.into(), code: "invalid_json" }
+    }
+}
+
+/// Of a body: a member of it cannot have a syntax error once the whole has none.
+impl From<serde_json::Error> for BadRequest {
+    fn from(error: serde_json::Error) -> Self {
+        Self::body(format!("the request body is not valid JSON: {error}"))
     }
 }

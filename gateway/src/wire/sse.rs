@@ -11,14 +11,25 @@ pub const DONE: &[u8] = b"data: [DONE]\n\n";
 /// A comment: keeps a connection alive, and no client shows it.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// `data` as one event.
+/// `data` as one event; each of its lines as a data line.
 #[must_use]
 pub fn event(data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(data.len() + 8);
-    out.put_slice(b"data: ");
-    out.put_slice(data);
-    out.put_slice(b"\n\n");
+    let mut rest = data;
+    while let Some(end) = memchr::memchr2(b'\n', b'\r', rest) {
+        let (line, after) = rest.split_at(end);
+        put_line(&mut out, line);
+        rest = after.strip_prefix(b"\r\n").or_else(|| after.get(1..)).unwrap_or_default();
+    }
+    put_line(&mut out, rest);
+    out.put_slice(b"\n");
     out.freeze()
+}
+
+fn put_line(out: &mut BytesMut, line: &[u8]) {
+    out.put_slice(b"data: ");
+    out.put_slice(line);
+    out.put_slice(b"\n");
 }
 
 /// One event that was read.
