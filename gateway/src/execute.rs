@@ -5,7 +5,7 @@
 //! retried once a byte is out, because this ends with the first event.
 
 use crate::{
-    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short, Unit},
+    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Scope, Short, Unit},
     refusal::Refusal,
     routes::{
         Answer, Fault, FaultKind, Prepared, Route, Routes,
@@ -449,7 +449,7 @@ fn short_refusal(miss: Miss) -> Refusal {
     match miss {
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope: scope.whose().to_owned(),
+                scope: whose(&scope).to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,
@@ -465,6 +465,13 @@ fn short_refusal(miss: Miss) -> Refusal {
             rule: None,
         },
         Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
+    }
+}
+
+fn whose(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Global => "the gateway's",
+        Scope::Key(_) => "this key's",
     }
 }
 

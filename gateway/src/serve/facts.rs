@@ -2,7 +2,10 @@
 
 use super::Gateway;
 use crate::{caller::Caller, refusal::Refusal, wire::ChatRequest};
-use policies::{CallerFacts, FACTS_VERSION, Facts, RequestFacts, RouteId, TimeFacts};
+use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+
+/// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
+const TEMPLATE_TOKENS: u64 = 16;
 
 /// Everything the policy may know now.
 ///
@@ -22,8 +25,9 @@ pub(super) fn facts(
             model: request.model.clone(),
             pinned,
             named,
-            prompt_tokens: request.prompt_tokens_max,
+            prompt_tokens: prompt_tokens(request),
             max_output_tokens: request.output_cap,
+            max_output_tokens_asked: request.output_cap_given,
             choices: request.choices,
             stream: request.stream,
             tools: request.needs.tools,
@@ -46,6 +50,16 @@ pub(super) fn facts(
         time: time(gateway),
         draw: draw(),
     })
+}
+
+/// The prompt's length as far as its bytes tell.
+fn prompt_tokens(request: &ChatRequest) -> PromptTokens {
+    let bytes = request.prompt_tokens_max.saturating_sub(TEMPLATE_TOKENS * u64::from(request.messages));
+    PromptTokens {
+        min: PromptTokens::from_bytes(bytes, 0).min,
+        likely: request.prompt_tokens_estimate,
+        max: request.prompt_tokens_max,
+    }
 }
 
 /// What the `model` a caller wrote means: a policy's alias, a route's name, or a model that routes
