@@ -5,16 +5,17 @@
 //! retried once a byte is out, because this ends with the first event.
 
 use crate::{
-    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Scope, Short, Unit},
-    refusal::Refusal,
-    routes::{
-        Answer, Fault, FaultKind, Prepared, Route, Routes,
-        live::InFlight,
+    ledger::{
+        Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Scope, Short, Unit,
     },
+    refusal::Refusal,
+    routes::{Answer, Fault, FaultKind, Prepared, Route, Routes, live::InFlight},
     timeline::micros,
     wire::{ChatRequest, Event},
 };
-use policies::{Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource};
+use policies::{
+    Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource,
+};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 

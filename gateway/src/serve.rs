@@ -76,9 +76,9 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/ready", get(pages::ready).fallback(page))
         .route("/metrics", get(pages::metrics).fallback(page))
         .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .fallback(|request: Request| async move {
-            Refusal::NoSuchPath(request.uri().path().to_owned())
-        })
+        .fallback(
+            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
+        )
         .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
         .with_state(gateway)
 }

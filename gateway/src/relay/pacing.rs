@@ -46,7 +46,8 @@ impl Pacing {
         if !self.streamed || output_tokens < 2 || last == first {
             return None;
         }
-        let nanos = last.saturating_duration_since(first).as_nanos() / u128::from(output_tokens - 1);
+        let nanos =
+            last.saturating_duration_since(first).as_nanos() / u128::from(output_tokens - 1);
         u64::try_from(nanos).ok()
     }
 

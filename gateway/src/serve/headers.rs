@@ -11,12 +11,7 @@ use crate::{
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RuleName};
-use std::{
-    fmt::Write as _,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -129,10 +124,7 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
     if refuse.rule.is_none() && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
         return Refusal::RouteDown(refuse.message);
     }
-    Refusal::Policy {
-        message: refuse.message,
-        rule: refuse.rule.map(|rule| rule.to_string()),
-    }
+    Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
 }
 
 /// Whether the caller wants the decision explained and nothing asked.

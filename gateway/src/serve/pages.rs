@@ -1,7 +1,11 @@
 //! The small pages: models, health, readiness, metrics, and a decision explained without asking.
 
 use super::Gateway;
-use crate::{ledger::{Condition, StoreState}, refusal::Refusal, routes::Source};
+use crate::{
+    ledger::{Condition, StoreState},
+    refusal::Refusal,
+    routes::Source,
+};
 use axum::{
     Json,
     extract::{Path, Request, State},
