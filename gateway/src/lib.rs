@@ -17,6 +17,7 @@ pub mod refusal;
 pub mod relay;
 pub mod routes;
 pub mod serve;
+pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;

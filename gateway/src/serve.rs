@@ -53,7 +53,7 @@ pub struct Gateway {
     /// Budgets and the ledger.
     pub books: Books,
     /// The policy in force.
-    pub policy: PolicyBox,
+    pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
     pub routes: Routes,
     /// When the process started, milliseconds since the Unix epoch.
