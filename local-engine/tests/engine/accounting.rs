@@ -55,7 +55,7 @@ async fn idle_prefixes_make_room_for_jobs() {
     for n in 0..3_u32 {
         let mut job = ask(&engine, &format!("{n} is a number."), 4);
         let token = job.prompt[3] + i32::try_from(n).expect("small");
-        job.prompt = vec![token; 120];
+        job.prompt = vec![token; 150];
         answer(&engine, job).await;
     }
     let status = engine.status();
