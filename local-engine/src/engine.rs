@@ -182,7 +182,7 @@ fn run(
 }
 
 /// Takes turns until the end, which no job outlives without having been told.
-fn schedule<D: crate::device::Device>(scheduler: &mut Scheduler<D>) {
+pub(crate) fn schedule<D: crate::device::Device>(scheduler: &mut Scheduler<D>) {
     let turns = catch_unwind(AssertUnwindSafe(|| {
         loop {
             match scheduler.turn(Instant::now())? {
