@@ -29,7 +29,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     streams: Vec<u32>,
     /// Rounds with prompts that share nothing.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Further rounds with prompts that share all but their last words.
     #[arg(long, default_value_t = 1)]
@@ -135,7 +135,8 @@ enum Subject {
 /// Runs everything and writes the results.
 pub(crate) fn run(args: &EngineArgs) -> Result<(), String> {
     let birthplace = Birthplace::look(args.date.as_deref());
-    if args.rounds + args.shared_rounds == 0 || args.streams.contains(&0) || args.streams.is_empty() {
+    if args.rounds + args.shared_rounds == 0 || args.streams.contains(&0) || args.streams.is_empty()
+    {
         return Err("there must be a round and each number of streams at least 1".to_owned());
     }
     let subject = match &args.url {
@@ -225,8 +226,10 @@ fn rows(args: &EngineArgs, batches: &[Batch]) -> Vec<Row> {
     let mut rows = Vec::new();
     for shared in [false, true] {
         for streams in &args.streams {
-            let own: Vec<&Batch> =
-                batches.iter().filter(|b| b.streams == *streams && b.shared_prefix == shared).collect();
+            let own: Vec<&Batch> = batches
+                .iter()
+                .filter(|b| b.streams == *streams && b.shared_prefix == shared)
+                .collect();
             rows.extend(row(args, *streams, shared, &own));
         }
     }

@@ -117,8 +117,12 @@ pub(crate) fn run(args: &OverheadArgs) -> Result<(), String> {
     let table = report::table(&run);
     crate::say(&table)?;
     output::write(&folder, "overhead", &run, &table)?;
-    match run.phases.iter().find(|phase| !phase.failures.is_empty()) {
-        Some(phase) => Err(format!("invalid run: {}", phase.failures.join("; "))),
+    let failed = run.phases.iter().find(|phase| !phase.failures.is_empty());
+    if let Some(phase) = failed {
+        return Err(format!("invalid run: {}", phase.failures.join("; ")));
+    }
+    match run.ledgers.iter().find(|check| !check.agrees) {
+        Some(check) => Err(format!("invalid run: {}", check.sentence())),
         None => Ok(()),
     }
 }

@@ -171,15 +171,16 @@ impl Subjects {
     pub(crate) async fn check_ledgers(&self) -> Result<Vec<LedgerCheck>, String> {
         let mut checks = Vec::new();
         for (subject, tollgate) in &self.tollgates {
-            checks.push(tollgate.check_ledger(&self.client, *subject).await?);
+            checks.push(tollgate.check_ledger(*subject).await?);
         }
         Ok(checks)
     }
 
     /// The books are asked for what was really sent.
-    pub(crate) fn count_sent(&mut self, subject: Subject, requests: u64) {
+    pub(crate) fn count_sent(&mut self, subject: Subject, requests: u64, tokens_each: u64) {
         if let Some((_, tollgate)) = self.tollgates.iter_mut().find(|(name, _)| *name == subject) {
-            tollgate.sent += requests;
+            tollgate.sent.requests += requests;
+            tollgate.sent.output_tokens += requests * tokens_each;
         }
     }
 }

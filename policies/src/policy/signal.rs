@@ -91,18 +91,18 @@ pub(crate) enum RouteFlag {
 // === impl NumberSignal ===
 
 impl NumberSignal {
-    /// Signals that are not about a budget, by the key they are written with.
-    pub(crate) const NAMED: [(&'static str, Self); 9] = [
+    /// Signals of the request, by the key they are written with.
+    pub(crate) const OF_REQUEST: [(&'static str, Self); 6] = [
         ("prompt_tokens", Self::PromptTokens),
         ("prompt_tokens_min", Self::PromptTokensMin),
         ("prompt_tokens_max", Self::PromptTokensMax),
         ("max_output_tokens", Self::MaxOutputTokens),
         ("choices", Self::Choices),
         ("messages", Self::Messages),
-        ("hour", Self::Hour),
-        ("of_day", Self::TimeOfDay),
-        ("weekday", Self::Weekday),
     ];
+    /// Signals of the time, by the key under `time`.
+    pub(crate) const OF_TIME: [(&'static str, Self); 3] =
+        [("hour", Self::Hour), ("of_day", Self::TimeOfDay), ("weekday", Self::Weekday)];
 
     pub(crate) const fn unit(&self) -> Unit {
         match self {
