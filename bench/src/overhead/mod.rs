@@ -36,7 +36,7 @@ pub(crate) struct OverheadArgs {
     /// Rounds; in each, every subject meets every kind of phase once.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds of a window (closed loops take less). 5 rounds of 4 s last about 5 1/2 minutes.
+    /// Seconds of a window (closed loops take less). 5 rounds of 4 s last just under 6 minutes.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
     /// Connections when saturating.

@@ -6,11 +6,13 @@ use std::path::Path;
 const EDGE: &str = "[routes.edge]\nkind = \"local\"\nfile = \"m.gguf\"\nusd_per_hour = \"1\"\n";
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    Config::parse(text, Path::new("/etc/tollgate/tollgate.toml"), &|name| match name {
+    let lookup = |name: &str| match name {
         "SET" => Some("from-env".to_owned()),
         "ADDRESS" => Some("secret-address".to_owned()),
         _ => None,
-    })
+    };
+    let surroundings = Surroundings { lookup: &lookup, today: "2026-11-22" };
+    Config::parse(text, Path::new("/etc/tollgate/tollgate.toml"), surroundings)
 }
 
 fn error(text: &str) -> String {
