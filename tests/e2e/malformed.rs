@@ -16,7 +16,7 @@ fn usual() -> Value {
 }
 
 /// The usual body with these fields in it.
-fn with(fields: Value) -> Value {
+fn with(fields: &Value) -> Value {
     let mut body = usual();
     for (name, value) in fields.as_object().expect("fields") {
         body[name] = value.clone();
@@ -89,7 +89,7 @@ async fn messages_of_a_wrong_kind() {
         json!([{"role": "user", "content": [{"type": "nope"}]}]),
     ];
     for messages in wrong {
-        let answer = gate.post_chat(with(json!({"messages": messages})).to_string()).await;
+        let answer = gate.post_chat(with(&json!({"messages": messages})).to_string()).await;
         is_a_clean_refusal(&answer, &messages.to_string());
         let error = answer.error();
         let named = error.param.unwrap_or_default() + &error.message;
@@ -113,7 +113,7 @@ async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
         {"model": 5}, {"model": null},
     ]);
     for fields in wrong.as_array().expect("a table") {
-        let answer = gate.post_chat(with(fields.clone()).to_string()).await;
+        let answer = gate.post_chat(with(fields).to_string()).await;
         is_a_clean_refusal(&answer, &fields.to_string());
         let error = answer.error();
         let name = fields.as_object().and_then(|map| map.keys().next()).expect("a name");
@@ -137,7 +137,7 @@ async fn odd_bodies_are_never_a_server_error() {
         .as_array()
         .expect("a table")
         .iter()
-        .map(|fields| with(fields.clone()).to_string())
+        .map(|fields| with(fields).to_string())
         .collect();
     for number in ["NaN", "Infinity", "1e999", "-0", "1E400"] {
         bodies.push(

@@ -322,13 +322,13 @@ mod tests {
     #[test]
     fn throughput_counts_all_tokens_until_the_last_end() {
         let answers = vec![
-            answer(500_000_000, 1_000_000_000, &[10, 20], 100),
-            answer(600_000_000, 2_000_000_000, &[30], 200),
+            answer(500_000_000, 1_000_000_000, &[10_000_000, 20_000_000], 100),
+            answer(600_000_000, 2_000_000_000, &[3_000_000_000], 200),
         ];
         let batch = Batch { round: 0, shared_prefix: false, streams: 2, answers };
         assert!((batch.tokens_per_s() - 150.0).abs() < 1e-9);
         assert_eq!(batch.percentile_ms(|a| vec![a.first_ns], 5_000), Some(500.0));
-        assert_eq!(batch.percentile_ms(|a| a.gaps_ns.clone(), 10_000), Some(0.000_03));
+        assert_eq!(batch.percentile_ms(|a| a.gaps_ns.clone(), 10_000), Some(3_000.0));
         assert!((batch.mean(|a| a.cached_tokens) - 50.0).abs() < 1e-9);
     }
 

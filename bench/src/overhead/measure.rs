@@ -167,6 +167,7 @@ pub(crate) async fn phase(
     let plan = kind.plan(args, ask);
     let upstream = subjects.upstream_pid();
     let served_before = subjects.served().await?;
+    subjects.settle().await?;
     let read = || {
         Ok(Reading {
             server: door.pid.map(CpuReading::of).transpose()?,

@@ -13,7 +13,7 @@ use super::{
     effect::{Effect, Hold},
     entry::{
         Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-        RefusedRow, RequestId, Role,
+        RequestId, Role,
     },
 };
 use crate::{
@@ -249,6 +249,30 @@ impl OpenEntry {
         Ok((AttemptIndex(index), ticket))
     }
 
+    /// How many attempts were made so far.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// The key that asks; `None` once the entry is settled.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.head.as_ref().map(|head| &head.key)
+    }
+
+    /// The output cap the caller asked for, or the configured default.
+    #[must_use]
+    pub fn output_cap_asked(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.output_cap_asked)
+    }
+
+    /// The running record of an attempt, to look at.
+    #[must_use]
+    pub fn attempt_ref(&self, index: AttemptIndex) -> &Attempt {
+        &self.attempts[usize::from(index.0)].record
+    }
+
     /// The running record of an attempt: usage, times and the provider's words are written into it
     /// as they come.
     #[must_use]
@@ -271,18 +295,16 @@ impl OpenEntry {
         self.settle()
     }
 
-    /// Ends a request for which no route could be tried: it leaves a refusal, not an entry.
-    /// A request that has attempts is finished as [`Outcome::Short`] instead.
-    pub fn refuse(mut self, row: RefusedRow) {
+    /// Forgets a request for which no route could be tried: it leaves a refusal, not an entry. One
+    /// that has attempts is settled as [`Outcome::Short`] instead.
+    pub fn discard(mut self) {
         if self.attempts.is_empty() {
             self.head = None;
             if self.placed {
                 self.books.queue.give_places(1);
             }
-            self.books.refuse(row);
         } else {
             self.ending.outcome = Outcome::Short;
-            self.ending.status = Some(row.status);
             let _waited_by_nobody = self.settle();
         }
     }

@@ -13,6 +13,8 @@ mod priced;
 mod read;
 mod request;
 pub mod sse;
+#[cfg(test)]
+mod tests;
 mod tools;
 
 pub use event::{Event, FinishReason, Seen};

@@ -316,3 +316,23 @@ pub(crate) fn prefix(over: &RouteRef) -> String {
         RouteRef::Pick(pick) => format!("routes.{pick}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_every_signal() {
+        let reference = include_str!("../../../docs/policies.md");
+        let mut names: Vec<String> = route_words().into_iter().map(str::to_owned).collect();
+        let of = |prefix: &str, name: &str| format!("{prefix}{name}");
+        names.extend(NumberSignal::OF_REQUEST.iter().map(|(name, _)| of("", name)));
+        names.extend(NumberSignal::OF_TIME.iter().map(|(name, _)| of("time.", name)));
+        names.extend(BudgetNumber::NAMED.iter().map(|(name, _)| of("budget.", name)));
+        names.extend(TextSignal::OF_CALLER.iter().map(|(name, _)| of("caller.", name)));
+        names.extend(FlagSignal::NAMED.iter().map(|(name, _)| of("", name)));
+        for name in names {
+            assert!(reference.contains(&format!("`{name}`")), "docs/policies.md lacks `{name}`");
+        }
+    }
+}

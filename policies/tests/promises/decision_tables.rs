@@ -90,3 +90,14 @@ fn shipped_prices_are_read_whole() {
         assert!(found.is_some(), "{} is not found", row.model);
     }
 }
+
+#[test]
+fn the_examples_of_the_reference_work() {
+    let reference = include_str!("../../../docs/policies.md");
+    let examples: Vec<&str> =
+        reference.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 4, "the reference lost its examples");
+    for text in examples {
+        parsed("docs/policies.md", text);
+    }
+}

@@ -144,11 +144,6 @@ impl Open {
         }
     }
 
-    /// The text so far.
-    pub(crate) fn text(&self) -> String {
-        texts(&self.seen).concat()
-    }
-
     /// Reads the rest.
     pub(crate) async fn rest(mut self) -> Answer {
         let mut whole = true;
