@@ -68,6 +68,9 @@ pub enum Refusal {
     /// Every route of the plan failed.
     #[error("{0}")]
     Upstream(String),
+    /// The only route of the plan failed.
+    #[error("{0}")]
+    RouteDown(String),
     /// Every route of the plan was rate limited by its provider.
     #[error("the provider limits the rate of requests; try again in {wait}", wait = seconds(*.0))]
     UpstreamLimited(Duration),
@@ -141,7 +144,9 @@ impl Refusal {
             Self::UnknownModel(_) | Self::NoSuchPath(_) | Self::NotFound(_) => {
                 StatusCode::NOT_FOUND
             }
-            Self::Busy(_) | Self::StoreDown(_) | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) | Self::RouteDown(_) | Self::StoreDown(_) | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Rejected { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
@@ -173,6 +178,7 @@ impl Refusal {
             | Self::NotFound(_)
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
+            | Self::RouteDown(_)
             | Self::Upstream(_)
             | Self::Deadline(_)
             | Self::StoreDown(_)
@@ -196,7 +202,7 @@ impl Refusal {
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
             Self::Busy(_) => "busy",
-            Self::Upstream(_) => "upstream_failed",
+            Self::Upstream(_) | Self::RouteDown(_) => "upstream_failed",
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
             Self::StoreDown(_) => "ledger_unavailable",

@@ -1,0 +1,1 @@
+//! The cloud route against scripted servers.
