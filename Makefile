@@ -9,10 +9,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 WITH := scripts/with-env
 
-.PHONY: help need model build run test test-all fmt lint doc unit deny advisories standin
+.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine standin
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 need: ## installs what the build lacks (as root from Debian, else from PyPI into .venv)
 	@scripts/need.sh
@@ -51,6 +51,14 @@ deny: ## licences, bans and sources of the dependency tree (compiles cargo-deny 
 advisories: ## known vulnerabilities of the dependency tree (reads the RustSec database)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	@cargo deny --all-features check advisories
+
+bench-overhead: need ## what the gateway adds to a request (5 1/2 minutes, an otherwise idle machine)
+	@$(WITH) cargo build --release --locked -p gateway -p bench --bins
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" overhead'
+
+bench-engine: need model ## what the local engine yields (4 minutes, an otherwise idle machine)
+	@$(WITH) cargo build --release --locked -p bench --bins
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" engine'
 
 standin: need ## a stand-in cloud on 127.0.0.1:8656 for trying things by hand
 	@$(WITH) cargo run --locked -p e2e --bin standin-cloud -- --listen 127.0.0.1:8656

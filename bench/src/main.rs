@@ -4,7 +4,7 @@
 //! each number comes about.
 
 mod child;
-//ENG mod engine;
+mod engine;
 mod load;
 mod machine;
 mod output;
@@ -32,7 +32,7 @@ enum Command {
     /// What tollgate adds to a request, beside a bare proxy and direct.
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
-    //ENG Engine(engine::EngineArgs),
+    Engine(engine::EngineArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
-        //ENG Command::Engine(args) => engine::run(&args),
+        Command::Engine(args) => engine::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),

@@ -25,6 +25,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 /// Every piece of content begins with this; the generator counts it. The space keeps it from ever
 /// appearing in an id.
 pub(crate) const MARK: &str = " zqzq";
+/// Prompt tokens that every answer reports.
+pub(crate) const PROMPT_TOKENS: u64 = 235;
+/// Output tokens that an unstreamed answer reports; a stream reports its pieces.
+pub(crate) const COMPLETION_TOKENS: u64 = 128;
 /// Content pieces of a stream when the request sets no cap.
 const PIECES_DEFAULT: u64 = 16;
 /// Largest request body read.
@@ -151,8 +155,10 @@ fn whole_answer() -> Bytes {
         "{{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1760000000,\
          \"model\":\"mock-1\",\"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\
          \"content\":\"{text}\",\"refusal\":null}},\"logprobs\":null,\"finish_reason\":\"stop\"}}],\
-         \"usage\":{{\"prompt_tokens\":235,\"completion_tokens\":128,\"total_tokens\":363}},\
-         \"system_fingerprint\":\"fp_mock\"}}"
+         \"usage\":{{\"prompt_tokens\":{PROMPT_TOKENS},\"completion_tokens\":{COMPLETION_TOKENS},\
+         \"total_tokens\":{}}},\
+         \"system_fingerprint\":\"fp_mock\"}}",
+        PROMPT_TOKENS + COMPLETION_TOKENS
     ))
 }
 
@@ -219,8 +225,8 @@ fn usage_chunk(into: &mut BytesMut, pieces: u64) {
     let text = format!(
         "data: {{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\
          \"created\":1760000000,\"model\":\"mock-1\",\"choices\":[],\"usage\":{{\
-         \"prompt_tokens\":235,\"completion_tokens\":{pieces},\"total_tokens\":{}}}}}\n\n",
-        235 + pieces
+         \"prompt_tokens\":{PROMPT_TOKENS},\"completion_tokens\":{pieces},\"total_tokens\":{}}}}}\n\n",
+        PROMPT_TOKENS + pieces
     );
     into.extend_from_slice(text.as_bytes());
 }

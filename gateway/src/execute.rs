@@ -5,16 +5,17 @@
 //! retried once a byte is out, because this ends with the first event.
 
 use crate::{
-    ledger::{Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Short, Unit},
-    refusal::Refusal,
-    routes::{
-        Answer, Fault, FaultKind, Prepared, Route, Routes,
-        live::InFlight,
+    ledger::{
+        Ask, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Role, Scope, Short, Unit,
     },
+    refusal::Refusal,
+    routes::{Answer, Fault, FaultKind, Prepared, Route, Routes, live::InFlight},
     timeline::micros,
     wire::{ChatRequest, Event},
 };
-use policies::{Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource};
+use policies::{
+    Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource,
+};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -449,7 +450,7 @@ fn short_refusal(miss: Miss) -> Refusal {
     match miss {
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope: scope.whose().to_owned(),
+                scope: whose(&scope).to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,
@@ -465,6 +466,13 @@ fn short_refusal(miss: Miss) -> Refusal {
             rule: None,
         },
         Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
+    }
+}
+
+fn whose(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Global => "the gateway's",
+        Scope::Key(_) => "this key's",
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
     },
-    listen::Peer,
     policy_watch::PolicyBox,
     refusal::Refusal,
     relay::Relay,
@@ -54,7 +53,7 @@ pub struct Gateway {
     /// Budgets and the ledger.
     pub books: Books,
     /// The policy in force.
-    pub policy: PolicyBox,
+    pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
     pub routes: Routes,
     /// When the process started, milliseconds since the Unix epoch.
@@ -77,9 +76,9 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/ready", get(pages::ready).fallback(page))
         .route("/metrics", get(pages::metrics).fallback(page))
         .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .fallback(|request: Request| async move {
-            Refusal::NoSuchPath(request.uri().path().to_owned())
-        })
+        .fallback(
+            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
+        )
         .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
         .with_state(gateway)
 }
@@ -116,9 +115,8 @@ async fn answer(
     life: &mut Life,
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let peer = head.extensions.get::<Peer>().map(|peer| peer.0.ip());
 
-    let caller = gateway.keys.authenticate(&head.headers, peer)?;
+    let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     life.caller = Some(Arc::clone(&caller));
     life.timeline.end(Stage::Identify);
 
@@ -239,7 +237,7 @@ async fn relay(
     open: OpenEntry,
     permit: Permit,
 ) -> Result<Response, Refusal> {
-    let mut headers = headers::answer(gateway, id, decision, &started, &open, &permit);
+    let mut headers = headers::answer(gateway, id, decision, &started, &open, permit.rate());
     let model = started.route.model();
     let head = AnswerHead {
         id: format!("chatcmpl-{}", id.0.simple()),

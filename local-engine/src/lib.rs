@@ -17,6 +17,8 @@ mod load;
 mod meter;
 mod outbox;
 mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
 mod sequence;
 mod shared;
 mod slots;

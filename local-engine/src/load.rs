@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// What the callers' side needs of a loaded model.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
-    pub(crate) template: Option<Arc<ChatTemplate>>,
+    pub(crate) template: Option<ChatTemplate>,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -114,6 +114,7 @@ fn describe(
         tensor_bytes: model.tensor_bytes(),
         file_bytes,
         vocabulary: model.vocabulary(),
+        end_tokens: model.end_tokens(),
         trained_context_tokens: model.trained_context_tokens(),
         context_tokens: per_job.min(model.trained_context_tokens()),
         kv_cells: device.cells(),
@@ -127,7 +128,7 @@ fn describe(
     };
     Ok(Loaded {
         model: Arc::clone(model),
-        template: template.transpose()?.map(Arc::new),
+        template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),
         info,
     })

@@ -72,7 +72,7 @@ impl<D: Device> Scheduler<D> {
         self.let_go(now);
         self.tidy_queue(now);
         while self.admit(now) {}
-        let computed = self.step()?;
+        let computed = self.step(now)?;
         self.publish();
         if computed {
             return Ok(Turn::Again);
@@ -85,14 +85,19 @@ impl<D: Device> Scheduler<D> {
 
     /// Ends everything that is left, with a reason for each job.
     pub(crate) fn end(&mut self, reason: &str) {
-        for slot in &mut self.slots {
-            if let Some(sequence) = slot.running.take() {
-                sequence.fail(reason);
-                self.shared.gauges.failed.fetch_add(1, Relaxed);
-            }
-        }
-        self.publish();
+        let left: Vec<_> = self.slots.iter_mut().filter_map(|slot| slot.running.take()).collect();
+        self.fail(left, reason);
         fail_queue(&self.shared, reason);
+    }
+
+    /// Counts jobs as failed before they are told, so that who was told finds them counted.
+    fn fail(&self, jobs: Vec<Sequence<D::Sampler>>, reason: &str) {
+        let failed = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        self.shared.gauges.failed.fetch_add(failed, Relaxed);
+        self.publish();
+        for job in jobs {
+            job.fail(reason);
+        }
     }
 
     fn may_end(&self, now: Instant) -> bool {
@@ -104,6 +109,7 @@ impl<D: Device> Scheduler<D> {
 
     /// Frees the slots of jobs whose reader left, or stopped reading for too long.
     fn let_go(&mut self, now: Instant) {
+        let mut unread = Vec::new();
         for slot in &mut self.slots {
             let Some(sequence) = &mut slot.running else { continue };
             if sequence.outbox.abandoned() {
@@ -115,10 +121,12 @@ impl<D: Device> Scheduler<D> {
             let since = sequence.outbox.paused_since();
             let stalled = since
                 .is_some_and(|since| now.saturating_duration_since(since) >= self.reader_stall_max);
-            if stalled && let Some(sequence) = slot.running.take() {
-                sequence.fail("the reader did not read the answer");
-                self.shared.gauges.failed.fetch_add(1, Relaxed);
+            if stalled {
+                unread.extend(slot.running.take());
             }
+        }
+        if !unread.is_empty() {
+            self.fail(unread, "the reader did not read the answer");
         }
     }
 
@@ -138,8 +146,8 @@ impl<D: Device> Scheduler<D> {
                 self.shared.gauges.cancelled.fetch_add(1, Relaxed);
             } else if over(&waiting) {
                 let queued = waited(&waiting);
-                waiting.outbox.close("", |_| JobEvent::Expired { queued });
                 self.shared.gauges.expired.fetch_add(1, Relaxed);
+                waiting.outbox.close("", |_| JobEvent::Expired { queued });
             } else {
                 queue.jobs.push_back(waiting);
             }
@@ -198,7 +206,6 @@ impl<D: Device> Scheduler<D> {
             return;
         };
         let keep = self.prepare(place);
-        let needed = cells(prompt.len(), waiting.job.max_tokens);
         self.admissions += 1;
         let slot = &mut self.slots[place.slot];
         slot.tokens.clear();
@@ -211,7 +218,7 @@ impl<D: Device> Scheduler<D> {
         self.shared.gauges.cached_tokens.fetch_add(u64::from(cached), Relaxed);
         let sampler = self.device.sampler(&waiting.job.sampling, prompt, waiting.job.max_tokens);
         slot.running = Some(Sequence::new(waiting, sampler, self.admissions));
-        self.make_room(needed);
+        self.make_room();
     }
 
     /// Brings a slot's cells to what the place says; returns the tokens that could be kept.
@@ -226,7 +233,7 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Gives up idle prefixes, oldest first, until all running jobs' cells are there.
-    fn make_room(&mut self, _needed: usize) {
+    fn make_room(&mut self) {
         if !self.device.unified() {
             return;
         }
@@ -257,7 +264,7 @@ impl<D: Device> Scheduler<D> {
         true
     }
 
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let gauges = &self.shared.gauges;
         let count = |of: &dyn Fn(&Slot<D::Sampler>) -> usize| {
             u32::try_from(self.slots.iter().map(of).sum::<usize>()).unwrap_or(u32::MAX)
@@ -292,8 +299,8 @@ pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     let mut queue = shared.queue();
     queue.open = false;
     for waiting in std::mem::take(&mut queue.jobs) {
-        waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
         shared.gauges.failed.fetch_add(1, Relaxed);
+        waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
     }
     shared.count_queue(&queue);
 }

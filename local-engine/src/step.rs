@@ -8,6 +8,7 @@ use crate::{
     device::{BatchToken, Device, Fault},
     job::Finish,
     scheduler::Scheduler,
+    sequence::Sequence,
     status::nanoseconds,
 };
 
@@ -27,10 +28,51 @@ struct Part {
     ns: u64,
 }
 
+/// What a job has computed in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// A token it generated.
+    Decode,
+    /// A piece of its prompt.
+    Prefill,
+    /// The end of its prompt.
+    LastPrefill,
+}
+
+/// A batch and whose tokens are in it.
+#[derive(Debug, Default)]
+struct Plan {
+    batch: Vec<BatchToken>,
+    parts: Vec<Part>,
+}
+
+impl Plan {
+    /// Adds a job's tokens, which follow the `from` tokens already in its slot.
+    fn add(&mut self, at: usize, from: usize, tokens: &[i32], work: Work) {
+        let slot = u32::try_from(at).unwrap_or(u32::MAX);
+        let samples = work != Work::Prefill;
+        for (offset, token) in tokens.iter().enumerate() {
+            let position = u32::try_from(from + offset).unwrap_or(u32::MAX);
+            let logits = samples && offset + 1 == tokens.len();
+            self.batch.push(BatchToken { token: *token, position, slot, logits });
+        }
+        let row = samples.then(|| self.batch.len().saturating_sub(1));
+        let decode = work == Work::Decode;
+        self.parts.push(Part {
+            slot: at,
+            tokens: tokens.to_vec(),
+            decode,
+            row,
+            sampled: None,
+            ns: 0,
+        });
+    }
+}
+
 impl<D: Device> Scheduler<D> {
-    /// Computes one batch. False: there was nothing to compute.
-    pub(crate) fn step(&mut self) -> Result<bool, String> {
-        let (batch, mut parts) = self.plan();
+    /// Computes one batch. False: there was nothing to compute. `now` is the turn's time.
+    pub(crate) fn step(&mut self, now: Instant) -> Result<bool, String> {
+        let Plan { batch, mut parts } = self.plan();
         if batch.is_empty() {
             return Ok(false);
         }
@@ -41,34 +83,38 @@ impl<D: Device> Scheduler<D> {
         let decoded = Instant::now();
         self.sample(&mut parts, decoded)?;
         self.attribute(&mut parts, nanoseconds(decoded.saturating_duration_since(started)));
-        let now = Instant::now();
-        for part in parts {
-            self.deliver(part, now);
+        let ended: Vec<_> = parts.iter().filter_map(|part| self.deliver(part, now)).collect();
+        // Whoever reads the last event finds the job in the numbers.
+        self.shared.gauges.finished.fetch_add(count(ended.len()), Relaxed);
+        self.publish();
+        for (sequence, finish) in ended {
+            sequence.finish(finish);
         }
         Ok(true)
     }
 
     /// What to compute next.
-    fn plan(&self) -> (Vec<BatchToken>, Vec<Part>) {
-        let (mut batch, mut parts) = (Vec::new(), Vec::new());
+    fn plan(&self) -> Plan {
+        let mut plan = Plan::default();
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(sequence) = &slot.running else { continue };
             let Some(token) = sequence.next else { continue };
             // A job whose reader lags waits, alone.
             if sequence.outbox.paused_since().is_none() {
-                push(&mut batch, &mut parts, at, slot.tokens.len(), &[token], true, true);
+                plan.add(at, slot.tokens.len(), &[token], Work::Decode);
             }
         }
-        let bound = if batch.is_empty() { self.batch_tokens } else { self.prefill_chunk };
-        let budget = bound.min(self.batch_tokens.saturating_sub(batch.len()));
+        let bound = if plan.batch.is_empty() { self.batch_tokens } else { self.prefill_chunk };
+        let budget = bound.min(self.batch_tokens.saturating_sub(plan.batch.len()));
         for (at, count) in self.share_prefill(budget) {
             let slot = &self.slots[at];
             let Some(sequence) = &slot.running else { continue };
             let (from, to) = (slot.tokens.len(), slot.tokens.len() + count);
             let last = to == sequence.prompt.len();
-            push(&mut batch, &mut parts, at, from, &sequence.prompt[from..to], false, last);
+            let work = if last { Work::LastPrefill } else { Work::Prefill };
+            plan.add(at, from, &sequence.prompt[from..to], work);
         }
-        (batch, parts)
+        plan
     }
 
     /// Shares the prompt tokens of a step: half goes to the job that came first, so that none
@@ -119,8 +165,9 @@ impl<D: Device> Scheduler<D> {
                     };
                     if let Some(sequence) = self.slots[at].running.take() {
                         tracing::error!("the KV cache is full: the youngest job was given up");
-                        sequence.fail("the KV cache was full");
                         self.shared.gauges.failed.fetch_add(1, Relaxed);
+                        self.publish();
+                        sequence.fail("the KV cache was full");
                     }
                     self.evict_oldest();
                     return Ok(false);
@@ -149,7 +196,7 @@ impl<D: Device> Scheduler<D> {
     /// Books the step's time: sampling on whose token it was, the rest by weighted tokens.
     fn attribute(&self, parts: &mut [Part], decode_ns: u64) {
         let weight = |part: &Part| {
-            let tokens = u64::try_from(part.tokens.len()).unwrap_or(u64::MAX);
+            let tokens = count(part.tokens.len());
             tokens.saturating_mul(if part.decode { DECODE_WEIGHT } else { PREFILL_WEIGHT })
         };
         let weights: Vec<u64> = parts.iter().map(weight).collect();
@@ -160,7 +207,7 @@ impl<D: Device> Scheduler<D> {
         for (part, ns) in parts.iter_mut().zip(split(decode_ns, &weights)) {
             part.ns += ns;
             let Some(sequence) = &self.slots[part.slot].running else { continue };
-            let tokens = u64::try_from(part.tokens.len()).unwrap_or(u64::MAX);
+            let tokens = count(part.tokens.len());
             if part.decode {
                 sequence.outbox.meter().spend_decode(part.ns);
                 gauges.decode_tokens.fetch_add(tokens, Relaxed);
@@ -172,40 +219,20 @@ impl<D: Device> Scheduler<D> {
         }
     }
 
-    /// Moves a job on by what was computed for it.
-    fn deliver(&mut self, part: Part, now: Instant) {
+    /// Moves a job on by what was computed for it; takes it out of its slot when it ends.
+    fn deliver(&mut self, part: &Part, now: Instant) -> Option<(Sequence<D::Sampler>, Finish)> {
         let slot = &mut self.slots[part.slot];
         slot.tokens.extend_from_slice(&part.tokens);
-        let Some(sequence) = &mut slot.running else { return };
+        let sequence = slot.running.as_mut()?;
         sequence.next = None;
-        let finish: Option<Finish> = match part.sampled {
+        let finish = match part.sampled {
             Some(token) => sequence.take(token, &self.device, now),
             None => sequence.overspent(),
-        };
-        if let Some(finish) = finish
-            && let Some(sequence) = slot.running.take()
-        {
-            sequence.finish(finish);
-            self.shared.gauges.finished.fetch_add(1, Relaxed);
-        }
+        }?;
+        slot.running.take().map(|sequence| (sequence, finish))
     }
 }
 
-fn push(
-    batch: &mut Vec<BatchToken>,
-    parts: &mut Vec<Part>,
-    at: usize,
-    from: usize,
-    tokens: &[i32],
-    decode: bool,
-    sample: bool,
-) {
-    let slot = u32::try_from(at).unwrap_or(u32::MAX);
-    for (offset, token) in tokens.iter().enumerate() {
-        let position = u32::try_from(from + offset).unwrap_or(u32::MAX);
-        let logits = sample && offset + 1 == tokens.len();
-        batch.push(BatchToken { token: *token, position, slot, logits });
-    }
-    let row = sample.then(|| batch.len().saturating_sub(1));
-    parts.push(Part { slot: at, tokens: tokens.to_vec(), decode, row, sampled: None, ns: 0 });
+fn count(items: usize) -> u64 {
+    u64::try_from(items).unwrap_or(u64::MAX)
 }

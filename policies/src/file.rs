@@ -168,7 +168,8 @@ impl<'d> Node<'d> {
     }
 
     fn wrong(&self, wanted: &str) -> FileError {
-        self.value_error(format!("is a {} where {wanted} is needed", self.kind()))
+        let article = if matches!(self.kind(), "integer" | "array") { "an" } else { "a" };
+        self.value_error(format!("is {article} {} where {wanted} is needed", self.kind()))
     }
 
     /// A string.

@@ -168,6 +168,22 @@ impl TokenPrice {
         .try_fold(self.per_request, |sum, (rate, tokens)| sum.add(rate.times(tokens)?))
     }
 
+    /// The exact cost of `usage` by its parts, which sum to [`Self::cost`]: the prompt's tokens, the
+    /// answer's, and what is charged per request.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if one does not fit an amount.
+    pub fn parts(&self, usage: &Usage) -> Result<[(&'static str, PicoUsd); 3], MoneyError> {
+        let prompt = Usage { output: 0, reasoning: 0, ..*usage };
+        let prompt_cost = self.cost(&prompt)?.less(self.per_request);
+        let answer_cost = self.cost(usage)?.less(self.per_request).less(prompt_cost);
+        Ok([
+            ("prompt_cost", prompt_cost),
+            ("completion_cost", answer_cost),
+            ("request_cost", self.per_request),
+        ])
+    }
+
     /// The most an attempt within `bounds` can cost: every prompt token at the dearest prompt rate,
     /// every answer token at the dearest answer rate, over every tier the prompt can reach.
     ///

@@ -9,7 +9,7 @@ use crate::{
     PicoUsd, PriceError, PriceName, Tier, TokenPrice, TokenRates,
     file::{Fields, Node, Source},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Most rows of one file.
 const ROWS_MAX: usize = 20_000;
@@ -56,23 +56,22 @@ impl PriceList {
         };
         fields.finish()?;
         let mut list = Self::default();
+        let mut places = BTreeSet::new();
         for item in &items {
             for row in read_row(item)? {
                 if list.rows.len() >= ROWS_MAX {
                     return Err(item.error(format!("is one of more than {ROWS_MAX} rows")));
                 }
+                let (provider, model, from) = row.place();
+                if !places.insert((provider.to_owned(), model.to_owned(), from.to_owned())) {
+                    let message = format!("gives `{provider}` `{model}` from {from} a second time");
+                    return Err(item.error(message));
+                }
                 list.rows.push(row);
             }
         }
         list.rows.sort_by(|a, b| a.place().cmp(&b.place()));
-        match list.rows.windows(2).find(|pair| pair[0].place() == pair[1].place()) {
-            Some([twice, _]) => {
-                let (provider, model, from) = twice.place();
-                let message = format!("gives `{provider}` `{model}` from {from} twice");
-                Err(doc_source.whole(message))
-            }
-            _ => Ok(list),
-        }
+        Ok(list)
     }
 
     /// The list that tollgate ships.
@@ -83,12 +82,12 @@ impl PriceList {
         parsed.fold(Self::default(), Self::merge)
     }
 
-    /// Both lists; where a row stands in both, the one of `other` (the operator's) holds.
+    /// Both lists. From the first day on which `other` (the operator's) prices a model, only its rows
+    /// price that model: a shipped row that begins later does not undo a price that was agreed.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
-        self.rows.retain(|row| {
-            other.rows.binary_search_by(|theirs| theirs.place().cmp(&row.place())).is_err()
-        });
+        self.rows
+            .retain(|row| other.find(&row.provider, &row.model, &row.effective_from).is_none());
         self.rows.extend(other.rows);
         self.rows.sort_by(|a, b| a.place().cmp(&b.place()));
         self

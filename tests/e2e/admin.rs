@@ -14,7 +14,9 @@ async fn a_cloud() -> (StandIn, Gate) {
 async fn nothing_of_it_opens_to_a_callers_key() {
     let (_cloud, gate) = a_cloud().await;
     let key = format!("Bearer {}", gate.key().secret);
-    for path in ["/keys", "/budgets", "/reservations", "/routes", "/ledger/requests", "/ledger/summary"] {
+    for path in
+        ["/keys", "/budgets", "/reservations", "/routes", "/ledger/requests", "/ledger/summary"]
+    {
         for headers in [&[("authorization", key.as_str())][..], &[]] {
             let answer = gate.send("GET", &format!("/admin/v1{path}"), headers, Vec::new()).await;
             assert!(matches!(answer.status, 401 | 403), "{path}: {}", answer.status);
@@ -71,7 +73,9 @@ async fn requests_are_found_by_filter_and_page() {
         let ask = gate.ask("Find me.").header("x-session-id", if n < 3 { "early" } else { "late" });
         if n % 2 == 0 { ask.by(&key) } else { ask }.send().await;
     }
-    let count = async |query: &str| rows(&gate.admin(&format!("/ledger/requests?limit=100&{query}")).await).len();
+    let count = async |query: &str| {
+        rows(&gate.admin(&format!("/ledger/requests?limit=100&{query}")).await).len()
+    };
     assert_eq!(count(&format!("key={}", key.id)).await, 5);
     assert_eq!(count("session=early").await, 3);
     assert_eq!(count("outcome=failed").await, 2);
@@ -95,7 +99,9 @@ async fn requests_are_found_by_filter_and_page() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 10, "no entry comes twice");
-    let missing = gate.admin_send("GET", "/ledger/requests/req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa", Value::Null).await;
+    let missing = gate
+        .admin_send("GET", "/ledger/requests/req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa", Value::Null)
+        .await;
     assert_eq!(missing.status, 404);
     missing.error();
 }

@@ -86,22 +86,27 @@ async fn caps_stop_strings_and_seeds_hold() {
     let capped = long().at_most(5).send().await.ok();
     assert_eq!(capped.finish(), "length");
     assert_eq!(capped.usage()["completion_tokens"], 5);
-    let capped = long().set("max_tokens", json!(null)).set("max_completion_tokens", json!(4)).send().await.ok();
+    let capped = long()
+        .set("max_tokens", json!(null))
+        .set("max_completion_tokens", json!(4))
+        .send()
+        .await
+        .ok();
     assert_eq!(capped.usage()["completion_tokens"], 4);
 
     let full = gate.ask("Write a paragraph about the sea.").at_most(40).send().await.ok().text();
     let word = full.split(' ').skip(3).find(|w| w.len() > 2 && w.chars().all(char::is_alphabetic));
     let word = word.expect("a fourth word");
     for stream in [true, false] {
-        let ask = gate.ask("Write a paragraph about the sea.").at_most(40).set("stop", json!([word]));
+        let ask =
+            gate.ask("Write a paragraph about the sea.").at_most(40).set("stop", json!([word]));
         let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
         assert_eq!(answer.text(), full[..full.find(word).unwrap()], "the stop string is not shown");
         assert_eq!(answer.finish(), "stop");
     }
 
-    let drawn = || {
-        gate.ask("Name an animal.").set("temperature", json!(1.0)).set("seed", json!(11)).send()
-    };
+    let drawn =
+        || gate.ask("Name an animal.").set("temperature", json!(1.0)).set("seed", json!(11)).send();
     assert_eq!(drawn().await.ok().text(), drawn().await.ok().text());
 }
 
@@ -116,7 +121,10 @@ async fn several_are_decoded_together_and_a_full_queue_is_a_clean_refusal() {
     assert!(answered < 12, "twelve do not fit into four places");
     for answer in &answers {
         if answer.status == 200 {
-            assert_eq!(answer.usage()["completion_tokens"].as_u64().unwrap().min(24), answer.usage()["completion_tokens"]);
+            assert_eq!(
+                answer.usage()["completion_tokens"].as_u64().unwrap().min(24),
+                answer.usage()["completion_tokens"]
+            );
         } else {
             assert!(matches!(answer.status, 429 | 503), "{}", answer.body_text());
             assert!(!answer.header("retry-after").is_empty());
@@ -153,7 +161,8 @@ async fn who_leaves_stops_the_decode_and_pays_for_what_was_made() {
 #[tokio::test]
 async fn what_the_engine_cannot_do_is_refused_by_name() {
     let gate = Gate::builder().edge().policy("edge-first").start().await;
-    let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
+    let tool =
+        json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
     for (field, value) in [
         ("n", json!(2)),
         ("tools", tool),

@@ -121,7 +121,8 @@ async fn a_refusal_names_the_limit_and_what_is_left() {
 #[tokio::test]
 async fn a_soft_budget_warns_and_lets_through() {
     let (_cloud, gate) = a_cloud().await;
-    let budget = serde_json::json!([{"window": "total", "money_usd": "0.000000000001", "hard": false}]);
+    let budget =
+        serde_json::json!([{"window": "total", "money_usd": "0.000000000001", "hard": false}]);
     let key = gate.new_key().set("budgets", budget).create().await;
     gate.ask(PROMPT).by(&key).send().await.ok();
     assert!(gate.budget(&key).await.spent() > 1);

@@ -27,11 +27,16 @@ async fn no_key_or_a_wrong_one_is_401_and_never_echoed() {
     let (cloud, gate) = a_cloud().await;
     let wrong = "sk-tg-verysecretvalue0123456789";
     let upper = gate.key().secret.to_uppercase();
-    for authorization in ["", "Bearer", "Bearer ", "Basic abc", &bearer(wrong), wrong, &bearer(&upper)] {
+    for authorization in
+        ["", "Bearer", "Bearer ", "Basic abc", &bearer(wrong), wrong, &bearer(&upper)]
+    {
         let answer = chat_with(&gate, &[("authorization", authorization)]).await;
         assert_eq!(answer.status, 401, "{authorization}");
         assert_eq!(answer.error().code.as_deref(), Some("invalid_api_key"));
-        assert!(!answer.body_text().contains("verysecretvalue"), "a refused key is not written back");
+        assert!(
+            !answer.body_text().contains("verysecretvalue"),
+            "a refused key is not written back"
+        );
         answer.id();
     }
     assert_eq!(chat_with(&gate, &[]).await.status, 401);
@@ -72,7 +77,9 @@ async fn a_wrong_method_is_405_with_allow_and_an_unknown_path_404() {
         answer.error();
         answer.id();
     }
-    for path in ["/no/such/path", "/v1", "/v1/no-such", "/admin/v1/no-such", "/v1/chat/completions/more"] {
+    for path in
+        ["/no/such/path", "/v1", "/v1/no-such", "/admin/v1/no-such", "/v1/chat/completions/more"]
+    {
         let answer = gate.send("POST", path, &[("authorization", &key)], Vec::new()).await;
         assert!(matches!(answer.status, 401 | 403 | 404 | 405), "{path}: {}", answer.status);
         answer.error();
@@ -123,8 +130,12 @@ async fn models_are_listed_and_each_can_be_asked_for() {
     let (_cloud, gate) = a_cloud().await;
     let list = gate.get("/v1/models").await.ok().json();
     assert_eq!(list["object"], "list");
-    let ids: Vec<_> =
-        list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect();
+    let ids: Vec<_> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["id"].as_str().unwrap().to_owned())
+        .collect();
     assert!(ids.contains(&"auto".to_owned()) && ids.contains(&"cloud".to_owned()), "{ids:?}");
     for model in list["data"].as_array().unwrap() {
         assert_eq!(model["object"], "model");
@@ -169,7 +180,8 @@ async fn revoked_and_expired_keys_are_wrong_keys() {
     let (_cloud, gate) = a_cloud().await;
     let key = gate.new_key().create().await;
     gate.ask("Hi.").by(&key).send().await.ok();
-    let revoked = gate.admin_send("DELETE", &format!("/keys/{}", key.id), serde_json::Value::Null).await;
+    let revoked =
+        gate.admin_send("DELETE", &format!("/keys/{}", key.id), serde_json::Value::Null).await;
     assert!(matches!(revoked.status, 200 | 204), "{}", revoked.body_text());
     let answer = gate.ask("Hi.").by(&key).send().await;
     assert_eq!((answer.status, answer.error().code.as_deref()), (401, Some("invalid_api_key")));

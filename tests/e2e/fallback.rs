@@ -15,8 +15,7 @@ struct Case {
 
 async fn two_clouds() -> Case {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
-    let impatient =
-        "first_token_timeout_ms = 400\nidle_timeout_ms = 400\ntotal_timeout_ms = 1500";
+    let impatient = "first_token_timeout_ms = 400\nidle_timeout_ms = 400\ntotal_timeout_ms = 1500";
     let gate = Gate::builder()
         .cloud_named("first", &first, impatient)
         .cloud_named("second", &second, "")
@@ -58,10 +57,7 @@ impl Case {
 }
 
 fn owes_nothing(fault: Fault) -> bool {
-    matches!(
-        fault,
-        Fault::RateLimited | Fault::Status500 | Fault::Status503 | Fault::Status401
-    )
+    matches!(fault, Fault::RateLimited | Fault::Status500 | Fault::Status503 | Fault::Status401)
 }
 
 #[tokio::test]

@@ -55,7 +55,11 @@ async fn a_wrong_configuration_is_an_error_with_line_and_key() {
     let ran =
         Child::run(directory.parent().unwrap(), &["serve", "--config", "tollgate.toml"]).await;
     assert_ne!(ran.code, 0);
-    assert!(ran.stderr.contains("tollgate.toml:1:") && ran.stderr.contains("sever"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("tollgate.toml:1:") && ran.stderr.contains("sever"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[tokio::test]

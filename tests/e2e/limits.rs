@@ -41,12 +41,8 @@ async fn requests_per_minute_hold_for_their_key_alone() {
 #[tokio::test]
 async fn an_answer_tells_what_is_left() {
     let (_cloud, gate) = a_cloud().await;
-    let limited = gate
-        .new_key()
-        .with_requests_per_minute(30)
-        .with_tokens_per_minute(100_000)
-        .create()
-        .await;
+    let limited =
+        gate.new_key().with_requests_per_minute(30).with_tokens_per_minute(100_000).create().await;
     let answer = gate.ask("Hi.").by(&limited).send().await.ok();
     assert_eq!(answer.header("x-ratelimit-limit-requests"), "30");
     assert_eq!(answer.header("x-ratelimit-limit-tokens"), "100000");

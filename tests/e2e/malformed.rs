@@ -16,7 +16,7 @@ fn usual() -> Value {
 }
 
 /// The usual body with these fields in it.
-fn with(fields: Value) -> Value {
+fn with(fields: &Value) -> Value {
     let mut body = usual();
     for (name, value) in fields.as_object().expect("fields") {
         body[name] = value.clone();
@@ -25,7 +25,12 @@ fn with(fields: Value) -> Value {
 }
 
 fn is_a_clean_refusal(answer: &Answer, what: &str) {
-    assert!((400..500).contains(&answer.status), "{what}: {} {}", answer.status, answer.body_text());
+    assert!(
+        (400..500).contains(&answer.status),
+        "{what}: {} {}",
+        answer.status,
+        answer.body_text()
+    );
     answer.error();
 }
 
@@ -33,8 +38,21 @@ fn is_a_clean_refusal(answer: &Answer, what: &str) {
 async fn bodies_that_are_no_json_object() {
     let (cloud, gate) = a_cloud().await;
     let bodies: [&[u8]; 15] = [
-        b"{", b"", b"[]", b"null", b"\"x\"", b"1", b"{\"model\":}", b"{'a':1}", b"\xff\xfe{}",
-        b"{\"model\":\"\xff\"}", b"{}{}", b"not json", b"{}", b"\0", b"{\"model\":\"auto\"}",
+        b"{",
+        b"",
+        b"[]",
+        b"null",
+        b"\"x\"",
+        b"1",
+        b"{\"model\":}",
+        b"{'a':1}",
+        b"\xff\xfe{}",
+        b"{\"model\":\"\xff\"}",
+        b"{}{}",
+        b"not json",
+        b"{}",
+        b"\0",
+        b"{\"model\":\"auto\"}",
     ];
     for body in bodies {
         let answer = gate.post_chat(body).await;
@@ -57,13 +75,21 @@ async fn bodies_that_are_no_json_object() {
 async fn messages_of_a_wrong_kind() {
     let (cloud, gate) = a_cloud().await;
     let wrong = [
-        json!("hello"), json!(5), json!({}), json!(null), json!([]), json!(["x"]), json!([{}]),
-        json!([{"role": "user", "content": 5}]), json!([{"role": "nobody", "content": "x"}]),
-        json!([{"content": "x"}]), json!([{"role": "user", "content": [5]}]),
+        json!("hello"),
+        json!(5),
+        json!({}),
+        json!(null),
+        json!([]),
+        json!(["x"]),
+        json!([{}]),
+        json!([{"role": "user", "content": 5}]),
+        json!([{"role": "nobody", "content": "x"}]),
+        json!([{"content": "x"}]),
+        json!([{"role": "user", "content": [5]}]),
         json!([{"role": "user", "content": [{"type": "nope"}]}]),
     ];
     for messages in wrong {
-        let answer = gate.post_chat(with(json!({"messages": messages})).to_string()).await;
+        let answer = gate.post_chat(with(&json!({"messages": messages})).to_string()).await;
         is_a_clean_refusal(&answer, &messages.to_string());
         let error = answer.error();
         let named = error.param.unwrap_or_default() + &error.message;
@@ -87,7 +113,7 @@ async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
         {"model": 5}, {"model": null},
     ]);
     for fields in wrong.as_array().expect("a table") {
-        let answer = gate.post_chat(with(fields.clone()).to_string()).await;
+        let answer = gate.post_chat(with(fields).to_string()).await;
         is_a_clean_refusal(&answer, &fields.to_string());
         let error = answer.error();
         let name = fields.as_object().and_then(|map| map.keys().next()).expect("a name");
@@ -107,12 +133,25 @@ async fn odd_bodies_are_never_a_server_error() {
         {"reasoning_effort": "extreme"}, {"functions": 5}, {"messages": [{"role": "tool", "content": "x"}]},
         {"stream_options": {"include_usage": true}}, {"response_format": {"type": "json_object"}},
     ]);
-    let mut bodies: Vec<String> =
-        odd.as_array().expect("a table").iter().map(|fields| with(fields.clone()).to_string()).collect();
+    let mut bodies: Vec<String> = odd
+        .as_array()
+        .expect("a table")
+        .iter()
+        .map(|fields| with(fields).to_string())
+        .collect();
     for number in ["NaN", "Infinity", "1e999", "-0", "1E400"] {
-        bodies.push(usual().to_string().replace("\"max_tokens\":4", &format!("\"temperature\":{number}")));
+        bodies.push(
+            usual().to_string().replace("\"max_tokens\":4", &format!("\"temperature\":{number}")),
+        );
     }
-    for text in ["\\u0000", "\\ud800", "\\udc00\\ud800", "\\uffff", "<|im_end|><|im_start|>system", "\\u202e"] {
+    for text in [
+        "\\u0000",
+        "\\ud800",
+        "\\udc00\\ud800",
+        "\\uffff",
+        "<|im_end|><|im_start|>system",
+        "\\u202e",
+    ] {
         bodies.push(usual().to_string().replace("Hello.", text));
     }
     bodies.push(usual().to_string().replace('}', ",\"max_tokens\":3}"));
@@ -146,7 +185,9 @@ async fn bytes_that_are_no_http() {
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: nope\r\n\r\n".to_owned(),
         format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(200_000)),
         // A body that never comes to its end.
-        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 5000\r\n\r\n{{\"model\":"),
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 5000\r\n\r\n{{\"model\":"
+        ),
     ];
     for body in bodies {
         let answer = raw(&gate, body.as_bytes()).await;

@@ -44,7 +44,12 @@ async fn fields_reach_the_provider_byte_for_byte() {
 #[tokio::test]
 async fn a_stream_asks_for_usage_and_keeps_the_other_options() {
     let (cloud, gate) = a_cloud().await;
-    gate.ask("Hello.").streamed().set("stream_options", json!({"include_obfuscation": false})).send().await.ok();
+    gate.ask("Hello.")
+        .streamed()
+        .set("stream_options", json!({"include_obfuscation": false}))
+        .send()
+        .await
+        .ok();
     let options = cloud.asked()[0].json()["stream_options"].clone();
     assert_eq!(options, json!({"include_obfuscation": false, "include_usage": true}));
 }
@@ -52,7 +57,8 @@ async fn a_stream_asks_for_usage_and_keeps_the_other_options() {
 #[tokio::test]
 async fn the_cap_is_sent_in_the_field_the_provider_takes() {
     let cloud = StandIn::start().await.unwrap();
-    let gate = Gate::builder().cloud_named("cloud", &cloud, "cap_field = \"max_tokens\"").start().await;
+    let gate =
+        Gate::builder().cloud_named("cloud", &cloud, "cap_field = \"max_tokens\"").start().await;
     for field in ["max_tokens", "max_completion_tokens"] {
         let mut body = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}]});
         body[field] = json!(9);

@@ -6,9 +6,7 @@ use futures::future::join_all;
 use serde_json::json;
 
 /// Two clouds that would answer at once, and the model in the process.
-async fn with_clouds(
-    edge: impl FnOnce(GateBuilder) -> GateBuilder,
-) -> (StandIn, StandIn, Gate) {
+async fn with_clouds(edge: impl FnOnce(GateBuilder) -> GateBuilder) -> (StandIn, StandIn, Gate) {
     let (small, large) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let builder = Gate::builder().policy("private-stays-home");
     let gate = edge(builder)
@@ -22,7 +20,9 @@ async fn with_clouds(
 /// Every way to ask for something that must stay here.
 async fn private_requests(gate: &Gate, tokens: u64) -> Vec<Answer> {
     let by_tag = || gate.ask("My diary says:").at_most(tokens).header("x-tollgate-tags", "private");
-    let by_metadata = || gate.ask("My diary says:").at_most(tokens).set("metadata", json!({"privacy": "local-only"}));
+    let by_metadata = || {
+        gate.ask("My diary says:").at_most(tokens).set("metadata", json!({"privacy": "local-only"}))
+    };
     vec![
         by_tag().send().await,
         by_tag().streamed().send().await,

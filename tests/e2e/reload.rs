@@ -107,7 +107,8 @@ async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
 async fn a_policy_that_fails_its_own_tests_is_refused() {
     let case = with_a_policy_file().await;
     let failing = format!(
-        "{}\n[[test]]\nname = \"goes to the first\"\nroutes = [\"first\", \"second\"]\nexpect.routes = [\"first\"]\n",
+        "{}\n[[test]]\nname = \"goes to the first\"\nroutes.first = {{ local = false }}\n\
+         routes.second = {{ local = false }}\nexpect = {{ routes = [\"first\"] }}\n",
         policy_to("second")
     );
     case.write_policy(&failing);

@@ -82,7 +82,12 @@ async fn a_key_is_shown_once() {
 async fn a_providers_refusal_of_our_key_is_not_the_callers_business() {
     let cloud = StandIn::start().await.unwrap();
     let gate = Gate::builder().cloud(&cloud).start().await;
-    cloud.next(Script::error(401, "authentication_error", Some("invalid_api_key"), "Incorrect API key provided: sk-upstream-cloud-canary."));
+    cloud.next(Script::error(
+        401,
+        "authentication_error",
+        Some("invalid_api_key"),
+        "Incorrect API key provided: sk-upstream-cloud-canary.",
+    ));
     let answer = gate.ask("Hi.").send().await;
     assert!(answer.status >= 500, "our own key was wrong, not the caller's: {}", answer.status);
     assert!(!answer.body_text().contains("canary"), "{}", answer.body_text());

@@ -62,12 +62,37 @@ fn crates_import_only_what_they_may() {
 
 #[test]
 fn the_policies_crate_is_pure() {
-    let outside = ["tokio", "futures", "reqwest", "axum", "http", "hyper", "sled", "libc", "rand", "getrandom", "jiff"];
+    let outside = [
+        "tokio",
+        "futures",
+        "reqwest",
+        "axum",
+        "http",
+        "hyper",
+        "sled",
+        "libc",
+        "rand",
+        "getrandom",
+        "jiff",
+    ];
     assert_eq!(dependencies("policies", &outside), [] as [&str; 0]);
     for (file, text) in files("policies/src", "rs") {
         for (line, code) in code(&text) {
-            for word in ["SystemTime", "Instant::now", "std::fs", "std::env", "std::net", "std::thread", "async fn", "f32", "f64"] {
-                assert!(!code.contains(word), "{file}:{line} has `{word}`; policies sees facts only");
+            for word in [
+                "SystemTime",
+                "Instant::now",
+                "std::fs",
+                "std::env",
+                "std::net",
+                "std::thread",
+                "async fn",
+                "f32",
+                "f64",
+            ] {
+                assert!(
+                    !code.contains(word),
+                    "{file}:{line} has `{word}`; policies sees facts only"
+                );
             }
         }
     }
@@ -109,9 +134,21 @@ fn only_the_store_touches_sled() {
 #[test]
 fn only_refusal_knows_the_status_codes_of_errors() {
     let errors = [
-        "BAD_REQUEST", "UNAUTHORIZED", "PAYMENT_REQUIRED", "FORBIDDEN", "NOT_FOUND", "METHOD_NOT_ALLOWED",
-        "REQUEST_TIMEOUT", "CONFLICT", "PAYLOAD_TOO_LARGE", "UNPROCESSABLE_ENTITY", "TOO_MANY_REQUESTS",
-        "INTERNAL_SERVER_ERROR", "BAD_GATEWAY", "SERVICE_UNAVAILABLE", "GATEWAY_TIMEOUT",
+        "BAD_REQUEST",
+        "UNAUTHORIZED",
+        "PAYMENT_REQUIRED",
+        "FORBIDDEN",
+        "NOT_FOUND",
+        "METHOD_NOT_ALLOWED",
+        "REQUEST_TIMEOUT",
+        "CONFLICT",
+        "PAYLOAD_TOO_LARGE",
+        "UNPROCESSABLE_ENTITY",
+        "TOO_MANY_REQUESTS",
+        "INTERNAL_SERVER_ERROR",
+        "BAD_GATEWAY",
+        "SERVICE_UNAVAILABLE",
+        "GATEWAY_TIMEOUT",
     ];
     let words: Vec<String> = errors.iter().map(|name| format!("StatusCode::{name}")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -120,7 +157,8 @@ fn only_refusal_knows_the_status_codes_of_errors() {
 
 #[test]
 fn only_the_edge_knows_providers_json() {
-    let words = ["\"chat.completion", "\"finish_reason\"", "\"prompt_tokens\"", "prompt_tokens_details"];
+    let words =
+        ["\"chat.completion", "\"finish_reason\"", "\"prompt_tokens\"", "prompt_tokens_details"];
     assert_eq!(strays(&words, &["wire", "providers"]), [] as [String; 0]);
 }
 
@@ -145,7 +183,8 @@ fn no_unfinished_marks() {
         }
         for (at, line) in text.lines().enumerate() {
             for mark in &all {
-                let whole = line.split(|c: char| c.is_alphanumeric()).count() > 0 && line.contains(mark.as_str());
+                let whole = line.split(|c: char| c.is_alphanumeric()).count() > 0
+                    && line.contains(mark.as_str());
                 assert!(!whole, "{file}:{}: {mark}", at + 1);
             }
         }
@@ -154,7 +193,8 @@ fn no_unfinished_marks() {
 
 #[test]
 fn the_shipped_prices_and_policies_are_known_to_the_documentation() {
-    let policies = std::fs::read_to_string(root().join("docs/policies.md")).expect("docs/policies.md");
+    let policies =
+        std::fs::read_to_string(root().join("docs/policies.md")).expect("docs/policies.md");
     for (file, _) in files("policies/shipped", "toml") {
         let name = Path::new(&file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         assert!(policies.contains(&name), "docs/policies.md does not tell of {name}");
@@ -164,9 +204,11 @@ fn the_shipped_prices_and_policies_are_known_to_the_documentation() {
 #[test]
 fn every_column_of_the_ledger_is_documented() {
     let doc = std::fs::read_to_string(root().join("docs/ledger.md")).expect("docs/ledger.md");
-    let entry = std::fs::read_to_string(root().join("gateway/src/ledger/entry.rs")).expect("entry.rs");
+    let entry =
+        std::fs::read_to_string(root().join("gateway/src/ledger/entry.rs")).expect("entry.rs");
     for line in entry.lines() {
-        let Some(field) = line.trim().strip_prefix("pub ").and_then(|rest| rest.split_once(':')) else {
+        let Some(field) = line.trim().strip_prefix("pub ").and_then(|rest| rest.split_once(':'))
+        else {
             continue;
         };
         let name = field.0.trim();

@@ -29,7 +29,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     streams: Vec<u32>,
     /// Rounds with prompts that share nothing.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Further rounds with prompts that share all but their last words.
     #[arg(long, default_value_t = 1)]
@@ -135,7 +135,8 @@ enum Subject {
 /// Runs everything and writes the results.
 pub(crate) fn run(args: &EngineArgs) -> Result<(), String> {
     let birthplace = Birthplace::look(args.date.as_deref());
-    if args.rounds + args.shared_rounds == 0 || args.streams.contains(&0) || args.streams.is_empty() {
+    if args.rounds + args.shared_rounds == 0 || args.streams.contains(&0) || args.streams.is_empty()
+    {
         return Err("there must be a round and each number of streams at least 1".to_owned());
     }
     let subject = match &args.url {
@@ -225,8 +226,10 @@ fn rows(args: &EngineArgs, batches: &[Batch]) -> Vec<Row> {
     let mut rows = Vec::new();
     for shared in [false, true] {
         for streams in &args.streams {
-            let own: Vec<&Batch> =
-                batches.iter().filter(|b| b.streams == *streams && b.shared_prefix == shared).collect();
+            let own: Vec<&Batch> = batches
+                .iter()
+                .filter(|b| b.streams == *streams && b.shared_prefix == shared)
+                .collect();
             rows.extend(row(args, *streams, shared, &own));
         }
     }
@@ -319,13 +322,13 @@ mod tests {
     #[test]
     fn throughput_counts_all_tokens_until_the_last_end() {
         let answers = vec![
-            answer(500_000_000, 1_000_000_000, &[10, 20], 100),
-            answer(600_000_000, 2_000_000_000, &[30], 200),
+            answer(500_000_000, 1_000_000_000, &[10_000_000, 20_000_000], 100),
+            answer(600_000_000, 2_000_000_000, &[3_000_000_000], 200),
         ];
         let batch = Batch { round: 0, shared_prefix: false, streams: 2, answers };
         assert!((batch.tokens_per_s() - 150.0).abs() < 1e-9);
         assert_eq!(batch.percentile_ms(|a| vec![a.first_ns], 5_000), Some(500.0));
-        assert_eq!(batch.percentile_ms(|a| a.gaps_ns.clone(), 10_000), Some(0.000_03));
+        assert_eq!(batch.percentile_ms(|a| a.gaps_ns.clone(), 10_000), Some(3_000.0));
         assert!((batch.mean(|a| a.cached_tokens) - 50.0).abs() < 1e-9);
     }
 

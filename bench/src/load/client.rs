@@ -243,4 +243,43 @@ mod tests {
         let bytes = http_body::Body::size_hint(question.request.body()).exact().unwrap();
         assert!((1_000..=1_200).contains(&bytes), "{bytes} bytes");
     }
+
+    /// Asks a server that answers one request with these bytes and closes.
+    async fn asked(stream: Option<u64>, head: &str, body: &str) -> Result<Arrival, String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let bytes = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4_096];
+            assert!(socket.read(&mut request).await.unwrap() > 0);
+            socket.write_all(bytes.as_bytes()).await.unwrap();
+        });
+        let ask = Ask {
+            target,
+            key: "k".to_owned(),
+            model: "auto".to_owned(),
+            stream: stream.map(|pieces| (pieces, Duration::ZERO)),
+        };
+        let mut connection = Connection::open(target).await?;
+        connection.ask(&Question::new(&ask)?, |_| {}).await
+    }
+
+    #[tokio::test]
+    async fn only_a_complete_right_answer_counts() {
+        let whole = format!("{{\"content\":\"{MARK}\"}}");
+        assert!(asked(None, "200 OK", &whole).await.is_ok());
+        let wrong = asked(None, "200 OK", "{\"content\":\"\"}").await.unwrap_err();
+        assert!(wrong.contains("not the mock's answer"), "{wrong}");
+        let refused = asked(None, "429 Too Many Requests", &whole).await.unwrap_err();
+        assert!(refused.contains("429"), "{refused}");
+
+        let two = format!("data: {MARK}001\n\ndata: {MARK}002\n\n");
+        let ended = format!("{two}data: [DONE]\n\n");
+        assert!(asked(Some(2), "200 OK", &ended).await.is_ok());
+        assert!(asked(Some(3), "200 OK", &ended).await.unwrap_err().contains("2 of 3 pieces"));
+        assert!(asked(Some(2), "200 OK", &two).await.unwrap_err().contains("stream ends with"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::load::client::Ask;
 use crate::load::drive::{Plan, Seen, Shape, drive};
 use crate::procfs::{self, CpuReading, MachineTime, MachineUse};
 use crate::stats::{Ladder, per};
+use crate::upstream::COMPLETION_TOKENS;
 
 /// Load before a window opens, for connections and caches.
 const WARM: Duration = Duration::from_millis(300);
@@ -166,6 +167,7 @@ pub(crate) async fn phase(
     let plan = kind.plan(args, ask);
     let upstream = subjects.upstream_pid();
     let served_before = subjects.served().await?;
+    subjects.settle().await?;
     let read = || {
         Ok(Reading {
             server: door.pid.map(CpuReading::of).transpose()?,
@@ -176,7 +178,8 @@ pub(crate) async fn phase(
     };
     let seen = drive(&plan, read).await.map_err(|e| subjects.complain(subject, &e))?;
     subjects.all_run()?;
-    subjects.count_sent(subject, seen.sent);
+    let tokens_each = plan.ask.stream.map_or(COMPLETION_TOKENS, |(pieces, _)| pieces);
+    subjects.count_sent(subject, seen.sent, tokens_each);
     let reached = subjects.served().await?.saturating_sub(served_before);
     if seen.failures.is_empty() && reached != seen.sent {
         let message =

@@ -36,7 +36,7 @@ pub(crate) struct OverheadArgs {
     /// Rounds; in each, every subject meets every kind of phase once.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds of a window (closed loops take less). 5 rounds of 4 s last about 5 1/2 minutes.
+    /// Seconds of a window (closed loops take less). 5 rounds of 4 s last just under 6 minutes.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
     /// Connections when saturating.
@@ -80,6 +80,8 @@ pub(crate) struct OverheadArgs {
 struct Run {
     birthplace: Birthplace,
     settings: Settings,
+    /// When the tollgate binary was built, UTC.
+    tollgate_built: Option<String>,
     /// Core time of the whole machine before anything was started: was it quiet?
     quiet_check: crate::procfs::MachineUse,
     disk: measure::Disk,
@@ -117,8 +119,12 @@ pub(crate) fn run(args: &OverheadArgs) -> Result<(), String> {
     let table = report::table(&run);
     crate::say(&table)?;
     output::write(&folder, "overhead", &run, &table)?;
-    match run.phases.iter().find(|phase| !phase.failures.is_empty()) {
-        Some(phase) => Err(format!("invalid run: {}", phase.failures.join("; "))),
+    let failed = run.phases.iter().find(|phase| !phase.failures.is_empty());
+    if let Some(phase) = failed {
+        return Err(format!("invalid run: {}", phase.failures.join("; ")));
+    }
+    match run.ledgers.iter().find(|check| !check.agrees) {
+        Some(check) => Err(format!("invalid run: {}", check.sentence())),
         None => Ok(()),
     }
 }
@@ -146,7 +152,18 @@ async fn measured(args: &OverheadArgs, birthplace: Birthplace) -> Result<Run, St
     let ledgers = subjects.check_ledgers().await?;
     let summary = summary::Summary::of(&phases);
     let settings = settings(args);
-    Ok(Run { birthplace, settings, quiet_check, disk, memory, ledgers, summary, phases })
+    let tollgate_built = subject::built(args);
+    Ok(Run {
+        birthplace,
+        settings,
+        tollgate_built,
+        quiet_check,
+        disk,
+        memory,
+        ledgers,
+        summary,
+        phases,
+    })
 }
 
 fn settings(args: &OverheadArgs) -> Settings {

@@ -50,14 +50,52 @@ fn conditions(run: &Run) -> String {
     let total = run.phases.iter().map(|phase| phase.machine.total_s).sum::<f64>();
     let quiet = run.quiet_check.busy_s / run.quiet_check.total_s.max(f64::MIN_POSITIVE) * 100.0;
     let failures = run.phases.iter().map(|phase| phase.failures.len()).sum::<usize>();
+    let built = run.tollgate_built.as_deref();
+    let built =
+        built.map_or_else(String::new, |at| format!(" The tollgate binary was built {at}."));
     format!(
         "\n{} rounds, subjects interleaved in rotating order; {cores}. Before the start the \
          machine was {quiet:.0} % busy; the hypervisor took {:.2} % of the core time during the \
-         windows; {failures} workers failed.{sync}\n\nValues are the median of the rounds with \
+         windows; {failures} workers failed.{sync}{built}\n\nValues are the median of the rounds with \
          (min..max). Ratios and differences are formed within a round. Formulas: bench/README.md.\n",
         settings.rounds,
         steal / total.max(f64::MIN_POSITIVE) * 100.0
-    )
+    ) + &doubts(run, quiet)
+}
+
+/// Core share of strangers from which a run is doubtful.
+const FOREIGN_SHARE_MAX: f64 = 0.1;
+/// Share of its core below which a server counts as not saturated.
+const SATURATED_SHARE_MIN: f64 = 0.85;
+
+/// What a reader must know before believing the figures; nothing when all is well.
+fn doubts(run: &Run, busy_before_percent: f64) -> String {
+    let mut text = String::new();
+    if busy_before_percent > FOREIGN_SHARE_MAX * 100.0 {
+        text.push_str("\n**Doubt: the machine was not idle before the run.**\n");
+    }
+    let disturbed = run.phases.iter().filter(|p| p.foreign_share() > FOREIGN_SHARE_MAX).count();
+    if disturbed > 0 {
+        text.push_str(&format!(
+            "\n**Doubt: in {disturbed} of {} phases other processes used more than {:.0} % of a \
+             core.**\n",
+            run.phases.len(),
+            FOREIGN_SHARE_MAX * 100.0
+        ));
+    }
+    let starved = run.phases.iter().filter(|phase| {
+        let share = phase.server_share();
+        phase.kind == Kind::Saturated && share.is_some_and(|share| share < SATURATED_SHARE_MIN)
+    });
+    let starved = starved.count();
+    if starved > 0 {
+        text.push_str(&format!(
+            "\n**Doubt: in {starved} saturated phases the server used less than {:.0} % of its \
+             core: the generator, the upstream, the disk or other processes held it up.**\n",
+            SATURATED_SHARE_MIN * 100.0
+        ));
+    }
+    text
 }
 
 fn us(ns: u64) -> f64 {
@@ -88,7 +126,7 @@ fn section(run: &Run, kind: Kind, rows: &[&Row]) -> String {
 
 fn cpu_table(rows: &[&Row], streamed: bool) -> String {
     let mut text =
-        String::from("| | requests | requests/s | CPU us/request = CPU s per million | x bare | ");
+        String::from("| | requests | requests/s | CPU us/request (= CPU ms per 1,000) | x bare | ");
     text.push_str(if streamed { "CPU us/chunk | x bare | " } else { "" });
     text.push_str("server's core % | generator % | upstream + generator % | others % |\n|---|");
     text.push_str(&"---|".repeat(if streamed { 10 } else { 8 }));

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use super::OverheadArgs;
 use super::tollgate::{self, LedgerCheck, Tollgate};
 use crate::child::Child;
+use crate::procfs::CpuReading;
 
 /// A way from the generator to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -52,6 +54,10 @@ impl std::fmt::Display for Subject {
         })
     }
 }
+
+/// How long servers are watched for leftover work, and how often.
+const SETTLE_LOOK: Duration = Duration::from_millis(60);
+const SETTLE_LOOKS_MAX: u32 = 50;
 
 /// Where a subject is reached.
 #[derive(Clone, Debug)]
@@ -149,6 +155,29 @@ impl Subjects {
         self.tollgates.iter_mut().try_for_each(|(_, tollgate)| tollgate.child.still_runs())
     }
 
+    /// Waits until no server works off what the last phase left it (a ledger may compress a
+    /// segment), so that one subject's work is not in another's way; at most 3 s. What still runs
+    /// then shows in the next phase as others' time.
+    pub(crate) async fn settle(&self) -> Result<(), String> {
+        let pids: Vec<u32> = Subject::ALL
+            .into_iter()
+            .filter_map(|subject| self.door(subject).ok()?.pid)
+            .chain([self.upstream.pid()])
+            .collect();
+        let read = || pids.iter().map(|pid| CpuReading::of(*pid)).collect::<Result<Vec<_>, _>>();
+        let mut before = read()?;
+        for _ in 0..SETTLE_LOOKS_MAX {
+            tokio::time::sleep(SETTLE_LOOK).await;
+            let after = read()?;
+            let worked: Duration = after.iter().zip(&before).map(|(a, b)| a.since(b)).sum();
+            if worked < SETTLE_LOOK / 20 {
+                break;
+            }
+            before = after;
+        }
+        Ok(())
+    }
+
     /// A message about a subject with the end of its server's output.
     pub(crate) fn complain(&self, subject: Subject, message: &str) -> String {
         let found = self.tollgates.iter().find(|(name, _)| *name == subject);
@@ -171,15 +200,16 @@ impl Subjects {
     pub(crate) async fn check_ledgers(&self) -> Result<Vec<LedgerCheck>, String> {
         let mut checks = Vec::new();
         for (subject, tollgate) in &self.tollgates {
-            checks.push(tollgate.check_ledger(&self.client, *subject).await?);
+            checks.push(tollgate.check_ledger(*subject).await?);
         }
         Ok(checks)
     }
 
     /// The books are asked for what was really sent.
-    pub(crate) fn count_sent(&mut self, subject: Subject, requests: u64) {
+    pub(crate) fn count_sent(&mut self, subject: Subject, requests: u64, tokens_each: u64) {
         if let Some((_, tollgate)) = self.tollgates.iter_mut().find(|(name, _)| *name == subject) {
-            tollgate.sent += requests;
+            tollgate.sent.requests += requests;
+            tollgate.sent.output_tokens += requests * tokens_each;
         }
     }
 }
@@ -199,6 +229,12 @@ fn own(args: &[&str]) -> Result<Command, String> {
     let mut command = Command::new(exe);
     command.args(args);
     Ok(command)
+}
+
+/// When the tollgate binary was built: a stale one would be measured without complaint.
+pub(crate) fn built(args: &OverheadArgs) -> Option<String> {
+    let modified = binary(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
+    Some(jiff::Timestamp::try_from(modified).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 fn binary(given: Option<&Path>) -> Result<PathBuf, String> {

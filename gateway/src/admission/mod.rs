@@ -75,8 +75,18 @@ impl Admission {
         let gateway = self.places.take().ok_or_else(|| full("the gateway's", &self.places))?;
         let by_key = pass(gate.minute.as_deref(), "this key's")?;
         let by_gateway = pass(self.minute.as_ref(), "the gateway's")?;
-        let rate = by_key.into_iter().chain(by_gateway).min_by_key(|rate| rate.remaining);
+        let rate = tightest(by_key, by_gateway);
         Ok(Permit { rate, _gateway: gateway, _key: key })
+    }
+
+    /// The tightest requests-per-minute limit on this caller as it stands, without using any of
+    /// it: for the headers of a refusal.
+    #[must_use]
+    pub fn rate(&self, caller: &Caller) -> Option<Rate> {
+        tightest(
+            caller.gate.minute.as_deref().map(MinuteLimit::rate),
+            self.minute.as_ref().map(MinuteLimit::rate),
+        )
     }
 
     /// Requests in flight now.
@@ -114,6 +124,10 @@ impl Permit {
     pub fn rate(&self) -> Option<Rate> {
         self.rate
     }
+}
+
+fn tightest(one: Option<Rate>, other: Option<Rate>) -> Option<Rate> {
+    one.into_iter().chain(other).min_by_key(|rate| rate.remaining)
 }
 
 fn pass(minute: Option<&MinuteLimit>, scope: &str) -> Result<Option<Rate>, Refusal> {

@@ -24,7 +24,6 @@ use subtle::ConstantTimeEq as _;
 const KEYS_MAX: usize = 100_000;
 
 /// All keys of the installation, and the admin key.
-#[derive(Debug)]
 pub struct Keys {
     dir: PathBuf,
     hash_key: [u8; 32],
@@ -158,7 +157,11 @@ impl Keys {
     /// # Errors
     /// [`Refusal::Unauthenticated`], or [`Refusal::AuthThrottled`] after too many of them from one
     /// address.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<Caller>, Refusal> {
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Arc<Caller>, Refusal> {
         let why = match secret::presented(headers) {
             None => "no API key: send `Authorization: Bearer <key>`",
             Some(presented) => match self.lookup(presented) {
@@ -174,7 +177,11 @@ impl Keys {
     /// # Errors
     /// As [`Keys::authenticate`]; [`Refusal::Forbidden`] for a key that works but is not the admin
     /// key.
-    pub fn authenticate_admin(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Refusal> {
+    pub fn authenticate_admin(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
         let why = match secret::presented(headers) {
             None => "no admin key: send `Authorization: Bearer <admin key>`",
             Some(presented) => {
@@ -203,8 +210,9 @@ impl Keys {
         (same && caller.record.works_at(self.clock.unix_ms())).then(|| Arc::clone(caller))
     }
 
-    fn refuse(&self, why: &'static str, peer: IpAddr) -> Refusal {
-        match self.failed.count(peer) {
+    /// A request without an address (it came through no socket) counts to nobody.
+    fn refuse(&self, why: &'static str, peer: Option<IpAddr>) -> Refusal {
+        match peer.map_or(Ok(()), |peer| self.failed.count(peer)) {
             Ok(()) => Refusal::Unauthenticated(why),
             Err(wait) => Refusal::AuthThrottled(wait),
         }
@@ -286,6 +294,12 @@ impl Keys {
         records
     }
 
+    /// How many keys there are, revoked ones included.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.callers.load().by_id.len()
+    }
+
     /// A record by id.
     #[must_use]
     pub fn get(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
@@ -300,6 +314,12 @@ impl Keys {
         let secret = write_admin(&self.dir)?;
         self.admin.store(Arc::new(secret.hash(&self.hash_key)));
         Ok(secret)
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     price, shipped, written,
 };
 use crate::caller::BudgetSpec;
-use policies::{RouteId, RoutePrice};
+use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
     collections::HashSet,
@@ -21,14 +21,16 @@ use std::{
 use toml::Spanned;
 
 /// Checks a document whose relative paths start from `base`.
-pub(super) fn check(document: Document, base: &Path) -> Result<Config, Finding> {
+pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Config, Finding> {
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
     let policy = policy(&written.policy, base)?;
     let names = names(&routes, &policy)?;
+    let prices = price::list(&written.prices, base)?;
+    let around = Around { names, base, prices: &prices, today };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
-        .map(|written| route(written, &names, base, &mut warnings))
+        .map(|written| route(written, &around, &mut warnings))
         .collect::<Result<_, _>>()?;
     if routes.is_empty() {
         return Err(Finding {
@@ -53,6 +55,7 @@ pub(super) fn check(document: Document, base: &Path) -> Result<Config, Finding> 
         global_budgets: written.budget.iter().map(budget).collect::<Result<_, _>>()?,
         policy,
         routes,
+        prices,
         warnings,
     })
 }
@@ -172,15 +175,23 @@ fn names(routes: &[Route], policy: &PolicyConfig) -> Result<HashSet<String>, Fin
     Ok(taken)
 }
 
+/// What a route is checked against.
+struct Around<'a> {
+    /// Names that are taken.
+    names: HashSet<String>,
+    base: &'a Path,
+    prices: &'a PriceList,
+    today: &'a str,
+}
+
 fn route(
     written: Route,
-    names: &HashSet<String>,
-    base: &Path,
+    around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let route = match written.kind {
-        Kind::Local(local) => local_route(written.name.get_ref(), &local, names, base)?,
-        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), *cloud, names, warnings)?,
+        Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
+        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), *cloud, around, warnings)?,
     };
     if matches!(route.price, RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
@@ -204,8 +215,7 @@ fn unknown_price(route: &RouteConfig) -> String {
 fn local_route(
     name: &str,
     written: &written::Local,
-    names: &HashSet<String>,
-    base: &Path,
+    around: &Around<'_>,
 ) -> Result<RouteConfig, Finding> {
     let slots = written.slots.get_ref().get();
     let context_tokens = written.context_tokens.get_ref().get();
@@ -216,14 +226,14 @@ fn local_route(
         let message = format!("`context_tokens` is at least 64 for each of the {slots} slots");
         return Err(Finding::at(written.context_tokens.span(), message));
     }
-    let file = resolve(base, &written.file);
+    let file = resolve(around.base, &written.file);
     let model = written.model.clone().unwrap_or_else(|| {
         file.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into())
     });
     Ok(RouteConfig {
         id: RouteId::new(name),
-        aliases: aliases(&written.aliases, names)?,
-        price: price::compute(written.usd_per_hour.as_ref())?,
+        aliases: aliases(&written.aliases, &around.names)?,
+        price: price::of_local(written.usd_per_hour),
         unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
@@ -252,7 +262,7 @@ fn local_route(
 fn cloud_route(
     name: &str,
     written: written::Cloud,
-    names: &HashSet<String>,
+    around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let base_url = base_url(&written.base_url)?;
@@ -270,10 +280,10 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(&written)?;
+    let price = price::of_cloud(&written, around.prices, around.today)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
-        aliases: aliases(&written.aliases, names)?,
+        aliases: aliases(&written.aliases, &around.names)?,
         price,
         unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
         budgeted: written.budgeted,

@@ -10,9 +10,9 @@ pub mod shipped;
 mod tests;
 mod written;
 
-use crate::caller::BudgetSpec;
+use crate::{caller::BudgetSpec, clock::Clock};
 pub use error::ConfigError;
-use policies::{PicoUsd, RouteId, RoutePrice};
+use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
     net::SocketAddr,
@@ -41,6 +41,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// The routes, in order.
     pub routes: Vec<RouteConfig>,
+    /// The shipped price list with the operator's own rows.
+    pub prices: PriceList,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }
@@ -107,7 +109,7 @@ pub struct PolicyConfig {
 pub enum PolicySource {
     /// A file, watched for changes.
     File(PathBuf),
-    /// One of [`shipped::POLICIES`], by name.
+    /// One of [`shipped::policy_names`].
     Shipped(&'static str),
 }
 
@@ -233,12 +235,21 @@ pub enum Environment {
     Spared,
 }
 
+/// What a configuration is read with, apart from its text.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Answers `${env.NAME}`.
+    pub lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// The day whose prices hold, `YYYY-MM-DD`.
+    pub today: &'a str,
+}
+
 impl Config {
     /// Reads and checks a file. Relative paths in it start from its own directory.
     ///
     /// # Errors
     /// What is wrong, with the line and the key.
-    pub fn load(path: &Path, environment: Environment) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path, environment: Environment, clock: &Clock) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let hint = match error.kind() {
                 std::io::ErrorKind::NotFound => "; `tollgate init` writes one",
@@ -246,28 +257,28 @@ impl Config {
             };
             ConfigError::whole(path, format!("cannot be read: {error}{hint}"))
         })?;
-        Self::parse(&text, path, &|name| match std::env::var(name) {
+        let lookup = |name: &str| match std::env::var(name) {
             Err(_) if environment == Environment::Spared => Some(String::new()),
             found => found.ok(),
-        })
+        };
+        Self::parse(&text, path, Surroundings { lookup: &lookup, today: &clock.day() })
     }
 
-    /// Checks a text. `path` is named in errors, and relative paths start from its directory;
-    /// `lookup` answers `${env.NAME}`.
+    /// Checks a text. `path` is named in errors, and relative paths start from its directory.
     ///
     /// # Errors
     /// What is wrong, with the line and the key.
     pub fn parse(
         text: &str,
         path: &Path,
-        lookup: &dyn Fn(&str) -> Option<String>,
+        surroundings: Surroundings<'_>,
     ) -> Result<Self, ConfigError> {
         let base = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        document::read(text, lookup)
-            .and_then(|document| check::check(document, base))
+        document::read(text, surroundings.lookup)
+            .and_then(|document| check::check(document, base, surroundings.today))
             .map_err(|finding| ConfigError::place(&finding, text, path))
     }
 }

@@ -3,10 +3,10 @@
 
 use super::{
     error::Finding,
-    written::{Cloud, Money, Price, Rates},
+    written::{Cloud, Money, Price, Prices, Rates},
 };
-use policies::{ComputePrice, PicoUsd, PriceId, RoutePrice, TokenPrice, TokenRates};
-use std::sync::Arc;
+use policies::{ComputePrice, PicoUsd, PriceList, PriceName, RoutePrice, TokenPrice, TokenRates};
+use std::{path::Path, sync::Arc};
 use toml::Spanned;
 
 /// Tokens to which a written rate refers.
@@ -41,25 +41,49 @@ fn per_token(per_million: &Spanned<Money>) -> Result<PicoUsd, Finding> {
 }
 
 /// The price of a local route.
-pub(super) fn compute(usd_per_hour: Option<&Spanned<Money>>) -> Result<RoutePrice, Finding> {
-    let Some(written) = usd_per_hour else { return Ok(RoutePrice::Unknown) };
-    let per_hour = written.get_ref().0;
-    let id = id(&format!("compute {}", per_hour.pico()));
-    Ok(RoutePrice::Compute(Arc::new(ComputePrice { id, per_hour })))
+pub(super) fn of_local(usd_per_hour: Option<Money>) -> RoutePrice {
+    usd_per_hour.map_or(RoutePrice::Unknown, |per_hour| {
+        RoutePrice::Compute(Arc::new(ComputePrice::from_usd_per_hour(per_hour.0)))
+    })
 }
 
-/// The price of a cloud route.
-pub(super) fn of_cloud(written: &Cloud) -> Result<RoutePrice, Finding> {
-    let Some(Price::Inline(inline)) = written.price.as_ref().map(Spanned::get_ref) else {
-        return Ok(RoutePrice::Unknown);
+/// The price of a cloud route: its own rates, the row it names, or the row of its provider and
+/// model.
+pub(super) fn of_cloud(
+    written: &Cloud,
+    prices: &PriceList,
+    today: &str,
+) -> Result<RoutePrice, Finding> {
+    let (provider, model) = (written.provider.get_ref(), written.model.get_ref());
+    let found = match written.price.as_ref().map(|price| (price.span(), price.get_ref())) {
+        None => prices.find(provider, model, today),
+        Some((span, Price::Listed(name))) => {
+            let Some((provider, model)) = name.split_once('/') else {
+                let message = "a row of the price list is named \"provider/model\"";
+                return Err(Finding::at(span, message));
+            };
+            prices.find(provider, model, today)
+        }
+        Some((span, Price::Inline(inline))) => {
+            let per_request = inline.per_request_usd.map_or(PicoUsd::ZERO, |money| money.0);
+            let name = PriceName { provider, model, effective_from: "configured" };
+            let price = TokenPrice::new(name, rates(inline)?, Vec::new(), per_request)
+                .map_err(|error| Finding::at(span, error.to_string()))?;
+            Some(Arc::new(price))
+        }
     };
-    let base = rates(inline)?;
-    let per_request = inline.per_request_usd.map_or(PicoUsd::ZERO, |money| money.0);
-    let id = id(&format!("inline {base:?} {per_request}"));
-    Ok(RoutePrice::Tokens(Arc::new(TokenPrice { id, base, tiers: Vec::new(), per_request })))
+    Ok(found.map_or(RoutePrice::Unknown, RoutePrice::Tokens))
 }
 
-fn id(canonical: &str) -> PriceId {
-    let hex = blake3::hash(canonical.as_bytes()).to_hex();
-    PriceId(Arc::from(hex.get(..16).unwrap_or_default()))
+/// The shipped list, with the operator's rows over it.
+pub(super) fn list(written: &Prices, base: &Path) -> Result<PriceList, Finding> {
+    let shipped = PriceList::shipped();
+    let Some(file) = &written.file else { return Ok(shipped) };
+    let path = base.join(file.get_ref());
+    let wrong = |why: String| Finding::at(file.span(), why);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+    let own = PriceList::parse(&path.display().to_string(), &text)
+        .map_err(|error| wrong(error.to_string()))?;
+    Ok(shipped.merge(own))
 }

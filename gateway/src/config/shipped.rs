@@ -8,16 +8,13 @@ pub const TOLLGATE_TOML: &str = include_str!("../../../tollgate.toml");
 /// The policy of a configuration that names none.
 pub const DEFAULT_POLICY: &str = "edge-first";
 
-/// The shipped policies by name.
-pub const POLICIES: [(&str, &str); 1] = [("edge-first", "")];
-
 /// The text of a shipped policy.
 #[must_use]
 pub fn policy(name: &str) -> Option<&'static str> {
-    POLICIES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    policies::shipped(name)
 }
 
 /// The names of the shipped policies.
 pub fn policy_names() -> impl Iterator<Item = &'static str> {
-    POLICIES.iter().map(|(name, _)| *name)
+    policies::SHIPPED.iter().map(|(name, _)| *name)
 }

@@ -128,7 +128,7 @@ pub(super) struct Local {
     #[serde(default = "local::decode_token_max_us")]
     pub(super) decode_token_max_us: NonZeroU64,
     #[serde(default)]
-    pub(super) usd_per_hour: Option<Spanned<Money>>,
+    pub(super) usd_per_hour: Option<Money>,
     #[serde(default)]
     pub(super) unknown_price_max_usd: Option<Money>,
     #[serde(default)]
@@ -231,7 +231,7 @@ impl Default for Server {
             time_zone: unplaced("UTC".to_owned()),
             body_bytes_max: nonzero32(10 * 1024 * 1024),
             body_read_timeout_ms: nonzero64(30_000),
-            header_read_timeout_ms: nonzero64(10_000),
+            header_read_timeout_ms: nonzero64(60_000),
             connections_max: nonzero32(4096),
             drain_timeout_ms: nonzero64(30_000),
             output_tokens_default: nonzero64(1024),

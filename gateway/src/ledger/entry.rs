@@ -4,6 +4,7 @@
 //! These types are what the journal stores (see `store::codec`): a change of meaning or order
 //! needs a new schema version there. Wire forms for the admin API are made from them in `admin/`.
 
+use super::accounts::Amount;
 use crate::timeline::StageTimes;
 use policies::{
     Facts, LeftOut, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Usage,
@@ -117,8 +118,14 @@ pub struct Attempt {
     pub usage_source: Option<UsageSource>,
     /// The price row; `None` when the price is unknown.
     pub price: Option<PriceId>,
-    /// What was held on the budgets while it ran.
+    /// Whether its cost counts against money budgets (not for a free or an unbudgeted route).
+    pub budgeted: bool,
+    /// What was held on the money budgets while it ran; 0 where it does not count against them.
     pub reserved: PicoUsd,
+    /// Tokens held on the token budgets and the tokens-per-minute limits while it ran.
+    pub reserved_tokens: u64,
+    /// Nothing is owed: nothing was sent, or the provider answered with an error status.
+    pub voided: bool,
     /// What it cost; `None` when unknown, never 0 for unknown.
     pub cost: Option<PicoUsd>,
     /// Cost above what was held (a provider billing above the bound it was sent).
@@ -237,6 +244,41 @@ pub struct RefusedRow {
     pub rule: Option<RuleName>,
     /// Like refusals counted but not written since the last row of this key and code.
     pub unwritten: u64,
+}
+
+impl Attempt {
+    /// What the budgets it was held on are charged with: its cost, or what was held where the cost
+    /// is unknown (never zero); nothing where nothing is owed or it does not count.
+    pub(crate) fn charge(&self) -> Amount {
+        if self.voided {
+            return Amount::default();
+        }
+        Amount {
+            money: if self.budgeted { self.cost.unwrap_or(self.reserved) } else { PicoUsd::ZERO },
+            tokens: self.usage.map_or(self.reserved_tokens, |usage| usage.total()),
+        }
+    }
+
+    /// What was held for it.
+    pub(crate) fn held(&self) -> Amount {
+        Amount { money: self.reserved, tokens: self.reserved_tokens }
+    }
+}
+
+impl Entry {
+    /// Exact sum of the attempts' costs; `None` if any is unknown.
+    pub(crate) fn sum(attempts: &[Attempt]) -> Option<PicoUsd> {
+        attempts.iter().try_fold(PicoUsd::ZERO, |sum, attempt| sum.add(attempt.cost?).ok())
+    }
+}
+
+impl RequestId {
+    /// When it was made, milliseconds since the Unix epoch: the first 48 bits of a UUIDv7.
+    #[must_use]
+    pub fn unix_ms(&self) -> Option<u64> {
+        let version = self.0.get_version_num() == 7;
+        version.then(|| u64::try_from(self.0.as_u128() >> 80).unwrap_or(0))
+    }
 }
 
 impl std::fmt::Display for RequestId {

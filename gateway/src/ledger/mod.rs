@@ -1,12 +1,46 @@
 //! Who spent what. Money and tokens are reserved before work and settled exactly once after it.
 //!
-//! [`Books`] is the whole interface of the hot path: [`Books::open`] a request's entry, reserve each
-//! attempt on it, finish it. An [`OpenEntry`] that is dropped unfinished (the caller left, the
-//! handler died) finishes itself as [`Outcome::ClientGone`].
+//! [`Books`] is the whole interface of the hot path: [`Books::open_entry`] when a request's routes
+//! are about to be tried, [`OpenEntry::reserve`] each attempt, [`OpenEntry::finish`] it. An
+//! [`OpenEntry`] that is dropped unfinished (the caller left, the handler died) finishes itself as
+//! [`Outcome::ClientGone`].
 
+mod accounts;
+mod books;
+pub(crate) mod budgets;
+mod calendar;
+mod checkpoint;
+mod derived;
+pub(crate) mod effect;
 pub mod entry;
+mod filter;
+mod keeper;
+pub(crate) mod open_entry;
+mod query;
+mod rate;
+mod recovery;
+mod refusals;
+mod rollups;
+mod summary;
+mod tally;
+mod verify;
 
+pub use crate::store::lock::held;
+pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
+pub use books::{Books, BooksConfig, OpenError, OpenReservation, Recovered, StoreState};
+pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
+pub use derived::PolicyNote;
 pub use entry::{
     Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
     RefusedRow, RequestId, Role,
 };
+pub use filter::Filter;
+pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
+pub use query::{Cursor, PAGE_MAX, Page, Reader};
+pub use summary::{
+    Group, GroupBy, Line, NONE, OTHER, Percentiles, Quantiles, Summary, SummaryQuery,
+};
+pub use verify::{Finding, Report};
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 /// Records when visible pieces came. Gaps go to a DDSketch (1 %), so a stream of any length takes
 /// bounded memory.
-#[derive(Debug)]
 pub(super) struct Pacing {
     arrived: Instant,
     sent: Instant,
@@ -47,7 +46,8 @@ impl Pacing {
         if !self.streamed || output_tokens < 2 || last == first {
             return None;
         }
-        let nanos = last.saturating_duration_since(first).as_nanos() / u128::from(output_tokens - 1);
+        let nanos =
+            last.saturating_duration_since(first).as_nanos() / u128::from(output_tokens - 1);
         u64::try_from(nanos).ok()
     }
 
@@ -62,6 +62,12 @@ impl Pacing {
             times.gap_p95_us = at(0.95);
             times.gap_max_us = gaps.max().map(whole);
         }
+    }
+}
+
+impl std::fmt::Debug for Pacing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pacing").field("first", &self.first).finish_non_exhaustive()
     }
 }
 

@@ -201,6 +201,7 @@ impl Route {
             model: self.model().to_owned(),
             state: self.state(),
             context_tokens: self.config.context_tokens,
+            prompt_tokens: None,
             tools: can.tools,
             images: can.images,
             structured: can.structured,

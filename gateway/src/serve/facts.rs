@@ -2,7 +2,10 @@
 
 use super::Gateway;
 use crate::{caller::Caller, refusal::Refusal, wire::ChatRequest};
-use policies::{CallerFacts, FACTS_VERSION, Facts, RequestFacts, RouteId, TimeFacts};
+use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+
+/// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
+const TEMPLATE_TOKENS: u64 = 16;
 
 /// Everything the policy may know now.
 ///
@@ -22,8 +25,9 @@ pub(super) fn facts(
             model: request.model.clone(),
             pinned,
             named,
-            prompt_tokens: request.prompt_tokens_max,
+            prompt_tokens: prompt_tokens(request),
             max_output_tokens: request.output_cap,
+            max_output_tokens_asked: request.output_cap_given,
             choices: request.choices,
             stream: request.stream,
             tools: request.needs.tools,
@@ -48,6 +52,17 @@ pub(super) fn facts(
     })
 }
 
+/// The prompt's length as far as its bytes tell.
+fn prompt_tokens(request: &ChatRequest) -> PromptTokens {
+    let bytes =
+        request.prompt_tokens_max.saturating_sub(TEMPLATE_TOKENS * u64::from(request.messages));
+    PromptTokens {
+        min: PromptTokens::from_bytes(bytes, 0).min,
+        likely: request.prompt_tokens_estimate,
+        max: request.prompt_tokens_max,
+    }
+}
+
 /// What the `model` a caller wrote means: a policy's alias, a route's name, or a model that routes
 /// serve under that name.
 fn resolve(
@@ -58,9 +73,8 @@ fn resolve(
     if gateway.config.policy.aliases.iter().any(|alias| alias == model) {
         return Ok((None, Vec::new()));
     }
-    let serves = |route: &crate::routes::Route| {
-        route.config.aliases.iter().any(|alias| alias == model)
-    };
+    let serves =
+        |route: &crate::routes::Route| route.config.aliases.iter().any(|alias| alias == model);
     let named: Vec<RouteId> = gateway
         .routes
         .iter()
@@ -91,11 +105,7 @@ fn time(gateway: &Gateway) -> TimeFacts {
     let local = instant.to_zoned(gateway.config.time_zone.clone());
     let minute_of_day = u16::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute()));
     let weekday = u8::try_from(local.weekday().to_monday_one_offset());
-    TimeFacts {
-        unix_ms,
-        minute_of_day: minute_of_day.unwrap_or(0),
-        weekday: weekday.unwrap_or(1),
-    }
+    TimeFacts { unix_ms, minute_of_day: minute_of_day.unwrap_or(0), weekday: weekday.unwrap_or(1) }
 }
 
 /// A uniformly random number for weighted choices: half of a fresh UUIDv4's random bits would do,

@@ -2,15 +2,16 @@
 
 use super::{Gateway, Life};
 use crate::{
-    admission::{Permit, Rate},
+    admission::Rate,
     execute::Started,
-    ledger::{OpenEntry, RequestId},
+    ledger::{OpenEntry, RequestId, TokenRate},
+    listen::Peer,
     refusal::Refusal,
 };
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RuleName};
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -21,21 +22,20 @@ pub(super) fn answer(
     decision: &Decision,
     started: &Started,
     open: &OpenEntry,
-    permit: &Permit,
+    rate: Option<Rate>,
 ) -> HeaderMap {
+    let cap_asked = open.output_cap_asked();
     let mut headers = HeaderMap::with_capacity(20);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set(&mut headers, "x-request-id", &id.to_string());
     set(&mut headers, "x-tollgate-route", started.route.id().as_str());
     set(&mut headers, "x-tollgate-attempts", &open.attempts().to_string());
     decided(&mut headers, decision);
-    if started.output_cap < open.output_cap_asked() {
+    if started.output_cap < cap_asked {
         set(&mut headers, "x-tollgate-output-cap", &started.output_cap.to_string());
     }
-    rates(&mut headers, permit.rate(), "requests");
-    if let Some(rate) = gateway.books.token_rate(open.key()) {
-        rates(&mut headers, Some(rate), "tokens");
-    }
+    request_rates(&mut headers, rate);
+    token_rates(&mut headers, open.key().and_then(|key| gateway.books.token_rate(key)));
     set(&mut headers, "server-timing", &server_timing(open));
     headers
 }
@@ -63,8 +63,7 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
         decided(headers, decision);
     }
     if let Some(caller) = &life.caller {
-        rates(headers, gateway.admission.rate(caller), "requests");
-        rates(headers, gateway.books.token_rate(&caller.record.id), "tokens");
+        token_rates(headers, gateway.books.token_rate(&caller.record.id));
     }
 }
 
@@ -116,7 +115,7 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
                 message: format!(
                     "the prompt (up to {} tokens) is longer than the context of every route that \
                      may serve it",
-                    facts.request.prompt_tokens
+                    facts.request.prompt_tokens.max
                 ),
                 code: "context_length_exceeded",
             });
@@ -125,10 +124,7 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
     if refuse.rule.is_none() && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
         return Refusal::RouteDown(refuse.message);
     }
-    Refusal::Policy {
-        message: refuse.message,
-        rule: refuse.rule.map(|rule| rule.to_string()),
-    }
+    Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
 }
 
 /// Whether the caller wants the decision explained and nothing asked.
@@ -170,20 +166,29 @@ fn decided(headers: &mut HeaderMap, decision: &Decision) {
     set(headers, "x-tollgate-cache", "BYPASS");
 }
 
-/// OpenAI's three headers for one kind of limit.
-fn rates(headers: &mut HeaderMap, rate: Option<Rate>, kind: &str) {
+/// OpenAI's three headers of the limit in requests per minute.
+fn request_rates(headers: &mut HeaderMap, rate: Option<Rate>) {
     let Some(rate) = rate else { return };
-    let mut put = |what: &str, value: String| {
-        let name = format!("x-ratelimit-{what}-{kind}");
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(name), HeaderValue::try_from(value))
-        {
-            headers.insert(name, value);
-        }
-    };
-    put("limit", rate.limit.to_string());
-    put("remaining", rate.remaining.to_string());
-    put("reset", format!("{}ms", rate.reset.as_millis()));
+    headers.insert("x-ratelimit-limit-requests", rate.limit.into());
+    headers.insert("x-ratelimit-remaining-requests", rate.remaining.into());
+    set(headers, "x-ratelimit-reset-requests", &reset(rate.reset));
+}
+
+/// OpenAI's three headers of the limit in tokens per minute.
+fn token_rates(headers: &mut HeaderMap, rate: Option<TokenRate>) {
+    let Some(rate) = rate else { return };
+    headers.insert("x-ratelimit-limit-tokens", rate.limit.into());
+    headers.insert("x-ratelimit-remaining-tokens", rate.remaining.into());
+    set(headers, "x-ratelimit-reset-tokens", &reset(rate.reset));
+}
+
+fn reset(after: Duration) -> String {
+    format!("{}ms", after.as_millis())
+}
+
+/// The address a request came from; `None` where the router is called without a socket.
+pub(super) fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0.ip())
 }
 
 /// The stages finished so far.

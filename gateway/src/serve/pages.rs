@@ -1,7 +1,11 @@
 //! The small pages: models, health, readiness, metrics, and a decision explained without asking.
 
 use super::Gateway;
-use crate::{ledger::StoreState, refusal::Refusal, routes::Source};
+use crate::{
+    ledger::{Condition, StoreState},
+    refusal::Refusal,
+    routes::Source,
+};
 use axum::{
     Json,
     extract::{Path, Request, State},
@@ -82,7 +86,7 @@ pub(super) fn dry_run(policy: &Policy, facts: &Facts) -> Response {
 
 /// Names a caller may write as `model`, with who owns them.
 fn visible(gateway: &Gateway, request: &Request) -> Result<Vec<(String, String)>, Refusal> {
-    let peer = request.extensions().get::<crate::listen::Peer>().map(|peer| peer.0.ip());
+    let peer = super::headers::peer(request.extensions());
     let caller = gateway.keys.authenticate(request.headers(), peer)?;
     let mut names: Vec<(String, String)> = Vec::new();
     let mut add = |name: &str, owner: &str| {
@@ -129,5 +133,25 @@ fn route_state(route: &crate::routes::Route) -> Value {
 }
 
 fn store_state(state: &StoreState) -> Value {
-    json!(state.to_string())
+    json!({
+        "condition": condition(&state.condition),
+        "queued": state.queued,
+        "queue_max": state.queue_max,
+        "last_commit_us": state.last_commit_us,
+        "open_reservations": state.open_reservations,
+        "lost_entries": state.lost_entries,
+    })
+}
+
+fn condition(condition: &Condition) -> Value {
+    match condition {
+        Condition::Healthy => json!({ "state": "healthy" }),
+        Condition::LowSpace { free_bytes, low_water_bytes } => json!({
+            "state": "low_space",
+            "free_bytes": free_bytes,
+            "low_water_bytes": low_water_bytes,
+        }),
+        Condition::Failed { reason } => json!({ "state": "failed", "reason": reason.as_ref() }),
+        Condition::Closed => json!({ "state": "closed" }),
+    }
 }

@@ -1,1 +1,23 @@
-//! The journal and sled: the only code that touches files.
+//! The journal and sled: the only code that touches the ledger's files.
+//!
+//! The *journal* (`journal/`) is the record: append-only segments of checksummed events in one
+//! gapless sequence, written by one thread ([`committer`]). *sled* (`index/`) holds what can be
+//! rebuilt from it ([`index`]). This module knows bytes, order and durability; what the events mean
+//! is the ledger's business, but for their encoding ([`codec`]).
+
+pub(crate) mod catalogue;
+pub(crate) mod codec;
+pub(crate) mod committer;
+pub(crate) mod disk;
+pub(crate) mod index;
+pub(crate) mod journal;
+pub mod lock;
+pub(crate) mod progress;
+pub(crate) mod queue;
+pub mod record;
+pub(crate) mod sealed;
+pub(crate) mod segment;
+pub(crate) mod writer;
+
+pub use journal::JournalError;
+pub use progress::{BooksError, CommitTicket, Condition};

@@ -113,8 +113,7 @@ fn read_signal(node: &Node<'_>, scope: Scope, out: &mut Vec<Condition>) -> Resul
             read_text(entry, &format!("caller.{}", entry.key), &signal, out)
         }),
         "time" => each(node, |entry| {
-            let times = &NumberSignal::NAMED[6..];
-            let (_, signal) = lookup(entry, times, &[])?;
+            let (_, signal) = lookup(entry, &NumberSignal::OF_TIME, &[])?;
             read_number(entry, &format!("time.{}", entry.key), &signal, out)
         }),
         "budget" => read_budget(node, "budget", &BudgetRef::Tightest, out),
@@ -146,7 +145,7 @@ fn read_top(node: &Node<'_>, out: &mut Vec<Condition>) -> Result<(), FileError> 
     }
     let extra: Vec<&str> =
         TOP.iter().copied().chain(FlagSignal::NAMED.iter().map(|(name, _)| *name)).collect();
-    let (name, signal) = lookup(node, &NumberSignal::NAMED[..6], &extra)?;
+    let (name, signal) = lookup(node, &NumberSignal::OF_REQUEST, &extra)?;
     read_number(node, name, &signal, out)
 }
 

@@ -132,11 +132,15 @@ pub(crate) fn choose_with<R: Recorder>(
     rec: &mut R,
 ) -> Verdict {
     let Guarded { taken, refused } = guarded;
-    let mut out: Vec<Option<LeaveOut>> = taken
-        .into_iter()
-        .zip(&facts.routes)
-        .map(|(rule, route)| {
-            rule.map(LeaveOut::Guard).or_else(|| unfit(policy, route, &facts.request))
+    let mut taken = taken.into_iter();
+    let mut out: Vec<Option<LeaveOut>> = facts
+        .routes
+        .iter()
+        .map(|route| match taken.next() {
+            Some(None) => unfit(policy, route, &facts.request),
+            Some(Some(rule)) => Some(LeaveOut::Guard(rule)),
+            // Only if the guards saw other facts: what they did not allow stays out.
+            None => Some(LeaveOut::NotChosen),
         })
         .collect();
     if let Some((rule, message)) = refused {

@@ -12,6 +12,7 @@ mod rules;
 mod shipped;
 mod signal;
 mod sketch;
+mod sketch_read;
 
 pub use condition::Outcome;
 pub use decide::{Guarded, choose, decide, guard};
@@ -93,7 +94,7 @@ impl Policy {
         let on_short = rules::read_on_short(&mut fields)?.unwrap_or_default();
         let guards = rules::read_guards(fields.take("guard"))?;
         let chooses = rules::read_chooses(fields.take("choose"), on_short)?;
-        let tests = sketch::read_tests(fields.take("test"))?;
+        let tests = sketch_read::read_tests(fields.take("test"))?;
         fields.finish()?;
         if chooses.is_empty() {
             return Err(source
@@ -161,7 +162,7 @@ impl Policy {
         let source = Source { name, text };
         let doc = source.parse()?;
         let mut fields = Fields::of_file(source, &doc);
-        let tests = sketch::read_tests(fields.take("test"))?;
+        let tests = sketch_read::read_tests(fields.take("test"))?;
         fields.finish()?;
         tests.iter().try_for_each(|test| test.run(self))?;
         Ok(tests.len())

@@ -91,18 +91,18 @@ pub(crate) enum RouteFlag {
 // === impl NumberSignal ===
 
 impl NumberSignal {
-    /// Signals that are not about a budget, by the key they are written with.
-    pub(crate) const NAMED: [(&'static str, Self); 9] = [
+    /// Signals of the request, by the key they are written with.
+    pub(crate) const OF_REQUEST: [(&'static str, Self); 6] = [
         ("prompt_tokens", Self::PromptTokens),
         ("prompt_tokens_min", Self::PromptTokensMin),
         ("prompt_tokens_max", Self::PromptTokensMax),
         ("max_output_tokens", Self::MaxOutputTokens),
         ("choices", Self::Choices),
         ("messages", Self::Messages),
-        ("hour", Self::Hour),
-        ("of_day", Self::TimeOfDay),
-        ("weekday", Self::Weekday),
     ];
+    /// Signals of the time, by the key under `time`.
+    pub(crate) const OF_TIME: [(&'static str, Self); 3] =
+        [("hour", Self::Hour), ("of_day", Self::TimeOfDay), ("weekday", Self::Weekday)];
 
     pub(crate) const fn unit(&self) -> Unit {
         match self {
@@ -314,5 +314,25 @@ pub(crate) fn prefix(over: &RouteRef) -> String {
     match over {
         RouteRef::Current => "route".to_owned(),
         RouteRef::Pick(pick) => format!("routes.{pick}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_every_signal() {
+        let reference = include_str!("../../../docs/policies.md");
+        let mut names: Vec<String> = route_words().into_iter().map(str::to_owned).collect();
+        let of = |prefix: &str, name: &str| format!("{prefix}{name}");
+        names.extend(NumberSignal::OF_REQUEST.iter().map(|(name, _)| of("", name)));
+        names.extend(NumberSignal::OF_TIME.iter().map(|(name, _)| of("time.", name)));
+        names.extend(BudgetNumber::NAMED.iter().map(|(name, _)| of("budget.", name)));
+        names.extend(TextSignal::OF_CALLER.iter().map(|(name, _)| of("caller.", name)));
+        names.extend(FlagSignal::NAMED.iter().map(|(name, _)| of("", name)));
+        for name in names {
+            assert!(reference.contains(&format!("`{name}`")), "docs/policies.md lacks `{name}`");
+        }
     }
 }

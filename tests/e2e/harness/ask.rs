@@ -144,11 +144,6 @@ impl Open {
         }
     }
 
-    /// The text so far.
-    pub(crate) fn text(&self) -> String {
-        texts(&self.seen).concat()
-    }
-
     /// Reads the rest.
     pub(crate) async fn rest(mut self) -> Answer {
         let mut whole = true;
@@ -251,7 +246,8 @@ impl Answer {
     /// The finish reason.
     pub(crate) fn finish(&self) -> String {
         let found: Vec<String> = if self.is_stream() {
-            let reason = |chunk: &Value| chunk["choices"][0]["finish_reason"].as_str().map(str::to_owned);
+            let reason =
+                |chunk: &Value| chunk["choices"][0]["finish_reason"].as_str().map(str::to_owned);
             self.chunks().iter().filter_map(reason).collect()
         } else {
             vec![self.json()["choices"][0]["finish_reason"].as_str().expect("a reason").to_owned()]

@@ -27,10 +27,8 @@ impl Gate {
     /// The only budget of this key.
     pub(crate) async fn budget(&self, key: &Key) -> BudgetSeen {
         let all = self.admin("/budgets").await;
-        let of_key: Vec<_> = rows(&all)
-            .into_iter()
-            .filter(|row| row.to_string().contains(&key.id))
-            .collect();
+        let of_key: Vec<_> =
+            rows(&all).into_iter().filter(|row| row.to_string().contains(&key.id)).collect();
         assert_eq!(of_key.len(), 1, "one budget of {}: {all}", key.id);
         BudgetSeen(of_key[0].clone())
     }
@@ -38,6 +36,13 @@ impl Gate {
     /// Reservations that are open now.
     pub(crate) async fn reservations(&self) -> Vec<Value> {
         rows(&self.admin("/reservations").await)
+    }
+
+    /// `tollgate ledger verify` on the files, while no server holds them.
+    pub(crate) async fn ledger_verify(&self) -> Ran {
+        let config = self.builder_ref().config_file();
+        let directory = config.parent().expect("a directory");
+        Child::run(directory, &["ledger", "verify", "--config", "tollgate.toml", "--json"]).await
     }
 
     /// Waits until no reservation is open.
@@ -89,18 +94,6 @@ impl Books<'_> {
         })
         .await
     }
-
-    /// `tollgate ledger verify` on the files of a gateway that does not run.
-    pub(crate) async fn verify(builder: &super::GateBuilder) -> Ran {
-        let dir = builder.data_dir();
-        let dir = dir.to_str().expect("a path");
-        let parent = builder.config_file();
-        Child::run(
-            parent.parent().expect("a directory"),
-            &["ledger", "verify", "--data-dir", dir, "--json"],
-        )
-        .await
-    }
 }
 
 impl EntrySeen {
@@ -149,7 +142,15 @@ impl EntrySeen {
         assert_eq!(self.cost(), sum, "the cost is the sum of the attempts': {:#}", self.0);
         let stages = self.0["stages"].as_object().expect("stages");
         let part = |name: &str| stages[name].as_u64().unwrap_or_else(|| panic!("no {name}"));
-        let parts = ["identify_us", "admit_us", "read_us", "decide_us", "attempt_us", "relay_us", "settle_us"];
+        let parts = [
+            "identify_us",
+            "admit_us",
+            "read_us",
+            "decide_us",
+            "attempt_us",
+            "relay_us",
+            "settle_us",
+        ];
         let total = self.0["total_us"].as_u64().expect("a total");
         assert_eq!(parts.iter().map(|name| part(name)).sum::<u64>(), total, "{:#}", self.0);
         self

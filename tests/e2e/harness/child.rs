@@ -146,7 +146,9 @@ fn address_in(line: &str) -> Option<SocketAddr> {
         return None;
     }
     let start = line.find("127.0.0.1:")?;
-    let text: String =
-        line[start..].chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+    let text: String = line[start..]
+        .chars()
+        .take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':'))
+        .collect();
     text.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
 }

@@ -53,7 +53,11 @@ impl GateBuilder {
     pub(crate) fn cloud_at(mut self, name: &str, base_url: &str, more: &str) -> Self {
         let usual = usual_unless_in(
             more,
-            &["first_token_timeout_ms = 20000", "idle_timeout_ms = 20000", "total_timeout_ms = 60000"],
+            &[
+                "first_token_timeout_ms = 20000",
+                "idle_timeout_ms = 20000",
+                "total_timeout_ms = 60000",
+            ],
         );
         write!(
             self.routes,
@@ -74,6 +78,34 @@ cache_read = "0.5"
         )
         .expect("a string");
         self
+    }
+
+    /// A cloud route `cloud` whose price nobody knows.
+    pub(crate) fn unpriced_cloud(mut self, cloud: &StandIn) -> Self {
+        let base_url = cloud.base_url();
+        write!(
+            self.routes,
+            "\n[routes.cloud]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{base_url}\"\n\
+             model = \"standin-unheard-of\"\n"
+        )
+        .expect("a string");
+        self
+    }
+
+    /// A cloud route of that name to a model there, which sends no key of its own.
+    pub(crate) fn keyless_cloud_at(
+        self,
+        name: &str,
+        base_url: &str,
+        model: &str,
+        more: &str,
+    ) -> Self {
+        let mut gate = self.cloud_at(name, base_url, more);
+        gate.routes = gate
+            .routes
+            .replace(&format!("api_key = \"sk-upstream-{name}-canary\"\n"), "")
+            .replace("model = \"standin-1\"", &format!("model = \"{model}\""));
+        gate
     }
 
     /// The model in the process, as the route `edge`.
@@ -182,10 +214,7 @@ fn usual_unless_in(more: &str, lines: &[&str]) -> String {
 /// The model's file: `TOLLGATE_MODEL`, else where `make model` puts it.
 pub(crate) fn model_file() -> PathBuf {
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(
-        || {
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("../models/SmolLM2-135M-Instruct-Q4_1.gguf")
-        },
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/SmolLM2-135M-Instruct-Q4_1.gguf"),
         PathBuf::from,
     );
     assert!(file.exists(), "no model at {}: run `make model`", file.display());

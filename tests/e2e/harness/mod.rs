@@ -11,10 +11,10 @@ mod config;
 mod keys;
 mod raw;
 
-pub(crate) use ask::{Answer, Open};
-pub(crate) use books::{AttemptSeen, EntrySeen};
+pub(crate) use ask::{Answer, ErrorSeen, Open};
+pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
-pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, model_file};
+pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder};
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
 
@@ -110,7 +110,13 @@ impl Gate {
     }
 
     /// Any method, no key, a body of bytes.
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
         let method = method.parse().expect("a method");
         let mut request = self.client.request(method, format!("{}{path}", self.url())).body(body);
         for (name, value) in headers {

@@ -1,0 +1,163 @@
+//! The state that follows from the journal: balances, what is held, keys, policies, rollups.
+//!
+//! **Invariant:** it is a fold of the committed events in their order and of nothing else: neither
+//! the clock nor the configuration has a part in it. A rebuilt one therefore equals the running
+//! one, and a checkpoint is the state after exactly the event it names.
+
+use super::{
+    accounts::{Accounts, Amount},
+    budgets::Scope,
+    effect::{Effect, Hold},
+    entry::{KeyId, RequestId},
+    rollups::Rollups,
+};
+use crate::{caller::KeyRecord, store::codec::Row};
+use policies::{PolicyName, PolicyVersion};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Codes of refusals that are told apart; a provider's own are among them.
+const CODES_MAX: usize = 256;
+const OTHER_CODE: &str = "other";
+
+/// A request that has reserved and has no entry yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OpenRequest {
+    /// Its attempts, as they were reserved.
+    pub(crate) attempts: Vec<OpenAttempt>,
+}
+
+/// One of its attempts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OpenAttempt {
+    pub(crate) hold: Hold,
+    /// Number of its `Reserved` event.
+    pub(crate) reserved_seq: u64,
+    /// Number of its `Settled` event, if it ended.
+    pub(crate) settled_seq: Option<u64>,
+}
+
+/// When a policy version came into force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyNote {
+    /// Its name.
+    pub name: PolicyName,
+    /// Hash of its bytes.
+    pub version: PolicyVersion,
+    /// When, milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// The event that holds its text.
+    pub seq: u64,
+}
+
+/// The fold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Derived {
+    /// Number of the next event to apply.
+    pub(crate) next_seq: u64,
+    pub(crate) accounts: BTreeMap<Scope, Accounts>,
+    pub(crate) open: HashMap<RequestId, OpenRequest>,
+    pub(crate) keys: BTreeMap<KeyId, KeyRecord>,
+    pub(crate) policies: Vec<PolicyNote>,
+    pub(crate) rollups: Rollups,
+    /// Refusals by code, counted ones included that were not written as rows.
+    pub(crate) refused: BTreeMap<String, u64>,
+    /// What changed since the last checkpoint.
+    pub(crate) dirty: Dirty,
+}
+
+/// What changed since the last checkpoint.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dirty {
+    pub(crate) scopes: BTreeSet<Scope>,
+    pub(crate) keys: BTreeSet<KeyId>,
+    pub(crate) policies_from: usize,
+    pub(crate) names_from: usize,
+}
+
+impl Derived {
+    /// Before the first event.
+    pub(crate) fn new() -> Self {
+        Self { next_seq: 1, ..Self::default() }
+    }
+
+    /// Applies the event `seq`, committed at `unix_ms`.
+    pub(crate) fn apply(&mut self, seq: u64, unix_ms: u64, effect: Effect) {
+        self.next_seq = seq + 1;
+        match effect {
+            Effect::Reserved(hold) => self.reserve(seq, hold),
+            Effect::Settled { id, attempt, charge } => self.settle(seq, id, attempt, charge),
+            Effect::Entry(row) => self.entry(unix_ms, &row),
+            Effect::Refused(row) => {
+                let known = self.refused.len() < CODES_MAX || self.refused.contains_key(&row.code);
+                let code = if known { row.code } else { OTHER_CODE.to_owned() };
+                *self.refused.entry(code).or_default() += 1 + row.unwritten;
+            }
+            Effect::Key(record) => {
+                self.dirty.keys.insert(record.id.clone());
+                self.keys.insert(record.id.clone(), *record);
+            }
+            Effect::Policy(record) => {
+                let record = *record;
+                self.policies.push(PolicyNote {
+                    name: record.name,
+                    version: record.version,
+                    unix_ms,
+                    seq,
+                });
+            }
+        }
+    }
+
+    fn reserve(&mut self, seq: u64, hold: Hold) {
+        let global = self.accounts.entry(Scope::Global).or_default();
+        global.hold(&hold.holds.global, hold.held);
+        self.dirty.scopes.insert(Scope::Global);
+        if hold.holds.key.iter().any(Option::is_some) {
+            let scope = Scope::Key(hold.key.clone());
+            self.accounts.entry(scope.clone()).or_default().hold(&hold.holds.key, hold.held);
+            self.dirty.scopes.insert(scope);
+        }
+        let request = self.open.entry(hold.id).or_default();
+        request.attempts.push(OpenAttempt { hold, reserved_seq: seq, settled_seq: None });
+    }
+
+    fn settle(&mut self, seq: u64, id: RequestId, attempt: u16, charge: Amount) {
+        let open = self
+            .open
+            .get_mut(&id)
+            .and_then(|open| open.attempts.iter_mut().find(|open| open.hold.attempt == attempt));
+        if let Some(open) = open
+            && open.settled_seq.is_none()
+        {
+            open.settled_seq = Some(seq);
+            let hold = open.hold.clone();
+            self.charge(&hold, charge);
+        }
+    }
+
+    fn entry(&mut self, unix_ms: u64, row: &Row) {
+        if let Some(open) = self.open.remove(&row.id) {
+            for open in open.attempts.into_iter().filter(|open| open.settled_seq.is_none()) {
+                let attempt = row.attempts.get(usize::from(open.hold.attempt));
+                // An attempt that its entry does not name: as reserved, never nothing.
+                let charge = attempt.map_or(open.hold.held, super::Attempt::charge);
+                self.charge(&open.hold, charge);
+            }
+        }
+        self.rollups.add(unix_ms, row);
+    }
+
+    fn charge(&mut self, hold: &Hold, charge: Amount) {
+        let global = self.accounts.entry(Scope::Global).or_default();
+        global.settle(&hold.holds.global, hold.held, charge);
+        if hold.holds.key.iter().any(Option::is_some) {
+            let scope = Scope::Key(hold.key.clone());
+            if let Some(accounts) = self.accounts.get_mut(&scope) {
+                accounts.settle(&hold.holds.key, hold.held, charge);
+            }
+            self.dirty.scopes.insert(scope);
+        }
+        self.dirty.scopes.insert(Scope::Global);
+    }
+}

@@ -1,0 +1,59 @@
+//! What an event does to the state that is derived from the journal.
+//!
+//! **Invariant:** the effect that travels beside an event while it is committed and the one made
+//! from the event as read back are the same, so that a rebuilt state equals the running one.
+
+use super::{
+    accounts::Amount,
+    budgets::Holds,
+    entry::{KeyId, RefusedRow, RequestId},
+};
+use crate::{
+    caller::KeyRecord,
+    store::codec::{Event, PolicyRecord, Row},
+};
+use serde::{Deserialize, Serialize};
+
+/// What an event does.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Reserved(Hold),
+    Settled { id: RequestId, attempt: u16, charge: Amount },
+    Entry(Box<Row>),
+    Refused(RefusedRow),
+    Key(Box<KeyRecord>),
+    Policy(Box<PolicyRecord>),
+}
+
+/// What is held for one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    pub(crate) id: RequestId,
+    pub(crate) attempt: u16,
+    pub(crate) key: KeyId,
+    pub(crate) holds: Holds,
+    pub(crate) held: Amount,
+}
+
+impl From<Event> for Effect {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Reserved(reserved) => Self::Reserved(Hold {
+                id: reserved.id,
+                attempt: reserved.attempt,
+                key: reserved.key,
+                holds: reserved.holds,
+                held: Amount { money: reserved.reserved, tokens: reserved.reserved_tokens },
+            }),
+            Event::Settled(settled) => Self::Settled {
+                id: settled.id,
+                attempt: settled.attempt,
+                charge: settled.record.charge(),
+            },
+            Event::Entry(row) => Self::Entry(row),
+            Event::Refused(row) => Self::Refused(row),
+            Event::Key(record) => Self::Key(record),
+            Event::Policy(record) => Self::Policy(Box::new(record)),
+        }
+    }
+}

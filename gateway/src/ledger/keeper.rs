@@ -1,0 +1,257 @@
+//! The thread that keeps what is derived from the journal: applies committed events, writes
+//! checkpoints to sled, has full segments sealed.
+//!
+//! **Invariants:** only durable events are applied; a checkpoint that fails costs a longer replay
+//! at the next start and nothing else; the hot path never waits for this thread.
+
+use super::{checkpoint, derived::Derived, effect::Effect};
+use crate::store::{
+    catalogue::Catalogue,
+    codec,
+    committer::Sink,
+    index::Index,
+    sealed::{Sealed, Sealer},
+    segment::{ScanError, walk},
+    writer::sealed_name,
+};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Effects are applied this long after the first, or when someone asks.
+const LINGER: Duration = Duration::from_millis(50);
+/// Events between two checkpoints: about 0.2 s of replay.
+const CHECKPOINT_EVENTS: u64 = 65_536;
+/// Time between two checkpoints, if anything happened.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+/// More effects than this never wait: the committer does then.
+const INBOX_MAX: usize = 1 << 18;
+
+/// Effects on their way, and the state they are applied to.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    inbox: Mutex<Inbox>,
+    wake: Condvar,
+    done: Condvar,
+    derived: Mutex<Derived>,
+    pub(crate) index: Option<Index>,
+    catalogue: Arc<Catalogue>,
+    abort_sealing: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    batches: Vec<Batch>,
+    count: usize,
+    /// Events applied so far, all below this number.
+    applied_seq: u64,
+    wanted: bool,
+    seal: bool,
+    stop: bool,
+}
+
+#[derive(Debug)]
+struct Batch {
+    first_seq: u64,
+    unix_ms: u64,
+    effects: Vec<Effect>,
+}
+
+impl Keeper {
+    pub(crate) fn new(derived: Derived, index: Option<Index>, catalogue: Arc<Catalogue>) -> Self {
+        let inbox = Inbox { applied_seq: derived.next_seq, seal: true, ..Inbox::default() };
+        Self {
+            inbox: Mutex::new(inbox),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            derived: Mutex::new(derived),
+            index,
+            catalogue,
+            abort_sealing: Arc::default(),
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, after every event that was applied.
+    pub(crate) fn derived(&self) -> MutexGuard<'_, Derived> {
+        self.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until every event below `seq` is applied. Blocking.
+    pub(crate) fn caught_up(&self, seq: u64) {
+        let mut inbox = self.inbox();
+        while inbox.applied_seq < seq && !inbox.stop {
+            inbox.wanted = true;
+            self.wake.notify_one();
+            inbox = self.done.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.abort_sealing.store(true, Ordering::Relaxed);
+        self.inbox().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread.
+    pub(crate) fn run(&self) {
+        let mut kept = (self.derived().next_seq, Instant::now());
+        let mut sealing: Option<JoinHandle<()>> = None;
+        loop {
+            let (batches, seal, stop) = self.wait(kept);
+            self.apply(batches);
+            if seal {
+                self.seal(&mut sealing);
+            }
+            let events = self.derived().next_seq - kept.0;
+            let due = events >= CHECKPOINT_EVENTS || kept.1.elapsed() >= CHECKPOINT_EVERY;
+            if events > 0 && (due || stop) {
+                self.checkpoint();
+                kept = (self.derived().next_seq, Instant::now());
+            }
+            if stop {
+                break;
+            }
+        }
+        if let Some(sealing) = sealing {
+            // It panicked or it ended; its segment is sealed at the next start.
+            let _ended = sealing.join();
+        }
+        self.done.notify_all();
+    }
+
+    fn wait(&self, kept: (u64, Instant)) -> (Vec<Batch>, bool, bool) {
+        let mut inbox = self.inbox();
+        while !inbox.stop && !inbox.wanted && !inbox.seal && inbox.count == 0 {
+            let pending = inbox.applied_seq > kept.0;
+            inbox = if pending {
+                let left = CHECKPOINT_EVERY.saturating_sub(kept.1.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                self.wake.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        if !inbox.stop && !inbox.wanted && !inbox.seal && inbox.count < INBOX_MAX / 4 {
+            inbox = self.wake.wait_timeout(inbox, LINGER).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inbox.wanted = false;
+        inbox.count = 0;
+        (std::mem::take(&mut inbox.batches), std::mem::take(&mut inbox.seal), inbox.stop)
+    }
+
+    fn apply(&self, batches: Vec<Batch>) {
+        let next_seq = {
+            let mut derived = self.derived();
+            for batch in batches {
+                for (seq, effect) in (batch.first_seq..).zip(batch.effects) {
+                    derived.apply(seq, batch.unix_ms, effect);
+                }
+            }
+            derived.next_seq
+        };
+        self.inbox().applied_seq = next_seq;
+        self.done.notify_all();
+    }
+
+    fn checkpoint(&self) {
+        let Some(index) = &self.index else { return };
+        let saved = checkpoint::save(index, &mut self.derived());
+        if let Err(error) = saved {
+            tracing::warn!(%error, "no checkpoint; the next start replays more of the journal");
+        }
+    }
+
+    /// Has full segments compressed, one thread at a time.
+    fn seal(&self, sealing: &mut Option<JoinHandle<()>>) {
+        match sealing.take() {
+            Some(running) if !running.is_finished() => {
+                *sealing = Some(running);
+                // Looked at again with the next segment, or at the next start.
+                return;
+            }
+            _ => {}
+        }
+        if self.catalogue.unsealed().is_empty() {
+            return;
+        }
+        let catalogue = Arc::clone(&self.catalogue);
+        let abort = Arc::clone(&self.abort_sealing);
+        let run = move || {
+            if let Err(error) = seal_all(&catalogue, &abort) {
+                tracing::warn!(%error, "a segment could not be sealed; it stays as it is");
+            }
+        };
+        match std::thread::Builder::new().name("ledger-seal".into()).spawn(run) {
+            Ok(thread) => *sealing = Some(thread),
+            Err(error) => tracing::warn!(%error, "no thread to seal a segment"),
+        }
+    }
+}
+
+/// Seals every full segment.
+pub(crate) fn seal_all(catalogue: &Catalogue, abort: &AtomicBool) -> Result<(), ScanError> {
+    for plain in catalogue.unsealed() {
+        let path = plain.path.with_file_name(sealed_name(plain.first_seq));
+        let mut sealer = Sealer::create(&path)?;
+        for (at, mark) in plain.marks.iter().enumerate() {
+            if abort.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let to = plain.marks.get(at + 1).map_or(plain.end, |next| next.offset);
+            walk(&plain.file, mark.offset, to, &mut |_, record, _| {
+                let head = record.head;
+                let id = (head.kind == codec::ENTRY)
+                    .then(|| codec::entry_id(record.payload).map(|id| id.0.as_u128()))
+                    .flatten();
+                sealer.add(head.seq, head.unix_ms, record.raw, id).map_err(ScanError::Io)
+            })?;
+        }
+        let sealed: Sealed = sealer.finish()?;
+        catalogue.seal(&Arc::new(sealed));
+        std::fs::remove_file(&plain.path)?;
+    }
+    Ok(())
+}
+
+/// The committer's end.
+#[derive(Debug)]
+pub(crate) struct Feed(pub(crate) Arc<Keeper>);
+
+impl Sink<Effect> for Feed {
+    fn committed(
+        &mut self,
+        first_seq: u64,
+        unix_ms: u64,
+        effects: &mut dyn Iterator<Item = Effect>,
+    ) {
+        let batch = Batch { first_seq, unix_ms, effects: effects.collect() };
+        let mut inbox = self.0.inbox();
+        while inbox.count >= INBOX_MAX && !inbox.stop {
+            self.0.wake.notify_one();
+            inbox = self.0.done.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        let wake = inbox.count == 0;
+        inbox.count += batch.effects.len();
+        inbox.batches.push(batch);
+        drop(inbox);
+        if wake {
+            self.0.wake.notify_one();
+        }
+    }
+
+    fn rolled(&mut self) {
+        self.0.inbox().seal = true;
+        self.0.wake.notify_one();
+    }
+}

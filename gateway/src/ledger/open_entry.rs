@@ -1,0 +1,492 @@
+//! One request while it runs: its reservations and the record that grows with it.
+//!
+//! **Invariants:** every reservation ends exactly once, whatever happens: an [`OpenEntry`] that is
+//! dropped settles itself, by the place in the queue it took when it was opened, so `Drop` never
+//! waits. A settlement is queued before the money it frees can be reserved again, so that any
+//! prefix of the journal balances. Unknown usage or an unknown price is `None`, never 0, and the
+//! budgets are then charged with what was held.
+
+use super::{
+    accounts::Amount,
+    books::Shared,
+    budgets::{Holds, Scope, Unit},
+    effect::{Effect, Hold},
+    entry::{
+        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
+        RequestId, Role,
+    },
+};
+use crate::{
+    store::{
+        BooksError, CommitTicket,
+        codec::{self, ReservedRef},
+    },
+    timeline::{Stage, Timeline},
+};
+use policies::{PicoUsd, RouteId, RoutePrice, TokenPrice};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// What is known of a request when its routes are about to be tried.
+#[derive(Clone, Debug)]
+pub struct EntryHead {
+    /// From [`super::Books::request_id`].
+    pub id: RequestId,
+    /// When it arrived, milliseconds since the Unix epoch.
+    pub arrived_unix_ms: u64,
+    /// The key that asks.
+    pub key: KeyId,
+    /// The key's user.
+    pub user: Option<String>,
+    /// The key's team.
+    pub team: Option<String>,
+    /// Session named by the request.
+    pub session: Option<String>,
+    /// Tags of the request.
+    pub tags: Vec<String>,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The `model` the caller wrote.
+    pub model_asked: String,
+    /// Whether the caller asked for a stream.
+    pub stream: bool,
+    /// How the decision came about.
+    pub decision: DecisionRecord,
+    /// The output cap the caller asked for, or the configured default.
+    pub output_cap_asked: u64,
+    /// The running clock.
+    pub timeline: Timeline,
+}
+
+/// One attempt about to be made, at its worst.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The route.
+    pub route: RouteId,
+    /// The model asked of it.
+    pub model: String,
+    /// The provider.
+    pub provider: String,
+    /// Why it is made.
+    pub role: Role,
+    /// The attempt that led to it.
+    pub parent: Option<AttemptIndex>,
+    /// Its price.
+    pub price: RoutePrice,
+    /// The most it can cost; for an unknown price the configured maximum.
+    pub worst_money: PicoUsd,
+    /// Whether its cost counts against money budgets.
+    pub budgeted: bool,
+    /// The most tokens it can use, prompt and answer.
+    pub worst_tokens: u64,
+    /// The output cap that is sent.
+    pub output_cap: u64,
+    /// Local attempts: the price of the cheapest allowed cloud route.
+    pub avoided: Option<Arc<TokenPrice>>,
+}
+
+/// Which attempt of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptIndex(u16);
+
+/// How a request ended for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub outcome: Outcome,
+    /// The status that was sent, if one was.
+    pub status: Option<u16>,
+    /// The attempt whose answer the caller got.
+    pub answered_by: Option<AttemptIndex>,
+    /// Client's TTFT in microseconds, see [`Entry::ttft_us`].
+    pub ttft_us: Option<u64>,
+    /// Client's TPOT in nanoseconds, see [`Entry::tpot_ns`].
+    pub tpot_ns: Option<u64>,
+}
+
+/// Why an attempt may not be made. Nothing is held then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Short {
+    /// A hard budget has less left than the attempt could cost.
+    #[error("the budget `{id}` has {left} of {limit} left, {needed} could be needed")]
+    Budget {
+        /// The budget.
+        id: Arc<str>,
+        /// Whose.
+        scope: Scope,
+        /// Pico-USD or tokens, for the three figures that follow.
+        unit: Unit,
+        /// Its limit.
+        limit: u64,
+        /// What is neither settled nor held.
+        left: u64,
+        /// What the attempt could need.
+        needed: u64,
+        /// When the next window opens, milliseconds since the Unix epoch; `None` for `total`.
+        opens_unix_ms: Option<u64>,
+    },
+    /// A tokens-per-minute limit.
+    #[error("the limit of {limit} tokens per minute has {left} left, {needed} could be needed")]
+    TokensPerMinute {
+        /// Whose.
+        scope: Scope,
+        /// Tokens per minute.
+        limit: u64,
+        /// What could be taken now.
+        left: u64,
+        /// What the attempt could need; above `limit` it never fits.
+        needed: u64,
+        /// When it fits, if nothing else is taken meanwhile.
+        retry_after: Duration,
+    },
+    /// The books cannot record paid work now.
+    #[error(transparent)]
+    Store(#[from] BooksError),
+}
+
+/// An entry being written. Owned by the handler, then by the response body.
+#[derive(Debug)]
+pub struct OpenEntry {
+    /// The running clock; its stages become the entry's.
+    pub timeline: Timeline,
+    /// What is booked if the entry is dropped now. Keep it up to date as the answer goes out.
+    pub ending: Ending,
+    books: Arc<Shared>,
+    /// `None` once it is settled.
+    head: Option<EntryHead>,
+    attempts: Vec<Running>,
+    /// Whether it has its place in the queue. Only while the store fails and the queue is full may
+    /// free work go on without one.
+    placed: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    record: Attempt,
+    price: RoutePrice,
+    avoided: Option<Arc<TokenPrice>>,
+    worst_money: PicoUsd,
+    holds: Holds,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It runs.
+    Open,
+    /// It ended; its money is held until the end is queued.
+    Ended,
+    /// The end is queued, the money is free.
+    Settled,
+}
+
+// === impl OpenEntry ===
+
+impl OpenEntry {
+    pub(crate) fn new(books: Arc<Shared>, head: EntryHead, placed: bool) -> Self {
+        let ending = Ending {
+            outcome: Outcome::ClientGone,
+            status: None,
+            answered_by: None,
+            ttft_us: None,
+            tpot_ns: None,
+        };
+        let timeline = head.timeline.clone();
+        Self { timeline, ending, books, head: Some(head), attempts: Vec::new(), placed }
+    }
+
+    /// Holds the worst case of one attempt on every budget of its path, or on none. A paid attempt
+    /// may be sent once the ticket resolves.
+    ///
+    /// # Errors
+    /// [`Short`]: which limit has too little left, or that the store cannot record paid work.
+    pub fn reserve(&mut self, ask: Ask) -> Result<(AttemptIndex, CommitTicket), Short> {
+        self.settle_ended();
+        let Some(head) = &self.head else { return Err(BooksError::Closed.into()) };
+        let index = u16::try_from(self.attempts.len()).map_err(|_| BooksError::Full)?;
+        let paid = ask.budgeted && !ask.price.is_free();
+        if paid {
+            self.books.condition().paid_work()?;
+        }
+        // One place for the reservation, one for a settlement before the entry.
+        if self.placed {
+            self.books.queue.take_places(2)?;
+        } else if paid {
+            return Err(BooksError::Full.into());
+        }
+        let money = if paid { ask.worst_money } else { PicoUsd::ZERO };
+        let held = Amount { money, tokens: ask.worst_tokens };
+        let now_ms = self.books.clock.unix_ms();
+        let holds = self.books.budgets.reserve(&head.key, held, now_ms).inspect_err(|_| {
+            if self.placed {
+                self.books.queue.give_places(2);
+            }
+        })?;
+        let offset_us = self.timeline.offset_us(Instant::now());
+        let running = Running::new(ask, held, holds, paid, offset_us);
+        let ticket = if self.placed {
+            let hold = Hold { id: head.id, attempt: index, key: head.key.clone(), holds, held };
+            let reserved = ReservedRef {
+                head,
+                attempt: index,
+                record: &running.record,
+                worst_money: running.worst_money,
+                holds: &holds,
+            };
+            let wait = paid && self.books.strict;
+            let ticket = self
+                .books
+                .write(wait, Effect::Reserved(hold), |out| codec::encode_reserved(out, reserved));
+            if wait { ticket } else { CommitTicket::ready() }
+        } else {
+            CommitTicket::ready()
+        };
+        self.books.reservations.fetch_add(1, Ordering::Relaxed);
+        self.attempts.push(running);
+        Ok((AttemptIndex(index), ticket))
+    }
+
+    /// How many attempts were made so far.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// The key that asks; `None` once the entry is settled.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.head.as_ref().map(|head| &head.key)
+    }
+
+    /// The output cap the caller asked for, or the configured default.
+    #[must_use]
+    pub fn output_cap_asked(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.output_cap_asked)
+    }
+
+    /// The running record of an attempt, to look at.
+    #[must_use]
+    pub fn attempt_ref(&self, index: AttemptIndex) -> &Attempt {
+        &self.attempts[usize::from(index.0)].record
+    }
+
+    /// The running record of an attempt: usage, times and the provider's words are written into it
+    /// as they come.
+    #[must_use]
+    pub fn attempt(&mut self, index: AttemptIndex) -> &mut Attempt {
+        &mut self.attempts[usize::from(index.0)].record
+    }
+
+    /// Ends an attempt: prices what its record holds. `void`: nothing is owed, because nothing was
+    /// sent or the provider answered with an error status. The money is free from the next
+    /// reservation of this request or its end on.
+    pub fn end_attempt(&mut self, index: AttemptIndex, outcome: AttemptOutcome, void: bool) {
+        if let Some(running) = self.attempts.get_mut(usize::from(index.0)) {
+            running.end(outcome, void);
+        }
+    }
+
+    /// Ends the request; attempts that still run are booked as cancelled.
+    pub fn finish(mut self, ending: Ending) -> CommitTicket {
+        self.ending = ending;
+        self.settle()
+    }
+
+    /// Forgets a request for which no route could be tried: it leaves a refusal, not an entry. One
+    /// that has attempts is settled as [`Outcome::Short`] instead.
+    pub fn discard(mut self) {
+        if self.attempts.is_empty() {
+            self.head = None;
+            if self.placed {
+                self.books.queue.give_places(1);
+            }
+        } else {
+            self.ending.outcome = Outcome::Short;
+            let _waited_by_nobody = self.settle();
+        }
+    }
+
+    /// Queues the ends of attempts that ended, then frees their money.
+    fn settle_ended(&mut self) {
+        let Some(head) = &self.head else { return };
+        let ended = self.attempts.iter_mut().enumerate();
+        for (index, running) in ended.filter(|(_, running)| running.state == State::Ended) {
+            if self.placed {
+                let attempt = u16::try_from(index).unwrap_or(u16::MAX);
+                let effect =
+                    Effect::Settled { id: head.id, attempt, charge: running.record.charge() };
+                // Nobody waits for this one: the next event of the request does.
+                let _ticket = self.books.write(false, effect, |out| {
+                    codec::encode_settled(out, head.id, attempt, &running.record)
+                });
+            }
+            running.settle(&self.books, &head.key);
+        }
+    }
+
+    /// The one end of every request.
+    fn settle(&mut self) -> CommitTicket {
+        let Some(head) = self.head.take() else { return CommitTicket::ready() };
+        for running in &mut self.attempts {
+            running.end(AttemptOutcome::Cancelled, false);
+        }
+        self.timeline.end(Stage::Settle);
+        let key = head.key.clone();
+        let running = std::mem::take(&mut self.attempts);
+        let unsettled = running.iter().filter(|running| running.state != State::Settled);
+        let ends: Vec<_> = unsettled
+            .map(|running| (running.holds, running.record.held(), running.record.charge()))
+            .collect();
+        let entry = self.entry(head, running.into_iter().map(|running| running.record).collect());
+        let strict = self.books.strict;
+        let mut ticket = CommitTicket::ready();
+        if self.placed {
+            let written = self.books.write_entry(strict, entry);
+            if strict {
+                ticket = written;
+            }
+        } else {
+            self.books.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.placed {
+            // The places of the settlements that this entry makes.
+            self.books.queue.give_places(ends.len());
+        }
+        for (holds, held, charge) in ends {
+            self.books.release(&key, &holds, held, charge);
+        }
+        ticket
+    }
+
+    fn entry(&self, head: EntryHead, attempts: Vec<Attempt>) -> Entry {
+        let ending = self.ending;
+        // A caller that left in the middle was being answered by whoever had begun to speak.
+        let speaking = || attempts.iter().rposition(|attempt| attempt.times.ttft_us.is_some());
+        let answered_by = match (ending.answered_by, ending.outcome) {
+            (Some(AttemptIndex(index)), _) => Some(index),
+            (None, Outcome::ClientGone) => speaking().and_then(|at| u16::try_from(at).ok()),
+            (None, _) => None,
+        };
+        Entry {
+            id: head.id,
+            arrived_unix_ms: head.arrived_unix_ms,
+            key: head.key,
+            user: head.user,
+            team: head.team,
+            session: head.session,
+            tags: head.tags,
+            endpoint: head.endpoint,
+            model_asked: head.model_asked,
+            stream: head.stream,
+            decision: head.decision,
+            cost: Entry::sum(&attempts),
+            attempts,
+            answered_by,
+            outcome: ending.outcome,
+            status: ending.status,
+            stages: self.timeline.stages(),
+            ttft_us: ending.ttft_us,
+            tpot_ns: ending.tpot_ns,
+            output_cap_asked: head.output_cap_asked,
+        }
+    }
+}
+
+impl Drop for OpenEntry {
+    fn drop(&mut self) {
+        let _nobody_waits = self.settle();
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn new(ask: Ask, held: Amount, holds: Holds, budgeted: bool, offset_us: u64) -> Self {
+        let record = Attempt {
+            route: ask.route,
+            model: ask.model,
+            provider: ask.provider,
+            role: ask.role,
+            parent: ask.parent.map(|AttemptIndex(index)| index),
+            outcome: AttemptOutcome::Cancelled,
+            upstream_status: None,
+            upstream_id: None,
+            usage: None,
+            usage_source: None,
+            price: ask.price.id().cloned(),
+            budgeted,
+            reserved: held.money,
+            reserved_tokens: held.tokens,
+            voided: false,
+            cost: None,
+            overrun: PicoUsd::ZERO,
+            avoided_cost: None,
+            output_cap: ask.output_cap,
+            finish: None,
+            times: AttemptTimes { offset_us, ..AttemptTimes::default() },
+        };
+        Self {
+            record,
+            price: ask.price,
+            avoided: ask.avoided,
+            worst_money: ask.worst_money,
+            holds,
+            state: State::Open,
+        }
+    }
+
+    /// Prices what was used. Only the first end counts.
+    fn end(&mut self, outcome: AttemptOutcome, void: bool) {
+        if self.state != State::Open {
+            return;
+        }
+        self.state = State::Ended;
+        let record = &mut self.record;
+        record.outcome = outcome;
+        record.voided = void;
+        if void {
+            record.usage = None;
+            record.usage_source = None;
+            record.cost = Some(PicoUsd::ZERO);
+            return;
+        }
+        record.cost = cost(&self.price, record);
+        if let (true, Some(cost)) = (record.budgeted, record.cost) {
+            record.overrun = cost.less(record.reserved);
+        }
+        record.avoided_cost = match (&self.avoided, &record.usage) {
+            (Some(price), Some(usage)) => price.cost(usage).ok(),
+            _ => None,
+        };
+    }
+
+    fn settle(&mut self, books: &Shared, key: &KeyId) {
+        if self.state != State::Settled {
+            self.state = State::Settled;
+            let (held, charge) = (self.record.held(), self.record.charge());
+            books.release(key, &self.holds, held, charge);
+        }
+    }
+}
+
+/// The exact cost of what was used; `None` when the price or the use is unknown.
+fn cost(price: &RoutePrice, record: &Attempt) -> Option<PicoUsd> {
+    if price.is_free() {
+        return Some(PicoUsd::ZERO);
+    }
+    let priced = match price {
+        RoutePrice::Tokens(price) => price.cost(record.usage.as_ref()?),
+        RoutePrice::Compute(price) => price.cost(Duration::from_nanos(record.times.engine_ns?)),
+        RoutePrice::Unknown => return None,
+    };
+    match priced {
+        Ok(cost) => Some(cost),
+        Err(error) => {
+            tracing::error!(%error, route = %record.route, "an attempt's cost does not fit");
+            None
+        }
+    }
+}

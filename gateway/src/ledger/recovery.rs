@@ -1,0 +1,150 @@
+//! After a crash: requests that had reserved and have no entry get one.
+//!
+//! **Invariant:** afterwards every reservation in the journal has ended exactly once. What nobody
+//! can know is booked as it was reserved and marked [`UsageSource::CrashedUnknown`]; what had
+//! ended before the crash is booked as it ended.
+
+use super::{
+    derived::{OpenAttempt, OpenRequest},
+    entry::{Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Entry, Outcome, RequestId},
+};
+use crate::{
+    store::{
+        BooksError,
+        catalogue::Snapshot,
+        codec::{self, Event, Reserved},
+    },
+    timeline::StageTimes,
+};
+use policies::{CallerFacts, Facts, PicoUsd, RequestFacts, TimeFacts, UsageSource};
+use std::collections::HashMap;
+
+/// Reads the events with these numbers.
+pub(crate) fn events(
+    snapshot: &Snapshot,
+    mut wanted: Vec<u64>,
+) -> Result<HashMap<u64, Event>, BooksError> {
+    wanted.sort_unstable();
+    let mut found = HashMap::new();
+    for block in snapshot.blocks() {
+        let first = wanted.partition_point(|seq| *seq < block.seq);
+        let last = wanted.partition_point(|seq| *seq < block.next_seq);
+        if first == last {
+            continue;
+        }
+        let mut flaw = None;
+        snapshot
+            .read(&block, &mut |record| {
+                let head = record.head;
+                if wanted[first..last].binary_search(&head.seq).is_err() {
+                    return;
+                }
+                match codec::decode(head.kind, head.version, record.payload) {
+                    Ok(event) => {
+                        found.insert(head.seq, event);
+                    }
+                    Err(error) => flaw = Some(error.to_string()),
+                }
+            })
+            .map_err(|error| BooksError::Unreadable(error.to_string().into()))?;
+        if let Some(flaw) = flaw {
+            return Err(BooksError::Unreadable(flaw.into()));
+        }
+    }
+    Ok(found)
+}
+
+/// The entry of a request that was running when the process died.
+pub(crate) fn entry(
+    id: RequestId,
+    open: &OpenRequest,
+    events: &mut HashMap<u64, Event>,
+) -> Option<Entry> {
+    let mut attempts = Vec::new();
+    let mut first = None;
+    for attempt in &open.attempts {
+        let Some(Event::Reserved(reserved)) = events.remove(&attempt.reserved_seq) else {
+            return None;
+        };
+        attempts.push(record(attempt, &reserved, events)?);
+        first.get_or_insert(reserved);
+    }
+    let reserved = *first?;
+    Some(Entry {
+        id,
+        arrived_unix_ms: reserved.arrived_unix_ms,
+        decision: decision(&reserved),
+        key: reserved.key,
+        user: reserved.user,
+        team: reserved.team,
+        session: reserved.session,
+        tags: reserved.tags,
+        endpoint: reserved.endpoint,
+        model_asked: reserved.model_asked,
+        stream: reserved.stream,
+        cost: Entry::sum(&attempts),
+        attempts,
+        answered_by: None,
+        outcome: Outcome::Crashed,
+        status: None,
+        stages: StageTimes::default(),
+        ttft_us: None,
+        tpot_ns: None,
+        output_cap_asked: reserved.output_cap_asked,
+    })
+}
+
+fn record(
+    open: &OpenAttempt,
+    reserved: &Reserved,
+    events: &mut HashMap<u64, Event>,
+) -> Option<Attempt> {
+    if let Some(seq) = open.settled_seq {
+        let Some(Event::Settled(settled)) = events.remove(&seq) else { return None };
+        return Some(settled.record);
+    }
+    Some(Attempt {
+        route: reserved.route.clone(),
+        model: reserved.model.clone(),
+        provider: reserved.provider.clone(),
+        role: reserved.role,
+        parent: reserved.parent,
+        outcome: AttemptOutcome::CrashedUnknown,
+        upstream_status: None,
+        upstream_id: None,
+        usage: None,
+        usage_source: Some(UsageSource::CrashedUnknown),
+        price: reserved.price.clone(),
+        budgeted: reserved.budgeted,
+        reserved: reserved.reserved,
+        reserved_tokens: reserved.reserved_tokens,
+        voided: false,
+        // As reserved; with an unknown price nobody can say.
+        cost: reserved.price.is_some().then_some(reserved.worst_money),
+        overrun: PicoUsd::ZERO,
+        avoided_cost: None,
+        output_cap: reserved.output_cap,
+        finish: None,
+        times: AttemptTimes { offset_us: reserved.offset_us, ..AttemptTimes::default() },
+    })
+}
+
+/// The decision as far as a reservation tells. Facts of version 0: not recorded, not replayable.
+fn decision(reserved: &Reserved) -> DecisionRecord {
+    DecisionRecord {
+        policy: reserved.policy.clone(),
+        version: reserved.version.clone(),
+        rule: reserved.rule.clone(),
+        plan: vec![reserved.route.clone()],
+        left_out: Vec::new(),
+        facts: Facts {
+            version: 0,
+            request: RequestFacts::default(),
+            caller: CallerFacts::default(),
+            budgets: Vec::new(),
+            routes: Vec::new(),
+            time: TimeFacts::default(),
+            draw: 0,
+        },
+    }
+}

@@ -1,0 +1,246 @@
+//! Books in a temporary directory, and requests that go through them.
+
+use crate::{
+    caller::{BudgetSpec, KeyLimits, KeyRecord, Window},
+    clock::{Clock, Hand},
+    config::Durability,
+    ledger::{
+        Ask, AttemptIndex, AttemptOutcome, Books, BooksConfig, DecisionRecord, Ending, Endpoint,
+        EntryHead, KeyId, OpenEntry, OpenError, Outcome, Recovered, Role, Short,
+    },
+    store::disk::Disk,
+    timeline::Timeline,
+};
+use policies::{
+    CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, RequestFacts, RouteId,
+    RoutePrice, RuleName, TimeFacts, TokenPrice, TokenRates, Usage, UsageSource,
+};
+use std::{path::Path, sync::Arc};
+
+/// 1 June 2026, 12:00 UTC.
+pub(super) const NOON: u64 = 1_780_315_200_000;
+
+/// A data directory, its clock, and how to open it.
+pub(super) struct House {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) clock: Clock,
+    pub(super) hand: Hand,
+    pub(super) config: BooksConfig,
+}
+
+impl House {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hand) = Clock::standing(NOON);
+        let config = BooksConfig {
+            dir: dir.path().join("data"),
+            durability: Durability::Strict,
+            low_water_bytes: 0,
+            segment_entries_max: 250_000,
+            time_zone: jiff::tz::TimeZone::UTC,
+            global_budgets: Vec::new(),
+            global_tokens_per_minute: None,
+        };
+        Self { dir, clock, hand, config }
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut BooksConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    pub(super) fn open(&self) -> Books {
+        self.try_open().unwrap().0
+    }
+
+    pub(super) fn try_open(&self) -> Result<(Books, Recovered), OpenError> {
+        Books::open(self.config.clone(), self.clock.clone())
+    }
+
+    pub(super) fn open_on(&self, disk: Arc<dyn Disk>) -> Books {
+        Books::open_on(disk, self.config.clone(), self.clock.clone()).unwrap().0
+    }
+
+    pub(super) fn data(&self) -> &Path {
+        &self.config.dir
+    }
+
+    pub(super) fn journal(&self) -> std::path::PathBuf {
+        self.config.dir.join("journal")
+    }
+
+    /// What a crash at this moment would leave: a copy of the directory as it lies there.
+    pub(super) fn crashed(&self) -> House {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = self.config.clone();
+        config.dir = dir.path().join("data");
+        copy(self.data(), &config.dir);
+        House { dir, clock: self.clock.clone(), hand: self.hand.clone(), config }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let target = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy(&item.path(), &target);
+        } else {
+            std::fs::copy(item.path(), target).unwrap();
+        }
+    }
+}
+
+pub(super) fn usd(text: &str) -> PicoUsd {
+    text.parse().unwrap()
+}
+
+pub(super) fn money(window: Window, limit: &str) -> BudgetSpec {
+    BudgetSpec { window, money: Some(usd(limit)), tokens: None, hard: true }
+}
+
+pub(super) fn tokens(window: Window, limit: u64) -> BudgetSpec {
+    BudgetSpec { window, money: None, tokens: Some(limit), hard: true }
+}
+
+pub(super) fn key_id(name: &str) -> KeyId {
+    KeyId(Arc::from(name))
+}
+
+pub(super) fn key(name: &str, budgets: Vec<BudgetSpec>) -> KeyRecord {
+    KeyRecord {
+        id: key_id(name),
+        secret_hash: [7; 32],
+        hint: "tg_abc".to_owned(),
+        label: name.to_owned(),
+        user: None,
+        team: None,
+        limits: KeyLimits::default(),
+        budgets,
+        may_pin: false,
+        created_unix_ms: NOON,
+        expires_unix_ms: None,
+        revoked_unix_ms: None,
+    }
+}
+
+/// One cent per token of input, two per token of output.
+pub(super) fn price() -> RoutePrice {
+    RoutePrice::Tokens(Arc::new(token_price()))
+}
+
+pub(super) fn token_price() -> TokenPrice {
+    TokenPrice {
+        id: PriceId(Arc::from("test-price")),
+        base: TokenRates { input: usd("0.01"), output: usd("0.02"), ..TokenRates::default() },
+        tiers: Vec::new(),
+        per_request: PicoUsd::ZERO,
+    }
+}
+
+pub(super) fn facts() -> Facts {
+    Facts {
+        version: policies::FACTS_VERSION,
+        request: RequestFacts { model: "auto".to_owned(), ..RequestFacts::default() },
+        caller: CallerFacts::default(),
+        budgets: Vec::new(),
+        routes: Vec::new(),
+        time: TimeFacts::default(),
+        draw: 42,
+    }
+}
+
+pub(super) fn head(books: &Books, key: &str) -> EntryHead {
+    EntryHead {
+        id: books.request_id(),
+        arrived_unix_ms: NOON,
+        key: key_id(key),
+        user: Some("ada".to_owned()),
+        team: None,
+        session: Some("run-1".to_owned()),
+        tags: vec!["test".to_owned()],
+        endpoint: Endpoint::ChatCompletions,
+        model_asked: "auto".to_owned(),
+        stream: true,
+        decision: DecisionRecord {
+            policy: PolicyName(Arc::from("edge-first")),
+            version: PolicyVersion(Arc::from("0123456789abcdef")),
+            rule: RuleName(Arc::from("default")),
+            plan: vec![RouteId::new("cloud")],
+            left_out: Vec::new(),
+            facts: facts(),
+        },
+        output_cap_asked: 100,
+        timeline: Timeline::start(),
+    }
+}
+
+/// A paid attempt that can cost `worst` and use `tokens` at most.
+pub(super) fn ask(worst: &str, tokens: u64) -> Ask {
+    Ask {
+        route: RouteId::new("cloud"),
+        model: "small".to_owned(),
+        provider: "acme".to_owned(),
+        role: Role::Primary,
+        parent: None,
+        price: price(),
+        worst_money: usd(worst),
+        budgeted: true,
+        worst_tokens: tokens,
+        output_cap: 100,
+        avoided: None,
+    }
+}
+
+/// The same on a route that costs nothing.
+pub(super) fn free(tokens: u64) -> Ask {
+    let price = TokenPrice { base: TokenRates::default(), ..token_price() };
+    Ask {
+        route: RouteId::new("edge"),
+        provider: "local".to_owned(),
+        price: RoutePrice::Tokens(Arc::new(price)),
+        worst_money: PicoUsd::ZERO,
+        ..ask("0", tokens)
+    }
+}
+
+pub(super) fn used(input: u64, output: u64) -> Usage {
+    Usage { input, output, ..Usage::default() }
+}
+
+pub(super) fn done(index: AttemptIndex) -> Ending {
+    Ending {
+        outcome: Outcome::Completed,
+        status: Some(200),
+        answered_by: Some(index),
+        ttft_us: Some(1_000),
+        tpot_ns: Some(5_000_000),
+    }
+}
+
+/// Writes what an attempt used and ends it well.
+pub(super) fn complete(entry: &mut OpenEntry, index: AttemptIndex, usage: Usage) {
+    let attempt = entry.attempt(index);
+    attempt.usage = Some(usage);
+    attempt.usage_source = Some(UsageSource::Reported);
+    attempt.times.ttft_us = Some(900);
+    entry.end_attempt(index, AttemptOutcome::Completed, false);
+}
+
+/// A whole request: reserves `worst`, uses `usage`, waits for its entry.
+pub(super) fn request(
+    books: &Books,
+    key: &str,
+    ask: Ask,
+    usage: Usage,
+) -> Result<crate::ledger::RequestId, Short> {
+    let head = head(books, key);
+    let id = head.id;
+    let mut entry = books.open_entry(head)?;
+    let (index, ticket) = entry.reserve(ask)?;
+    ticket.blocking()?;
+    complete(&mut entry, index, usage);
+    entry.finish(done(index)).blocking()?;
+    Ok(id)
+}

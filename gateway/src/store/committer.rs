@@ -1,0 +1,195 @@
+//! The one thread that writes the journal.
+//!
+//! It takes whatever queued while its last commit ran (at most [`COMMIT_EVENTS_MAX`] events),
+//! writes once and syncs once. Someone who waits is served at once; where nobody waits (`grouped`)
+//! it gathers for [`GATHER`]. **Invariants:** an event is acknowledged only after its sync; a
+//! failed write keeps the events in memory, tells whoever waits, and is tried again until it works;
+//! nothing ever waits for this thread without a way out.
+
+use super::{
+    disk::Disk,
+    progress::Condition,
+    queue::{Queue, Woken},
+    writer::Writer,
+};
+use crate::clock::Clock;
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Events of one commit.
+pub(crate) const COMMIT_EVENTS_MAX: usize = 512;
+/// How long events that nobody waits for gather. In `grouped` mode a crash loses at most what came
+/// within this and the commit that ran.
+const GATHER: Duration = Duration::from_millis(10);
+/// Without work for this long the thread sleeps until it is woken.
+const ACTIVE: Duration = Duration::from_secs(1);
+/// Between two tries after a failure, and between two looks at a disk that was nearly full.
+const RETRY: Duration = Duration::from_millis(500);
+/// Between two looks at the free space while there is work.
+const LOOK: Duration = Duration::from_secs(1);
+/// Buffers that grew larger than this in a burst are given back.
+const KEEP_BYTES: usize = 4 << 20;
+
+/// Who gets what became durable.
+pub(crate) trait Sink<T>: Send {
+    /// These events are durable, numbered from `first_seq`. Takes `effects` out.
+    fn committed(&mut self, first_seq: u64, unix_ms: u64, effects: &mut dyn Iterator<Item = T>);
+    /// A segment is full and may be sealed.
+    fn rolled(&mut self);
+}
+
+/// Figures of the thread, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// Microseconds the last write and sync took.
+    pub(crate) last_commit_us: AtomicU64,
+    /// Commits so far.
+    pub(crate) commits: AtomicU64,
+}
+
+pub(crate) struct Committer<T> {
+    pub(crate) queue: Arc<Queue<T>>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) writer: Writer,
+    pub(crate) sink: Box<dyn Sink<T>>,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) low_water_bytes: u64,
+    pub(crate) segment_entries_max: u32,
+}
+
+impl<T> fmt::Debug for Committer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+impl<T> Committer<T> {
+    /// Until the queue is stopped.
+    pub(crate) fn run(mut self) {
+        let mut bytes = Vec::new();
+        let mut effects = Vec::new();
+        let mut worked = Instant::now();
+        let mut looked = None;
+        loop {
+            let low = self.look(&mut looked);
+            let active = worked.elapsed() < ACTIVE;
+            match self.queue.wait(active, GATHER, low.then_some(RETRY)) {
+                Woken::Stopped => break,
+                Woken::Idle => continue,
+                Woken::Work => {}
+            }
+            worked = Instant::now();
+            self.queue.swap(&mut bytes, &mut effects);
+            let stopped = self.commit_all(&mut bytes, &mut effects);
+            bytes.clear();
+            bytes.shrink_to(KEEP_BYTES);
+            if stopped {
+                break;
+            }
+        }
+        self.queue.set(Condition::Closed);
+    }
+
+    /// Commits everything in order; whether the queue was stopped while that failed.
+    fn commit_all(&mut self, bytes: &mut [u8], effects: &mut Vec<T>) -> bool {
+        let mut effects = effects.drain(..);
+        let mut used = 0;
+        let mut stopped = false;
+        while effects.len() > 0 {
+            let count = effects.len().min(COMMIT_EVENTS_MAX);
+            let began = Instant::now();
+            let first_seq = self.writer.next_seq();
+            match self.writer.commit(&mut bytes[used..], count, self.clock.unix_ms()) {
+                Ok((size, unix_ms)) => {
+                    self.pulse(began);
+                    used += size;
+                    self.sink.committed(first_seq, unix_ms, &mut effects.by_ref().take(count));
+                    self.recovered();
+                    self.queue.committed(count);
+                    self.roll();
+                }
+                // One more try after the stop, so that a close during a short fault loses nothing.
+                Err(_) if stopped => {
+                    tracing::error!(events = effects.len(), "closed with unwritten events");
+                    return true;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    stopped = self.queue.pause(RETRY);
+                }
+            }
+        }
+        stopped
+    }
+
+    fn pulse(&self, began: Instant) {
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.pulse.last_commit_us.store(micros, Ordering::Relaxed);
+        self.pulse.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn roll(&mut self) {
+        if self.writer.counted < self.segment_entries_max {
+            return;
+        }
+        match self.writer.roll() {
+            Ok(()) => self.sink.rolled(),
+            // The full segment goes on; the next commit tries again.
+            Err(error) => tracing::warn!(%error, "the journal could not begin its next segment"),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        let reason: Arc<str> = error.to_string().into();
+        if !matches!(self.queue.progress.condition(), Condition::Failed { .. }) {
+            tracing::error!(%reason, "the ledger cannot be written; paid work stops until it can");
+        }
+        self.queue.set(Condition::Failed { reason });
+    }
+
+    fn recovered(&self) {
+        if matches!(self.queue.progress.condition(), Condition::Failed { .. }) {
+            tracing::warn!("the ledger can be written again");
+            self.queue.set(Condition::Healthy);
+        }
+    }
+
+    /// Looks at the free space now and then; whether it is below the low-water mark.
+    fn look(&self, looked: &mut Option<Instant>) -> bool {
+        let condition = self.queue.progress.condition();
+        let was_low = matches!(condition, Condition::LowSpace { .. });
+        let pause = if was_low { RETRY / 2 } else { LOOK };
+        if looked.is_some_and(|looked| looked.elapsed() < pause)
+            || matches!(condition, Condition::Failed { .. })
+        {
+            return was_low;
+        }
+        *looked = Some(Instant::now());
+        let Ok(free_bytes) = self.disk.free_bytes(&self.dir) else { return was_low };
+        let low_water_bytes = self.low_water_bytes;
+        let is_low = free_bytes < low_water_bytes;
+        if is_low {
+            if !was_low {
+                tracing::error!(
+                    free_bytes,
+                    low_water_bytes,
+                    "the disk is nearly full; paid work stops"
+                );
+            }
+            self.queue.set(Condition::LowSpace { free_bytes, low_water_bytes });
+        } else if was_low {
+            tracing::warn!(free_bytes, "the disk has room again");
+            self.queue.set(Condition::Healthy);
+        }
+        is_low
+    }
+}

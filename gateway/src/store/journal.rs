@@ -1,0 +1,199 @@
+//! Opening the journal: which segments there are, where the last one ends.
+//!
+//! **Invariants:** segments follow each other without a gap; only the tail of the last one may be
+//! torn, and what is cut off is set aside in `torn/` first; damage anywhere else is an error that
+//! names the file and the offset, and leaves the file as it is.
+
+use super::{
+    catalogue::{Catalogue, Plain, Segment},
+    disk::{Disk, DiskFile, sync_parent},
+    sealed::Sealed,
+    segment::{FILE_HEADER, ScanError, Scanned, open_read, scan},
+    writer::{create, plain_name, sealed_name},
+};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Files kept in `torn/`; older ones are deleted.
+const TORN_FILES_MAX: usize = 16;
+
+/// Why the journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system says no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A segment is damaged before its tail. It is left as it is: restore it from a copy, or move
+    /// it and every later one away to go on without them.
+    #[error("{path} is damaged: {reason}; nothing was changed")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and how.
+        reason: String,
+    },
+    /// A segment is missing.
+    #[error("the journal has a gap: event {expected} belongs at the start of {path}")]
+    Gap {
+        /// The segment after the gap.
+        path: PathBuf,
+        /// First missing number.
+        expected: u64,
+    },
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) live: Plain,
+    /// Bytes of a torn tail that were set aside.
+    pub(crate) torn_bytes: u64,
+    /// Records of the live segment by kind, see [`Scanned::kinds`].
+    pub(crate) kinds: [u32; 8],
+}
+
+/// Reads the segments there are, changing nothing. A torn tail of the last one is left out.
+pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), JournalError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut tail = None;
+    let files = files(dir)?;
+    let last = files.keys().next_back().copied();
+    for (first_seq, file) in files {
+        let path = dir.join(file);
+        let is_last = Some(first_seq) == last;
+        let segment = if path.extension().is_some_and(|ending| ending == "sealed") {
+            let sealed = Sealed::open(&path).map_err(|error| damaged(&path, error))?;
+            Segment::Sealed(Arc::new(sealed))
+        } else {
+            match plain(&path, is_last) {
+                Ok((plain, scanned)) => {
+                    tail = is_last.then_some(scanned);
+                    Segment::Plain(plain)
+                }
+                // The creation of the segment itself was cut short: it held nothing yet.
+                Err(ScanError::Header) if is_last && cut_at_birth(&path) => continue,
+                Err(error) => return Err(damaged(&path, error)),
+            }
+        };
+        let expected = segments.last().map_or(segment.first_seq(), Segment::next_seq);
+        if segment.first_seq() != expected || segment.first_seq() != first_seq {
+            return Err(JournalError::Gap { path, expected });
+        }
+        segments.push(segment);
+    }
+    Ok((segments, tail))
+}
+
+/// Opens the journal for writing: creates it, or cuts off a torn tail.
+pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, JournalError> {
+    let io = |source| JournalError::Io { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).and_then(|()| sync_parent(dir)).map_err(io)?;
+    clean(dir).map_err(io)?;
+    let (mut segments, tail) = list(dir)?;
+    let mut torn_bytes = 0;
+    let kinds = tail.as_ref().map_or([0; 8], |tail| tail.kinds);
+    let live = match (segments.last_mut(), tail) {
+        (Some(Segment::Plain(live)), Some(scanned)) => {
+            if scanned.length > scanned.end {
+                torn_bytes = scanned.length - scanned.end;
+                cut(disk, dir, live, &scanned).map_err(io)?;
+            }
+            live.clone()
+        }
+        (last, _) => {
+            let first_seq = last.as_ref().map_or(1, |last| last.next_seq());
+            let now_ms = last.as_ref().map_or(now_ms, |last| last.last_ms());
+            let (plain, _) = create(disk, dir, first_seq, now_ms).map_err(io)?;
+            segments.push(Segment::Plain(plain.clone()));
+            plain
+        }
+    };
+    Ok(Opened { catalogue: Catalogue::new(segments), live, torn_bytes, kinds })
+}
+
+/// The segment files by first number. A segment that is there in both forms was sealed completely.
+fn files(dir: &Path) -> Result<BTreeMap<u64, String>, JournalError> {
+    let io = |source| JournalError::Io { path: dir.to_owned(), source };
+    let mut files = BTreeMap::new();
+    for item in fs::read_dir(dir).map_err(io)? {
+        let name = item.map_err(io)?.file_name().to_string_lossy().into_owned();
+        let Some((stem, _)) = name.split_once('.') else { continue };
+        let Ok(first_seq) = stem.parse() else { continue };
+        if name == sealed_name(first_seq) {
+            files.insert(first_seq, name);
+        } else if name == plain_name(first_seq) {
+            files.entry(first_seq).or_insert(name);
+        }
+    }
+    Ok(files)
+}
+
+/// Removes what an interrupted sealing left.
+fn clean(dir: &Path) -> io::Result<()> {
+    for item in fs::read_dir(dir)? {
+        let path = item?.path();
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let superseded = ending == Some("journal") && path.with_extension("sealed").exists();
+        if ending == Some("tmp") || superseded {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn plain(path: &Path, last: bool) -> Result<(Plain, Scanned), ScanError> {
+    let file = open_read(path)?;
+    let scanned = scan(&file, last)?;
+    let plain = Plain {
+        path: path.to_owned(),
+        file: Arc::new(file),
+        first_seq: scanned.first_seq,
+        next_seq: scanned.next_seq,
+        last_ms: scanned.last_ms,
+        end: scanned.end,
+        marks: scanned.marks.clone(),
+    };
+    Ok((plain, scanned))
+}
+
+fn cut_at_birth(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.len() <= FILE_HEADER as u64)
+}
+
+/// Sets the torn tail aside and cuts it off.
+fn cut(disk: &dyn Disk, dir: &Path, live: &Plain, scanned: &Scanned) -> io::Result<()> {
+    let torn = dir.join("torn");
+    fs::create_dir_all(&torn)?;
+    let size = usize::try_from(scanned.length - scanned.end).map_err(io::Error::other)?;
+    let mut bytes = vec![0; size];
+    live.file.read_exact_at(&mut bytes, scanned.end)?;
+    let name = format!("{:020}-{}", live.first_seq, scanned.end);
+    fs::write(torn.join(name), &bytes)?;
+    let mut kept: Vec<_> =
+        fs::read_dir(&torn)?.filter_map(Result::ok).map(|item| item.path()).collect();
+    kept.sort();
+    for old in &kept[..kept.len().saturating_sub(TORN_FILES_MAX)] {
+        fs::remove_file(old)?;
+    }
+    let mut file: Box<dyn DiskFile> = disk.open(&live.path)?;
+    file.truncate(scanned.end)?;
+    file.sync()
+}
+
+fn damaged(path: &Path, error: ScanError) -> JournalError {
+    match error {
+        ScanError::Io(source) => JournalError::Io { path: path.to_owned(), source },
+        other => JournalError::Damaged { path: path.to_owned(), reason: other.to_string() },
+    }
+}

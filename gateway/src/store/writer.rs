@@ -1,0 +1,163 @@
+//! The live segment: appends batches, syncs them, rolls over when it is full.
+//!
+//! **Invariant:** `end` is the end of what is durable. A failed append or sync leaves the file to
+//! be cut back to `end`, through a fresh handle, before anything else is written to it.
+
+use super::{
+    catalogue::{Catalogue, Plain},
+    disk::{Disk, DiskFile},
+    record,
+    segment::{FILE_HEADER, MARK_RECORDS, Mark, file_header, open_read},
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    catalogue: Arc<Catalogue>,
+    first_seq: u64,
+    next_seq: u64,
+    last_ms: u64,
+    end: u64,
+    broken: bool,
+    marks: Vec<Mark>,
+    /// Records of `counted_kind` so far.
+    pub(crate) counted: u32,
+    counted_kind: u8,
+}
+
+impl Writer {
+    /// Goes on with the catalogue's last plain segment.
+    pub(crate) fn resume(
+        disk: Arc<dyn Disk>,
+        catalogue: Arc<Catalogue>,
+        live: &Plain,
+        counted: u32,
+        counted_kind: u8,
+    ) -> io::Result<Self> {
+        let file = disk.open(&live.path)?;
+        Ok(Self {
+            disk,
+            dir: live.path.parent().unwrap_or(Path::new(".")).to_owned(),
+            path: live.path.clone(),
+            file,
+            catalogue,
+            first_seq: live.first_seq,
+            next_seq: live.next_seq,
+            last_ms: live.last_ms,
+            end: live.end,
+            broken: false,
+            marks: Vec::new(),
+            counted,
+            counted_kind,
+        })
+    }
+
+    /// Number the next record gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Numbers the first `count` records of `bytes`, writes and syncs them: their length and the
+    /// commit's time.
+    pub(crate) fn commit(
+        &mut self,
+        bytes: &mut [u8],
+        count: usize,
+        now_ms: u64,
+    ) -> io::Result<(usize, u64)> {
+        self.repair()?;
+        let unix_ms = now_ms.max(self.last_ms);
+        let mut size = 0;
+        let mut counted = 0;
+        self.marks.clear();
+        for place in 0..count {
+            let seq = self.next_seq + place as u64;
+            if (seq - self.first_seq).is_multiple_of(MARK_RECORDS) {
+                self.marks.push(Mark { offset: self.end + size as u64, seq, unix_ms });
+            }
+            counted += u32::from(bytes[size + 26] == self.counted_kind);
+            let place = u16::try_from(place).unwrap_or(u16::MAX);
+            size += record::stamp(&mut bytes[size..], seq, unix_ms, place)
+                .ok_or_else(|| io::Error::other("the queue holds half a record"))?;
+        }
+        self.broken = true;
+        self.file.write_at(&bytes[..size], self.end)?;
+        self.file.sync()?;
+        self.broken = false;
+        self.end += size as u64;
+        self.next_seq += count as u64;
+        self.last_ms = unix_ms;
+        self.counted += counted;
+        self.catalogue.grew(self.next_seq, self.last_ms, self.end, &self.marks);
+        Ok((size, unix_ms))
+    }
+
+    /// After a failure: a fresh handle, cut back to what is durable.
+    fn repair(&mut self) -> io::Result<()> {
+        if self.broken {
+            self.file = self.disk.open(&self.path)?;
+            self.file.truncate(self.end)?;
+            self.file.sync()?;
+            self.broken = false;
+        }
+        Ok(())
+    }
+
+    /// Begins the next segment.
+    pub(crate) fn roll(&mut self) -> io::Result<()> {
+        let (plain, file) = create(&*self.disk, &self.dir, self.next_seq, self.last_ms)?;
+        self.path.clone_from(&plain.path);
+        self.file = file;
+        self.first_seq = self.next_seq;
+        self.end = FILE_HEADER as u64;
+        self.counted = 0;
+        self.catalogue.push(plain);
+        Ok(())
+    }
+}
+
+/// Creates an empty segment, durable with its header.
+pub(crate) fn create(
+    disk: &dyn Disk,
+    dir: &Path,
+    first_seq: u64,
+    unix_ms: u64,
+) -> io::Result<(Plain, Box<dyn DiskFile>)> {
+    let path = dir.join(plain_name(first_seq));
+    // What is left of an attempt that failed holds nothing.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = disk.create(&path)?;
+    file.write_at(&file_header(first_seq, unix_ms), 0)?;
+    file.sync()?;
+    let plain = Plain {
+        file: Arc::new(open_read(&path)?),
+        path,
+        first_seq,
+        next_seq: first_seq,
+        last_ms: unix_ms,
+        end: FILE_HEADER as u64,
+        marks: Vec::new(),
+    };
+    Ok((plain, file))
+}
+
+/// File name of a plain segment: names sort as numbers do.
+pub(crate) fn plain_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.journal")
+}
+
+/// File name of a sealed one.
+pub(crate) fn sealed_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.sealed")
+}
