@@ -54,19 +54,21 @@ impl Engine {
         let died = || LoadError::Start("llama.cpp's wrapper panicked while loading".to_owned());
         let loaded = loaded.recv().unwrap_or_else(|_| Err(died()))?;
         let sha256 = Arc::new(OnceLock::new());
-        // The start does not wait for it: a large file takes seconds.
-        drop(spawn("engine-sha256", {
+        // The start does not wait for it: a large file takes seconds. Without the thread, whoever
+        // asks for it first computes it.
+        let _ = spawn("engine-sha256", {
             let (sha256, file) = (Arc::clone(&sha256), config.file.clone());
             move || {
                 sha256.get_or_init(|| load::sha256_of(&file));
             }
-        })?);
+        });
         let thread = Mutex::new(Some(thread));
         Ok(Engine { inner: Arc::new(Inner { loaded, shared, sha256, thread }) })
     }
 
     /// Renders messages by the model's own chat template and tokenises the prompt. A control
-    /// token's text inside a message stays text. Computes for about a millisecond per 10 KB.
+    /// token's text inside a message stays text. Computes for up to a
+    /// millisecond per KB: call it with long prompts where blocking is allowed.
     ///
     /// # Errors
     /// The template refuses the messages, or the text cannot fit into the context.
@@ -180,7 +182,7 @@ fn run(
 }
 
 /// Takes turns until the end, which no job outlives without having been told.
-fn schedule<D: crate::device::Device>(scheduler: &mut Scheduler<D>) {
+pub(crate) fn schedule<D: crate::device::Device>(scheduler: &mut Scheduler<D>) {
     let turns = catch_unwind(AssertUnwindSafe(|| {
         loop {
             match scheduler.turn(Instant::now())? {

@@ -39,6 +39,8 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
+    /// The tokens that end the model's turn.
+    pub end_tokens: Vec<i32>,
     /// The context length the model was trained with.
     pub trained_context_tokens: u32,
     /// Most tokens one job may have, prompt and answer together.

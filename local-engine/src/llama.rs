@@ -178,6 +178,12 @@ impl Model {
         self.model.n_ctx_train()
     }
 
+    /// The tokens that end a turn.
+    pub(crate) fn end_tokens(&self) -> Vec<i32> {
+        let vocab = self.model.vocab();
+        (0..self.vocabulary).filter(|id| vocab.is_eog(LlamaToken::new(*id))).collect()
+    }
+
     /// Layers, the output layer included.
     pub(crate) fn layers(&self) -> u32 {
         self.model.n_layer().saturating_add(1)

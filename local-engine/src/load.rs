@@ -114,6 +114,7 @@ fn describe(
         tensor_bytes: model.tensor_bytes(),
         file_bytes,
         vocabulary: model.vocabulary(),
+        end_tokens: model.end_tokens(),
         trained_context_tokens: model.trained_context_tokens(),
         context_tokens: per_job.min(model.trained_context_tokens()),
         kv_cells: device.cells(),

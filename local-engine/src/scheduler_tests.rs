@@ -15,6 +15,7 @@ use crate::{
     job::{Finish, Job, JobEvent, Sampling},
     scheduler::{Scheduler, Turn},
     shared::Shared,
+    status::EngineState,
 };
 
 const END: i32 = 0;
@@ -27,6 +28,8 @@ struct Faults {
     breaks_at: Option<usize>,
     /// The decode that finds the cache full.
     full_at: Option<usize>,
+    /// The decode that panics.
+    panics_at: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl Device for Script {
         if self.faults.breaks_at == Some(self.attempts) {
             return Err(Fault::Broken("scripted".to_owned()));
         }
+        assert_ne!(self.faults.panics_at, Some(self.attempts), "scripted panic");
         if self.faults.full_at == Some(self.attempts) {
             return Err(Fault::Full);
         }
@@ -383,6 +387,18 @@ fn a_broken_device_fails_every_job_and_takes_no_more() {
     }
     assert_eq!(bench.submit(&[A], 1).err(), Some(SubmitError::Failed { reason }));
     assert_eq!(bench.shared.gauges.read().failed, 3);
+}
+
+#[test]
+fn a_panic_fails_every_job_and_takes_no_more() {
+    let mut bench = Bench::faulty(|_| {}, Faults { panics_at: Some(2), ..Faults::default() });
+    let mut jobs: Vec<_> = (0..3).map(|_| bench.job(&[A], 9)).collect();
+    crate::engine::schedule(&mut bench.scheduler);
+    for job in &mut jobs {
+        assert!(matches!(events(job).last(), Some(JobEvent::Failed { .. })));
+    }
+    assert!(matches!(bench.shared.gauges.state(), EngineState::Failed { .. }));
+    assert!(matches!(bench.submit(&[A], 1), Err(SubmitError::Failed { .. })));
 }
 
 #[test]

@@ -82,12 +82,12 @@ impl PriceList {
         parsed.fold(Self::default(), Self::merge)
     }
 
-    /// Both lists; where a row stands in both, the one of `other` (the operator's) holds.
+    /// Both lists. From the first day on which `other` (the operator's) prices a model, only its rows
+    /// price that model: a shipped row that begins later does not undo a price that was agreed.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
-        self.rows.retain(|row| {
-            other.rows.binary_search_by(|theirs| theirs.place().cmp(&row.place())).is_err()
-        });
+        self.rows
+            .retain(|row| other.find(&row.provider, &row.model, &row.effective_from).is_none());
         self.rows.extend(other.rows);
         self.rows.sort_by(|a, b| a.place().cmp(&b.place()));
         self

@@ -80,6 +80,8 @@ pub(crate) struct OverheadArgs {
 struct Run {
     birthplace: Birthplace,
     settings: Settings,
+    /// When the tollgate binary was built, UTC.
+    tollgate_built: Option<String>,
     /// Core time of the whole machine before anything was started: was it quiet?
     quiet_check: crate::procfs::MachineUse,
     disk: measure::Disk,
@@ -150,7 +152,18 @@ async fn measured(args: &OverheadArgs, birthplace: Birthplace) -> Result<Run, St
     let ledgers = subjects.check_ledgers().await?;
     let summary = summary::Summary::of(&phases);
     let settings = settings(args);
-    Ok(Run { birthplace, settings, quiet_check, disk, memory, ledgers, summary, phases })
+    let tollgate_built = subject::built(args);
+    Ok(Run {
+        birthplace,
+        settings,
+        tollgate_built,
+        quiet_check,
+        disk,
+        memory,
+        ledgers,
+        summary,
+        phases,
+    })
 }
 
 fn settings(args: &OverheadArgs) -> Settings {

@@ -50,10 +50,13 @@ fn conditions(run: &Run) -> String {
     let total = run.phases.iter().map(|phase| phase.machine.total_s).sum::<f64>();
     let quiet = run.quiet_check.busy_s / run.quiet_check.total_s.max(f64::MIN_POSITIVE) * 100.0;
     let failures = run.phases.iter().map(|phase| phase.failures.len()).sum::<usize>();
+    let built = run.tollgate_built.as_deref();
+    let built =
+        built.map_or_else(String::new, |at| format!(" The tollgate binary was built {at}."));
     format!(
         "\n{} rounds, subjects interleaved in rotating order; {cores}. Before the start the \
          machine was {quiet:.0} % busy; the hypervisor took {:.2} % of the core time during the \
-         windows; {failures} workers failed.{sync}\n\nValues are the median of the rounds with \
+         windows; {failures} workers failed.{sync}{built}\n\nValues are the median of the rounds with \
          (min..max). Ratios and differences are formed within a round. Formulas: bench/README.md.\n",
         settings.rounds,
         steal / total.max(f64::MIN_POSITIVE) * 100.0
@@ -88,7 +91,7 @@ fn doubts(run: &Run, busy_before_percent: f64) -> String {
     if starved > 0 {
         text.push_str(&format!(
             "\n**Doubt: in {starved} saturated phases the server used less than {:.0} % of its \
-             core: the generator or the upstream was the bottleneck.**\n",
+             core: the generator, the upstream, the disk or other processes held it up.**\n",
             SATURATED_SHARE_MIN * 100.0
         ));
     }

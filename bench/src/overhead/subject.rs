@@ -231,6 +231,12 @@ fn own(args: &[&str]) -> Result<Command, String> {
     Ok(command)
 }
 
+/// When the tollgate binary was built: a stale one would be measured without complaint.
+pub(crate) fn built(args: &OverheadArgs) -> Option<String> {
+    let modified = binary(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
+    Some(jiff::Timestamp::try_from(modified).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 fn binary(given: Option<&Path>) -> Result<PathBuf, String> {
     let beside = || std::env::current_exe().ok().map(|exe| exe.with_file_name("tollgate"));
     let path = given.map(Path::to_owned).or_else(beside).unwrap_or_else(|| "tollgate".into());

@@ -52,10 +52,10 @@ async fn idle_prefixes_make_room_for_jobs() {
     let mut config = small();
     config.context_tokens = 256;
     let engine = engine(&config);
-    for n in 0..4_u32 {
+    for n in 0..3_u32 {
         let mut job = ask(&engine, &format!("{n} is a number."), 4);
         let token = job.prompt[3] + i32::try_from(n).expect("small");
-        job.prompt = vec![token; 200];
+        job.prompt = vec![token; 150];
         answer(&engine, job).await;
     }
     let status = engine.status();

@@ -1,6 +1,6 @@
 //! Jobs are computed together, join and leave between decodes, and do not disturb each other.
 
-use crate::harness::{answer, ask, engine, first_text, read, small, warm};
+use crate::harness::{answer, ask, engine, first_text, never_ending, read, small, warm};
 
 #[tokio::test]
 async fn a_greedy_answer_is_the_same_alone_and_in_company() {
@@ -26,11 +26,14 @@ async fn a_greedy_answer_is_the_same_alone_and_in_company() {
 #[tokio::test]
 async fn jobs_join_and_leave_while_others_run() {
     let engine = engine(&small());
-    let mut long = engine.submit(ask(&engine, "Tell me a long story.", 60)).expect("taken");
+    let mut long = ask(&engine, "Tell me a long story.", 60);
+    long.sampling.logit_bias = never_ending(&engine);
+    let mut long = engine.submit(long).expect("taken");
     first_text(&mut long).await;
     for _ in 0..3 {
-        let short = answer(&engine, ask(&engine, "Say hello.", 3)).await;
-        assert_eq!(short.usage().generated_tokens, 3);
+        let mut short = ask(&engine, "Say hello.", 3);
+        short.sampling.logit_bias = never_ending(&engine);
+        assert_eq!(answer(&engine, short).await.usage().generated_tokens, 3);
     }
     assert_eq!(engine.status().running, 1, "the long job is still running");
     let long = read(long).await;
@@ -94,11 +97,13 @@ async fn a_slow_reader_stalls_nobody_else() {
     let mut config = small();
     config.reader_lag_max = 2;
     let engine = engine(&config);
-    let mut slow = engine.submit(ask(&engine, "Tell me a long story.", 40)).expect("taken");
+    let mut slow = ask(&engine, "Tell me a long story.", 40);
+    slow.sampling.logit_bias = never_ending(&engine);
+    let mut slow = engine.submit(slow).expect("taken");
     let begin = first_text(&mut slow).await;
     // Nobody reads `slow`, and the others still get their whole answers.
     for _ in 0..2 {
-        let other = answer(&engine, ask(&engine, "Say hello.", 30)).await;
+        let other = answer(&engine, ask(&engine, "Say hello.", 20)).await;
         assert!(other.usage().generated_tokens > 1);
     }
     let taken = slow.usage().generated_tokens;

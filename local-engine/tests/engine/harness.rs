@@ -69,6 +69,11 @@ pub(crate) fn ask(engine: &Engine, content: &str, max_tokens: u32) -> Job {
     }
 }
 
+/// Biases that keep the model from ending its turn, for exact counts.
+pub(crate) fn never_ending(engine: &Engine) -> Vec<(i32, f32)> {
+    engine.info().end_tokens.iter().map(|token| (*token, -100.0)).collect()
+}
+
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {

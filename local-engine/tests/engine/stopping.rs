@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use local_engine::{Finish, JobEvent, SubmitError};
 
-use crate::harness::{answer, ask, engine, first_text, read, small};
+use crate::harness::{answer, ask, engine, first_text, never_ending, read, small};
 
 #[tokio::test]
 async fn max_tokens_end_with_length_and_are_counted_exactly() {
@@ -19,19 +19,11 @@ async fn max_tokens_end_with_length_and_are_counted_exactly() {
 async fn the_end_of_turn_is_a_stop_and_counts_as_a_token() {
     let engine = engine(&small());
     let mut job = ask(&engine, "Say hello.", 20);
-    let end_of_turn = end_of_turn(&engine);
-    job.sampling.logit_bias = vec![(end_of_turn, 100.0)];
+    job.sampling.logit_bias = vec![(engine.info().end_tokens[0], 100.0)];
     let answer = answer(&engine, job).await;
     assert_eq!(answer.finish(), Finish::Stop);
     assert_eq!(answer.usage().generated_tokens, 1);
     assert_eq!(answer.text(), "");
-}
-
-/// The token that a rendered prompt puts after a message.
-fn end_of_turn(engine: &local_engine::Engine) -> i32 {
-    let (one, two) = (ask(engine, "a", 1).prompt, ask(engine, "b", 1).prompt);
-    let differ = one.iter().zip(&two).position(|(a, b)| a != b).expect("they differ");
-    one[differ + 1]
 }
 
 #[tokio::test]
@@ -77,7 +69,7 @@ async fn engine_time_has_a_bound() {
 #[tokio::test]
 async fn a_job_that_is_dropped_is_computed_no_further_than_one_step() {
     let engine = engine(&small());
-    let mut job = engine.submit(ask(&engine, "Tell me a long story.", 500)).expect("taken");
+    let mut job = engine.submit(ask(&engine, "Tell me a long story.", 300)).expect("taken");
     first_text(&mut job).await;
     let at_drop = engine.status().decode_tokens;
     drop(job);
@@ -120,13 +112,16 @@ async fn what_cannot_fit_is_refused_with_the_numbers() {
 
 #[tokio::test]
 async fn the_whole_context_can_be_used() {
-    let engine = engine(&small());
+    let mut config = small();
+    config.context_tokens = 256;
+    let engine = engine(&config);
     let mut job = ask(&engine, "hello", 8);
-    let filler = job.prompt[job.prompt.len() / 2];
-    job.prompt = vec![filler; 1_024 - 8];
+    job.prompt = vec![job.prompt[job.prompt.len() / 2]; 256 - 8];
+    job.sampling.logit_bias = never_ending(&engine);
     let answer = answer(&engine, job).await;
-    assert!(answer.usage().generated_tokens <= 8);
-    assert_eq!(answer.usage().prompt_tokens, 1_016);
+    assert_eq!(answer.finish(), Finish::Length);
+    assert_eq!(answer.usage().prompt_tokens, 248);
+    assert_eq!(answer.usage().generated_tokens, 8);
 }
 
 #[tokio::test]
@@ -144,7 +139,7 @@ async fn shutdown_lets_running_jobs_finish_and_refuses_new_ones() {
 #[tokio::test]
 async fn dropping_the_engine_ends_its_jobs_with_an_event() {
     let engine = engine(&small());
-    let mut job = engine.submit(ask(&engine, "Tell me a long story.", 500)).expect("taken");
+    let mut job = engine.submit(ask(&engine, "Tell me a long story.", 300)).expect("taken");
     first_text(&mut job).await;
     drop(engine);
     let end = read(job).await.end;

@@ -94,13 +94,17 @@ fn shipped_ids_do_not_change() {
 }
 
 #[test]
-fn the_operators_rows_hold_over_the_shipped_ones() {
-    let own = LIST.replace("\"8\"", "\"4\"").replace("2025-03-01", "2025-04-01");
-    let merged = list(LIST).merge(list(&own));
+fn from_their_first_day_only_the_operators_rows_hold() {
+    // The operator agreed on another price in April 2025; the shipped row of 2026 changes nothing.
+    let own = LIST.split("\n[[price]]").nth(1).unwrap_or_default();
+    let own = own.replace("2025-03-01", "2025-04-01").replace("\"10.00\"", "\"9\"");
+    let merged = list(LIST).merge(list(&format!("[[price]]{own}")));
     let output = |date| merged.find("acme", "m", date).map(|p| p.base.output.pico());
-    assert_eq!(output("2025-03-15"), Some(10_000_000), "only shipped");
-    assert_eq!(output("2026-06-01"), Some(4_000_000), "in both: the operator's");
-    assert_eq!(merged.rows().len(), 5);
+    assert_eq!(output("2025-03-31"), Some(10_000_000), "before: as shipped");
+    assert_eq!(output("2025-04-01"), Some(9_000_000));
+    assert_eq!(output("2026-06-01"), Some(9_000_000), "and it stays");
+    let others = merged.find("acme", "other", "2026-06-01");
+    assert_eq!(others, None);
 }
 
 #[test]
