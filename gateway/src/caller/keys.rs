@@ -294,6 +294,12 @@ impl Keys {
         records
     }
 
+    /// How many keys there are, revoked ones included.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.callers.load().by_id.len()
+    }
+
     /// A record by id.
     #[must_use]
     pub fn get(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {

@@ -1,19 +1,10 @@
-//! placeholder
-/// M
-#[derive(Debug)]
-pub struct Metrics;
-/// CT
-pub const CONTENT_TYPE: &str = "text/plain";
-impl Metrics {
-    /// n
-    #[must_use]
-    pub fn new() -> Self {
-        Self
-    }
-    /// r
-    pub fn refused(&self, _: &str) {}
-    /// r
-    pub fn render(&self, _: &crate::serve::Gateway) -> String {
-        String::new()
-    }
-}
+//! Metrics and logs for operators.
+//!
+//! **Invariants:** no secret and no prompt is in either; the values of a metric's labels are
+//! bounded: routes come from the configuration, the rest from closed sets, never from a request.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogFormat, start_logging};
+pub use metrics::{CONTENT_TYPE, Metrics};
