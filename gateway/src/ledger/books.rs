@@ -147,7 +147,7 @@ pub struct OpenReservation {
 }
 
 /// Sees every entry as it is settled, for metrics. It must be quick.
-pub(crate) type Observer = Box<dyn Fn(&super::Entry) + Send + Sync>;
+pub(crate) type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
 
 /// The ledger, open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -364,7 +364,7 @@ fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<J
 
 impl Books {
     /// Shows every entry to `observer` from now on. Only the first observer is taken.
-    pub fn observe(&self, observer: impl Fn(&super::Entry) + Send + Sync + 'static) {
+    pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
         let _taken = self.0.observer.set(Box::new(observer));
     }
 
