@@ -199,6 +199,7 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) =
             open_index(&config.dir.join("index"), &catalogue, &clock, &mut recovered);
+        let saved_seq = derived.next_seq;
         recovered.replayed_events = replay(&catalogue, &mut derived)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
@@ -218,7 +219,7 @@ impl Books {
         let open = derived.open.clone();
         let queue = Arc::new(Queue::new(PLACES_MAX));
         let pulse = Arc::new(Pulse::default());
-        let keeper = Arc::new(Keeper::new(derived, index, Arc::clone(&catalogue)));
+        let keeper = Arc::new(Keeper::new(derived, saved_seq, index, Arc::clone(&catalogue)));
         let committer = Committer {
             queue: Arc::clone(&queue),
             pulse: Arc::clone(&pulse),

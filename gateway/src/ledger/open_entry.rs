@@ -280,6 +280,12 @@ impl OpenEntry {
         &mut self.attempts[usize::from(index.0)].record
     }
 
+    /// The only attempt of a test.
+    #[cfg(test)]
+    pub(crate) fn first_attempt(&self) -> AttemptIndex {
+        AttemptIndex(0)
+    }
+
     /// Ends an attempt: prices what its record holds. `void`: nothing is owed, because nothing was
     /// sent or the provider answered with an error status. The money is free from the next
     /// reservation of this request or its end on.
