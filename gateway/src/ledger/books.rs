@@ -5,7 +5,7 @@
 
 use super::{
     accounts::Amount,
-    budgets::{BudgetState, Budgets, Holds, Scope, TokenRate},
+    budgets::{BudgetState, Budgets, Holds, TokenRate},
     checkpoint,
     derived::{Derived, PolicyNote},
     effect::Effect,
@@ -622,11 +622,6 @@ impl Books {
     /// been dropped. Blocking.
     pub fn close(&self) {
         self.0.close();
-    }
-
-    /// Balances as the hot path has them, for `verify`.
-    pub(crate) fn live_balances(&self) -> Vec<(Scope, super::accounts::Accounts)> {
-        self.0.budgets.balances()
     }
 }
 

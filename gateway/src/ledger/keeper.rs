@@ -218,7 +218,7 @@ pub(crate) fn seal_all(catalogue: &Catalogue, abort: &AtomicBool) -> Result<(), 
             })?;
         }
         let sealed: Sealed = sealer.finish()?;
-        catalogue.seal(Arc::new(sealed));
+        catalogue.seal(&Arc::new(sealed));
         std::fs::remove_file(&plain.path)?;
     }
     Ok(())

@@ -343,7 +343,7 @@ impl OpenEntry {
         let entry = self.entry(head, running.into_iter().map(|running| running.record).collect());
         let strict = self.books.strict;
         let mut ticket = CommitTicket::ready();
-        if self.placed || self.books.queue.take_places(1).is_ok() {
+        if self.placed {
             let written = self.books.write_entry(strict, entry);
             if strict {
                 ticket = written;
