@@ -59,7 +59,7 @@ pub struct Gateway {
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
     /// What is counted for operators.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Work that outlives its request; shutdown waits for it.
     pub tasks: TaskTracker,
 }

@@ -133,8 +133,14 @@ pub(super) async fn create(
         user: body.user.map(|user| name("user", user)).transpose()?,
         team: body.team.map(|team| name("team", team)).transpose()?,
         limits: KeyLimits {
-            requests_per_minute: at_least_one("limits.requests_per_minute", body.limits.requests_per_minute)?,
-            tokens_per_minute: at_least_one("limits.tokens_per_minute", body.limits.tokens_per_minute)?,
+            requests_per_minute: at_least_one(
+                "limits.requests_per_minute",
+                body.limits.requests_per_minute,
+            )?,
+            tokens_per_minute: at_least_one(
+                "limits.tokens_per_minute",
+                body.limits.tokens_per_minute,
+            )?,
             concurrency: at_least_one("limits.concurrency", body.limits.concurrency)?,
         },
         budgets: budgets(body.budgets)?,
@@ -243,7 +249,10 @@ fn budgets(written: Vec<BudgetView>) -> Result<Vec<BudgetSpec>, Refusal> {
         .into_iter()
         .map(|budget| {
             if budget.money_usd.is_none() && budget.tokens.is_none() {
-                return Err(bad(Some("budgets"), "a budget limits `money_usd` or `tokens` or both"));
+                return Err(bad(
+                    Some("budgets"),
+                    "a budget limits `money_usd` or `tokens` or both",
+                ));
             }
             if !windows.insert(budget.window) {
                 return Err(bad(Some("budgets"), "a key has at most one budget for each window"));
@@ -266,7 +275,10 @@ fn name(param: &str, text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-fn at_least_one<T: PartialEq + From<u8>>(param: &str, limit: Option<T>) -> Result<Option<T>, Refusal> {
+fn at_least_one<T: PartialEq + From<u8>>(
+    param: &str,
+    limit: Option<T>,
+) -> Result<Option<T>, Refusal> {
     if limit.as_ref().is_some_and(|limit| *limit == T::from(0)) {
         let message = format!("`{param}` is at least 1; to stop a key, revoke it");
         return Err(bad(Some(param), message));

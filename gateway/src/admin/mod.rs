@@ -16,6 +16,8 @@ mod state;
 mod tests;
 mod times;
 
+pub(crate) use state::price_rows;
+
 use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
 use axum::{
     Router,
@@ -67,9 +69,9 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
         .route("/ledger/requests/{id}", reads(get(ledger::request)))
         .route("/ledger/summary", reads(get(ledger::summary)))
         .route("/ledger/verify", reads(get(ledger::verify)))
-        .fallback(|request: Request| async move {
-            Refusal::NoSuchPath(request.uri().path().to_owned())
-        })
+        .fallback(
+            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
+        )
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(gateway, authorize))
 }

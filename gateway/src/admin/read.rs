@@ -54,5 +54,7 @@ pub(super) fn bad(param: Option<&str>, message: impl Into<String>) -> Refusal {
 /// The parameter that a reader's message names.
 fn named(message: &str) -> Option<&str> {
     let named = ["unknown field `", "missing field `", "duplicate field `"];
-    named.iter().find_map(|words| message.split_once(words)?.1.split_once('`').map(|(name, _)| name))
+    named
+        .iter()
+        .find_map(|words| message.split_once(words)?.1.split_once('`').map(|(name, _)| name))
 }

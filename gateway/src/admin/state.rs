@@ -9,7 +9,7 @@ use crate::{
     serve::Gateway,
 };
 use axum::extract::State;
-use policies::{PicoUsd, PicoUsdTotal, RoutePrice, TokenPrice, TokenRates};
+use policies::{PicoUsd, PicoUsdTotal, PriceList, PriceRow, RoutePrice, TokenPrice, TokenRates};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -173,9 +173,17 @@ pub(super) async fn prices(
     State(gateway): State<Arc<Gateway>>,
     Params(params): Params<PriceParams>,
 ) -> Answer {
-    let wanted = |asked: &Option<String>, value: &str| asked.as_deref().is_none_or(|it| it == value);
-    let rows = gateway.config.prices.rows().iter();
-    let view = |row: &policies::PriceRow| {
+    let (provider, model) = (params.provider.as_deref(), params.model.as_deref());
+    list(price_rows(&gateway.config.prices, provider, model))
+}
+
+/// The rows of a price list, as they are shown.
+pub(crate) fn price_rows(
+    prices: &PriceList,
+    provider: Option<&str>,
+    model: Option<&str>,
+) -> Vec<Value> {
+    let view = |row: &PriceRow| {
         let mut view = token_price(&row.price);
         view["provider"] = json!(row.provider);
         view["model"] = json!(row.model);
@@ -184,13 +192,11 @@ pub(super) async fn prices(
         view["source_date"] = json!(row.source_date);
         view
     };
-    list(
-        rows.filter(|row| {
-            wanted(&params.provider, &row.provider) && wanted(&params.model, &row.model)
-        })
-        .map(view)
-        .collect(),
-    )
+    let wanted = |row: &&PriceRow| {
+        provider.is_none_or(|provider| row.provider == provider)
+            && model.is_none_or(|model| row.model == model)
+    };
+    prices.rows().iter().filter(wanted).map(view).collect()
 }
 
 /// Rates in USD per million tokens, as providers publish them.

@@ -111,7 +111,9 @@ impl Link {
         if missing == Missing::Refuse && !config.data_dir.join("journal").is_dir() {
             let dir = config.data_dir.display();
             let said = CliError::new(Exit::Unreachable, format!("there is no ledger in {dir}"));
-            return Err(said.hint("start one with: tollgate serve, or name another with --data-dir"));
+            return Err(
+                said.hint("start one with: tollgate serve, or name another with --data-dir")
+            );
         }
         let note = server_note(&config.data_dir);
         if let Some(note) = &note
@@ -253,12 +255,12 @@ fn admin_key(dir: &Path) -> Result<Secret, CliError> {
     let path = dir.join(ADMIN_KEY_FILE);
     match read_secret(dir, ADMIN_KEY_FILE) {
         Ok(Some(secret)) => Ok(secret),
-        Ok(None) => Err(CliError::new(Exit::Unreachable, format!("there is no {}", path.display()))
-            .hint("put the admin key into TOLLGATE_ADMIN_KEY")),
-        Err(error) => {
-            Err(CliError::new(Exit::Unreachable, format!("{}: {error}", path.display()))
-                .hint("run this as the user that runs the server"))
+        Ok(None) => {
+            Err(CliError::new(Exit::Unreachable, format!("there is no {}", path.display()))
+                .hint("put the admin key into TOLLGATE_ADMIN_KEY"))
         }
+        Err(error) => Err(CliError::new(Exit::Unreachable, format!("{}: {error}", path.display()))
+            .hint("run this as the user that runs the server")),
     }
 }
 

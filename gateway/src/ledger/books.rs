@@ -39,7 +39,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -164,8 +164,12 @@ pub(crate) struct Shared {
     pulse: Arc<Pulse>,
     ids: Mutex<uuid::ContextV7>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    observer: OnceLock<Observer>,
     _lock: DirLock,
 }
+
+/// Told of every entry as it is handed over to be written.
+type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
 
 // === opening ===
 
@@ -241,6 +245,7 @@ impl Books {
             pulse,
             ids: Mutex::new(uuid::ContextV7::new()),
             threads: Mutex::new(threads),
+            observer: OnceLock::new(),
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
@@ -358,6 +363,12 @@ fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<J
 // === the hot path ===
 
 impl Books {
+    /// Tells `observer` of every entry from now on, as it is handed over to be written, on the
+    /// request's own thread: it must not wait. The first observer stays.
+    pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
+        let _first_stays = self.0.observer.set(Box::new(observer));
+    }
+
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
@@ -422,6 +433,9 @@ impl Shared {
 
     /// Queues an entry, for which a place was taken.
     pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
+        if let Some(observe) = self.observer.get() {
+            observe(&entry);
+        }
         with_scratch(|scratch| match codec::encode_entry(scratch, &entry) {
             Ok(()) => self.queue.push(scratch, Effect::Entry(Box::new(Row::of(entry))), urgent),
             Err(error) => self.unwritable(&error),

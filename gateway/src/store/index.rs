@@ -86,11 +86,7 @@ impl Index {
     }
 
     /// Every value whose key begins with `prefix`, in order of keys.
-    pub(crate) fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), IndexError> {
+    pub(crate) fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
         let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
         for item in self.db.scan_prefix(prefix) {
             let (key, part) = item?;
