@@ -24,7 +24,7 @@ build: need ## the release binary
 	@$(WITH) cargo build --release --locked -p gateway
 
 run: need model build ## builds, starts on 127.0.0.1:8655 and prints a first key
-	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/tollgate" serve --hello --config tollgate.toml'
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/tollgate" serve --config tollgate.toml --hello'
 
 test: need model fmt lint doc ## everything that guards the project; ends with the runner's summary
 	@$(WITH) scripts/test.sh

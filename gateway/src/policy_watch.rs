@@ -96,6 +96,29 @@ impl PolicyBox {
         })
     }
 
+    /// The configured policy, or, where it cannot be loaded, the default one with the reason in
+    /// [`PolicyBox::last_error`]: for looking into the books, never for deciding. Blocking.
+    ///
+    /// # Errors
+    /// The default policy does not parse: a defect of this build.
+    pub fn open_or_stand_in(config: &Config, clock: &Clock) -> Result<Self, PolicyLoadError> {
+        let error = match Self::open(config, clock.clone()) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let source = PolicySource::Shipped(shipped::DEFAULT_POLICY);
+        let policy = parse(&source, &read(&source)?, &[])?;
+        let standing_in = Self {
+            current: ArcSwap::from_pointee(policy),
+            source,
+            routes: Vec::new(),
+            last_error: ArcSwapOption::empty(),
+            clock: clock.clone(),
+        };
+        standing_in.reject(&error, None);
+        Ok(standing_in)
+    }
+
     /// The policy in force.
     #[must_use]
     pub fn current(&self) -> Arc<Policy> {
@@ -219,7 +242,7 @@ impl PolicyBox {
             // Our own reading is an access too.
             if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
                 // Full: a note is waiting already.
-                drop(note.try_send(()));
+                let _noted = note.try_send(());
             }
         };
         let watched = notify::recommended_watcher(told).and_then(|mut watcher| {

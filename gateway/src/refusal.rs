@@ -94,6 +94,9 @@ pub enum Refusal {
     /// The ledger cannot record paid work now (disk full, I/O error).
     #[error("paid requests are stopped: {0}")]
     StoreDown(String),
+    /// The ledger or the keys cannot answer an operator.
+    #[error("the ledger: {0}")]
+    Ledger(String),
     /// The server is going down.
     #[error("the server is shutting down")]
     Draining,
@@ -144,9 +147,11 @@ impl Refusal {
             Self::UnknownModel(_) | Self::NoSuchPath(_) | Self::NotFound(_) => {
                 StatusCode::NOT_FOUND
             }
-            Self::Busy(_) | Self::RouteDown(_) | Self::StoreDown(_) | Self::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Busy(_)
+            | Self::RouteDown(_)
+            | Self::StoreDown(_)
+            | Self::Ledger(_)
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Rejected { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
@@ -182,6 +187,7 @@ impl Refusal {
             | Self::Upstream(_)
             | Self::Deadline(_)
             | Self::StoreDown(_)
+            | Self::Ledger(_)
             | Self::Draining => "server_error",
         }
     }
@@ -205,7 +211,7 @@ impl Refusal {
             Self::Upstream(_) | Self::RouteDown(_) => "upstream_failed",
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
-            Self::StoreDown(_) => "ledger_unavailable",
+            Self::StoreDown(_) | Self::Ledger(_) => "ledger_unavailable",
             Self::Draining => "shutting_down",
             Self::NoSuchPath(_) => "path_not_found",
             Self::WrongMethod(_) => "method_not_allowed",

@@ -63,10 +63,8 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     }
     let routes = config.routes.iter().map(open_route).collect::<Result<_, _>>()?;
     let metrics = Arc::new(Metrics::new());
-    books.observe({
-        let metrics = Arc::clone(&metrics);
-        move |entry| metrics.ended(entry)
-    });
+    let counting = Arc::clone(&metrics);
+    books.observe(move |entry| counting.ended(entry));
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
@@ -90,6 +88,30 @@ pub fn stop(gateway: &Gateway, drain_max: Duration) {
         }
     }
     gateway.books.close();
+}
+
+/// Opens the books and the keys alone, to look into them and to change keys while no server runs:
+/// no route can be asked. A policy that cannot be loaded is no obstacle to that.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError> {
+    let policy = PolicyBox::open_or_stand_in(&config, &clock)?;
+    let (books, _) = Books::open(books_config(&config), clock.clone())?;
+    let limit = config.limits.failed_auth_per_minute;
+    let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    Ok(Arc::new(Gateway {
+        admission: Admission::new(&config.limits),
+        started_unix_ms: clock.unix_ms(),
+        metrics: Arc::new(Metrics::new()),
+        tasks: TaskTracker::new(),
+        policy: Arc::new(policy),
+        routes: Routes::default(),
+        keys,
+        books,
+        clock,
+        config,
+    }))
 }
 
 fn books_config(config: &Config) -> BooksConfig {

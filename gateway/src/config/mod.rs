@@ -237,6 +237,7 @@ pub enum Environment {
 
 /// What a configuration is read with, apart from its text.
 #[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it borrows a function")]
 pub struct Surroundings<'a> {
     /// Answers `${env.NAME}`.
     pub lookup: &'a dyn Fn(&str) -> Option<String>,

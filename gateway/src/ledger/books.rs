@@ -168,8 +168,12 @@ pub(crate) struct Shared {
     pulse: Arc<Pulse>,
     ids: Mutex<uuid::ContextV7>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    observer: OnceLock<Observer>,
     _lock: DirLock,
 }
+
+/// Told of every entry as it is handed over to be written.
+type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
 
 // === opening ===
 
@@ -247,6 +251,7 @@ impl Books {
             pulse,
             ids: Mutex::new(uuid::ContextV7::new()),
             threads: Mutex::new(threads),
+            observer: OnceLock::new(),
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
@@ -364,9 +369,10 @@ fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<J
 // === the hot path ===
 
 impl Books {
-    /// Shows every entry to `observer` from now on. Only the first observer is taken.
+    /// Tells `observer` of every entry from now on, as it is handed over to be written, on the
+    /// request's own thread: it must not wait. The first observer stays.
     pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
-        let _taken = self.0.observer.set(Box::new(observer));
+        let _first_stays = self.0.observer.set(Box::new(observer));
     }
 
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
@@ -433,6 +439,9 @@ impl Shared {
 
     /// Queues an entry, for which a place was taken.
     pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
+        if let Some(observe) = self.observer.get() {
+            observe(&entry);
+        }
         with_scratch(|scratch| match codec::encode_entry(scratch, &entry) {
             Ok(()) => self.queue.push(scratch, Effect::Entry(Box::new(Row::of(entry))), urgent),
             Err(error) => self.unwritable(&error),

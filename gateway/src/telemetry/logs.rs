@@ -33,8 +33,16 @@ pub fn start_logging(format: LogFormat) {
     let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(color);
     // An error only says that a logger is there already.
-    drop(match format {
+    let _started = match format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().try_init(),
-    });
+    };
+}
+
+/// Starts logging for a command: nothing but errors unless `TOLLGATE_LOG` asks for more.
+pub fn start_quiet_logging() {
+    if std::env::var_os("TOLLGATE_LOG").is_some() {
+        return start_logging(LogFormat::Text);
+    }
+    let _started = fmt().with_env_filter(EnvFilter::new("error")).with_writer(stderr).try_init();
 }

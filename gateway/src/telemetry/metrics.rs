@@ -228,7 +228,7 @@ impl Metrics {
         self.state.read(gateway);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to a String cannot fail.
-        drop(encode(&mut text, &self.registry));
+        let _written = encode(&mut text, &self.registry);
         text
     }
 }

@@ -6,5 +6,5 @@
 mod logs;
 mod metrics;
 
-pub use logs::{LogFormat, start_logging};
+pub use logs::{LogFormat, start_logging, start_quiet_logging};
 pub use metrics::{CONTENT_TYPE, Metrics};
