@@ -10,6 +10,7 @@ use super::{
     derived::{Derived, PolicyNote},
     effect::Effect,
     entry::{Entry, KeyId, RefusedRow, RequestId},
+    ids::Ids,
     keeper::{Feed, Keeper},
     open_entry::{EntryHead, OpenEntry},
     recovery,
@@ -166,7 +167,7 @@ pub(crate) struct Shared {
     keys: RwLock<std::collections::BTreeMap<KeyId, KeyRecord>>,
     refusals: Refusals,
     pulse: Arc<Pulse>,
-    ids: Mutex<uuid::ContextV7>,
+    ids: Ids,
     threads: Mutex<Vec<JoinHandle<()>>>,
     observer: OnceLock<Observer>,
     _lock: DirLock,
@@ -215,8 +216,8 @@ impl Books {
             &config.global_budgets,
             config.global_tokens_per_minute,
         );
-        for (scope, accounts) in &derived.accounts {
-            budgets.restore(scope, accounts.clone());
+        for (scope, accounts) in derived.balances() {
+            budgets.restore(&scope, accounts.clone());
         }
         derived.keys.values().for_each(|record| budgets.put_key(record));
         let keys = RwLock::new(derived.keys.clone());
@@ -249,7 +250,7 @@ impl Books {
             keys,
             refusals: Refusals::default(),
             pulse,
-            ids: Mutex::new(uuid::ContextV7::new()),
+            ids: Ids::new(),
             threads: Mutex::new(threads),
             observer: OnceLock::new(),
             _lock: lock,
@@ -259,10 +260,7 @@ impl Books {
     }
 
     /// Gives every request that was running an entry, through the ordinary path.
-    fn end_crashed(
-        &self,
-        open: &std::collections::HashMap<RequestId, super::derived::OpenRequest>,
-    ) -> Result<u64, OpenError> {
+    fn end_crashed(&self, open: &super::derived::OpenRequests) -> Result<u64, OpenError> {
         let seqs = open.values().flat_map(|open| &open.attempts);
         let seqs = seqs.flat_map(|open| [Some(open.reserved_seq), open.settled_seq]).flatten();
         let unreadable =
@@ -378,11 +376,7 @@ impl Books {
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
-        let unix_ms = self.0.clock.unix_ms();
-        let nanos = u32::try_from(unix_ms % 1000).unwrap_or(0) * 1_000_000;
-        let context = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = uuid::Timestamp::from_unix(&*context, unix_ms / 1000, nanos);
-        RequestId(uuid::Uuid::new_v7(time))
+        self.0.ids.next(self.0.clock.unix_ms())
     }
 
     /// Opens a request's entry: takes its place in the queue, so that dropping it never waits.

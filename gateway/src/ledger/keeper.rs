@@ -24,7 +24,7 @@ use std::{
 };
 
 /// Effects are applied this long after the first, or when someone asks.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(200);
 /// Events between two checkpoints: about 0.2 s of replay.
 const CHECKPOINT_EVENTS: u64 = 65_536;
 /// Time between two checkpoints, if anything happened.

@@ -156,7 +156,7 @@ pub struct OpenEntry {
     pub ending: Ending,
     books: Arc<Shared>,
     /// `None` once it is settled.
-    head: Option<EntryHead>,
+    head: Option<Box<EntryHead>>,
     attempts: Vec<Running>,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
@@ -195,7 +195,7 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
-        Self { timeline, ending, books, head: Some(head), attempts: Vec::new(), placed }
+        Self { timeline, ending, books, head: Some(Box::new(head)), attempts: Vec::new(), placed }
     }
 
     /// Holds the worst case of one attempt on every budget of its path, or on none. A paid attempt
@@ -370,7 +370,8 @@ impl OpenEntry {
         ticket
     }
 
-    fn entry(&self, head: EntryHead, attempts: Vec<Attempt>) -> Entry {
+    fn entry(&self, head: Box<EntryHead>, attempts: Vec<Attempt>) -> Entry {
+        let head = *head;
         let ending = self.ending;
         // A caller that left in the middle was being answered by whoever had begun to speak.
         let speaking = || attempts.iter().rposition(|attempt| attempt.times.ttft_us.is_some());
