@@ -152,8 +152,8 @@ fn only_refusal_knows_the_status_codes_of_errors() {
     ];
     let words: Vec<String> = errors.iter().map(|name| format!("StatusCode::{name}")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // The two others answer nobody's request: what a provider's status means, and /ready's 503.
-    let allowed = ["refusal", "routes/cloud/status.rs", "serve/pages.rs"];
+    // The others answer no request: what a provider's and a server's status means, and /ready's 503.
+    let allowed = ["refusal", "routes/cloud/status.rs", "serve/pages.rs", "cli/link.rs"];
     assert_eq!(strays(&words, &allowed), [] as [String; 0]);
 }
 
