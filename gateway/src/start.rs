@@ -62,10 +62,15 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         tracing::error!(%error, "the policy's text could not be recorded");
     }
     let routes = config.routes.iter().map(open_route).collect::<Result<_, _>>()?;
+    let metrics = Arc::new(Metrics::new());
+    books.observe({
+        let metrics = Arc::clone(&metrics);
+        move |entry| metrics.ended(entry)
+    });
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
-        metrics: Metrics::new(),
+        metrics,
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
         routes: Routes::new(routes),
@@ -110,10 +115,10 @@ fn open_route(config: &RouteConfig) -> Result<Arc<Route>, StartError> {
             config.context_tokens = Some(u64::from(engine.info().context_tokens));
             Source::Local(LocalRoute::new(engine, local.clone()))
         }
-        RouteSource::Cloud(cloud) => Source::Cloud(
+        RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
             CloudRoute::new(cloud.clone())
                 .map_err(|reason| StartError::Cloud { route: route(), reason })?,
-        ),
+        )),
     };
     Ok(Arc::new(Route { config, source, live: Live::new() }))
 }

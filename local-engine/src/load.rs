@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// What the callers' side needs of a loaded model.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
-    pub(crate) template: Option<Arc<ChatTemplate>>,
+    pub(crate) template: Option<ChatTemplate>,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -128,7 +128,7 @@ fn describe(
     };
     Ok(Loaded {
         model: Arc::clone(model),
-        template: template.transpose()?.map(Arc::new),
+        template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),
         info,
     })

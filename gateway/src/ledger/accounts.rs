@@ -96,6 +96,7 @@ impl Account {
         balance.spent_tokens = balance.spent_tokens.saturating_add(charge.tokens);
     }
 
+    #[cfg(test)]
     pub(crate) fn balances(&self) -> &[Balance] {
         &self.0
     }
@@ -123,6 +124,7 @@ impl Accounts {
     }
 
     /// Whether nothing was ever held or charged.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|account| account.balances().is_empty())
     }

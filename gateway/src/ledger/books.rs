@@ -5,7 +5,7 @@
 
 use super::{
     accounts::Amount,
-    budgets::{BudgetState, Budgets, Holds, Scope, TokenRate},
+    budgets::{BudgetState, Budgets, Holds, TokenRate},
     checkpoint,
     derived::{Derived, PolicyNote},
     effect::Effect,
@@ -39,7 +39,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -146,6 +146,9 @@ pub struct OpenReservation {
     pub tokens: u64,
 }
 
+/// Sees every entry as it is settled, for metrics. It must be quick.
+pub(crate) type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
+
 /// The ledger, open. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Books(pub(crate) Arc<Shared>);
@@ -156,6 +159,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) strict: bool,
     pub(crate) lost: AtomicU64,
+    pub(crate) observer: OnceLock<Observer>,
     pub(crate) reservations: AtomicU64,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) keeper: Arc<Keeper>,
@@ -195,6 +199,7 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) =
             open_index(&config.dir.join("index"), &catalogue, &clock, &mut recovered);
+        let saved_seq = derived.next_seq;
         recovered.replayed_events = replay(&catalogue, &mut derived)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
@@ -214,7 +219,7 @@ impl Books {
         let open = derived.open.clone();
         let queue = Arc::new(Queue::new(PLACES_MAX));
         let pulse = Arc::new(Pulse::default());
-        let keeper = Arc::new(Keeper::new(derived, index, Arc::clone(&catalogue)));
+        let keeper = Arc::new(Keeper::new(derived, saved_seq, index, Arc::clone(&catalogue)));
         let committer = Committer {
             queue: Arc::clone(&queue),
             pulse: Arc::clone(&pulse),
@@ -233,6 +238,7 @@ impl Books {
             clock,
             strict: config.durability == Durability::Strict,
             lost: AtomicU64::new(0),
+            observer: OnceLock::new(),
             reservations: AtomicU64::new(0),
             catalogue,
             keeper,
@@ -358,6 +364,11 @@ fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<J
 // === the hot path ===
 
 impl Books {
+    /// Shows every entry to `observer` from now on. Only the first observer is taken.
+    pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
+        let _taken = self.0.observer.set(Box::new(observer));
+    }
+
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
@@ -622,11 +633,6 @@ impl Books {
     /// been dropped. Blocking.
     pub fn close(&self) {
         self.0.close();
-    }
-
-    /// Balances as the hot path has them, for `verify`.
-    pub(crate) fn live_balances(&self) -> Vec<(Scope, super::accounts::Accounts)> {
-        self.0.budgets.balances()
     }
 }
 

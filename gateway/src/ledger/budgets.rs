@@ -250,7 +250,8 @@ impl Budgets {
         states
     }
 
-    /// The balances of every scope, for `verify`.
+    /// The balances of every scope.
+    #[cfg(test)]
     pub(crate) fn balances(&self) -> Vec<(Scope, Accounts)> {
         let inner = self.lock();
         let mut all = vec![(Scope::Global, inner.global.accounts.clone())];

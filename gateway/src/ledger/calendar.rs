@@ -8,8 +8,6 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 /// Number of [`Window`]s.
 pub(crate) const WINDOWS: usize = 4;
-/// All of them, in order.
-pub(crate) const ALL: [Window; WINDOWS] = [Window::Hour, Window::Day, Window::Month, Window::Total];
 const HOUR_MS: i64 = 3_600_000;
 
 /// One window in time.

@@ -272,6 +272,15 @@ impl Entry {
     }
 }
 
+impl RequestId {
+    /// When it was made, milliseconds since the Unix epoch: the first 48 bits of a UUIDv7.
+    #[must_use]
+    pub fn unix_ms(&self) -> Option<u64> {
+        let version = self.0.get_version_num() == 7;
+        version.then(|| u64::try_from(self.0.as_u128() >> 80).unwrap_or(0))
+    }
+}
+
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "req_{}", self.0.simple())

@@ -13,14 +13,19 @@ mod checkpoint;
 mod derived;
 pub(crate) mod effect;
 pub mod entry;
+mod filter;
 mod keeper;
 pub(crate) mod open_entry;
+mod query;
 mod rate;
 mod recovery;
 mod refusals;
 mod rollups;
+mod summary;
 mod tally;
+mod verify;
 
+pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
 pub use books::{Books, BooksConfig, OpenError, OpenReservation, Recovered, StoreState};
 pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
@@ -29,7 +34,13 @@ pub use entry::{
     Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
     RefusedRow, RequestId, Role,
 };
+pub use filter::Filter;
 pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
+pub use query::{Cursor, PAGE_MAX, Page, Reader};
+pub use summary::{
+    Group, GroupBy, Line, NONE, OTHER, Percentiles, Quantiles, Summary, SummaryQuery,
+};
+pub use verify::{Finding, Report};
 
 #[cfg(test)]
 mod tests;

@@ -144,12 +144,21 @@ impl Rollups {
 
     /// The hours that are in memory, oldest first.
     pub(crate) fn hours(&self) -> BTreeMap<u64, HourRows> {
-        let mut hours = self.past.clone();
-        hours.insert(
-            self.hour,
-            self.rows.iter().map(|(dims, tally)| (*dims, tally.clone())).collect(),
-        );
-        hours
+        self.clone().into_hours()
+    }
+
+    /// The same, consuming.
+    pub(crate) fn into_hours(mut self) -> BTreeMap<u64, HourRows> {
+        let rows: HourRows = self.rows.into_iter().collect();
+        if !rows.is_empty() {
+            self.past.insert(self.hour, rows);
+        }
+        self.past
+    }
+
+    /// Takes the hours that are over.
+    pub(crate) fn take_past(&mut self) -> BTreeMap<u64, HourRows> {
+        std::mem::take(&mut self.past)
     }
 
     /// The index has everything now.

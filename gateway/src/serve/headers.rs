@@ -4,7 +4,7 @@ use super::{Gateway, Life};
 use crate::{
     admission::Rate,
     execute::Started,
-    ledger::{OpenEntry, RequestId, TokenRate},
+    ledger::{OpenEntry, TokenRate},
     listen::Peer,
     refusal::Refusal,
 };
@@ -18,8 +18,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The headers of an answer when its head leaves.
 pub(super) fn answer(
     gateway: &Gateway,
-    id: RequestId,
-    decision: &Decision,
+    life: &Life,
     started: &Started,
     open: &OpenEntry,
     rate: Option<Rate>,
@@ -27,10 +26,12 @@ pub(super) fn answer(
     let cap_asked = open.output_cap_asked();
     let mut headers = HeaderMap::with_capacity(20);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    set(&mut headers, "x-request-id", &id.to_string());
+    set(&mut headers, "x-request-id", &life.id.to_string());
     set(&mut headers, "x-tollgate-route", started.route.id().as_str());
     set(&mut headers, "x-tollgate-attempts", &open.attempts().to_string());
-    decided(&mut headers, decision);
+    if let Some(decision) = &life.decision {
+        decided(&mut headers, decision);
+    }
     if started.output_cap < cap_asked {
         set(&mut headers, "x-tollgate-output-cap", &started.output_cap.to_string());
     }

@@ -90,10 +90,10 @@ impl Catalogue {
     }
 
     /// A plain segment is sealed now.
-    pub(crate) fn seal(&self, sealed: Arc<Sealed>) {
+    pub(crate) fn seal(&self, sealed: &Arc<Sealed>) {
         for segment in self.lock().iter_mut() {
             if segment.first_seq() == sealed.footer.first_seq {
-                *segment = Segment::Sealed(Arc::clone(&sealed));
+                *segment = Segment::Sealed(Arc::clone(sealed));
             }
         }
     }
@@ -109,6 +109,13 @@ impl Catalogue {
                 Segment::Sealed(_) => None,
             })
             .collect()
+    }
+}
+
+impl Block {
+    /// Which segment it is in, by its place in the snapshot.
+    pub(crate) fn segment(&self) -> usize {
+        self.segment
     }
 }
 

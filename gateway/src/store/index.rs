@@ -30,6 +30,9 @@ pub(crate) enum IndexError {
     Value,
 }
 
+/// Sees a key and its value.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
+
 /// Changes that belong together.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -83,11 +86,7 @@ impl Index {
     }
 
     /// Every value whose key begins with `prefix`, in order of keys.
-    pub(crate) fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
+    pub(crate) fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
         let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
         for item in self.db.scan_prefix(prefix) {
             let (key, part) = item?;

@@ -28,8 +28,8 @@ use std::{
 
 const MAGIC: [u8; 8] = *b"TOLLSEAL";
 const FORMAT: u32 = 1;
-const HEADER: u64 = 12;
-const TRAILER: u64 = 16;
+const HEADER: usize = 12;
+const TRAILER: usize = 16;
 /// Of zstd: 3 packs entries about 5 to 1 at several hundred MB/s.
 const LEVEL: i32 = 3;
 /// Bits of the filter per id: about 1 % of foreign ids pass.
@@ -65,13 +65,13 @@ impl Sealed {
     pub(crate) fn open(path: &Path) -> Result<Self, ScanError> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        if length < HEADER + TRAILER {
+        if length < (HEADER + TRAILER) as u64 {
             return Err(ScanError::Header);
         }
-        let mut head = [0; HEADER as usize];
+        let mut head = [0; HEADER];
         file.read_exact_at(&mut head, 0)?;
-        let mut trailer = [0; TRAILER as usize];
-        file.read_exact_at(&mut trailer, length - TRAILER)?;
+        let mut trailer = [0; TRAILER];
+        file.read_exact_at(&mut trailer, length - TRAILER as u64)?;
         if head[..8] != MAGIC || trailer[8..] != MAGIC {
             return Err(ScanError::Header);
         }
@@ -79,7 +79,7 @@ impl Sealed {
             return Err(ScanError::Format(u32_at(&head, 8)));
         }
         let footer_bytes = u64::from(u32_at(&trailer, 0));
-        let start = (length - TRAILER).checked_sub(footer_bytes).ok_or(ScanError::Header)?;
+        let start = (length - TRAILER as u64).checked_sub(footer_bytes).ok_or(ScanError::Header)?;
         let bytes = read_at(&file, start, footer_bytes)?;
         let footer: Footer = postcard::from_bytes(&bytes).map_err(|_| ScanError::Header)?;
         if footer.filter_offset.checked_add(footer.filter_bytes) != Some(start) {
@@ -157,7 +157,7 @@ impl Sealer {
             path: path.to_owned(),
             temporary,
             out,
-            offset: HEADER,
+            offset: HEADER as u64,
             block: Vec::new(),
             footer,
             ids: Vec::new(),

@@ -5,14 +5,8 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 /// Other crates write requests' heads at `debug` and `trace`: never let them, whatever the filter
 /// says.
-const QUIET: [&str; 6] = [
-    "h2=info",
-    "hyper=info",
-    "hyper_util=info",
-    "reqwest=info",
-    "rustls=info",
-    "sled=info",
-];
+const QUIET: [&str; 6] =
+    ["h2=info", "hyper=info", "hyper_util=info", "reqwest=info", "rustls=info", "sled=info"];
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -132,7 +132,11 @@ impl Metrics {
             "Requests turned away, by the error code the caller saw",
             self.refusals.clone(),
         );
-        registry.register("attempts", "Attempts by route and how they ended", self.attempts.clone());
+        registry.register(
+            "attempts",
+            "Attempts by route and how they ended",
+            self.attempts.clone(),
+        );
         registry.register(
             "ttft_seconds",
             "Arrival of a streamed request to the first visible token handed to the socket, by the \
@@ -166,7 +170,8 @@ impl Metrics {
     /// A request was turned away with this code.
     pub fn refused(&self, code: &str) {
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
-        let sound = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let sound =
+            code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let known = codes.contains(code)
             || (sound && codes.len() < CODES_MAX && codes.insert(code.to_owned()));
         drop(codes);
@@ -244,7 +249,11 @@ impl State {
             ("store_healthy", "1 if the ledger records paid work", &self.store_healthy),
             ("store_queued", "Events waiting to be written", &self.store_queued),
             ("store_commits", "Commits since the start", &self.store_commits),
-            ("store_commit_microseconds", "Write and sync of the last commit", &self.store_commit_us),
+            (
+                "store_commit_microseconds",
+                "Write and sync of the last commit",
+                &self.store_commit_us,
+            ),
             ("store_lost_entries", "Entries not recorded while the store failed", &self.store_lost),
             ("open_reservations", "Attempts that hold money or tokens", &self.reservations),
             ("policy_rejected", "1 if the newest policy file was refused", &self.policy_rejected),

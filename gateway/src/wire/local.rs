@@ -16,6 +16,13 @@ use std::borrow::Cow;
 /// Longest stop string in bytes: the engine holds back that much text.
 const STOP_BYTES_MAX: usize = 1024;
 
+// What a request that says nothing about sampling gets, as in llama.cpp's own server. OpenAI's plain
+// temperature 1 suits models of hundreds of billions of parameters; a small one rambles under it.
+const DEFAULT_TEMPERATURE: f32 = 0.8;
+const DEFAULT_TOP_P: f32 = 0.95;
+const DEFAULT_TOP_K: u32 = 40;
+const DEFAULT_MIN_P: f32 = 0.05;
+
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]
 pub struct LocalAsk {
@@ -157,11 +164,11 @@ fn sampling(request: &ChatRequest) -> Result<Sampling, BadRequest> {
         .transpose()?;
     let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
     Ok(Sampling {
-        temperature: number(Field::Temperature, 0.0, 2.0, 1.0)?,
+        temperature: number(Field::Temperature, 0.0, 2.0, DEFAULT_TEMPERATURE)?,
         // 0 leaves the likeliest token, as the smallest positive nucleus does.
-        top_p: number(Field::TopP, 0.0, 1.0, 1.0)?.max(f32::EPSILON),
+        top_p: number(Field::TopP, 0.0, 1.0, DEFAULT_TOP_P)?.max(f32::EPSILON),
         top_k: top_k(request)?,
-        min_p: number(Field::MinP, 0.0, 1.0, 0.0)?,
+        min_p: number(Field::MinP, 0.0, 1.0, DEFAULT_MIN_P)?,
         repeat_penalty: number(Field::RepeatPenalty, 0.01, 10.0, penalty)?,
         presence_penalty: number(Field::PresencePenalty, -2.0, 2.0, 0.0)?,
         frequency_penalty: number(Field::FrequencyPenalty, -2.0, 2.0, 0.0)?,
@@ -172,7 +179,7 @@ fn sampling(request: &ChatRequest) -> Result<Sampling, BadRequest> {
 
 /// 0 and -1 switch it off.
 fn top_k(request: &ChatRequest) -> Result<Option<u32>, BadRequest> {
-    let Some(raw) = request.given(Field::TopK) else { return Ok(None) };
+    let Some(raw) = request.given(Field::TopK) else { return Ok(Some(DEFAULT_TOP_K)) };
     let k = check::integer("top_k", raw, -1, i64::from(i32::MAX))?;
     Ok(u32::try_from(k).ok().filter(|k| *k > 0))
 }

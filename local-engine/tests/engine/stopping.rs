@@ -71,13 +71,13 @@ async fn a_job_that_is_dropped_is_computed_no_further_than_one_step() {
     let engine = engine(&small());
     let mut job = engine.submit(ask(&engine, "Tell me a long story.", 300)).expect("taken");
     first_text(&mut job).await;
-    let at_drop = engine.status().decode_tokens;
     drop(job);
-    // The next job's answer is proof that the scheduler has been round since.
+    let at_drop = engine.status().decode_tokens;
+    // The next job's answer is proof that the scheduler has been round since; its one token comes
+    // from its prompt.
     answer(&engine, ask(&engine, "Say hello.", 1)).await;
     let after = engine.status();
-    // Between the reading and the drop the scheduler may run a few steps ahead, not hundreds.
-    assert!(after.decode_tokens - at_drop < 50, "{} more", after.decode_tokens - at_drop);
+    assert!(after.decode_tokens - at_drop <= 1, "only the step that ran is finished");
     assert_eq!((after.running, after.cancelled), (0, 1));
 }
 

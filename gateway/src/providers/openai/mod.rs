@@ -3,6 +3,8 @@
 mod body;
 mod error;
 mod seen;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use body::upstream_body;

@@ -89,8 +89,7 @@ struct Spoken {
 /// # Errors
 /// A payload that is no chunk: never with its text in the message.
 pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str> {
-    let written: Written<'_> =
-        serde_json::from_slice(data).map_err(|_| "an event of the stream is no chat chunk")?;
+    let written = written(data).ok_or("an event of the stream is no chat chunk")?;
     Ok(payload(&written, id_wanted))
 }
 
@@ -99,13 +98,17 @@ pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str>
 /// # Errors
 /// A body that is no answer: never with its text in the message.
 pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
-    let written: Written<'_> =
-        serde_json::from_slice(body).map_err(|_| "the body is no chat completion")?;
+    let written = written(body).ok_or("the body is no chat completion")?;
     let read = payload(&written, true);
     if read.choices == 0 && !read.seen.error {
         return Err("the body is a chat completion without choices");
     }
     Ok(read)
+}
+
+/// The members that matter, of an object; a derived reader would take a list for one.
+fn written(data: &[u8]) -> Option<Written<'_>> {
+    data.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(data).ok()).flatten()
 }
 
 fn payload(written: &Written<'_>, id_wanted: bool) -> Payload {
@@ -117,10 +120,13 @@ fn payload(written: &Written<'_>, id_wanted: bool) -> Payload {
         visible_bytes: spoken.visible,
         reasoning_bytes: spoken.reasoning,
         finish: finish.clone(),
-        usage_only: count == 0 && usage.is_some(),
+        usage_only: count == 0 && written.usage.is_some(),
         usage,
         error: written.error.is_some_and(|raw| is_truthy(raw.get())),
-        id: id.and_then(|raw| json::text_of(raw.get())).map(Cow::into_owned),
+        id: id
+            .and_then(|raw| json::text_of(raw.get()))
+            .filter(|id| !id.is_empty())
+            .map(Cow::into_owned),
     };
     Payload { seen, finished, choices: count }
 }

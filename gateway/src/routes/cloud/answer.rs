@@ -156,7 +156,7 @@ impl CloudAnswer {
                 }
                 Ok(None) => return self.last_streamed(),
                 // The answer is whole; only the end of the stream is missing.
-                Err(Fault { kind: FaultKind::Idle, .. }) if self.is_finished() => {
+                Err(_) if self.is_finished() => {
                     self.source = None;
                     return Ok(None);
                 }

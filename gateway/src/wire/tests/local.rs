@@ -96,5 +96,5 @@ fn sampling_is_what_was_asked() {
 
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap().sampling;
     assert_eq!(plain.temperature.to_bits(), 1f32.to_bits(), "OpenAI's default");
-    assert_eq!((plain.seed, plain.top_k), (None, None));
+    assert_eq!((plain.seed, plain.top_k), (None, Some(40)));
 }

@@ -1,0 +1,229 @@
+//! Reading the ledger: pages of requests, one request, summaries.
+//!
+//! **Invariants:** a query reads a committed prefix of the journal and never touches the hot path;
+//! a page's cursor is a place in the journal, so that what is written meanwhile shifts nothing;
+//! what a query holds in memory is bounded.
+
+use super::{
+    books::Books,
+    entry::{Entry, RequestId},
+    filter::Filter,
+    keeper::Keeper,
+};
+use crate::store::{
+    BooksError, JournalError,
+    catalogue::{Block, Segment, Snapshot},
+    codec::{self, Row},
+    journal,
+    record::Record,
+};
+use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc};
+
+/// Requests of one page at most.
+pub const PAGE_MAX: usize = 1_000;
+/// Entries read for one page at most; the page then ends early and its cursor goes on.
+const PAGE_SCAN_MAX: u64 = 2_000_000;
+
+/// The ledger for reading: of the running process ([`Books::reader`]), or of a data directory.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) keeper: Option<Arc<Keeper>>,
+}
+
+/// A place in the ledger from which a query goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(u64);
+
+/// Some requests, newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The requests.
+    pub entries: Vec<Entry>,
+    /// Where older ones follow, if any may.
+    pub next: Option<Cursor>,
+}
+
+impl Books {
+    /// The ledger as it is now, with everything that has been queued. Blocking.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.catch_up();
+        Reader { snapshot: self.0.catalogue.snapshot(), keeper: Some(Arc::clone(&self.0.keeper)) }
+    }
+
+    /// Requests that `filter` means, newest first, from `cursor` on. Blocking.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn requests(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page, BooksError> {
+        self.reader().requests(filter, cursor, limit)
+    }
+
+    /// One request's entry. Blocking.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn request(&self, id: RequestId) -> Result<Option<Entry>, BooksError> {
+        self.reader().request(id)
+    }
+}
+
+impl Reader {
+    /// Reads a data directory, whether or not a process is writing it, and changes nothing.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn open(dir: &Path) -> Result<Self, JournalError> {
+        let (segments, _) = journal::list(&dir.join("journal"))?;
+        Ok(Self { snapshot: Snapshot { segments }, keeper: None })
+    }
+
+    /// See [`Books::requests`].
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn requests(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page, BooksError> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let before = cursor.map_or(u64::MAX, |Cursor(seq)| seq);
+        let mut entries = Vec::new();
+        let mut scanned = 0;
+        let blocks = self.snapshot.blocks();
+        let meant = |block: &&Block| block.seq < before && filter.reaches(block);
+        for block in blocks.iter().rev().filter(meant) {
+            let mut found: Vec<(u64, Entry)> = Vec::new();
+            self.rows(block, &mut |record, row| {
+                scanned += 1;
+                if record.head.seq < before && filter.takes(record.head.unix_ms, &row) {
+                    found.push((record.head.seq, entry(record)?));
+                }
+                Ok(())
+            })?;
+            let room = limit - entries.len();
+            if found.len() >= room {
+                let rest = found.split_off(found.len() - room);
+                let next = rest.first().map(|(seq, _)| Cursor(*seq));
+                entries.extend(rest.into_iter().rev().map(|(_, entry)| entry));
+                return Ok(Page { entries, next });
+            }
+            entries.extend(found.into_iter().rev().map(|(_, entry)| entry));
+            if scanned >= PAGE_SCAN_MAX {
+                return Ok(Page { entries, next: Some(Cursor(block.seq)) });
+            }
+        }
+        Ok(Page { entries, next: None })
+    }
+
+    /// See [`Books::request`].
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn request(&self, id: RequestId) -> Result<Option<Entry>, BooksError> {
+        let arrived_ms = id.unix_ms().unwrap_or(0);
+        let blocks = self.snapshot.blocks();
+        // An entry is committed after its request arrived, unless the clock stepped back between.
+        let (likely, others): (Vec<&Block>, Vec<&Block>) =
+            blocks.iter().partition(|block| block.last_ms >= arrived_ms);
+        let mut excluded = vec![None; self.snapshot.segments.len()];
+        for block in likely.into_iter().chain(others.into_iter().rev()) {
+            let segment = block.segment();
+            let exclude = match excluded[segment] {
+                Some(exclude) => exclude,
+                None => {
+                    let exclude = self.excludes(segment, id)?;
+                    excluded[segment] = Some(exclude);
+                    exclude
+                }
+            };
+            if exclude {
+                continue;
+            }
+            let mut found = None;
+            self.records(block, &mut |record| {
+                if record.head.kind == codec::ENTRY && codec::entry_id(record.payload) == Some(id) {
+                    found = Some(entry(record)?);
+                }
+                Ok(())
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn excludes(&self, segment: usize, id: RequestId) -> Result<bool, BooksError> {
+        match &self.snapshot.segments[segment] {
+            Segment::Plain(_) => Ok(false),
+            Segment::Sealed(sealed) => {
+                let may = sealed.may_hold(id.0.as_u128());
+                may.map(|may| !may).map_err(|error| unreadable(&sealed.path, &error))
+            }
+        }
+    }
+
+    /// Visits a block's entries without what only explanations read.
+    pub(crate) fn rows(
+        &self,
+        block: &Block,
+        visit: &mut dyn FnMut(Record<'_>, Row) -> Result<(), codec::CodecError>,
+    ) -> Result<(), BooksError> {
+        self.records(block, &mut |record| {
+            if record.head.kind != codec::ENTRY {
+                return Ok(());
+            }
+            match codec::decode(record.head.kind, record.head.version, record.payload)? {
+                codec::Event::Entry(row) => visit(record, *row),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn records(
+        &self,
+        block: &Block,
+        visit: &mut dyn FnMut(Record<'_>) -> Result<(), codec::CodecError>,
+    ) -> Result<(), BooksError> {
+        let mut outcome = Ok(());
+        let read = self.snapshot.read(block, &mut |record| {
+            if outcome.is_ok() {
+                outcome = visit(record);
+            }
+        });
+        let path = self.snapshot.path(block);
+        read.map_err(|error| unreadable(path, &error))?;
+        outcome.map_err(|error| unreadable(path, &error))
+    }
+}
+
+fn entry(record: Record<'_>) -> Result<Entry, codec::CodecError> {
+    codec::decode_entry(record.head.version, record.payload)
+}
+
+pub(crate) fn unreadable(path: &Path, error: &dyn fmt::Display) -> BooksError {
+    BooksError::Unreadable(format!("{}: {error}", path.display()).into())
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}

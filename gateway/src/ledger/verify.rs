@@ -1,0 +1,207 @@
+//! Checks the books against themselves.
+//!
+//! Reads every record (checksums, gapless sequence, commit times that never fall), folds them anew
+//! and checks: every reservation ends exactly once, an entry's attempts are those that were
+//! reserved, its cost is the exact sum of theirs, no charge is lost; and, for the running process,
+//! that its balances, open reservations and rollups are those of the fold.
+
+use super::{
+    books::Books, checkpoint, derived::Derived, effect::Effect, entry::Entry, query::Reader,
+    rollups::HourRows,
+};
+use crate::store::{
+    catalogue::Snapshot,
+    codec::{self, Row},
+    record::Record,
+};
+use serde::Serialize;
+
+/// Findings that are listed; further ones are only counted.
+const FINDINGS_MAX: usize = 100;
+
+/// What was checked and what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Segment files.
+    pub segments: u64,
+    /// Events.
+    pub events: u64,
+    /// Entries among them.
+    pub entries: u64,
+    /// Requests that had reserved and had no entry yet: running ones, or those of a crash that the
+    /// next start will settle.
+    pub open_requests: u64,
+    /// Whether the running process's balances, reservations and rollups were compared too.
+    pub derived_checked: bool,
+    /// What is wrong; empty when the books balance.
+    pub findings: Vec<Finding>,
+    /// Findings beyond those listed.
+    pub findings_left_out: u64,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The event it concerns, where it is one.
+    pub seq: Option<u64>,
+    /// What.
+    pub what: String,
+}
+
+impl Report {
+    /// Whether the books balance.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn find(&mut self, seq: Option<u64>, what: impl Into<String>) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(Finding { seq, what: what.into() });
+        } else {
+            self.findings_left_out += 1;
+        }
+    }
+}
+
+impl Books {
+    /// Checks the whole ledger, and what this process derived from it. Blocking, reads everything.
+    #[must_use]
+    pub fn verify(&self) -> Report {
+        let reader = self.reader();
+        // The keeper may be ahead of the snapshot by now: take what it has first.
+        let mut derived = self.0.keeper.derived().clone();
+        let snapshot = self.0.catalogue.snapshot();
+        let hours = std::mem::take(&mut derived.rollups).into_hours();
+        let stored = |hour: u64| match hours.get(&hour) {
+            Some(rows) => Some(rows.clone()),
+            None => {
+                let index = reader.keeper.as_ref()?.index.as_ref()?;
+                checkpoint::hour(index, hour).ok()
+            }
+        };
+        verify(&snapshot, Some((&derived, &stored)))
+    }
+}
+
+impl Reader {
+    /// Checks the journal alone. Blocking, reads everything.
+    #[must_use]
+    pub fn verify(&self) -> Report {
+        verify(&self.snapshot, None)
+    }
+}
+
+type Stored<'a> = (&'a Derived, &'a dyn Fn(u64) -> Option<HourRows>);
+
+fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
+    let mut report = Report { segments: snapshot.segments.len() as u64, ..Report::default() };
+    let end = derived.map_or(u64::MAX, |(derived, _)| derived.next_seq);
+    let mut fold = Derived::new();
+    let mut last_ms = 0;
+    let mut readable = true;
+    for block in snapshot.blocks() {
+        let read = snapshot.read(&block, &mut |record| {
+            if record.head.seq < end {
+                check(&mut report, &mut fold, &mut last_ms, record);
+            }
+        });
+        if let Err(error) = read {
+            readable = false;
+            report.find(None, format!("{}: {error}", snapshot.path(&block).display()));
+            fold.next_seq = block.next_seq;
+        }
+        for (hour, rows) in fold.rollups.take_past() {
+            compare_hour(&mut report, hour, &rows, derived);
+        }
+    }
+    report.open_requests = fold.open.len() as u64;
+    // After damage the fold is not the whole, and comparing it would only repeat the finding.
+    if let Some((derived, _)) = derived.filter(|_| readable) {
+        report.derived_checked = true;
+        if fold.accounts != derived.accounts {
+            report.find(None, "the budgets' balances are not those of the entries");
+        }
+        if fold.open != derived.open {
+            report.find(None, "the open reservations are not those of the journal");
+        }
+    }
+    for (hour, rows) in std::mem::take(&mut fold.rollups).into_hours() {
+        compare_hour(&mut report, hour, &rows, derived.filter(|_| readable));
+    }
+    report
+}
+
+fn compare_hour(report: &mut Report, hour: u64, rows: &HourRows, derived: Option<Stored<'_>>) {
+    let Some((_, stored)) = derived else { return };
+    let same = stored(hour).is_some_and(|stored| {
+        postcard::to_allocvec(&stored).ok() == postcard::to_allocvec(rows).ok()
+    });
+    if !same {
+        report.find(None, format!("the rollups of hour {hour} are not the sums of its entries"));
+    }
+}
+
+fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Record<'_>) {
+    let head = record.head;
+    let seq = Some(head.seq);
+    report.events += 1;
+    if head.seq != fold.next_seq {
+        report.find(seq, format!("event {} is missing", fold.next_seq));
+    }
+    if head.unix_ms < *last_ms {
+        report.find(seq, "its commit time lies before that of the event before it");
+    }
+    *last_ms = head.unix_ms;
+    let effect: Effect = match codec::decode(head.kind, head.version, record.payload) {
+        Ok(event) => event.into(),
+        Err(error) => {
+            report.find(seq, error.to_string());
+            fold.next_seq = head.seq + 1;
+            return;
+        }
+    };
+    match &effect {
+        Effect::Entry(row) => {
+            report.entries += 1;
+            check_entry(report, fold, head.seq, row);
+        }
+        Effect::Reserved(hold) => {
+            let expected = fold.open.get(&hold.id).map_or(0, |open| open.attempts.len());
+            if usize::from(hold.attempt) != expected {
+                report.find(seq, format!("{}: attempt {} reserves twice", hold.id, hold.attempt));
+            }
+        }
+        Effect::Settled { id, attempt, .. } => {
+            let open = fold.open.get(id).and_then(|open| open.attempts.get(usize::from(*attempt)));
+            if open.is_none_or(|open| open.settled_seq.is_some()) {
+                report.find(seq, format!("{id}: attempt {attempt} settles and is not open"));
+            }
+        }
+        Effect::Refused(_) | Effect::Key(_) | Effect::Policy(_) => {}
+    }
+    fold.apply(head.seq, head.unix_ms, effect);
+}
+
+fn check_entry(report: &mut Report, fold: &Derived, seq: u64, row: &Row) {
+    let seq = Some(seq);
+    let open = fold.open.get(&row.id).map_or(&[][..], |open| &open.attempts);
+    if open.len() != row.attempts.len() {
+        let (reserved, has) = (open.len(), row.attempts.len());
+        report.find(seq, format!("{}: {has} attempts, {reserved} reserved", row.id));
+    }
+    for (open, attempt) in open.iter().zip(&row.attempts) {
+        if open.hold.held != attempt.held() {
+            report.find(seq, format!("{}: an attempt held what was not reserved", row.id));
+        }
+        if let Some(cost) = attempt.cost
+            && attempt.budgeted
+            && attempt.overrun != cost.less(attempt.reserved)
+        {
+            report.find(seq, format!("{}: an overrun is not what was above the hold", row.id));
+        }
+    }
+    if row.cost != Entry::sum(&row.attempts) {
+        report.find(seq, format!("{}: its cost is not the sum of its attempts'", row.id));
+    }
+}
