@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RuleName};
+use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RuleName};
 use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -98,15 +98,17 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             LeaveOut::Context | LeaveOut::Capability(_) | LeaveOut::Pinned | LeaveOut::NotChosen
         )
     };
-    if refuse.rule.is_none() && all(&unserved) {
+    let no_route = refuse.reason == RefuseReason::NoRoute;
+    if no_route && all(&unserved) {
         let lacking = refuse.left_out.iter().find_map(|left| match &left.reason {
             LeaveOut::Capability(what) => Some(what.clone()),
             _ => None,
         });
         if let Some(what) = lacking {
+            let param = parameter(&what);
             return Refusal::Bad(BadRequest {
-                param: Some(what.to_string()),
-                message: format!("no route that may serve this request supports `{what}`"),
+                param: Some(param.to_owned()),
+                message: format!("no route that may serve this request supports `{param}`"),
                 code: "unsupported_parameter",
             });
         }
@@ -122,10 +124,19 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             });
         }
     }
-    if refuse.rule.is_none() && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
+    if no_route && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
         return Refusal::RouteDown(refuse.message);
     }
     Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
+}
+
+/// The parameter of the request by which a caller asks for something a route may lack.
+fn parameter(capability: &str) -> &str {
+    match capability {
+        "images" => "messages",
+        "structured" => "response_format",
+        other => other,
+    }
 }
 
 /// Whether the caller wants the decision explained and nothing asked.
