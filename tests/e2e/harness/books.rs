@@ -72,7 +72,6 @@ impl Books<'_> {
     }
 
     /// The only entry.
-    /// The only entry.
     pub(crate) async fn only_entry(&self) -> EntrySeen {
         let mut entries = self.entries().await;
         assert_eq!(entries.len(), 1, "one entry: {entries:#?}");
