@@ -95,20 +95,22 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
     let unserved = |reason: &LeaveOut| {
         matches!(
             reason,
-            LeaveOut::Context | LeaveOut::Capability(_) | LeaveOut::Pinned | LeaveOut::NotChosen
+            LeaveOut::Context
+                | LeaveOut::Capability(_)
+                | LeaveOut::Guard(_)
+                | LeaveOut::Pinned
+                | LeaveOut::NotChosen
         )
     };
-    let no_route = refuse.reason == RefuseReason::NoRoute;
-    if no_route && all(&unserved) {
+    if refuse.reason == RefuseReason::NoRoute && all(&unserved) {
         let lacking = refuse.left_out.iter().find_map(|left| match &left.reason {
             LeaveOut::Capability(what) => Some(what.clone()),
             _ => None,
         });
         if let Some(what) = lacking {
-            let param = parameter(&what);
             return Refusal::Bad(BadRequest {
-                param: Some(param.to_owned()),
-                message: format!("no route that may serve this request supports `{param}`"),
+                param: Some(parameter(&what).to_owned()),
+                message: format!("no route that may serve this request supports `{what}`"),
                 code: "unsupported_parameter",
             });
         }
@@ -116,26 +118,28 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             return Refusal::Bad(BadRequest {
                 param: Some("messages".to_owned()),
                 message: format!(
-                    "the prompt (up to {} tokens) is longer than the context of every route that \
-                     may serve it",
-                    facts.request.prompt_tokens.max
+                    "the prompt (up to {} tokens) and an answer of up to {} tokens do not fit the \
+                     context of any route that may serve this request",
+                    facts.request.prompt_tokens.max, facts.request.max_output_tokens
                 ),
                 code: "context_length_exceeded",
             });
         }
     }
-    if no_route && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
+    if refuse.reason == RefuseReason::NoRoute
+        && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable)
+    {
         return Refusal::RouteDown(refuse.message);
     }
     Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
 }
 
-/// The parameter of the request by which a caller asks for something a route may lack.
+/// The request's parameter that asks for a route's capability.
 fn parameter(capability: &str) -> &str {
     match capability {
         "images" => "messages",
         "structured" => "response_format",
-        other => other,
+        same => same,
     }
 }
 
