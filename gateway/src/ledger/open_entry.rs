@@ -111,7 +111,11 @@ pub struct Ending {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Short {
     /// A hard budget has less left than the attempt could cost.
-    #[error("the budget `{id}` has {left} of {limit} left, {needed} could be needed")]
+    #[error(
+        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{opens}",
+        left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
+        needed = shown(*.unit, *.needed), opens = opens(*.opens_unix_ms)
+    )]
     Budget {
         /// The budget.
         id: Arc<str>,
@@ -181,6 +185,22 @@ enum State {
     Ended,
     /// The end is queued, the money is free.
     Settled,
+}
+
+/// An amount of a budget with its unit.
+fn shown(unit: Unit, amount: u64) -> String {
+    match unit {
+        Unit::Money => format!("{} USD", PicoUsd::from_pico(amount)),
+        Unit::Tokens => format!("{amount} tokens"),
+    }
+}
+
+/// When the next window opens, as the end of a sentence.
+fn opens(unix_ms: Option<u64>) -> String {
+    let at = unix_ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(String::new, |at| format!("; it opens again at {at}"))
 }
 
 // === impl OpenEntry ===
