@@ -147,9 +147,6 @@ pub struct OpenReservation {
     pub tokens: u64,
 }
 
-/// Sees every entry as it is settled, for metrics. It must be quick.
-pub(crate) type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
-
 /// The ledger, open. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Books(pub(crate) Arc<Shared>);
@@ -160,7 +157,6 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) strict: bool,
     pub(crate) lost: AtomicU64,
-    pub(crate) observer: OnceLock<Observer>,
     pub(crate) reservations: AtomicU64,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) keeper: Arc<Keeper>,
@@ -169,7 +165,7 @@ pub(crate) struct Shared {
     pulse: Arc<Pulse>,
     ids: Ids,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    observer: OnceLock<Observer>,
+    pub(crate) observer: OnceLock<Observer>,
     _lock: DirLock,
 }
 
@@ -243,7 +239,6 @@ impl Books {
             clock,
             strict: config.durability == Durability::Strict,
             lost: AtomicU64::new(0),
-            observer: OnceLock::new(),
             reservations: AtomicU64::new(0),
             catalogue,
             keeper,

@@ -367,9 +367,6 @@ impl OpenEntry {
             .map(|running| (running.holds, running.record.held(), running.record.charge()))
             .collect();
         let entry = self.entry(head, running.into_iter().map(|running| running.record).collect());
-        if let Some(observer) = self.books.observer.get() {
-            observer(&entry);
-        }
         let strict = self.books.strict;
         let mut ticket = CommitTicket::ready();
         if self.placed {
