@@ -1,2 +1,93 @@
-//! x
-fn main() {}
+//! Measures tollgate: what it adds to a request, and what its engine yields.
+//!
+//! Start reading at `overhead/mod.rs`, which tells one run top to bottom. bench/README.md says how
+//! each number comes about.
+
+mod child;
+mod engine;
+mod load;
+mod machine;
+mod output;
+mod overhead;
+mod procfs;
+mod proxy;
+mod stats;
+mod upstream;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures tollgate.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What tollgate adds to a request, beside a bare proxy and direct.
+    Overhead(overhead::OverheadArgs),
+    /// What the local engine yields at several numbers of streams.
+    Engine(engine::EngineArgs),
+    /// The load generator by itself, against any OpenAI-compatible server.
+    Load(load::LoadArgs),
+    /// The mock provider (started by `overhead`).
+    Upstream(upstream::UpstreamArgs),
+    /// The bare axum + reqwest proxy, the floor (started by `overhead`).
+    Proxy(proxy::ProxyArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            progress(&format!("error: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Overhead(args) => overhead::run(&args),
+        Command::Engine(args) => engine::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
+        Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),
+    }
+}
+
+/// The generator and the mock share one core.
+fn one_thread() -> Result<tokio::runtime::Runtime, String> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|e| format!("runtime: {e}"))
+}
+
+/// As a server would run: one worker for each core it may use.
+fn all_cores() -> Result<tokio::runtime::Runtime, String> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().build().map_err(|e| format!("runtime: {e}"))
+}
+
+/// A pooled client that goes straight to the address.
+fn http_client() -> Result<reqwest::Client, String> {
+    // An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().map_err(|e| format!("client: {e}"))
+}
+
+/// One line of the result.
+fn say(line: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| format!("stdout: {e}"))
+}
+
+/// One line of progress. A closed stderr is no reason to stop measuring.
+fn progress(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

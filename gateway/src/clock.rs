@@ -32,6 +32,14 @@ impl Clock {
         (Self { moved: Some(Arc::clone(&moved)) }, Hand(moved))
     }
 
+    /// The day of the UTC calendar, `YYYY-MM-DD`: prices are dated by it.
+    #[must_use]
+    pub fn day(&self) -> String {
+        let unix_ms = i64::try_from(self.unix_ms()).unwrap_or(i64::MAX);
+        let now = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or(jiff::Timestamp::MAX);
+        now.strftime("%Y-%m-%d").to_string()
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub fn unix_ms(&self) -> u64 {

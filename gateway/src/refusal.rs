@@ -68,6 +68,9 @@ pub enum Refusal {
     /// Every route of the plan failed.
     #[error("{0}")]
     Upstream(String),
+    /// The only route of the plan failed.
+    #[error("{0}")]
+    RouteDown(String),
     /// Every route of the plan was rate limited by its provider.
     #[error("the provider limits the rate of requests; try again in {wait}", wait = seconds(*.0))]
     UpstreamLimited(Duration),
@@ -91,6 +94,9 @@ pub enum Refusal {
     /// The ledger cannot record paid work now (disk full, I/O error).
     #[error("paid requests are stopped: {0}")]
     StoreDown(String),
+    /// The ledger or the keys cannot answer an operator.
+    #[error("the ledger: {0}")]
+    Ledger(String),
     /// The server is going down.
     #[error("the server is shutting down")]
     Draining,
@@ -141,7 +147,11 @@ impl Refusal {
             Self::UnknownModel(_) | Self::NoSuchPath(_) | Self::NotFound(_) => {
                 StatusCode::NOT_FOUND
             }
-            Self::Busy(_) | Self::StoreDown(_) | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_)
+            | Self::RouteDown(_)
+            | Self::StoreDown(_)
+            | Self::Ledger(_)
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Rejected { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
@@ -173,9 +183,11 @@ impl Refusal {
             | Self::NotFound(_)
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
+            | Self::RouteDown(_)
             | Self::Upstream(_)
             | Self::Deadline(_)
             | Self::StoreDown(_)
+            | Self::Ledger(_)
             | Self::Draining => "server_error",
         }
     }
@@ -196,10 +208,10 @@ impl Refusal {
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
             Self::Busy(_) => "busy",
-            Self::Upstream(_) => "upstream_failed",
+            Self::Upstream(_) | Self::RouteDown(_) => "upstream_failed",
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
-            Self::StoreDown(_) => "ledger_unavailable",
+            Self::StoreDown(_) | Self::Ledger(_) => "ledger_unavailable",
             Self::Draining => "shutting_down",
             Self::NoSuchPath(_) => "path_not_found",
             Self::WrongMethod(_) => "method_not_allowed",

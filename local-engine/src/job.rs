@@ -70,7 +70,8 @@ pub struct Job {
 }
 
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or
-/// `Failed`. Dropping the receiver cancels the job before its next decode.
+/// `Failed`; or `Expired` alone; or, for a job that never started, `Failed` alone. Dropping the
+/// receiver cancels the job before its next decode.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.
@@ -94,6 +95,12 @@ pub enum JobEvent {
         finish: Finish,
         /// What it took.
         usage: JobUsage,
+    },
+    /// The engine was too busy: the job waited in the queue for `queue_wait_max`, never started and
+    /// took nothing.
+    Expired {
+        /// Time spent in the queue.
+        queued: Duration,
     },
     /// The engine could not go on with this job.
     Failed {

@@ -2,8 +2,36 @@
 //!
 //! The engine knows no HTTP, no money and no policy. One scheduler thread owns the context; async
 //! callers talk to it through bounded queues and render templates and tokenise on their own
-//! threads. Start reading at [`Engine`].
+//! threads. Start reading at [`Engine`]; the story of a job is told in `scheduler.rs`.
 
+mod attribution;
+mod config;
+mod device;
+mod engine;
+mod error;
+mod generation;
+mod info;
 mod job;
+mod llama;
+mod load;
+mod meter;
+mod outbox;
+mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
+mod sequence;
+mod shared;
+mod slots;
+mod status;
+mod step;
+mod template;
+mod text;
+mod validate;
 
+pub use config::{EngineConfig, KvLayout};
+pub use engine::Engine;
+pub use error::{LoadError, PromptError, SubmitError};
+pub use generation::Generation;
+pub use info::{Device, ModelInfo};
 pub use job::{Finish, Job, JobEvent, JobUsage, Message, Role, Sampling};
+pub use status::{EngineState, Status};

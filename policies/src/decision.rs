@@ -107,7 +107,9 @@ pub enum LeaveOut {
 /// A refusal by policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refuse {
-    /// The rule that refused, or `None` when no rule matched or no route was left.
+    /// What kind of refusal this is.
+    pub reason: RefuseReason,
+    /// The rule that refused, or whose routes were all left out; `None` when no rule matched.
     pub rule: Option<RuleName>,
     /// The policy that decided.
     pub policy: PolicyName,
@@ -117,6 +119,32 @@ pub struct Refuse {
     pub message: String,
     /// Why each route was out of question.
     pub left_out: Vec<LeftOut>,
+}
+
+/// What kind of refusal by policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefuseReason {
+    /// A rule says so.
+    Rule,
+    /// No rule matched.
+    NoMatch,
+    /// Every route that the matching rule chose (or that the caller named) is left out.
+    NoRoute,
+}
+
+impl fmt::Display for LeaveOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard(rule) => write!(f, "is not allowed by the guard `{rule}`"),
+            Self::NotChosen => f.write_str("was not chosen"),
+            Self::Unavailable => f.write_str("is unavailable"),
+            Self::Context => f.write_str("has too short a context for the prompt and the answer"),
+            Self::Capability(what) => write!(f, "cannot serve {what}"),
+            Self::UnknownPrice => f.write_str("has no known price"),
+            Self::Pinned => f.write_str("was not asked for"),
+        }
+    }
 }
 
 impl Plan {

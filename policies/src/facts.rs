@@ -45,10 +45,13 @@ pub struct RequestFacts {
     /// The routes that serve `model` under that name: a configured alias such as a cloud model's
     /// own name. Empty for a policy alias such as `auto`.
     pub named: Vec<RouteId>,
-    /// Upper bound of the prompt's tokens (exact where a tokenizer said so).
-    pub prompt_tokens: u64,
+    /// How long the prompt is.
+    pub prompt_tokens: PromptTokens,
     /// The cap on answer tokens per choice that will be sent; always set.
     pub max_output_tokens: u64,
+    /// Whether the caller asked for that cap. If not it is the configured default, and an attempt
+    /// lowers it to what is left of the route's context.
+    pub max_output_tokens_asked: bool,
     /// Choices asked for (`n`).
     pub choices: u32,
     /// Whether the caller asked for a stream.
@@ -69,6 +72,18 @@ pub struct RequestFacts {
     pub metadata: BTreeMap<String, String>,
     /// Session (agent run) of the request, if it named one.
     pub session: Option<String>,
+}
+
+/// How many tokens the prompt has, as far as that is known without the tokenizer of the model that
+/// will answer. Equal numbers where a tokenizer counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokens {
+    /// No fewer than this: what leaves a route out for its context.
+    pub min: u64,
+    /// What is usual for so much text: what rules about long prompts look at.
+    pub likely: u64,
+    /// No more than this: what is reserved.
+    pub max: u64,
 }
 
 /// The caller as policies see it: what the operator set for the key.
@@ -110,6 +125,8 @@ pub struct RouteFacts {
     pub state: RouteState,
     /// Longest prompt plus answer, in tokens, if known.
     pub context_tokens: Option<u64>,
+    /// The prompt's tokens by this route's own tokenizer, where they were counted before deciding.
+    pub prompt_tokens: Option<u64>,
     /// Whether it can serve tools, images, structured answers and log probabilities; `None` where
     /// nobody said, which does not exclude it.
     pub tools: Option<bool>,
@@ -161,6 +178,31 @@ pub struct TimeFacts {
     pub minute_of_day: u16,
     /// Day of the week, Monday 1 to Sunday 7, in the configured time zone.
     pub weekday: u8,
+}
+
+/// Bytes of the longest tokens in public vocabularies (runs of spaces): no tokenizer makes fewer
+/// tokens than the bytes divided by this.
+const LONGEST_TOKEN_BYTES: u64 = 128;
+/// Bytes of a usual token of English prose and code.
+const USUAL_TOKEN_BYTES: u64 = 4;
+
+impl PromptTokens {
+    /// Counted by the tokenizer of the model that will answer.
+    #[must_use]
+    pub const fn exactly(tokens: u64) -> Self {
+        Self { min: tokens, likely: tokens, max: tokens }
+    }
+
+    /// From the bytes of the prompt's text and the most tokens that the chat template can add: no
+    /// tokenizer makes more tokens than bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: u64, template_tokens: u64) -> Self {
+        Self {
+            min: bytes.div_ceil(LONGEST_TOKEN_BYTES),
+            likely: bytes.div_ceil(USUAL_TOKEN_BYTES).saturating_add(template_tokens),
+            max: bytes.saturating_add(template_tokens),
+        }
+    }
 }
 
 impl RouteId {

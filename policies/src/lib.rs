@@ -7,18 +7,31 @@
 
 mod decision;
 mod facts;
+mod file;
 mod money;
+mod policy;
 mod price;
+mod price_list;
+mod units;
 mod usage;
 
 pub use decision::{
-    Decision, LeaveOut, LeftOut, OnShort, Plan, PolicyName, PolicyVersion, Refuse, RuleName,
-    Verdict,
+    Decision, LeaveOut, LeftOut, OnShort, Plan, PolicyName, PolicyVersion, Refuse, RefuseReason,
+    RuleName, Verdict,
 };
 pub use facts::{
-    BudgetFacts, CallerFacts, FACTS_VERSION, Facts, RequestFacts, RouteFacts, RouteId, RouteState,
-    TimeFacts,
+    BudgetFacts, CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteFacts,
+    RouteId, RouteState, TimeFacts,
 };
+pub use file::{FileError, PolicyError, PriceError};
 pub use money::{MoneyError, ParseMoneyError, PicoUsd, PicoUsdTotal};
-pub use price::{ComputePrice, PriceId, RoutePrice, Tier, TokenPrice, TokenRates, WorstCase};
+pub use policy::{
+    Guarded, KnownRoute, Outcome, Phase, Policy, PolicyWarning, RouteTrace, RuleTried, SHIPPED,
+    SignalRead, Trace, TraceVerdict, choose, decide, explain, guard, shipped,
+};
+pub use price::{
+    ComputePrice, PriceId, PriceName, RoutePrice, Tier, TiersError, TokenPrice, TokenRates,
+    WorstCase,
+};
+pub use price_list::{PriceList, PriceRow};
 pub use usage::{Usage, UsageSource};

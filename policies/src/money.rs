@@ -37,6 +37,9 @@ pub enum ParseMoneyError {
     /// More than twelve decimal places.
     #[error("`{0}` has more than 12 decimal places; the smallest unit is 1e-12 USD")]
     TooFine(String),
+    /// A rate per million whose millionth part is no whole number of pico-USD.
+    #[error("`{0}` has more than 6 decimal places; a rate per million is exact to 1e-6 USD")]
+    TooFineRate(String),
     /// Above [`PicoUsd::MAX`].
     #[error("`{0}` is larger than the largest amount, {max} USD", max = PicoUsd::MAX)]
     TooLarge(String),
@@ -65,6 +68,20 @@ impl PicoUsd {
             Some(pico) => Ok(Self(pico)),
             None => Err(MoneyError),
         }
+    }
+
+    /// The price of one token from the catalogue's price of a million, such as `"1.25"`; exact.
+    ///
+    /// # Errors
+    /// A text that is not an amount, or one with more than six decimal places.
+    pub fn from_usd_per_million(text: &str) -> Result<Self, ParseMoneyError> {
+        const MILLION: u128 = 1_000_000;
+        let PicoUsdTotal(pico) = text.parse()?;
+        if !pico.is_multiple_of(MILLION) {
+            return Err(ParseMoneyError::TooFineRate(text.to_owned()));
+        }
+        let each = u64::try_from(pico / MILLION);
+        each.map(Self).map_err(|_| ParseMoneyError::TooLarge(text.to_owned()))
     }
 
     /// The amount in pico-USD.

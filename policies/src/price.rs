@@ -7,7 +7,11 @@
 
 use crate::{MoneyError, PicoUsd, Usage};
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Names a price row for ever: hash of its canonical form. Entries carry it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub enum RoutePrice {
 }
 
 /// A dated price row: rates per token, with tiers by prompt size.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenPrice {
     /// Hash of the canonical row.
     pub id: PriceId,
@@ -39,8 +43,19 @@ pub struct TokenPrice {
     pub per_request: PicoUsd,
 }
 
+/// What a price row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PriceName<'a> {
+    /// The provider.
+    pub provider: &'a str,
+    /// The model, by the provider's name.
+    pub model: &'a str,
+    /// First day on which it holds, `YYYY-MM-DD`.
+    pub effective_from: &'a str,
+}
+
 /// Rates per token for each disjoint bucket of [`Usage`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRates {
     /// One uncached prompt token.
     pub input: PicoUsd,
@@ -57,7 +72,7 @@ pub struct TokenRates {
 }
 
 /// Rates that apply to the whole attempt once its prompt is longer than a bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tier {
     /// The tier applies when the prompt has more tokens than this.
     pub above_prompt_tokens: u64,
@@ -66,7 +81,7 @@ pub struct Tier {
 }
 
 /// The operator's price of engine time: the machine's amortised cost and its power.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComputePrice {
     /// Hash of the canonical row.
     pub id: PriceId,
@@ -87,9 +102,54 @@ pub struct WorstCase {
     pub engine_time: Duration,
 }
 
+/// Rates that are no price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TiersError {
+    /// Two tiers begin at the same bound, or a later one begins earlier.
+    #[error("tiers must ascend by `above_prompt_tokens`")]
+    Order,
+    /// A tier is cheaper than the one below it, so that a longer prompt could cost less.
+    #[error("a tier must not be cheaper than the rates below it")]
+    Cheaper,
+}
+
 // === impl TokenPrice ===
 
 impl TokenPrice {
+    /// A price row. Its id is the hash of everything that is given here, so the same row always has
+    /// the same id and any change makes a new one.
+    ///
+    /// # Errors
+    /// [`TiersError`] if the tiers do not ascend in bounds and rates.
+    pub fn new(
+        name: PriceName<'_>,
+        base: TokenRates,
+        tiers: Vec<Tier>,
+        per_request: PicoUsd,
+    ) -> Result<Self, TiersError> {
+        let mut below: Option<&Tier> = None;
+        for tier in &tiers {
+            if below.is_some_and(|below| below.above_prompt_tokens >= tier.above_prompt_tokens) {
+                return Err(TiersError::Order);
+            }
+            if !below.map_or(&base, |below| &below.rates).covered_by(&tier.rates) {
+                return Err(TiersError::Cheaper);
+            }
+            below = Some(tier);
+        }
+        let mut row = name.canonical();
+        let _ = writeln!(row, "per_request={}", per_request.pico());
+        let zero = Tier { above_prompt_tokens: 0, rates: base };
+        for Tier { above_prompt_tokens, rates } in std::iter::once(&zero).chain(&tiers) {
+            let _ = write!(row, "above={above_prompt_tokens}");
+            for rate in rates.all() {
+                let _ = write!(row, " {}", rate.pico());
+            }
+            row.push('\n');
+        }
+        Ok(Self { id: PriceId::of(&row), base, tiers, per_request })
+    }
+
     /// The exact cost of `usage`.
     ///
     /// # Errors
@@ -106,6 +166,22 @@ impl TokenPrice {
         ]
         .into_iter()
         .try_fold(self.per_request, |sum, (rate, tokens)| sum.add(rate.times(tokens)?))
+    }
+
+    /// The exact cost of `usage` by its parts, which sum to [`Self::cost`]: the prompt's tokens, the
+    /// answer's, and what is charged per request.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if one does not fit an amount.
+    pub fn parts(&self, usage: &Usage) -> Result<[(&'static str, PicoUsd); 3], MoneyError> {
+        let prompt = Usage { output: 0, reasoning: 0, ..*usage };
+        let prompt_cost = self.cost(&prompt)?.less(self.per_request);
+        let answer_cost = self.cost(usage)?.less(self.per_request).less(prompt_cost);
+        Ok([
+            ("prompt_cost", prompt_cost),
+            ("completion_cost", answer_cost),
+            ("request_cost", self.per_request),
+        ])
     }
 
     /// The most an attempt within `bounds` can cost: every prompt token at the dearest prompt rate,
@@ -143,12 +219,51 @@ impl TokenPrice {
     }
 }
 
+// === impl PriceName, PriceId, TokenRates ===
+
+impl PriceName<'_> {
+    /// Lengths stand before the words, so that no two names look the same.
+    fn canonical(&self) -> String {
+        let Self { provider, model, effective_from } = self;
+        format!(
+            "token price 1\nprovider={}:{provider}\nmodel={}:{model}\nfrom={effective_from}\n",
+            provider.len(),
+            model.len()
+        )
+    }
+}
+
+impl PriceId {
+    fn of(canonical: &str) -> Self {
+        Self(Arc::from(&blake3::hash(canonical.as_bytes()).to_hex()[..16]))
+    }
+}
+
+impl TokenRates {
+    const fn all(&self) -> [PicoUsd; 6] {
+        let Self { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning } = *self;
+        [input, cache_read, cache_write_5m, cache_write_1h, output, reasoning]
+    }
+
+    /// Whether `other` is at least as dear in every bucket.
+    fn covered_by(&self, other: &Self) -> bool {
+        self.all().iter().zip(other.all()).all(|(mine, theirs)| *mine <= theirs)
+    }
+}
+
 // === impl ComputePrice ===
 
 /// Nanoseconds in one hour.
 const HOUR_NS: u128 = 3_600_000_000_000;
 
 impl ComputePrice {
+    /// The price of engine time from what the machine costs in an hour.
+    #[must_use]
+    pub fn from_usd_per_hour(per_hour: PicoUsd) -> Self {
+        let id = PriceId::of(&format!("compute price 1\nper_hour={}\n", per_hour.pico()));
+        Self { id, per_hour }
+    }
+
     /// The cost of `engine_time`, rounded half-even to a pico-USD. The one place where a derived
     /// price rounds.
     ///

@@ -1,2 +1,30 @@
-//! x
-fn main() {}
+//! The promises of tollgate, tested from outside over real sockets: one binary, a module per
+//! promise. `harness` lets them read as sentences.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
+mod harness;
+
+mod admin;
+mod answers;
+mod behind_another;
+mod budgets;
+mod charging;
+mod crash;
+mod errors;
+mod fallback;
+mod hello;
+mod leaving;
+mod limits;
+mod malformed;
+mod passthrough;
+mod private;
+mod reload;
+mod secrets;
+mod sockets;
+mod standin;
+mod tidy;

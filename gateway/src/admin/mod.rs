@@ -1,1 +1,158 @@
-//! REST under /admin/v1: keys, policies, routes, the ledger.
+//! REST under /admin/v1: keys, budgets, policies, routes, prices, the ledger. The command line
+//! speaks to the same router.
+//!
+//! **Invariants:** nothing answers without the admin key; a parameter nobody knows is refused, not
+//! ignored; queries that read the disk run outside the async threads, a bounded number at a time;
+//! money is a decimal string, a time is RFC 3339 with its `_unix_ms` beside it, and what is unknown
+//! is absent.
+
+mod keys;
+mod ledger;
+mod ledger_views;
+mod policies;
+mod read;
+mod state;
+#[cfg(test)]
+mod tests;
+mod times;
+
+pub(crate) use state::price_rows;
+
+use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, patch, post},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// The largest body, in bytes: a policy to be validated is at most half of it.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Queries that may read the ledger at a time.
+static QUERIES: Semaphore = Semaphore::const_new(4);
+/// Longest wait for a place among them.
+const QUERY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The admin plane. Every path of it wants the admin key, those that do not exist too.
+pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
+    let only = |methods: MethodRouter<Arc<Gateway>>, names: &'static str| {
+        methods.fallback(move || async move { Refusal::WrongMethod(names) })
+    };
+    let reads = |methods| only(methods, "GET, HEAD");
+    Router::new()
+        .route("/keys", only(get(keys::list).post(keys::create), "GET, HEAD, POST"))
+        .route("/keys/rotate-admin", only(post(keys::rotate_admin), "POST"))
+        .route(
+            "/keys/{id}",
+            only(
+                patch(keys::change).get(keys::show).delete(keys::revoke),
+                "GET, HEAD, PATCH, DELETE",
+            ),
+        )
+        .route("/budgets", reads(get(state::budgets)))
+        .route("/reservations", reads(get(state::reservations)))
+        .route("/refusals", reads(get(state::refusals)))
+        .route("/routes", reads(get(state::routes)))
+        .route("/prices", reads(get(state::prices)))
+        .route("/policies", reads(get(policies::current)))
+        .route("/policies/validate", only(post(policies::validate), "POST"))
+        .route("/policies/reload", only(post(policies::reload), "POST"))
+        .route("/policies/history", reads(get(policies::history)))
+        .route("/policies/history/{version}", reads(get(policies::version)))
+        .route("/ledger/requests", reads(get(ledger::requests)))
+        .route("/ledger/requests/{id}", reads(get(ledger::request)))
+        .route("/ledger/summary", reads(get(ledger::summary)))
+        .route("/ledger/verify", reads(get(ledger::verify)))
+        .fallback(
+            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
+        )
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(gateway, authorize))
+}
+
+async fn authorize(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match gateway.keys.authenticate_admin(request.headers(), peer) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Whether these headers may read the metrics: the admin key, unless the configuration opens them.
+///
+/// # Errors
+/// As [`crate::caller::Keys::authenticate_admin`].
+pub fn authorize_metrics(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+    if gateway.config.metrics_public {
+        return Ok(());
+    }
+    gateway.keys.authenticate_admin(headers, None)
+}
+
+/// What every handler answers with.
+type Answer = Result<Response, Refusal>;
+
+/// A JSON answer, without what is unknown.
+fn answer(value: &impl Serialize) -> Answer {
+    answer_with(StatusCode::OK, value)
+}
+
+fn answer_with(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut value = serde_json::to_value(value)
+        .map_err(|error| Refusal::Ledger(format!("an answer cannot be written: {error}")))?;
+    drop_nulls(&mut value);
+    let mut response = Response::new(value.to_string().into());
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
+}
+
+/// A list, as every list here looks.
+#[derive(Debug, Serialize)]
+struct List<T> {
+    object: &'static str,
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+fn list<T: Serialize>(data: Vec<T>) -> Answer {
+    answer(&List { object: "list", data, next_cursor: None })
+}
+
+/// Unknown is absent.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// Reads the disk outside the async threads, a bounded number at a time.
+async fn reading<T: Send + 'static>(
+    gateway: &Arc<Gateway>,
+    query: impl FnOnce(&Gateway) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let place = tokio::time::timeout(QUERY_WAIT_MAX, QUERIES.acquire()).await;
+    let Ok(Ok(_place)) = place else { return Err(Refusal::Busy(QUERY_WAIT_MAX)) };
+    let gateway = Arc::clone(gateway);
+    tokio::task::spawn_blocking(move || query(&gateway))
+        .await
+        .map_err(|died| Refusal::Ledger(format!("the query died: {died}")))
+}
+
+/// A ledger that cannot answer.
+#[expect(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
+fn unreadable(error: BooksError) -> Refusal {
+    Refusal::Ledger(error.to_string())
+}

@@ -1,1 +1,153 @@
-//! Who may come in now: rate limits, concurrency, failed authentication.
+//! Who may come in now: rate limits, concurrency, failed authentication. Before the body is read,
+//! so that a flood buys no JSON parsing; limits that need the body (tokens, budgets) belong to the
+//! reservation.
+//!
+//! **Invariant:** a [`Permit`] gives back every place it took when it is dropped, and a request
+//! that was turned away holds none.
+
+mod failed_auth;
+mod minute;
+mod places;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use failed_auth::FailedAuth;
+pub use minute::Rate;
+
+use crate::{
+    caller::{Caller, KeyLimits},
+    config::Limits,
+    refusal::Refusal,
+};
+use minute::MinuteLimit;
+use places::{Place, Places};
+use std::{sync::Arc, time::Duration};
+
+/// How long a caller is told to wait for a place in flight: nobody knows when one comes free.
+const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The gateway's own limits.
+#[derive(Debug)]
+pub struct Admission {
+    places: Places,
+    minute: Option<MinuteLimit>,
+}
+
+/// What the limits of one key have let through so far.
+#[derive(Debug)]
+pub(crate) struct KeyGate {
+    places: Places,
+    minute: Option<Arc<MinuteLimit>>,
+}
+
+/// A request that was let in. Hold it until the answer's last byte: dropping it gives its places
+/// back.
+#[derive(Debug)]
+#[must_use = "dropping it gives its places back"]
+pub struct Permit {
+    rate: Option<Rate>,
+    _gateway: Place,
+    _key: Place,
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Limits over all keys.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            places: Places::new(limits.in_flight_max),
+            minute: limits.requests_per_minute.map(MinuteLimit::new),
+        }
+    }
+
+    /// Lets a request in, or says which limit is in its way.
+    ///
+    /// Places are taken first, since they can be given back; a minute's request cannot. The key's
+    /// limits come before the gateway's, so that one key's flood uses up nobody else's minute.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`] with the limit, what is left and when it opens again.
+    pub fn admit(&self, caller: &Caller) -> Result<Permit, Refusal> {
+        let gate = &caller.gate;
+        let key = gate.places.take().ok_or_else(|| full("this key's", &gate.places))?;
+        let gateway = self.places.take().ok_or_else(|| full("the gateway's", &self.places))?;
+        let by_key = pass(gate.minute.as_deref(), "this key's")?;
+        let by_gateway = pass(self.minute.as_ref(), "the gateway's")?;
+        let rate = tightest(by_key, by_gateway);
+        Ok(Permit { rate, _gateway: gateway, _key: key })
+    }
+
+    /// The tightest requests-per-minute limit on this caller as it stands, without using any of
+    /// it: for the headers of a refusal.
+    #[must_use]
+    pub fn rate(&self, caller: &Caller) -> Option<Rate> {
+        tightest(
+            caller.gate.minute.as_deref().map(MinuteLimit::rate),
+            self.minute.as_ref().map(MinuteLimit::rate),
+        )
+    }
+
+    /// Requests in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.places.taken()
+    }
+}
+
+// === impl KeyGate ===
+
+impl KeyGate {
+    /// The gate of a key; `before` is the same key's before a change. Requests in flight are
+    /// counted on, and so is the minute unless its limit changed.
+    pub(crate) fn new(limits: &KeyLimits, before: Option<&Self>) -> Self {
+        let max =
+            limits.concurrency.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        let places = before.map_or_else(|| Places::new(max), |gate| gate.places.resized(max));
+        let minute = limits.requests_per_minute.map(|limit| {
+            before
+                .and_then(|gate| gate.minute.as_ref())
+                .filter(|minute| minute.limit() == limit)
+                .map_or_else(|| Arc::new(MinuteLimit::new(limit)), Arc::clone)
+        });
+        Self { places, minute }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// The tightest of the requests-per-minute limits that let this request in; `None` if there is
+    /// none. For the `x-ratelimit-*-requests` headers.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+}
+
+fn tightest(one: Option<Rate>, other: Option<Rate>) -> Option<Rate> {
+    one.into_iter().chain(other).min_by_key(|rate| rate.remaining)
+}
+
+fn pass(minute: Option<&MinuteLimit>, scope: &str) -> Result<Option<Rate>, Refusal> {
+    let Some(minute) = minute else { return Ok(None) };
+    match minute.pass() {
+        Ok(rate) => Ok(Some(rate)),
+        Err(retry_after) => Err(Refusal::RateLimited {
+            scope: scope.to_owned(),
+            limit: format!("{} requests per minute", minute.limit()),
+            left: 0,
+            retry_after,
+        }),
+    }
+}
+
+fn full(scope: &str, places: &Places) -> Refusal {
+    Refusal::RateLimited {
+        scope: scope.to_owned(),
+        limit: format!("{} requests in flight", places.max()),
+        left: 0,
+        retry_after: PLACE_RETRY_AFTER,
+    }
+}

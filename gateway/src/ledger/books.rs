@@ -35,7 +35,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -96,12 +96,22 @@ pub(crate) struct Shared {
     pub(super) pulse: Arc<Pulse>,
     pub(super) ids: Ids,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) observer: OnceLock<Observer>,
     pub(super) _lock: DirLock,
 }
+
+/// Told of every entry as it is handed over to be written.
+type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
 
 // === the hot path ===
 
 impl Books {
+    /// Tells `observer` of every entry from now on, as it is handed over to be written, on the
+    /// request's own thread: it must not wait. The first observer stays.
+    pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
+        let _first_stays = self.0.observer.set(Box::new(observer));
+    }
+
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
@@ -162,6 +172,9 @@ impl Shared {
 
     /// Queues an entry, for which a place was taken.
     pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
+        if let Some(observe) = self.observer.get() {
+            observe(&entry);
+        }
         with_scratch(|scratch| match codec::encode_entry(scratch, &entry) {
             Ok(()) => self.queue.push(scratch, Effect::Entry(Box::new(Row::of(entry))), urgent),
             Err(error) => self.unwritable(&error),

@@ -13,7 +13,7 @@ use super::{
     effect::{Effect, Hold},
     entry::{
         Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-        RefusedRow, RequestId, Role,
+        RequestId, Role,
     },
 };
 use crate::{
@@ -111,7 +111,11 @@ pub struct Ending {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Short {
     /// A hard budget has less left than the attempt could cost.
-    #[error("the budget `{id}` has {left} of {limit} left, {needed} could be needed")]
+    #[error(
+        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{opens}",
+        left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
+        needed = shown(*.unit, *.needed), opens = opens(*.opens_unix_ms)
+    )]
     Budget {
         /// The budget.
         id: Arc<str>,
@@ -183,6 +187,22 @@ enum State {
     Settled,
 }
 
+/// An amount of a budget with its unit.
+fn shown(unit: Unit, amount: u64) -> String {
+    match unit {
+        Unit::Money => format!("{} USD", PicoUsd::from_pico(amount)),
+        Unit::Tokens => format!("{amount} tokens"),
+    }
+}
+
+/// When the next window opens, as the end of a sentence.
+fn opens(unix_ms: Option<u64>) -> String {
+    let at = unix_ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(String::new, |at| format!("; it opens again at {at}"))
+}
+
 // === impl OpenEntry ===
 
 impl OpenEntry {
@@ -249,6 +269,30 @@ impl OpenEntry {
         Ok((AttemptIndex(index), ticket))
     }
 
+    /// How many attempts were made so far.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// The key that asks; `None` once the entry is settled.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.head.as_ref().map(|head| &head.key)
+    }
+
+    /// The output cap the caller asked for, or the configured default.
+    #[must_use]
+    pub fn output_cap_asked(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.output_cap_asked)
+    }
+
+    /// The running record of an attempt, to look at.
+    #[must_use]
+    pub fn attempt_ref(&self, index: AttemptIndex) -> &Attempt {
+        &self.attempts[usize::from(index.0)].record
+    }
+
     /// The running record of an attempt: usage, times and the provider's words are written into it
     /// as they come.
     #[must_use]
@@ -277,18 +321,16 @@ impl OpenEntry {
         self.settle()
     }
 
-    /// Ends a request for which no route could be tried: it leaves a refusal, not an entry.
-    /// A request that has attempts is finished as [`Outcome::Short`] instead.
-    pub fn refuse(mut self, row: RefusedRow) {
+    /// Forgets a request for which no route could be tried: it leaves a refusal, not an entry. One
+    /// that has attempts is settled as [`Outcome::Short`] instead.
+    pub fn discard(mut self) {
         if self.attempts.is_empty() {
             self.head = None;
             if self.placed {
                 self.books.queue.give_places(1);
             }
-            self.books.refuse(row);
         } else {
             self.ending.outcome = Outcome::Short;
-            self.ending.status = Some(row.status);
             let _waited_by_nobody = self.settle();
         }
     }

@@ -35,7 +35,7 @@ use crate::{
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicU64},
     thread::JoinHandle,
 };
 
@@ -177,6 +177,7 @@ impl Books {
             pulse,
             ids: Ids::new(),
             threads: Mutex::new(threads),
+            observer: OnceLock::new(),
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;

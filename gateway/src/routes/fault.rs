@@ -1,6 +1,6 @@
 //! What can go wrong in one attempt, and what follows from it for the books and for the caller.
 
-use crate::ledger::AttemptOutcome;
+use crate::{ledger::AttemptOutcome, wire::BadRequest};
 use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
@@ -10,7 +10,7 @@ pub struct Fault {
     /// What happened.
     pub kind: FaultKind,
     /// For the operator's log: no secret, no prompt, nothing a caller sees.
-    pub detail: String,
+    pub detail: Box<str>,
 }
 
 /// What happened.
@@ -22,6 +22,10 @@ pub enum FaultKind {
     /// No connection: nothing was sent.
     #[error("no connection")]
     Connect,
+    /// This route cannot serve this request (its context is too short, it lacks an ability), which
+    /// another might: nothing was sent.
+    #[error("the request does not fit this route")]
+    Unfit(BadRequest),
     /// The provider limits our rate.
     #[error("rate limited by the provider")]
     RateLimited {
@@ -31,13 +35,13 @@ pub enum FaultKind {
     /// The provider answered with this status, for reasons that are not the caller's.
     #[error("status {status}")]
     Status {
-        /// A 5xx, 401, 403, 408 or anything else unexpected.
+        /// A 5xx, 401, 403, 404 (path and model are the operator's), 408 or anything unexpected.
         status: u16,
     },
     /// The provider says that the request itself is wrong: the caller's fault, never the route's.
     #[error("rejected with {status}")]
     Rejected {
-        /// 400, 404, 413, 415 or 422.
+        /// 400, 413, 415 or 422.
         status: u16,
         /// The provider's message.
         message: String,
@@ -69,7 +73,7 @@ impl Fault {
     /// A fault with a detail for the log.
     #[must_use]
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into().into_boxed_str() }
     }
 
     /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an
@@ -80,24 +84,24 @@ impl Fault {
             self.kind,
             FaultKind::Busy
                 | FaultKind::Connect
+                | FaultKind::Unfit(_)
                 | FaultKind::RateLimited { .. }
                 | FaultKind::Status { .. }
                 | FaultKind::Rejected { .. }
         )
     }
 
-    /// Whether it is the caller's own fault: then no other route is tried, and the route's health
-    /// does not suffer.
+    /// Whether it is the caller's own fault: then the route's health does not suffer.
     #[must_use]
     pub fn is_callers(&self) -> bool {
-        matches!(self.kind, FaultKind::Rejected { .. })
+        matches!(self.kind, FaultKind::Rejected { .. } | FaultKind::Unfit(_))
     }
 
     /// How the attempt ended, for its record.
     #[must_use]
     pub fn outcome(&self) -> AttemptOutcome {
         match self.kind {
-            FaultKind::Busy | FaultKind::Connect => AttemptOutcome::NotSent,
+            FaultKind::Busy | FaultKind::Connect | FaultKind::Unfit(_) => AttemptOutcome::NotSent,
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
             | FaultKind::Rejected { .. } => AttemptOutcome::ErrorStatus,

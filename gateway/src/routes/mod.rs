@@ -1,5 +1,317 @@
 //! The ways to get an answer: a closed set, the model in this process or a cloud provider.
+//!
+//! An attempt on a route goes through four steps, the same for both kinds: [`Route::prepare`] (what
+//! exactly will be asked, and how large can it get), [`Route::place`] (wait for room, bounded),
+//! [`Route::start`] (until the answer's head), [`Answer::next`] (its events).
 
+pub mod cloud;
 mod fault;
+pub mod live;
+pub mod local;
 
 pub use fault::{Fault, FaultKind};
+
+use crate::{
+    config::{RouteConfig, RouteSource},
+    wire::{ChatRequest, Event},
+};
+use cloud::{CloudAnswer, CloudRoute};
+use live::Live;
+use local::{LocalAnswer, LocalRoute};
+use policies::{PicoUsd, RouteFacts, RouteId, RoutePrice, RouteState, Usage, WorstCase};
+use std::{sync::Arc, time::Duration};
+
+/// A configured route and its live state.
+#[derive(Debug)]
+pub struct Route {
+    /// As configured.
+    pub config: RouteConfig,
+    /// Where its answers come from.
+    pub source: Source,
+    /// What it has shown lately.
+    pub live: Live,
+}
+
+/// Where a route's answers come from.
+#[derive(Debug)]
+pub enum Source {
+    /// The model in this process.
+    Local(LocalRoute),
+    /// A provider.
+    Cloud(Box<CloudRoute>),
+}
+
+/// What exactly a route will be asked, and the bounds it will stay within.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The bounds a reservation is computed from.
+    pub bounds: WorstCase,
+    /// Prompt tokens to book where the route reports nothing: exact for the local model.
+    pub prompt_tokens: u64,
+    ask: PreparedAsk,
+}
+
+#[derive(Debug)]
+enum PreparedAsk {
+    Local(Box<local::LocalJob>),
+    Cloud,
+}
+
+/// A place among a route's requests in flight, held until the answer ends.
+#[derive(Debug)]
+pub enum Place {
+    /// The engine has its own queue.
+    Local,
+    /// A place in the provider's pool.
+    Cloud(cloud::Place),
+}
+
+/// A route that answers.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives per request; a box is one more allocation"
+)]
+pub enum Answer {
+    /// The engine's.
+    Local(LocalAnswer),
+    /// A provider's.
+    Cloud(CloudAnswer),
+}
+
+/// Every configured route, in the order of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(Vec<Arc<Route>>);
+
+// === impl Route ===
+
+impl Route {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &RouteId {
+        &self.config.id
+    }
+
+    /// Whether it answers inside this process.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.source, Source::Local(_))
+    }
+
+    /// The model behind it, by the provider's name.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        match &self.config.source {
+            RouteSource::Local(local) => &local.model,
+            RouteSource::Cloud(cloud) => &cloud.model,
+        }
+    }
+
+    /// The provider's name in the ledger.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        match &self.config.source {
+            RouteSource::Local(_) => "local",
+            RouteSource::Cloud(cloud) => &cloud.provider,
+        }
+    }
+
+    /// Whether an answer that went silent may have used its whole output cap unseen.
+    #[must_use]
+    pub fn may_hide_reasoning(&self) -> bool {
+        matches!(&self.config.source, RouteSource::Cloud(cloud) if cloud.reasoning)
+    }
+
+    /// What exactly will be asked, under `output_cap` tokens per choice.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unfit`] when this route cannot serve the request.
+    pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<Prepared, Fault> {
+        match &self.source {
+            Source::Local(local) => {
+                let job = local.prepare(request, output_cap).await?;
+                Ok(Prepared {
+                    bounds: job.bounds(),
+                    prompt_tokens: job.bounds().prompt_tokens,
+                    ask: PreparedAsk::Local(Box::new(job)),
+                })
+            }
+            Source::Cloud(_) => Ok(Prepared {
+                bounds: WorstCase {
+                    prompt_tokens: request.prompt_tokens_max,
+                    output_tokens: output_cap,
+                    choices: u64::from(request.choices),
+                    engine_time: Duration::ZERO,
+                },
+                prompt_tokens: request.prompt_tokens_estimate,
+                ask: PreparedAsk::Cloud,
+            }),
+        }
+    }
+
+    /// Waits for room, for a bounded time.
+    ///
+    /// # Errors
+    /// [`FaultKind::Busy`] when there is none.
+    pub async fn place(&self) -> Result<Place, Fault> {
+        match &self.source {
+            Source::Local(_) => Ok(Place::Local),
+            Source::Cloud(cloud) => cloud.place().await.map(Place::Cloud),
+        }
+    }
+
+    /// Asks, and waits for the answer's head.
+    ///
+    /// # Errors
+    /// Whatever kept the route from answering.
+    pub async fn start(
+        &self,
+        place: Place,
+        prepared: Prepared,
+        request: &ChatRequest,
+    ) -> Result<Answer, Fault> {
+        let output_cap = prepared.bounds.output_tokens;
+        match (&self.source, place, prepared.ask) {
+            (Source::Local(local), _, PreparedAsk::Local(job)) => {
+                local.start(*job).map(Answer::Local)
+            }
+            (Source::Cloud(cloud), Place::Cloud(place), _) => {
+                cloud.start(place, request, output_cap).await.map(Answer::Cloud)
+            }
+            _ => Err(Fault::new(FaultKind::Broken, "a place or a job of another route's kind")),
+        }
+    }
+
+    /// Its state and its price for one request, for the policy. `prompt_tokens` is the bound that
+    /// worst cases use, `prompt_tokens_estimate` the likely number.
+    #[must_use]
+    pub fn facts(&self, request: &ChatRequest) -> RouteFacts {
+        let bounds = WorstCase {
+            prompt_tokens: request.prompt_tokens_max,
+            output_tokens: request.output_cap,
+            choices: u64::from(request.choices),
+            engine_time: match &self.source {
+                Source::Local(local) => {
+                    local.engine_time_max(request.prompt_tokens_estimate, request.output_cap)
+                }
+                Source::Cloud(_) => Duration::ZERO,
+            },
+        };
+        let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let can = &self.config.can;
+        RouteFacts {
+            id: self.config.id.clone(),
+            local: self.is_local(),
+            model: self.model().to_owned(),
+            state: self.state(),
+            context_tokens: self.config.context_tokens,
+            prompt_tokens: None,
+            tools: can.tools,
+            images: can.images,
+            structured: can.structured,
+            logprobs: can.logprobs,
+            free: self.config.price.is_free(),
+            budgeted: self.config.budgeted,
+            worst_case: self.worst_case(&bounds),
+            expected: self.expected(request),
+            queued: self.queued(),
+            in_flight: self.live.in_flight(),
+            ttft_p50_us,
+            ttft_p95_us,
+            failed_permille: self.live.failed_permille(),
+        }
+    }
+
+    /// The most an attempt within `bounds` can cost: by the price, or the configured maximum where
+    /// the price is unknown; `None` when neither is known or the sum does not fit an amount.
+    #[must_use]
+    pub fn worst_case(&self, bounds: &WorstCase) -> Option<PicoUsd> {
+        match &self.config.price {
+            RoutePrice::Unknown => self.config.unknown_price_max,
+            price => price.worst_case(bounds).ok().flatten(),
+        }
+    }
+
+    fn expected(&self, request: &ChatRequest) -> Option<PicoUsd> {
+        let usual = self.live.output_tokens_mean().unwrap_or(request.output_cap);
+        let output = usual.min(request.output_cap).saturating_mul(u64::from(request.choices));
+        let input = request.prompt_tokens_estimate;
+        let usage = Usage { input, output, ..Usage::default() };
+        let engine_time = match &self.source {
+            Source::Local(local) => local.engine_time_expected(input, output),
+            Source::Cloud(_) => Duration::ZERO,
+        };
+        self.config.price.cost(&usage, engine_time).ok().flatten()
+    }
+
+    /// Whether it can take a request now.
+    #[must_use]
+    pub fn state(&self) -> RouteState {
+        match &self.source {
+            Source::Local(local) => local.state(),
+            Source::Cloud(cloud) if cloud.queued() > 0 => RouteState::Busy,
+            Source::Cloud(_) => RouteState::Ready,
+        }
+    }
+
+    /// Requests waiting for room.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        match &self.source {
+            Source::Local(local) => local.queued(),
+            Source::Cloud(cloud) => cloud.queued(),
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The provider's status; `None` for the engine.
+    #[must_use]
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Self::Local(_) => None,
+            Self::Cloud(answer) => Some(answer.status()),
+        }
+    }
+
+    /// What the answer has taken so far where that is metered (the engine), with its engine time in
+    /// nanoseconds.
+    #[must_use]
+    pub fn metered(&self) -> Option<(Usage, u64)> {
+        match self {
+            Self::Local(answer) => Some(answer.metered()),
+            Self::Cloud(_) => None,
+        }
+    }
+
+    /// The next event; `None` after a whole answer. Dropping the answer cancels it.
+    pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        match self {
+            Self::Local(answer) => answer.next().await,
+            Self::Cloud(answer) => answer.next().await,
+        }
+    }
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// Routes in the order of the configuration.
+    #[must_use]
+    pub fn new(routes: Vec<Arc<Route>>) -> Self {
+        Self(routes)
+    }
+
+    /// A route by name.
+    #[must_use]
+    pub fn get(&self, id: &RouteId) -> Option<&Arc<Route>> {
+        self.0.iter().find(|route| route.id() == id)
+    }
+
+    /// Every route, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.iter()
+    }
+}

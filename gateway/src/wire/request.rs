@@ -1,12 +1,17 @@
 //! The one inner request: a client's body, checked, with every limit known.
 
+use super::{
+    fields::{Field, Fields},
+    json::Span,
+};
 use bytes::Bytes;
+use http::HeaderValue;
 use policies::PicoUsd;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 /// A chat request as tollgate works with it. The messages stay in the client's own bytes
 /// (`body`); what deciding, accounting and timing need has been read out of them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ChatRequest {
     /// The client's body, a JSON object that has been checked.
     pub body: Bytes,
@@ -16,9 +21,12 @@ pub struct ChatRequest {
     pub stream: bool,
     /// Whether the client asked for the usage chunk of a stream.
     pub include_usage: bool,
-    /// Upper bound of the prompt's tokens: body bytes of the messages and tools, plus the
-    /// template's overhead per message. No tokenizer makes more tokens than bytes.
+    /// Upper bound of the prompt's tokens: bytes of every text a template could render, plus the
+    /// template's own overhead. No tokenizer makes more tokens than bytes.
     pub prompt_tokens_max: u64,
+    /// A fair estimate of the prompt's tokens, for charging an answer whose usage nobody
+    /// reported: see [`super::estimate_prompt_tokens`] for the formula.
+    pub prompt_tokens_estimate: u64,
     /// The cap on answer tokens per choice: what the client asked for, or the configured default.
     pub output_cap: u64,
     /// Whether the client asked for that cap (`max_tokens` or `max_completion_tokens`).
@@ -39,6 +47,13 @@ pub struct ChatRequest {
     pub max_cost: Option<PicoUsd>,
     /// `x-tollgate-deadline-ms`, from arrival.
     pub deadline: Option<Duration>,
+    /// The client's `traceparent`, passed on to a cloud route as it came.
+    pub traceparent: Option<HeaderValue>,
+    /// Sent to a cloud route as `x-client-request-id`, so that a provider's support can find the
+    /// attempt; set by whoever knows the request's id.
+    pub upstream_request_id: Option<HeaderValue>,
+    /// Where the known fields stand in `body`.
+    pub(crate) fields: Fields,
 }
 
 /// What a route must be able to do for a request.
@@ -64,4 +79,74 @@ pub struct BadRequest {
     pub message: String,
     /// Error code, such as `context_length_exceeded`; `invalid_value` where there is no better.
     pub code: &'static str,
+}
+
+// === impl ChatRequest ===
+
+impl ChatRequest {
+    /// A known field's value as the client wrote it; `None` where it is absent or null.
+    pub(crate) fn given(&self, field: Field) -> Option<&str> {
+        let Span { start, end } = self.fields.get(field)?.value;
+        let raw = std::str::from_utf8(self.body.get(start..end)?).ok()?;
+        (raw != "null").then_some(raw)
+    }
+}
+
+/// Without the body: a prompt must not reach a log.
+impl std::fmt::Debug for ChatRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatRequest")
+            .field("model", &self.model)
+            .field("body_bytes", &self.body.len())
+            .field("stream", &self.stream)
+            .field("prompt_tokens_max", &self.prompt_tokens_max)
+            .field("output_cap", &self.output_cap)
+            .field("choices", &self.choices)
+            .field("messages", &self.messages)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl BadRequest ===
+
+impl BadRequest {
+    /// A parameter whose value cannot be taken.
+    pub(crate) fn value(param: impl Display, message: impl Into<String>) -> Self {
+        Self { param: Some(param.to_string()), message: message.into(), code: "invalid_value" }
+    }
+
+    /// A parameter of a wrong type: `` `n` must be an integer ``.
+    pub(crate) fn kind(param: impl Display, expected: &str) -> Self {
+        let param = param.to_string();
+        let message = format!("`{param}` must be {expected}");
+        Self { param: Some(param), message, code: "invalid_type" }
+    }
+
+    /// A required parameter that is not there.
+    pub(crate) fn missing(param: impl Display) -> Self {
+        let param = param.to_string();
+        let message = format!("`{param}` is required");
+        Self { param: Some(param), message, code: "missing_required_parameter" }
+    }
+
+    /// A parameter that this route cannot serve, and why.
+    pub(crate) fn unsupported(param: impl Display, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.to_string()),
+            message: message.into(),
+            code: "unsupported_parameter",
+        }
+    }
+
+    /// A body that is not a JSON object.
+    pub(crate) fn body(message: impl Into<String>) -> Self {
+        Self { param: None, message: message.into(), code: "invalid_json" }
+    }
+}
+
+/// Of a body: a member of it cannot have a syntax error once the whole has none.
+impl From<serde_json::Error> for BadRequest {
+    fn from(error: serde_json::Error) -> Self {
+        Self::body(format!("the request body is not valid JSON: {error}"))
+    }
 }

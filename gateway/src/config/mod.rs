@@ -1,10 +1,24 @@
 //! The configuration in two stages: as written (`tollgate.toml`, unknown keys refused with the
 //! line) and as checked and resolved, which is all the program sees.
 
-use crate::caller::BudgetSpec;
-use policies::{PicoUsd, RouteId, RoutePrice};
+mod check;
+mod document;
+mod error;
+mod price;
+pub mod shipped;
+#[cfg(test)]
+mod tests;
+mod written;
+
+use crate::{caller::BudgetSpec, clock::Clock};
+pub use error::ConfigError;
+use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Everything the gateway needs to run, checked.
 #[derive(Clone, Debug)]
@@ -19,12 +33,18 @@ pub struct Config {
     pub limits: Limits,
     /// How the ledger is kept.
     pub ledger: LedgerConfig,
+    /// Whether `/metrics` answers without the admin key.
+    pub metrics_public: bool,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
     /// The policy in force.
     pub policy: PolicyConfig,
     /// The routes, in order.
     pub routes: Vec<RouteConfig>,
+    /// The shipped price list with the operator's own rows.
+    pub prices: PriceList,
+    /// What is allowed and worth saying at start, such as an unknown price.
+    pub warnings: Vec<String>,
 }
 
 /// Global limits.
@@ -34,6 +54,12 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Longest wait for the whole request body.
     pub body_read_max: Duration,
+    /// Longest wait for a request's whole head; a connection that is slower is closed.
+    pub header_read_max: Duration,
+    /// Open connections; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// At shutdown, longest wait for running answers.
+    pub drain_max: Duration,
     /// Output cap of a request that names none, in tokens.
     pub output_tokens_default: u64,
     /// Requests per minute over all keys; `None` is no limit.
@@ -72,10 +98,19 @@ pub enum Durability {
 /// The policy in force.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
-    /// Its file, watched for changes.
-    pub file: PathBuf,
+    /// Where it is.
+    pub source: PolicySource,
     /// Names of `model` that leave the choice to the policy, such as `auto`.
     pub aliases: Vec<String>,
+}
+
+/// Where the policy in force is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicySource {
+    /// A file, watched for changes.
+    File(PathBuf),
+    /// One of [`shipped::policy_names`].
+    Shipped(&'static str),
 }
 
 /// One route.
@@ -188,4 +223,63 @@ pub enum CapField {
     MaxCompletionTokens,
     /// `max_tokens`.
     MaxTokens,
+}
+
+/// What a missing environment variable means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// An error: this configuration is going to be served.
+    Needed,
+    /// An empty value: only the directory, the policy or the prices are of interest, as for
+    /// `tollgate ledger`.
+    Spared,
+}
+
+/// What a configuration is read with, apart from its text.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it borrows a function")]
+pub struct Surroundings<'a> {
+    /// Answers `${env.NAME}`.
+    pub lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// The day whose prices hold, `YYYY-MM-DD`.
+    pub today: &'a str,
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it start from its own directory.
+    ///
+    /// # Errors
+    /// What is wrong, with the line and the key.
+    pub fn load(path: &Path, environment: Environment, clock: &Clock) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::NotFound => "; `tollgate init` writes one",
+                _ => "",
+            };
+            ConfigError::whole(path, format!("cannot be read: {error}{hint}"))
+        })?;
+        let lookup = |name: &str| match std::env::var(name) {
+            Err(_) if environment == Environment::Spared => Some(String::new()),
+            found => found.ok(),
+        };
+        Self::parse(&text, path, Surroundings { lookup: &lookup, today: &clock.day() })
+    }
+
+    /// Checks a text. `path` is named in errors, and relative paths start from its directory.
+    ///
+    /// # Errors
+    /// What is wrong, with the line and the key.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        surroundings: Surroundings<'_>,
+    ) -> Result<Self, ConfigError> {
+        let base = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        document::read(text, surroundings.lookup)
+            .and_then(|document| check::check(document, base, surroundings.today))
+            .map_err(|finding| ConfigError::place(&finding, text, path))
+    }
 }

@@ -1,7 +1,7 @@
-//! From a bearer key to the [`Caller`] it belongs to.
+//! A key as it is stored.
 //!
-//! **Invariants:** a secret is shown once and kept only as a keyed hash; user and team come from
-//! the operator, never from a request.
+//! **Invariant:** a record holds everything about a key but its secret. These types are what the
+//! journal stores: a change of meaning or order needs a new schema version there.
 
 use crate::ledger::KeyId;
 use policies::PicoUsd;
@@ -73,4 +73,13 @@ pub enum Window {
     Month,
     /// Since the budget exists.
     Total,
+}
+
+impl KeyRecord {
+    /// Whether the key works at this time: neither expired nor revoked.
+    #[must_use]
+    pub fn works_at(&self, unix_ms: u64) -> bool {
+        self.revoked_unix_ms.is_none()
+            && self.expires_unix_ms.is_none_or(|expires| unix_ms < expires)
+    }
 }

@@ -1,0 +1,140 @@
+//! The same prompts over HTTP, against any server that speaks OpenAI's format.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::prompt::Prompt;
+use super::{Answer, EngineArgs, Watch};
+
+/// Most bytes of one line of a stream.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// A running server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    client: reqwest::Client,
+    url: reqwest::Url,
+    key: String,
+    model: String,
+}
+
+impl Server {
+    /// The server at a base URL.
+    pub(crate) fn new(base: &str, args: &EngineArgs) -> Result<Server, String> {
+        let url = format!("{}/v1/chat/completions", base.trim_end_matches('/'));
+        let url = url.parse().map_err(|e| format!("{url}: {e}"))?;
+        let client = crate::http_client()?;
+        Ok(Server { client, url, key: args.key.clone(), model: args.model.clone() })
+    }
+
+    /// What was measured.
+    pub(crate) fn in_words(&self) -> String {
+        format!("a running server over HTTP, model {}; its settings are its own", self.model)
+    }
+
+    /// Sends all prompts at once and reads all answers.
+    pub(crate) async fn batch(
+        &self,
+        args: &EngineArgs,
+        prompts: &[Prompt],
+    ) -> Result<Vec<Answer>, String> {
+        let mut readers = JoinSet::new();
+        let start = Instant::now();
+        for prompt in prompts {
+            let body = json!({
+                "model": self.model,
+                "messages": [
+                    {"role": "system", "content": prompt.system},
+                    {"role": "user", "content": prompt.user},
+                ],
+                "temperature": 0,
+                "max_completion_tokens": args.output_tokens,
+                "stream": true,
+                "stream_options": {"include_usage": true},
+            });
+            readers.spawn(ask(self.clone(), body.to_string(), Watch::new(start)));
+        }
+        let mut answers = Vec::new();
+        while let Some(answer) = readers.join_next().await {
+            answers.push(answer.map_err(|e| format!("reader: {e}"))??);
+        }
+        Ok(answers)
+    }
+}
+
+async fn ask(server: Server, body: String, mut watch: Watch) -> Result<Answer, String> {
+    let request = server.client.post(server.url).bearer_auth(&server.key);
+    let request = request.header("content-type", "application/json").body(body);
+    let mut answer = request.send().await.map_err(|e| e.to_string())?;
+    if !answer.status().is_success() {
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        return Err(format!("status {status}: {text}"));
+    }
+    let mut buffer = Vec::new();
+    let mut usage = None;
+    while let Some(bytes) = answer.chunk().await.map_err(|e| e.to_string())? {
+        buffer.extend_from_slice(&bytes);
+        while let Some(end) = memchr::memchr(b'\n', &buffer) {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            match event(&line)? {
+                Event::Text => watch.text(),
+                Event::Usage(found) => usage = Some(found),
+                Event::Other => {}
+            }
+        }
+        if buffer.len() > LINE_BYTES_MAX {
+            return Err("a line of the stream is longer than 1 MiB".to_owned());
+        }
+    }
+    let usage = usage.ok_or("the stream had no usage")?;
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64);
+    watch.end(
+        count("/prompt_tokens").ok_or("usage without prompt_tokens")?,
+        count("/prompt_tokens_details/cached_tokens").unwrap_or(0),
+        count("/completion_tokens").ok_or("usage without completion_tokens")?,
+    )
+}
+
+enum Event {
+    Text,
+    Usage(Value),
+    Other,
+}
+
+fn event(line: &[u8]) -> Result<Event, String> {
+    let Some(payload) = line.trim_ascii().strip_prefix(b"data:") else { return Ok(Event::Other) };
+    if payload.trim_ascii() == b"[DONE]" {
+        return Ok(Event::Other);
+    }
+    let json: Value = serde_json::from_slice(payload).map_err(|e| format!("stream: {e}"))?;
+    if let Some(error) = json.get("error") {
+        return Err(format!("the stream broke: {error}"));
+    }
+    if let Some(usage) = json.get("usage").filter(|usage| usage.is_object()) {
+        return Ok(Event::Usage(usage.clone()));
+    }
+    let text = json.pointer("/choices/0/delta/content").and_then(Value::as_str);
+    Ok(if text.is_some_and(|text| !text.is_empty()) { Event::Text } else { Event::Other })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_visible_text_counts_as_text() {
+        let read = |line: &str| event(line.as_bytes());
+        let text = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\r\n";
+        assert!(matches!(read(text), Ok(Event::Text)));
+        let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n";
+        assert!(matches!(read(role), Ok(Event::Other)));
+        assert!(matches!(read("data: [DONE]\n"), Ok(Event::Other)));
+        assert!(matches!(read(": keep-alive\n"), Ok(Event::Other)));
+        let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n";
+        assert!(matches!(read(usage), Ok(Event::Usage(_))));
+        assert!(read("data: {\"error\":{\"message\":\"x\"}}\n").is_err());
+    }
+}

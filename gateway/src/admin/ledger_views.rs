@@ -1,0 +1,202 @@
+//! Entries and summaries as the admin API shows them. `docs/ledger.md` explains every field.
+
+use super::times::rfc3339;
+use crate::{
+    ledger::{Attempt, AttemptTimes, Endpoint, Entry, GroupBy, KeyId, Outcome, Role, Summary},
+    timeline::StageTimes,
+};
+use policies::{
+    Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Trace, Usage,
+    UsageSource,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Serialize)]
+pub(super) struct EntryView<'a> {
+    id: String,
+    arrived: String,
+    arrived_unix_ms: u64,
+    key: &'a KeyId,
+    user: &'a Option<String>,
+    team: &'a Option<String>,
+    session: &'a Option<String>,
+    tags: &'a [String],
+    endpoint: Endpoint,
+    model_asked: &'a str,
+    stream: bool,
+    output_cap_asked: u64,
+    outcome: Outcome,
+    status: Option<u16>,
+    answered_by: Option<u16>,
+    cost_usd: Option<PicoUsd>,
+    total_us: u64,
+    ttft_us: Option<u64>,
+    tpot_ns: Option<u64>,
+    stages: StageTimes,
+    decision: DecisionView<'a>,
+    attempts: Vec<AttemptView<'a>>,
+    trace: Option<Trace>,
+    trace_error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct DecisionView<'a> {
+    policy: &'a PolicyName,
+    version: &'a PolicyVersion,
+    rule: &'a RuleName,
+    plan: &'a [RouteId],
+    left_out: Vec<LeftOutView<'a>>,
+    facts: Option<&'a Facts>,
+}
+
+#[derive(Debug, Serialize)]
+struct LeftOutView<'a> {
+    route: &'a RouteId,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct AttemptView<'a> {
+    route: &'a RouteId,
+    model: &'a str,
+    provider: &'a str,
+    role: Role,
+    parent: Option<u16>,
+    outcome: crate::ledger::AttemptOutcome,
+    upstream_status: Option<u16>,
+    upstream_id: &'a Option<String>,
+    usage: Option<Usage>,
+    usage_source: Option<UsageSource>,
+    price: &'a Option<PriceId>,
+    budgeted: bool,
+    reserved_usd: PicoUsd,
+    reserved_tokens: u64,
+    voided: bool,
+    cost_usd: Option<PicoUsd>,
+    overrun_usd: PicoUsd,
+    avoided_cost_usd: Option<PicoUsd>,
+    output_cap: u64,
+    finish: &'a Option<String>,
+    times: AttemptTimes,
+}
+
+/// An entry of a list: all but the facts and the trace.
+pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
+    let decision = &entry.decision;
+    EntryView {
+        id: entry.id.to_string(),
+        arrived: rfc3339(entry.arrived_unix_ms),
+        arrived_unix_ms: entry.arrived_unix_ms,
+        key: &entry.key,
+        user: &entry.user,
+        team: &entry.team,
+        session: &entry.session,
+        tags: &entry.tags,
+        endpoint: entry.endpoint,
+        model_asked: &entry.model_asked,
+        stream: entry.stream,
+        output_cap_asked: entry.output_cap_asked,
+        outcome: entry.outcome,
+        status: entry.status,
+        answered_by: entry.answered_by,
+        cost_usd: entry.cost,
+        total_us: entry.stages.total_us(),
+        ttft_us: entry.ttft_us,
+        tpot_ns: entry.tpot_ns,
+        stages: entry.stages,
+        decision: DecisionView {
+            policy: &decision.policy,
+            version: &decision.version,
+            rule: &decision.rule,
+            plan: &decision.plan,
+            left_out: decision
+                .left_out
+                .iter()
+                .map(|out| LeftOutView { route: &out.route, reason: out.reason.to_string() })
+                .collect(),
+            facts: None,
+        },
+        attempts: entry.attempts.iter().map(attempt).collect(),
+        trace: None,
+        trace_error: None,
+    }
+}
+
+/// An entry with the facts and the trace of its decision.
+pub(super) fn whole(entry: &Entry, trace: Result<Trace, String>) -> EntryView<'_> {
+    let mut view = brief(entry);
+    view.decision.facts = Some(&entry.decision.facts);
+    match trace {
+        Ok(trace) => view.trace = Some(trace),
+        Err(why) => view.trace_error = Some(why),
+    }
+    view
+}
+
+fn attempt(attempt: &Attempt) -> AttemptView<'_> {
+    AttemptView {
+        route: &attempt.route,
+        model: &attempt.model,
+        provider: &attempt.provider,
+        role: attempt.role,
+        parent: attempt.parent,
+        outcome: attempt.outcome,
+        upstream_status: attempt.upstream_status,
+        upstream_id: &attempt.upstream_id,
+        usage: attempt.usage,
+        usage_source: attempt.usage_source,
+        price: &attempt.price,
+        budgeted: attempt.budgeted,
+        reserved_usd: attempt.reserved,
+        reserved_tokens: attempt.reserved_tokens,
+        voided: attempt.voided,
+        cost_usd: attempt.cost,
+        overrun_usd: attempt.overrun,
+        avoided_cost_usd: attempt.avoided_cost,
+        output_cap: attempt.output_cap,
+        finish: &attempt.finish,
+        times: attempt.times,
+    }
+}
+
+/// A summary: a row for each group with its names beside its sums, and the total.
+pub(super) fn summary_view(summary: &Summary, group_by: &[GroupBy]) -> Value {
+    let rows: Vec<Value> = summary
+        .groups
+        .iter()
+        .map(|group| {
+            let mut row = Map::new();
+            for (by, name) in group_by.iter().zip(&group.names) {
+                if let Some(column) = json!(by).as_str() {
+                    row.insert(column.to_owned(), json!(name));
+                }
+            }
+            row.extend(line(&group.line));
+            Value::Object(row)
+        })
+        .collect();
+    json!({
+        "object": "list",
+        "group_by": group_by,
+        "data": rows,
+        "total": line(&summary.total),
+        "percentiles": summary.percentiles,
+        "entries_read": summary.entries_read,
+        "hours_from_rollups": summary.hours_from_rollups,
+    })
+}
+
+fn line(line: &crate::ledger::Line) -> Map<String, Value> {
+    let mut fields = match json!(line) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let outcomes: Map<String, Value> = line
+        .outcomes
+        .iter()
+        .filter_map(|(outcome, count)| Some((json!(outcome).as_str()?.to_owned(), json!(count))))
+        .collect();
+    fields.insert("outcomes".to_owned(), Value::Object(outcomes));
+    fields
+}

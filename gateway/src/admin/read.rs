@@ -1,0 +1,60 @@
+//! What a request of the admin plane says: bodies and query strings, refused where they are wrong.
+
+use crate::{refusal::Refusal, wire::BadRequest};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use bytes::Bytes;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+
+/// A JSON body. Unlike axum's own it wants no content type and refuses in our shape.
+pub(super) struct Body<T>(pub(super) T);
+
+/// A query string. A parameter that nobody knows is refused.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejected| {
+            if rejected.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
+                return Refusal::TooLarge(super::BODY_BYTES_MAX);
+            }
+            bad(None, "the request body ended before it was whole")
+        })?;
+        let text = if bytes.is_empty() { b"{}".as_slice() } else { &bytes };
+        serde_json::from_slice(text).map(Body).map_err(|error| {
+            let message = error.to_string();
+            bad(named(&message), format!("the body: {message}"))
+        })
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Query::<T>::try_from_uri(&parts.uri).map(|Query(params)| Params(params)).map_err(|error| {
+            let message = error.body_text();
+            let message = message.rsplit_once("string: ").map_or(&*message, |(_, rest)| rest);
+            bad(named(message), format!("the query: {message}"))
+        })
+    }
+}
+
+/// A refusal that names what is wrong.
+pub(super) fn bad(param: Option<&str>, message: impl Into<String>) -> Refusal {
+    Refusal::Bad(BadRequest {
+        param: param.map(str::to_owned),
+        message: message.into(),
+        code: "invalid_value",
+    })
+}
+
+/// The parameter that a reader's message names.
+fn named(message: &str) -> Option<&str> {
+    let named = ["unknown field `", "missing field `", "duplicate field `"];
+    named
+        .iter()
+        .find_map(|words| message.split_once(words)?.1.split_once('`').map(|(name, _)| name))
+}

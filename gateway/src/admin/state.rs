@@ -1,0 +1,232 @@
+//! How things stand now: budgets, reservations, refusals, routes, prices.
+
+use super::{Answer, list, read::Params, reading, times::rfc3339};
+use crate::{
+    caller::Window,
+    config::{RouteConfig, RouteSource},
+    ledger::{BudgetState, Scope, Side},
+    routes::{Route, Source},
+    serve::Gateway,
+};
+use axum::extract::State;
+use policies::{PicoUsd, PicoUsdTotal, PriceList, PriceRow, RoutePrice, TokenPrice, TokenRates};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Tokens to which a shown rate refers.
+const TOKENS: u64 = 1_000_000;
+
+#[derive(Debug, Serialize)]
+struct BudgetView {
+    id: Arc<str>,
+    scope: &'static str,
+    key: Option<String>,
+    window: Window,
+    hard: bool,
+    limit_usd: Option<PicoUsdTotal>,
+    spent_usd: Option<PicoUsdTotal>,
+    reserved_usd: Option<PicoUsdTotal>,
+    left_usd: Option<PicoUsdTotal>,
+    limit_tokens: Option<u64>,
+    spent_tokens: Option<u64>,
+    reserved_tokens: Option<u64>,
+    left_tokens: Option<u64>,
+    began: String,
+    began_unix_ms: u64,
+    resets: Option<String>,
+    resets_unix_ms: Option<u64>,
+}
+
+/// GET /budgets: every budget in its current window.
+pub(super) async fn budgets(State(gateway): State<Arc<Gateway>>) -> Answer {
+    list(gateway.books.budgets().into_iter().map(budget).collect())
+}
+
+fn budget(state: BudgetState) -> BudgetView {
+    let (scope, key) = match state.scope {
+        Scope::Global => ("global", None),
+        Scope::Key(key) => ("key", Some(key.to_string())),
+    };
+    let money = |part: fn(&Side<PicoUsdTotal>) -> PicoUsdTotal| state.money.as_ref().map(part);
+    let tokens = |part: fn(&Side<u64>) -> u64| state.tokens.as_ref().map(part);
+    BudgetView {
+        scope,
+        key,
+        window: state.window,
+        hard: state.hard,
+        limit_usd: money(|side| side.limit),
+        spent_usd: money(|side| side.spent),
+        reserved_usd: money(|side| side.reserved),
+        left_usd: money(|side| side.left),
+        limit_tokens: tokens(|side| side.limit),
+        spent_tokens: tokens(|side| side.spent),
+        reserved_tokens: tokens(|side| side.reserved),
+        left_tokens: tokens(|side| side.left),
+        began: rfc3339(state.began_unix_ms),
+        began_unix_ms: state.began_unix_ms,
+        resets: state.resets_unix_ms.map(rfc3339),
+        resets_unix_ms: state.resets_unix_ms,
+        id: state.id,
+    }
+}
+
+/// GET /reservations: every attempt that holds money or tokens.
+pub(super) async fn reservations(State(gateway): State<Arc<Gateway>>) -> Answer {
+    let open = reading(&gateway, |gateway| gateway.books.reservations()).await?;
+    let view = |held: &crate::ledger::OpenReservation| {
+        json!({
+            "request": held.id.to_string(),
+            "attempt": held.attempt,
+            "key": held.key,
+            "reserved_usd": held.money,
+            "reserved_tokens": held.tokens,
+        })
+    };
+    list(open.iter().map(view).collect())
+}
+
+/// GET /refusals: requests that were turned away, by code, since the ledger began.
+pub(super) async fn refusals(State(gateway): State<Arc<Gateway>>) -> Answer {
+    let counts = reading(&gateway, |gateway| gateway.books.refusals()).await?;
+    list(counts.iter().map(|(code, count)| json!({ "code": code, "count": count })).collect())
+}
+
+/// GET /routes: every configured route and its live state.
+pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
+    let view = |config: &RouteConfig| {
+        let mut view = configured(config);
+        match gateway.routes.get(&config.id) {
+            Some(route) => live(&mut view, route),
+            // The ledger is open without the routes: the command line looks into it.
+            None => view["state"] = json!("not_running"),
+        }
+        view
+    };
+    list(gateway.config.routes.iter().map(view).collect())
+}
+
+fn configured(config: &RouteConfig) -> Value {
+    let (kind, provider, model) = match &config.source {
+        RouteSource::Local(local) => ("local", "local", &local.model),
+        RouteSource::Cloud(cloud) => ("openai", cloud.provider.as_str(), &cloud.model),
+    };
+    json!({
+        "id": config.id,
+        "kind": kind,
+        "provider": provider,
+        "model": model,
+        "aliases": config.aliases,
+        "context_tokens": config.context_tokens,
+        "budgeted": config.budgeted,
+        "price": price(&config.price),
+        "unknown_price_max_usd": config.unknown_price_max,
+    })
+}
+
+fn live(view: &mut Value, route: &Route) {
+    let (p50, p95) = route.live.ttft_us();
+    view["state"] = json!(route.state());
+    view["context_tokens"] = json!(route.config.context_tokens);
+    view["queued"] = json!(route.queued());
+    view["in_flight"] = json!(route.live.in_flight());
+    view["ttft_p50_us"] = json!(p50);
+    view["ttft_p95_us"] = json!(p95);
+    view["failed_permille"] = json!(route.live.failed_permille());
+    if let Source::Local(local) = &route.source {
+        let status = local.engine().status();
+        view["engine"] = json!({
+            "running": status.running,
+            "kv_cells_used": status.kv_used,
+            "kv_cells": status.kv_total,
+            "busy_us": crate::timeline::micros(status.busy),
+            "prefill_tokens": status.prefill_tokens,
+            "decode_tokens": status.decode_tokens,
+            "heartbeat_age_us": crate::timeline::micros(status.heartbeat_age),
+        });
+    }
+}
+
+fn price(price: &RoutePrice) -> Value {
+    match price {
+        RoutePrice::Tokens(price) => {
+            let mut view = token_price(price);
+            view["kind"] = json!("tokens");
+            view
+        }
+        RoutePrice::Compute(price) => {
+            json!({ "kind": "compute", "id": price.id, "usd_per_hour": price.per_hour })
+        }
+        RoutePrice::Unknown => json!({ "kind": "unknown" }),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PriceParams {
+    provider: Option<String>,
+    model: Option<String>,
+}
+
+/// GET /prices: the dated list, the operator's rows included.
+pub(super) async fn prices(
+    State(gateway): State<Arc<Gateway>>,
+    Params(params): Params<PriceParams>,
+) -> Answer {
+    let (provider, model) = (params.provider.as_deref(), params.model.as_deref());
+    list(price_rows(&gateway.config.prices, provider, model))
+}
+
+/// The rows of a price list, as they are shown.
+pub(crate) fn price_rows(
+    prices: &PriceList,
+    provider: Option<&str>,
+    model: Option<&str>,
+) -> Vec<Value> {
+    let view = |row: &PriceRow| {
+        let mut view = token_price(&row.price);
+        view["provider"] = json!(row.provider);
+        view["model"] = json!(row.model);
+        view["effective_from"] = json!(row.effective_from);
+        view["source"] = json!(row.source);
+        view["source_date"] = json!(row.source_date);
+        view
+    };
+    let wanted = |row: &&PriceRow| {
+        provider.is_none_or(|provider| row.provider == provider)
+            && model.is_none_or(|model| row.model == model)
+    };
+    prices.rows().iter().filter(wanted).map(view).collect()
+}
+
+/// Rates in USD per million tokens, as providers publish them.
+fn token_price(price: &TokenPrice) -> Value {
+    let tiers: Vec<Value> = price
+        .tiers
+        .iter()
+        .map(|tier| {
+            json!({
+                "above_prompt_tokens": tier.above_prompt_tokens,
+                "per_million_usd": rates(&tier.rates),
+            })
+        })
+        .collect();
+    json!({
+        "id": price.id,
+        "per_million_usd": rates(&price.base),
+        "per_request_usd": price.per_request,
+        "tiers": tiers,
+    })
+}
+
+fn rates(rates: &TokenRates) -> Value {
+    let million = |rate: PicoUsd| rate.times(TOKENS).ok();
+    json!({
+        "input": million(rates.input),
+        "cache_read": million(rates.cache_read),
+        "cache_write_5m": million(rates.cache_write_5m),
+        "cache_write_1h": million(rates.cache_write_1h),
+        "output": million(rates.output),
+        "reasoning": million(rates.reasoning),
+    })
+}

@@ -1,0 +1,205 @@
+//! Promises of admission. Time is the runtime's, paused and moved by hand.
+
+use super::{failed_auth::TEST_ADDRESSES_MAX, *};
+use crate::caller::KeyRecord;
+use crate::ledger::KeyId;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tokio::time::advance;
+
+fn limits(requests_per_minute: Option<u32>, in_flight_max: usize) -> Limits {
+    Limits {
+        body_bytes_max: 1,
+        body_read_max: Duration::ZERO,
+        header_read_max: Duration::ZERO,
+        connections_max: 1,
+        drain_max: Duration::ZERO,
+        output_tokens_default: 1,
+        requests_per_minute,
+        tokens_per_minute: None,
+        in_flight_max,
+        failed_auth_per_minute: 1,
+    }
+}
+
+fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<KeyRecord> {
+    Arc::new(KeyRecord {
+        id: KeyId(Arc::from("key_a")),
+        secret_hash: [0; 32],
+        hint: String::new(),
+        label: String::new(),
+        user: None,
+        team: None,
+        limits: KeyLimits { requests_per_minute, tokens_per_minute: None, concurrency },
+        budgets: Vec::new(),
+        may_pin: false,
+        created_unix_ms: 0,
+        expires_unix_ms: None,
+        revoked_unix_ms: None,
+    })
+}
+
+fn caller(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Caller {
+    Caller::new(record(requests_per_minute, concurrency), None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_lets_exactly_its_limit_through() {
+    let admission = Admission::new(&limits(None, 100));
+    let caller = caller(Some(60), None);
+    for left in (0..60).rev() {
+        let rate = admission.admit(&caller).unwrap().rate().unwrap();
+        assert_eq!((rate.limit, rate.remaining), (60, left));
+    }
+    let refusal = admission.admit(&caller).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "this key's limit of 60 requests per minute reached, 0 left; it opens again in 1.0 s"
+    );
+    // One more each second, and never two.
+    for _ in 0..3 {
+        advance(Duration::from_secs(1)).await;
+        assert!(admission.admit(&caller).is_ok());
+        assert!(admission.admit(&caller).is_err());
+    }
+    advance(Duration::from_secs(60)).await;
+    let admitted = std::iter::from_fn(|| admission.admit(&caller).ok()).count();
+    assert_eq!(admitted, 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_can_be_read_without_using_it() {
+    let admission = Admission::new(&limits(Some(60), 100));
+    let caller = caller(None, None);
+    let full = Rate { limit: 60, remaining: 60, reset: Duration::ZERO };
+    assert_eq!(admission.rate(&caller), Some(full));
+    let after = admission.admit(&caller).unwrap().rate();
+    assert_eq!(after, Some(Rate { limit: 60, remaining: 59, reset: Duration::from_secs(1) }));
+    assert_eq!(admission.rate(&caller), after);
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(admission.rate(&caller), Some(full));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tightest_rate_is_told() {
+    let admission = Admission::new(&limits(Some(10), 100));
+    let narrow = caller(Some(3), None);
+    assert_eq!(admission.admit(&narrow).unwrap().rate().unwrap().limit, 3);
+    let wide = caller(Some(1000), None);
+    assert_eq!(admission.admit(&wide).unwrap().rate().unwrap().limit, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_key_leaves_the_gateways_minute_to_others() {
+    let admission = Admission::new(&limits(Some(10), 100));
+    let flood = caller(Some(2), None);
+    for _ in 0..1000 {
+        let _ = admission.admit(&flood);
+    }
+    let other = caller(None, None);
+    assert_eq!(std::iter::from_fn(|| admission.admit(&other).ok()).count(), 8);
+}
+
+#[test]
+fn a_place_comes_back_when_its_permit_is_dropped() {
+    let admission = Admission::new(&limits(None, 3));
+    let caller = caller(None, Some(2));
+    let first = admission.admit(&caller).unwrap();
+    let second = admission.admit(&caller).unwrap();
+    assert_eq!(
+        admission.admit(&caller).unwrap_err().to_string(),
+        "this key's limit of 2 requests in flight reached, 0 left; it opens again in 1.0 s"
+    );
+    assert_eq!(admission.in_flight(), 2, "a request that was turned away holds no place");
+    drop(first);
+    let third = admission.admit(&caller).unwrap();
+    assert_eq!(admission.in_flight(), 2);
+    drop((second, third));
+    assert_eq!(admission.in_flight(), 0);
+}
+
+#[test]
+fn the_gateway_sheds_load_above_its_own_limit() {
+    let admission = Admission::new(&limits(None, 2));
+    let (a, b) = (caller(None, None), caller(None, None));
+    let _held = (admission.admit(&a).unwrap(), admission.admit(&b).unwrap());
+    let refusal = admission.admit(&a).unwrap_err();
+    assert_eq!(refusal.status(), 429);
+    assert!(refusal.to_string().starts_with("the gateway's limit of 2 requests in flight"));
+    assert_eq!(a.gate.places.taken(), 1, "the key's place was given back");
+}
+
+#[test]
+fn places_hold_under_many_threads() {
+    let admission = Admission::new(&limits(None, 7));
+    let caller = caller(None, None);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    let permit = admission.admit(&caller);
+                    assert!(admission.in_flight() <= 7);
+                    drop(permit);
+                }
+            });
+        }
+    });
+    assert_eq!(admission.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_key_keeps_its_counts() {
+    let admission = Admission::new(&limits(None, 100));
+    let before = caller(Some(5), Some(3));
+    let _held = [admission.admit(&before).unwrap(), admission.admit(&before).unwrap()];
+
+    let same_minute = Caller::new(record(Some(5), Some(2)), Some(&before));
+    assert!(admission.admit(&same_minute).is_err(), "two in flight are counted on");
+    assert_eq!(admission.rate(&same_minute).unwrap().remaining, 3);
+
+    let new_minute = Caller::new(record(Some(9), None), Some(&before));
+    assert_eq!(admission.rate(&new_minute).unwrap().remaining, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_authentications_are_throttled_by_address() {
+    let failed = FailedAuth::new(3);
+    let v4 = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
+    for _ in 0..3 {
+        assert_eq!(failed.count(v4(1)), Ok(()));
+    }
+    assert_eq!(failed.count(v4(1)), Err(Duration::from_secs(20)));
+    assert_eq!(failed.count(v4(2)), Ok(()), "another address has its own count");
+    assert_eq!(
+        failed.count(IpAddr::V6(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped())),
+        Err(Duration::from_secs(20)),
+        "a mapped address is the same one"
+    );
+    advance(Duration::from_secs(20)).await;
+    assert_eq!(failed.count(v4(1)), Ok(()));
+
+    let v6 = |last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, last));
+    for host in 0..3 {
+        assert_eq!(failed.count(v6(host)), Ok(()));
+    }
+    assert!(failed.count(v6(9)).is_err(), "one /64 is one address");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_authentication_remembers_a_bounded_number_of_addresses() {
+    let failed = FailedAuth::new(2);
+    let address = |number: usize| {
+        IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(number).unwrap()))
+    };
+    for number in 0..TEST_ADDRESSES_MAX {
+        assert_eq!(failed.count(address(number)), Ok(()));
+    }
+    // Full: newcomers share one limit.
+    assert_eq!(failed.count(address(TEST_ADDRESSES_MAX)), Ok(()));
+    assert_eq!(failed.count(address(TEST_ADDRESSES_MAX + 1)), Ok(()));
+    assert!(failed.count(address(TEST_ADDRESSES_MAX + 2)).is_err());
+    assert_eq!(failed.addresses(), TEST_ADDRESSES_MAX);
+    // A minute later all are forgotten.
+    advance(Duration::from_secs(61)).await;
+    assert_eq!(failed.count(address(1)), Ok(()));
+    assert!(failed.addresses() < 10);
+}

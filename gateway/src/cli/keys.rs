@@ -1,0 +1,333 @@
+//! `tollgate key`: create, list, show, update, revoke, rotate-admin.
+
+use super::{
+    CliError, Common,
+    link::{Link, Missing},
+    output::{self, Align, rows, text, usd},
+};
+use clap::{Args, Subcommand};
+use http::Method;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use serde_json::{Map, Value, json};
+
+/// Keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Create a key; its secret is shown this once
+    Create(CreateArgs),
+    /// List all keys
+    List,
+    /// Show one key
+    Show(IdArgs),
+    /// Change what is named; the rest stays
+    Update(UpdateArgs),
+    /// Revoke a key; its record stays, since the ledger names it
+    Revoke(IdArgs),
+    /// Replace the admin key; the old one stops working at once
+    RotateAdmin,
+}
+
+/// A key's id.
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// The key's id, such as key_abcdefghijkl
+    pub(crate) id: String,
+}
+
+/// What a new key may do.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Your name for it
+    #[arg(long, default_value = "")]
+    pub(crate) label: String,
+    /// The user it belongs to
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// The team it belongs to
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// Requests per minute
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens per minute, prompt and answer
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Requests in flight
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<u32>,
+    /// A budget: WINDOW=USD[,TOKENStokens][,soft], such as day=5.00 or month=20,1000000tokens,soft;
+    /// windows are hour, day, month and total; may be given once for each window
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budgets: Vec<Value>,
+    /// May pin a route by writing its name as `model`
+    #[arg(long)]
+    pub(crate) may_pin: bool,
+    /// Stops working at this time: RFC 3339, a day (UTC), or a span from now such as 30d
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<String>,
+}
+
+/// What changes about a key. `none` clears a limit, a user, a team or an expiry.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// The key's id
+    pub(crate) id: String,
+    /// Your name for it
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// The user it belongs to, or none
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// The team it belongs to, or none
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// Requests per minute, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) requests_per_minute: Option<Value>,
+    /// Tokens per minute, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) tokens_per_minute: Option<Value>,
+    /// Requests in flight, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) concurrency: Option<Value>,
+    /// Its budgets, all of them anew (see `key create --help`)
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budgets: Vec<Value>,
+    /// Removes all its budgets
+    #[arg(long, conflicts_with = "budgets")]
+    pub(crate) no_budgets: bool,
+    /// Whether it may pin routes
+    #[arg(long, value_name = "true|false")]
+    pub(crate) may_pin: Option<bool>,
+    /// Stops working at this time, or none
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<String>,
+}
+
+/// Runs a key command.
+pub(crate) async fn run(common: &Common, command: KeyCommand) -> Result<(), CliError> {
+    let missing = match command {
+        KeyCommand::Create(_) => Missing::Create,
+        _ => Missing::Refuse,
+    };
+    let link = Link::open(common, missing).await?;
+    match command {
+        KeyCommand::Create(args) => create(common, &link, &args).await,
+        KeyCommand::List => list(common, &link).await,
+        KeyCommand::Show(args) => {
+            let key = link.get(&path(&args.id)).await?;
+            show(common, &key)
+        }
+        KeyCommand::Update(args) => {
+            let body = change(&args)?;
+            let key = link.ask(Method::PATCH, &path(&args.id), Some(&body)).await?;
+            show(common, &key)
+        }
+        KeyCommand::Revoke(args) => {
+            let key = link.ask(Method::DELETE, &path(&args.id), None).await?;
+            show(common, &key)
+        }
+        KeyCommand::RotateAdmin => {
+            let made = link.ask(Method::POST, "/keys/rotate-admin", Some(&json!({}))).await?;
+            if common.json {
+                return output::json(&made);
+            }
+            output::note("the admin key is replaced, in admin.key too; the old one is void:");
+            output::say(text(&made, "/secret"))
+        }
+    }
+}
+
+async fn create(common: &Common, link: &Link, args: &CreateArgs) -> Result<(), CliError> {
+    let body = json!({
+        "label": args.label,
+        "user": args.user,
+        "team": args.team,
+        "limits": {
+            "requests_per_minute": args.requests_per_minute,
+            "tokens_per_minute": args.tokens_per_minute,
+            "concurrency": args.concurrency,
+        },
+        "budgets": args.budgets,
+        "may_pin": args.may_pin,
+        "expires_unix_ms": args.expires.as_deref().map(time).transpose()?,
+    });
+    let made = link.ask(Method::POST, "/keys", Some(&body)).await?;
+    if common.json {
+        return output::json(&made);
+    }
+    output::note(format!("{} is created; its secret is shown this once:", text(&made, "/id")));
+    output::say(text(&made, "/secret"))
+}
+
+async fn list(common: &Common, link: &Link) -> Result<(), CliError> {
+    let keys = link.get("/keys").await?;
+    if common.json {
+        return output::json(&keys);
+    }
+    output::table(
+        rows(&keys),
+        &[
+            ("ID", Align::Left, &|key| text(key, "/id")),
+            ("SECRET", Align::Left, &|key| text(key, "/hint")),
+            ("STATE", Align::Left, &|key| text(key, "/state")),
+            ("LABEL", Align::Left, &|key| text(key, "/label")),
+            ("USER", Align::Left, &|key| text(key, "/user")),
+            ("TEAM", Align::Left, &|key| text(key, "/team")),
+            ("LIMITS", Align::Left, &limits),
+            ("BUDGETS", Align::Left, &budgets),
+            ("PINS", Align::Left, &|key| text(key, "/may_pin")),
+            ("CREATED", Align::Left, &|key| text(key, "/created")),
+        ],
+    )
+}
+
+fn show(common: &Common, key: &Value) -> Result<(), CliError> {
+    if common.json {
+        return output::json(key);
+    }
+    let line = |name: &str, value: String| output::say(format!("{name:<9} {value}"));
+    line("id", text(key, "/id"))?;
+    line("secret", text(key, "/hint"))?;
+    line("state", text(key, "/state"))?;
+    line("label", text(key, "/label"))?;
+    line("user", text(key, "/user"))?;
+    line("team", text(key, "/team"))?;
+    line("limits", limits(key))?;
+    line("budgets", budgets(key))?;
+    line("may pin", text(key, "/may_pin"))?;
+    line("created", text(key, "/created"))?;
+    line("expires", text(key, "/expires"))?;
+    line("revoked", text(key, "/revoked"))
+}
+
+fn limits(key: &Value) -> String {
+    let known = [
+        ("/limits/requests_per_minute", "requests/min"),
+        ("/limits/tokens_per_minute", "tokens/min"),
+        ("/limits/concurrency", "in flight"),
+    ];
+    let set = known
+        .iter()
+        .filter(|(pointer, _)| key.pointer(pointer).is_some_and(|limit| !limit.is_null()))
+        .map(|(pointer, unit)| format!("{} {unit}", text(key, pointer)));
+    or_dash(set.collect())
+}
+
+fn budgets(key: &Value) -> String {
+    let budgets = key["budgets"].as_array().map_or(&[][..], Vec::as_slice);
+    let one = |budget: &Value| {
+        let mut parts = Vec::new();
+        if budget.get("money_usd").is_some_and(|money| !money.is_null()) {
+            parts.push(format!("${}", usd(budget, "/money_usd")));
+        }
+        if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
+            parts.push(format!("{} tokens", text(budget, "/tokens")));
+        }
+        let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
+        format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
+    };
+    or_dash(budgets.iter().map(one).collect())
+}
+
+fn or_dash(parts: Vec<String>) -> String {
+    if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
+}
+
+fn change(args: &UpdateArgs) -> Result<Value, CliError> {
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    let or_none = |text: &String| if text == "none" { Value::Null } else { json!(text) };
+    put("label", args.label.as_ref().map(|label| json!(label)));
+    put("user", args.user.as_ref().map(or_none));
+    put("team", args.team.as_ref().map(or_none));
+    put("may_pin", args.may_pin.map(|may| json!(may)));
+    if args.no_budgets {
+        put("budgets", Some(json!([])));
+    } else if !args.budgets.is_empty() {
+        put("budgets", Some(json!(args.budgets)));
+    }
+    if let Some(expires) = &args.expires {
+        let at = if expires == "none" { Value::Null } else { json!(time(expires)?) };
+        put("expires_unix_ms", Some(at));
+    }
+    let limits: Map<String, Value> = [
+        ("requests_per_minute", &args.requests_per_minute),
+        ("tokens_per_minute", &args.tokens_per_minute),
+        ("concurrency", &args.concurrency),
+    ]
+    .into_iter()
+    .filter_map(|(name, limit)| Some((name.to_owned(), limit.clone()?)))
+    .collect();
+    if !limits.is_empty() {
+        put("limits", Some(Value::Object(limits)));
+    }
+    if body.is_empty() {
+        return Err(CliError::usage("nothing to change: name what changes, such as --label"));
+    }
+    Ok(Value::Object(body))
+}
+
+/// `WINDOW=USD[,TOKENStokens][,soft]`
+pub(super) fn budget(written: &str) -> Result<Value, String> {
+    let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
+    let (window, rest) = written.split_once('=').ok_or_else(shape)?;
+    if !["hour", "day", "month", "total"].contains(&window) {
+        return Err(format!("`{window}` is not a window: hour, day, month or total"));
+    }
+    let mut budget = json!({ "window": window, "hard": true });
+    for part in rest.split(',') {
+        if part == "soft" {
+            budget["hard"] = json!(false);
+        } else if let Some(tokens) = part.strip_suffix("tokens") {
+            let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;
+            budget["tokens"] = json!(tokens);
+        } else {
+            let amount = part.trim_start_matches('$');
+            let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
+            budget["money_usd"] = json!(money);
+        }
+    }
+    if budget.get("money_usd").is_none() && budget.get("tokens").is_none() {
+        return Err(shape());
+    }
+    Ok(budget)
+}
+
+fn number_or_none(written: &str) -> Result<Value, String> {
+    if written == "none" {
+        return Ok(Value::Null);
+    }
+    written.parse::<u64>().map(Value::from).map_err(|_| "a number, or none".to_owned())
+}
+
+/// A time to come, in milliseconds since the Unix epoch.
+fn time(written: &str) -> Result<u64, CliError> {
+    let now = crate::clock::Clock::system().unix_ms();
+    let span = |unit: &str, ms: u64| {
+        let count = written.strip_suffix(unit)?.parse::<u64>().ok()?;
+        now.checked_add(count.checked_mul(ms)?)
+    };
+    let spans = [("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    if let Some(at) = spans.iter().find_map(|(unit, ms)| span(unit, *ms)) {
+        return Ok(at);
+    }
+    let parsed = written.parse::<Timestamp>().ok().or_else(|| {
+        let day = written.parse::<Date>().ok()?;
+        Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    });
+    parsed.and_then(|time| u64::try_from(time.as_millisecond()).ok()).ok_or_else(|| {
+        CliError::usage(format!(
+            "`{written}` is not a time: write RFC 3339, a day such as 2026-12-31, or a span such \
+             as 30d"
+        ))
+    })
+}
+
+fn path(id: &str) -> String {
+    format!("/keys/{}", super::ledger::escaped(id))
+}

@@ -1,0 +1,297 @@
+//! How a command reaches the books: through the admin API of the server that holds the directory,
+//! or, when none does, through the same API over the directory itself.
+//!
+//! **Invariant:** both ways go through one router, so they answer alike.
+
+use super::{CliError, Common, Exit};
+use crate::{
+    caller::{ADMIN_KEY_FILE, Secret, private_dir, read_secret},
+    clock::Clock,
+    config::{Config, ConfigError, Environment, Surroundings, shipped::TOLLGATE_TOML},
+    ledger::OpenError,
+    serve::{self, Gateway},
+    start::{self, StartError},
+};
+use axum::{Router, body::Body};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tower::ServiceExt as _;
+
+/// Says which server holds a data directory.
+const SERVER_FILE: &str = "server.json";
+/// Longest wait for the sign of life of the server that [`SERVER_FILE`] names.
+const ALIVE_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for an answer: a check of a large ledger takes its time.
+const ANSWER_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The note in the data directory of a running server; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct ServerFile(PathBuf);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ServerNote {
+    address: SocketAddr,
+    pid: u32,
+    started_unix_ms: u64,
+}
+
+/// A way to the admin API.
+pub(crate) enum Link {
+    /// A server.
+    Server { client: reqwest::Client, base: String, admin: Secret },
+    /// The directory, opened here.
+    Here { gateway: Arc<Gateway>, router: Router, admin: Secret },
+}
+
+/// Whether a command may begin a data directory where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Create,
+    Refuse,
+}
+
+// === impl ServerFile ===
+
+impl ServerFile {
+    /// Notes which address serves this directory. Blocking.
+    pub(crate) fn write(dir: &Path, address: SocketAddr, clock: &Clock) -> Result<Self, CliError> {
+        let path = dir.join(SERVER_FILE);
+        let note = ServerNote {
+            address: reachable(address),
+            pid: std::process::id(),
+            started_unix_ms: clock.unix_ms(),
+        };
+        let text = serde_json::to_string(&note).unwrap_or_default();
+        fs::write(&path, text)
+            .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ServerFile {
+    fn drop(&mut self) {
+        // What is left behind is noticed: nobody answers there.
+        let _removed = fs::remove_file(&self.0);
+    }
+}
+
+/// An address that can be connected to: "any" is not one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+// === impl Link ===
+
+impl Link {
+    /// The server that `--server` names, the one that holds the directory, or the directory.
+    pub(crate) async fn open(common: &Common, missing: Missing) -> Result<Self, CliError> {
+        if let Some(url) = &common.server {
+            let admin = match std::env::var("TOLLGATE_ADMIN_KEY") {
+                Ok(key) => Secret::from_text(key),
+                Err(_) => admin_key(&config(common)?.data_dir)?,
+            };
+            let base = url.trim_end_matches('/').to_owned();
+            return Ok(Self::Server { client: client()?, base, admin });
+        }
+        let config = config(common)?;
+        if missing == Missing::Refuse && !config.data_dir.join("journal").is_dir() {
+            let dir = config.data_dir.display();
+            let said = CliError::new(Exit::Unreachable, format!("there is no ledger in {dir}"));
+            return Err(
+                said.hint("start one with: tollgate serve, or name another with --data-dir")
+            );
+        }
+        let note = server_note(&config.data_dir);
+        if let Some(note) = &note
+            && let Some(link) = Self::to_running(note, &config.data_dir).await?
+        {
+            return Ok(link);
+        }
+        Self::here(config, note.as_ref())
+    }
+
+    async fn to_running(note: &ServerNote, dir: &Path) -> Result<Option<Self>, CliError> {
+        let client = client()?;
+        let base = format!("http://{}", note.address);
+        let alive = client.get(format!("{base}/health")).timeout(ALIVE_MAX).send().await;
+        if !alive.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(None);
+        }
+        let admin = admin_key(dir)?;
+        Ok(Some(Self::Server { client, base, admin }))
+    }
+
+    /// Blocks while the ledger is opened: nothing else runs in this process.
+    fn here(config: Config, note: Option<&ServerNote>) -> Result<Self, CliError> {
+        let dir = config.data_dir.clone();
+        private_dir(&dir)
+            .map_err(|error| CliError::failed(format!("{}: {error}", dir.display())))?;
+        let gateway = start::offline(config, Clock::system()).map_err(|error| match error {
+            StartError::Books(OpenError::InUse(_)) => {
+                let at = note.map_or_else(String::new, |note| {
+                    format!("; process {} at {} does not answer", note.pid, note.address)
+                });
+                CliError::new(Exit::Unreachable, format!("{error}{at}"))
+                    .hint("wait for it to start or stop, or name its URL with --server")
+            }
+            _ => CliError::failed(error.to_string()),
+        })?;
+        let admin = admin_key(&dir)?;
+        let router = serve::router(Arc::clone(&gateway));
+        Ok(Self::Here { gateway, router, admin })
+    }
+
+    /// Asks the admin API; `path` begins after `/admin/v1`.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CliError> {
+        let body = body.map(Value::to_string);
+        let (status, bytes) = match self {
+            Self::Server { client, base, admin } => {
+                let url = format!("{base}/admin/v1{path}");
+                let mut request = client.request(method, &url).bearer_auth(admin.reveal());
+                if let Some(body) = body {
+                    request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                }
+                let failed = |error: reqwest::Error| {
+                    CliError::new(Exit::Unreachable, format!("{base}: {}", chain(&error)))
+                        .hint("is the server running? `tollgate serve` starts it")
+                };
+                let answer = request.send().await.map_err(failed)?;
+                (answer.status(), answer.bytes().await.map_err(failed)?)
+            }
+            Self::Here { router, admin, .. } => {
+                let request = Request::builder()
+                    .method(method)
+                    .uri(format!("/admin/v1{path}"))
+                    .header(header::AUTHORIZATION, format!("Bearer {}", admin.reveal()))
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .body(body.map_or_else(Body::empty, Body::from))
+                    .map_err(|error| CliError::usage(error.to_string()))?;
+                let Ok(answer) = router.clone().oneshot(request).await;
+                let status = answer.status();
+                let body = answer.into_body().collect().await;
+                let body = body.map_err(|error| CliError::failed(error.to_string()))?;
+                (status, body.to_bytes())
+            }
+        };
+        understood(status, &bytes)
+    }
+
+    /// GET.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Whether a server was asked.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self, Self::Server { .. })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Self::Here { gateway, .. } = self {
+            gateway.books.close();
+        }
+    }
+}
+
+fn understood(status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
+    if status.is_success() {
+        return Ok(value);
+    }
+    let message = value.pointer("/error/message").and_then(Value::as_str);
+    let message = message.map_or_else(|| format!("status {status}"), str::to_owned);
+    Err(match status {
+        StatusCode::NOT_FOUND => CliError::new(Exit::NotFound, message),
+        StatusCode::BAD_REQUEST => CliError::usage(message),
+        StatusCode::UNAUTHORIZED => CliError::new(Exit::Refused, message)
+            .hint("the admin key is in admin.key of the data directory, or in TOLLGATE_ADMIN_KEY"),
+        _ => CliError::new(Exit::Refused, message),
+    })
+}
+
+/// The configuration, with `--data-dir` over it. Where there is no file but a directory is named,
+/// the shipped configuration stands in.
+pub(crate) fn config(common: &Common) -> Result<Config, CliError> {
+    let clock = Clock::system();
+    let loaded = if common.data_dir.is_some() && !common.config.exists() {
+        standing_in(&common.config, &clock)
+    } else {
+        Config::load(&common.config, Environment::Spared, &clock)
+    };
+    let mut config = loaded?;
+    if let Some(dir) = &common.data_dir {
+        config.data_dir.clone_from(dir);
+    }
+    Ok(config)
+}
+
+fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
+    let surroundings = Surroundings { lookup: &|_| Some(String::new()), today: &clock.day() };
+    Config::parse(TOLLGATE_TOML, path, surroundings)
+}
+
+fn admin_key(dir: &Path) -> Result<Secret, CliError> {
+    let path = dir.join(ADMIN_KEY_FILE);
+    match read_secret(dir, ADMIN_KEY_FILE) {
+        Ok(Some(secret)) => Ok(secret),
+        Ok(None) => {
+            Err(CliError::new(Exit::Unreachable, format!("there is no {}", path.display()))
+                .hint("put the admin key into TOLLGATE_ADMIN_KEY"))
+        }
+        Err(error) => Err(CliError::new(Exit::Unreachable, format!("{}: {error}", path.display()))
+            .hint("run this as the user that runs the server")),
+    }
+}
+
+fn server_note(dir: &Path) -> Option<ServerNote> {
+    match fs::read(dir.join(SERVER_FILE)) {
+        Ok(text) => serde_json::from_slice(&text).ok(),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::debug!(%error, "{SERVER_FILE}");
+            }
+            None
+        }
+    }
+}
+
+fn client() -> Result<reqwest::Client, CliError> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_MAX)
+        .build()
+        .map_err(|error| CliError::failed(chain(&error)))
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

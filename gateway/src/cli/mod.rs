@@ -1,0 +1,142 @@
+//! The command line: `serve` and the operator's tools.
+//!
+//! **Invariants:** results go to stdout and everything else to stderr; `--json` prints what the
+//! admin API answered, unchanged; every failure says what, why and the next command, and ends with
+//! a documented exit code.
+
+mod error;
+mod init;
+mod keys;
+mod ledger;
+mod link;
+mod output;
+mod policy;
+mod prices;
+mod routes;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::{CliError, Exit};
+
+use clap::{Args, Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// An LLM gateway: one binary between an application and its language models.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// The configuration file
+    #[arg(
+        long,
+        global = true,
+        env = "TOLLGATE_CONFIG",
+        default_value = "tollgate.toml",
+        value_name = "FILE"
+    )]
+    pub(crate) config: PathBuf,
+    /// The data directory, instead of the configured one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Talk to the server at this URL (its admin key in TOLLGATE_ADMIN_KEY) instead of the one that
+    /// holds the data directory
+    #[arg(long, global = true, env = "TOLLGATE_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve requests
+    Serve(serve::ServeArgs),
+    /// Write a commented tollgate.toml into this directory
+    Init(init::InitArgs),
+    /// Create, list, change and revoke keys
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
+    /// Ask the ledger what happened and what it cost
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Check and show policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Show the routes and their live state
+    Routes,
+    /// Show every budget: limit, spent, reserved, left
+    Budgets,
+    /// Show the dated price list
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the server · \
+5 no server and no usable data directory
+
+Commands other than `serve` talk to the server that holds the data directory, or open the \
+directory themselves when none does. NO_COLOR and TOLLGATE_LOG (such as `debug`) are honoured.";
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody listens: nothing can be said.
+            let _unsaid = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    // An error says that a provider is installed already.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    match run(cli) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            output::complain(&error);
+            error.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { common, command } = cli;
+    match command {
+        Command::Serve(args) => return serve::run(&common, &args),
+        Command::Init(args) => return init::run(&common, &args),
+        Command::Policy(policy::PolicyCommand::Check(args)) => {
+            return policy::check(&common, &args);
+        }
+        _ => {}
+    }
+    crate::telemetry::start_quiet_logging();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
+    runtime.block_on(ask(&common, command))
+}
+
+/// Commands that ask the admin API.
+async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Key(command) => keys::run(common, command).await,
+        Command::Ledger(command) => ledger::run(common, command).await,
+        Command::Policy(command) => policy::run(common, command).await,
+        Command::Routes => routes::run(common).await,
+        Command::Budgets => ledger::budgets(common).await,
+        Command::Prices(command) => prices::run(common, &command).await,
+        Command::Serve(_) | Command::Init(_) => Ok(()),
+    }
+}

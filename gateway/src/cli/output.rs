@@ -1,0 +1,104 @@
+//! Writing results to stdout and complaints to stderr. A reader that went away is no error.
+
+use super::CliError;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// Writes text and a newline to stdout.
+pub(crate) fn say(text: impl AsRef<str>) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::failed(format!("stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a note to stderr.
+pub(crate) fn note(text: impl AsRef<str>) {
+    // Nobody listens: nothing can be said.
+    let _unsaid = writeln!(io::stderr().lock(), "{}", text.as_ref());
+}
+
+/// Writes a failure and its hint to stderr.
+pub(crate) fn complain(error: &CliError) {
+    note(format!("tollgate: {error}"));
+    if let Some(hint) = error.hinted() {
+        note(format!("  {hint}"));
+    }
+}
+
+/// Writes JSON.
+pub(crate) fn json(value: &Value) -> Result<(), CliError> {
+    say(format!("{value:#}"))
+}
+
+/// A column of a table: its head, whether it is a number, and its text in a row.
+pub(crate) type Column<'a> = (&'a str, Align, &'a dyn Fn(&Value) -> String);
+
+/// Where a column's text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// Writes rows as a table.
+pub(crate) fn table(rows: &[Value], columns: &[Column<'_>]) -> Result<(), CliError> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(columns.iter().map(|(head, _, _)| *head));
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, _, text)| Cell::new(text(row))));
+    }
+    for (column, (_, align, _)) in table.column_iter_mut().zip(columns) {
+        if *align == Align::Right {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    say(table.trim_fmt())
+}
+
+/// A value at a JSON pointer as text: strings as they are, absent ones as `-`.
+pub(crate) fn text(row: &Value, pointer: &str) -> String {
+    match row.pointer(pointer) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| text(item, "")).collect::<Vec<_>>().join(", ")
+        }
+        Some(other) => other.to_string(),
+    }
+}
+
+/// An amount in USD without the zeros at its end.
+pub(crate) fn usd(row: &Value, pointer: &str) -> String {
+    let full = text(row, pointer);
+    match full.split_once('.') {
+        Some((whole, fraction)) => {
+            let fraction = fraction.trim_end_matches('0');
+            format!("{whole}.{fraction:0<2}")
+        }
+        None => full,
+    }
+}
+
+/// Microseconds as milliseconds.
+pub(crate) fn ms(row: &Value, pointer: &str) -> String {
+    match row.pointer(pointer).and_then(Value::as_f64) {
+        Some(us) => format!("{:.1}", us / 1000.0),
+        None => "-".to_owned(),
+    }
+}
+
+/// The rows of a list.
+pub(crate) fn rows(list: &Value) -> &[Value] {
+    list["data"].as_array().map_or(&[], Vec::as_slice)
+}

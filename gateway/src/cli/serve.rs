@@ -1,0 +1,234 @@
+//! `tollgate serve`: opens everything, serves until a signal, closes everything.
+
+use super::{CliError, Common, link::ServerFile, output};
+use crate::{
+    caller::{FIRST_KEY_FILE, NewKey, Secret, private_dir, read_secret, write_secret},
+    clock::Clock,
+    config::{Config, Environment, PolicySource},
+    listen::{self, Listening},
+    serve::Gateway,
+    start::{self, StartError},
+    telemetry::{LogFormat, start_logging},
+};
+use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Serve requests until SIGTERM or SIGINT; SIGHUP reads the policy again.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Print the first key and a curl line that uses it
+    #[arg(long)]
+    pub(crate) hello: bool,
+    /// The form of log lines
+    #[arg(long, value_enum, default_value_t, env = "TOLLGATE_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Serves.
+pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
+    start_logging(args.log_format);
+    let clock = Clock::system();
+    let mut config = Config::load(&common.config, Environment::Needed, &clock)?;
+    if let Some(dir) = &common.data_dir {
+        config.data_dir.clone_from(dir);
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
+    runtime.block_on(serve(config, clock, args.hello))
+}
+
+async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError> {
+    let stop = stop_signal()?;
+    let limits = Listening {
+        connections_max: config.limits.connections_max,
+        header_read_max: config.limits.header_read_max,
+        drain_max: config.limits.drain_max,
+    };
+    // Before the models are loaded: a port that is taken is known at once.
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        CliError::failed(format!("cannot listen on {}: {error}", config.listen))
+            .hint("another server may be running there; change `listen` in [server]")
+    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| CliError::failed(format!("no local address: {error}")))?;
+
+    let gateway = blocking(move || open(config, clock)).await??;
+    let background = TaskTracker::new();
+    let ended = CancellationToken::new();
+    background.spawn(
+        Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
+    );
+    let server_file = {
+        let gateway = Arc::clone(&gateway);
+        blocking(move || ServerFile::write(&gateway.config.data_dir, address, &gateway.clock))
+            .await??
+    };
+    output::say(banner(&gateway, address, hello)?)?;
+    tracing::info!(%address, "listening");
+
+    let router = crate::serve::router(Arc::clone(&gateway));
+    listen::serve(listener, router, limits, stop).await;
+
+    tracing::info!("no connection is open any more; closing the books");
+    ended.cancel();
+    background.close();
+    background.wait().await;
+    gateway.tasks.close();
+    gateway.tasks.wait().await;
+    let drain_max = limits.drain_max;
+    blocking(move || {
+        start::stop(&gateway, drain_max);
+        drop(server_file);
+    })
+    .await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that blocks: the directory, the ledger, the keys, the models, the first key.
+fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
+    let dir = config.data_dir.clone();
+    private_dir(&dir)
+        .map_err(|error| CliError::failed(format!("data_dir {}: {error}", dir.display())))?;
+    let (gateway, recovered) = start::start(config, clock).map_err(not_started)?;
+    if recovered.crashed_requests > 0 || recovered.torn_bytes > 0 {
+        tracing::warn!(
+            crashed_requests = recovered.crashed_requests,
+            torn_bytes = recovered.torn_bytes,
+            "the last run did not end in order: what was running has been settled"
+        );
+    }
+    if let Some(aside) = &recovered.index_set_aside {
+        tracing::warn!(
+            set_aside = %aside.display(),
+            "the index was damaged and has been rebuilt from the journal"
+        );
+    }
+    tracing::info!(
+        dir = %dir.display(),
+        replayed_events = recovered.replayed_events,
+        "the books are open"
+    );
+    if gateway.keys.count() == 0 {
+        create_first_key(&gateway)?;
+    }
+    Ok(gateway)
+}
+
+fn not_started(error: StartError) -> CliError {
+    let hint = match &error {
+        StartError::Engine { .. } => {
+            Some("`make model` fetches the default model; `file` in its route names another")
+        }
+        StartError::Policy(_) => Some("`tollgate policy check FILE` tries a policy out"),
+        _ => None,
+    };
+    let said = CliError::failed(error.to_string());
+    match hint {
+        Some(hint) => said.hint(hint),
+        None => said,
+    }
+}
+
+/// A newcomer's key. Its file comes first: without the record it opens nothing, and the next start
+/// replaces it.
+fn create_first_key(gateway: &Gateway) -> Result<(), CliError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        CliError::failed(format!("the first key cannot be created: {error}"))
+    };
+    let new = NewKey { label: "first key".to_owned(), may_pin: true, ..NewKey::default() };
+    let (record, secret) = gateway.keys.make(new).map_err(|error| failed(&error))?;
+    write_secret(&gateway.config.data_dir, FIRST_KEY_FILE, &secret)
+        .map_err(|error| failed(&error))?;
+    gateway.books.put_key(record.clone()).blocking().map_err(|error| failed(&error))?;
+    gateway.keys.install(record);
+    Ok(())
+}
+
+/// What an operator or a newcomer wants to know first.
+fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String, CliError> {
+    let config = &gateway.config;
+    let dir = config.data_dir.display();
+    let policy = gateway.policy.current();
+    let source = match gateway.policy.source() {
+        PolicySource::Shipped(_) => "shipped".to_owned(),
+        PolicySource::File(path) => path.display().to_string(),
+    };
+    let routes: Vec<String> = gateway
+        .routes
+        .iter()
+        .map(|route| format!("{} ({}, {})", route.id(), route.provider(), route.model()))
+        .collect();
+    let mut text = format!("tollgate {} listening on http://{address}\n", version());
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "  {name:<8} {value}");
+    };
+    line("routes", &routes.join(", "));
+    line("policy", &format!("{} {} ({source})", policy.name(), policy.version()));
+    line("ledger", &format!("{dir}/journal  (tollgate ledger query)"));
+    line("keys", &format!("{dir}/{FIRST_KEY_FILE}, {dir}/admin.key  (tollgate key create)"));
+    if hello && let Some(secret) = first_key(gateway)? {
+        let secret = secret.reveal();
+        line("key", secret);
+        line(
+            "try",
+            &format!(
+                "curl http://{address}/v1/chat/completions -H 'Authorization: Bearer {secret}' \
+                 -H 'Content-Type: application/json' -d '{{\"model\":\"auto\",\"messages\":\
+                 [{{\"role\":\"user\",\"content\":\"Say hello.\"}}]}}'"
+            ),
+        );
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+fn first_key(gateway: &Gateway) -> Result<Option<Secret>, CliError> {
+    read_secret(&gateway.config.data_dir, FIRST_KEY_FILE)
+        .map_err(|error| CliError::failed(format!("{FIRST_KEY_FILE}: {error}")))
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_signal() -> Result<CancellationToken, CliError> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| CliError::failed(format!("signals cannot be heard: {error}")))
+    };
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let heard = stop.clone();
+    detached(async move {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: finishing running answers"),
+            _ = int.recv() => tracing::info!("SIGINT: finishing running answers"),
+        }
+        heard.cancel();
+    });
+    Ok(stop)
+}
+
+#[expect(clippy::disallowed_methods, reason = "it waits for a signal and holds nothing to settle")]
+fn detached(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CliError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|died| CliError::failed(format!("a thread died: {died}")))
+}

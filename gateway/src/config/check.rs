@@ -1,0 +1,398 @@
+//! From what is written to what the program uses: everything that can be wrong is found here, once,
+//! at start, and points at its line.
+
+use super::{
+    CapField, Capabilities, CloudConfig, Config, Durability, LedgerConfig, Limits, LocalConfig,
+    PolicyConfig, PolicySource, RouteConfig, RouteSource,
+    document::{Document, Kind, Route},
+    error::{Finding, closest},
+    price, shipped, written,
+};
+use crate::caller::BudgetSpec;
+use policies::{PriceList, RouteId, RoutePrice};
+use secrecy::SecretString;
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use toml::Spanned;
+
+/// Checks a document whose relative paths start from `base`.
+pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Config, Finding> {
+    let Document { written, routes } = document;
+    let mut warnings = Vec::new();
+    let policy = policy(&written.policy, base)?;
+    let names = names(&routes, &policy)?;
+    let prices = price::list(&written.prices, base)?;
+    let around = Around { names, base, prices: &prices, today };
+    let routes: Vec<RouteConfig> = routes
+        .into_iter()
+        .map(|written| route(written, &around, &mut warnings))
+        .collect::<Result<_, _>>()?;
+    if routes.is_empty() {
+        return Err(Finding {
+            span: None,
+            message: "no route is configured: write at least one [routes.<name>]".to_owned(),
+        });
+    }
+    let server = &written.server;
+    let listen = listen(&server.listen)?;
+    if !listen.ip().is_loopback() {
+        warnings.push(format!(
+            "listening on {listen}, which others can reach, without TLS: keys travel in clear"
+        ));
+    }
+    Ok(Config {
+        listen,
+        data_dir: resolve(base, &server.data_dir),
+        time_zone: time_zone(&server.time_zone)?,
+        limits: limits(&written),
+        ledger: ledger(&written.ledger)?,
+        metrics_public: server.metrics_public,
+        global_budgets: written.budget.iter().map(budget).collect::<Result<_, _>>()?,
+        policy,
+        routes,
+        prices,
+        warnings,
+    })
+}
+
+fn listen(written: &Spanned<String>) -> Result<SocketAddr, Finding> {
+    written.get_ref().parse().map_err(|_| {
+        let message = "`listen` is an address and a port such as \"127.0.0.1:8655\"";
+        Finding::at(written.span(), message)
+    })
+}
+
+fn time_zone(written: &Spanned<String>) -> Result<jiff::tz::TimeZone, Finding> {
+    jiff::tz::TimeZone::get(written.get_ref()).map_err(|_| {
+        let message = format!(
+            "unknown time zone `{}`: write a name of the tz database such as \"UTC\" or \
+             \"Europe/Berlin\"",
+            written.get_ref()
+        );
+        Finding::at(written.span(), message)
+    })
+}
+
+fn limits(written: &written::Written) -> Limits {
+    let (server, limits) = (&written.server, &written.limits);
+    Limits {
+        body_bytes_max: count(server.body_bytes_max.get()),
+        body_read_max: millis(server.body_read_timeout_ms),
+        header_read_max: millis(server.header_read_timeout_ms),
+        connections_max: count(server.connections_max.get()),
+        drain_max: millis(server.drain_timeout_ms),
+        output_tokens_default: server.output_tokens_default.get(),
+        requests_per_minute: limits.requests_per_minute.map(Into::into),
+        tokens_per_minute: limits.tokens_per_minute.map(Into::into),
+        in_flight_max: count(limits.in_flight_max.get()),
+        failed_auth_per_minute: limits.failed_auth_per_minute.get(),
+    }
+}
+
+fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
+    let budget_status = *written.budget_status.get_ref();
+    if !matches!(budget_status, 402 | 429) {
+        let message = "`budget_status` is 429 (as OpenAI answers) or 402";
+        return Err(Finding::at(written.budget_status.span(), message));
+    }
+    Ok(LedgerConfig {
+        durability: match written.durability {
+            written::Durability::Strict => Durability::Strict,
+            written::Durability::Grouped => Durability::Grouped,
+        },
+        low_water_bytes: written.low_water_mib.saturating_mul(1024 * 1024),
+        segment_entries_max: written.segment_entries_max.get(),
+        budget_status,
+    })
+}
+
+fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
+    let budget = written.get_ref();
+    if budget.money_usd.is_none() && budget.tokens.is_none() {
+        let message = "a budget limits `money_usd` or `tokens` or both";
+        return Err(Finding::at(written.span(), message));
+    }
+    Ok(BudgetSpec {
+        window: budget.window,
+        money: budget.money_usd.map(|money| money.0),
+        tokens: budget.tokens,
+        hard: budget.hard,
+    })
+}
+
+fn policy(written: &written::Policy, base: &Path) -> Result<PolicyConfig, Finding> {
+    let source = match (&written.file, &written.shipped) {
+        (Some(file), Some(_)) => {
+            let message = "[policy] has both `file` and `shipped`: keep one";
+            return Err(Finding::at(file.span(), message));
+        }
+        (Some(file), None) => PolicySource::File(resolve(base, file.get_ref())),
+        (None, Some(name)) => PolicySource::Shipped(shipped_policy(name)?),
+        (None, None) => PolicySource::Shipped(shipped::DEFAULT_POLICY),
+    };
+    let mut aliases = Vec::new();
+    for alias in &written.aliases {
+        name_is_sound(alias, "an alias")?;
+        aliases.push(alias.get_ref().clone());
+    }
+    Ok(PolicyConfig { source, aliases })
+}
+
+fn shipped_policy(written: &Spanned<String>) -> Result<&'static str, Finding> {
+    let known: Vec<&'static str> = shipped::policy_names().collect();
+    if let Some(name) = known.iter().find(|name| *name == written.get_ref()) {
+        return Ok(name);
+    }
+    let hint = closest(written.get_ref(), &known)
+        .map(|near| format!("; did you mean {near:?}?"))
+        .unwrap_or_default();
+    let message = format!(
+        "no policy named {:?} is shipped; there are {}{hint}",
+        written.get_ref(),
+        known.join(", ")
+    );
+    Err(Finding::at(written.span(), message))
+}
+
+/// Names of routes and of policy aliases, each of which may be taken once.
+fn names(routes: &[Route], policy: &PolicyConfig) -> Result<HashSet<String>, Finding> {
+    let mut taken: HashSet<String> = policy.aliases.iter().cloned().collect();
+    for route in routes {
+        name_is_sound(&route.name, "a route's name")?;
+        if !taken.insert(route.name.get_ref().clone()) {
+            let message = format!(
+                "`{}` is an alias of the policy ([policy] aliases) and cannot name a route too",
+                route.name.get_ref()
+            );
+            return Err(Finding::at(route.name.span(), message));
+        }
+    }
+    Ok(taken)
+}
+
+/// What a route is checked against.
+struct Around<'a> {
+    /// Names that are taken.
+    names: HashSet<String>,
+    base: &'a Path,
+    prices: &'a PriceList,
+    today: &'a str,
+}
+
+fn route(
+    written: Route,
+    around: &Around<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<RouteConfig, Finding> {
+    let route = match written.kind {
+        Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
+        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), *cloud, around, warnings)?,
+    };
+    if matches!(route.price, RoutePrice::Unknown) {
+        warnings.push(unknown_price(&route));
+    }
+    Ok(route)
+}
+
+fn unknown_price(route: &RouteConfig) -> String {
+    let (local, set) = match &route.source {
+        RouteSource::Local(_) => (true, "`usd_per_hour`"),
+        RouteSource::Cloud(_) => (false, "`price`"),
+    };
+    let so = match (route.unknown_price_max, local) {
+        (Some(amount), _) => format!("each attempt reserves {amount} USD"),
+        (None, true) => "its entries carry no cost".to_owned(),
+        (None, false) => "policies leave it out".to_owned(),
+    };
+    format!("the price of route `{}` is unknown: {so}; set {set} to change that", route.id)
+}
+
+fn local_route(
+    name: &str,
+    written: &written::Local,
+    around: &Around<'_>,
+) -> Result<RouteConfig, Finding> {
+    let slots = written.slots.get_ref().get();
+    let context_tokens = written.context_tokens.get_ref().get();
+    if slots > 256 {
+        return Err(Finding::at(written.slots.span(), "`slots` is at most 256"));
+    }
+    if context_tokens < 64 * slots {
+        let message = format!("`context_tokens` is at least 64 for each of the {slots} slots");
+        return Err(Finding::at(written.context_tokens.span(), message));
+    }
+    let file = resolve(around.base, &written.file);
+    let model = written.model.clone().unwrap_or_else(|| {
+        file.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into())
+    });
+    Ok(RouteConfig {
+        id: RouteId::new(name),
+        aliases: aliases(&written.aliases, &around.names)?,
+        price: price::of_local(written.usd_per_hour),
+        unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
+        budgeted: written.budgeted,
+        context_tokens: Some(u64::from(context_tokens)),
+        can: Capabilities {
+            tools: Some(false),
+            images: Some(false),
+            structured: Some(false),
+            logprobs: Some(false),
+        },
+        source: RouteSource::Local(LocalConfig {
+            file,
+            model,
+            context_tokens,
+            slots,
+            queue_max: count(written.queue_max),
+            queue_wait_max: millis(written.queue_wait_max_ms),
+            threads: written.threads.map(Into::into),
+            prefill_chunk: written.prefill_chunk_tokens.get(),
+            gpu_layers: written.gpu_layers,
+            prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
+            decode_per_token_max: Duration::from_micros(written.decode_token_max_us.get()),
+        }),
+    })
+}
+
+fn cloud_route(
+    name: &str,
+    written: written::Cloud,
+    around: &Around<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<RouteConfig, Finding> {
+    let base_url = base_url(&written.base_url)?;
+    let api_key = match &written.api_key {
+        Some(key) => Some(header_value(key, "`api_key`")?),
+        None => None,
+    };
+    if api_key.is_some() && base_url.starts_with("http://") && !is_loopback(&base_url) {
+        warnings.push(format!("route `{name}` sends its key in clear: its base_url is http"));
+    }
+    let mut headers = Vec::new();
+    for (header, value) in &written.headers {
+        if http::HeaderName::try_from(header.get_ref()).is_err() {
+            return Err(Finding::at(header.span(), "this is not the name of a header"));
+        }
+        headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
+    }
+    let price = price::of_cloud(&written, around.prices, around.today)?;
+    Ok(RouteConfig {
+        id: RouteId::new(name),
+        aliases: aliases(&written.aliases, &around.names)?,
+        price,
+        unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
+        budgeted: written.budgeted,
+        context_tokens: written.context_tokens.map(Into::into),
+        can: Capabilities {
+            tools: written.tools,
+            images: written.images,
+            structured: written.structured,
+            logprobs: written.logprobs,
+        },
+        source: RouteSource::Cloud(CloudConfig {
+            provider: filled(&written.provider, "`provider`")?,
+            base_url,
+            api_key,
+            model: filled(&written.model, "`model`")?,
+            headers,
+            in_flight_max: count(written.in_flight_max.get()),
+            pool_wait_max: millis(written.pool_wait_max_ms),
+            connect_timeout: millis(written.connect_timeout_ms),
+            first_token_timeout: millis(written.first_token_timeout_ms),
+            idle_timeout: millis(written.idle_timeout_ms),
+            total_timeout: millis(written.total_timeout_ms),
+            cap_field: match written.cap_field {
+                written::CapField::MaxCompletionTokens => CapField::MaxCompletionTokens,
+                written::CapField::MaxTokens => CapField::MaxTokens,
+            },
+            reasoning: written.reasoning,
+        }),
+    })
+}
+
+/// A base URL without its trailing slash. It may have come from the environment, so no message
+/// quotes it.
+fn base_url(written: &Spanned<String>) -> Result<String, Finding> {
+    let wrong = |message: &str| Err(Finding::at(written.span(), message));
+    let Ok(uri) = written.get_ref().parse::<http::Uri>() else {
+        return wrong("`base_url` is a URL such as \"https://api.openai.com/v1\"");
+    };
+    let Some(authority) = uri
+        .authority()
+        .filter(|_| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none())
+    else {
+        return wrong("`base_url` is an http or https URL up to /v1, without a query");
+    };
+    if authority.as_str().contains('@') {
+        return wrong("`base_url` has a user or password in it: put the key into `api_key`");
+    }
+    Ok(written.get_ref().trim_end_matches('/').to_owned())
+}
+
+fn is_loopback(base_url: &str) -> bool {
+    base_url.parse::<http::Uri>().ok().is_some_and(|uri| {
+        uri.host().is_some_and(|host| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        })
+    })
+}
+
+fn header_value(written: &Spanned<String>, what: &str) -> Result<SecretString, Finding> {
+    if http::HeaderValue::from_str(written.get_ref()).is_err() {
+        let message = format!("{what} holds a character that no header may carry");
+        return Err(Finding::at(written.span(), message));
+    }
+    Ok(SecretString::from(written.get_ref().as_str()))
+}
+
+fn filled(written: &Spanned<String>, what: &str) -> Result<String, Finding> {
+    if written.get_ref().is_empty() {
+        return Err(Finding::at(written.span(), format!("{what} is empty")));
+    }
+    Ok(written.get_ref().clone())
+}
+
+/// Other names of `model` for a route. Several routes may share one (a caller who writes it gets
+/// whichever of them the policy chooses), but none may be taken by a route or a policy alias.
+fn aliases(written: &[Spanned<String>], names: &HashSet<String>) -> Result<Vec<String>, Finding> {
+    let mut aliases = Vec::new();
+    for alias in written {
+        name_is_sound(alias, "an alias")?;
+        if names.contains(alias.get_ref()) {
+            let message =
+                format!("`{}` already names a route or an alias of the policy", alias.get_ref());
+            return Err(Finding::at(alias.span(), message));
+        }
+        aliases.push(alias.get_ref().clone());
+    }
+    Ok(aliases)
+}
+
+/// Names go into URLs, headers and metric labels.
+fn name_is_sound(name: &Spanned<String>, what: &str) -> Result<(), Finding> {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
+    let text = name.get_ref();
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) {
+        let message = format!("{what} has 1 to 128 characters of a-z A-Z 0-9 - _ . / :");
+        return Err(Finding::at(name.span(), message));
+    }
+    Ok(())
+}
+
+fn resolve(base: &Path, written: &str) -> PathBuf {
+    base.join(written)
+}
+
+fn millis(written: NonZeroU64) -> Duration {
+    Duration::from_millis(written.get())
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

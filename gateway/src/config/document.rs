@@ -1,0 +1,172 @@
+//! The text of a configuration read into what is written in it: `${env.NAME}` filled in, routes
+//! read by their kind and in the order in which they stand.
+
+use super::{
+    error::{Finding, closest, from_toml},
+    written::{Cloud, Local, Written},
+};
+use serde::Deserialize;
+use std::{borrow::Cow, ops::Range};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
+
+/// Where `${env.NAME}` is looked up.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A whole document.
+pub(super) struct Document {
+    /// Everything but the routes.
+    pub(super) written: Written,
+    /// The routes, in the order of the file.
+    pub(super) routes: Vec<Route>,
+}
+
+/// One `[routes.<name>]`.
+pub(super) struct Route {
+    /// `<name>` and where it stands.
+    pub(super) name: Spanned<String>,
+    /// What it says.
+    pub(super) kind: Kind,
+}
+
+pub(super) enum Kind {
+    Local(Box<Local>),
+    Cloud(Box<Cloud>),
+}
+
+/// The kinds of routes, as they are written.
+const KINDS: [&str; 2] = ["local", "openai"];
+
+/// Reads a document.
+pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> {
+    let mut table = DeTable::parse(text).map_err(|error| from_toml(&error, &[]))?.into_inner();
+    let mut from_env = Vec::new();
+    for (_, value) in table.iter_mut() {
+        fill_in(value, lookup, &mut from_env)?;
+    }
+    let routes = match table.remove("routes") {
+        Some(routes) => read_routes(routes, &from_env)?,
+        None => Vec::new(),
+    };
+    let whole = Spanned::new(0..text.len(), DeValue::Table(table));
+    let written = Written::deserialize(ValueDeserializer::from(whole))
+        .map_err(|error| from_toml(&error, &from_env))?;
+    Ok(Document { written, routes })
+}
+
+fn read_routes(
+    routes: Spanned<DeValue<'_>>,
+    from_env: &[Range<usize>],
+) -> Result<Vec<Route>, Finding> {
+    let span = routes.span();
+    let DeValue::Table(table) = routes.into_inner() else {
+        return Err(Finding::at(span, "`routes` is a table of routes: write [routes.<name>]"));
+    };
+    let mut read = Vec::new();
+    for (name, value) in table {
+        let name = Spanned::new(name.span(), name.into_inner().into_owned());
+        let kind = read_route(&name, value, from_env)?;
+        read.push(Route { name, kind });
+    }
+    // The reader sorts tables by name; the order of the file is the order of routes.
+    read.sort_by_key(|route| route.name.span().start);
+    Ok(read)
+}
+
+fn read_route(
+    name: &Spanned<String>,
+    value: Spanned<DeValue<'_>>,
+    from_env: &[Range<usize>],
+) -> Result<Kind, Finding> {
+    let DeValue::Table(table) = value.get_ref() else {
+        return Err(Finding::at(
+            value.span(),
+            format!("write a table: [routes.{}]", name.get_ref()),
+        ));
+    };
+    let known = KINDS.map(|kind| format!("{kind:?}")).join(" or ");
+    let Some(kind) = table.get("kind") else {
+        let message = format!("route `{}` has no `kind`: write kind = {known}", name.get_ref());
+        return Err(Finding::at(name.span(), message));
+    };
+    let found = match kind.get_ref() {
+        DeValue::String(kind) => kind.as_ref(),
+        _ => "",
+    };
+    let local = match found {
+        "local" => true,
+        "openai" => false,
+        other => {
+            let hint = closest(other, &KINDS)
+                .map(|near| format!("; did you mean {near:?}?"))
+                .unwrap_or_default();
+            let message = format!("unknown kind {other:?} of a route; known are {known}{hint}");
+            return Err(Finding::at(kind.span(), message));
+        }
+    };
+    let reader = ValueDeserializer::from(value);
+    let read = if local {
+        Local::deserialize(reader).map(|local| Kind::Local(Box::new(local)))
+    } else {
+        Cloud::deserialize(reader).map(|cloud| Kind::Cloud(Box::new(cloud)))
+    };
+    read.map_err(|error| from_toml(&error, from_env))
+}
+
+/// Fills `${env.NAME}` into every string, and notes which values came from there.
+fn fill_in(
+    value: &mut Spanned<DeValue<'_>>,
+    lookup: Lookup<'_>,
+    from_env: &mut Vec<Range<usize>>,
+) -> Result<(), Finding> {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::String(text) if text.contains("${") => {
+            let filled =
+                filled(text, lookup).map_err(|message| Finding::at(span.clone(), message))?;
+            *text = Cow::Owned(filled);
+            from_env.push(span);
+        }
+        DeValue::Array(items) => {
+            for item in items.iter_mut() {
+                fill_in(item, lookup, from_env)?;
+            }
+        }
+        DeValue::Table(table) => {
+            for (_, item) in table.iter_mut() {
+                fill_in(item, lookup, from_env)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn filled(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        let Some((reference, behind)) = after.split_once('}') else {
+            return Err("`${` without `}`: write ${env.NAME}".to_owned());
+        };
+        let name = reference.strip_prefix("env.").filter(|name| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        });
+        let Some(name) = name else {
+            return Err(format!("`${{{reference}}}` is not a reference: write ${{env.NAME}}"));
+        };
+        let Some(value) = lookup(name) else {
+            return Err(format!(
+                "the environment variable {name} is not set; set it (export {name}=...) or remove \
+                 this key"
+            ));
+        };
+        out.push_str(&value);
+        rest = behind;
+    }
+    out.push_str(rest);
+    Ok(out)
+}

@@ -1,0 +1,254 @@
+//! Promises of the configuration: the shipped file is sound, and every error points at its line.
+
+use super::*;
+use std::path::Path;
+
+const EDGE: &str = "[routes.edge]\nkind = \"local\"\nfile = \"m.gguf\"\nusd_per_hour = \"1\"\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let lookup = |name: &str| match name {
+        "SET" => Some("from-env".to_owned()),
+        "ADDRESS" => Some("secret-address".to_owned()),
+        _ => None,
+    };
+    let surroundings = Surroundings { lookup: &lookup, today: "2026-11-22" };
+    Config::parse(text, Path::new("/etc/tollgate/tollgate.toml"), surroundings)
+}
+
+fn error(text: &str) -> String {
+    parse(text).unwrap_err().to_string().replace("/etc/tollgate/", "")
+}
+
+fn cloud(more: &str) -> String {
+    format!(
+        "[routes.c]\nkind = \"openai\"\nprovider = \"p\"\nbase_url = \"https://h/v1\"\n\
+         model = \"m\"\n{more}"
+    )
+}
+
+#[test]
+fn the_shipped_file_is_the_default_setup() {
+    let config = parse(shipped::TOLLGATE_TOML).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:8655".parse().unwrap());
+    assert_eq!(config.data_dir, Path::new("/etc/tollgate/data"));
+    assert_eq!(config.policy.source, PolicySource::Shipped("edge-first"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let [edge] = &config.routes[..] else { panic!("one route") };
+    let RouteSource::Local(local) = &edge.source else { panic!("a local one") };
+    assert_eq!(local.file, Path::new("/etc/tollgate/models/SmolLM2-135M-Instruct-Q4_1.gguf"));
+    assert!(!edge.budgeted);
+}
+
+#[test]
+fn the_shipped_file_writes_the_defaults_down() {
+    let written = parse(shipped::TOLLGATE_TOML).unwrap();
+    let defaults = parse(
+        "[routes.edge]\nkind = \"local\"\nusd_per_hour = \"0.05\"\n\
+         file = \"models/SmolLM2-135M-Instruct-Q4_1.gguf\"\nmodel = \"SmolLM2-135M-Instruct\"\n\
+         aliases = [\"smollm2-135m-instruct\"]\n",
+    )
+    .unwrap();
+    assert_eq!(format!("{written:#?}"), format!("{defaults:#?}"));
+}
+
+#[test]
+fn the_commented_examples_of_the_shipped_file_are_sound() {
+    // Every line `# key = value` or `# [section]` is switched on.
+    let is_key = |rest: &str| {
+        let key = rest.split(" = ").next().unwrap_or_default();
+        rest.contains(" = ")
+            && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let text: String = shipped::TOLLGATE_TOML
+        .lines()
+        .filter(|line| !line.starts_with("shipped = ") && !line.starts_with("# key = "))
+        .map(|line| match line.strip_prefix("# ").map(|rest| rest.trim_start_matches("# ")) {
+            // The list row and the inline rates exclude each other.
+            Some(rest) if rest.starts_with("price = ") => String::new(),
+            Some(rest) if rest.starts_with('[') || is_key(rest) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    // The inline rates are a section of their own, to be written after the route's keys.
+    let (head, rest) = text.split_once("[routes.cloud-small.price]\n").unwrap();
+    let (rates, tail) = rest.split_at(rest.find("# # Longest").unwrap());
+    let text = format!("{head}{tail}\n[routes.cloud-small.price]\n{rates}")
+        .replace("${env.OPENAI_API_KEY}", "x")
+        .replace("file = \"prices.toml\"", "");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.routes.len(), 2);
+    assert_eq!(config.global_budgets.len(), 1);
+    assert_eq!(config.policy.source, PolicySource::File("/etc/tollgate/policies/mine.toml".into()));
+    assert!(matches!(config.routes[1].price, RoutePrice::Tokens(_)));
+}
+
+#[test]
+fn every_error_names_the_line_and_the_key() {
+    let table: &[(&str, &str)] = &[
+        ("[server]\nlsten = 1\n", ":2:1: unknown key `lsten` in [server]; did you mean `listen`?"),
+        ("[sever]\n", ":1:2: unknown key `sever` in [sever]; did you mean `server`?"),
+        ("colour = 1\n", ":1:1: unknown key `colour` at the top of the file; known are"),
+        ("[server]\nlisten = \"here\"\n", ":2:10: `listen` is an address and a port"),
+        ("[server]\nlisten = 8655\n", ":2:10: invalid type: integer `8655`, expected a string"),
+        ("[server]\ntime_zone = \"Mars/X\"\n", ":2:13: unknown time zone `Mars/X`"),
+        ("[server]\nbody_bytes_max = 0\n", ":2:18: invalid value: integer `0`, expected a nonzero"),
+        (
+            "[ledger]\ndurability = \"lax\"\n",
+            ":2:14: unknown value `lax`, expected `strict` or `grouped` in [ledger]",
+        ),
+        ("[ledger]\nbudget_status = 500\n", ":2:17: `budget_status` is 429"),
+        ("[[budget]]\nwindow = \"day\"\n", ":1:1: a budget limits"),
+        (
+            "[[budget]]\nwindow = \"day\"\nmoney_usd = 5.0\n",
+            ":3:13: invalid type: floating point `5.0`, expected an amount in USD as a decimal string",
+        ),
+        (
+            "[[budget]]\nwindow = \"day\"\nmoney_usd = \"5,0\"\n",
+            ":3:13: `5,0` is not an amount in USD",
+        ),
+        ("[[budget]]\ntokens = 1\n", ":1:1: missing key `window` in [[budget]]"),
+        ("[policy]\nshipped = \"edge-fist\"\n", ":2:11: no policy named \"edge-fist\" is shipped"),
+        ("[policy]\nfile = \"a\"\nshipped = \"edge-first\"\n", ":2:8: [policy] has both"),
+        ("[policy]\naliases = [\"a b\"]\n", ":2:12: an alias has 1 to 128 characters"),
+        ("[server\n", ":1:8: "),
+        ("", ": no route is configured"),
+        ("[routes]\nedge = 1\n", ":2:8: write a table: [routes.edge]"),
+        (
+            "[routes.edge]\nfile = \"m\"\n",
+            ":1:9: route `edge` has no `kind`: write kind = \"local\" or \"openai\"",
+        ),
+        (
+            "[routes.edge]\nkind = \"locl\"\n",
+            ":2:8: unknown kind \"locl\" of a route; known are \"local\" or \"openai\"; did you mean \"local\"?",
+        ),
+        ("[routes.edge]\nkind = \"local\"\n", ":1:1: missing key `file` in [routes.edge]"),
+        (
+            "[routes.edge]\nkind = \"local\"\nfile = \"m\"\nbase_url = \"x\"\n",
+            ":4:1: unknown key `base_url` in [routes.edge]; known are kind, file",
+        ),
+        (
+            "[routes.edge]\nkind = \"local\"\nfile = \"m\"\nslots = 8\ncontext_tokens = 100\n",
+            ":5:18: `context_tokens` is at least 64",
+        ),
+        (
+            "[routes.auto]\nkind = \"local\"\nfile = \"m\"\n",
+            ":1:9: `auto` is an alias of the policy",
+        ),
+        ("[routes.\"a b\"]\nkind = \"local\"\nfile = \"m\"\n", ":1:9: a route's name has 1 to 128"),
+        (
+            "[routes.a]\nkind = \"local\"\nfile = \"m\"\naliases = [\"a\"]\n",
+            ":4:12: `a` already names",
+        ),
+    ];
+    for (text, expected) in table {
+        let said = error(text);
+        let expected = format!("tollgate.toml{expected}");
+        assert!(said.starts_with(&expected), "\n{text}\nsaid:     {said}\nexpected: {expected}");
+    }
+}
+
+#[test]
+fn every_error_of_a_cloud_route_names_the_line_and_the_key() {
+    let table: &[(&str, &str)] = &[
+        (
+            "idle_timeout = 3\n",
+            ":6:1: unknown key `idle_timeout` in [routes.c]; did you mean `idle_timeout_ms`?",
+        ),
+        ("api_key = \"a\\nb\"\n", ":6:11: `api_key` holds a character"),
+        ("headers = { \"a b\" = \"c\" }\n", ":6:13: this is not the name of a header"),
+        ("headers = { a = \"c\\n\" }\n", ":6:17: a header's value holds a character"),
+        (
+            "cap_field = \"max\"\n",
+            ":6:13: unknown value `max`, expected `max_completion_tokens` or",
+        ),
+        ("connect_timeout_ms = 0\n", ":6:22: invalid value"),
+        ("price = 3\n", ":6:9: invalid type: integer `3`, expected \"provider/model\""),
+        ("[routes.c.price]\ninput = \"1\"\n", ":6:1: missing key `output` in [routes.c.price]"),
+        ("[routes.c.price]\ninput = \"0.0000001\"\noutput = \"1\"\n", ":7:9: a rate per million"),
+        (
+            "[routes.c.price]\ninput = \"1\"\nouput = \"1\"\n",
+            ":8:1: unknown key `ouput` in [routes.c.price]; did you mean `output`?",
+        ),
+    ];
+    for (more, expected) in table {
+        let said = error(&cloud(more));
+        let expected = format!("tollgate.toml{expected}");
+        assert!(said.starts_with(&expected), "\n{more}\nsaid:     {said}\nexpected: {expected}");
+    }
+    for url in ["api.openai.com/v1", "ftp://h/v1", "https://", "https://u:p@h/v1", "https://h?a=b"]
+    {
+        let text = cloud("").replace("https://h/v1", url);
+        assert!(error(&text).starts_with("tollgate.toml:4:12: `base_url` "), "{url}");
+    }
+}
+
+#[test]
+fn the_environment_fills_strings_and_a_missing_variable_is_named() {
+    let config =
+        parse(&cloud("api_key = \"${env.SET}\"\nheaders = { a = \"x-${env.SET}-y\" }\n")).unwrap();
+    let RouteSource::Cloud(cloud_config) = &config.routes[0].source else { panic!("cloud") };
+    use secrecy::ExposeSecret as _;
+    assert_eq!(cloud_config.api_key.as_ref().unwrap().expose_secret(), "from-env");
+    assert_eq!(cloud_config.headers[0].1.expose_secret(), "x-from-env-y");
+    assert!(!format!("{config:?}").contains("from-env"), "Debug shows no secret");
+
+    let said = error(&cloud("api_key = \"${env.ABSENT}\"\n"));
+    assert!(said.starts_with("tollgate.toml:6:11: the environment variable ABSENT is not set"));
+    let said = error(&cloud("api_key = \"${ABSENT}\"\n"));
+    assert!(said.starts_with("tollgate.toml:6:11: `${ABSENT}` is not a reference"));
+    let said = error(&cloud("api_key = \"${env.ABSENT\"\n"));
+    assert!(said.starts_with("tollgate.toml:6:11: `${` without `}`"));
+}
+
+#[test]
+fn a_value_of_the_environment_is_never_quoted() {
+    for text in [
+        format!("[server]\nlisten = \"${{env.ADDRESS}}\"\n{EDGE}"),
+        format!("[limits]\nin_flight_max = \"${{env.ADDRESS}}\"\n{EDGE}"),
+        cloud("cap_field = \"${env.ADDRESS}\"\n"),
+        cloud("unknown_price_max_usd = \"${env.ADDRESS}\"\n"),
+        cloud("").replace("https://h/v1", "${env.ADDRESS}"),
+    ] {
+        let said = error(&text);
+        assert!(!said.contains("secret-address"), "{said}");
+    }
+}
+
+#[test]
+fn routes_keep_the_order_of_the_file() {
+    let text =
+        "[routes.z]\nkind = \"local\"\nfile = \"m\"\n[routes.a]\nkind = \"local\"\nfile = \"m\"\n";
+    let config = parse(text).unwrap();
+    let names: Vec<&str> = config.routes.iter().map(|route| route.id.as_str()).collect();
+    assert_eq!(names, ["z", "a"]);
+}
+
+#[test]
+fn an_unknown_price_is_said_and_is_not_zero() {
+    let config = parse(&cloud("price = \"nobody/nothing\"\n")).unwrap();
+    assert_eq!(config.routes[0].price, RoutePrice::Unknown);
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].contains("the price of route `c` is unknown"));
+}
+
+#[test]
+fn inline_rates_are_per_million_tokens() {
+    let text =
+        cloud("[routes.c.price]\ninput = \"0.25\"\noutput = \"2\"\ncache_read = \"0.025\"\n");
+    let config = parse(&text).unwrap();
+    let RoutePrice::Tokens(price) = &config.routes[0].price else { panic!("per token") };
+    assert_eq!(price.base.input, PicoUsd::from_pico(250_000));
+    assert_eq!(price.base.cache_read, PicoUsd::from_pico(25_000));
+    assert_eq!(price.base.cache_write_1h, price.base.input);
+    assert_eq!(price.base.reasoning, price.base.output);
+}
+
+#[test]
+fn what_others_can_reach_is_said() {
+    let config = parse(&format!("[server]\nlisten = \"0.0.0.0:8655\"\n{EDGE}")).unwrap();
+    assert!(config.warnings[0].contains("without TLS"));
+    let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://h")).unwrap();
+    assert!(config.warnings[0].contains("sends its key in clear"));
+    let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://[::1]:9")).unwrap();
+    assert!(!config.warnings[0].contains("in clear"));
+}

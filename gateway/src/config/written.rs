@@ -1,0 +1,383 @@
+//! The configuration as it is written: one struct per section, unknown keys refused. Nothing
+//! outside `config/` sees these types; `check` turns them into what the program uses.
+//!
+//! A field that can still be wrong after it has been read is `Spanned`, so that the check can
+//! point at it.
+
+use policies::PicoUsd;
+use serde::{Deserialize, Deserializer, de};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::{NonZeroU32, NonZeroU64},
+};
+use toml::Spanned;
+
+/// The whole file but `[routes]`, which is read route by route: the keys of a route depend on its
+/// kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) server: Server,
+    pub(super) limits: Limits,
+    pub(super) ledger: Ledger,
+    pub(super) budget: Vec<Spanned<Budget>>,
+    pub(super) policy: Policy,
+    pub(super) prices: Prices,
+}
+
+/// `[server]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: Spanned<String>,
+    pub(super) data_dir: String,
+    pub(super) time_zone: Spanned<String>,
+    pub(super) body_bytes_max: NonZeroU32,
+    pub(super) body_read_timeout_ms: NonZeroU64,
+    pub(super) header_read_timeout_ms: NonZeroU64,
+    pub(super) connections_max: NonZeroU32,
+    pub(super) drain_timeout_ms: NonZeroU64,
+    pub(super) output_tokens_default: NonZeroU64,
+    pub(super) metrics_public: bool,
+}
+
+/// `[limits]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) requests_per_minute: Option<NonZeroU32>,
+    pub(super) tokens_per_minute: Option<NonZeroU64>,
+    pub(super) in_flight_max: NonZeroU32,
+    pub(super) failed_auth_per_minute: NonZeroU32,
+}
+
+/// `[ledger]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Ledger {
+    pub(super) durability: Durability,
+    pub(super) low_water_mib: u64,
+    pub(super) segment_entries_max: NonZeroU32,
+    pub(super) budget_status: Spanned<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Durability {
+    Strict,
+    Grouped,
+}
+
+/// `[[budget]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budget {
+    pub(super) window: crate::caller::Window,
+    #[serde(default)]
+    pub(super) money_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) tokens: Option<u64>,
+    #[serde(default = "yes")]
+    pub(super) hard: bool,
+}
+
+/// `[policy]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Policy {
+    pub(super) file: Option<Spanned<String>>,
+    pub(super) shipped: Option<Spanned<String>>,
+    pub(super) aliases: Vec<Spanned<String>>,
+}
+
+/// `[prices]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Prices {
+    pub(super) file: Option<Spanned<String>>,
+}
+
+/// `[routes.<name>]` with `kind = "local"`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Local {
+    #[expect(dead_code, reason = "read before, to choose this type")]
+    pub(super) kind: String,
+    pub(super) file: String,
+    #[serde(default)]
+    pub(super) model: Option<String>,
+    #[serde(default)]
+    pub(super) aliases: Vec<Spanned<String>>,
+    #[serde(default = "local::context_tokens")]
+    pub(super) context_tokens: Spanned<NonZeroU32>,
+    #[serde(default = "local::slots")]
+    pub(super) slots: Spanned<NonZeroU32>,
+    #[serde(default = "local::queue_max")]
+    pub(super) queue_max: u32,
+    #[serde(default = "local::queue_wait_max_ms")]
+    pub(super) queue_wait_max_ms: NonZeroU64,
+    #[serde(default)]
+    pub(super) threads: Option<NonZeroU32>,
+    #[serde(default = "local::prefill_chunk_tokens")]
+    pub(super) prefill_chunk_tokens: NonZeroU32,
+    #[serde(default)]
+    pub(super) gpu_layers: Option<u32>,
+    #[serde(default = "local::prefill_token_max_us")]
+    pub(super) prefill_token_max_us: NonZeroU64,
+    #[serde(default = "local::decode_token_max_us")]
+    pub(super) decode_token_max_us: NonZeroU64,
+    #[serde(default)]
+    pub(super) usd_per_hour: Option<Money>,
+    #[serde(default)]
+    pub(super) unknown_price_max_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) budgeted: bool,
+}
+
+/// `[routes.<name>]` with `kind = "openai"`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cloud {
+    #[expect(dead_code, reason = "read before, to choose this type")]
+    pub(super) kind: String,
+    pub(super) provider: Spanned<String>,
+    pub(super) base_url: Spanned<String>,
+    pub(super) model: Spanned<String>,
+    #[serde(default)]
+    pub(super) api_key: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<Spanned<String>, Spanned<String>>,
+    #[serde(default)]
+    pub(super) aliases: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) price: Option<Spanned<Price>>,
+    #[serde(default)]
+    pub(super) unknown_price_max_usd: Option<Money>,
+    #[serde(default = "yes")]
+    pub(super) budgeted: bool,
+    #[serde(default)]
+    pub(super) context_tokens: Option<NonZeroU64>,
+    #[serde(default)]
+    pub(super) tools: Option<bool>,
+    #[serde(default)]
+    pub(super) images: Option<bool>,
+    #[serde(default)]
+    pub(super) structured: Option<bool>,
+    #[serde(default)]
+    pub(super) logprobs: Option<bool>,
+    #[serde(default = "cloud::in_flight_max")]
+    pub(super) in_flight_max: NonZeroU32,
+    #[serde(default = "cloud::pool_wait_max_ms")]
+    pub(super) pool_wait_max_ms: NonZeroU64,
+    #[serde(default = "cloud::connect_timeout_ms")]
+    pub(super) connect_timeout_ms: NonZeroU64,
+    #[serde(default = "cloud::first_token_timeout_ms")]
+    pub(super) first_token_timeout_ms: NonZeroU64,
+    #[serde(default = "cloud::idle_timeout_ms")]
+    pub(super) idle_timeout_ms: NonZeroU64,
+    #[serde(default = "cloud::total_timeout_ms")]
+    pub(super) total_timeout_ms: NonZeroU64,
+    #[serde(default)]
+    pub(super) cap_field: CapField,
+    #[serde(default)]
+    pub(super) reasoning: bool,
+}
+
+/// `price`: a row of the price list, or the rates themselves.
+#[derive(Debug)]
+pub(super) enum Price {
+    /// `"provider/model"`
+    Listed(String),
+    /// `[routes.<name>.price]`
+    Inline(Rates),
+}
+
+/// `[routes.<name>.price]`: US dollars per million tokens.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rates {
+    pub(super) input: Spanned<Money>,
+    pub(super) output: Spanned<Money>,
+    #[serde(default)]
+    pub(super) cache_read: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) cache_write_5m: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) cache_write_1h: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) reasoning: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) per_request_usd: Option<Money>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CapField {
+    #[default]
+    MaxCompletionTokens,
+    MaxTokens,
+}
+
+/// An amount in USD, written as a decimal string so that no float ever holds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Money(pub(super) PicoUsd);
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: unplaced("127.0.0.1:8655".to_owned()),
+            data_dir: "data".to_owned(),
+            time_zone: unplaced("UTC".to_owned()),
+            body_bytes_max: nonzero32(10 * 1024 * 1024),
+            body_read_timeout_ms: nonzero64(30_000),
+            header_read_timeout_ms: nonzero64(60_000),
+            connections_max: nonzero32(4096),
+            drain_timeout_ms: nonzero64(30_000),
+            output_tokens_default: nonzero64(1024),
+            metrics_public: false,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            in_flight_max: nonzero32(512),
+            failed_auth_per_minute: nonzero32(30),
+        }
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Strict,
+            low_water_mib: 256,
+            segment_entries_max: nonzero32(250_000),
+            budget_status: unplaced(429),
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { file: None, shipped: None, aliases: vec![unplaced("auto".to_owned())] }
+    }
+}
+
+/// Defaults of a local route.
+mod local {
+    use super::{NonZeroU32, NonZeroU64, Spanned, nonzero32, nonzero64, unplaced};
+
+    pub(super) fn context_tokens() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(8192))
+    }
+    pub(super) fn slots() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(8))
+    }
+    pub(super) fn queue_max() -> u32 {
+        64
+    }
+    pub(super) fn queue_wait_max_ms() -> NonZeroU64 {
+        nonzero64(30_000)
+    }
+    pub(super) fn prefill_chunk_tokens() -> NonZeroU32 {
+        nonzero32(128)
+    }
+    pub(super) fn prefill_token_max_us() -> NonZeroU64 {
+        nonzero64(50_000)
+    }
+    pub(super) fn decode_token_max_us() -> NonZeroU64 {
+        nonzero64(500_000)
+    }
+}
+
+/// Defaults of a cloud route.
+mod cloud {
+    use super::{NonZeroU32, NonZeroU64, nonzero32, nonzero64};
+
+    pub(super) fn in_flight_max() -> NonZeroU32 {
+        nonzero32(128)
+    }
+    pub(super) fn pool_wait_max_ms() -> NonZeroU64 {
+        nonzero64(2_000)
+    }
+    pub(super) fn connect_timeout_ms() -> NonZeroU64 {
+        nonzero64(3_000)
+    }
+    pub(super) fn first_token_timeout_ms() -> NonZeroU64 {
+        nonzero64(30_000)
+    }
+    pub(super) fn idle_timeout_ms() -> NonZeroU64 {
+        nonzero64(30_000)
+    }
+    pub(super) fn total_timeout_ms() -> NonZeroU64 {
+        nonzero64(600_000)
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Amount;
+        impl de::Visitor<'_> for Amount {
+            type Value = Money;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an amount in USD as a decimal string such as \"12.50\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Money, E> {
+                text.parse().map(Money).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Amount)
+    }
+}
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> de::Visitor<'de> for Either {
+            type Value = Price;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"provider/model\" of the price list, or a table of rates")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Price, E> {
+                Ok(Price::Listed(text.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Price, A::Error> {
+                Rates::deserialize(de::value::MapAccessDeserializer::new(map)).map(Price::Inline)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A default: it stands nowhere in the file, and no check refuses it.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+const fn nonzero32(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}
+
+const fn nonzero64(number: u64) -> NonZeroU64 {
+    match NonZeroU64::new(number) {
+        Some(number) => number,
+        None => NonZeroU64::MIN,
+    }
+}

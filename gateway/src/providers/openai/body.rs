@@ -1,0 +1,138 @@
+//! The body sent upstream: the client's own bytes with a few values replaced.
+//!
+//! **Invariant:** everything but `model`, the output cap and `stream_options.include_usage` stays
+//! as the client wrote it, to the byte: unknown fields, their order, white space and escapes. The
+//! cap is always there, under the name the provider takes.
+
+use crate::{
+    config::CapField,
+    wire::{
+        ChatRequest, Field, Place,
+        json::{self, Kind, Span},
+    },
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// A replacement of a range of the client's bytes.
+struct Edit {
+    at: Span,
+    with: String,
+}
+
+/// The body for a provider: `model` is its name there, as a JSON string; the answer is capped at
+/// `output_cap` tokens per choice.
+#[must_use]
+pub fn upstream_body(
+    request: &ChatRequest,
+    model: &str,
+    cap_field: CapField,
+    output_cap: u64,
+) -> Bytes {
+    let mut edits = Vec::with_capacity(4);
+    let mut appended = String::new();
+    if let Some(place) = request.fields.get(Field::Model) {
+        edits.push(Edit { at: place.value, with: model.to_owned() });
+    }
+    cap(request, cap_field, output_cap, &mut edits, &mut appended);
+    if request.stream && !request.include_usage {
+        ask_for_usage(request, &mut edits, &mut appended);
+    }
+    splice(&request.body, edits, &appended)
+}
+
+/// Writes the output cap under the provider's name for it, in the place of the client's.
+fn cap(
+    request: &ChatRequest,
+    cap_field: CapField,
+    output_cap: u64,
+    edits: &mut Vec<Edit>,
+    appended: &mut String,
+) {
+    let wanted = match cap_field {
+        CapField::MaxCompletionTokens => Field::MaxCompletionTokens,
+        CapField::MaxTokens => Field::MaxTokens,
+    };
+    let mut written = false;
+    for place in request.fields.iter() {
+        if !matches!(place.field, Field::MaxTokens | Field::MaxCompletionTokens) {
+            continue;
+        }
+        if written {
+            // The second name for the same cap: out, with the comma before it.
+            let at = Span { start: place.gap_start, end: place.value.end };
+            edits.push(Edit { at, with: String::new() });
+            continue;
+        }
+        written = true;
+        if place.field != wanted
+            && let Some(at) = key_span(&request.body, place)
+        {
+            edits.push(Edit { at, with: format!("\"{}\"", wanted.name()) });
+        }
+        edits.push(Edit { at: place.value, with: output_cap.to_string() });
+    }
+    if !written {
+        *appended += &format!(",\"{}\":{output_cap}", wanted.name());
+    }
+}
+
+/// Where a member's key stands, quotes included.
+fn key_span(body: &[u8], place: Place) -> Option<Span> {
+    let gap = body.get(place.gap_start..place.value.start)?;
+    let start = place.gap_start + memchr::memchr(b'"', gap)?;
+    let end = place.gap_start + memchr::memrchr(b'"', gap)? + 1;
+    Some(Span { start, end })
+}
+
+/// Asks for the usage chunk of a stream.
+fn ask_for_usage(request: &ChatRequest, edits: &mut Vec<Edit>, appended: &mut String) {
+    const ASKED: &str = "\"include_usage\":true";
+    let Some(options) = request.fields.get(Field::StreamOptions).map(|place| place.value) else {
+        *appended += &format!(",\"stream_options\":{{{ASKED}}}");
+        return;
+    };
+    let Some(raw) = request.given(Field::StreamOptions) else {
+        edits.push(Edit { at: options, with: format!("{{{ASKED}}}") });
+        return;
+    };
+    let mut is_empty = true;
+    let mut asked = None;
+    // It has been read before: it is an object.
+    let _ = json::members::<serde_json::Error>(raw, |key, member| {
+        is_empty = false;
+        if key == "include_usage" && json::kind(member.raw) != Kind::Object {
+            asked = Some(member.value);
+        }
+        Ok(())
+    });
+    edits.push(match asked {
+        Some(Span { start, end }) => Edit {
+            at: Span { start: options.start + start, end: options.start + end },
+            with: "true".to_owned(),
+        },
+        None => {
+            let start = options.start + 1;
+            let comma = if is_empty { "" } else { "," };
+            Edit { at: Span { start, end: start }, with: format!("{ASKED}{comma}") }
+        }
+    });
+}
+
+/// The body with `edits` made and `appended` before its closing brace.
+fn splice(body: &Bytes, mut edits: Vec<Edit>, appended: &str) -> Bytes {
+    edits.sort_by_key(|edit| edit.at.start);
+    let added: usize = edits.iter().map(|edit| edit.with.len()).sum();
+    let mut out = BytesMut::with_capacity(body.len() + added + appended.len());
+    // A checked body is an object: white space may follow the brace.
+    let brace = memchr::memrchr(b'}', body).unwrap_or(body.len());
+    let mut from = 0;
+    for edit in &edits {
+        out.put_slice(body.get(from..edit.at.start).unwrap_or_default());
+        out.put_slice(edit.with.as_bytes());
+        from = edit.at.end;
+    }
+    out.put_slice(body.get(from..brace).unwrap_or_default());
+    out.put_slice(appended.as_bytes());
+    out.put_slice(body.get(brace..).unwrap_or_default());
+    out.freeze()
+}

@@ -1,0 +1,12 @@
+//! OpenAI's chat format as a provider speaks it, and every server that is compatible with it.
+
+mod body;
+mod error;
+mod seen;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use body::upstream_body;
+pub use error::{ProviderError, provider_error};
+pub use seen::{Payload, read_chunk, read_whole};

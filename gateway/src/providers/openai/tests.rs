@@ -1,0 +1,160 @@
+//! Golden files: what clients write beside what is sent upstream, and what providers write beside
+//! what is seen in it. `UPDATE_GOLDEN=1` writes them anew; the difference is then to be read.
+
+use super::{ProviderError, provider_error, read_chunk, read_whole, upstream_body};
+use crate::{
+    config::CapField,
+    wire::{Seen, read_chat, sse::Decoder},
+};
+use bytes::Bytes;
+use http::HeaderMap;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn golden(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/providers/openai/golden").join(folder);
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().ends_with(ending))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// Compares `found` with the file beside `source` that has `ending` in place of `from`.
+fn compare(source: &Path, from: &str, ending: &str, found: &[u8]) {
+    let name = source.to_str().unwrap().replace(from, ending);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&name, found).unwrap();
+    }
+    let expected = fs::read(&name).unwrap_or_default();
+    assert_eq!(String::from_utf8_lossy(found), String::from_utf8_lossy(&expected), "{name}");
+}
+
+#[test]
+fn a_clients_body_changes_only_where_it_must() {
+    for path in golden("requests", ".client.json") {
+        let body = Bytes::from(fs::read(&path).unwrap());
+        let request = read_chat(body, &HeaderMap::new(), 500).unwrap();
+        let cap = request.output_cap;
+        let new = upstream_body(&request, r#""big-1""#, CapField::MaxCompletionTokens, cap);
+        compare(&path, ".client.json", ".upstream.json", &new);
+        let old = upstream_body(&request, r#""big-1""#, CapField::MaxTokens, cap);
+        compare(&path, ".client.json", ".upstream-old-cap.json", &old);
+        for sent in [new, old] {
+            let again = read_chat(sent, &HeaderMap::new(), 1).unwrap();
+            assert_eq!((again.model.as_str(), again.output_cap), ("big-1", cap));
+            assert_eq!((again.stream, again.include_usage), (request.stream, request.stream));
+            assert_eq!(again.messages, request.messages);
+        }
+    }
+}
+
+#[test]
+fn what_a_providers_stream_holds_is_seen() {
+    for path in golden("streams", ".sse") {
+        let mut decoder = Decoder::new(1 << 20);
+        decoder.feed(Bytes::from(fs::read(&path).unwrap()));
+        let mut lines = String::new();
+        while let Some(event) = decoder.next_event().unwrap() {
+            if event.data == "[DONE]" {
+                continue;
+            }
+            let read = read_chunk(&event.data, true).unwrap();
+            lines +=
+                &format!("{} of {} ended; {}\n", read.finished, read.choices, shown(&read.seen));
+        }
+        compare(&path, ".sse", ".seen.txt", lines.as_bytes());
+    }
+}
+
+#[test]
+fn what_a_providers_whole_answer_holds_is_seen() {
+    for path in golden("wholes", ".json") {
+        let read = read_whole(&fs::read(&path).unwrap()).unwrap();
+        compare(&path, ".json", ".seen.txt", format!("{}\n", shown(&read.seen)).as_bytes());
+    }
+}
+
+/// What is not as it is by default.
+fn shown(seen: &Seen) -> String {
+    let mut parts = Vec::new();
+    let mut add = |is: bool, part: String| {
+        if is {
+            parts.push(part);
+        }
+    };
+    add(seen.visible, format!("visible {}", seen.visible_bytes));
+    add(seen.reasoning_bytes > 0, format!("reasoning {}", seen.reasoning_bytes));
+    add(seen.finish.is_some(), format!("finish {:?}", seen.finish));
+    if let Some(usage) = &seen.usage {
+        let policies::Usage { input, cache_read, cache_write_5m, output, reasoning, .. } = usage;
+        add(
+            true,
+            format!(
+                "usage: input {input} + read {cache_read} + write {cache_write_5m}, output {output} + reasoning {reasoning}"
+            ),
+        );
+    }
+    add(seen.usage_only, "usage only".into());
+    add(seen.error, "error".into());
+    add(seen.id.is_some(), format!("id {:?}", seen.id));
+    parts.join("; ")
+}
+
+#[test]
+fn what_is_no_chunk_is_an_error_without_its_text() {
+    for data in
+        ["", "secret", "[1]", "\"secret\"", r#"{"choices":"secret"}"#, r#"{"choices":[1]}"#, "{"]
+    {
+        let error = read_chunk(data.as_bytes(), true).unwrap_err();
+        assert!(!error.contains("secret"));
+    }
+    assert!(read_whole(b"{\"choices\":[]}").is_err());
+}
+
+#[test]
+fn an_error_body_is_read_in_every_usual_shape() {
+    let some = |text: &str| Some(text.to_owned());
+    for (body, expected) in [
+        (
+            r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#,
+            ProviderError {
+                message: some("m"),
+                error_type: some("t"),
+                param: some("p"),
+                code: some("c"),
+            },
+        ),
+        (
+            r#"{"error":{"message":"m","param":null,"code":429}}"#,
+            ProviderError { message: some("m"), code: some("429"), ..ProviderError::default() },
+        ),
+        (r#"{"error":"m"}"#, ProviderError { message: some("m"), ..ProviderError::default() }),
+        (
+            r#"{"object":"error","message":"m","type":"BadRequestError","code":400}"#,
+            ProviderError {
+                message: some("m"),
+                error_type: some("BadRequestError"),
+                code: some("400"),
+                param: None,
+            },
+        ),
+        (r#"{"detail":"m"}"#, ProviderError { message: some("m"), ..ProviderError::default() }),
+        (r#"{"detail":[{"loc":["x"]}]}"#, ProviderError::default()),
+        ("<html>", ProviderError::default()),
+        ("[]", ProviderError::default()),
+        ("", ProviderError::default()),
+    ] {
+        assert_eq!(provider_error(body.as_bytes()), expected, "{body}");
+    }
+    let long =
+        format!(r#"{{"error":{{"message":"{}","code":"{}"}}}}"#, "é".repeat(5000), "x".repeat(500));
+    let read = provider_error(long.as_bytes());
+    assert!(read.message.unwrap().len() <= 2003 && read.code.is_none());
+}

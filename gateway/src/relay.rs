@@ -1,0 +1,363 @@
+//! The answer on its way to the client: relayed, timed, counted, settled.
+//!
+//! Streamed and unstreamed answers pass through the same [`Relay`], so they are timed and charged
+//! by the same code. **Invariants:** usage is booked as it flows, so an answer that is dropped at
+//! any point is settled for what was really used; in `strict` durability the last byte leaves after
+//! the entry is committed; a stream that breaks says so in an event and ends without `[DONE]`.
+
+mod pacing;
+
+use crate::{
+    admission::Permit,
+    execute::Started,
+    ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
+    routes::Fault,
+    timeline::Stage,
+    wire::{
+        ChatRequest, Event, FinishReason, Seen,
+        chat::{self, AnswerHead, Chunks, Cost},
+        estimate_tokens, sse,
+    },
+};
+use bytes::Bytes;
+use pacing::Pacing;
+use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+/// An answer being relayed, with everything that ends when it ends.
+#[derive(Debug)]
+pub struct Relay {
+    started: Started,
+    open: Option<OpenEntry>,
+    head: AnswerHead,
+    /// Writes the engine's answer in the client's format; made with its first event.
+    chunks: Option<Chunks>,
+    include_usage: bool,
+    pacing: Pacing,
+    seen: SeenSoFar,
+    /// Frames ready for the socket.
+    ready: VecDeque<Bytes>,
+    phase: Phase,
+    _permit: Permit,
+}
+
+/// What has been counted while the answer flowed.
+#[derive(Debug, Default)]
+struct SeenSoFar {
+    usage: Option<(Usage, UsageSource)>,
+    visible_bytes: u64,
+    reasoning_bytes: u64,
+    finish: Option<FinishReason>,
+    id: Option<String>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Events are coming.
+    Flowing,
+    /// The answer is whole; the last frame waits for this commit.
+    Settling(Option<CommitTicket>),
+    /// Nothing more will be sent.
+    Over,
+}
+
+/// A whole unstreamed answer.
+#[derive(Debug)]
+pub struct Whole {
+    /// The body.
+    pub body: Bytes,
+    /// What it cost, if known.
+    pub cost: Option<PicoUsd>,
+}
+
+impl Relay {
+    /// Takes over an answer that has begun.
+    #[must_use]
+    pub fn new(
+        started: Started,
+        mut open: OpenEntry,
+        request: &ChatRequest,
+        head: AnswerHead,
+        permit: Permit,
+    ) -> Self {
+        open.timeline.end(Stage::Attempt);
+        let pacing = Pacing::start(started.sent_at, open.timeline.arrived());
+        Self {
+            started,
+            open: Some(open),
+            head,
+            chunks: None,
+            include_usage: request.include_usage,
+            pacing,
+            seen: SeenSoFar::default(),
+            ready: VecDeque::with_capacity(4),
+            phase: Phase::Flowing,
+            _permit: permit,
+        }
+    }
+
+    /// The answer as the body of a stream.
+    pub fn into_stream(self) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
+        futures::stream::unfold(self, |mut relay| async move {
+            relay.next_frame().await.map(|frame| (Ok(frame), relay))
+        })
+    }
+
+    /// The next bytes for the socket; `None` after the last.
+    async fn next_frame(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Some(frame);
+            }
+            match &mut self.phase {
+                Phase::Flowing => match self.next_event().await {
+                    Some(Ok(event)) => self.frame(event),
+                    Some(Err(fault)) => self.break_off(&fault),
+                    None => self.complete(),
+                },
+                Phase::Settling(ticket) => {
+                    if let Some(ticket) = ticket.take() {
+                        wait(ticket).await;
+                    }
+                    self.phase = Phase::Over;
+                    return Some(Bytes::from_static(sse::DONE));
+                }
+                Phase::Over => return None,
+            }
+        }
+    }
+
+    /// The whole answer of an unstreamed request.
+    ///
+    /// # Errors
+    /// The [`Fault`] that broke it; it is booked.
+    pub async fn into_whole(mut self) -> Result<Whole, Fault> {
+        let mut text = String::new();
+        let mut body = None;
+        loop {
+            match self.next_event().await {
+                Some(Ok(Event::Text { text: piece, .. })) => text.push_str(&piece),
+                Some(Ok(Event::Whole { body: whole, .. })) => body = Some(whole),
+                Some(Ok(Event::End { .. } | Event::Chunk { .. })) => {}
+                Some(Err(fault)) => {
+                    self.break_off(&fault);
+                    return Err(fault);
+                }
+                None => break,
+            }
+        }
+        let cost = self.cost();
+        let body = match (body, &cost) {
+            (Some(body), Some(cost)) => chat::with_cost(&body, cost),
+            (Some(body), None) => body,
+            (None, cost) => {
+                let usage = self.seen.usage.map(|(usage, _)| usage).unwrap_or_default();
+                let finish = self.seen.finish.take().unwrap_or(FinishReason::Stop);
+                chat::whole(&self.head, &text, &finish, &usage, cost.as_ref())
+            }
+        };
+        self.complete();
+        if let Phase::Settling(Some(ticket)) = std::mem::replace(&mut self.phase, Phase::Over) {
+            wait(ticket).await;
+        }
+        Ok(Whole { body, cost: cost.map(|cost| cost.total) })
+    }
+
+    /// The next event, timed and counted.
+    async fn next_event(&mut self) -> Option<Result<Event, Fault>> {
+        let event = match self.started.held.pop_front() {
+            Some(held) => Some(Ok(held)),
+            None => self.started.answer.next().await,
+        };
+        if let Some(Ok(event)) = &event {
+            self.note(event);
+        }
+        event
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Chunk { seen, .. } | Event::Whole { seen, .. } => {
+                if seen.visible || seen.reasoning_bytes > 0 {
+                    let first = self.started.first_at;
+                    self.pacing.visible(first, matches!(event, Event::Chunk { .. }));
+                }
+                self.seen.note(seen);
+            }
+            Event::Text { .. } => self.pacing.visible(self.started.first_at, true),
+            Event::End { finish, usage, source, engine_ns } => {
+                self.seen.usage = Some((*usage, *source));
+                self.seen.finish = Some(finish.clone());
+                if let Some(open) = &mut self.open {
+                    open.attempt(self.started.attempt).times.engine_ns = Some(*engine_ns);
+                }
+            }
+        }
+    }
+
+    /// Writes an event as frames of the client's stream.
+    fn frame(&mut self, event: Event) {
+        match event {
+            // Usage that we asked for and the client did not.
+            Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
+            Event::Chunk { data, seen } if seen.usage.is_some() && self.include_usage => {
+                let priced = self.cost().map(|cost| chat::with_cost(&data, &cost));
+                self.ready.push_back(sse::event(&priced.unwrap_or(data)));
+            }
+            Event::Chunk { data, .. } | Event::Whole { body: data, .. } => {
+                self.ready.push_back(sse::event(&data));
+            }
+            Event::Text { text, .. } => {
+                let frame = self.chunks().text(&text);
+                self.ready.push_back(frame);
+            }
+            Event::End { finish, usage, .. } => {
+                let frame = self.chunks().finish(&finish);
+                self.ready.push_back(frame);
+                if self.include_usage {
+                    let cost = self.cost();
+                    let frame = self.chunks().usage(&usage, cost.as_ref());
+                    self.ready.push_back(frame);
+                }
+            }
+        }
+    }
+
+    /// The writer of the engine's answer; the first chunk says who speaks.
+    fn chunks(&mut self) -> &mut Chunks {
+        let (head, include_usage, ready) = (&self.head, self.include_usage, &mut self.ready);
+        self.chunks.get_or_insert_with(|| {
+            let mut chunks = Chunks::new(head, include_usage);
+            ready.push_back(chunks.role());
+            chunks
+        })
+    }
+
+    /// The answer is whole: settle it.
+    fn complete(&mut self) {
+        let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed);
+        self.phase = Phase::Settling(ticket);
+    }
+
+    /// The answer broke after its first byte: settle it, and say so where the `[DONE]` would stand.
+    fn break_off(&mut self, fault: &Fault) {
+        tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
+        if !fault.is_callers() {
+            self.started.route.live.failed();
+        }
+        self.settle(fault.outcome(), Outcome::Broken);
+        let message = format!("the answer broke off: {}", fault.kind);
+        let refusal = crate::refusal::Refusal::Upstream(message);
+        self.ready.push_back(sse::event(refusal.to_json().as_bytes()));
+        self.phase = Phase::Over;
+    }
+
+    fn settle(&mut self, attempt: AttemptOutcome, outcome: Outcome) -> Option<CommitTicket> {
+        self.book();
+        let mut open = self.open.take()?;
+        open.timeline.end(Stage::Relay);
+        let route = &self.started.route;
+        if attempt == AttemptOutcome::Completed {
+            let output = self.seen.usage.map(|(usage, _)| usage.completion());
+            let ttft = self.started.first_at - self.started.sent_at;
+            route.live.answered(Some(ttft), output);
+        }
+        open.end_attempt(self.started.attempt, attempt, false);
+        Some(open.finish(Ending {
+            outcome,
+            status: Some(200),
+            answered_by: Some(self.started.attempt),
+            ttft_us: self.pacing.client_ttft_us(),
+            tpot_ns: self.pacing.tpot_ns(self.output_tokens()),
+        }))
+    }
+
+    /// Writes what is known by now into the attempt's record, so that it can be settled at any
+    /// point, by whoever ends it.
+    fn book(&mut self) {
+        let ended = self.seen.usage.is_some();
+        let metered = self.started.answer.metered().filter(|_| !ended);
+        if let (Some((usage, engine_ns)), Some(open)) = (metered, &mut self.open) {
+            self.seen.usage = Some((usage, UsageSource::Counted));
+            open.attempt(self.started.attempt).times.engine_ns = Some(engine_ns);
+        }
+        let (usage, source) = self.usage();
+        let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
+        let output = self.output_tokens();
+        let Some(open) = &mut self.open else { return };
+        let record = open.attempt(self.started.attempt);
+        record.usage = Some(usage);
+        record.usage_source = Some(source);
+        record.finish = finish;
+        record.upstream_id = self.seen.id.take();
+        self.pacing.write(&mut record.times, self.started.first_at, output);
+    }
+
+    fn usage(&self) -> (Usage, UsageSource) {
+        self.seen.usage.unwrap_or_else(|| self.seen.estimate(self.started.prompt_tokens))
+    }
+
+    fn output_tokens(&self) -> u64 {
+        self.usage().0.completion()
+    }
+
+    /// What the answer costs by what is known now; `None` when its price is unknown.
+    fn cost(&self) -> Option<Cost> {
+        let engine_ns = self
+            .open
+            .as_ref()
+            .and_then(|open| open.attempt_ref(self.started.attempt).times.engine_ns);
+        let engine_time = Duration::from_nanos(engine_ns.unwrap_or(0));
+        let (usage, _) = self.usage();
+        let price = &self.started.route.config.price;
+        let total = price.cost(&usage, engine_time).ok().flatten()?;
+        let details = match price {
+            RoutePrice::Tokens(price) => price.parts(&usage).ok()?.to_vec(),
+            RoutePrice::Compute(_) => vec![("engine_time", total)],
+            RoutePrice::Unknown => Vec::new(),
+        };
+        Some(Cost { total, details })
+    }
+}
+
+impl Drop for Relay {
+    /// The client left: what is known is written down, and the entry settles itself.
+    fn drop(&mut self) {
+        self.book();
+    }
+}
+
+impl SeenSoFar {
+    fn note(&mut self, seen: &Seen) {
+        self.visible_bytes += u64::from(seen.visible_bytes);
+        self.reasoning_bytes += u64::from(seen.reasoning_bytes);
+        if let Some(usage) = seen.usage {
+            self.usage = Some((usage, UsageSource::Reported));
+        }
+        if seen.finish.is_some() {
+            self.finish.clone_from(&seen.finish);
+        }
+        if self.id.is_none() {
+            self.id.clone_from(&seen.id);
+        }
+    }
+
+    /// What was used as far as it could be seen, where nobody reported it.
+    fn estimate(&self, prompt_tokens: u64) -> (Usage, UsageSource) {
+        let usage = Usage {
+            input: prompt_tokens,
+            output: estimate_tokens(self.visible_bytes),
+            reasoning: estimate_tokens(self.reasoning_bytes),
+            ..Usage::default()
+        };
+        (usage, UsageSource::Estimated)
+    }
+}
+
+/// Waits for a commit. A failed one is the store's business (it is a state, and loud): the answer
+/// itself is whole and was paid for, so the client gets it.
+async fn wait(ticket: CommitTicket) {
+    if let Err(error) = ticket.committed().await {
+        tracing::error!(%error, "an answer's entry could not be committed");
+    }
+}

@@ -1,0 +1,78 @@
+//! The rhythm of one answer: first token, gaps between pieces, time per output token.
+
+use crate::{ledger::AttemptTimes, timeline::micros};
+use sketches_ddsketch::{Config, DDSketch};
+use tokio::time::Instant;
+
+/// Records when visible pieces came. Gaps go to a DDSketch (1 %), so a stream of any length takes
+/// bounded memory.
+pub(super) struct Pacing {
+    arrived: Instant,
+    sent: Instant,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    streamed: bool,
+    gaps_us: Option<DDSketch>,
+}
+
+impl Pacing {
+    pub(super) fn start(sent: Instant, arrived: Instant) -> Self {
+        Self { arrived, sent, first: None, last: None, streamed: false, gaps_us: None }
+    }
+
+    /// A visible piece came now; the first one came at `first_at`.
+    pub(super) fn visible(&mut self, first_at: Instant, streamed: bool) {
+        self.streamed = streamed;
+        let Some(last) = self.last else {
+            self.first = Some(first_at);
+            self.last = Some(first_at);
+            return;
+        };
+        let now = Instant::now();
+        let gap = micros(now.saturating_duration_since(last));
+        #[expect(clippy::cast_precision_loss, reason = "a gap of 2^53 us is 285 years")]
+        self.gaps_us.get_or_insert_with(|| DDSketch::new(Config::defaults())).add(gap as f64);
+        self.last = Some(now);
+    }
+
+    /// Arrival to the first visible piece.
+    pub(super) fn client_ttft_us(&self) -> Option<u64> {
+        self.first.map(|first| micros(first.saturating_duration_since(self.arrived)))
+    }
+
+    /// (Last visible piece - first) / (output tokens - 1), in nanoseconds.
+    pub(super) fn tpot_ns(&self, output_tokens: u64) -> Option<u64> {
+        let (first, last) = (self.first?, self.last?);
+        if !self.streamed || output_tokens < 2 || last == first {
+            return None;
+        }
+        let nanos =
+            last.saturating_duration_since(first).as_nanos() / u128::from(output_tokens - 1);
+        u64::try_from(nanos).ok()
+    }
+
+    /// Writes what is known by now.
+    pub(super) fn write(&self, times: &mut AttemptTimes, first_at: Instant, output_tokens: u64) {
+        times.stream_us = micros(Instant::now().saturating_duration_since(first_at));
+        times.ttft_us = self.first.map(|first| micros(first.saturating_duration_since(self.sent)));
+        times.tpot_ns = self.tpot_ns(output_tokens);
+        if let Some(gaps) = &self.gaps_us {
+            let at = |quantile| gaps.quantile(quantile).ok().flatten().map(whole);
+            times.gap_p50_us = at(0.5);
+            times.gap_p95_us = at(0.95);
+            times.gap_max_us = gaps.max().map(whole);
+        }
+    }
+}
+
+impl std::fmt::Debug for Pacing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pacing").field("first", &self.first).finish_non_exhaustive()
+    }
+}
+
+/// A sketch's value as whole microseconds. `as` saturates and never wraps.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "gaps are >= 0")]
+fn whole(micros: f64) -> u64 {
+    micros.round() as u64
+}

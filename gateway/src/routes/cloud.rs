@@ -1,0 +1,300 @@
+//! A route to a cloud provider that speaks OpenAI's format.
+//!
+//! **Invariants:** a request is sent at most once (no redirect is followed, nothing is sent again
+//! after a byte of it may have left); dropping an answer cancels it upstream; the caller's
+//! `Authorization` never leaves, ours is in no log, error or `Debug`; requests in flight, those
+//! that wait for a place, and every buffer have a limit.
+//!
+//! What is sent beside the body: our `Authorization`, the configured headers, the caller's
+//! `traceparent`, and our own request id as `x-client-request-id` where it was set. Proxy settings
+//! of the environment are not followed: where prompts go stands in the configuration alone.
+
+mod answer;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use answer::CloudAnswer;
+
+use super::{Fault, FaultKind};
+use crate::{
+    config::{CapField, CloudConfig},
+    providers::openai,
+    wire::ChatRequest,
+};
+use answer::Limits;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::{Client, Request, Url, redirect, retry};
+use secrecy::{ExposeSecret, SecretString};
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
+
+/// Idle connections are closed after this, before most servers close them.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Probes of a connection that carries an answer: a peer that vanished is found.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// A route to a cloud provider: its own connection pool, limits and key.
+pub struct CloudRoute {
+    client: Client,
+    url: Url,
+    provider: String,
+    /// The model's name there, as a JSON string.
+    model: String,
+    cap_field: CapField,
+    streamed: HeaderMap,
+    unstreamed: HeaderMap,
+    /// Whatever must not stand in a message passed on.
+    secrets: Vec<SecretString>,
+    places: Arc<Semaphore>,
+    places_max: usize,
+    waiting: AtomicUsize,
+    pool_wait_max: Duration,
+    limits: Limits,
+}
+
+/// A place among the requests in flight to one route; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+// === impl CloudRoute ===
+
+impl CloudRoute {
+    /// A route by its configuration; opens no connection.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, in the operator's terms.
+    pub fn new(config: CloudConfig) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut secrets = Vec::new();
+        if let Some(key) = &config.api_key {
+            let value = format!("Bearer {}", key.expose_secret());
+            headers.insert(header::AUTHORIZATION, sensitive("api_key", &value)?);
+            secrets.push(key.clone());
+        }
+        for (name, value) in &config.headers {
+            let header = HeaderName::try_from(name)
+                .map_err(|_| format!("`{name}` is not the name of a header"))?;
+            headers.insert(header, sensitive(name, value.expose_secret())?);
+            secrets.push(value.clone());
+        }
+        let accepting = |kind: &'static str| {
+            let mut headers = headers.clone();
+            headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static(kind));
+            headers
+        };
+        Ok(Self {
+            client: client(&config)?,
+            url: endpoint(&config.base_url)?,
+            model: serde_json::to_string(&config.model)
+                .map_err(|error| format!("model: {error}"))?,
+            cap_field: config.cap_field,
+            streamed: accepting("text/event-stream"),
+            unstreamed: accepting("application/json"),
+            secrets,
+            places: Arc::new(Semaphore::new(config.in_flight_max)),
+            places_max: config.in_flight_max,
+            waiting: AtomicUsize::new(0),
+            pool_wait_max: config.pool_wait_max,
+            limits: Limits {
+                first_token: config.first_token_timeout,
+                idle: config.idle_timeout,
+                total: config.total_timeout,
+            },
+            provider: config.provider,
+        })
+    }
+
+    /// Waits for a place among the requests in flight. As many may wait as may be in flight.
+    ///
+    /// # Errors
+    /// [`FaultKind::Busy`] when too many wait, or the wait takes too long.
+    pub async fn place(&self) -> Result<Place, Fault> {
+        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(Place { _permit: permit });
+        }
+        let _waiting = Waiting::enter(&self.waiting, self.places_max)
+            .ok_or_else(|| self.busy("too many requests wait for a place"))?;
+        match timeout(self.pool_wait_max, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+            Ok(Err(_)) => Err(self.busy("the route is closed")),
+            Err(_) => Err(self.busy("no place became free in time")),
+        }
+    }
+
+    /// Sends the request, its answer capped at `output_cap` tokens per choice, and waits for the
+    /// head of a good answer.
+    ///
+    /// # Errors
+    /// A [`Fault`]: no connection, an error status, or silence. The place is given back.
+    pub async fn start(
+        &self,
+        place: Place,
+        request: &ChatRequest,
+        output_cap: u64,
+    ) -> Result<CloudAnswer, Fault> {
+        let sent = Instant::now();
+        let total_by = sent + self.limits.total;
+        let first_by = sent + self.limits.first_token;
+        let by = if request.stream { first_by.min(total_by) } else { total_by };
+        let outbound = self.outbound(request, output_cap);
+        let response = match timeout_at(by, self.client.execute(outbound)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.unsent_or_broken(error)),
+            Err(_) if by == total_by => return Err(self.late(FaultKind::Total)),
+            Err(_) => return Err(self.late(FaultKind::FirstToken)),
+        };
+        if !response.status().is_success() {
+            let by = by.min(Instant::now() + self.limits.idle);
+            return Err(status::fault(response, by, &self.provider, &self.secrets).await);
+        }
+        CloudAnswer::new(response, place, request, self.limits, sent)
+    }
+
+    /// Requests that wait for a place.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        u32::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Requests in flight: places taken.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        let taken = self.places_max.saturating_sub(self.places.available_permits());
+        u32::try_from(taken).unwrap_or(u32::MAX)
+    }
+
+    fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Request {
+        let mut outbound = Request::new(Method::POST, self.url.clone());
+        let headers = if request.stream { &self.streamed } else { &self.unstreamed };
+        outbound.headers_mut().clone_from(headers);
+        if let Some(parent) = &request.traceparent {
+            outbound.headers_mut().insert("traceparent", parent.clone());
+        }
+        if let Some(id) = &request.upstream_request_id {
+            outbound.headers_mut().insert("x-client-request-id", id.clone());
+        }
+        let body = openai::upstream_body(request, &self.model, self.cap_field, output_cap);
+        *outbound.body_mut() = Some(body.into());
+        outbound
+    }
+
+    fn unsent_or_broken(&self, error: reqwest::Error) -> Fault {
+        let unsent = error.is_connect() || error.is_builder();
+        let kind = if unsent { FaultKind::Connect } else { FaultKind::Broken };
+        Fault::new(kind, format!("{}: {}", self.provider, describe(error)))
+    }
+
+    fn busy(&self, why: &str) -> Fault {
+        Fault::new(FaultKind::Busy, format!("{}: {why}", self.provider))
+    }
+
+    fn late(&self, kind: FaultKind) -> Fault {
+        Fault::new(kind, format!("{}: no answer began in time", self.provider))
+    }
+}
+
+/// Without headers and address: either may hold a secret.
+impl fmt::Debug for CloudRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloudRoute")
+            .field("provider", &self.provider)
+            .field("model", &self.model)
+            .field("in_flight", &self.in_flight())
+            .field("queued", &self.queued())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One that waits for a place; counted until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
+        count
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+                (waiting < max).then_some(waiting + 1)
+            })
+            .ok()
+            .map(|_| Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The route's own client.
+fn client(config: &CloudConfig) -> Result<Client, String> {
+    // Whoever came first has installed one; which one does not matter here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        // A request that the server says it has not processed is the plan's business, not ours.
+        .retry(retry::never())
+        .tcp_nodelay(true)
+        .tcp_keepalive(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        // No connection must be told apart from no answer: it is the shorter wait of the two.
+        .connect_timeout(config.connect_timeout.min(config.first_token_timeout))
+        .pool_max_idle_per_host(config.in_flight_max)
+        .pool_idle_timeout(POOL_IDLE)
+        .build()
+        .map_err(|error| format!("the HTTP client cannot be built: {}", describe(error)))
+}
+
+/// `{base_url}/chat/completions`; a query of the base stays.
+fn endpoint(base_url: &str) -> Result<Url, String> {
+    let mut url = Url::parse(base_url).map_err(|error| format!("base_url: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("base_url: must begin with http:// or https://".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("base_url: must hold no credentials; use api_key".to_owned());
+    }
+    url.path_segments_mut()
+        .map_err(|()| "base_url: has no path".to_owned())?
+        .pop_if_empty()
+        .extend(["chat", "completions"]);
+    Ok(url)
+}
+
+fn sensitive(name: &str, value: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| format!("the value of `{name}` cannot be sent in a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What went wrong and why, without the address: it may hold a secret.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! A provider's error status into a fault.
+//!
+//! **Invariant:** a message of the provider's goes to the caller alone, never into a log; one that
+//! quotes a secret of ours goes nowhere.
+
+use crate::{
+    clock::Clock,
+    providers::openai::{ProviderError, provider_error},
+    routes::{Fault, FaultKind},
+};
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode, header};
+use reqwest::Response;
+use secrecy::{ExposeSecret, SecretString};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Most bytes of an error body that are read.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest wait that is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
+
+/// The fault that `response`, an error status, stands for. Its body is read until `by`.
+pub(super) async fn fault(
+    mut response: Response,
+    by: Instant,
+    provider: &str,
+    secrets: &[SecretString],
+) -> Fault {
+    let status = response.status();
+    let retry_after = retry_after(response.headers());
+    // A body that does not come in time says nothing; the status has said enough.
+    let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
+    let error = provider_error(&body);
+    let detail = detail(provider, status, &error);
+    let kind = match status {
+        StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
+        // Also 404: the path and the model's name are the operator's, not the caller's.
+        _ => FaultKind::Status { status: status.as_u16() },
+    };
+    Fault::new(kind, detail)
+}
+
+fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) -> FaultKind {
+    let leaks = |text: &String| {
+        secrets.iter().map(ExposeSecret::expose_secret).any(|secret| {
+            // A short configured header is no secret and may well occur in a message.
+            secret.len() >= 8 && text.contains(secret)
+        })
+    };
+    let clean = |text: Option<String>| text.filter(|text| !leaks(text));
+    FaultKind::Rejected {
+        status: status.as_u16(),
+        message: clean(error.message)
+            .unwrap_or_else(|| "the provider rejected the request".to_owned()),
+        error_type: clean(error.error_type),
+        param: clean(error.param),
+        code: clean(error.code),
+    }
+}
+
+/// For the log: the status and the provider's code and type where they are plain words.
+fn detail(provider: &str, status: StatusCode, error: &ProviderError) -> String {
+    let mut detail = format!("{provider}: status {}", status.as_u16());
+    for (name, value) in [("code", &error.code), ("type", &error.error_type)] {
+        if let Some(word) = value.as_deref().and_then(plain_word) {
+            detail.push_str(&format!(", {name} {word}"));
+        }
+    }
+    detail
+}
+
+/// `word`, if it is one: no message, and nothing that could be a key.
+pub(super) fn plain_word(word: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (word.len() <= 48 && word.bytes().all(plain)).then_some(word)
+}
+
+/// The body, as far as it comes and fits.
+async fn read_some(response: &mut Response) -> BytesMut {
+    let mut body = BytesMut::new();
+    while let Ok(Some(piece)) = response.chunk().await {
+        if body.len() + piece.len() > BODY_BYTES_MAX {
+            break;
+        }
+        body.extend_from_slice(&piece);
+    }
+    body
+}
+
+/// `retry-after-ms`, or `retry-after` as seconds or as a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let seconds = |text: &str, scale: f64| {
+        let value: f64 = text.parse().ok()?;
+        Duration::try_from_secs_f64(value * scale).ok()
+    };
+    let after = match text("retry-after-ms").and_then(|millis| seconds(millis, 0.001)) {
+        Some(after) => Some(after),
+        None => {
+            let value = text("retry-after")?;
+            seconds(value, 1.0).or_else(|| until(value, text(header::DATE.as_str())))
+        }
+    };
+    after.map(|after| after.min(RETRY_AFTER_MAX))
+}
+
+/// From the provider's own idea of now, or ours, until a date. A past date is now.
+fn until(date: &str, now: Option<&str>) -> Option<Duration> {
+    let parse =
+        |date: &str| jiff::fmt::rfc2822::parse(date).ok().map(|at| at.timestamp().as_second());
+    let now =
+        now.and_then(parse).or_else(|| i64::try_from(Clock::system().unix_ms() / 1000).ok())?;
+    u64::try_from(parse(date)?.saturating_sub(now).max(0)).ok().map(Duration::from_secs)
+}

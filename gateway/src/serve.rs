@@ -1,0 +1,301 @@
+//! The life of a request, from the socket to the ledger.
+//!
+//! [`answer`] is the whole of it, one line per step; each step's name tells which module to open.
+
+mod facts;
+mod headers;
+mod pages;
+
+use crate::{
+    admission::{Admission, Permit},
+    caller::{Caller, Keys},
+    clock::Clock,
+    config::Config,
+    execute::{Execution, Started, cheapest_cloud},
+    ledger::{
+        Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
+        RequestId,
+    },
+    policy_watch::PolicyBox,
+    refusal::Refusal,
+    relay::Relay,
+    routes::Routes,
+    telemetry::Metrics,
+    timeline::{Stage, Timeline},
+    wire::{self, ChatRequest, chat::AnswerHead},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use facts::facts;
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Limited};
+use policies::{Decision, Facts, Verdict};
+use std::{sync::Arc, time::Duration};
+use tokio_util::task::TaskTracker;
+
+/// Everything a request meets on its way.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The checked configuration.
+    pub config: Config,
+    /// The time of day.
+    pub clock: Clock,
+    /// Who may ask.
+    pub keys: Keys,
+    /// Who may come in now.
+    pub admission: Admission,
+    /// Budgets and the ledger.
+    pub books: Books,
+    /// The policy in force.
+    pub policy: Arc<PolicyBox>,
+    /// The ways to get an answer.
+    pub routes: Routes,
+    /// When the process started, milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
+    /// What is counted for operators.
+    pub metrics: Arc<Metrics>,
+    /// Work that outlives its request; shutdown waits for it.
+    pub tasks: TaskTracker,
+}
+
+/// The data plane, the admin plane and the small pages.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    let chat = post(chat_completions).fallback(|| async { Refusal::WrongMethod("POST") });
+    let page = || async { Refusal::WrongMethod("GET, HEAD") };
+    Router::new()
+        .route("/v1/chat/completions", chat)
+        .route("/v1/models", get(pages::models).fallback(page))
+        .route("/v1/models/{id}", get(pages::model).fallback(page))
+        .route("/health", get(pages::health).fallback(page))
+        .route("/ready", get(pages::ready).fallback(page))
+        .route("/metrics", get(pages::metrics).fallback(page))
+        .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
+        .fallback(
+            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
+        )
+        .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
+        .with_state(gateway)
+}
+
+async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let mut life = Life {
+        id: gateway.books.request_id(),
+        timeline: Timeline::start(),
+        caller: None,
+        decision: None,
+        recorded: false,
+    };
+    match answer(&gateway, request, &mut life).await {
+        Ok(response) => response,
+        Err(refusal) => life.refuse(&gateway, refusal),
+    }
+}
+
+/// What is known of a request so far; what a refusal is told with.
+#[derive(Debug)]
+struct Life {
+    id: RequestId,
+    timeline: Timeline,
+    caller: Option<Arc<Caller>>,
+    decision: Option<Arc<Decision>>,
+    /// Whether an entry tells of it already, so that no refusal need.
+    recorded: bool,
+}
+
+/// From the head of a request to the head of its answer.
+async fn answer(
+    gateway: &Arc<Gateway>,
+    request: Request,
+    life: &mut Life,
+) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+
+    let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
+    life.caller = Some(Arc::clone(&caller));
+    life.timeline.end(Stage::Identify);
+
+    let permit = gateway.admission.admit(&caller)?;
+    life.timeline.end(Stage::Admit);
+
+    let mut request = read(gateway, body, &head.headers).await?;
+    request.upstream_request_id = http::HeaderValue::try_from(life.id.to_string()).ok();
+    life.timeline.end(Stage::Read);
+
+    let facts = facts(gateway, &caller, &request)?;
+    let policy = gateway.policy.current();
+    if headers::asks_dry_run(&head.headers) {
+        return Ok(pages::dry_run(&policy, &facts));
+    }
+    let decision = decide(&policy, &facts)?;
+    life.decision = Some(Arc::clone(&decision));
+    life.timeline.end(Stage::Decide);
+
+    let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
+    let started = execute(gateway, &request, &decision, &mut open).await;
+    match started {
+        Ok(started) => relay(gateway, life, &request, started, open, permit).await,
+        Err(refusal) => Err(unanswered(open, refusal, life)),
+    }
+}
+
+/// The size- and time-limited body as the inner request.
+async fn read(gateway: &Gateway, body: Body, headers: &HeaderMap) -> Result<ChatRequest, Refusal> {
+    let limits = &gateway.config.limits;
+    headers::refuse_long_body(headers, limits.body_bytes_max)?;
+    let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
+        .await
+        .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
+    Ok(wire::read_chat(body, headers, limits.output_tokens_default)?)
+}
+
+async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Refusal::TooLarge(bytes_max))
+        }
+        Err(_) => Err(Refusal::Bad(wire::BadRequest {
+            param: None,
+            message: "the request body ended before it was whole".to_owned(),
+            code: "invalid_body",
+        })),
+    }
+}
+
+fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {
+    match policies::decide(policy, facts) {
+        Verdict::Route(decision) => Ok(Arc::new(decision)),
+        Verdict::Refuse(refuse) => Err(headers::policy_refusal(refuse, facts)),
+    }
+}
+
+fn open_entry(
+    gateway: &Gateway,
+    life: &Life,
+    caller: &Caller,
+    request: &ChatRequest,
+    decision: &Decision,
+    facts: Facts,
+) -> Result<OpenEntry, Refusal> {
+    let record = DecisionRecord {
+        policy: decision.policy.clone(),
+        version: decision.version.clone(),
+        rule: decision.rule.clone(),
+        plan: decision.plan.routes().cloned().collect(),
+        left_out: decision.left_out.clone(),
+        facts,
+    };
+    let head = EntryHead {
+        id: life.id,
+        arrived_unix_ms: record.facts.time.unix_ms,
+        key: caller.record.id.clone(),
+        user: caller.record.user.clone(),
+        team: caller.record.team.clone(),
+        session: request.session.clone(),
+        tags: request.tags.clone(),
+        endpoint: Endpoint::ChatCompletions,
+        model_asked: request.model.clone(),
+        stream: request.stream,
+        output_cap_asked: request.output_cap,
+        decision: record,
+        timeline: life.timeline.clone(),
+    };
+    gateway.books.open_entry(head).map_err(|error| Refusal::StoreDown(error.to_string()))
+}
+
+/// Walks the plan, within the caller's own deadline if it named one.
+async fn execute(
+    gateway: &Gateway,
+    request: &ChatRequest,
+    decision: &Decision,
+    open: &mut OpenEntry,
+) -> Result<Started, Refusal> {
+    let avoided = cheapest_cloud(&gateway.routes, request, decision);
+    let arrived = open.timeline.arrived();
+    let run = Execution { routes: &gateway.routes, request, decision, open, avoided }.run();
+    match request.deadline {
+        None => run.await,
+        Some(deadline) => tokio::time::timeout_at(arrived + deadline, run).await.map_err(|_| {
+            Refusal::Deadline(format!("no answer within the {} ms asked", deadline.as_millis()))
+        })?,
+    }
+}
+
+/// Hands the answer to the client; what is left to do now lives in the response body.
+async fn relay(
+    gateway: &Gateway,
+    life: &Life,
+    request: &ChatRequest,
+    started: Started,
+    open: OpenEntry,
+    permit: Permit,
+) -> Result<Response, Refusal> {
+    let mut headers = headers::answer(gateway, life, &started, &open, permit.rate());
+    let model = started.route.model();
+    let head = AnswerHead {
+        id: format!("chatcmpl-{}", life.id.0.simple()),
+        created: gateway.clock.unix_ms() / 1000,
+        model: model.to_owned(),
+    };
+    let relay = Relay::new(started, open, request, head, permit);
+    if request.stream {
+        headers::stream(&mut headers);
+        return Ok((headers, Body::from_stream(relay.into_stream())).into_response());
+    }
+    let whole = relay
+        .into_whole()
+        .await
+        .map_err(|fault| Refusal::Upstream(format!("the answer broke off: {}", fault.kind)))?;
+    headers::whole(&mut headers, whole.cost);
+    Ok((headers, whole.body).into_response())
+}
+
+/// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
+fn unanswered(open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+    if open.attempts() == 0 {
+        open.discard();
+        return refusal;
+    }
+    life.recorded = true;
+    let outcome = match &refusal {
+        Refusal::Rejected { .. } | Refusal::Bad(_) => Outcome::Rejected,
+        Refusal::Budget(_) | Refusal::RateLimited { .. } | Refusal::StoreDown(_) => Outcome::Short,
+        _ => Outcome::Failed,
+    };
+    let status = Some(refusal.status().as_u16());
+    // Nothing waits for this commit: no answer was given and nothing was promised.
+    drop(open.finish(Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None }));
+    refusal
+}
+
+impl Life {
+    /// Writes the refusal down and tells the caller.
+    fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
+        let status = headers::status(gateway, &refusal);
+        if !self.recorded {
+            gateway.books.refuse(RefusedRow {
+                id: self.id,
+                unix_ms: gateway.clock.unix_ms(),
+                key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
+                code: refusal.code().unwrap_or("rejected").to_owned(),
+                status: status.as_u16(),
+                rule: headers::refusing_rule(&refusal),
+                unwritten: 0,
+            });
+        }
+        gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
+        let mut response = refusal.into_response();
+        *response.status_mut() = status;
+        headers::refusal(&mut response, &self, gateway);
+        response
+    }
+}
+
+/// Longest that a drain waits for running answers.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,125 @@
+//! Gathers what the policy may know about a request.
+
+use super::Gateway;
+use crate::{caller::Caller, refusal::Refusal, wire::ChatRequest};
+use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+
+/// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
+const TEMPLATE_TOKENS: u64 = 16;
+
+/// Everything the policy may know now.
+///
+/// # Errors
+/// [`Refusal::UnknownModel`] when nothing goes by the name that was asked for, and
+/// [`Refusal::Forbidden`] when it is a route's name and the key may not pin routes.
+pub(super) fn facts(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: &ChatRequest,
+) -> Result<Facts, Refusal> {
+    let (pinned, named) = resolve(gateway, caller, &request.model)?;
+    let record = &caller.record;
+    Ok(Facts {
+        version: FACTS_VERSION,
+        request: RequestFacts {
+            model: request.model.clone(),
+            pinned,
+            named,
+            prompt_tokens: prompt_tokens(request),
+            max_output_tokens: request.output_cap,
+            max_output_tokens_asked: request.output_cap_given,
+            choices: request.choices,
+            stream: request.stream,
+            tools: request.needs.tools,
+            images: request.needs.images,
+            structured: request.needs.structured,
+            logprobs: request.needs.logprobs,
+            messages: request.messages,
+            tags: request.tags.clone(),
+            metadata: request.metadata.clone(),
+            session: request.session.clone(),
+        },
+        caller: CallerFacts {
+            key: record.id.to_string(),
+            label: record.label.clone(),
+            user: record.user.clone(),
+            team: record.team.clone(),
+        },
+        budgets: gateway.books.budget_facts(&record.id),
+        routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
+        time: time(gateway),
+        draw: draw(),
+    })
+}
+
+/// The prompt's length as far as its bytes tell.
+fn prompt_tokens(request: &ChatRequest) -> PromptTokens {
+    let bytes =
+        request.prompt_tokens_max.saturating_sub(TEMPLATE_TOKENS * u64::from(request.messages));
+    PromptTokens {
+        min: PromptTokens::from_bytes(bytes, 0).min,
+        likely: request.prompt_tokens_estimate,
+        max: request.prompt_tokens_max,
+    }
+}
+
+/// What the `model` a caller wrote means: a policy's alias, a route's name, or a model that routes
+/// serve under that name.
+fn resolve(
+    gateway: &Gateway,
+    caller: &Caller,
+    model: &str,
+) -> Result<(Option<RouteId>, Vec<RouteId>), Refusal> {
+    if gateway.config.policy.aliases.iter().any(|alias| alias == model) {
+        return Ok((None, Vec::new()));
+    }
+    let serves =
+        |route: &crate::routes::Route| route.config.aliases.iter().any(|alias| alias == model);
+    let named: Vec<RouteId> = gateway
+        .routes
+        .iter()
+        .filter(|route| serves(route))
+        .map(|route| route.id().clone())
+        .collect();
+    if !named.is_empty() {
+        return Ok((None, named));
+    }
+    match gateway.routes.iter().find(|route| route.id().as_str() == model) {
+        Some(route) if caller.record.may_pin => Ok((Some(route.id().clone()), Vec::new())),
+        Some(_) => Err(Refusal::Forbidden(format!(
+            "this key may not pin the route `{model}`; leave the choice to the policy with model \
+             `{}`, or ask the operator for a key that may pin",
+            gateway.config.policy.aliases.first().map_or("auto", String::as_str)
+        ))),
+        None => Err(Refusal::UnknownModel(model.to_owned())),
+    }
+}
+
+/// The time of day in the configured zone.
+fn time(gateway: &Gateway) -> TimeFacts {
+    let unix_ms = gateway.clock.unix_ms();
+    let instant = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let local = instant.to_zoned(gateway.config.time_zone.clone());
+    let minute_of_day = u16::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute()));
+    let weekday = u8::try_from(local.weekday().to_monday_one_offset());
+    TimeFacts { unix_ms, minute_of_day: minute_of_day.unwrap_or(0), weekday: weekday.unwrap_or(1) }
+}
+
+/// A uniformly random number for weighted choices: half of a fresh UUIDv4's random bits would do,
+/// but the hasher's keys are cheaper and are drawn from the same source.
+fn draw() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    thread_local! {
+        static SEEDED: (std::hash::RandomState, std::cell::Cell<u64>) =
+            (std::hash::RandomState::new(), std::cell::Cell::new(0));
+    }
+    SEEDED.with(|(state, count)| {
+        count.set(count.get().wrapping_add(1));
+        let mut hasher = state.build_hasher();
+        hasher.write_u64(count.get());
+        hasher.finish()
+    })
+}

@@ -1,0 +1,159 @@
+//! From a checked configuration to a running [`Gateway`], and back: everything is opened in an order
+//! that leaves nothing half done, and closed so that nothing is lost.
+
+use crate::{
+    admission::Admission,
+    caller::{Keys, KeysError},
+    clock::Clock,
+    config::{Config, LocalConfig, RouteConfig, RouteSource},
+    ledger::{Books, BooksConfig, OpenError, Recovered},
+    policy_watch::{PolicyBox, PolicyLoadError},
+    routes::{Route, Routes, Source, cloud::CloudRoute, live::Live, local::LocalRoute},
+    serve::Gateway,
+    telemetry::Metrics,
+};
+use local_engine::{Engine, EngineConfig, LoadError};
+use std::{sync::Arc, time::Duration};
+use tokio_util::task::TaskTracker;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger cannot be opened.
+    #[error("the ledger: {0}")]
+    Books(#[from] OpenError),
+    /// The keys cannot be opened.
+    #[error("the keys: {0}")]
+    Keys(#[from] KeysError),
+    /// The policy is refused.
+    #[error("the policy: {0}")]
+    Policy(#[from] PolicyLoadError),
+    /// A local route's model cannot be loaded.
+    #[error("route `{route}`: {source}")]
+    Engine {
+        /// The route.
+        route: String,
+        /// Why.
+        source: LoadError,
+    },
+    /// A cloud route's settings do not work.
+    #[error("route `{route}`: {reason}")]
+    Cloud {
+        /// The route.
+        route: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Opens everything: the policy first, because it is the cheapest to be wrong, then the ledger,
+/// the keys, and the models. Blocks for as long as loading takes.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), StartError> {
+    let policy = PolicyBox::open(&config, clock.clone())?;
+    let (books, recovered) = Books::open(books_config(&config), clock.clone())?;
+    let limit = config.limits.failed_auth_per_minute;
+    let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    let current = policy.current();
+    let noted = books.put_policy(current.name(), current.version(), current.source());
+    if let Err(error) = noted.blocking() {
+        tracing::error!(%error, "the policy's text could not be recorded");
+    }
+    let routes = config.routes.iter().map(open_route).collect::<Result<_, _>>()?;
+    let metrics = Arc::new(Metrics::new());
+    let counting = Arc::clone(&metrics);
+    books.observe(move |entry| counting.ended(entry));
+    let gateway = Gateway {
+        admission: Admission::new(&config.limits),
+        started_unix_ms: clock.unix_ms(),
+        metrics,
+        tasks: TaskTracker::new(),
+        policy: Arc::new(policy),
+        routes: Routes::new(routes),
+        keys,
+        books,
+        clock,
+        config,
+    };
+    Ok((Arc::new(gateway), recovered))
+}
+
+/// Ends what [`start`] began, once no request is running: models first, the ledger last. Blocks.
+pub fn stop(gateway: &Gateway, drain_max: Duration) {
+    for route in gateway.routes.iter() {
+        if let Source::Local(local) = &route.source {
+            local.engine().shutdown(drain_max);
+        }
+    }
+    gateway.books.close();
+}
+
+/// Opens the books and the keys alone, to look into them and to change keys while no server runs:
+/// no route can be asked. A policy that cannot be loaded is no obstacle to that.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError> {
+    let policy = PolicyBox::open_or_stand_in(&config, &clock)?;
+    let (books, _) = Books::open(books_config(&config), clock.clone())?;
+    let limit = config.limits.failed_auth_per_minute;
+    let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    Ok(Arc::new(Gateway {
+        admission: Admission::new(&config.limits),
+        started_unix_ms: clock.unix_ms(),
+        metrics: Arc::new(Metrics::new()),
+        tasks: TaskTracker::new(),
+        policy: Arc::new(policy),
+        routes: Routes::default(),
+        keys,
+        books,
+        clock,
+        config,
+    }))
+}
+
+fn books_config(config: &Config) -> BooksConfig {
+    BooksConfig {
+        dir: config.data_dir.clone(),
+        durability: config.ledger.durability,
+        low_water_bytes: config.ledger.low_water_bytes,
+        segment_entries_max: config.ledger.segment_entries_max,
+        time_zone: config.time_zone.clone(),
+        global_budgets: config.global_budgets.clone(),
+        global_tokens_per_minute: config.limits.tokens_per_minute,
+    }
+}
+
+fn open_route(config: &RouteConfig) -> Result<Arc<Route>, StartError> {
+    let route = || config.id.to_string();
+    let mut config = config.clone();
+    let source = match &config.source {
+        RouteSource::Local(local) => {
+            let engine = Engine::load(&engine_config(local))
+                .map_err(|source| StartError::Engine { route: route(), source })?;
+            // What one job may hold is the engine's to say: with separate caches it is a part.
+            config.context_tokens = Some(u64::from(engine.info().context_tokens));
+            Source::Local(LocalRoute::new(engine, local.clone()))
+        }
+        RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
+            CloudRoute::new(cloud.clone())
+                .map_err(|reason| StartError::Cloud { route: route(), reason })?,
+        )),
+    };
+    Ok(Arc::new(Route { config, source, live: Live::new() }))
+}
+
+fn engine_config(local: &LocalConfig) -> EngineConfig {
+    EngineConfig {
+        context_tokens: local.context_tokens,
+        slots: local.slots,
+        queue_max: local.queue_max,
+        queue_wait_max: local.queue_wait_max,
+        threads: local.threads,
+        prefill_chunk: local.prefill_chunk,
+        gpu_layers: local.gpu_layers,
+        ..EngineConfig::new(local.file.clone())
+    }
+}

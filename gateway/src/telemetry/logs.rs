@@ -1,0 +1,48 @@
+//! Logs to stderr, filtered by `TOLLGATE_LOG`.
+
+use std::io::{IsTerminal as _, stderr};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Other crates write requests' heads at `debug` and `trace`: never let them, whatever the filter
+/// says.
+const QUIET: [&str; 6] =
+    ["h2=info", "hyper=info", "hyper_util=info", "reqwest=info", "rustls=info", "sled=info"];
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging. `TOLLGATE_LOG` (else `RUST_LOG`) is a filter such as `info` or
+/// `gateway::policy_watch=debug`; the default is `info`. Does nothing if logging has been started.
+pub fn start_logging(format: LogFormat) {
+    let asked = ["TOLLGATE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok());
+    let filter = QUIET.iter().fold(
+        EnvFilter::try_new(asked.as_deref().unwrap_or("info"))
+            .unwrap_or_else(|_| EnvFilter::new("info")),
+        |filter, quiet| match quiet.parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        },
+    );
+    let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(color);
+    // An error only says that a logger is there already.
+    let _started = match format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}
+
+/// Starts logging for a command: nothing but errors unless `TOLLGATE_LOG` asks for more.
+pub fn start_quiet_logging() {
+    if std::env::var_os("TOLLGATE_LOG").is_some() {
+        return start_logging(LogFormat::Text);
+    }
+    let _started = fmt().with_env_filter(EnvFilter::new("error")).with_writer(stderr).try_init();
+}

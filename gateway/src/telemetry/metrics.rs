@@ -1,0 +1,355 @@
+//! Counters and distributions in OpenMetrics text. What has a state of its own (queues, places,
+//! the store) is read when it is asked for.
+
+use crate::{
+    ledger::{Attempt, AttemptOutcome, Condition, Entry, Outcome},
+    routes::Source,
+    serve::Gateway,
+};
+use policies::RouteState;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Codes of refusals that are told apart: a provider's own code may be passed on as one.
+const CODES_MAX: usize = 64;
+
+/// What is counted for operators.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    refusals: Family<CodeLabels, Counter>,
+    codes: Mutex<HashSet<String>>,
+    attempts: Family<AttemptLabels, Counter>,
+    ttft: Family<RouteLabels, Histogram>,
+    total: Family<RouteLabels, Histogram>,
+    attempt_ttft: Family<RouteLabels, Histogram>,
+    tokens: Family<TokenLabels, Counter>,
+    cost: Family<RouteLabels, Counter>,
+    unknown_cost: Family<RouteLabels, Counter>,
+    state: State,
+}
+
+/// What is read when it is asked for.
+#[derive(Debug, Default)]
+struct State {
+    in_flight: Gauge,
+    keys: Gauge,
+    route_in_flight: Family<RouteLabels, Gauge>,
+    route_queued: Family<RouteLabels, Gauge>,
+    route_ready: Family<RouteLabels, Gauge>,
+    engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
+    engine_cells: Family<RouteLabels, Gauge>,
+    store_healthy: Gauge,
+    store_queued: Gauge,
+    store_commits: Gauge,
+    store_commit_us: Gauge,
+    store_lost: Gauge,
+    reservations: Gauge,
+    policy_rejected: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: Arc<str>,
+    outcome: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    route: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    route: Arc<str>,
+    bucket: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: String,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Metrics of which nothing is counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("tollgate"),
+            requests: Family::default(),
+            refusals: Family::default(),
+            codes: Mutex::default(),
+            attempts: Family::default(),
+            ttft: seconds(),
+            total: seconds(),
+            attempt_ttft: seconds(),
+            tokens: Family::default(),
+            cost: Family::default(),
+            unknown_cost: Family::default(),
+            state: State::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let Self { registry, .. } = self;
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", version);
+        registry.register(
+            "requests",
+            "Requests that reached a route, by the route that answered (none: nobody did), how they \
+             ended for the caller and the status it saw",
+            self.requests.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Requests turned away, by the error code the caller saw",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "attempts",
+            "Attempts by route and how they ended",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "ttft_seconds",
+            "Arrival of a streamed request to the first visible token handed to the socket, by the \
+             route that answered",
+            self.ttft.clone(),
+        );
+        registry.register(
+            "request_seconds",
+            "Arrival of a request to its end, by the route that answered",
+            self.total.clone(),
+        );
+        registry.register(
+            "attempt_ttft_seconds",
+            "An attempt sent to its first non-empty output token",
+            self.attempt_ttft.clone(),
+        );
+        registry.register("tokens", "Tokens by route and bucket", self.tokens.clone());
+        registry.register(
+            "cost_pico_usd",
+            "Cost of settled attempts in 1e-12 USD, exactly",
+            self.cost.clone(),
+        );
+        registry.register(
+            "unknown_cost_attempts",
+            "Attempts whose cost nobody knows; they are not in cost_pico_usd",
+            self.unknown_cost.clone(),
+        );
+        self.state.register(registry);
+    }
+
+    /// A request was turned away with this code.
+    pub fn refused(&self, code: &str) {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let sound =
+            code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let known = codes.contains(code)
+            || (sound && codes.len() < CODES_MAX && codes.insert(code.to_owned()));
+        drop(codes);
+        let code = if known { code } else { "other" }.to_owned();
+        self.refusals.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// A request that reached a route ended.
+    pub fn ended(&self, entry: &Entry) {
+        let answered = entry.answered_by.and_then(|at| entry.attempts.get(usize::from(at)));
+        let route = answered.map_or_else(|| Arc::from("none"), |attempt| attempt.route.0.clone());
+        let by_route = RouteLabels { route: Arc::clone(&route) };
+        if let Some(us) = entry.ttft_us {
+            self.ttft.get_or_create(&by_route).observe(to_seconds(us));
+        }
+        self.total.get_or_create(&by_route).observe(to_seconds(entry.stages.total_us()));
+        let (outcome, status) = (outcome(entry.outcome), status_class(entry.status));
+        self.requests.get_or_create(&RequestLabels { route, outcome, status }).inc();
+        for attempt in &entry.attempts {
+            self.attempt(attempt);
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt) {
+        let route = &attempt.route.0;
+        let outcome = attempt_outcome(attempt.outcome);
+        let by_route = RouteLabels { route: Arc::clone(route) };
+        self.attempts.get_or_create(&AttemptLabels { route: Arc::clone(route), outcome }).inc();
+        if let Some(us) = attempt.times.ttft_us {
+            self.attempt_ttft.get_or_create(&by_route).observe(to_seconds(us));
+        }
+        match attempt.cost {
+            Some(cost) => self.cost.get_or_create(&by_route).inc_by(cost.pico()),
+            None => self.unknown_cost.get_or_create(&by_route).inc(),
+        };
+        let Some(usage) = &attempt.usage else { return };
+        for (bucket, tokens) in [
+            ("input", usage.input),
+            ("cache_read", usage.cache_read),
+            ("cache_write", usage.cache_write_5m.saturating_add(usage.cache_write_1h)),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning),
+        ] {
+            if tokens > 0 {
+                let labels = TokenLabels { route: Arc::clone(route), bucket };
+                self.tokens.get_or_create(&labels).inc_by(tokens);
+            }
+        }
+    }
+
+    /// Everything as OpenMetrics text.
+    #[must_use]
+    pub fn render(&self, gateway: &Gateway) -> String {
+        self.state.read(gateway);
+        let mut text = String::with_capacity(16 * 1024);
+        // Writing to a String cannot fail.
+        let _written = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn register(&self, registry: &mut Registry) {
+        let gauges = [
+            ("in_flight", "Requests in flight", &self.in_flight),
+            ("keys", "Keys there are, revoked ones included", &self.keys),
+            ("store_healthy", "1 if the ledger records paid work", &self.store_healthy),
+            ("store_queued", "Events waiting to be written", &self.store_queued),
+            ("store_commits", "Commits since the start", &self.store_commits),
+            (
+                "store_commit_microseconds",
+                "Write and sync of the last commit",
+                &self.store_commit_us,
+            ),
+            ("store_lost_entries", "Entries not recorded while the store failed", &self.store_lost),
+            ("open_reservations", "Attempts that hold money or tokens", &self.reservations),
+            ("policy_rejected", "1 if the newest policy file was refused", &self.policy_rejected),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        let by_route = [
+            ("route_in_flight", "Requests being answered", &self.route_in_flight),
+            ("route_queued", "Requests waiting for room", &self.route_queued),
+            ("route_ready", "1 if it can take a request now", &self.route_ready),
+            ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
+        ];
+        for (name, help, family) in by_route {
+            registry.register(name, help, family.clone());
+        }
+        registry.register(
+            "engine_busy_seconds",
+            "Time the engine has been busy (local routes)",
+            self.engine_busy.clone(),
+        );
+    }
+
+    fn read(&self, gateway: &Gateway) {
+        self.in_flight.set(signed(gateway.admission.in_flight()));
+        self.keys.set(signed(gateway.keys.count()));
+        self.policy_rejected.set(i64::from(gateway.policy.last_error().is_some()));
+        let store = gateway.books.state();
+        self.store_healthy.set(i64::from(store.condition == Condition::Healthy));
+        self.store_queued.set(signed(store.queued));
+        self.store_commits.set(signed(store.commits));
+        self.store_commit_us.set(signed(store.last_commit_us));
+        self.store_lost.set(signed(store.lost_entries));
+        self.reservations.set(signed(store.open_reservations));
+        for route in gateway.routes.iter() {
+            let labels = RouteLabels { route: Arc::clone(&route.id().0) };
+            self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));
+            self.route_queued.get_or_create(&labels).set(i64::from(route.queued()));
+            let ready = i64::from(route.state() == RouteState::Ready);
+            self.route_ready.get_or_create(&labels).set(ready);
+            if let Source::Local(local) = &route.source {
+                let status = local.engine().status();
+                let busy = status.busy.as_secs_f64();
+                self.engine_busy.get_or_create(&labels).set(busy);
+                self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));
+            }
+        }
+    }
+}
+
+fn seconds() -> Family<RouteLabels, Histogram> {
+    // 1 ms to 131 s, each bound twice the one before.
+    Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 18)))
+}
+
+fn to_seconds(us: u64) -> f64 {
+    std::time::Duration::from_micros(us).as_secs_f64()
+}
+
+fn signed<T: TryInto<i64>>(number: T) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+fn status_class(status: Option<u16>) -> &'static str {
+    match status {
+        None => "none",
+        Some(200..=299) => "2xx",
+        Some(400..=499) => "4xx",
+        Some(500..=599) => "5xx",
+        Some(_) => "other",
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::ClientGone => "client_gone",
+        Outcome::Broken => "broken",
+        Outcome::Failed => "failed",
+        Outcome::Rejected => "rejected",
+        Outcome::Short => "short",
+        Outcome::Crashed => "crashed",
+    }
+}
+
+fn attempt_outcome(outcome: AttemptOutcome) -> &'static str {
+    match outcome {
+        AttemptOutcome::Completed => "completed",
+        AttemptOutcome::Cancelled => "cancelled",
+        AttemptOutcome::NotSent => "not_sent",
+        AttemptOutcome::ErrorStatus => "error_status",
+        AttemptOutcome::FirstTokenTimeout => "first_token_timeout",
+        AttemptOutcome::IdleTimeout => "idle_timeout",
+        AttemptOutcome::TotalTimeout => "total_timeout",
+        AttemptOutcome::Broken => "broken",
+        AttemptOutcome::EngineFault => "engine_fault",
+        AttemptOutcome::CrashedUnknown => "crashed_unknown",
+    }
+}

@@ -1,0 +1,155 @@
+//! The fields of a chat request that tollgate knows, and where they stand in a body.
+//!
+//! A field that is not here is accepted and passed on. A known field given twice is refused: two
+//! readers of one body must not see two values.
+
+use super::json::Span;
+
+macro_rules! fields {
+    ($($variant:ident = $name:literal),* $(,)?) => {
+        /// A known field.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Field { $($variant),* }
+
+        impl Field {
+            /// The field of that name.
+            pub(crate) fn find(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+
+            /// Its name.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+    };
+}
+
+fields! {
+    // OpenAI's.
+    Audio = "audio",
+    FrequencyPenalty = "frequency_penalty",
+    FunctionCall = "function_call",
+    Functions = "functions",
+    LogitBias = "logit_bias",
+    Logprobs = "logprobs",
+    MaxCompletionTokens = "max_completion_tokens",
+    MaxTokens = "max_tokens",
+    Messages = "messages",
+    Metadata = "metadata",
+    Modalities = "modalities",
+    Model = "model",
+    N = "n",
+    ParallelToolCalls = "parallel_tool_calls",
+    Prediction = "prediction",
+    PresencePenalty = "presence_penalty",
+    ReasoningEffort = "reasoning_effort",
+    ResponseFormat = "response_format",
+    Seed = "seed",
+    ServiceTier = "service_tier",
+    Stop = "stop",
+    Store = "store",
+    Stream = "stream",
+    StreamOptions = "stream_options",
+    Temperature = "temperature",
+    ToolChoice = "tool_choice",
+    Tools = "tools",
+    TopLogprobs = "top_logprobs",
+    TopP = "top_p",
+    User = "user",
+    WebSearchOptions = "web_search_options",
+    // Extensions that other servers take.
+    BadWords = "bad_words",
+    BestOf = "best_of",
+    ChatTemplate = "chat_template",
+    ChatTemplateKwargs = "chat_template_kwargs",
+    ContinueFinalMessage = "continue_final_message",
+    Documents = "documents",
+    DryMultiplier = "dry_multiplier",
+    Echo = "echo",
+    Grammar = "grammar",
+    GuidedChoice = "guided_choice",
+    GuidedGrammar = "guided_grammar",
+    GuidedJson = "guided_json",
+    GuidedRegex = "guided_regex",
+    IgnoreEos = "ignore_eos",
+    JsonSchema = "json_schema",
+    MinP = "min_p",
+    MinTokens = "min_tokens",
+    Mirostat = "mirostat",
+    Models = "models",
+    Plugins = "plugins",
+    Provider = "provider",
+    RepeatPenalty = "repeat_penalty",
+    RepetitionPenalty = "repetition_penalty",
+    SearchParameters = "search_parameters",
+    StopTokenIds = "stop_token_ids",
+    StructuredOutputs = "structured_outputs",
+    Suffix = "suffix",
+    TopK = "top_k",
+    TypicalP = "typical_p",
+    UseBeamSearch = "use_beam_search",
+    XtcProbability = "xtc_probability",
+}
+
+impl Field {
+    /// Whether a template could put the field's value into the prompt. (The messages are counted
+    /// apart.)
+    pub(crate) fn may_reach_prompt(self) -> bool {
+        matches!(
+            self,
+            Self::Functions
+                | Self::ResponseFormat
+                | Self::ToolChoice
+                | Self::FunctionCall
+                | Self::Tools
+                | Self::ChatTemplateKwargs
+                | Self::Documents
+                | Self::GuidedJson
+                | Self::JsonSchema
+                | Self::StructuredOutputs
+                | Self::Suffix
+        )
+    }
+}
+
+/// Where one known field stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Which.
+    pub(crate) field: Field,
+    /// Its value.
+    pub(crate) value: Span,
+    /// End of the member before it, or just inside the brace.
+    pub(crate) gap_start: usize,
+}
+
+/// The known fields of one body, in its order: each at most once.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields(Vec<Place>);
+
+impl Fields {
+    /// None yet; room for those of most requests.
+    pub(crate) fn new() -> Self {
+        Self(Vec::with_capacity(12))
+    }
+
+    /// Notes a field; `false` if it was there before.
+    pub(crate) fn insert(&mut self, place: Place) -> bool {
+        if self.get(place.field).is_some() {
+            return false;
+        }
+        self.0.push(place);
+        true
+    }
+
+    /// Where `field` stands.
+    pub(crate) fn get(&self, field: Field) -> Option<Place> {
+        self.0.iter().find(|place| place.field == field).copied()
+    }
+
+    /// All of them, in the body's order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Place> + '_ {
+        self.0.iter().copied()
+    }
+}

@@ -1,0 +1,107 @@
+//! Headers that belong to a chat request. A value that cannot be read is a 400 naming the header,
+//! never ignored: a limit that silently does not hold is worse than none.
+
+use super::BadRequest;
+use http::{HeaderMap, HeaderValue};
+use policies::PicoUsd;
+use std::time::Duration;
+
+/// Most tags, and the longest in bytes.
+const TAGS_MAX: (usize, usize) = (16, 64);
+/// Longest session id in bytes.
+const SESSION_BYTES_MAX: usize = 256;
+/// Longest deadline: a day.
+const DEADLINE_MS_MAX: u64 = 86_400_000;
+
+/// `x-tollgate-tags`: comma separated, each once, in order.
+pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
+    const NAME: &str = "x-tollgate-tags";
+    let (tags_max, bytes_max) = TAGS_MAX;
+    let mut tags: Vec<String> = Vec::new();
+    for value in headers.get_all(NAME) {
+        let given = text(NAME, value)?.split(',').map(str::trim);
+        for tag in given.filter(|tag| !tag.is_empty()) {
+            if tag.len() > bytes_max {
+                let message = format!("a tag of `{NAME}` is longer than {bytes_max} bytes");
+                return Err(BadRequest::value(NAME, message));
+            }
+            if tags.iter().any(|known| known == tag) {
+                continue;
+            }
+            if tags.len() == tags_max {
+                return Err(BadRequest::value(NAME, format!("`{NAME}` takes {tags_max} tags")));
+            }
+            tags.push(tag.to_owned());
+        }
+    }
+    Ok(tags)
+}
+
+/// `x-session-id`, or the name LiteLLM's clients use.
+pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
+    for name in ["x-session-id", "x-litellm-session-id"] {
+        let Some(session) = one(headers, name)?.filter(|session| !session.is_empty()) else {
+            continue;
+        };
+        if session.len() > SESSION_BYTES_MAX {
+            let message = format!("`{name}` is longer than {SESSION_BYTES_MAX} bytes");
+            return Err(BadRequest::value(name, message));
+        }
+        return Ok(Some(session.to_owned()));
+    }
+    Ok(None)
+}
+
+/// `x-tollgate-max-cost-usd`: the most this request may cost.
+pub(super) fn max_cost(headers: &HeaderMap) -> Result<Option<PicoUsd>, BadRequest> {
+    const NAME: &str = "x-tollgate-max-cost-usd";
+    let read = |amount: &str| {
+        amount.parse().map_err(|error| BadRequest::value(NAME, format!("`{NAME}`: {error}")))
+    };
+    one(headers, NAME)?.map(read).transpose()
+}
+
+/// `x-tollgate-deadline-ms`: from arrival.
+pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, BadRequest> {
+    const NAME: &str = "x-tollgate-deadline-ms";
+    let read = |millis: &str| {
+        millis
+            .parse()
+            .ok()
+            .filter(|millis| (1..=DEADLINE_MS_MAX).contains(millis))
+            .map(Duration::from_millis)
+            .ok_or_else(|| {
+                let message = format!("`{NAME}` must be milliseconds from 1 to {DEADLINE_MS_MAX}");
+                BadRequest::value(NAME, message)
+            })
+    };
+    one(headers, NAME)?.map(read).transpose()
+}
+
+/// `traceparent`, if it has the shape of one: the standard says to ignore any other.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get("traceparent")?;
+    let shaped = value.len() >= 55
+        && value.len() <= 128
+        && value.as_bytes().iter().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            0..55 => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            55 => *byte == b'-',
+            _ => byte.is_ascii_graphic(),
+        });
+    shaped.then(|| value.clone())
+}
+
+/// A header's only value.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BadRequest> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next().map(|value| text(name, value).map(str::trim)).transpose()?;
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(BadRequest::value(name, format!("`{name}` is given twice"))),
+    }
+}
+
+fn text<'a>(name: &str, value: &'a HeaderValue) -> Result<&'a str, BadRequest> {
+    value.to_str().map_err(|_| BadRequest::value(name, format!("`{name}` must be printable ASCII")))
+}

@@ -1,0 +1,324 @@
+//! The conversation of a chat request: its shape is checked, its size measured, its text left
+//! where it stands.
+
+use super::{
+    BadRequest, check,
+    json::{self, Kind, TextBytes},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use std::{
+    borrow::Cow,
+    fmt::{self, Display},
+};
+
+/// What a conversation holds, as far as deciding and reserving need it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Conversation {
+    /// Messages.
+    pub(crate) messages: u32,
+    /// Text of the contents.
+    pub(crate) text: TextBytes,
+    /// Bytes of everything else: roles, names, tool calls, and the JSON around them.
+    pub(crate) other_bytes: u64,
+    /// Image parts.
+    pub(crate) images: u32,
+}
+
+/// One message, its values as they are written; null is absent.
+#[derive(Default)]
+pub(crate) struct RawMessage<'a> {
+    pub(crate) role: Option<&'a str>,
+    pub(crate) content: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) tool_calls: Option<&'a str>,
+    pub(crate) tool_call_id: Option<&'a str>,
+    pub(crate) function_call: Option<&'a str>,
+    /// A member that stands there twice.
+    twice: Option<&'static str>,
+}
+
+/// Who speaks, in OpenAI's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    System,
+    User,
+    Assistant,
+    Tool,
+    Function,
+}
+
+/// One part of a content that is a list.
+pub(crate) enum Part<'a> {
+    /// Text, or a refusal: the string as it is written.
+    Text(&'a str),
+    /// An image.
+    Image,
+}
+
+/// Checks the conversation in `raw` and measures it.
+pub(crate) fn read(raw: &str) -> Result<Conversation, BadRequest> {
+    check::array("messages", raw)?;
+    let mut all = Conversation { other_bytes: raw.len() as u64, ..Conversation::default() };
+    json::elements(raw, |index, message: Result<RawMessage<'_>, _>| {
+        let message = element(index, message)?;
+        all.messages = all.messages.saturating_add(1);
+        measure(index, &message, &mut all)
+    })?;
+    if all.messages == 0 {
+        return Err(BadRequest::value("messages", "`messages` must have at least one message"));
+    }
+    Ok(all)
+}
+
+/// The message, or what is wrong with it.
+pub(crate) fn element<'a>(
+    index: usize,
+    message: Result<RawMessage<'a>, serde_json::Error>,
+) -> Result<RawMessage<'a>, BadRequest> {
+    let message =
+        message.map_err(|_| BadRequest::kind(format_args!("messages[{index}]"), "an object"))?;
+    match message.twice {
+        Some(name) => Err(check::twice(format_args!("messages[{index}].{name}"))),
+        None => Ok(message),
+    }
+}
+
+/// Who speaks in `message`.
+pub(crate) fn speaker(index: usize, message: &RawMessage<'_>) -> Result<Speaker, BadRequest> {
+    let param = format_args!("messages[{index}].role");
+    let raw = message.role.ok_or_else(|| BadRequest::missing(param))?;
+    Ok(match check::string(param, raw)?.as_ref() {
+        "system" | "developer" => Speaker::System,
+        "user" => Speaker::User,
+        "assistant" => Speaker::Assistant,
+        "tool" => Speaker::Tool,
+        "function" => Speaker::Function,
+        _ => {
+            return Err(BadRequest::value(
+                param,
+                "a role must be one of system, developer, user, assistant, tool, function",
+            ));
+        }
+    })
+}
+
+fn measure(
+    index: usize,
+    message: &RawMessage<'_>,
+    all: &mut Conversation,
+) -> Result<(), BadRequest> {
+    let speaker = speaker(index, message)?;
+    let at = format_args!("messages[{index}]");
+    if let Some(name) = message.name {
+        check::string(format_args!("{at}.name"), name)?;
+    }
+    if let Some(calls) = message.tool_calls {
+        tool_calls(format_args!("{at}.tool_calls"), calls)?;
+    }
+    if let Some(call) = message.function_call {
+        function(format_args!("{at}.function_call"), call)?;
+    }
+    if speaker == Speaker::Tool {
+        required_string(format_args!("{at}.tool_call_id"), message.tool_call_id)?;
+    }
+    if speaker == Speaker::Function {
+        required_string(format_args!("{at}.name"), message.name)?;
+    }
+    let param = format_args!("{at}.content");
+    match message.content {
+        Some(content) => measure_content(param, content, all),
+        // An assistant that only called tools said nothing.
+        None if speaker == Speaker::Assistant => Ok(()),
+        None => Err(BadRequest::missing(param)),
+    }
+}
+
+fn measure_content(
+    param: impl Display + Copy,
+    raw: &str,
+    all: &mut Conversation,
+) -> Result<(), BadRequest> {
+    // What is measured as text is no longer among the other bytes.
+    match json::kind(raw) {
+        Kind::String => {
+            all.text.add(TextBytes::of_string(raw));
+            all.other_bytes -= raw.len() as u64;
+            Ok(())
+        }
+        Kind::Array => parts(param, raw, |part, raw_bytes| {
+            match part {
+                Part::Text(text) => {
+                    all.text.add(TextBytes::of_string(text));
+                    all.other_bytes -= text.len() as u64;
+                }
+                Part::Image => {
+                    all.images = all.images.saturating_add(1);
+                    all.other_bytes -= raw_bytes;
+                }
+            }
+            Ok(())
+        }),
+        _ => Err(BadRequest::kind(param, "a string or a list of parts")),
+    }
+}
+
+/// Calls `each` with every part of the content `raw`, a list, and the bytes it takes.
+pub(crate) fn parts<'a>(
+    param: impl Display + Copy,
+    raw: &'a str,
+    mut each: impl FnMut(Part<'a>, u64) -> Result<(), BadRequest>,
+) -> Result<(), BadRequest> {
+    json::elements(raw, |index, part: Result<&'a RawValue, _>| {
+        let part = part?.get();
+        let param = format_args!("{param}[{index}]");
+        let [kind, text, refusal, image] =
+            check::members(param, part, ["type", "text", "refusal", "image_url"])?;
+        let kind = kind.ok_or_else(|| BadRequest::missing(format_args!("{param}.type")))?;
+        let read = match check::string(format_args!("{param}.type"), kind)?.as_ref() {
+            "text" => Part::Text(required_string(format_args!("{param}.text"), text)?),
+            "refusal" => Part::Text(required_string(format_args!("{param}.refusal"), refusal)?),
+            "image_url" => {
+                let image =
+                    image.ok_or_else(|| BadRequest::missing(format_args!("{param}.image_url")))?;
+                check::object(format_args!("{param}.image_url"), image)?;
+                Part::Image
+            }
+            known @ ("input_audio" | "file") => {
+                return Err(BadRequest::unsupported(
+                    param,
+                    format!(
+                        "parts of type `{known}` are not served: their size in tokens has no bound that could be reserved"
+                    ),
+                ));
+            }
+            _ => {
+                return Err(BadRequest::value(
+                    format_args!("{param}.type"),
+                    "a part's type must be one of text, image_url, refusal",
+                ));
+            }
+        };
+        each(read, part.len() as u64)
+    })
+}
+
+fn tool_calls(param: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
+    check::array(param, raw)?;
+    json::elements(raw, |index, call: Result<&RawValue, _>| {
+        let param = format_args!("{param}[{index}]");
+        let [id, function] = check::members(param, call?.get(), ["id", "function"])?;
+        required_string(format_args!("{param}.id"), id)?;
+        function.map_or(Ok(()), |call| self::function(format_args!("{param}.function"), call))
+    })
+}
+
+/// A called function: its name, and its arguments as a string.
+fn function(param: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
+    let [name, arguments] = check::members(param, raw, ["name", "arguments"])?;
+    required_string(format_args!("{param}.name"), name)?;
+    required_string(format_args!("{param}.arguments"), arguments)?;
+    Ok(())
+}
+
+fn required_string(param: impl Display + Copy, raw: Option<&str>) -> Result<&str, BadRequest> {
+    let raw = raw.ok_or_else(|| BadRequest::missing(param))?;
+    match json::kind(raw) {
+        Kind::String => Ok(raw),
+        _ => Err(BadRequest::kind(param, "a string")),
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawMessage<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Message)
+    }
+}
+
+struct Message;
+
+impl<'de> Visitor<'de> for Message {
+    type Value = RawMessage<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMessage<'de>, A::Error> {
+        let mut message = RawMessage::default();
+        let mut seen = [false; 6];
+        while let Some(key) = map.next_key::<Name>()? {
+            let Some(member) = key.0 else {
+                map.next_value::<de::IgnoredAny>()?;
+                continue;
+            };
+            let raw: &'de RawValue = map.next_value()?;
+            let (slot, name) = match member {
+                0 => (&mut message.role, "role"),
+                1 => (&mut message.content, "content"),
+                2 => (&mut message.name, "name"),
+                3 => (&mut message.tool_calls, "tool_calls"),
+                4 => (&mut message.tool_call_id, "tool_call_id"),
+                _ => (&mut message.function_call, "function_call"),
+            };
+            *slot = Some(raw.get()).filter(|raw| *raw != "null");
+            if std::mem::replace(&mut seen[member], true) {
+                message.twice = Some(name);
+            }
+        }
+        Ok(message)
+    }
+}
+
+/// The number of a known member.
+struct Name(Option<usize>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Name, E> {
+                let names =
+                    ["role", "content", "name", "tool_calls", "tool_call_id", "function_call"];
+                Ok(Name(names.iter().position(|name| *name == key)))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The text of a content that is a string or a list of text parts, the parts joined by line feeds.
+/// `None` where there is an image.
+pub(crate) fn text_of<'a>(
+    param: impl Display + Copy,
+    raw: &'a str,
+) -> Result<Option<Cow<'a, str>>, BadRequest> {
+    if json::kind(raw) == Kind::String {
+        return check::string(param, raw).map(Some);
+    }
+    let mut joined = String::new();
+    let mut first = true;
+    let mut image = false;
+    parts(param, raw, |part, _| {
+        match part {
+            Part::Text(text) => {
+                if !std::mem::take(&mut first) {
+                    joined.push('\n');
+                }
+                joined.push_str(&check::string(param, text)?);
+            }
+            Part::Image => image = true,
+        }
+        Ok(())
+    })?;
+    Ok((!image).then_some(Cow::Owned(joined)))
+}

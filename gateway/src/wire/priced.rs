@@ -1,0 +1,94 @@
+//! Fields that change what an answer costs, or put something into the prompt whose size cannot be
+//! known here. No price list covers them yet, so they are refused by name rather than booked
+//! wrongly: a reservation must be an upper bound.
+//!
+//! | field | why |
+//! |---|---|
+//! | `service_tier` other than `auto`, `default` | other rates |
+//! | `web_search_options`, `search_parameters`, `plugins` | fees per search, and found text as input |
+//! | `prediction` | rejected predicted tokens are billed above the output cap |
+//! | `audio`, `modalities` other than text | audio rates |
+//! | `models`, `provider` with a preference | another model's or host's price |
+//! | `best_of` above 1, `use_beam_search` | more answers than choices |
+//! | `chat_template` | a prompt without a bound |
+//!
+//! In messages: parts of type `input_audio` and `file`. Among tools: those a provider runs itself.
+
+use super::{
+    BadRequest, check,
+    fields::Field,
+    json::{self, Kind},
+};
+use serde_json::value::RawValue;
+
+/// Refuses a price-bearing field. `given` is a field's value where it is neither absent nor null.
+pub(super) fn check<'a>(given: impl Fn(Field) -> Option<&'a str>) -> Result<(), BadRequest> {
+    let refused = [
+        (Field::WebSearchOptions, "searches cost extra"),
+        (Field::SearchParameters, "searches cost extra"),
+        (Field::Prediction, "rejected predicted tokens cost more than the output cap allows for"),
+        (Field::Audio, "audio is not served"),
+        (Field::ChatTemplate, "the prompt it makes has no bound that could be reserved"),
+    ];
+    for (field, why) in refused {
+        if given(field).is_some() {
+            return Err(unpriced(field, why));
+        }
+    }
+    if let Some(raw) = given(Field::ServiceTier)
+        && !matches!(check::string("service_tier", raw)?.as_ref(), "auto" | "default")
+    {
+        return Err(unpriced(Field::ServiceTier, "only the tiers auto and default have a price"));
+    }
+    for field in [Field::Plugins, Field::Models, Field::Provider] {
+        if let Some(raw) = given(field)
+            && states_anything(raw)?
+        {
+            return Err(unpriced(field, "it changes what the answer costs"));
+        }
+    }
+    if given(Field::BestOf).is_some_and(|raw| raw != "1") {
+        return Err(unpriced(Field::BestOf, "more answers are generated than choices returned"));
+    }
+    if given(Field::UseBeamSearch).is_some_and(|raw| raw != "false") {
+        return Err(unpriced(Field::UseBeamSearch, "more is generated than returned"));
+    }
+    modalities(given(Field::Modalities))
+}
+
+fn modalities(raw: Option<&str>) -> Result<(), BadRequest> {
+    let Some(raw) = raw else { return Ok(()) };
+    check::array("modalities", raw)?;
+    json::elements(raw, |index, modality: Result<&RawValue, _>| {
+        match check::string(format_args!("modalities[{index}]"), modality?.get())?.as_ref() {
+            "text" => Ok(()),
+            _ => Err(unpriced(Field::Modalities, "only text is served")),
+        }
+    })
+}
+
+/// Whether `raw` says more than nothing: not an empty list, nor an object of such.
+fn states_anything(raw: &str) -> Result<bool, BadRequest> {
+    let empty = |raw: &str| match json::kind(raw) {
+        Kind::Null | Kind::Bool => true,
+        Kind::Array | Kind::Object => raw
+            .bytes()
+            .skip(1)
+            .all(|byte| byte.is_ascii_whitespace() || matches!(byte, b']' | b'}')),
+        Kind::Number | Kind::String => false,
+    };
+    if json::kind(raw) != Kind::Object {
+        return Ok(!empty(raw));
+    }
+    let mut states = false;
+    json::members::<BadRequest>(raw, |_, member| {
+        states |= !empty(member.raw);
+        Ok(())
+    })?;
+    Ok(states)
+}
+
+fn unpriced(field: Field, why: &str) -> BadRequest {
+    let name = field.name();
+    BadRequest::unsupported(name, format!("`{name}` is not served: {why}"))
+}

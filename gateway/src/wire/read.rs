@@ -1,0 +1,336 @@
+//! Reading a chat request: one shallow pass over the client's bytes, every known field checked,
+//! every limit known at the end.
+//!
+//! **Invariant:** no tree of the body is built, and nothing recurses on its depth. A field that is
+//! unknown is accepted; a known one is of the right type and in range, or the request is a 400
+//! that names it. `null` is "not given".
+
+use super::{
+    BadRequest, ChatRequest, Needs, check,
+    fields::{Field, Fields, Place},
+    headers, json,
+    messages::{self, Conversation},
+    priced, tools,
+};
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// Longest `model`, in bytes.
+const MODEL_BYTES_MAX: usize = 256;
+/// Most choices (`n`), as OpenAI has it.
+const CHOICES_MAX: i64 = 128;
+/// Most stop strings. OpenAI takes 4, other servers more.
+const STOPS_MAX: usize = 16;
+/// Most entries of `logit_bias`.
+const BIASES_MAX: usize = 1024;
+/// Most pairs of `metadata`, and their longest key and value in bytes, as OpenAI has them.
+const METADATA_MAX: (usize, usize, usize) = (16, 64, 512);
+/// Tokens that a template may add per message, and once: role marks, a default system prompt.
+const TEMPLATE_TOKENS: (u64, u64) = (8, 128);
+/// Tokens that a template may add where tools are offered: how to call them.
+const TOOL_TEMPLATE_TOKENS: u64 = 512;
+/// Tokens that one image may take at most: what the dearest published image accounting comes to.
+/// The bytes of an image or its address are not text and are not counted.
+const IMAGE_TOKENS_MAX: u64 = 40_000;
+
+/// Reads a chat request: checks the client's body and the headers that belong to it.
+///
+/// # Errors
+/// [`BadRequest`] naming the parameter, such as `messages[0].content`, or the header.
+pub fn read_chat(
+    body: Bytes,
+    headers: &HeaderMap,
+    output_tokens_default: u64,
+) -> Result<ChatRequest, BadRequest> {
+    let read = Read::new(&body)?;
+    let model = read.model()?;
+    let conversation = match read.given(Field::Messages) {
+        Some(raw) => messages::read(raw)?,
+        None => return Err(BadRequest::missing("messages")),
+    };
+    let stream = read.boolean(Field::Stream)?;
+    let include_usage = read.include_usage()?;
+    let output_cap = read.output_cap()?;
+    let choices = read.integer(Field::N, 1, CHOICES_MAX)?.and_then(|n| u32::try_from(n).ok());
+    read.sampling()?;
+    let needs = Needs {
+        tools: tools::read(|field| read.given(field))?,
+        images: conversation.images > 0,
+        structured: read.structured()?,
+        logprobs: read.logprobs()?,
+    };
+    let metadata = read.metadata()?;
+    read.rest()?;
+    priced::check(|field| read.given(field))?;
+    let prompt_tokens_max = prompt_tokens_max(&conversation, read.extra_bytes, needs.tools);
+    let prompt_tokens_estimate = estimate_prompt_tokens(
+        conversation.text.ascii.saturating_add(read.extra_bytes),
+        conversation.text.other,
+        u64::from(conversation.messages),
+        u64::from(conversation.images),
+    );
+    let fields = read.fields;
+    Ok(ChatRequest {
+        model,
+        stream,
+        include_usage,
+        prompt_tokens_max,
+        prompt_tokens_estimate,
+        output_cap: output_cap.unwrap_or(output_tokens_default),
+        output_cap_given: output_cap.is_some(),
+        choices: choices.unwrap_or(1),
+        needs,
+        messages: conversation.messages,
+        tags: headers::tags(headers)?,
+        metadata,
+        session: headers::session(headers)?,
+        max_cost: headers::max_cost(headers)?,
+        deadline: headers::deadline(headers)?,
+        traceparent: headers::traceparent(headers),
+        upstream_request_id: None,
+        fields,
+        body,
+    })
+}
+
+/// Tokens that `bytes` of text make, estimated: one per four bytes, rounded up.
+#[must_use]
+pub const fn estimate_tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(4)
+}
+
+/// A prompt's tokens, estimated: a token per four ASCII bytes and per three others (one CJK
+/// character), four per message and three once for the template, a thousand per image. `ascii`
+/// counts the bytes of tools and other JSON that reach the template too.
+#[must_use]
+pub const fn estimate_prompt_tokens(ascii: u64, other: u64, messages: u64, images: u64) -> u64 {
+    ascii.div_ceil(4) + other.div_ceil(3) + 4 * messages + 3 + 1000 * images
+}
+
+/// No tokenizer in use makes more tokens than there are bytes: every token stands for at least
+/// one. What a template adds is bounded apart.
+fn prompt_tokens_max(conversation: &Conversation, extra_bytes: u64, tools: bool) -> u64 {
+    let (per_message, once) = TEMPLATE_TOKENS;
+    conversation.text.total()
+        + conversation.other_bytes
+        + extra_bytes
+        + per_message * u64::from(conversation.messages)
+        + once
+        + if tools { TOOL_TEMPLATE_TOKENS } else { 0 }
+        + IMAGE_TOKENS_MAX * u64::from(conversation.images)
+}
+
+/// The body's fields, found and not yet checked.
+struct Read<'a> {
+    text: &'a str,
+    fields: Fields,
+    /// Bytes of fields other than the messages that a template could put into the prompt: tools,
+    /// schemas, and everything unknown.
+    extra_bytes: u64,
+}
+
+impl<'a> Read<'a> {
+    fn new(body: &'a [u8]) -> Result<Self, BadRequest> {
+        let text = std::str::from_utf8(body)
+            .map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
+        match text.trim_ascii_start().as_bytes().first() {
+            Some(b'{') => {}
+            None => return Err(BadRequest::body("the request body is empty")),
+            Some(_) => return Err(BadRequest::body("the request body must be a JSON object")),
+        }
+        if !json::depth_is_bounded(body) {
+            return Err(BadRequest::body(format!(
+                "the request body nests deeper than {} levels",
+                json::DEPTH_MAX
+            )));
+        }
+        let mut fields = Fields::new();
+        let mut extra_bytes = 0;
+        json::members(text, |key, member| {
+            let field = Field::find(key);
+            if field.is_none_or(Field::may_reach_prompt) && member.raw != "null" {
+                extra_bytes += member.raw.len() as u64;
+            }
+            let Some(field) = field else { return Ok(()) };
+            let place = Place { field, value: member.value, gap_start: member.gap_start };
+            if fields.insert(place) { Ok(()) } else { Err(check::twice(field.name())) }
+        })?;
+        Ok(Self { text, fields, extra_bytes })
+    }
+
+    /// The value of `field`; `None` where it is absent or null.
+    fn given(&self, field: Field) -> Option<&'a str> {
+        let value = self.fields.get(field)?.value;
+        self.text.get(value.start..value.end).filter(|raw| *raw != "null")
+    }
+
+    fn boolean(&self, field: Field) -> Result<bool, BadRequest> {
+        self.given(field).map_or(Ok(false), |raw| check::boolean(field.name(), raw))
+    }
+
+    fn integer(&self, field: Field, min: i64, max: i64) -> Result<Option<i64>, BadRequest> {
+        self.given(field).map(|raw| check::integer(field.name(), raw, min, max)).transpose()
+    }
+
+    fn number(&self, field: Field, min: f64, max: f64) -> Result<Option<f64>, BadRequest> {
+        self.given(field).map(|raw| check::number(field.name(), raw, min, max)).transpose()
+    }
+
+    fn model(&self) -> Result<String, BadRequest> {
+        let raw = self.given(Field::Model).ok_or_else(|| BadRequest::missing("model"))?;
+        let model = check::string("model", raw)?;
+        if model.is_empty() || model.len() > MODEL_BYTES_MAX {
+            let message = format!("`model` must have 1 to {MODEL_BYTES_MAX} bytes");
+            return Err(BadRequest::value("model", message));
+        }
+        Ok(model.into_owned())
+    }
+
+    fn include_usage(&self) -> Result<bool, BadRequest> {
+        let Some(raw) = self.given(Field::StreamOptions) else { return Ok(false) };
+        let [asked] = check::members("stream_options", raw, ["include_usage"])?;
+        asked.map_or(Ok(false), |raw| check::boolean("stream_options.include_usage", raw))
+    }
+
+    /// The cap that the client asked for, under either name.
+    fn output_cap(&self) -> Result<Option<u64>, BadRequest> {
+        let max = i64::from(u32::MAX);
+        let old = self.integer(Field::MaxTokens, 1, max)?;
+        let new = self.integer(Field::MaxCompletionTokens, 1, max)?;
+        if let (Some(old), Some(new)) = (old, new)
+            && old != new
+        {
+            return Err(BadRequest::value(
+                "max_tokens",
+                "`max_tokens` and `max_completion_tokens` are both given and differ",
+            ));
+        }
+        Ok(new.or(old).map(i64::unsigned_abs))
+    }
+
+    fn sampling(&self) -> Result<(), BadRequest> {
+        self.number(Field::Temperature, 0.0, 2.0)?;
+        self.number(Field::TopP, 0.0, 1.0)?;
+        self.number(Field::PresencePenalty, -2.0, 2.0)?;
+        self.number(Field::FrequencyPenalty, -2.0, 2.0)?;
+        self.integer(Field::Seed, i64::MIN, i64::MAX)?;
+        if let Some(raw) = self.given(Field::Stop) {
+            stops(raw)?;
+        }
+        if let Some(raw) = self.given(Field::LogitBias) {
+            logit_bias(raw)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a structured answer is asked for.
+    fn structured(&self) -> Result<bool, BadRequest> {
+        let Some(raw) = self.given(Field::ResponseFormat) else { return Ok(false) };
+        let [kind, schema] = check::members("response_format", raw, ["type", "json_schema"])?;
+        let kind = kind.ok_or_else(|| BadRequest::missing("response_format.type"))?;
+        match check::string("response_format.type", kind)?.as_ref() {
+            "text" => Ok(false),
+            "json_object" => Ok(true),
+            "json_schema" => {
+                let at = "response_format.json_schema";
+                let schema = schema.ok_or_else(|| BadRequest::missing(at))?;
+                let [name] = check::members(at, schema, ["name"])?;
+                let at = "response_format.json_schema.name";
+                check::string(at, name.ok_or_else(|| BadRequest::missing(at))?)?;
+                Ok(true)
+            }
+            _ => Err(BadRequest::value(
+                "response_format.type",
+                "`response_format.type` must be one of text, json_object, json_schema",
+            )),
+        }
+    }
+
+    /// Whether log probabilities are asked for.
+    fn logprobs(&self) -> Result<bool, BadRequest> {
+        let asked = self.boolean(Field::Logprobs)?;
+        if self.integer(Field::TopLogprobs, 0, 20)?.is_some_and(|top| top > 0) && !asked {
+            let message = "`top_logprobs` needs `logprobs` to be true";
+            return Err(BadRequest::value("top_logprobs", message));
+        }
+        Ok(asked)
+    }
+
+    fn metadata(&self) -> Result<BTreeMap<String, String>, BadRequest> {
+        let mut pairs = BTreeMap::new();
+        let Some(raw) = self.given(Field::Metadata) else { return Ok(pairs) };
+        check::object("metadata", raw)?;
+        let (pairs_max, key_bytes_max, value_bytes_max) = METADATA_MAX;
+        json::members(raw, |key, member| {
+            if key.len() > key_bytes_max {
+                let message = format!("a key of `metadata` has more than {key_bytes_max} bytes");
+                return Err(BadRequest::value("metadata", message));
+            }
+            let param = format_args!("metadata.{key}");
+            let value = check::string(param, member.raw)?;
+            if value.len() > value_bytes_max || pairs.len() >= pairs_max {
+                let message = format!(
+                    "`metadata` takes {pairs_max} pairs with values of at most {value_bytes_max} bytes"
+                );
+                return Err(BadRequest::value(param, message));
+            }
+            match pairs.insert(key.to_owned(), value.into_owned()) {
+                None => Ok(()),
+                Some(_) => Err(check::twice(param)),
+            }
+        })?;
+        Ok(pairs)
+    }
+
+    /// Fields that are only checked for their type.
+    fn rest(&self) -> Result<(), BadRequest> {
+        for field in [Field::ParallelToolCalls, Field::Store] {
+            self.boolean(field)?;
+        }
+        for field in [Field::User, Field::ReasoningEffort] {
+            if let Some(raw) = self.given(field) {
+                check::string(field.name(), raw)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks `stop`: a string or a list of strings.
+fn stops(raw: &str) -> Result<(), BadRequest> {
+    if json::kind(raw) == json::Kind::String {
+        return check::string("stop", raw).map(|_| ());
+    }
+    if json::kind(raw) != json::Kind::Array {
+        return Err(BadRequest::kind("stop", "a string or a list of strings"));
+    }
+    json::elements(raw, |index, stop: Result<&RawValue, _>| {
+        if index >= STOPS_MAX {
+            let message = format!("`stop` must have at most {STOPS_MAX} strings");
+            return Err(BadRequest::value("stop", message));
+        }
+        check::string(format_args!("stop[{index}]"), stop?.get()).map(|_| ())
+    })
+}
+
+/// Checks `logit_bias`: token ids to numbers.
+fn logit_bias(raw: &str) -> Result<(), BadRequest> {
+    check::object("logit_bias", raw)?;
+    let mut entries = 0;
+    json::members(raw, |key, member| {
+        entries += 1;
+        if entries > BIASES_MAX {
+            let message = format!("`logit_bias` must have at most {BIASES_MAX} entries");
+            return Err(BadRequest::value("logit_bias", message));
+        }
+        if key.parse::<u32>().is_err() {
+            return Err(BadRequest::value(
+                "logit_bias",
+                "a key of `logit_bias` must be a token id",
+            ));
+        }
+        check::number(format_args!("logit_bias.{key}"), member.raw, -100.0, 100.0).map(|_| ())
+    })
+}

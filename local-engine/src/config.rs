@@ -1,0 +1,124 @@
+//! What the operator decides about the engine. Every value is checked before llama.cpp sees it:
+//! several of them abort the process when they are out of range.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::error::LoadError;
+
+/// llama.cpp's compiled-in limit on sequences in one context.
+const SLOTS_MAX: u32 = 256;
+
+/// How the KV cache is laid out over the slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvLayout {
+    /// [`KvLayout::Unified`] up to 8 slots, [`KvLayout::Separate`] above.
+    Auto,
+    /// One pool of cells: sequences share prefixes and one may use all cells, but every sequence's
+    /// attention walks the whole pool.
+    Unified,
+    /// Equal parts: faster with many slots, and each job is limited to its part.
+    Separate,
+}
+
+/// The settings of one engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The GGUF file.
+    pub file: PathBuf,
+    /// Tokens the KV cache holds, over all slots. Rounded up to a multiple of 256.
+    pub context_tokens: u32,
+    /// Jobs decoded together, 1 to 256.
+    pub slots: u32,
+    /// Jobs that may wait for a slot, at least 1.
+    pub queue_max: usize,
+    /// Longest wait in the queue; a job that waited longer gets [`crate::JobEvent::Expired`].
+    pub queue_wait_max: Duration,
+    /// Threads that compute; `None`: one less than there are cores, at least one.
+    pub threads: Option<u32>,
+    /// Most tokens in one decode of llama.cpp.
+    pub batch_tokens: u32,
+    /// Most prompt tokens read in a step that also generates: bounds the gap a long prompt causes
+    /// between other jobs' tokens.
+    pub prefill_chunk: u32,
+    /// Layers offloaded to a GPU; `None` is as many as fit. Without a GPU backend it is always 0.
+    pub gpu_layers: Option<u32>,
+    /// The layout of the KV cache.
+    pub kv_layout: KvLayout,
+    /// Whether a job may start from the cells another job with the same prefix left.
+    pub prefix_reuse: bool,
+    /// Events a job may be ahead of its reader; then the job, and no other, pauses.
+    pub reader_lag_max: usize,
+    /// Longest pause for a reader that does not read; then the job fails and its slot is free.
+    pub reader_stall_max: Duration,
+    /// Seconds since the Unix epoch, for templates that print the date.
+    pub unix_now: fn() -> i64,
+}
+
+impl EngineConfig {
+    /// The default settings for a model file.
+    #[must_use]
+    pub fn new(file: PathBuf) -> EngineConfig {
+        EngineConfig {
+            file,
+            context_tokens: 8_192,
+            slots: 8,
+            queue_max: 64,
+            queue_wait_max: Duration::from_secs(30),
+            threads: None,
+            batch_tokens: 512,
+            prefill_chunk: 128,
+            gpu_layers: None,
+            kv_layout: KvLayout::Auto,
+            prefix_reuse: true,
+            reader_lag_max: 64,
+            reader_stall_max: Duration::from_secs(30),
+            unix_now: || jiff::Timestamp::now().as_second(),
+        }
+    }
+
+    /// Whether the KV cache is one pool.
+    pub(crate) fn unified(&self) -> bool {
+        match self.kv_layout {
+            KvLayout::Auto => self.slots <= 8,
+            KvLayout::Unified => true,
+            KvLayout::Separate => false,
+        }
+    }
+
+    /// The number of computing threads.
+    pub(crate) fn threads(&self) -> u32 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let spare = u32::try_from(cores.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.threads.unwrap_or(spare).clamp(1, 512)
+    }
+
+    /// Refuses what llama.cpp would answer by aborting the process.
+    pub(crate) fn check(&self) -> Result<(), LoadError> {
+        let refuse = |what: &str| Err(LoadError::Config(what.to_owned()));
+        if self.slots == 0 || self.slots > SLOTS_MAX {
+            return refuse("slots must be 1 to 256");
+        }
+        if self.queue_max == 0 {
+            return refuse("queue_max must be at least 1");
+        }
+        if !(32..=65_536).contains(&self.batch_tokens) {
+            return refuse("batch_tokens must be 32 to 65536");
+        }
+        if self.batch_tokens < self.slots {
+            return refuse("batch_tokens must be at least the number of slots");
+        }
+        if self.prefill_chunk == 0 {
+            return refuse("prefill_chunk must be at least 1");
+        }
+        if self.context_tokens < self.slots.saturating_mul(16) {
+            return refuse("context_tokens must be at least 16 for each slot");
+        }
+        if self.context_tokens > 16_777_216 {
+            return refuse("context_tokens must be at most 16777216");
+        }
+        if self.reader_lag_max == 0 {
+            return refuse("reader_lag_max must be at least 1");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! What the scheduler needs of whatever computes: a batch in, tokens out, and the KV cache moved
+//! about. Pure mechanism; who runs when is decided by the scheduler. `llama.rs` has the real one,
+//! the scheduler's tests a scripted one.
+
+use crate::job::Sampling;
+
+/// One token to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchToken {
+    pub(crate) token: i32,
+    pub(crate) position: u32,
+    /// The slot whose sequence it belongs to.
+    pub(crate) slot: u32,
+    /// Whether the next token will be sampled after it.
+    pub(crate) logits: bool,
+}
+
+/// Computing failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No KV cells for this batch. Nothing was computed; the same batch can be tried again.
+    Full,
+    /// The device cannot be used any more.
+    Broken(String),
+}
+
+/// Something that computes tokens. Slots are numbered from 0 to one less than the configured
+/// number, and hold one sequence each.
+pub(crate) trait Device {
+    /// How one job draws its tokens.
+    type Sampler;
+
+    /// The cells of the KV cache over all slots.
+    fn cells(&self) -> u32;
+
+    /// Whether slots share one pool of cells.
+    fn unified(&self) -> bool;
+
+    /// Whether a slot's prefix can be taken over by another sequence.
+    fn can_reuse(&self) -> bool;
+
+    /// A sampler. `sampling` has been checked.
+    fn sampler(&self, sampling: &Sampling, prompt: &[i32], max_tokens: u32) -> Self::Sampler;
+
+    /// Computes a batch, which is not empty and not longer than the configured `batch_tokens`.
+    fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault>;
+
+    /// Draws the token that follows the `row`-th token of the last batch.
+    fn sample(&mut self, sampler: &mut Self::Sampler, row: usize) -> Result<i32, Fault>;
+
+    /// Whether a token ends the model's turn.
+    fn is_end(&self, token: i32) -> bool;
+
+    /// Appends a token's bytes.
+    fn piece(&self, token: i32, bytes: &mut Vec<u8>);
+
+    /// Keeps the first `keep` tokens of a slot. False: they could not be kept, the slot is empty.
+    fn truncate(&mut self, slot: u32, keep: u32) -> bool;
+
+    /// Makes a slot begin with the first `keep` tokens of another one; only where `unified`. False:
+    /// that was not possible, the slot is empty.
+    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool;
+}

@@ -1,0 +1,506 @@
+//! The only file that names llama.cpp. It turns its aborts, null pointers and log lines into
+//! checks, errors and events, and holds no policy: who is computed when is `scheduler.rs`'s.
+//!
+//! What is guarded here because llama.cpp answers it by killing the process: a batch longer than
+//! `n_batch`, sampling at a row without logits, logits that are not numbers, `seq_cp` of a part
+//! between separate caches, ids outside the vocabulary.
+
+use std::{
+    ffi::{CStr, c_char, c_void},
+    num::NonZeroU32,
+    path::Path,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use llama_cpp_2::{
+    DecodeError, LlamaBackendDeviceType,
+    context::{LlamaContext, params::LlamaContextParams},
+    gguf::GgufContext,
+    llama_backend::LlamaBackend,
+    llama_batch::LlamaBatch,
+    model::{LlamaModel, params::LlamaModelParams},
+    sampling::LlamaSampler,
+    token::{LlamaToken, logit_bias::LlamaLogitBias},
+    token_type::LlamaTokenAttr,
+};
+
+use crate::{
+    config::EngineConfig,
+    device::{BatchToken, Fault},
+    info::Device,
+    job::Sampling,
+    template::TemplateSource,
+};
+
+/// Tokens the repeat penalty looks back on, as in llama.cpp's own tools.
+const REPEAT_WINDOW: usize = 64;
+/// Below this a temperature means greedy: dividing logits by less overflows.
+const TEMPERATURE_MIN: f32 = 1e-5;
+
+/// llama.cpp's global state: made once, never freed, since another engine may still run.
+static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+/// llama.cpp's last complaint: its functions return null and say why only in the log.
+static LAST_ERROR: Mutex<String> = Mutex::new(String::new());
+
+fn backend() -> Result<&'static LlamaBackend, String> {
+    let init = || {
+        route_log();
+        LlamaBackend::init().map_err(|error| error.to_string())
+    };
+    BACKEND.get_or_init(init).as_ref().map_err(String::clone)
+}
+
+/// What llama.cpp last complained of; forgets it.
+fn last_error() -> String {
+    let mut last = LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = std::mem::take(&mut *last);
+    if text.is_empty() { "llama.cpp gave no reason".to_owned() } else { text }
+}
+
+#[expect(unsafe_code, reason = "the wrapper's own log bridge cannot lower llama.cpp's levels")]
+fn route_log() {
+    // SAFETY: the callback is a plain function that lives as long as the process, ignores the user
+    // data and lets no panic out.
+    unsafe {
+        llama_cpp_sys_2::llama_log_set(Some(on_log), std::ptr::null_mut());
+        llama_cpp_sys_2::ggml_log_set(Some(on_log), std::ptr::null_mut());
+    }
+}
+
+/// llama.cpp tells dozens of lines for each load: what it calls information is detail here.
+#[expect(unsafe_code, reason = "called by C with a C string")]
+unsafe extern "C" fn on_log(
+    level: llama_cpp_sys_2::ggml_log_level,
+    text: *const c_char,
+    _user_data: *mut c_void,
+) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a null-terminated string that lives for this call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let _ = std::panic::catch_unwind(|| {
+        let text = text.trim_end();
+        match level {
+            llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR => {
+                tracing::warn!(target: "llama_cpp", "{text}");
+                let mut last = LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = text.chars().take(500).collect();
+            }
+            llama_cpp_sys_2::GGML_LOG_LEVEL_WARN | llama_cpp_sys_2::GGML_LOG_LEVEL_INFO => {
+                tracing::debug!(target: "llama_cpp", "{text}");
+            }
+            _ => tracing::trace!(target: "llama_cpp", "{text}"),
+        }
+    });
+}
+
+/// The devices llama.cpp can use.
+pub(crate) fn devices() -> Result<Vec<Device>, String> {
+    backend()?;
+    let gpu =
+        |kind| matches!(kind, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu);
+    let devices = llama_cpp_2::list_llama_ggml_backend_devices();
+    Ok(devices
+        .into_iter()
+        .map(|device| Device {
+            gpu: gpu(device.device_type),
+            name: device.name,
+            description: device.description,
+            backend: device.backend,
+            memory_total: u64::try_from(device.memory_total).unwrap_or(u64::MAX),
+            memory_free: u64::try_from(device.memory_free).unwrap_or(u64::MAX),
+        })
+        .collect())
+}
+
+/// Whether this build can use a GPU and found one.
+pub(crate) fn offloads() -> Result<bool, String> {
+    let supported = backend()?.supports_gpu_offload();
+    Ok(supported && devices()?.iter().any(|device| device.gpu))
+}
+
+/// The layers a file says it has, the output layer included.
+pub(crate) fn layers_of(file: &Path) -> Option<u32> {
+    let gguf = GgufContext::from_file(file)?;
+    let text = |key: &str| match gguf.find_key(key) {
+        at if at >= 0 => gguf.val_str(at).map(str::to_owned),
+        _ => None,
+    };
+    let architecture = text("general.architecture")?;
+    match gguf.find_key(&format!("{architecture}.block_count")) {
+        at if at >= 0 && gguf.kv_type(at) == llama_cpp_sys_2::GGUF_TYPE_UINT32 => {
+            gguf.val_u32(at).checked_add(1)
+        }
+        _ => None,
+    }
+}
+
+/// A loaded model. Tokenising and detokenising need no lock.
+#[derive(Debug)]
+pub(crate) struct Model {
+    model: LlamaModel,
+    vocabulary: i32,
+}
+
+impl Model {
+    /// Loads a model with that many layers on a GPU.
+    pub(crate) fn load(file: &Path, gpu_layers: u32) -> Result<Model, String> {
+        let backend = backend()?;
+        let _ = last_error();
+        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+        let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
+        let vocabulary = model.vocab().n_tokens();
+        if vocabulary <= 0 {
+            return Err("it has no vocabulary".to_owned());
+        }
+        Ok(Model { model, vocabulary })
+    }
+
+    /// A metadata value of the file.
+    pub(crate) fn metadata(&self, key: &str) -> Option<String> {
+        self.model.meta_val_str(key).ok()
+    }
+
+    pub(crate) fn parameters(&self) -> u64 {
+        self.model.n_params()
+    }
+
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        self.model.size()
+    }
+
+    pub(crate) fn vocabulary(&self) -> u32 {
+        u32::try_from(self.vocabulary).unwrap_or(0)
+    }
+
+    pub(crate) fn trained_context_tokens(&self) -> u32 {
+        self.model.n_ctx_train()
+    }
+
+    /// The tokens that end a turn.
+    pub(crate) fn end_tokens(&self) -> Vec<i32> {
+        let vocab = self.model.vocab();
+        (0..self.vocabulary).filter(|id| vocab.is_eog(LlamaToken::new(*id))).collect()
+    }
+
+    /// Layers, the output layer included.
+    pub(crate) fn layers(&self) -> u32 {
+        self.model.n_layer().saturating_add(1)
+    }
+
+    /// The chat template and the texts it needs, if the file has one.
+    pub(crate) fn template(&self) -> Option<TemplateSource> {
+        let jinja = self.model.chat_template(None).ok()?.to_string().ok()?;
+        let vocab = self.model.vocab();
+        let text = |token: LlamaToken| match token.0 {
+            id if (0..self.vocabulary).contains(&id) => {
+                vocab.text(token).map(|text| text.to_string_lossy().into_owned())
+            }
+            _ => None,
+        };
+        let controls = (0..self.vocabulary).map(LlamaToken::new).filter(|token| {
+            let attributes = vocab.attr(*token);
+            attributes.intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown)
+        });
+        Some(TemplateSource {
+            jinja,
+            bos: text(vocab.bos()).unwrap_or_default(),
+            eos: text(vocab.eos()).unwrap_or_default(),
+            controls: controls.filter_map(text).collect(),
+        })
+    }
+
+    /// Tokens of a rendered prompt's pieces. Control texts in them become control tokens.
+    pub(crate) fn tokenize(&self, pieces: &[String]) -> Vec<i32> {
+        let vocab = self.model.vocab();
+        let mut tokens = Vec::new();
+        for piece in pieces {
+            vocab.tokenize_into(piece.as_bytes(), &mut tokens, false, true);
+        }
+        // A template may write the beginning token itself; twice would disturb the model.
+        if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
+            tokens.insert(0, vocab.bos());
+        }
+        tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    /// The longest token's bytes: no text of n bytes has fewer than n / this many tokens.
+    pub(crate) fn token_bytes_max(&self) -> usize {
+        let vocab = self.model.vocab();
+        let texts = (0..self.vocabulary).filter_map(|id| vocab.text(LlamaToken::new(id)));
+        texts.map(|text| text.to_bytes().len()).max().unwrap_or(1).max(1)
+    }
+}
+
+/// How one job draws.
+#[derive(Debug)]
+pub(crate) enum Sampler {
+    /// The likeliest token, found without llama.cpp's candidate array.
+    Greedy,
+    /// llama.cpp's chain.
+    Chain(LlamaSampler),
+}
+
+/// A context on a model: the KV cache and what computes.
+#[derive(Debug)]
+pub(crate) struct LlamaDevice<'m> {
+    model: &'m Model,
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+    batch_max: usize,
+    /// Which rows of the last batch have logits.
+    rows: Vec<bool>,
+    unified: bool,
+    slots: u32,
+    /// The sliding window, where the model has one.
+    window: Option<u32>,
+    can_reuse: bool,
+}
+
+impl<'m> LlamaDevice<'m> {
+    /// Makes the context and computes one token, so that the first job finds the weights in memory.
+    pub(crate) fn new(model: &'m Model, config: &EngineConfig) -> Result<LlamaDevice<'m>, String> {
+        let threads = i32::try_from(config.threads()).unwrap_or(1);
+        let _ = last_error();
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(config.context_tokens))
+            .with_n_batch(config.batch_tokens)
+            .with_n_ubatch(config.batch_tokens.min(512))
+            .with_n_seq_max(config.slots)
+            .with_kv_unified(config.unified())
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true);
+        let context = model.model.new_context(backend()?, params).map_err(|_| last_error())?;
+        let batch_max = usize::try_from(context.n_batch().min(config.batch_tokens)).unwrap_or(1);
+        let architecture = model.metadata("general.architecture").unwrap_or_default();
+        let window = model.metadata(&format!("{architecture}.attention.sliding_window"));
+        let mut device = LlamaDevice {
+            model,
+            context,
+            batch: LlamaBatch::new(batch_max, 1),
+            batch_max,
+            rows: Vec::new(),
+            unified: config.unified(),
+            slots: config.slots,
+            window: window.and_then(|tokens| tokens.parse().ok()).filter(|tokens| *tokens > 0),
+            can_reuse: config.prefix_reuse
+                && !model.model.is_recurrent()
+                && !model.model.is_hybrid(),
+        };
+        let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
+        crate::device::Device::decode(&mut device, &[token]).map_err(|fault| match fault {
+            Fault::Full => "the KV cache holds not even one token".to_owned(),
+            Fault::Broken(reason) => reason,
+        })?;
+        device.context.clear_kv_cache();
+        Ok(device)
+    }
+
+    /// Whether a slot now holds exactly its first `keep` tokens. A model with a sliding window may
+    /// have dropped older ones, and says Ok all the same.
+    fn holds(&self, slot: i32, keep: u32) -> bool {
+        let end = self.context.kv_cache_seq_pos_max(slot);
+        let begin = self.context.kv_cache_seq_pos_min(slot);
+        let oldest_needed = self.window.map_or(0, |window| keep.saturating_sub(window));
+        i64::from(end) == i64::from(keep) - 1 && i64::from(begin) <= i64::from(oldest_needed)
+    }
+
+    fn empty(&mut self, slot: i32) {
+        // Removing a whole sequence cannot fail.
+        let _ = self.context.kv_cache_seq_rm(slot, None, None);
+    }
+
+    fn slot(&self, slot: u32) -> Option<i32> {
+        if slot < self.slots { i32::try_from(slot).ok() } else { None }
+    }
+}
+
+impl crate::device::Device for LlamaDevice<'_> {
+    type Sampler = Sampler;
+
+    fn cells(&self) -> u32 {
+        self.context.n_ctx()
+    }
+
+    fn unified(&self) -> bool {
+        self.unified
+    }
+
+    fn can_reuse(&self) -> bool {
+        self.can_reuse
+    }
+
+    fn sampler(&self, sampling: &Sampling, prompt: &[i32], max_tokens: u32) -> Sampler {
+        build_sampler(self.model.vocabulary, sampling, prompt, max_tokens)
+    }
+
+    fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
+        let broken = |reason: &str| Err(Fault::Broken(reason.to_owned()));
+        if batch.is_empty() || batch.len() > self.batch_max {
+            return broken("a batch of a wrong size was about to be computed");
+        }
+        self.batch.clear();
+        self.rows.clear();
+        for entry in batch {
+            let position = i32::try_from(entry.position).ok();
+            let (Some(slot), Some(position)) = (self.slot(entry.slot), position) else {
+                return broken("a batch with a wrong slot was about to be computed");
+            };
+            if !(0..self.model.vocabulary).contains(&entry.token) {
+                return broken("a batch with a wrong token was about to be computed");
+            }
+            self.batch
+                .add(LlamaToken::new(entry.token), position, &[slot], entry.logits)
+                .map_err(|error| Fault::Broken(error.to_string()))?;
+            self.rows.push(entry.logits);
+        }
+        match self.context.decode(&mut self.batch) {
+            // On a GPU `decode` only starts the work: without waiting, its time would be booked on
+            // whoever samples first.
+            Ok(()) => {
+                self.context.synchronize();
+                Ok(())
+            }
+            Err(DecodeError::NoKvCacheSlot) => {
+                self.rows.clear();
+                Err(Fault::Full)
+            }
+            Err(error) => {
+                self.rows.clear();
+                Err(Fault::Broken(format!("{error}: {}", last_error())))
+            }
+        }
+    }
+
+    fn sample(&mut self, sampler: &mut Sampler, row: usize) -> Result<i32, Fault> {
+        let index = i32::try_from(row).ok().filter(|_| self.rows.get(row) == Some(&true));
+        let Some(index) = index else {
+            return Err(Fault::Broken("a token without logits was about to be sampled".to_owned()));
+        };
+        let likeliest = likeliest(self.context.get_logits_ith(index))
+            .ok_or_else(|| Fault::Broken("the model computed no numbers".to_owned()))?;
+        Ok(match sampler {
+            Sampler::Greedy => likeliest,
+            Sampler::Chain(chain) => chain.sample(&self.context, index).0,
+        })
+    }
+
+    fn is_end(&self, token: i32) -> bool {
+        self.model.model.vocab().is_eog(LlamaToken::new(token))
+    }
+
+    fn piece(&self, token: i32, bytes: &mut Vec<u8>) {
+        self.model.model.vocab().token_to_piece_into(LlamaToken::new(token), bytes, false, None);
+    }
+
+    fn truncate(&mut self, slot: u32, keep: u32) -> bool {
+        let Some(slot) = self.slot(slot) else { return false };
+        if keep > 0
+            && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
+            && self.holds(slot, keep)
+        {
+            return true;
+        }
+        self.empty(slot);
+        keep == 0
+    }
+
+    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
+        let (Some(from), Some(to)) = (self.slot(from), self.slot(to)) else { return false };
+        self.empty(to);
+        if !self.unified || from == to || keep == 0 {
+            return false;
+        }
+        let copied = self.context.kv_cache_seq_cp(from, to, Some(0), Some(keep)).is_ok();
+        if copied && self.holds(to, keep) {
+            return true;
+        }
+        self.empty(to);
+        false
+    }
+}
+
+/// The token with the highest logit; `None` if any is not a number.
+fn likeliest(logits: &[f32]) -> Option<i32> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, logit) in (0_i32..).zip(logits) {
+        if logit.is_nan() {
+            return None;
+        }
+        if *logit > best.1 {
+            best = (token, *logit);
+        }
+    }
+    best.1.is_finite().then_some(best.0)
+}
+
+/// The order of llama.cpp's own tools: biases, penalties, top-k, top-p, min-p, temperature, draw.
+fn build_sampler(vocabulary: i32, sampling: &Sampling, prompt: &[i32], most: u32) -> Sampler {
+    let mut chain = Vec::new();
+    if !sampling.logit_bias.is_empty() {
+        let bias = |(token, bias): &(i32, f32)| LlamaLogitBias::new(LlamaToken::new(*token), *bias);
+        let biases: Vec<LlamaLogitBias> = sampling.logit_bias.iter().map(bias).collect();
+        chain.push(LlamaSampler::logit_bias(vocabulary, &biases));
+    }
+    if (sampling.repeat_penalty - 1.0).abs() > f32::EPSILON {
+        let window = i32::try_from(REPEAT_WINDOW).unwrap_or(0);
+        let recent = &prompt[prompt.len().saturating_sub(REPEAT_WINDOW)..];
+        let penalty =
+            LlamaSampler::penalties(vocabulary, window, sampling.repeat_penalty, 0.0, 0.0);
+        chain.push(penalty.with_tokens(recent.iter().map(|token| LlamaToken::new(*token))));
+    }
+    let (presence, frequency) = (sampling.presence_penalty, sampling.frequency_penalty);
+    if presence.abs() > f32::EPSILON || frequency.abs() > f32::EPSILON {
+        // OpenAI's penalties count what was generated, all of it, and not the prompt.
+        let window = i32::try_from(most).unwrap_or(i32::MAX).min(65_536);
+        chain.push(LlamaSampler::penalties(vocabulary, window, 1.0, frequency, presence));
+    }
+    if sampling.temperature < TEMPERATURE_MIN {
+        if chain.is_empty() {
+            return Sampler::Greedy;
+        }
+        chain.push(LlamaSampler::greedy());
+        return Sampler::Chain(LlamaSampler::chain(chain, true));
+    }
+    if let Some(k) = sampling.top_k {
+        chain.push(LlamaSampler::top_k(i32::try_from(k).unwrap_or(i32::MAX)));
+    }
+    if sampling.top_p < 1.0 {
+        chain.push(LlamaSampler::top_p(sampling.top_p, 1));
+    }
+    if sampling.min_p > 0.0 {
+        chain.push(LlamaSampler::min_p(sampling.min_p, 1));
+    }
+    chain.push(LlamaSampler::temp(sampling.temperature));
+    chain.push(LlamaSampler::dist(seed(sampling.seed)));
+    Sampler::Chain(LlamaSampler::chain(chain, true))
+}
+
+/// llama.cpp's seeds have 32 bits, and all ones mean "draw one".
+fn seed(wanted: Option<u64>) -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    let wanted = wanted.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());
+    let folded = (wanted ^ (wanted >> 32)) & u64::from(u32::MAX);
+    u32::try_from(folded).unwrap_or(0).min(u32::MAX - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{likeliest, seed};
+
+    #[test]
+    fn logits_that_are_not_numbers_are_refused() {
+        assert_eq!(likeliest(&[0.5, 2.0, -1.0]), Some(1));
+        assert_eq!(likeliest(&[0.5, f32::NAN]), None);
+        assert_eq!(likeliest(&[f32::NEG_INFINITY]), None);
+        assert_eq!(likeliest(&[1.0, f32::INFINITY]), None);
+    }
+
+    #[test]
+    fn a_seed_never_means_a_random_one() {
+        assert_eq!(seed(Some(7)), 7);
+        assert_eq!(seed(Some(u64::from(u32::MAX))), u32::MAX - 1);
+    }
+}

@@ -1,0 +1,165 @@
+//! From a file to a running device: as many layers on the GPU as were asked for or fit, the facts
+//! of the model, its template compiled, its digest.
+
+use std::{fs::File, io::Read, path::Path, sync::Arc, time::Instant};
+
+use crate::{
+    config::EngineConfig,
+    device::Device,
+    engine::file_stem,
+    error::LoadError,
+    info::{ModelInfo, quantisation},
+    llama::{self, LlamaDevice, Model},
+    template::ChatTemplate,
+};
+
+/// What the callers' side needs of a loaded model.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) model: Arc<Model>,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) info: ModelInfo,
+    /// Bytes of the longest token.
+    pub(crate) token_bytes_max: usize,
+}
+
+/// Says in the system's words why a file cannot be read; llama.cpp's own would not.
+pub(crate) fn check_readable(file: &Path) -> Result<(), LoadError> {
+    let unreadable = |reason: String| LoadError::Unreadable { file: file.to_owned(), reason };
+    let opened = File::open(file).map_err(|error| unreadable(error.to_string()))?;
+    let metadata = opened.metadata().map_err(|error| unreadable(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(unreadable("it is not a file".to_owned()));
+    }
+    Ok(())
+}
+
+/// Loads the model and hands its device to `body`, which returns when the engine ends.
+pub(crate) fn with_device(
+    config: &EngineConfig,
+    body: impl FnOnce(LlamaDevice<'_>, Loaded),
+) -> Result<(), LoadError> {
+    let started = Instant::now();
+    let plans = layer_plans(config)?;
+    let mut failure = LoadError::Start("no plan to load by".to_owned());
+    for gpu_layers in plans {
+        let file = config.file.clone();
+        let model = match Model::load(&config.file, gpu_layers) {
+            Ok(model) => Arc::new(model),
+            Err(reason) => {
+                failure = LoadError::Model { file, reason };
+                continue;
+            }
+        };
+        let device = match LlamaDevice::new(&model, config) {
+            Ok(device) => device,
+            Err(reason) => {
+                failure = LoadError::Context { context_tokens: config.context_tokens, reason };
+                continue;
+            }
+        };
+        let loaded = describe(&model, &device, config, gpu_layers, started)?;
+        tracing::info!(
+            model = loaded.info.name,
+            quantisation = loaded.info.quantisation,
+            backend = loaded.info.backend(),
+            layers = loaded.info.layers,
+            layers_offloaded = loaded.info.layers_offloaded,
+            kv_cells = loaded.info.kv_cells,
+            threads = loaded.info.threads,
+            "model loaded"
+        );
+        body(device, loaded);
+        return Ok(());
+    }
+    Err(failure)
+}
+
+/// The numbers of GPU layers to try, in order. Only an automatic number steps down: one that was
+/// asked for is kept or refused.
+fn layer_plans(config: &EngineConfig) -> Result<Vec<u32>, LoadError> {
+    if !llama::offloads().map_err(LoadError::Start)? {
+        return Ok(vec![0]);
+    }
+    if let Some(layers) = config.gpu_layers {
+        return Ok(vec![layers]);
+    }
+    let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
+    let mut plans = vec![all, all / 4 * 3, all / 2, all / 4, 0];
+    plans.dedup();
+    Ok(plans)
+}
+
+fn describe(
+    model: &Arc<Model>,
+    device: &LlamaDevice<'_>,
+    config: &EngineConfig,
+    gpu_layers: u32,
+    started: Instant,
+) -> Result<Loaded, LoadError> {
+    let source = model.template();
+    let template_sha256 = source.as_ref().map(|source| hex_sha256(source.jinja.as_bytes()));
+    let template = source.map(|source| ChatTemplate::compile(source, config.unix_now));
+    let metadata = |key: &str| model.metadata(key).filter(|value| !value.is_empty());
+    let per_job = if device.unified() { device.cells() } else { device.cells() / config.slots };
+    let file_bytes = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
+    let layers = model.layers();
+    let file_type = metadata("general.file_type").unwrap_or_default();
+    let info = ModelInfo {
+        name: metadata("general.name").unwrap_or_else(|| file_stem(&config.file)),
+        file: config.file.clone(),
+        architecture: metadata("general.architecture").unwrap_or_else(|| "unknown".to_owned()),
+        quantisation: quantisation(&file_type).to_owned(),
+        parameters: model.parameters(),
+        tensor_bytes: model.tensor_bytes(),
+        file_bytes,
+        vocabulary: model.vocabulary(),
+        end_tokens: model.end_tokens(),
+        trained_context_tokens: model.trained_context_tokens(),
+        context_tokens: per_job.min(model.trained_context_tokens()),
+        kv_cells: device.cells(),
+        kv_unified: device.unified(),
+        template_sha256,
+        layers,
+        layers_offloaded: gpu_layers.min(layers),
+        devices: llama::devices().map_err(LoadError::Start)?,
+        threads: config.threads(),
+        load_time: started.elapsed(),
+    };
+    Ok(Loaded {
+        model: Arc::clone(model),
+        template: template.transpose()?,
+        token_bytes_max: model.token_bytes_max(),
+        info,
+    })
+}
+
+/// SHA-256 of a file in hex, or why it cannot be read.
+pub(crate) fn sha256_of(file: &Path) -> Result<String, String> {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(file)?;
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut buffer = vec![0_u8; 1 << 20];
+        loop {
+            let count = file.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(hex(digest.finish().as_ref()));
+            }
+            digest.update(&buffer[..count]);
+        }
+    };
+    read().map_err(|error| error.to_string())
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,62 @@
+//! What one job has taken so far, readable while it runs: the scheduler stores after every step,
+//! the job's owner loads, so that a job that was left early can still be charged for what it took.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::job::JobUsage;
+
+/// The state shared between a running job and its [`crate::Generation`].
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Set by the owner: end before the next decode.
+    pub(crate) cancelled: AtomicBool,
+    /// Set by the scheduler: wake it when an event was read.
+    pub(crate) paused: AtomicBool,
+    prompt_tokens: AtomicU32,
+    cached_tokens: AtomicU32,
+    generated_tokens: AtomicU32,
+    prefill_ns: AtomicU64,
+    decode_ns: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn admitted(&self, prompt_tokens: u32, cached_tokens: u32) {
+        self.prompt_tokens.store(prompt_tokens, Relaxed);
+        self.cached_tokens.store(cached_tokens, Relaxed);
+    }
+
+    pub(crate) fn generated(&self) {
+        self.generated_tokens.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn spend_prefill(&self, ns: u64) {
+        self.prefill_ns.fetch_add(ns, Relaxed);
+    }
+
+    pub(crate) fn spend_decode(&self, ns: u64) {
+        self.decode_ns.fetch_add(ns, Relaxed);
+    }
+
+    pub(crate) fn generated_tokens(&self) -> u32 {
+        self.generated_tokens.load(Relaxed)
+    }
+
+    /// Engine time attributed so far.
+    pub(crate) fn spent(&self) -> Duration {
+        let decode = self.decode_ns.load(Relaxed);
+        Duration::from_nanos(self.prefill_ns.load(Relaxed).saturating_add(decode))
+    }
+
+    pub(crate) fn usage(&self) -> JobUsage {
+        JobUsage {
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
+            cached_tokens: self.cached_tokens.load(Relaxed),
+            generated_tokens: self.generated_tokens.load(Relaxed),
+            prefill_time: Duration::from_nanos(self.prefill_ns.load(Relaxed)),
+            decode_time: Duration::from_nanos(self.decode_ns.load(Relaxed)),
+        }
+    }
+}

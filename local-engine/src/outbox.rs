@@ -1,0 +1,114 @@
+//! The scheduler's end of a job's events. It never waits: what the reader has no room for is kept
+//! here, joined into one text, and the job pauses until it is gone. Room for the last text and the
+//! last event is set aside at the start, so a job can always end.
+
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender, error::TrySendError};
+
+use crate::{
+    job::{JobEvent, JobUsage},
+    meter::Meter,
+};
+
+/// See the file's head.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    events: Sender<JobEvent>,
+    for_last_text: OwnedPermit<JobEvent>,
+    for_last_event: OwnedPermit<JobEvent>,
+    unsent: String,
+    unsent_tokens: u32,
+    paused_since: Option<Instant>,
+    meter: Arc<Meter>,
+}
+
+impl Outbox {
+    /// An outbox and the reader's end. `None` cannot happen: the new channel has the room.
+    pub(crate) fn new(lag_max: usize, meter: Arc<Meter>) -> Option<(Outbox, Receiver<JobEvent>)> {
+        let (events, receiver) = mpsc::channel(lag_max.saturating_add(2));
+        let outbox = Outbox {
+            for_last_text: events.clone().try_reserve_owned().ok()?,
+            for_last_event: events.clone().try_reserve_owned().ok()?,
+            events,
+            unsent: String::new(),
+            unsent_tokens: 0,
+            paused_since: None,
+            meter,
+        };
+        Some((outbox, receiver))
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Whether the reader has left.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.meter.cancelled.load(SeqCst) || self.events.is_closed()
+    }
+
+    /// The first event, for which the empty channel has room.
+    pub(crate) fn started(&self, queued: Duration, cached_tokens: u32) {
+        let _ = self.events.try_send(JobEvent::Started { queued, cached_tokens });
+    }
+
+    /// Counts a token and sends its text, if any.
+    pub(crate) fn token(&mut self, text: &str, now: Instant) {
+        self.unsent_tokens += 1;
+        self.unsent.push_str(text);
+        self.flush(now);
+    }
+
+    /// Since when the reader has had no room.
+    pub(crate) fn paused_since(&self) -> Option<Instant> {
+        self.paused_since
+    }
+
+    /// Sends what was kept, if there is room now.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        if self.try_flush() {
+            self.paused_since = None;
+            return;
+        }
+        // The reader may have read just before it could see the flag: look once more after it.
+        self.meter.paused.store(true, SeqCst);
+        if self.try_flush() {
+            self.meter.paused.store(false, SeqCst);
+            self.paused_since = None;
+        } else if self.paused_since.is_none() {
+            self.paused_since = Some(now);
+        }
+    }
+
+    fn try_flush(&mut self) -> bool {
+        let text = std::mem::take(&mut self.unsent);
+        match self.events.try_send(JobEvent::Text { text, tokens: self.unsent_tokens }) {
+            Err(TrySendError::Full(JobEvent::Text { text, .. })) => {
+                self.unsent = text;
+                false
+            }
+            // A reader that left is noticed by `abandoned`.
+            Ok(()) | Err(_) => {
+                self.unsent_tokens = 0;
+                true
+            }
+        }
+    }
+
+    /// Sends the rest of the text and the last event.
+    pub(crate) fn close(mut self, rest: &str, last: impl FnOnce(JobUsage) -> JobEvent) {
+        self.unsent.push_str(rest);
+        if !self.unsent.is_empty() {
+            let (text, tokens) = (self.unsent, self.unsent_tokens);
+            self.for_last_text.send(JobEvent::Text { text, tokens });
+        }
+        self.for_last_event.send(last(self.meter.usage()));
+    }
+}

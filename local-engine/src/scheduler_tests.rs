@@ -1,0 +1,501 @@
+//! The scheduler's rules on a scripted device: no model, no thread, no clock but the one given.
+//! The device answers each token with the next letter and ends a turn after `z`; it checks that
+//! every batch continues its sequences without a gap, which the real one would abort on.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::EngineConfig,
+    device::{BatchToken, Device, Fault},
+    error::SubmitError,
+    generation::Generation,
+    job::{Finish, Job, JobEvent, Sampling},
+    scheduler::{Scheduler, Turn},
+    shared::Shared,
+    status::EngineState,
+};
+
+const END: i32 = 0;
+const A: i32 = 97;
+
+/// What goes wrong, and when.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// The decode that breaks the device.
+    breaks_at: Option<usize>,
+    /// The decode that finds the cache full.
+    full_at: Option<usize>,
+    /// The decode that panics.
+    panics_at: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Script {
+    cells: u32,
+    unified: bool,
+    sequences: Vec<Vec<i32>>,
+    faults: Faults,
+    decodes: Vec<Vec<BatchToken>>,
+    attempts: usize,
+}
+
+impl Device for Script {
+    type Sampler = ();
+
+    fn cells(&self) -> u32 {
+        self.cells
+    }
+
+    fn unified(&self) -> bool {
+        self.unified
+    }
+
+    fn can_reuse(&self) -> bool {
+        true
+    }
+
+    fn sampler(&self, _: &Sampling, _: &[i32], _: u32) {}
+
+    fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
+        self.attempts += 1;
+        if self.faults.breaks_at == Some(self.attempts) {
+            return Err(Fault::Broken("scripted".to_owned()));
+        }
+        assert_ne!(self.faults.panics_at, Some(self.attempts), "scripted panic");
+        if self.faults.full_at == Some(self.attempts) {
+            return Err(Fault::Full);
+        }
+        for entry in batch {
+            let sequence = &mut self.sequences[entry.slot as usize];
+            assert_eq!(sequence.len(), entry.position as usize, "no gap in a sequence");
+            sequence.push(entry.token);
+        }
+        let used: usize = self.sequences.iter().map(Vec::len).sum();
+        assert!(!self.unified || used <= self.cells as usize, "admission keeps the cells");
+        self.decodes.push(batch.to_vec());
+        Ok(())
+    }
+
+    fn sample(&mut self, (): &mut (), row: usize) -> Result<i32, Fault> {
+        let entry = self.decodes.last().expect("decoded")[row];
+        assert!(entry.logits, "only rows with logits are sampled");
+        Ok(if entry.token >= A + 25 { END } else { entry.token + 1 })
+    }
+
+    fn is_end(&self, token: i32) -> bool {
+        token == END
+    }
+
+    fn piece(&self, token: i32, bytes: &mut Vec<u8>) {
+        bytes.push(u8::try_from(token).expect("a letter"));
+    }
+
+    fn truncate(&mut self, slot: u32, keep: u32) -> bool {
+        self.sequences[slot as usize].truncate(keep as usize);
+        true
+    }
+
+    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
+        let tokens = self.sequences[from as usize][..keep as usize].to_vec();
+        self.sequences[to as usize] = tokens;
+        true
+    }
+}
+
+struct Bench {
+    scheduler: Scheduler<Script>,
+    shared: Arc<Shared>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(change: impl FnOnce(&mut EngineConfig)) -> Bench {
+        Bench::faulty(change, Faults::default())
+    }
+
+    fn faulty(change: impl FnOnce(&mut EngineConfig), faults: Faults) -> Bench {
+        let mut config = EngineConfig::new("none".into());
+        (config.slots, config.context_tokens) = (2, 200);
+        (config.batch_tokens, config.prefill_chunk) = (32, 8);
+        (config.queue_max, config.reader_lag_max) = (4, 50);
+        change(&mut config);
+        let script = Script {
+            cells: config.context_tokens,
+            unified: config.unified(),
+            sequences: vec![Vec::new(); config.slots as usize],
+            faults,
+            decodes: Vec::new(),
+            attempts: 0,
+        };
+        let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
+        let scheduler = Scheduler::new(script, &config, Arc::clone(&shared));
+        Bench { scheduler, shared, now: Instant::now() }
+    }
+
+    fn submit(&self, prompt: &[i32], max_tokens: u32) -> Result<Generation, SubmitError> {
+        let sampling = Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+        };
+        let job = Job {
+            prompt: prompt.to_vec(),
+            max_tokens,
+            stop: Vec::new(),
+            sampling,
+            engine_time_max: Duration::from_secs(60),
+        };
+        let (events, meter) = self.shared.enqueue(job, self.now)?;
+        Ok(Generation::new(events, meter, Arc::clone(&self.shared)))
+    }
+
+    fn job(&self, prompt: &[i32], max_tokens: u32) -> Generation {
+        self.submit(prompt, max_tokens).expect("taken")
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.scheduler.turn(self.now).expect("no fault")
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    fn decodes(&self) -> &[Vec<BatchToken>] {
+        &self.scheduler.device.decodes
+    }
+}
+
+/// All events there are now.
+fn events(generation: &mut Generation) -> Vec<JobEvent> {
+    let mut events = Vec::new();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        let next = std::pin::pin!(generation.next()).poll(&mut context);
+        match next {
+            std::task::Poll::Ready(Some(event)) => events.push(event),
+            _ => return events,
+        }
+    }
+}
+
+fn text(events: &[JobEvent]) -> String {
+    let texts = events.iter().filter_map(|event| match event {
+        JobEvent::Text { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+fn finish(events: &[JobEvent]) -> Option<Finish> {
+    match events.last() {
+        Some(JobEvent::Finished { finish, .. }) => Some(*finish),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_job_runs_to_its_end_and_the_engine_rests() {
+    let mut bench = Bench::new(|_| {});
+    let mut job = bench.job(&[A + 22], 100);
+    bench.turns(6);
+    let events = events(&mut job);
+    assert_eq!(text(&events), "xyz");
+    assert_eq!(finish(&events), Some(Finish::Stop));
+    assert!(matches!(bench.turn(), Turn::Park(_)));
+}
+
+#[test]
+fn a_cancelled_job_is_in_no_further_batch() {
+    let mut bench = Bench::new(|_| {});
+    let running = bench.job(&[A], 50);
+    bench.turns(3);
+    let computed = bench.decodes().len();
+    drop(running);
+    bench.turns(3);
+    assert_eq!(bench.decodes().len(), computed, "not one more");
+    assert_eq!(bench.shared.gauges.read().cancelled, 1);
+}
+
+#[test]
+fn a_job_cancelled_during_its_prompt_is_in_no_further_batch() {
+    let mut bench = Bench::new(|_| {});
+    let reading = bench.job(&[A; 150], 1);
+    bench.turn();
+    drop(reading);
+    bench.turns(2);
+    assert_eq!(bench.decodes().len(), 1);
+}
+
+#[test]
+fn a_job_cancelled_in_the_queue_is_never_computed() {
+    let mut bench = Bench::new(|config| config.slots = 1);
+    let _running = bench.job(&[A], 20);
+    bench.turn();
+    let queued = bench.job(&[A + 1], 20);
+    drop(queued);
+    bench.turn();
+    let read = bench.shared.gauges.read();
+    assert_eq!((read.queued, read.running, read.cancelled), (0, 1, 1));
+}
+
+#[test]
+fn who_waits_too_long_is_told() {
+    let mut bench = Bench::new(|config| {
+        config.slots = 1;
+        config.queue_wait_max = Duration::from_secs(5);
+    });
+    let _running = bench.job(&[A], 20);
+    bench.turn();
+    let mut queued = bench.job(&[A + 1], 20);
+    bench.now += Duration::from_millis(4_999);
+    bench.turn();
+    assert_eq!(events(&mut queued), []);
+    bench.now += Duration::from_millis(1);
+    bench.turn();
+    assert_eq!(events(&mut queued), [JobEvent::Expired { queued: Duration::from_secs(5) }]);
+    assert_eq!(bench.shared.gauges.read().expired, 1);
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let bench = Bench::new(|_| {});
+    let jobs: Vec<_> = (0..4).map(|_| bench.job(&[A], 1)).collect();
+    assert_eq!(bench.submit(&[A], 1).err(), Some(SubmitError::QueueFull { queued: 4 }));
+    drop(jobs);
+    assert!(bench.submit(&[A], 1).is_ok(), "places of those who left are free");
+}
+
+#[test]
+fn a_long_prompt_takes_only_a_chunk_beside_running_jobs() {
+    let mut bench = Bench::new(|_| {});
+    let _running = bench.job(&[A], 50);
+    bench.turn();
+    let _long = bench.job(&[A; 100], 1);
+    bench.turns(3);
+    for batch in &bench.decodes()[1..] {
+        assert_eq!(batch[0].slot, 0, "the running job's token comes first");
+        assert_eq!(batch.len(), 1 + 8, "and one chunk of the prompt");
+    }
+}
+
+#[test]
+fn a_short_prompt_overtakes_a_long_one_and_neither_starves() {
+    let mut bench = Bench::new(|_| {});
+    let _long = bench.job(&[A; 100], 1);
+    let mut short = bench.job(&[A + 1; 10], 1);
+    bench.turn();
+    let long_tokens = bench.decodes()[0].iter().filter(|entry| entry.slot == 0).count();
+    assert_eq!(long_tokens, 32 - 10, "the long prompt has all that the short one leaves");
+    assert_eq!(finish(&events(&mut short)), Some(Finish::Length));
+}
+
+#[test]
+fn cells_are_set_aside_before_a_job_comes_in() {
+    let mut bench = Bench::new(|_| {});
+    let _first = bench.job(&[A; 50], 80);
+    let _second = bench.job(&[A + 1; 50], 80);
+    bench.turn();
+    let read = bench.shared.gauges.read();
+    assert_eq!((read.running, read.queued), (1, 1), "130 + 130 cells are more than 200");
+}
+
+#[test]
+fn a_lagging_reader_pauses_its_job_alone() {
+    let mut bench = Bench::new(|config| config.reader_lag_max = 3);
+    let mut slow = bench.job(&[A], 20);
+    let mut other = bench.job(&[A + 1], 20);
+    for _ in 0..10 {
+        bench.turn();
+        events(&mut other);
+    }
+    assert_eq!(slow.usage().generated_tokens, 3, "two in the channel, one kept, no more");
+    assert_eq!(other.usage().generated_tokens, 10);
+    assert_eq!(bench.shared.gauges.read().paused, 1);
+    let mut read = events(&mut slow);
+    bench.turns(1);
+    read.extend(events(&mut slow));
+    for _ in 0..20 {
+        bench.turn();
+        read.extend(events(&mut slow));
+    }
+    assert_eq!(text(&read), "bcdefghijklmnopqrstu");
+    assert_eq!(finish(&read), Some(Finish::Length));
+}
+
+#[test]
+fn a_reader_that_stops_reading_loses_its_slot() {
+    let mut bench = Bench::new(|config| {
+        config.reader_lag_max = 3;
+        config.reader_stall_max = Duration::from_secs(9);
+    });
+    let mut slow = bench.job(&[A], 20);
+    bench.turns(5);
+    assert_eq!(bench.turn(), Turn::Park(Duration::from_secs(1)));
+    bench.now += Duration::from_secs(9);
+    bench.turn();
+    assert_eq!(bench.shared.gauges.read().running, 0);
+    let events = events(&mut slow);
+    assert!(matches!(events.last(), Some(JobEvent::Failed { .. })), "{events:?}");
+    assert_eq!(text(&events), "bcd", "what was generated still comes");
+}
+
+#[test]
+fn an_idle_prefix_is_given_up_when_the_cache_is_full() {
+    let faults = Faults { full_at: Some(4), ..Faults::default() };
+    let mut bench = Bench::faulty(|_| {}, faults);
+    let _kept = bench.job(&[A; 10], 1);
+    bench.turns(2);
+    let mut job = bench.job(&[A + 1; 10], 4);
+    bench.turns(6);
+    assert_eq!(finish(&events(&mut job)), Some(Finish::Length));
+    assert_eq!(bench.shared.gauges.read().evictions, 1);
+}
+
+#[test]
+fn a_full_cache_without_idle_prefixes_fails_the_youngest_only() {
+    let faults = Faults { full_at: Some(3), ..Faults::default() };
+    let mut bench = Bench::faulty(|_| {}, faults);
+    let mut first = bench.job(&[A], 10);
+    let mut second = bench.job(&[A + 1], 10);
+    bench.turns(20);
+    assert_eq!(finish(&events(&mut first)), Some(Finish::Length));
+    assert!(matches!(events(&mut second).last(), Some(JobEvent::Failed { .. })));
+}
+
+#[test]
+fn a_broken_device_fails_every_job_and_takes_no_more() {
+    let mut bench = Bench::faulty(|_| {}, Faults { breaks_at: Some(2), ..Faults::default() });
+    let mut jobs: Vec<_> = (0..3).map(|_| bench.job(&[A], 9)).collect();
+    bench.turn();
+    let reason = bench.scheduler.turn(bench.now).expect_err("the device broke");
+    bench.shared.gauges.fail(reason.clone());
+    bench.scheduler.end(&reason);
+    for job in &mut jobs {
+        assert!(matches!(events(job).last(), Some(JobEvent::Failed { .. })));
+    }
+    assert_eq!(bench.submit(&[A], 1).err(), Some(SubmitError::Failed { reason }));
+    assert_eq!(bench.shared.gauges.read().failed, 3);
+}
+
+#[test]
+fn a_panic_fails_every_job_and_takes_no_more() {
+    let mut bench = Bench::faulty(|_| {}, Faults { panics_at: Some(2), ..Faults::default() });
+    let mut jobs: Vec<_> = (0..3).map(|_| bench.job(&[A], 9)).collect();
+    crate::engine::schedule(&mut bench.scheduler);
+    for job in &mut jobs {
+        assert!(matches!(events(job).last(), Some(JobEvent::Failed { .. })));
+    }
+    assert!(matches!(bench.shared.gauges.state(), EngineState::Failed { .. }));
+    assert!(matches!(bench.submit(&[A], 1), Err(SubmitError::Failed { .. })));
+}
+
+#[test]
+fn an_end_waits_for_jobs_until_its_deadline() {
+    let mut bench = Bench::new(|_| {});
+    let _job = bench.job(&[A], 3);
+    bench.turn();
+    bench.shared.end(bench.now + Duration::from_secs(5));
+    assert_eq!(bench.submit(&[A], 1).err(), Some(SubmitError::Stopped));
+    assert_eq!(bench.turn(), Turn::Again);
+    bench.turn();
+    assert_eq!(bench.turn(), Turn::Done, "all jobs are done");
+
+    let mut bench = Bench::new(|_| {});
+    let _job = bench.job(&[A], 20);
+    bench.turn();
+    bench.shared.end(bench.now + Duration::from_secs(5));
+    bench.now += Duration::from_secs(5);
+    assert_eq!(bench.turn(), Turn::Done, "the deadline has come");
+}
+
+#[test]
+fn time_is_attributed_without_a_rest() {
+    let mut bench = Bench::new(|_| {});
+    let jobs = [bench.job(&[A; 40], 5), bench.job(&[A + 1; 7], 9), bench.job(&[A + 2; 3], 2)];
+    bench.turns(30);
+    let read = bench.shared.gauges.read();
+    let sum: Duration =
+        jobs.iter().map(|job| job.usage().prefill_time + job.usage().decode_time).sum();
+    assert_eq!((read.running, read.finished), (0, 3));
+    assert_eq!(sum, read.busy);
+    assert_eq!(read.attributed, read.busy);
+}
+
+/// Draws numbers that are the same in every run.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % limit).expect("small")
+    }
+}
+
+/// Jobs come, are read in fits and starts, and leave at any moment. The scripted device checks
+/// every batch; here: every job that stays ends with an event, and nothing is left behind.
+#[test]
+fn nothing_is_left_behind_whatever_the_readers_do() {
+    for (seed, slots) in [(1, 1), (2, 3), (3, 8), (4, 12)] {
+        let mut draw = Draw(seed);
+        let mut bench = Bench::new(|config| {
+            (config.slots, config.reader_lag_max) = (slots, 2);
+            config.context_tokens = 16 * slots.max(12);
+        });
+        let mut jobs: Vec<Generation> = Vec::new();
+        let (mut ended, mut taken) = (0, 0);
+        for _ in 0..3_000 {
+            match draw.below(6) {
+                0 => {
+                    let letter = A + i32::try_from(draw.below(4)).expect("small");
+                    let prompt = vec![letter; 1 + draw.below(60)];
+                    // In separate caches a slot has fewer cells than a job of these may need.
+                    let fits = slots <= 8 || prompt.len() < 10;
+                    if fits
+                        && let Ok(job) =
+                            bench.submit(&prompt, 1 + u32::try_from(draw.below(6)).expect("small"))
+                    {
+                        taken += 1;
+                        jobs.push(job);
+                    }
+                }
+                1 if !jobs.is_empty() => {
+                    let at = draw.below(jobs.len() as u64);
+                    let job = jobs.swap_remove(at);
+                    drop(job);
+                }
+                2 if !jobs.is_empty() => {
+                    let at = draw.below(jobs.len() as u64);
+                    if matches!(events(&mut jobs[at]).last(), Some(JobEvent::Finished { .. })) {
+                        jobs.swap_remove(at);
+                        ended += 1;
+                    }
+                }
+                _ => {
+                    bench.turn();
+                }
+            }
+        }
+        for _ in 0..2_000 {
+            bench.turn();
+            jobs.retain_mut(|job| !matches!(events(job).last(), Some(JobEvent::Finished { .. })));
+        }
+        assert!(jobs.is_empty(), "{} jobs never ended", jobs.len());
+        assert!(ended > 10 && taken > 50, "the test does something: {ended} of {taken}");
+        let read = bench.shared.gauges.read();
+        assert_eq!((read.running, read.queued, read.paused, read.failed), (0, 0, 0, 0));
+        assert_eq!(read.attributed, read.busy);
+    }
+}

@@ -1,0 +1,102 @@
+//! A job in a slot, and the slot. The slot's tokens are what its KV cells hold; they outlive the
+//! job as a prefix for the next one.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    device::Device,
+    job::{Finish, JobEvent},
+    outbox::Outbox,
+    shared::Waiting,
+    text::TextStream,
+};
+
+/// A place for one sequence.
+#[derive(Debug)]
+pub(crate) struct Slot<S> {
+    /// The tokens whose cells are computed.
+    pub(crate) tokens: Vec<i32>,
+    /// The admission that last used it; 0 when it is empty.
+    pub(crate) used_at: u64,
+    /// The job in it.
+    pub(crate) running: Option<Sequence<S>>,
+}
+
+/// A job in a slot.
+#[derive(Debug)]
+pub(crate) struct Sequence<S> {
+    pub(crate) prompt: Vec<i32>,
+    pub(crate) max_tokens: u32,
+    pub(crate) engine_time_max: Duration,
+    /// The order of admission.
+    pub(crate) order: u64,
+    pub(crate) sampler: S,
+    pub(crate) text: TextStream,
+    /// Sampled, and not computed yet; `None` while the prompt is read.
+    pub(crate) next: Option<i32>,
+    pub(crate) outbox: Outbox,
+}
+
+impl<S> Sequence<S> {
+    pub(crate) fn new(waiting: Waiting, sampler: S, order: u64) -> Sequence<S> {
+        Sequence {
+            prompt: waiting.job.prompt,
+            max_tokens: waiting.job.max_tokens,
+            engine_time_max: waiting.job.engine_time_max,
+            order,
+            sampler,
+            text: TextStream::new(waiting.job.stop),
+            next: None,
+            outbox: waiting.outbox,
+        }
+    }
+
+    /// The cells it may come to need.
+    pub(crate) fn cells(&self) -> usize {
+        cells(self.prompt.len(), self.max_tokens)
+    }
+
+    /// Takes a sampled token; says whether the job ends with it.
+    pub(crate) fn take<D>(&mut self, token: i32, device: &D, now: Instant) -> Option<Finish>
+    where
+        D: Device<Sampler = S>,
+    {
+        self.outbox.meter().generated();
+        if device.is_end(token) {
+            return Some(Finish::Stop);
+        }
+        let mut piece = Vec::new();
+        device.piece(token, &mut piece);
+        let text = self.text.push(&piece);
+        self.outbox.token(&text, now);
+        if self.text.stopped() {
+            return Some(Finish::Stop);
+        }
+        if self.outbox.meter().generated_tokens() >= self.max_tokens {
+            return Some(Finish::Length);
+        }
+        self.next = Some(token);
+        self.overspent()
+    }
+
+    /// Whether the job has used up its engine time.
+    pub(crate) fn overspent(&self) -> Option<Finish> {
+        (self.outbox.meter().spent() >= self.engine_time_max).then_some(Finish::EngineTime)
+    }
+
+    /// Says the last words of a job that ended well.
+    pub(crate) fn finish(mut self, finish: Finish) {
+        let rest = self.text.rest();
+        self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
+    }
+
+    /// Says the last words of a job that could not go on.
+    pub(crate) fn fail(self, reason: &str) {
+        self.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+    }
+}
+
+/// The cells of a prompt and its longest answer.
+pub(crate) fn cells(prompt_tokens: usize, max_tokens: u32) -> usize {
+    prompt_tokens.saturating_add(usize::try_from(max_tokens).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,148 @@
+//! From token pieces to text. What leaves here is whole UTF-8 and never part of a stop text: the
+//! longest tail that may still become one is held back until that is decided.
+
+/// The text of one job as it grows.
+#[derive(Debug)]
+pub(crate) struct TextStream {
+    stops: Vec<String>,
+    /// Bytes that do not make a whole character yet.
+    bytes: Vec<u8>,
+    /// Text that may be the beginning of a stop text.
+    held: String,
+    stopped: bool,
+}
+
+impl TextStream {
+    /// `stops` are not empty strings.
+    pub(crate) fn new(stops: Vec<String>) -> TextStream {
+        TextStream { stops, bytes: Vec::new(), held: String::new(), stopped: false }
+    }
+
+    /// Takes a token's bytes and yields the text that may be shown.
+    pub(crate) fn push(&mut self, piece: &[u8]) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        self.bytes.extend_from_slice(piece);
+        let text = whole_characters(&mut self.bytes);
+        self.held.push_str(&text);
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.stopped = true;
+            self.bytes.clear();
+            self.held.truncate(at);
+            return std::mem::take(&mut self.held);
+        }
+        let held_back = self.held.split_off(self.held.len() - self.undecided());
+        std::mem::replace(&mut self.held, held_back)
+    }
+
+    /// Whether a stop text was met: what follows is never shown.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What was held back, when the job ends for another reason than a stop text. A character that
+    /// was never completed becomes U+FFFD.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut text = std::mem::take(&mut self.held);
+        text.push_str(&String::from_utf8_lossy(&self.bytes));
+        self.bytes.clear();
+        text
+    }
+
+    /// Bytes at the end of `held` that may begin a stop text.
+    fn undecided(&self) -> usize {
+        let begins = |stop: &String| {
+            let starts = stop.char_indices().skip(1).map(|(at, _)| at);
+            starts.filter(|at| self.held.ends_with(&stop[..*at])).max().unwrap_or(0)
+        };
+        self.stops.iter().map(begins).max().unwrap_or(0)
+    }
+}
+
+/// Takes the whole characters off the front. Bytes that can never become a character turn into
+/// U+FFFD; an unfinished character stays.
+fn whole_characters(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    loop {
+        match std::str::from_utf8(bytes) {
+            Ok(rest) => {
+                text.push_str(rest);
+                bytes.clear();
+                return text;
+            }
+            Err(error) => {
+                let valid = error.valid_up_to();
+                text.push_str(&String::from_utf8_lossy(&bytes[..valid]));
+                let Some(invalid) = error.error_len() else {
+                    bytes.drain(..valid);
+                    return text;
+                };
+                text.push('\u{FFFD}');
+                bytes.drain(..valid + invalid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TextStream;
+
+    fn stream(stops: &[&str]) -> TextStream {
+        TextStream::new(stops.iter().map(|stop| (*stop).to_owned()).collect())
+    }
+
+    fn shown(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let mut stream = stream(stops);
+        let mut text = String::new();
+        for piece in pieces {
+            text.push_str(&stream.push(piece.as_bytes()));
+            if stream.stopped() {
+                return (text, true);
+            }
+        }
+        text.push_str(&stream.rest());
+        (text, false)
+    }
+
+    #[test]
+    fn a_stop_over_several_tokens_is_never_shown_in_part() {
+        assert_eq!(shown(&["END"], &["Hel", "lo E", "N", "D", "!"]), ("Hello ".into(), true));
+        assert_eq!(shown(&["END"], &["Hello EN", "X"]), ("Hello ENX".into(), false));
+        assert_eq!(shown(&["END"], &["Hello EN"]), ("Hello EN".into(), false));
+    }
+
+    #[test]
+    fn the_earliest_stop_wins() {
+        assert_eq!(shown(&["zz", "o w"], &["hello", " world zz"]), ("hell".into(), true));
+        assert_eq!(shown(&["aab"], &["aa", "a", "b"]), ("a".into(), true));
+    }
+
+    #[test]
+    fn only_the_undecided_tail_is_held() {
+        let mut stream = stream(&["<stop>"]);
+        assert_eq!(stream.push(b"abc<st"), "abc");
+        assert_eq!(stream.push(b"art"), "<start");
+    }
+
+    #[test]
+    fn characters_are_whole() {
+        let mut stream = stream(&["é"]);
+        let crab = "🦀".as_bytes();
+        assert_eq!(stream.push(&crab[..1]), "");
+        assert_eq!(stream.push(&crab[1..3]), "");
+        assert_eq!(stream.push(&crab[3..]), "🦀");
+        assert_eq!(stream.push(&"é".as_bytes()[..1]), "");
+        assert_eq!(stream.push(&"é".as_bytes()[1..]), "");
+        assert!(stream.stopped());
+    }
+
+    #[test]
+    fn an_unfinished_character_is_replaced_at_the_end_only() {
+        let mut stream = stream(&[]);
+        assert_eq!(stream.push(&[b'a', 0xF0, 0x9F]), "a");
+        assert_eq!(stream.rest(), "\u{FFFD}");
+        assert_eq!(stream.push(&[0xFF, b'b']), "\u{FFFD}b");
+    }
+}

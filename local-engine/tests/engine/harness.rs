@@ -1,0 +1,138 @@
+//! Builds small engines and reads answers, so that the tests read as sentences.
+
+use std::{path::PathBuf, time::Duration};
+
+use local_engine::{
+    Engine, EngineConfig, Finish, Generation, Job, JobEvent, JobUsage, Message, Role, Sampling,
+};
+
+/// The model file: `TOLLGATE_MODEL`, or where `make model` puts it.
+pub(crate) fn model_file() -> PathBuf {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/SmolLM2-135M-Instruct-Q4_1.gguf");
+    let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
+    assert!(file.is_file(), "no model at {}: run `make model`", file.display());
+    file
+}
+
+/// A small set-up: two slots, a thousand cells.
+pub(crate) fn small() -> EngineConfig {
+    let mut config = EngineConfig::new(model_file());
+    config.context_tokens = 1_024;
+    config.slots = 2;
+    config.batch_tokens = 256;
+    config.prefill_chunk = 32;
+    config.queue_wait_max = Duration::from_secs(600);
+    config.reader_stall_max = Duration::from_secs(600);
+    config
+}
+
+pub(crate) fn engine(config: &EngineConfig) -> Engine {
+    Engine::load(config).expect("the model loads")
+}
+
+pub(crate) fn user(content: &str) -> Message {
+    Message {
+        role: Role::User,
+        content: content.to_owned(),
+        name: None,
+        tool_calls_json: None,
+        tool_call_id: None,
+    }
+}
+
+pub(crate) fn greedy() -> Sampling {
+    Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: None,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+        seed: None,
+    }
+}
+
+pub(crate) fn warm(seed: u64) -> Sampling {
+    Sampling { temperature: 1.5, top_p: 0.98, seed: Some(seed), ..greedy() }
+}
+
+/// A greedy job of a few tokens that answers a user.
+pub(crate) fn ask(engine: &Engine, content: &str, max_tokens: u32) -> Job {
+    Job {
+        prompt: engine.tokenize_chat(&[user(content)]).expect("renders"),
+        max_tokens,
+        stop: Vec::new(),
+        sampling: greedy(),
+        engine_time_max: Duration::from_secs(600),
+    }
+}
+
+/// Biases that keep the model from ending its turn, for exact counts.
+pub(crate) fn never_ending(engine: &Engine) -> Vec<(i32, f32)> {
+    engine.info().end_tokens.iter().map(|token| (*token, -100.0)).collect()
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) texts: Vec<String>,
+    pub(crate) tokens_told: u32,
+    pub(crate) cached: u32,
+    pub(crate) end: JobEvent,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        self.texts.concat()
+    }
+
+    pub(crate) fn finish(&self) -> Finish {
+        match &self.end {
+            JobEvent::Finished { finish, .. } => *finish,
+            other => panic!("the job did not end well: {other:?}"),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> JobUsage {
+        match &self.end {
+            JobEvent::Finished { usage, .. } | JobEvent::Failed { usage, .. } => *usage,
+            other => panic!("the job did not end: {other:?}"),
+        }
+    }
+}
+
+/// Reads a job to its end.
+pub(crate) async fn read(mut generation: Generation) -> Answer {
+    let (mut texts, mut tokens_told, mut cached) = (Vec::new(), 0, 0);
+    loop {
+        match generation.next().await.expect("every job ends with an event") {
+            JobEvent::Started { cached_tokens, .. } => cached = cached_tokens,
+            JobEvent::Text { text, tokens } => {
+                assert!(!text.is_empty(), "a text is never empty");
+                texts.push(text);
+                tokens_told += tokens;
+            }
+            end => {
+                assert_eq!(generation.next().await, None, "nothing follows the end");
+                return Answer { texts, tokens_told, cached, end };
+            }
+        }
+    }
+}
+
+pub(crate) async fn answer(engine: &Engine, job: Job) -> Answer {
+    read(engine.submit(job).expect("the engine takes the job")).await
+}
+
+/// Reads until the first text.
+pub(crate) async fn first_text(generation: &mut Generation) -> String {
+    loop {
+        match generation.next().await.expect("a text comes before the end") {
+            JobEvent::Text { text, .. } => return text,
+            JobEvent::Started { .. } => {}
+            other => panic!("ended before the first text: {other:?}"),
+        }
+    }
+}

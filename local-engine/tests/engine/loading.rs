@@ -1,0 +1,76 @@
+//! A file that is no model is an error, not a crash, and a loaded one says what it is.
+
+use std::{io::Write, path::Path};
+
+use local_engine::{Engine, EngineState, KvLayout, LoadError};
+
+use crate::harness::{answer, ask, engine, model_file, small};
+
+fn load_error(file: &Path) -> LoadError {
+    let mut config = small();
+    config.file = file.to_owned();
+    Engine::load(&config).expect_err("it is no model")
+}
+
+#[test]
+fn what_is_no_model_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let missing = load_error(&directory.path().join("missing.gguf"));
+    assert!(matches!(missing, LoadError::Unreadable { .. }), "{missing}");
+    let folder = load_error(directory.path());
+    assert!(matches!(folder, LoadError::Unreadable { .. }), "{folder}");
+    let head = std::fs::read(model_file()).expect("the model")[..3_000_000].to_vec();
+    for (name, bytes) in [("empty", Vec::new()), ("garbage", vec![7; 4_096]), ("truncated", head)] {
+        let path = directory.path().join(name);
+        std::fs::File::create(&path).expect("a file").write_all(&bytes).expect("written");
+        let error = load_error(&path);
+        assert!(matches!(error, LoadError::Model { .. }), "{name}: {error}");
+        assert!(!error.to_string().contains("no reason"), "llama.cpp says why: {error}");
+    }
+}
+
+#[test]
+fn settings_that_would_abort_the_process_are_refused() {
+    let refused = |change: fn(&mut local_engine::EngineConfig)| {
+        let mut config = small();
+        change(&mut config);
+        matches!(Engine::load(&config), Err(LoadError::Config(_)))
+    };
+    assert!(refused(|config| config.slots = 0));
+    assert!(refused(|config| config.slots = 257));
+    assert!(refused(|config| config.queue_max = 0));
+    assert!(refused(|config| config.batch_tokens = 0));
+    assert!(refused(|config| config.prefill_chunk = 0));
+    assert!(refused(|config| config.context_tokens = 0));
+    assert!(refused(|config| config.context_tokens = u32::MAX));
+    assert!(refused(|config| config.reader_lag_max = 0));
+}
+
+#[tokio::test]
+async fn a_loaded_model_says_what_it_is() {
+    let mut config = small();
+    config.kv_layout = KvLayout::Unified;
+    let engine = engine(&config);
+    let info = engine.info();
+    assert_eq!(info.architecture, "llama");
+    assert_eq!(info.quantisation, "Q4_1");
+    assert_eq!((info.context_tokens, info.kv_cells), (1_024, 1_024));
+    assert_eq!(info.layers, 31);
+    assert!(info.parameters > 100_000_000 && info.vocabulary > 40_000);
+    assert_eq!(info.template_sha256.as_ref().map(String::len), Some(64));
+    assert!(info.layers_offloaded == 0 || info.backend() != "CPU");
+    assert_eq!(engine.sha256_blocking().expect("readable").len(), 64);
+    assert_eq!(engine.sha256(), engine.sha256_blocking().ok());
+    let status = engine.status();
+    assert_eq!(status.state, EngineState::Running);
+    assert_eq!((status.kv_total, status.kv_used), (1_024, 0));
+}
+
+#[tokio::test]
+async fn two_engines_live_side_by_side() {
+    let (one, two) = (engine(&small()), engine(&small()));
+    let first = answer(&one, ask(&one, "Name a color.", 3)).await;
+    drop(one);
+    let second = answer(&two, ask(&two, "Name a color.", 3)).await;
+    assert_eq!(first.text(), second.text());
+}

@@ -1,0 +1,11 @@
+//! What the engine promises, on the real model. One binary, a module per promise. Tests assert
+//! shape, counts and determinism, never facts: the model is small and often wrong.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test ends by panicking")]
+
+mod accounting;
+mod batching;
+mod harness;
+mod loading;
+mod prompts;
+mod stopping;

@@ -1,0 +1,102 @@
+//! A policy is checked against the configuration, and its version is its bytes.
+
+use policies::{FileError, KnownRoute, Policy, PromptTokens, RouteId, SHIPPED};
+
+fn routes(known: &[(&str, bool)]) -> Vec<KnownRoute> {
+    known.iter().map(|(id, local)| KnownRoute { id: RouteId::new(id), local: *local }).collect()
+}
+
+#[track_caller]
+fn policy(text: &str) -> Policy {
+    Policy::parse("p", text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn refused(text: &str) -> FileError {
+    Policy::parse("p", text).expect_err("a bad policy")
+}
+
+#[test]
+fn shipped_policies_fit_any_configuration_without_warnings() {
+    let both = routes(&[("home", true), ("away", false)]);
+    for (name, text) in SHIPPED {
+        let policy = Policy::parse(name, text).expect("a good policy");
+        assert_eq!(policy.check(&both).map_err(|e| e.to_string()), Ok(Vec::new()), "{name}");
+    }
+}
+
+#[test]
+fn a_route_that_is_not_configured_is_an_error_with_the_line_and_a_suggestion() {
+    let known = routes(&[("edge", true), ("cloud", false)]);
+    let list = policy("\n[[choose]]\nname = \"x\"\nroutes = [\"cluod\"]\n");
+    let error = list.check(&known).expect_err("an unknown route").to_string();
+    assert_eq!(
+        error,
+        "p:2:1: rule `x` names the route `cluod`, which is not configured; did you mean `cloud`?"
+    );
+    let condition = policy(
+        "[[choose]]\nname = \"x\"\nwhen.any = [{ not.routes.egde.queued.gt = 1 }]\n\
+         routes = [\"@all\"]\n",
+    );
+    assert!(condition.check(&known).is_err());
+    let guard = policy(
+        "[[guard]]\nname = \"g\"\ndeny = [\"gone\"]\n[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n",
+    );
+    assert!(guard.check(&known).is_err());
+}
+
+#[test]
+fn what_may_not_be_meant_is_a_warning() {
+    let warned = |text: &str, known: &[(&str, bool)]| -> Vec<String> {
+        let warnings = policy(text).check(&routes(known)).expect("a policy that fits");
+        warnings.iter().map(ToString::to_string).collect()
+    };
+    let both = [("edge", true), ("cloud", false)];
+    let open = "[[choose]]\nname = \"x\"\nwhen.stream.eq = true\nroutes = [\"@all\"]\n";
+    assert!(warned(open, &both)[0].starts_with("it can happen that no rule matches"));
+    let unreached = "[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n\
+                     [[choose]]\nname = \"y\"\nroutes = [\"@all\"]\n";
+    assert_eq!(
+        warned(unreached, &both),
+        ["line 4: rule `y` is never reached: a rule before it always matches"]
+    );
+    let nobody = "[[choose]]\nname = \"x\"\nroutes = [\"@cloud\"]\n";
+    assert_eq!(
+        warned(nobody, &[("edge", true)]),
+        ["line 1: rule `x` chooses none of the configured routes"]
+    );
+}
+
+#[test]
+fn the_version_is_the_hash_of_the_bytes() {
+    let text = "[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n";
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    assert_eq!(&*policy(text).version().0, &hash[..16]);
+    let commented = format!("{text}# seen\n");
+    assert_ne!(policy(&commented).version(), policy(text).version());
+    assert_eq!(policy(&commented).source(), commented);
+}
+
+#[test]
+fn what_is_too_large_or_too_deep_is_refused() {
+    let huge = format!("# {}\n", "x".repeat(1 << 20));
+    assert!(refused(&huge).message.contains("larger than"));
+    let deep = format!(
+        "[[choose]]\nname = \"x\"\nwhen.{}stream.eq = true\nroutes = [\"@all\"]\n",
+        "not.".repeat(17)
+    );
+    assert!(refused(&deep).message.contains("nested deeper"));
+    let rule = |ix: usize| format!("[[choose]]\nname = \"r{ix}\"\nroutes = [\"@all\"]\n");
+    let many: String = (0..501).map(rule).collect();
+    assert!(refused(&many).message.contains("more than 500 rules"));
+}
+
+#[test]
+fn bounds_of_a_prompt_enclose_what_is_likely() {
+    for bytes in [0, 1, 3, 127, 128, 129, 1_000_000] {
+        let tokens = PromptTokens::from_bytes(bytes, 8);
+        assert!(tokens.min <= tokens.likely && tokens.likely <= tokens.max, "{tokens:?}");
+        assert_eq!(tokens.max, bytes + 8);
+        assert_eq!(tokens.min, bytes.div_ceil(128));
+    }
+}

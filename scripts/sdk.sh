@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the client SDKs' smoke tests against a gateway started for them (tests/sdk/).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/pip-into .venv/sdk tests/sdk/requirements.txt
+PYTHONPATH=.venv/sdk exec python3 tests/sdk/run.py "${CARGO_TARGET_DIR:-target}/debug/tollgate-under-test"

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs every test; `--slow` adds what takes long. Called by `make test` and `make test-all` inside
+# scripts/with-env. The last thing printed is the test runner's own summary.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+slow=false
+[ "${1:-}" = --slow ] && slow=true
+export TOLLGATE_MODEL=${TOLLGATE_MODEL:-$PWD/models/SmolLM2-135M-Instruct-Q4_1.gguf}
+if $slow; then
+    export TOLLGATE_SLOW_TESTS=1 PROPTEST_CASES=${PROPTEST_CASES:-4096}
+fi
+
+nextest=false
+cargo nextest --version >/dev/null 2>&1 && nextest=true
+
+echo "== doc tests" >&2
+cargo test --workspace --locked --doc --quiet
+
+echo "== build" >&2
+cargo test --workspace --locked --no-run
+
+echo "== client SDKs" >&2
+scripts/sdk.sh
+
+if $slow; then
+    for script in scripts/slow/*.sh; do
+        echo "== $script" >&2
+        "$script"
+    done
+fi
+
+echo "== tests" >&2
+if $nextest; then
+    exec cargo nextest run --workspace --locked --config-file tests/nextest.toml --no-fail-fast
+fi
+exec cargo test --workspace --locked --lib --bins --tests --no-fail-fast

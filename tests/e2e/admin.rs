@@ -1,0 +1,150 @@
+//! The admin API: who may use it, and that what it shows is what happened.
+
+use crate::harness::{Gate, pico, rows};
+use e2e::standin::{Fault, Script, StandIn};
+use serde_json::{Value, json};
+
+async fn a_cloud() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    (cloud, gate)
+}
+
+#[tokio::test]
+async fn nothing_of_it_opens_to_a_callers_key() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = format!("Bearer {}", gate.key().secret);
+    for path in
+        ["/keys", "/budgets", "/reservations", "/routes", "/ledger/requests", "/ledger/summary"]
+    {
+        for headers in [&[("authorization", key.as_str())][..], &[]] {
+            let answer = gate.send("GET", &format!("/admin/v1{path}"), headers, Vec::new()).await;
+            assert!(matches!(answer.status, 401 | 403), "{path}: {}", answer.status);
+            answer.error();
+        }
+    }
+    let body = json!({"label": "mine"}).to_string().into_bytes();
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    let answer = gate.send("POST", "/admin/v1/keys", &headers, body).await;
+    assert!(matches!(answer.status, 401 | 403), "{}", answer.status);
+}
+
+#[tokio::test]
+async fn the_summary_is_the_sum_of_the_entries() {
+    let (cloud, gate) = a_cloud().await;
+    let key = gate.new_key().named("other").create().await;
+    for n in 1..=9 {
+        let script = Script::default().using(100 * n, 10 * n);
+        cloud.next(if n == 5 { script.with(Fault::Status500) } else { script });
+        let ask = gate.ask("Count me.");
+        let ask = if n % 3 == 0 { ask.by(&key) } else { ask };
+        if n % 2 == 0 { ask.streamed() } else { ask }.send().await;
+    }
+    let entries = gate.ledger().entries().await;
+    let cost: u128 = entries.iter().map(|e| e.cost().expect("a known cost")).sum();
+    assert_eq!(entries.len(), 9);
+    for by in ["route", "model", "key", "rule"] {
+        let summary = gate.admin(&format!("/ledger/summary?group_by={by}")).await;
+        let rows = rows(&summary);
+        let requests: u64 = rows.iter().map(|row| row["requests"].as_u64().unwrap()).sum();
+        assert_eq!(requests, 9, "by {by}: {summary:#}");
+        let sum: u128 = rows.iter().map(|row| pico(&row["cost_usd"]).unwrap()).sum();
+        assert_eq!(sum, cost, "by {by}");
+        assert_eq!(rows.len(), if by == "key" { 2 } else { 1 }, "by {by}: {summary:#}");
+        for row in &rows {
+            for column in ["ttft", "total"] {
+                for percentile in ["p50", "p95", "p99"] {
+                    let value = &row[format!("{column}_us")][percentile];
+                    assert!(value.is_number() || value.is_null(), "{column} {percentile}: {row:#}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_are_found_by_filter_and_page() {
+    let (cloud, gate) = a_cloud().await;
+    let key = gate.new_key().named("other").create().await;
+    for n in 0..10 {
+        if n % 5 == 4 {
+            cloud.next(Script::default().with(Fault::Status500));
+        }
+        let ask = gate.ask("Find me.").header("x-session-id", if n < 3 { "early" } else { "late" });
+        if n % 2 == 0 { ask.by(&key) } else { ask }.send().await;
+    }
+    let count = async |query: &str| {
+        rows(&gate.admin(&format!("/ledger/requests?limit=100&{query}")).await).len()
+    };
+    assert_eq!(count(&format!("key={}", key.id)).await, 5);
+    assert_eq!(count("session=early").await, 3);
+    assert_eq!(count("outcome=failed").await, 2);
+    assert_eq!(count("route=cloud").await, 10);
+    assert_eq!(count("route=nowhere").await, 0);
+    let unknown = gate.admin_send("GET", "/ledger/requests?colour=red", Value::Null).await;
+    assert_eq!(unknown.status, 400, "a filter that does not exist is not ignored in silence");
+
+    let mut ids = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = gate.admin(&format!("/ledger/requests?limit=3{cursor}")).await;
+        assert!(rows(&page).len() <= 3);
+        ids.extend(rows(&page).iter().map(|row| row["id"].as_str().unwrap().to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(ids.len(), 10);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 10, "no entry comes twice");
+    let missing = gate
+        .admin_send("GET", "/ledger/requests/req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa", Value::Null)
+        .await;
+    assert_eq!(missing.status, 404);
+    missing.error();
+}
+
+#[tokio::test]
+async fn an_entry_explains_its_decision() {
+    let (_cloud, gate) = a_cloud().await;
+    let answer = gate
+        .ask("Why?")
+        .header("x-tollgate-tags", "red,blue")
+        .header("x-session-id", "s-1")
+        .set("metadata", json!({"team": "one"}))
+        .send()
+        .await
+        .ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!(entry.text("session"), "s-1");
+    assert_eq!(entry.0["tags"], json!(["red", "blue"]));
+    assert_eq!(entry.text("model_asked"), "auto");
+    let decision = &entry.0["decision"];
+    assert_eq!(decision["policy"], "cloud-only");
+    assert_eq!(decision["plan"], json!(["cloud"]));
+    assert!(decision["facts"]["request"]["prompt_tokens"]["max"].is_u64(), "{decision:#}");
+    assert!(!entry.0["trace"].is_null(), "the whole trace: {:#}", entry.0);
+}
+
+#[tokio::test]
+async fn refusals_are_counted() {
+    let (_cloud, gate) = a_cloud().await;
+    for _ in 0..3 {
+        gate.ask("Hi.").from("no-such-model").send().await;
+    }
+    let metrics = gate.metrics().await;
+    assert!(metrics.contains("model_not_found"), "{metrics}");
+    assert!(gate.ledger().entries().await.is_empty(), "what reached no route has no entry");
+}
+
+#[tokio::test]
+async fn the_routes_tell_their_state() {
+    let (_cloud, gate) = a_cloud().await;
+    gate.ask("Hi.").send().await.ok();
+    let routes = gate.admin("/routes").await;
+    let routes = rows(&routes);
+    assert_eq!(routes.len(), 1);
+    assert!(!routes[0].to_string().contains("canary"), "no key of a provider: {}", routes[0]);
+}

@@ -1,0 +1,50 @@
+//! A tollgate can be the cloud of another tollgate: what one writes, the other reads.
+
+use crate::harness::Gate;
+use e2e::standin::{Fault, Script, StandIn};
+
+#[tokio::test]
+async fn one_behind_another_answers_counts_and_cancels() {
+    let cloud = StandIn::start().await.unwrap();
+    let inner = Gate::builder().cloud(&cloud).start().await;
+    let api_key = format!("headers = {{ x-api-key = \"{}\" }}", inner.key().secret);
+    // The inner gateway takes its key from x-api-key only where no Authorization says otherwise.
+    let outer = Gate::builder()
+        .keyless_cloud_at("inner", &format!("{}/v1", inner.url()), "auto", &api_key)
+        .start()
+        .await;
+
+    cloud.always(Script::says("All is well.").using(100, 20).cached(40).reasoning(8));
+    for stream in [false, true] {
+        let ask = outer.ask("How are you?");
+        let answer = if stream { ask.streamed_with_usage() } else { ask }.send().await.ok();
+        assert_eq!(answer.text(), "All is well.");
+        assert_eq!(answer.usage()["prompt_tokens"], 100);
+        let entry = outer.ledger().entry(answer.id()).await;
+        let attempt = entry.only_attempt();
+        let used = ["input", "cache_read", "output", "reasoning"].map(|b| attempt.used(b));
+        assert_eq!(used, [Some(60), Some(40), Some(12), Some(8)]);
+    }
+    let (inside, outside) = (inner.ledger().entries().await, outer.ledger().entries().await);
+    assert_eq!(inside.len(), 2);
+    let costs = |entries: &[crate::harness::EntrySeen]| -> Vec<_> {
+        entries.iter().map(crate::harness::EntrySeen::cost).collect()
+    };
+    assert_eq!(costs(&inside), costs(&outside), "the same prices make the same costs");
+
+    // A client that leaves the outer one cancels all the way up.
+    cloud.next(Script::default().with(Fault::HangMidStream));
+    let mut open = outer.ask("Are you there?").streamed().open().await;
+    open.read_pieces(1).await;
+    open.leave();
+    cloud.until(|counts| counts.left == 1).await.expect("cancelled through both");
+    inner.ledger().until_entries(3).await;
+    outer.ledger().until_entries(3).await;
+    inner.until_nothing_is_reserved().await;
+    outer.until_nothing_is_reserved().await;
+
+    // Errors keep their shape and meaning on the way.
+    cloud.next(Script::default().with(Fault::Status400));
+    let answer = outer.ask("Something odd.").send().await;
+    assert_eq!((answer.status, answer.error().code.as_deref()), (400, Some("bad_thing")));
+}

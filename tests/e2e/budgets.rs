@@ -1,0 +1,143 @@
+//! A hard budget cannot be overspent by concurrency, and does not refuse what it can afford.
+
+use crate::harness::{Gate, Key};
+use e2e::standin::{Fault, Script, StandIn};
+use futures::{StreamExt, stream::FuturesUnordered};
+
+const PROMPT: &str = "What do you hold?";
+const CALLERS: usize = 64;
+
+async fn a_cloud() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    (cloud, gate)
+}
+
+/// What one request of [`PROMPT`] holds while it runs, in pico-USD.
+async fn worst_case(gate: &Gate) -> u128 {
+    let answer = gate.ask(PROMPT).send().await.ok();
+    gate.ledger().entry(answer.id()).await.only_attempt().reserved()
+}
+
+fn usd(pico: u128) -> String {
+    policies::PicoUsdTotal::from_pico(pico).to_string()
+}
+
+/// Sends 64 requests at once, none of which ends, and returns how many reached the cloud when all
+/// others had been refused.
+async fn how_many_get_in(cloud: &StandIn, gate: &Gate, key: &Key, expected: usize) -> u64 {
+    let before = cloud.counts().requests;
+    cloud.always(Script::default().with(Fault::Hang));
+    let mut asks: FuturesUnordered<_> =
+        (0..CALLERS).map(|_| gate.ask(PROMPT).by(key).send()).collect();
+    for _ in 0..CALLERS - expected {
+        let refused = asks.next().await.expect("an answer");
+        assert_eq!(refused.status, 429, "{}", refused.body_text());
+        let error = refused.error();
+        assert_eq!(error.kind, "budget_exceeded");
+        assert_eq!(error.code.as_deref(), Some("insufficient_quota"));
+        assert_eq!(refused.header("x-should-retry"), "false");
+    }
+    let arrived = cloud.until(|counts| counts.requests >= before + expected as u64);
+    // The others go on being waited for, so that one more admission would be seen.
+    let counts = tokio::select! {
+        counts = arrived => counts.unwrap(),
+        answer = asks.next() => panic!("an answer out of a hang: {answer:?}"),
+    };
+    counts.requests - before
+}
+
+#[tokio::test]
+async fn money_for_exactly_seven_lets_exactly_seven_of_sixty_four_in() {
+    let (cloud, gate) = a_cloud().await;
+    let each = worst_case(&gate).await;
+    let key = gate.new_key().with_budget_usd(&usd(7 * each)).create().await;
+    assert_eq!(how_many_get_in(&cloud, &gate, &key, 7).await, 7);
+    // The clients have left by now: what was held has become a cost within the limit.
+    gate.until_nothing_is_reserved().await;
+    let budget = gate.budget(&key).await;
+    assert_eq!(budget.reserved(), 0);
+    assert!(budget.spent() <= 7 * each, "{budget:?}");
+}
+
+#[tokio::test]
+async fn tokens_for_exactly_five_let_exactly_five_of_sixty_four_in() {
+    let (cloud, gate) = a_cloud().await;
+    let each = worst_case(&gate).await;
+    // Bounds: p prompt tokens at 1,000,000 and 16 answer tokens at 2,000,000 pico-USD.
+    let tokens = u64::try_from((each - 16 * 2_000_000) / 1_000_000).unwrap() + 16;
+    let key = gate.new_key().with_budget_tokens(5 * tokens).create().await;
+    assert_eq!(how_many_get_in(&cloud, &gate, &key, 5).await, 5);
+    gate.until_nothing_is_reserved().await;
+    assert!(gate.budget(&key).await.spent_tokens() <= 5 * tokens);
+}
+
+#[tokio::test]
+async fn a_budget_over_everything_holds_for_all_keys_together() {
+    let cloud = StandIn::start().await.unwrap();
+    let probe = Gate::builder().cloud(&cloud).start().await;
+    let each = worst_case(&probe).await;
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .global_budget(&format!("window = \"total\"\nmoney_usd = \"{}\"", usd(3 * each)))
+        .start()
+        .await;
+    let key = gate.new_key().create().await;
+    assert_eq!(how_many_get_in(&cloud, &gate, &key, 3).await, 3);
+}
+
+#[tokio::test]
+async fn unused_money_returns_so_work_that_can_be_afforded_is_not_refused() {
+    let (cloud, gate) = a_cloud().await;
+    let each = worst_case(&gate).await;
+    cloud.always(Script::default().using(1, 1));
+    // One worst case and nine true costs of 3,000,000 pico-USD: room for ten, one after another.
+    let key = gate.new_key().with_budget_usd(&usd(each + 9 * 3_000_000)).create().await;
+    for _ in 0..10 {
+        gate.ask(PROMPT).by(&key).send().await.ok();
+    }
+    assert_eq!(gate.budget(&key).await.spent(), 10 * 3_000_000);
+    let refused = gate.ask(PROMPT).by(&key).send().await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.error().code.as_deref(), Some("insufficient_quota"));
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_limit_and_what_is_left() {
+    let (cloud, gate) = a_cloud().await;
+    let key = gate.new_key().with_budget_usd("0.000000000001").create().await;
+    for stream in [true, false] {
+        let ask = gate.ask(PROMPT).by(&key);
+        let refused = if stream { ask.streamed() } else { ask }.send().await;
+        assert_eq!(refused.status, 429);
+        let message = refused.error().message;
+        assert!(message.contains("0.000000000001"), "names the limit: {message}");
+        let wait = refused.header("retry-after").parse().unwrap_or(0);
+        assert!(wait <= 120, "no SDK sleeps over a spent budget: {wait}");
+    }
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn a_soft_budget_warns_and_lets_through() {
+    let (_cloud, gate) = a_cloud().await;
+    let budget =
+        serde_json::json!([{"window": "total", "money_usd": "0.000000000001", "hard": false}]);
+    let key = gate.new_key().set("budgets", budget).create().await;
+    gate.ask(PROMPT).by(&key).send().await.ok();
+    assert!(gate.budget(&key).await.spent() > 1);
+}
+
+#[tokio::test]
+async fn the_budgets_spent_is_the_sum_of_the_entries() {
+    let (cloud, gate) = a_cloud().await;
+    let key = gate.new_key().with_budget_usd("1").create().await;
+    let mut sum = 0;
+    for n in 1..=12 {
+        let script = Script::default().using(10 * n, n);
+        cloud.next(if n % 4 == 0 { script.with(Fault::Status500) } else { script });
+        let answer = gate.ask(PROMPT).by(&key).send().await;
+        sum += gate.ledger().entry(answer.id()).await.cost().expect("a known cost");
+    }
+    assert_eq!(gate.budget(&key).await.spent(), sum);
+}

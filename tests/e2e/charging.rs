@@ -1,0 +1,136 @@
+//! What an answer costs is exact to the pico-USD, whichever way the provider reports its usage.
+//!
+//! The stand-in's prices: 1,000,000 pico-USD a prompt token, 500,000 from a cache, 2,000,000 an
+//! answer token.
+
+use crate::harness::{EntrySeen, Gate};
+use e2e::standin::{Fault, Reported, Script, StandIn};
+
+const INPUT: u128 = 1_000_000;
+const CACHED: u128 = 500_000;
+const OUTPUT: u128 = 2_000_000;
+
+struct Case {
+    cloud: StandIn,
+    gate: Gate,
+}
+
+async fn a_cloud() -> Case {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    Case { cloud, gate }
+}
+
+impl Case {
+    /// The entry of a request that got this script, streamed or not.
+    async fn entry_of(&self, script: Script, stream: bool) -> EntrySeen {
+        self.cloud.next(script);
+        let ask = self.gate.ask("How are you?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        assert!(answer.whole);
+        let entry = self.gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        entry
+    }
+}
+
+#[tokio::test]
+async fn reported_tokens_times_their_prices() {
+    let case = a_cloud().await;
+    for stream in [true, false] {
+        let entry = case.entry_of(Script::default().using(1000, 50), stream).await;
+        assert_eq!(entry.cost(), Some(1000 * INPUT + 50 * OUTPUT));
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "reported");
+        assert_eq!(attempt.used("input"), Some(1000));
+        assert_eq!(attempt.used("output"), Some(50));
+        assert!(!attempt.text("price").is_empty(), "an entry names its price row");
+    }
+}
+
+#[tokio::test]
+async fn cached_and_reasoning_tokens_are_buckets_of_their_own() {
+    let case = a_cloud().await;
+    for stream in [true, false] {
+        let script = Script::default().using(1000, 50).cached(400).reasoning(30);
+        let entry = case.entry_of(script, stream).await;
+        assert_eq!(entry.cost(), Some(600 * INPUT + 400 * CACHED + 50 * OUTPUT));
+        let attempt = entry.only_attempt();
+        let buckets = ["input", "cache_read", "output", "reasoning"].map(|b| attempt.used(b));
+        assert_eq!(buckets, [Some(600), Some(400), Some(20), Some(30)]);
+    }
+}
+
+#[tokio::test]
+async fn usage_is_charged_once_wherever_it_stands() {
+    let case = a_cloud().await;
+    for reported in [Reported::Asked, Reported::Twice, Reported::InLastDelta] {
+        let script = Script::default().using(30, 6).reporting(reported);
+        let entry = case.entry_of(script, true).await;
+        assert_eq!(entry.cost(), Some(30 * INPUT + 6 * OUTPUT), "{reported:?}");
+        assert_eq!(entry.only_attempt().text("usage_source"), "reported");
+    }
+}
+
+#[tokio::test]
+async fn unreported_usage_is_estimated_and_marked_never_zero() {
+    let case = a_cloud().await;
+    for stream in [true, false] {
+        let entry = case.entry_of(Script::default().with(Fault::NoUsage), stream).await;
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "estimated");
+        let cost = attempt.cost().expect("an estimate");
+        assert!(cost > OUTPUT, "an estimate of prompt and answer: {cost}");
+        assert!(cost <= attempt.reserved(), "an estimate stays within what was held");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_bills_above_its_bound_is_booked_in_full_and_marked() {
+    let case = a_cloud().await;
+    let entry = case.entry_of(Script::default().using(10, 10_000), false).await;
+    assert_eq!(entry.cost(), Some(10 * INPUT + 10_000 * OUTPUT));
+    let attempt = entry.only_attempt();
+    let overrun = crate::harness::pico(&attempt.0["overrun_usd"]).expect("an overrun");
+    assert_eq!(overrun, entry.cost().unwrap() - attempt.reserved());
+}
+
+#[tokio::test]
+async fn the_answer_tells_its_cost() {
+    let case = a_cloud().await;
+    case.cloud.next(Script::default().using(1000, 50));
+    let answer = case.gate.ask("How are you?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-cost-usd"), "0.001100000000");
+    let cost = answer.usage()["cost"].as_f64().expect("usage.cost");
+    assert!((cost - 0.0011).abs() < 1e-12, "{cost}");
+    assert!(answer.usage()["cost_details"].is_object());
+
+    case.cloud.next(Script::default().using(1000, 50));
+    let answer = case.gate.ask("How are you?").streamed_with_usage().send().await.ok();
+    let cost = answer.usage()["cost"].as_f64().expect("usage.cost in the stream's usage chunk");
+    assert!((cost - 0.0011).abs() < 1e-12, "{cost}");
+}
+
+#[tokio::test]
+async fn a_route_of_unknown_price_gets_no_request() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().unpriced_cloud(&cloud).start().await;
+    let answer = gate.ask("How much?").send().await;
+    let error = answer.error();
+    assert!((400..500).contains(&answer.status), "{}: {error:?}", answer.status);
+    assert_eq!(cloud.counts().connections, 0, "nobody asked at an unknown price");
+}
+
+#[tokio::test]
+async fn every_entry_tells_when_its_tokens_came() {
+    let case = a_cloud().await;
+    let entry = case.entry_of(Script::says("one two three four").using(9, 4), true).await;
+    assert!(entry.0["ttft_us"].is_u64(), "the client's TTFT: {:#}", entry.0);
+    assert!(entry.0["tpot_ns"].is_u64(), "the client's TPOT");
+    let times = &entry.only_attempt().0["times"];
+    assert!(times["ttft_us"].is_u64(), "the attempt's TTFT: {times:#}");
+    assert!(times["gap_p50_us"].is_u64() && times["gap_max_us"].is_u64(), "{times:#}");
+
+    let entry = case.entry_of(Script::says("one").using(9, 1), true).await;
+    assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
+}

@@ -1,0 +1,191 @@
+//! A route that fails before the first byte is followed by the next of the plan; after the first
+//! byte, never. Each attempt is booked for what it was.
+
+use crate::harness::Gate;
+use e2e::standin::{Fault, Script, StandIn};
+
+const INPUT: u128 = 1_000_000;
+const OUTPUT: u128 = 2_000_000;
+
+struct Case {
+    first: StandIn,
+    second: StandIn,
+    gate: Gate,
+}
+
+async fn two_clouds() -> Case {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let impatient = "first_token_timeout_ms = 400\nidle_timeout_ms = 400\ntotal_timeout_ms = 1500";
+    let gate = Gate::builder()
+        .cloud_named("first", &first, impatient)
+        .cloud_named("second", &second, "")
+        .start()
+        .await;
+    Case { first, second, gate }
+}
+
+impl Case {
+    async fn falls_back_after(&self, fault: Fault, stream: bool) {
+        self.first.next(Script::default().with(fault));
+        self.second.next(Script::says("From the second.").using(10, 3));
+        let ask = self.gate.ask("Who answers?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let what = fault.name();
+        assert_eq!(answer.text(), "From the second.", "{what}");
+        assert_eq!(answer.header("x-tollgate-route"), "second", "{what}");
+        assert_eq!(answer.header("x-tollgate-attempts"), "2", "{what}");
+
+        let entry = self.gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        assert_eq!(entry.outcome(), "completed", "{what}");
+        assert_eq!(entry.0["answered_by"], 1, "{what}");
+        let attempts = entry.attempts();
+        assert_eq!(attempts.len(), 2, "{what}");
+        assert_eq!((attempts[0].route(), attempts[1].route()), ("first".into(), "second".into()));
+        assert_eq!(attempts[0].text("role"), "primary", "{what}");
+        assert_eq!(attempts[1].text("role"), "fallback", "{what}");
+        assert_eq!(attempts[1].0["parent"], 0, "{what}");
+        assert_eq!(attempts[1].cost(), Some(10 * INPUT + 3 * OUTPUT), "{what}");
+        if owes_nothing(fault) {
+            assert_eq!(attempts[0].cost(), Some(0), "{what}: an error status is not charged");
+            assert!(attempts[0].0["usage"].is_null(), "{what}");
+        } else {
+            assert_eq!(attempts[0].text("usage_source"), "estimated", "{what}");
+            assert!(attempts[0].cost().unwrap() > 0, "{what}: sent and silent may be billed");
+        }
+    }
+}
+
+fn owes_nothing(fault: Fault) -> bool {
+    matches!(fault, Fault::RateLimited | Fault::Status500 | Fault::Status503 | Fault::Status401)
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_before_its_first_byte_comes_from_the_next_route() {
+    let case = two_clouds().await;
+    for fault in [
+        Fault::RateLimited,
+        Fault::Status500,
+        Fault::Status503,
+        Fault::Status401,
+        Fault::ResetBeforeHead,
+        Fault::Hang,
+        Fault::HangAfterHead,
+        Fault::WrongJson,
+        Fault::Html,
+    ] {
+        case.falls_back_after(fault, true).await;
+    }
+    case.gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_fails_comes_from_the_next_route() {
+    let case = two_clouds().await;
+    for fault in [
+        Fault::RateLimited,
+        Fault::Status500,
+        Fault::Status503,
+        Fault::Status401,
+        Fault::ResetBeforeHead,
+        Fault::ResetMidStream,
+        Fault::CloseMidStream,
+        Fault::Hang,
+        Fault::WrongJson,
+        Fault::Html,
+    ] {
+        case.falls_back_after(fault, false).await;
+    }
+    case.gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_after_its_first_byte_is_not_begun_again() {
+    let case = two_clouds().await;
+    for fault in [Fault::ResetMidStream, Fault::CloseMidStream, Fault::HangMidStream] {
+        case.first.next(Script::says("one two three four").with(fault));
+        let answer = case.gate.ask("Count.").streamed().send().await.ok();
+        let what = fault.name();
+        assert_eq!(answer.text(), "one two ", "{what}");
+        assert!(!answer.done(), "{what}: a broken stream has no [DONE]");
+        let last = answer.chunks().pop().unwrap();
+        crate::harness::ErrorSeen::read(&last);
+
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        assert_eq!(entry.outcome(), "broken", "{what}");
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "estimated", "{what}");
+        assert!(attempt.cost().unwrap() > 0, "{what}");
+    }
+    assert_eq!(case.second.counts().connections, 0);
+    case.gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn what_the_provider_calls_the_callers_fault_is_passed_on() {
+    let case = two_clouds().await;
+    for stream in [true, false] {
+        case.first.next(Script::default().with(Fault::Status400));
+        let ask = case.gate.ask("Something odd.");
+        let answer = if stream { ask.streamed() } else { ask }.send().await;
+        assert_eq!(answer.status, 400);
+        let error = answer.error();
+        assert_eq!(error.message, "No such thing.");
+        assert_eq!(error.code.as_deref(), Some("bad_thing"));
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        assert_eq!(entry.outcome(), "rejected");
+        assert_eq!(entry.cost(), Some(0));
+    }
+    assert_eq!(case.second.counts().connections, 0, "no other route is tried with it");
+}
+
+#[tokio::test]
+async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
+    let case = two_clouds().await;
+    case.first.always(Script::default().with(Fault::Status500));
+    case.second.always(Script::default().with(Fault::Status503));
+    let answer = case.gate.ask("Anyone?").send().await;
+    assert!(matches!(answer.status, 502 | 503), "{}", answer.status);
+    let error = answer.error();
+    assert!(!error.message.contains("It broke inside"), "a provider's inside stays inside");
+    let entry = case.gate.ledger().entry(answer.id()).await;
+    assert_eq!(entry.outcome(), "failed");
+    assert_eq!(entry.attempts().len(), 2);
+    assert_eq!(entry.cost(), Some(0));
+    case.gate.until_nothing_is_reserved().await;
+
+    // Rate limits everywhere are the caller's to wait for.
+    case.first.always(Script::default().with(Fault::RateLimited));
+    case.second.always(Script::default().with(Fault::RateLimited));
+    let answer = case.gate.ask("Anyone?").send().await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.error().code.as_deref(), Some("rate_limit_exceeded"));
+    assert_eq!(answer.header("retry-after"), "7");
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_not_sent_to_and_not_charged() {
+    let second = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud_at("first", "http://127.0.0.1:1/v1", "")
+        .cloud_named("second", &second, "")
+        .start()
+        .await;
+    let answer = gate.ask("Who answers?").send().await.ok();
+    let attempts = gate.ledger().entry(answer.id()).await.attempts();
+    assert_eq!(attempts[0].outcome(), "not_sent");
+    assert_eq!(attempts[0].cost(), Some(0));
+    assert_eq!(attempts[1].outcome(), "completed");
+}
+
+#[tokio::test]
+async fn callers_faults_do_not_count_against_a_route() {
+    let case = two_clouds().await;
+    for _ in 0..30 {
+        case.first.next(Script::default().with(Fault::Status400));
+        assert_eq!(case.gate.ask("Something odd.").send().await.status, 400);
+    }
+    let answer = case.gate.ask("Something ordinary.").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "first");
+}

@@ -1,0 +1,318 @@
+//! Asking for a chat answer, and what came back.
+
+use super::{Gate, Key, header};
+use bytes::Bytes;
+use reqwest::{RequestBuilder, header::HeaderMap};
+use serde_json::{Value, json};
+
+/// A chat request that is being put together.
+pub(crate) struct Ask<'g> {
+    gate: &'g Gate,
+    secret: String,
+    body: Value,
+    headers: Vec<(String, String)>,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Whether the body came to its proper end.
+    pub(crate) whole: bool,
+}
+
+/// An answer of which the head has come; dropping it is leaving.
+pub(crate) struct Open {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    response: reqwest::Response,
+    seen: Vec<u8>,
+}
+
+/// The error object of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorSeen {
+    pub(crate) message: String,
+    pub(crate) kind: String,
+    pub(crate) param: Option<String>,
+    pub(crate) code: Option<String>,
+}
+
+impl Gate {
+    /// Asks the policy's choice for an answer to this text.
+    pub(crate) fn ask(&self, text: &str) -> Ask<'_> {
+        let body = json!({
+            "model": "auto",
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": 16,
+            "temperature": 0,
+        });
+        Ask { gate: self, secret: self.key().secret.clone(), body, headers: Vec::new() }
+    }
+}
+
+impl Ask<'_> {
+    /// As a stream.
+    pub(crate) fn streamed(self) -> Self {
+        self.set("stream", json!(true))
+    }
+
+    /// As a stream with a usage chunk.
+    pub(crate) fn streamed_with_usage(self) -> Self {
+        self.streamed().set("stream_options", json!({"include_usage": true}))
+    }
+
+    /// From this model or route.
+    pub(crate) fn from(self, model: &str) -> Self {
+        self.set("model", json!(model))
+    }
+
+    /// With at most so many answer tokens.
+    pub(crate) fn at_most(self, tokens: u64) -> Self {
+        self.set("max_tokens", json!(tokens))
+    }
+
+    /// With this field of the body.
+    pub(crate) fn set(mut self, field: &str, value: Value) -> Self {
+        self.body[field] = value;
+        self
+    }
+
+    /// With this header.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With this key.
+    pub(crate) fn by(mut self, key: &Key) -> Self {
+        self.secret.clone_from(&key.secret);
+        self
+    }
+
+    fn request(&self) -> RequestBuilder {
+        let url = format!("{}/v1/chat/completions", self.gate.url());
+        let mut request = self
+            .gate
+            .client
+            .post(url)
+            .bearer_auth(&self.secret)
+            .header("content-type", "application/json")
+            .body(self.body.to_string());
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request
+    }
+
+    /// Sends it and reads the whole answer.
+    pub(crate) async fn send(self) -> Answer {
+        Answer::of(self.request()).await
+    }
+
+    /// Sends it and waits for the answer's head.
+    pub(crate) async fn open(self) -> Open {
+        let response = self.request().send().await.expect("an answer");
+        Open {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            response,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Sends it and leaves before the head, once `until` is over.
+    pub(crate) async fn leave_before_head(self, until: impl Future<Output = ()>) {
+        let answer = self.request().send();
+        tokio::select! {
+            answer = answer => panic!("answered before the client left: {answer:?}"),
+            () = until => {}
+        }
+    }
+}
+
+impl Open {
+    /// Reads until so many events with visible text have come.
+    pub(crate) async fn read_pieces(&mut self, pieces: usize) {
+        while texts(&self.seen).len() < pieces {
+            match self.response.chunk().await.expect("more of the stream") {
+                Some(bytes) => self.seen.extend_from_slice(&bytes),
+                None => panic!("the stream ended early: {}", String::from_utf8_lossy(&self.seen)),
+            }
+        }
+    }
+
+    /// Reads the rest.
+    pub(crate) async fn rest(mut self) -> Answer {
+        let mut whole = true;
+        loop {
+            match self.response.chunk().await {
+                Ok(Some(bytes)) => self.seen.extend_from_slice(&bytes),
+                Ok(None) => break,
+                Err(_) => {
+                    whole = false;
+                    break;
+                }
+            }
+        }
+        Answer { status: self.status, headers: self.headers, body: self.seen.into(), whole }
+    }
+
+    /// Closes the connection here.
+    pub(crate) fn leave(self) {
+        drop(self.response);
+    }
+}
+
+impl Answer {
+    /// Sends a request and reads its whole answer.
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        let response = request.send().await.expect("an answer");
+        let open = Open {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            response,
+            seen: Vec::new(),
+        };
+        open.rest().await
+    }
+
+    /// The body as text.
+    pub(crate) fn body_text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).expect("UTF-8")
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.body_text()))
+    }
+
+    /// Asserts that it is an answer and not an error.
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.status, 200, "{}", self.body_text());
+        self
+    }
+
+    /// The header's value, empty where it is absent.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        header(&self.headers, name)
+    }
+
+    /// Its request id.
+    pub(crate) fn id(&self) -> &str {
+        let id = self.header("x-request-id");
+        assert!(!id.is_empty(), "no x-request-id on {}", self.status);
+        id
+    }
+
+    fn is_stream(&self) -> bool {
+        self.header("content-type").starts_with("text/event-stream")
+    }
+
+    /// The text of the answer, streamed or not.
+    pub(crate) fn text(&self) -> String {
+        if self.is_stream() {
+            return texts(&self.body).concat();
+        }
+        let answer = self.json();
+        answer["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text in {answer}"))
+            .to_owned()
+    }
+
+    /// The data of every event of a stream, `[DONE]` too.
+    pub(crate) fn events(&self) -> Vec<String> {
+        events(&self.body)
+    }
+
+    /// The chunks of a stream.
+    pub(crate) fn chunks(&self) -> Vec<Value> {
+        self.events()
+            .iter()
+            .filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str(data).unwrap_or_else(|e| panic!("{e}: {data}")))
+            .collect()
+    }
+
+    /// Whether a stream ended with `[DONE]`.
+    pub(crate) fn done(&self) -> bool {
+        self.events().last().is_some_and(|data| data == "[DONE]")
+    }
+
+    /// The finish reason.
+    pub(crate) fn finish(&self) -> String {
+        let found: Vec<String> = if self.is_stream() {
+            let reason =
+                |chunk: &Value| chunk["choices"][0]["finish_reason"].as_str().map(str::to_owned);
+            self.chunks().iter().filter_map(reason).collect()
+        } else {
+            vec![self.json()["choices"][0]["finish_reason"].as_str().expect("a reason").to_owned()]
+        };
+        assert_eq!(found.len(), 1, "one finish reason, not {found:?}");
+        found[0].clone()
+    }
+
+    /// The usage it reports; `null` where there is none.
+    pub(crate) fn usage(&self) -> Value {
+        if !self.is_stream() {
+            return self.json()["usage"].clone();
+        }
+        let mut found: Vec<Value> =
+            self.chunks().iter().map(|c| c["usage"].clone()).filter(|u| !u.is_null()).collect();
+        assert!(found.len() <= 1, "usage came more than once");
+        found.pop().unwrap_or_default()
+    }
+
+    /// The error object; also asserts its shape.
+    pub(crate) fn error(&self) -> ErrorSeen {
+        assert!(self.status >= 400, "no error: {} {}", self.status, self.body_text());
+        assert!(
+            self.header("content-type").starts_with("application/json"),
+            "an error is JSON, not {}",
+            self.header("content-type")
+        );
+        ErrorSeen::read(&self.json())
+    }
+}
+
+impl ErrorSeen {
+    /// Reads an error object with all of its four fields.
+    pub(crate) fn read(body: &Value) -> Self {
+        let fields = body["error"].as_object().unwrap_or_else(|| panic!("no error object: {body}"));
+        for field in ["message", "type", "param", "code"] {
+            assert!(fields.contains_key(field), "an error needs `{field}`: {body}");
+        }
+        let text = |field: &str| fields[field].as_str().map(str::to_owned);
+        let message = text("message").expect("a message");
+        assert!(!message.is_empty(), "an empty message");
+        Self {
+            message,
+            kind: text("type").expect("a type"),
+            param: text("param"),
+            code: text("code"),
+        }
+    }
+}
+
+/// The data of each whole event.
+fn events(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.split("\n\n")
+        .filter_map(|event| event.trim_start_matches('\n').strip_prefix("data: "))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every non-empty piece of text.
+fn texts(bytes: &[u8]) -> Vec<String> {
+    events(bytes)
+        .iter()
+        .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .filter(|text| !text.is_empty())
+        .collect()
+}

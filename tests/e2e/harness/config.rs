@@ -1,0 +1,222 @@
+//! Describes a gateway: its routes, its policy, its limits.
+
+use super::Gate;
+use e2e::standin::StandIn;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// The local route's price in the tests: 0.36 USD an hour is 100 nano-USD (100,000 pico-USD) a
+/// millisecond.
+pub(crate) const EDGE_USD_PER_HOUR: &str = "0.36";
+
+/// A gateway to be started. Without routes there is nothing to ask.
+pub(crate) struct GateBuilder {
+    dir: TempDir,
+    server: String,
+    limits: String,
+    ledger: String,
+    budgets: String,
+    policy: String,
+    routes: String,
+}
+
+impl Default for GateBuilder {
+    fn default() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            server: String::new(),
+            limits: String::new(),
+            ledger: "low_water_mib = 1\n".to_owned(),
+            budgets: String::new(),
+            policy: "shipped = \"cloud-only\"\n".to_owned(),
+            routes: String::new(),
+        }
+    }
+}
+
+impl GateBuilder {
+    /// A cloud route `cloud` to the stand-in: 1 USD per million prompt tokens and 2 per million
+    /// answer tokens, so 1,000,000 and 2,000,000 pico-USD a token; half of the former from a cache.
+    pub(crate) fn cloud(self, cloud: &StandIn) -> Self {
+        self.cloud_named("cloud", cloud, "")
+    }
+
+    /// A cloud route of that name with the same prices, and more lines of configuration.
+    pub(crate) fn cloud_named(self, name: &str, cloud: &StandIn, more: &str) -> Self {
+        self.cloud_at(name, &cloud.base_url(), more)
+    }
+
+    /// A cloud route to any base URL.
+    pub(crate) fn cloud_at(mut self, name: &str, base_url: &str, more: &str) -> Self {
+        let usual = usual_unless_in(
+            more,
+            &[
+                "first_token_timeout_ms = 20000",
+                "idle_timeout_ms = 20000",
+                "total_timeout_ms = 60000",
+            ],
+        );
+        write!(
+            self.routes,
+            r#"
+[routes.{name}]
+kind = "openai"
+provider = "standin"
+base_url = "{base_url}"
+model = "standin-1"
+api_key = "sk-upstream-{name}-canary"
+{usual}
+{more}
+[routes.{name}.price]
+input = "1"
+output = "2"
+cache_read = "0.5"
+"#
+        )
+        .expect("a string");
+        self
+    }
+
+    /// A cloud route `cloud` whose price nobody knows.
+    pub(crate) fn unpriced_cloud(mut self, cloud: &StandIn) -> Self {
+        let base_url = cloud.base_url();
+        write!(
+            self.routes,
+            "\n[routes.cloud]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{base_url}\"\n\
+             model = \"standin-unheard-of\"\n"
+        )
+        .expect("a string");
+        self
+    }
+
+    /// A cloud route of that name to a model there, which sends no key of its own.
+    pub(crate) fn keyless_cloud_at(
+        self,
+        name: &str,
+        base_url: &str,
+        model: &str,
+        more: &str,
+    ) -> Self {
+        let mut gate = self.cloud_at(name, base_url, more);
+        gate.routes = gate
+            .routes
+            .replace(&format!("api_key = \"sk-upstream-{name}-canary\"\n"), "")
+            .replace("model = \"standin-1\"", &format!("model = \"{model}\""));
+        gate
+    }
+
+    /// The model in the process, as the route `edge`.
+    pub(crate) fn edge(self) -> Self {
+        self.edge_with("")
+    }
+
+    /// The model in the process, with more lines of configuration.
+    pub(crate) fn edge_with(mut self, more: &str) -> Self {
+        let file = model_file();
+        let usual = usual_unless_in(more, &["slots = 4"]);
+        write!(
+            self.routes,
+            r#"
+[routes.edge]
+kind = "local"
+file = "{}"
+model = "SmolLM2-135M-Instruct"
+usd_per_hour = "{EDGE_USD_PER_HOUR}"
+{usual}
+{more}
+"#,
+            file.display()
+        )
+        .expect("a string");
+        self
+    }
+
+    /// One of the policies that come with tollgate.
+    pub(crate) fn policy(mut self, shipped: &str) -> Self {
+        self.policy = format!("shipped = \"{shipped}\"\n");
+        self
+    }
+
+    /// A policy of the test's own, in a file `policy.toml` beside the configuration.
+    pub(crate) fn policy_text(mut self, text: &str) -> Self {
+        std::fs::write(self.policy_file(), text).expect("a policy file");
+        self.policy = format!("file = \"{}\"\n", self.policy_file().display());
+        self
+    }
+
+    /// A line under `[server]`.
+    pub(crate) fn server(mut self, line: &str) -> Self {
+        writeln!(self.server, "{line}").expect("a string");
+        self
+    }
+
+    /// A line under `[limits]`.
+    pub(crate) fn limit(mut self, line: &str) -> Self {
+        writeln!(self.limits, "{line}").expect("a string");
+        self
+    }
+
+    /// A line under `[ledger]`.
+    pub(crate) fn ledger(mut self, line: &str) -> Self {
+        writeln!(self.ledger, "{line}").expect("a string");
+        self
+    }
+
+    /// A global budget.
+    pub(crate) fn global_budget(mut self, lines: &str) -> Self {
+        write!(self.budgets, "\n[[budget]]\n{lines}\n").expect("a string");
+        self
+    }
+
+    /// Starts it.
+    pub(crate) async fn start(self) -> Gate {
+        self.write();
+        Gate::start(self).await
+    }
+
+    /// Writes the configuration file.
+    pub(crate) fn write(&self) {
+        let Self { server, limits, ledger, budgets, policy, routes, .. } = self;
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{data}\"\n{server}\n[limits]\n{limits}\n\
+             [ledger]\n{ledger}\n[policy]\n{policy}\n{budgets}\n{routes}",
+            data = self.data_dir().display(),
+        );
+        std::fs::write(self.config_file(), text).expect("a configuration file");
+    }
+
+    /// The configuration file.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.dir.path().join("tollgate.toml")
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The policy file of [`Self::policy_text`].
+    pub(crate) fn policy_file(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+}
+
+/// The lines whose key does not stand in `more`.
+fn usual_unless_in(more: &str, lines: &[&str]) -> String {
+    let key = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let kept = lines.iter().copied().filter(|line| !more.contains(&key(line)));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+/// The model's file: `TOLLGATE_MODEL`, else where `make model` puts it.
+pub(crate) fn model_file() -> PathBuf {
+    let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/SmolLM2-135M-Instruct-Q4_1.gguf"),
+        PathBuf::from,
+    );
+    assert!(file.exists(), "no model at {}: run `make model`", file.display());
+    file
+}

@@ -1,0 +1,194 @@
+//! The harness: a real gateway as a child process, real sockets, and sentences to ask and to look
+//! into its books with.
+//!
+//! **Invariant:** what a test knows, it knows from outside: answers, the admin API, the log, the
+//! files and the stand-in clouds. Nothing is shared with the process under test.
+
+mod ask;
+mod books;
+mod child;
+mod config;
+mod keys;
+mod raw;
+
+pub(crate) use ask::{Answer, ErrorSeen, Open};
+pub(crate) use books::{EntrySeen, pico, rows};
+pub(crate) use child::Child;
+pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder};
+pub(crate) use keys::Key;
+pub(crate) use raw::raw;
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use std::{future::Future, path::Path, time::Duration};
+
+/// Longest wait of [`eventually`].
+const EVENTUALLY_MAX: Duration = Duration::from_secs(30);
+
+/// A gateway that runs.
+pub(crate) struct Gate {
+    child: Child,
+    builder: GateBuilder,
+    client: reqwest::Client,
+    admin_key: String,
+    key: Key,
+}
+
+impl Gate {
+    /// A gateway to be described.
+    pub(crate) fn builder() -> GateBuilder {
+        GateBuilder::default()
+    }
+
+    /// Starts what the builder describes, with a key that may do everything.
+    pub(crate) async fn start(builder: GateBuilder) -> Self {
+        let child = Child::start(builder.config_file()).await;
+        let admin_key = std::fs::read_to_string(builder.data_dir().join("admin.key"))
+            .expect("the first start writes an admin key")
+            .trim()
+            .to_owned();
+        let mut gate = Self {
+            child,
+            client: client(),
+            admin_key,
+            key: Key { id: String::new(), secret: String::new() },
+            builder,
+        };
+        gate.key = gate.new_key().named("test").that_may_pin().create().await;
+        gate
+    }
+
+    /// Stops it with SIGKILL and starts it again on the same files. Keys stay.
+    pub(crate) async fn killed_and_restarted(mut self) -> Self {
+        self.child.kill().await;
+        self.restarted_after(|_| {}).await
+    }
+
+    /// Starts again on the same files, after `between` had its way with the data directory. The
+    /// process must have ended.
+    pub(crate) async fn restarted_after(mut self, between: impl FnOnce(&Path)) -> Self {
+        between(&self.builder.data_dir());
+        self.child = Child::start(self.builder.config_file()).await;
+        self.client = client();
+        self
+    }
+
+    /// Stops it with SIGTERM and waits for its end.
+    pub(crate) async fn stop(&mut self) {
+        self.child.stop().await;
+    }
+
+    /// The process.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Everything it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.child.log()
+    }
+
+    /// What it was built from.
+    pub(crate) fn builder_ref(&self) -> &GateBuilder {
+        &self.builder
+    }
+
+    /// `http://address`.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.child.address())
+    }
+
+    /// The key that a request is sent with unless it names another.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// GET with the caller's key.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        let request = self.client.get(format!("{}{path}", self.url()));
+        Answer::of(request.bearer_auth(&self.key.secret)).await
+    }
+
+    /// Any method, no key, a body of bytes.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        let method = method.parse().expect("a method");
+        let mut request = self.client.request(method, format!("{}{path}", self.url())).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(request).await
+    }
+
+    /// A chat request with the caller's key and this body.
+    pub(crate) async fn post_chat(&self, body: impl Into<Vec<u8>>) -> Answer {
+        let bearer = format!("Bearer {}", self.key.secret);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        self.send("POST", "/v1/chat/completions", &headers, body.into()).await
+    }
+
+    /// GET of the admin API.
+    pub(crate) async fn admin(&self, path: &str) -> Value {
+        let answer = self.admin_send("GET", path, Value::Null).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body_text());
+        answer.json()
+    }
+
+    /// Any call of the admin API.
+    pub(crate) async fn admin_send(&self, method: &str, path: &str, body: Value) -> Answer {
+        let method = method.parse().expect("a method");
+        let mut request = self
+            .client
+            .request(method, format!("{}/admin/v1{path}", self.url()))
+            .bearer_auth(&self.admin_key);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        Answer::of(request).await
+    }
+
+    /// The metrics as text.
+    pub(crate) async fn metrics(&self) -> String {
+        let request =
+            self.client.get(format!("{}/metrics", self.url())).bearer_auth(&self.admin_key);
+        Answer::of(request).await.body_text()
+    }
+}
+
+/// Waits until `look` finds something, and says what was looked for if it never does.
+pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let search = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(EVENTUALLY_MAX, search)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// The header's value as text, empty where it is absent.
+pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn client() -> reqwest::Client {
+    // Plain HTTP needs no TLS, but the client is not built without a provider.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(120))
+        .build()
+        .expect("an HTTP client")
+}

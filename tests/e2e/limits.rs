@@ -1,0 +1,146 @@
+//! Rate limits say when they open again, and tokens that were not used are given back.
+
+use crate::harness::{Answer, Gate};
+use e2e::standin::{Fault, Script, StandIn};
+use futures::future::join_all;
+
+async fn a_cloud() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    (cloud, gate)
+}
+
+fn is_a_rate_limit(answer: &Answer) {
+    assert_eq!(answer.status, 429);
+    let error = answer.error();
+    assert_eq!(error.code.as_deref(), Some("rate_limit_exceeded"));
+    let seconds: u64 = answer.header("retry-after").parse().expect("whole seconds");
+    let millis: u64 = answer.header("retry-after-ms").parse().expect("milliseconds");
+    assert!((1..=120).contains(&seconds), "{seconds}");
+    assert!((1..=120_000).contains(&millis), "{millis}");
+}
+
+#[tokio::test]
+async fn requests_per_minute_hold_for_their_key_alone() {
+    let (cloud, gate) = a_cloud().await;
+    let limited = gate.new_key().with_requests_per_minute(3).create().await;
+    let mut answered = 0;
+    let mut refused = None;
+    for _ in 0..8 {
+        let answer = gate.ask("Hi.").by(&limited).send().await;
+        if answer.status == 200 { answered += 1 } else { refused = Some(answer) }
+    }
+    let refused = refused.expect("eight are more than three");
+    is_a_rate_limit(&refused);
+    assert!(refused.error().message.contains("3 requests per minute"), "{:?}", refused.error());
+    assert!((3..=4).contains(&answered), "{answered}");
+    assert_eq!(cloud.counts().requests, answered);
+    gate.ask("Hi.").send().await.ok();
+}
+
+#[tokio::test]
+async fn an_answer_tells_what_is_left() {
+    let (_cloud, gate) = a_cloud().await;
+    let limited =
+        gate.new_key().with_requests_per_minute(30).with_tokens_per_minute(100_000).create().await;
+    let answer = gate.ask("Hi.").by(&limited).send().await.ok();
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), "30");
+    assert_eq!(answer.header("x-ratelimit-limit-tokens"), "100000");
+    for name in ["remaining-requests", "remaining-tokens", "reset-requests", "reset-tokens"] {
+        assert!(!answer.header(&format!("x-ratelimit-{name}")).is_empty(), "no {name}");
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_per_key() {
+    let (cloud, gate) = a_cloud().await;
+    let limited = gate.new_key().with_concurrency(2).create().await;
+    cloud.next(Script::default().with(Fault::HangMidStream));
+    cloud.next(Script::default().with(Fault::HangMidStream));
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut one = gate.ask("Hi.").by(&limited).streamed().open().await;
+        one.read_pieces(1).await;
+        open.push(one);
+    }
+    let refused = gate.ask("Hi.").by(&limited).send().await;
+    is_a_rate_limit(&refused);
+    gate.ask("Hi.").send().await.ok();
+    // Leaving gives the place back.
+    open.pop().expect("an open stream").leave();
+    cloud.until(|counts| counts.left == 1).await.unwrap();
+    gate.ledger().until_entries(2).await;
+    crate::harness::eventually("a place of this key", || async {
+        let answer = gate.ask("Hi.").by(&limited).send().await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_per_minute_are_taken_at_their_worst_and_given_back() {
+    let (cloud, gate) = a_cloud().await;
+    cloud.always(Script::default().using(10, 5));
+    // Each asks for up to 500 answer tokens and uses 15: with nothing given back, two fit.
+    let limited = gate.new_key().with_tokens_per_minute(1_300).create().await;
+    for _ in 0..10 {
+        gate.ask("Hi.").by(&limited).at_most(500).send().await.ok();
+    }
+    // A request that could never fit is told so.
+    let refused = gate.ask("Hi.").by(&limited).at_most(5_000).send().await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.error().message.contains("1300"), "{:?}", refused.error());
+
+    // Held by an answer that runs, they are not there for another.
+    cloud.always(Script::default().with(Fault::HangMidStream));
+    let mut open = gate.ask("Hi.").by(&limited).at_most(600).streamed().open().await;
+    open.read_pieces(1).await;
+    let refused = gate.ask("Hi.").by(&limited).at_most(600).send().await;
+    is_a_rate_limit(&refused);
+}
+
+#[tokio::test]
+async fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).limit("failed_auth_per_minute = 5").start().await;
+    let headers = [("authorization", "Bearer sk-wrong")];
+    let tries = (0..12).map(|_| gate.send("GET", "/v1/models", &headers, Vec::new()));
+    let answers = join_all(tries).await;
+    let wrong = answers.iter().filter(|a| a.status == 401).count();
+    assert!((5..=6).contains(&wrong), "{wrong} of 12 were answered 401");
+    answers.iter().filter(|a| a.status != 401).for_each(is_a_rate_limit);
+    gate.ask("Hi.").send().await.ok();
+}
+
+#[tokio::test]
+async fn a_route_that_is_full_is_busy_and_says_so() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, "in_flight_max = 1\npool_wait_max_ms = 100")
+        .start()
+        .await;
+    cloud.next(Script::default().with(Fault::HangMidStream));
+    let mut open = gate.ask("Hi.").streamed().open().await;
+    open.read_pieces(1).await;
+    let answer = gate.ask("Hi.").send().await;
+    assert!(matches!(answer.status, 429 | 503), "{}", answer.status);
+    assert!(!answer.header("retry-after").is_empty());
+    answer.error();
+    let entry = gate.ledger().until_entries(1).await.remove(0);
+    assert_eq!(gate.ledger().entry(&entry.id()).await.only_attempt().outcome(), "not_sent");
+}
+
+#[tokio::test]
+async fn a_callers_own_deadline_and_price_limit_hold() {
+    let (cloud, gate) = a_cloud().await;
+    cloud.next(Script::default().with(Fault::Hang));
+    let answer = gate.ask("Hi.").header("x-tollgate-deadline-ms", "300").send().await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.error().code.as_deref(), Some("deadline_exceeded"));
+
+    let before = cloud.counts().requests;
+    let answer = gate.ask("Hi.").header("x-tollgate-max-cost-usd", "0.000000000001").send().await;
+    assert!((400..500).contains(&answer.status), "{}", answer.body_text());
+    answer.error();
+    assert_eq!(cloud.counts().requests, before, "nothing was sent above the caller's own limit");
+}

@@ -1,0 +1,210 @@
+//! Whatever a client sends, it gets a 4xx with the error body or an answer, never a 5xx, and the
+//! next client is served as before.
+
+use crate::harness::{Answer, Gate, raw};
+use e2e::standin::StandIn;
+use serde_json::{Value, json};
+
+async fn a_cloud() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    (cloud, gate)
+}
+
+fn usual() -> Value {
+    json!({"model": "auto", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4})
+}
+
+/// The usual body with these fields in it.
+fn with(fields: &Value) -> Value {
+    let mut body = usual();
+    for (name, value) in fields.as_object().expect("fields") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn is_a_clean_refusal(answer: &Answer, what: &str) {
+    assert!(
+        (400..500).contains(&answer.status),
+        "{what}: {} {}",
+        answer.status,
+        answer.body_text()
+    );
+    answer.error();
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_json_object() {
+    let (cloud, gate) = a_cloud().await;
+    let bodies: [&[u8]; 15] = [
+        b"{",
+        b"",
+        b"[]",
+        b"null",
+        b"\"x\"",
+        b"1",
+        b"{\"model\":}",
+        b"{'a':1}",
+        b"\xff\xfe{}",
+        b"{\"model\":\"\xff\"}",
+        b"{}{}",
+        b"not json",
+        b"{}",
+        b"\0",
+        b"{\"model\":\"auto\"}",
+    ];
+    for body in bodies {
+        let answer = gate.post_chat(body).await;
+        is_a_clean_refusal(&answer, &String::from_utf8_lossy(body));
+        assert_eq!(answer.status, 400);
+    }
+    let deep = [
+        "[".repeat(200_000),
+        "{\"a\":".repeat(100_000),
+        format!("{{\"model\":\"auto\",\"x\":{}{}}}", "[".repeat(5000), "]".repeat(5000)),
+    ];
+    for body in deep {
+        is_a_clean_refusal(&gate.post_chat(body).await, "very deep");
+    }
+    assert_eq!(cloud.counts().requests, 0);
+    gate.ask("Still there?").send().await.ok();
+}
+
+#[tokio::test]
+async fn messages_of_a_wrong_kind() {
+    let (cloud, gate) = a_cloud().await;
+    let wrong = [
+        json!("hello"),
+        json!(5),
+        json!({}),
+        json!(null),
+        json!([]),
+        json!(["x"]),
+        json!([{}]),
+        json!([{"role": "user", "content": 5}]),
+        json!([{"role": "nobody", "content": "x"}]),
+        json!([{"content": "x"}]),
+        json!([{"role": "user", "content": [5]}]),
+        json!([{"role": "user", "content": [{"type": "nope"}]}]),
+    ];
+    for messages in wrong {
+        let answer = gate.post_chat(with(&json!({"messages": messages})).to_string()).await;
+        is_a_clean_refusal(&answer, &messages.to_string());
+        let error = answer.error();
+        let named = error.param.unwrap_or_default() + &error.message;
+        assert!(named.contains("messages"), "{messages}: {named}");
+    }
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
+    let (cloud, gate) = a_cloud().await;
+    let wrong = json!([
+        {"max_tokens": -1}, {"max_tokens": "10"}, {"max_tokens": 1.5}, {"max_tokens": []},
+        {"max_tokens": true}, {"max_completion_tokens": -5},
+        {"temperature": -1}, {"temperature": 3}, {"temperature": "hot"}, {"top_p": 2},
+        {"top_p": -0.1}, {"presence_penalty": 9}, {"frequency_penalty": -9}, {"stream": "yes"},
+        {"stream": 1}, {"stream_options": 5}, {"stop": 5}, {"stop": [1]}, {"logit_bias": []},
+        {"seed": "x"}, {"n": 0}, {"n": -1}, {"n": "2"}, {"n": 1_000_000}, {"tools": "x"},
+        {"tools": [5]}, {"tools": [{"type": "function"}]}, {"response_format": 5},
+        {"response_format": {"type": "xml"}}, {"response_format": {"type": "json_schema"}},
+        {"model": 5}, {"model": null},
+    ]);
+    for fields in wrong.as_array().expect("a table") {
+        let answer = gate.post_chat(with(fields).to_string()).await;
+        is_a_clean_refusal(&answer, &fields.to_string());
+        let error = answer.error();
+        let name = fields.as_object().and_then(|map| map.keys().next()).expect("a name");
+        let named = error.param.unwrap_or_default() + &error.message;
+        assert!(named.contains(name.as_str()), "{fields}: {named}");
+    }
+    assert_eq!(cloud.counts().requests, 0, "nothing of this was worth a request");
+}
+
+#[tokio::test]
+async fn odd_bodies_are_never_a_server_error() {
+    let (_cloud, gate) = a_cloud().await;
+    let odd = json!([
+        {"max_tokens": 1e30}, {"stop": ["a", "b", "c", "d", "e", "f"]}, {"stop": [""]},
+        {"logit_bias": {"x": "y"}}, {"seed": 9_223_372_036_854_775_807_u64}, {"seed": 1.5},
+        {"tools": []}, {"tool_choice": "nope"}, {"top_logprobs": 3}, {"user": 5}, {"metadata": 5},
+        {"reasoning_effort": "extreme"}, {"functions": 5}, {"messages": [{"role": "tool", "content": "x"}]},
+        {"stream_options": {"include_usage": true}}, {"response_format": {"type": "json_object"}},
+    ]);
+    let mut bodies: Vec<String> =
+        odd.as_array().expect("a table").iter().map(|fields| with(fields).to_string()).collect();
+    for number in ["NaN", "Infinity", "1e999", "-0", "1E400"] {
+        bodies.push(
+            usual().to_string().replace("\"max_tokens\":4", &format!("\"temperature\":{number}")),
+        );
+    }
+    for text in [
+        "\\u0000",
+        "\\ud800",
+        "\\udc00\\ud800",
+        "\\uffff",
+        "<|im_end|><|im_start|>system",
+        "\\u202e",
+    ] {
+        bodies.push(usual().to_string().replace("Hello.", text));
+    }
+    bodies.push(usual().to_string().replace('}', ",\"max_tokens\":3}"));
+    for body in bodies {
+        let answer = gate.post_chat(body.clone()).await;
+        assert!(answer.status < 500, "{body}: {}", answer.body_text());
+        if answer.status >= 400 {
+            answer.error();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused_before_it_is_read() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).server("body_bytes_max = 10000").start().await;
+    let answer = gate.ask(&"a".repeat(20_000)).send().await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.error().code.as_deref(), Some("request_too_large"));
+    assert!(answer.error().message.contains("10000"), "names the limit");
+    gate.ask("Shorter.").send().await.ok();
+    assert_eq!(cloud.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = &gate.key().secret;
+    let bodies = [
+        "GARBAGE\r\n\r\n".to_owned(),
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: nope\r\n\r\n".to_owned(),
+        format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(200_000)),
+        // A body that never comes to its end.
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 5000\r\n\r\n{{\"model\":"
+        ),
+    ];
+    for body in bodies {
+        let answer = raw(&gate, body.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or("400").to_owned();
+        assert!(status.starts_with('4'), "{answer}");
+    }
+    gate.ask("Still there?").send().await.ok();
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn headers_that_make_no_sense() {
+    let (_cloud, gate) = a_cloud().await;
+    for (name, value) in [
+        ("x-tollgate-max-cost-usd", "a lot"),
+        ("x-tollgate-max-cost-usd", "-1"),
+        ("x-tollgate-deadline-ms", "soon"),
+        ("x-tollgate-deadline-ms", "99999999999999999999999"),
+    ] {
+        let answer = gate.ask("Hello.").header(name, value).send().await;
+        is_a_clean_refusal(&answer, &format!("{name}: {value}"));
+        assert!(answer.error().message.contains(name), "{}", answer.error().message);
+    }
+}

@@ -1,0 +1,171 @@
+//! Between a client and its provider nothing changes but what must: the model's name, the cap and
+//! the question for usage on the way up, the usage chunk on the way down.
+
+use crate::harness::Gate;
+use e2e::standin::{Fault, Script, StandIn};
+use serde_json::{json, value::RawValue};
+use std::collections::BTreeMap;
+
+async fn a_cloud() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    (cloud, gate)
+}
+
+/// The fields of a JSON object, each byte for byte.
+fn fields(body: &[u8]) -> BTreeMap<String, String> {
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).expect("an object");
+    fields.into_iter().map(|(name, value)| (name, value.get().to_owned())).collect()
+}
+
+/// A body with spaces, escapes, numbers and an order that no serialiser would write again.
+const ODD: &str = concat!(
+    "{ \"frobnicate\" :{\"b\": 1.0,  \"a\":1e2, \"c\":[ ]},\n",
+    "\"messages\":[ {\"role\":\"user\",\"content\":\"na\\u00efve \\ud83d\\ude42\", \"zz\":0.10} ],",
+    "\"model\":\"auto\", \"safety_identifier\":\"u\", \"seed\" : 7, \"metadata\":{\"k\":\"v\"} }"
+);
+
+#[tokio::test]
+async fn fields_reach_the_provider_byte_for_byte() {
+    let (cloud, gate) = a_cloud().await;
+    gate.post_chat(ODD).await.ok();
+    let sent = fields(ODD.as_bytes());
+    let arrived = fields(&cloud.asked()[0].body);
+    for (name, value) in &sent {
+        if name != "model" {
+            assert_eq!(arrived.get(name), Some(value), "{name}");
+        }
+    }
+    assert_eq!(arrived["model"], "\"standin-1\"", "the provider's own name of the model");
+    let added: Vec<_> = arrived.keys().filter(|name| !sent.contains_key(*name)).collect();
+    assert_eq!(added, ["max_completion_tokens"], "the output cap is always sent");
+}
+
+#[tokio::test]
+async fn a_stream_asks_for_usage_and_keeps_the_other_options() {
+    let (cloud, gate) = a_cloud().await;
+    gate.ask("Hello.")
+        .streamed()
+        .set("stream_options", json!({"include_obfuscation": false}))
+        .send()
+        .await
+        .ok();
+    let options = cloud.asked()[0].json()["stream_options"].clone();
+    assert_eq!(options, json!({"include_obfuscation": false, "include_usage": true}));
+}
+
+#[tokio::test]
+async fn the_cap_is_sent_in_the_field_the_provider_takes() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate =
+        Gate::builder().cloud_named("cloud", &cloud, "cap_field = \"max_tokens\"").start().await;
+    for field in ["max_tokens", "max_completion_tokens"] {
+        let mut body = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}]});
+        body[field] = json!(9);
+        gate.post_chat(body.to_string()).await.ok();
+        let asked = cloud.asked().pop().unwrap().json();
+        assert_eq!(asked["max_tokens"], 9, "{asked}");
+        assert!(asked["max_completion_tokens"].is_null(), "one cap, not two: {asked}");
+    }
+}
+
+#[tokio::test]
+async fn the_providers_answer_arrives_with_all_of_its_fields() {
+    let (_cloud, gate) = a_cloud().await;
+    let answer = gate.ask("Hello.").send().await.ok().json();
+    assert_eq!(answer["id"], "chatcmpl-standin");
+    assert_eq!(answer["created"], 1_750_000_000);
+    assert_eq!(answer["system_fingerprint"], "fp_standin");
+    assert_eq!(answer["object"], "chat.completion");
+    let choice = answer["choices"][0].as_object().unwrap();
+    assert!(choice.contains_key("logprobs"), "a required key, null allowed");
+    assert!(choice["message"].as_object().unwrap().contains_key("refusal"));
+}
+
+#[tokio::test]
+async fn the_usage_chunk_is_shown_only_to_those_who_asked() {
+    let (cloud, gate) = a_cloud().await;
+    cloud.always(Script::says("one two").using(5, 2));
+    let quiet = gate.ask("Hello.").streamed().send().await.ok();
+    assert!(quiet.done());
+    assert!(quiet.usage().is_null(), "nobody asked: {}", quiet.body_text());
+    for chunk in quiet.chunks() {
+        assert!(!chunk["choices"].as_array().unwrap().is_empty(), "old clients index choices[0]");
+    }
+    let asked = gate.ask("Hello.").streamed_with_usage().send().await.ok();
+    let usage = asked.usage();
+    assert_eq!(usage["prompt_tokens"], 5);
+    assert_eq!(usage["completion_tokens"], 2);
+    let last = asked.chunks().pop().unwrap();
+    assert_eq!(last["choices"], json!([]), "the usage chunk stands alone, last before [DONE]");
+    assert!(asked.done());
+    assert_eq!(quiet.text(), asked.text());
+}
+
+#[tokio::test]
+async fn a_stream_is_the_same_however_it_is_cut_into_segments() {
+    let (cloud, gate) = a_cloud().await;
+    let text = "naïve 日本語 🙂👩‍👩‍👧‍👦 مرحبا \r\n \\ \" end";
+    cloud.next(Script::says(text));
+    let whole = gate.ask("Hello.").streamed().send().await.ok();
+    assert_eq!(whole.text(), text);
+    for bytes in [1, 2, 3, 7] {
+        let mut script = Script::says(text);
+        script.segment_bytes = Some(bytes);
+        cloud.next(script);
+        let split = gate.ask("Hello.").streamed().send().await.ok();
+        assert_eq!(split.body, whole.body, "in segments of {bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_one_finish_and_done() {
+    let (cloud, gate) = a_cloud().await;
+    let answer = gate.ask("Hello.").streamed().send().await.ok();
+    assert_eq!(answer.finish(), "stop");
+    assert!(answer.done());
+    assert!(answer.header("content-type").starts_with("text/event-stream"));
+    assert!(answer.header("cache-control").contains("no-cache"));
+    assert!(answer.header("content-length").is_empty());
+
+    // With a finish reason but without [DONE] it is whole all the same.
+    cloud.next(Script::says("one two").with(Fault::NoDone));
+    let answer = gate.ask("Hello.").streamed().send().await.ok();
+    assert_eq!(answer.text(), "one two");
+    assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "completed");
+
+    cloud.next(Script::says("one two three four"));
+    assert_eq!(gate.ask("Hello.").at_most(2).streamed().send().await.ok().finish(), "length");
+}
+
+#[tokio::test]
+async fn a_chunk_above_the_bound_ends_the_stream_and_not_the_gateway() {
+    let (cloud, gate) = a_cloud().await;
+    cloud.next(Script::default().with(Fault::HugeChunk));
+    let answer = gate.ask("Hello.").streamed().send().await;
+    assert!(answer.status < 600);
+    gate.ask("Still there?").send().await.ok();
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn the_clients_key_stays_here_and_the_providers_key_goes_up() {
+    let (cloud, gate) = a_cloud().await;
+    gate.ask("Hello.").header("cookie", "a=b").header("x-tollgate-tags", "t").send().await.ok();
+    let asked = cloud.asked().remove(0);
+    assert_eq!(asked.header("authorization"), Some("Bearer sk-upstream-cloud-canary"));
+    let head = format!("{:?}", asked.headers);
+    assert!(!head.contains(&gate.key().secret), "{head}");
+    assert!(asked.header("cookie").is_none(), "a client's cookies are not the provider's");
+}
+
+#[tokio::test]
+async fn connections_to_the_provider_are_used_again() {
+    let (cloud, gate) = a_cloud().await;
+    for _ in 0..10 {
+        gate.ask("Hello.").send().await.ok();
+        gate.ask("Hello.").streamed().send().await.ok();
+    }
+    assert_eq!(cloud.counts().requests, 20);
+    assert_eq!(cloud.counts().connections, 1);
+}

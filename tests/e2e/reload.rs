@@ -1,0 +1,146 @@
+//! A policy is swapped while requests run; a bad one changes nothing and says why.
+
+use crate::harness::{Gate, eventually};
+use e2e::standin::StandIn;
+
+struct Case {
+    _first: StandIn,
+    _second: StandIn,
+    gate: Gate,
+}
+
+fn policy_to(route: &str) -> String {
+    format!("[[choose]]\nname = \"to-{route}\"\nroutes = [\"{route}\"]\n")
+}
+
+async fn with_a_policy_file() -> Case {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_named("first", &first, "")
+        .cloud_named("second", &second, "")
+        .policy_text(&policy_to("first"))
+        .start()
+        .await;
+    Case { _first: first, _second: second, gate }
+}
+
+impl Case {
+    /// Replaces the file as an editor does: a new file renamed over the old one.
+    fn write_policy(&self, text: &str) {
+        let file = self.gate.builder_ref().policy_file();
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
+    async fn route_and_policy(&self) -> (String, String) {
+        let answer = self.gate.ask("Where to?").send().await.ok();
+        (
+            answer.header("x-tollgate-route").to_owned(),
+            answer.header("x-tollgate-policy").to_owned(),
+        )
+    }
+
+    async fn until_route(&self, route: &str) -> String {
+        eventually(&format!("requests to go to {route}"), || async {
+            let (now, policy) = self.route_and_policy().await;
+            (now == route).then_some(policy)
+        })
+        .await
+    }
+
+    async fn until_logged(&self, words: &[&str]) {
+        eventually(&format!("{words:?} in the log"), || async {
+            let log = self.gate.log();
+            log.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_file_takes_effect_and_entries_name_the_version_that_decided() {
+    let case = with_a_policy_file().await;
+    let (route, old) = case.route_and_policy().await;
+    assert_eq!(route, "first");
+    case.write_policy(&policy_to("second"));
+    let new = case.until_route("second").await;
+    assert_ne!(old, new, "another text is another version");
+
+    let entries = case.gate.ledger().entries().await;
+    let versions: Vec<_> =
+        entries.iter().map(|e| e.0["decision"]["version"].as_str().unwrap().to_owned()).collect();
+    assert!(old.contains(&versions[0]), "{old} names {}", versions[0]);
+    assert!(new.contains(versions.last().unwrap()), "{new} names {:?}", versions.last());
+    assert_eq!(entries[0].rule(), "to-first");
+    assert_eq!(entries.last().unwrap().rule(), "to-second");
+}
+
+#[tokio::test]
+async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
+    let case = with_a_policy_file().await;
+    let (_, old) = case.route_and_policy().await;
+    let bad = [
+        // An unknown key, in line 4.
+        ("[[choose]]\nname = \"x\"\nroutes = [\"second\"]\nroots = 1\n", ":4:", "roots"),
+        // A route that is not configured, in the rule of line 1.
+        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":1:", "third"),
+        // Not TOML.
+        ("[[choose\n", ":1:", ""),
+        // A condition on a signal that does not exist.
+        (
+            "[[choose]]\nname = \"x\"\nroutes = [\"second\"]\nwhen.prompt_token.gt = 5\n",
+            ":4:",
+            "prompt_token",
+        ),
+    ];
+    for (text, line, key) in bad {
+        case.write_policy(text);
+        case.until_logged(&["policy.toml", line, key]).await;
+        assert_eq!(case.route_and_policy().await, ("first".to_owned(), old.clone()), "{text}");
+    }
+    case.write_policy(&policy_to("second"));
+    case.until_route("second").await;
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_its_own_tests_is_refused() {
+    let case = with_a_policy_file().await;
+    let failing = format!(
+        "{}\n[[test]]\nname = \"goes to the first\"\nroutes.first = {{ local = false }}\n\
+         routes.second = {{ local = false }}\nexpect = {{ routes = [\"first\"] }}\n",
+        policy_to("second")
+    );
+    case.write_policy(&failing);
+    case.until_logged(&["policy.toml", "goes to the first"]).await;
+    assert_eq!(case.route_and_policy().await.0, "first");
+}
+
+#[tokio::test]
+async fn sighup_reads_the_file_again() {
+    let mut case = with_a_policy_file().await;
+    case.write_policy(&policy_to("second"));
+    case.gate.child().signal(libc::SIGHUP);
+    case.until_route("second").await;
+    case.write_policy("nonsense");
+    case.gate.child().signal(libc::SIGHUP);
+    case.until_logged(&["policy.toml", ":1:"]).await;
+    assert_eq!(case.route_and_policy().await.0, "second");
+}
+
+#[tokio::test]
+async fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
+    let cloud = StandIn::start().await.unwrap();
+    let builder = Gate::builder()
+        .cloud(&cloud)
+        .policy_text("[[choose]]\nname = \"x\"\nroutes = [\"cloud\"]\nonshort = \"next\"\n");
+    builder.write();
+    let ran = crate::harness::Child::run(
+        builder.data_dir().parent().unwrap(),
+        &["serve", "--config", "tollgate.toml"],
+    )
+    .await;
+    assert_ne!(ran.code, 0);
+    let said = ran.stderr + &ran.stdout;
+    assert!(said.contains("policy.toml:4:") && said.contains("onshort"), "{said}");
+}

@@ -1,0 +1,104 @@
+"""A gateway with the real model, started for a test in Python."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+START_MAX_S = 120
+CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+data_dir = "{folder}/data"
+[ledger]
+low_water_mib = 1
+[policy]
+shipped = "edge-first"
+[routes.edge]
+kind = "local"
+file = "{model}"
+model = "SmolLM2-135M-Instruct"
+usd_per_hour = "0.05"
+slots = 4
+"""
+
+
+@dataclasses.dataclass
+class Gate:
+    """A running gateway: its address, its first key and its admin key."""
+
+    address: str
+    key: str
+    admin_key: str
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.address}/v1"
+
+    def new_key(self, **fields: object) -> str:
+        """Creates a key by the admin API and returns its secret."""
+        request = urllib.request.Request(
+            f"http://{self.address}/admin/v1/keys",
+            data=json.dumps({"label": "test"} | fields).encode(),
+            headers={"authorization": f"Bearer {self.admin_key}", "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["secret"]
+
+
+@contextlib.contextmanager
+def running(program: str, more: str = "") -> Iterator[Gate]:
+    """Starts PROGRAM with the model that TOLLGATE_MODEL names, and stops it in the end."""
+    model = pathlib.Path(os.environ["TOLLGATE_MODEL"]).resolve()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        config = folder / "tollgate.toml"
+        config.write_text(CONFIG.format(folder=folder, model=model) + more)
+        gateway = subprocess.Popen(
+            [pathlib.Path(program).resolve(), "serve", "--config", config],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+        )
+        said, address = _listen(gateway)
+        try:
+            if not address:
+                sys.exit("the gateway did not start:\n" + "".join(said))
+            read = lambda file: (folder / "data" / file).read_text().strip()
+            yield Gate(address[0], read("first.key"), read("admin.key"))
+        except BaseException:
+            print("".join(said[-40:]), file=sys.stderr)
+            raise
+        finally:
+            gateway.send_signal(signal.SIGTERM)
+            gateway.wait(60)
+
+
+def _listen(gateway: subprocess.Popen) -> tuple[list[str], list[str]]:
+    """Keeps what the gateway says, and waits until it says where it listens."""
+    said: list[str] = []
+    address: list[str] = []
+    started = threading.Event()
+
+    def keep() -> None:
+        for line in gateway.stdout:
+            said.append(line)
+            found = re.search(r"127\.0\.0\.1:([1-9]\d*)", line)
+            if found and "listen" in line.lower() and not address:
+                address.append(found.group(0))
+                started.set()
+        started.set()
+
+    threading.Thread(target=keep, daemon=True).start()
+    started.wait(START_MAX_S)
+    return said, address
