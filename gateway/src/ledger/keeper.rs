@@ -29,8 +29,8 @@ const LINGER: Duration = Duration::from_millis(200);
 const CHECKPOINT_EVENTS: u64 = 65_536;
 /// Time between two checkpoints, if anything happened.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
-/// More effects than this never wait: the committer does then.
-const INBOX_MAX: usize = 1 << 18;
+/// More effects than this never wait: the committer does then. About 30 MB.
+const INBOX_MAX: usize = 1 << 15;
 
 /// Effects on their way, and the state they are applied to.
 #[derive(Debug)]
@@ -156,6 +156,7 @@ impl Keeper {
         }
         inbox.wanted = false;
         inbox.count = 0;
+        self.done.notify_all();
         (std::mem::take(&mut inbox.batches), std::mem::take(&mut inbox.seal), inbox.stop)
     }
 

@@ -33,7 +33,9 @@ use crate::{
     },
 };
 use std::{
+    fs::DirBuilder,
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicU64},
     thread::JoinHandle,
@@ -119,7 +121,8 @@ impl Books {
         clock: Clock,
     ) -> Result<(Self, Recovered), OpenError> {
         let io = |source| OpenError::Io { path: config.dir.clone(), source };
-        std::fs::create_dir_all(&config.dir).map_err(io)?;
+        // Prompts are not in it, but who asked what model and when is.
+        DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(io)?;
         let Some(lock) = DirLock::take(&config.dir).map_err(io)? else {
             return Err(OpenError::InUse(config.dir));
         };

@@ -66,6 +66,11 @@ impl DiskFile for File {
     }
 }
 
+/// Creates a file that only the owner reads, empty.
+pub(crate) fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 /// Makes a change of names in `path`'s directory durable.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {

@@ -6,14 +6,15 @@
 
 use super::{
     catalogue::{Catalogue, Plain, Segment},
-    disk::{Disk, DiskFile, sync_parent},
+    disk::{Disk, DiskFile, private, sync_parent},
     sealed::Sealed,
     segment::{FILE_HEADER, ScanError, Scanned, open_read, scan},
     writer::{create, plain_name, sealed_name},
 };
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -179,7 +180,7 @@ fn cut(disk: &dyn Disk, dir: &Path, live: &Plain, scanned: &Scanned) -> io::Resu
     let mut bytes = vec![0; size];
     live.file.read_exact_at(&mut bytes, scanned.end)?;
     let name = format!("{:020}-{}", live.first_seq, scanned.end);
-    fs::write(torn.join(name), &bytes)?;
+    private(&torn.join(name))?.write_all(&bytes)?;
     let mut kept: Vec<_> =
         fs::read_dir(&torn)?.filter_map(Result::ok).map(|item| item.path()).collect();
     kept.sort();

@@ -14,7 +14,7 @@
 //! one is deleted only after the sealed one is durable under its name.
 
 use super::{
-    disk::sync_parent,
+    disk::{private, sync_parent},
     record::u32_at,
     segment::{MARK_RECORDS, Mark, ScanError},
 };
@@ -140,7 +140,7 @@ pub(crate) struct Sealer {
 impl Sealer {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let temporary = path.with_extension("tmp");
-        let mut out = BufWriter::new(File::create(&temporary)?);
+        let mut out = BufWriter::new(private(&temporary)?);
         out.write_all(&MAGIC)?;
         out.write_all(&FORMAT.to_le_bytes())?;
         let footer = Footer {
