@@ -1,1 +1,1 @@
-//! Promises.
+//! Promises of the command line.
