@@ -198,11 +198,11 @@ impl Relay {
     /// Writes an event as frames of the client's stream.
     fn frame(&mut self, event: Event) {
         match event {
-            Event::Chunk { data, seen } if seen.usage_only => {
-                if self.include_usage {
-                    let priced = self.cost().map(|cost| chat::with_cost(&data, &cost));
-                    self.ready.push_back(sse::event(&priced.unwrap_or(data)));
-                }
+            // Usage that we asked for and the client did not.
+            Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
+            Event::Chunk { data, seen } if seen.usage.is_some() && self.include_usage => {
+                let priced = self.cost().map(|cost| chat::with_cost(&data, &cost));
+                self.ready.push_back(sse::event(&priced.unwrap_or(data)));
             }
             Event::Chunk { data, .. } | Event::Whole { body: data, .. } => {
                 self.ready.push_back(sse::event(&data));

@@ -139,7 +139,7 @@ async fn answer(
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
     let started = execute(gateway, &request, &decision, &mut open).await;
     match started {
-        Ok(started) => relay(gateway, life.id, &request, &decision, started, open, permit).await,
+        Ok(started) => relay(gateway, life, &request, started, open, permit).await,
         Err(refusal) => Err(unanswered(open, refusal, life)),
     }
 }
@@ -230,17 +230,16 @@ async fn execute(
 /// Hands the answer to the client; what is left to do now lives in the response body.
 async fn relay(
     gateway: &Gateway,
-    id: RequestId,
+    life: &Life,
     request: &ChatRequest,
-    decision: &Decision,
     started: Started,
     open: OpenEntry,
     permit: Permit,
 ) -> Result<Response, Refusal> {
-    let mut headers = headers::answer(gateway, id, decision, &started, &open, permit.rate());
+    let mut headers = headers::answer(gateway, life, &started, &open, permit.rate());
     let model = started.route.model();
     let head = AnswerHead {
-        id: format!("chatcmpl-{}", id.0.simple()),
+        id: format!("chatcmpl-{}", life.id.0.simple()),
         created: gateway.clock.unix_ms() / 1000,
         model: model.to_owned(),
     };

@@ -137,10 +137,10 @@ fn open_route(config: &RouteConfig) -> Result<Arc<Route>, StartError> {
             config.context_tokens = Some(u64::from(engine.info().context_tokens));
             Source::Local(LocalRoute::new(engine, local.clone()))
         }
-        RouteSource::Cloud(cloud) => Source::Cloud(
+        RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
             CloudRoute::new(cloud.clone())
                 .map_err(|reason| StartError::Cloud { route: route(), reason })?,
-        ),
+        )),
     };
     Ok(Arc::new(Route { config, source, live: Live::new() }))
 }

@@ -24,7 +24,8 @@ pub enum Stage {
     Attempt,
     /// First event to last.
     Relay,
-    /// Last event to the entry's commit.
+    /// Last event to the entry's hand-over to the journal. Its commit, for which a strict answer's
+    /// last byte waits, cannot be in the entry itself.
     Settle,
 }
 

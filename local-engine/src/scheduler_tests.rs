@@ -432,3 +432,70 @@ fn time_is_attributed_without_a_rest() {
     assert_eq!(sum, read.busy);
     assert_eq!(read.attributed, read.busy);
 }
+
+/// Draws numbers that are the same in every run.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % limit).expect("small")
+    }
+}
+
+/// Jobs come, are read in fits and starts, and leave at any moment. The scripted device checks
+/// every batch; here: every job that stays ends with an event, and nothing is left behind.
+#[test]
+fn nothing_is_left_behind_whatever_the_readers_do() {
+    for (seed, slots) in [(1, 1), (2, 3), (3, 8), (4, 12)] {
+        let mut draw = Draw(seed);
+        let mut bench = Bench::new(|config| {
+            (config.slots, config.reader_lag_max) = (slots, 2);
+            config.context_tokens = 16 * slots.max(12);
+        });
+        let mut jobs: Vec<Generation> = Vec::new();
+        let (mut ended, mut taken) = (0, 0);
+        for _ in 0..3_000 {
+            match draw.below(6) {
+                0 => {
+                    let letter = A + i32::try_from(draw.below(4)).expect("small");
+                    let prompt = vec![letter; 1 + draw.below(60)];
+                    // In separate caches a slot has fewer cells than a job of these may need.
+                    let fits = slots <= 8 || prompt.len() < 10;
+                    if fits
+                        && let Ok(job) =
+                            bench.submit(&prompt, 1 + u32::try_from(draw.below(6)).expect("small"))
+                    {
+                        taken += 1;
+                        jobs.push(job);
+                    }
+                }
+                1 if !jobs.is_empty() => {
+                    let at = draw.below(jobs.len() as u64);
+                    let job = jobs.swap_remove(at);
+                    drop(job);
+                }
+                2 if !jobs.is_empty() => {
+                    let at = draw.below(jobs.len() as u64);
+                    if matches!(events(&mut jobs[at]).last(), Some(JobEvent::Finished { .. })) {
+                        jobs.swap_remove(at);
+                        ended += 1;
+                    }
+                }
+                _ => {
+                    bench.turn();
+                }
+            }
+        }
+        for _ in 0..2_000 {
+            bench.turn();
+            jobs.retain_mut(|job| !matches!(events(job).last(), Some(JobEvent::Finished { .. })));
+        }
+        assert!(jobs.is_empty(), "{} jobs never ended", jobs.len());
+        assert!(ended > 10 && taken > 50, "the test does something: {ended} of {taken}");
+        let read = bench.shared.gauges.read();
+        assert_eq!((read.running, read.queued, read.paused, read.failed), (0, 0, 0, 0));
+        assert_eq!(read.attributed, read.busy);
+    }
+}

@@ -133,12 +133,8 @@ async fn odd_bodies_are_never_a_server_error() {
         {"reasoning_effort": "extreme"}, {"functions": 5}, {"messages": [{"role": "tool", "content": "x"}]},
         {"stream_options": {"include_usage": true}}, {"response_format": {"type": "json_object"}},
     ]);
-    let mut bodies: Vec<String> = odd
-        .as_array()
-        .expect("a table")
-        .iter()
-        .map(|fields| with(fields).to_string())
-        .collect();
+    let mut bodies: Vec<String> =
+        odd.as_array().expect("a table").iter().map(|fields| with(fields).to_string()).collect();
     for number in ["NaN", "Infinity", "1e999", "-0", "1E400"] {
         bodies.push(
             usual().to_string().replace("\"max_tokens\":4", &format!("\"temperature\":{number}")),

@@ -83,8 +83,8 @@ async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
     let bad = [
         // An unknown key, in line 4.
         ("[[choose]]\nname = \"x\"\nroutes = [\"second\"]\nroots = 1\n", ":4:", "roots"),
-        // A route that is not configured, in line 3.
-        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":3:", "third"),
+        // A route that is not configured, in the rule of line 1.
+        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":1:", "third"),
         // Not TOML.
         ("[[choose\n", ":1:", ""),
         // A condition on a signal that does not exist.
@@ -131,7 +131,9 @@ async fn sighup_reads_the_file_again() {
 #[tokio::test]
 async fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
     let cloud = StandIn::start().await.unwrap();
-    let builder = Gate::builder().cloud(&cloud).policy_text("[[choose]]\nnme = \"x\"\n");
+    let builder = Gate::builder()
+        .cloud(&cloud)
+        .policy_text("[[choose]]\nname = \"x\"\nroutes = [\"cloud\"]\nonshort = \"next\"\n");
     builder.write();
     let ran = crate::harness::Child::run(
         builder.data_dir().parent().unwrap(),
@@ -140,5 +142,5 @@ async fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
     .await;
     assert_ne!(ran.code, 0);
     let said = ran.stderr + &ran.stdout;
-    assert!(said.contains("policy.toml:2:") && said.contains("nme"), "{said}");
+    assert!(said.contains("policy.toml:4:") && said.contains("onshort"), "{said}");
 }

@@ -10,6 +10,7 @@ use super::{
     derived::{Derived, PolicyNote},
     effect::Effect,
     entry::{Entry, KeyId, RefusedRow, RequestId},
+    ids::Ids,
     keeper::{Feed, Keeper},
     open_entry::{EntryHead, OpenEntry},
     recovery,
@@ -162,9 +163,9 @@ pub(crate) struct Shared {
     keys: RwLock<std::collections::BTreeMap<KeyId, KeyRecord>>,
     refusals: Refusals,
     pulse: Arc<Pulse>,
-    ids: Mutex<uuid::ContextV7>,
+    ids: Ids,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    observer: OnceLock<Observer>,
+    pub(crate) observer: OnceLock<Observer>,
     _lock: DirLock,
 }
 
@@ -199,6 +200,7 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) =
             open_index(&config.dir.join("index"), &catalogue, &clock, &mut recovered);
+        let saved_seq = derived.next_seq;
         recovered.replayed_events = replay(&catalogue, &mut derived)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
@@ -210,15 +212,15 @@ impl Books {
             &config.global_budgets,
             config.global_tokens_per_minute,
         );
-        for (scope, accounts) in &derived.accounts {
-            budgets.restore(scope, accounts.clone());
+        for (scope, accounts) in derived.balances() {
+            budgets.restore(&scope, accounts.clone());
         }
         derived.keys.values().for_each(|record| budgets.put_key(record));
         let keys = RwLock::new(derived.keys.clone());
         let open = derived.open.clone();
         let queue = Arc::new(Queue::new(PLACES_MAX));
         let pulse = Arc::new(Pulse::default());
-        let keeper = Arc::new(Keeper::new(derived, index, Arc::clone(&catalogue)));
+        let keeper = Arc::new(Keeper::new(derived, saved_seq, index, Arc::clone(&catalogue)));
         let committer = Committer {
             queue: Arc::clone(&queue),
             pulse: Arc::clone(&pulse),
@@ -243,7 +245,7 @@ impl Books {
             keys,
             refusals: Refusals::default(),
             pulse,
-            ids: Mutex::new(uuid::ContextV7::new()),
+            ids: Ids::new(),
             threads: Mutex::new(threads),
             observer: OnceLock::new(),
             _lock: lock,
@@ -253,10 +255,7 @@ impl Books {
     }
 
     /// Gives every request that was running an entry, through the ordinary path.
-    fn end_crashed(
-        &self,
-        open: &std::collections::HashMap<RequestId, super::derived::OpenRequest>,
-    ) -> Result<u64, OpenError> {
+    fn end_crashed(&self, open: &super::derived::OpenRequests) -> Result<u64, OpenError> {
         let seqs = open.values().flat_map(|open| &open.attempts);
         let seqs = seqs.flat_map(|open| [Some(open.reserved_seq), open.settled_seq]).flatten();
         let unreadable =
@@ -372,11 +371,7 @@ impl Books {
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
-        let unix_ms = self.0.clock.unix_ms();
-        let nanos = u32::try_from(unix_ms % 1000).unwrap_or(0) * 1_000_000;
-        let context = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = uuid::Timestamp::from_unix(&*context, unix_ms / 1000, nanos);
-        RequestId(uuid::Uuid::new_v7(time))
+        self.0.ids.next(self.0.clock.unix_ms())
     }
 
     /// Opens a request's entry: takes its place in the queue, so that dropping it never waits.

@@ -4,9 +4,8 @@
 //! nothing: a checkpoint of another schema, or one that cannot be read, is not used at all.
 
 use super::{
-    accounts::Accounts,
-    budgets::Scope,
-    derived::{Derived, Dirty},
+    KeyId,
+    derived::{Derived, Dirty, Kept},
     rollups::{Dims, HourRows, Rollups},
     tally::Tally,
 };
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 const SCHEMA: u32 = 1;
 
 const ACCOUNTS: &[u8] = b"a";
+const GLOBAL: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
 const NAMES: &[u8] = b"n";
 const OPEN: &[u8] = b"o";
@@ -34,10 +34,11 @@ struct Meta {
 /// Writes what changed since the last checkpoint.
 pub(crate) fn save(index: &Index, derived: &mut Derived) -> Result<(), IndexError> {
     let mut changes = Changes::default();
-    for scope in &derived.dirty.scopes {
-        if let Some(accounts) = derived.accounts.get(scope) {
-            changes.put(&[ACCOUNTS, &bytes(scope)?].concat(), &bytes(accounts)?);
-        }
+    if derived.dirty.global {
+        changes.put(GLOBAL, &bytes(&derived.global)?);
+    }
+    for (key, kept) in derived.accounts.iter().filter(|(_, kept)| kept.dirty) {
+        changes.put(&[ACCOUNTS, key.0.as_bytes()].concat(), &bytes(&kept.accounts)?);
     }
     for key in &derived.dirty.keys {
         if let Some(record) = derived.keys.get(key) {
@@ -64,6 +65,7 @@ pub(crate) fn save(index: &Index, derived: &mut Derived) -> Result<(), IndexErro
     let meta = Meta { schema: SCHEMA, next_seq: derived.next_seq, hour: derived.rollups.hour() };
     index.apply(changes, &bytes(&meta)?)?;
     derived.rollups.forget_past();
+    derived.accounts.values_mut().for_each(|kept| kept.dirty = false);
     derived.dirty = clean(derived);
     Ok(())
 }
@@ -77,9 +79,14 @@ pub(crate) fn load(index: &Index) -> Result<Option<Derived>, IndexError> {
     }
     let mut derived = Derived::new();
     derived.next_seq = meta.next_seq;
+    index.scan(GLOBAL, &mut |_, bytes| {
+        derived.global = value(bytes)?;
+        Ok(())
+    })?;
     index.scan(ACCOUNTS, &mut |key, bytes| {
-        let scope: Scope = value(&key[ACCOUNTS.len()..])?;
-        derived.accounts.insert(scope, value::<Accounts>(bytes)?);
+        let key = std::str::from_utf8(&key[ACCOUNTS.len()..]).map_err(|_| IndexError::Value)?;
+        let kept = Kept { accounts: value(bytes)?, dirty: false };
+        derived.accounts.insert(KeyId(key.into()), kept);
         Ok(())
     })?;
     index.scan(KEYS, &mut |_, bytes| {

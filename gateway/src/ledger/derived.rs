@@ -5,7 +5,7 @@
 //! one, and a checkpoint is the state after exactly the event it names.
 
 use super::{
-    accounts::{Accounts, Amount},
+    accounts::{Accounts, Amount, Starts},
     budgets::Scope,
     effect::{Effect, Hold},
     entry::{KeyId, RequestId},
@@ -50,13 +50,17 @@ pub struct PolicyNote {
     pub seq: u64,
 }
 
+/// Requests that are open, by id.
+pub(crate) type OpenRequests = HashMap<RequestId, OpenRequest, foldhash::fast::RandomState>;
+
 /// The fold.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Derived {
     /// Number of the next event to apply.
     pub(crate) next_seq: u64,
-    pub(crate) accounts: BTreeMap<Scope, Accounts>,
-    pub(crate) open: HashMap<RequestId, OpenRequest>,
+    pub(crate) global: Accounts,
+    pub(crate) accounts: BTreeMap<KeyId, Kept>,
+    pub(crate) open: OpenRequests,
     pub(crate) keys: BTreeMap<KeyId, KeyRecord>,
     pub(crate) policies: Vec<PolicyNote>,
     pub(crate) rollups: Rollups,
@@ -66,10 +70,18 @@ pub(crate) struct Derived {
     pub(crate) dirty: Dirty,
 }
 
-/// What changed since the last checkpoint.
+/// A key's balances.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) accounts: Accounts,
+    /// Changed since the last checkpoint.
+    pub(crate) dirty: bool,
+}
+
+/// What changed since the last checkpoint, beside the [`Kept`] balances.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dirty {
-    pub(crate) scopes: BTreeSet<Scope>,
+    pub(crate) global: bool,
     pub(crate) keys: BTreeSet<KeyId>,
     pub(crate) policies_from: usize,
     pub(crate) names_from: usize,
@@ -110,13 +122,17 @@ impl Derived {
     }
 
     fn reserve(&mut self, seq: u64, hold: Hold) {
-        let global = self.accounts.entry(Scope::Global).or_default();
-        global.hold(&hold.holds.global, hold.held);
-        self.dirty.scopes.insert(Scope::Global);
+        self.dirty.global = true;
+        self.global.hold(&hold.holds.global, hold.held);
         if hold.holds.key.iter().any(Option::is_some) {
-            let scope = Scope::Key(hold.key.clone());
-            self.accounts.entry(scope.clone()).or_default().hold(&hold.holds.key, hold.held);
-            self.dirty.scopes.insert(scope);
+            match self.accounts.get_mut(&hold.key) {
+                Some(scope) => scope.hold(&hold.holds.key, hold.held),
+                None => {
+                    let mut accounts = Accounts::default();
+                    accounts.hold(&hold.holds.key, hold.held);
+                    self.accounts.insert(hold.key.clone(), Kept { accounts, dirty: true });
+                }
+            }
         }
         let request = self.open.entry(hold.id).or_default();
         request.attempts.push(OpenAttempt { hold, reserved_seq: seq, settled_seq: None });
@@ -149,15 +165,27 @@ impl Derived {
     }
 
     fn charge(&mut self, hold: &Hold, charge: Amount) {
-        let global = self.accounts.entry(Scope::Global).or_default();
-        global.settle(&hold.holds.global, hold.held, charge);
-        if hold.holds.key.iter().any(Option::is_some) {
-            let scope = Scope::Key(hold.key.clone());
-            if let Some(accounts) = self.accounts.get_mut(&scope) {
-                accounts.settle(&hold.holds.key, hold.held, charge);
-            }
-            self.dirty.scopes.insert(scope);
+        self.dirty.global = true;
+        self.global.settle(&hold.holds.global, hold.held, charge);
+        if hold.holds.key.iter().any(Option::is_some)
+            && let Some(kept) = self.accounts.get_mut(&hold.key)
+        {
+            kept.dirty = true;
+            kept.accounts.settle(&hold.holds.key, hold.held, charge);
         }
-        self.dirty.scopes.insert(Scope::Global);
+    }
+
+    /// The balances of every scope.
+    pub(crate) fn balances(&self) -> Vec<(Scope, &Accounts)> {
+        let keys = self.accounts.iter();
+        let keys = keys.map(|(key, kept)| (Scope::Key(key.clone()), &kept.accounts));
+        std::iter::once((Scope::Global, &self.global)).chain(keys).collect()
+    }
+}
+
+impl Kept {
+    fn hold(&mut self, starts: &Starts, amount: Amount) {
+        self.dirty = true;
+        self.accounts.hold(starts, amount);
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 /// Effects are applied this long after the first, or when someone asks.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(200);
 /// Events between two checkpoints: about 0.2 s of replay.
 const CHECKPOINT_EVENTS: u64 = 65_536;
 /// Time between two checkpoints, if anything happened.
@@ -41,6 +41,8 @@ pub(crate) struct Keeper {
     derived: Mutex<Derived>,
     pub(crate) index: Option<Index>,
     catalogue: Arc<Catalogue>,
+    /// The next event's number at the last checkpoint.
+    saved_seq: u64,
     abort_sealing: Arc<AtomicBool>,
 }
 
@@ -63,7 +65,13 @@ struct Batch {
 }
 
 impl Keeper {
-    pub(crate) fn new(derived: Derived, index: Option<Index>, catalogue: Arc<Catalogue>) -> Self {
+    /// `saved_seq`: what the index already has; everything after it waits for a checkpoint.
+    pub(crate) fn new(
+        derived: Derived,
+        saved_seq: u64,
+        index: Option<Index>,
+        catalogue: Arc<Catalogue>,
+    ) -> Self {
         let inbox = Inbox { applied_seq: derived.next_seq, seal: true, ..Inbox::default() };
         Self {
             inbox: Mutex::new(inbox),
@@ -72,6 +80,7 @@ impl Keeper {
             derived: Mutex::new(derived),
             index,
             catalogue,
+            saved_seq,
             abort_sealing: Arc::default(),
         }
     }
@@ -103,7 +112,7 @@ impl Keeper {
 
     /// The thread.
     pub(crate) fn run(&self) {
-        let mut kept = (self.derived().next_seq, Instant::now());
+        let mut kept = (self.saved_seq, Instant::now());
         let mut sealing: Option<JoinHandle<()>> = None;
         loop {
             let (batches, seal, stop) = self.wait(kept);

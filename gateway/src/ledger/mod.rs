@@ -14,6 +14,7 @@ mod derived;
 pub(crate) mod effect;
 pub mod entry;
 mod filter;
+mod ids;
 mod keeper;
 pub(crate) mod open_entry;
 mod query;

@@ -111,7 +111,11 @@ pub struct Ending {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Short {
     /// A hard budget has less left than the attempt could cost.
-    #[error("the budget `{id}` has {left} of {limit} left, {needed} could be needed")]
+    #[error(
+        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{opens}",
+        left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
+        needed = shown(*.unit, *.needed), opens = opens(*.opens_unix_ms)
+    )]
     Budget {
         /// The budget.
         id: Arc<str>,
@@ -156,7 +160,7 @@ pub struct OpenEntry {
     pub ending: Ending,
     books: Arc<Shared>,
     /// `None` once it is settled.
-    head: Option<EntryHead>,
+    head: Option<Box<EntryHead>>,
     attempts: Vec<Running>,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
@@ -183,6 +187,22 @@ enum State {
     Settled,
 }
 
+/// An amount of a budget with its unit.
+fn shown(unit: Unit, amount: u64) -> String {
+    match unit {
+        Unit::Money => format!("{} USD", PicoUsd::from_pico(amount)),
+        Unit::Tokens => format!("{amount} tokens"),
+    }
+}
+
+/// When the next window opens, as the end of a sentence.
+fn opens(unix_ms: Option<u64>) -> String {
+    let at = unix_ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(String::new, |at| format!("; it opens again at {at}"))
+}
+
 // === impl OpenEntry ===
 
 impl OpenEntry {
@@ -195,7 +215,7 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
-        Self { timeline, ending, books, head: Some(head), attempts: Vec::new(), placed }
+        Self { timeline, ending, books, head: Some(Box::new(head)), attempts: Vec::new(), placed }
     }
 
     /// Holds the worst case of one attempt on every budget of its path, or on none. A paid attempt
@@ -280,6 +300,12 @@ impl OpenEntry {
         &mut self.attempts[usize::from(index.0)].record
     }
 
+    /// The only attempt of a test.
+    #[cfg(test)]
+    pub(crate) fn first_attempt(&self) -> AttemptIndex {
+        AttemptIndex(0)
+    }
+
     /// Ends an attempt: prices what its record holds. `void`: nothing is owed, because nothing was
     /// sent or the provider answered with an error status. The money is free from the next
     /// reservation of this request or its end on.
@@ -361,7 +387,8 @@ impl OpenEntry {
         ticket
     }
 
-    fn entry(&self, head: EntryHead, attempts: Vec<Attempt>) -> Entry {
+    fn entry(&self, head: Box<EntryHead>, attempts: Vec<Attempt>) -> Entry {
+        let head = *head;
         let ending = self.ending;
         // A caller that left in the middle was being answered by whoever had begun to speak.
         let speaking = || attempts.iter().rposition(|attempt| attempt.times.ttft_us.is_some());

@@ -8,6 +8,7 @@
 
 use super::tally::Tally;
 use crate::store::codec::Row;
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
@@ -55,7 +56,7 @@ pub(crate) type HourRows = BTreeMap<Dims, Tally>;
 /// Names and their numbers, in order of appearance.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
-    numbers: HashMap<Box<str>, u32>,
+    numbers: HashMap<Box<str>, u32, RandomState>,
     names: Vec<Box<str>>,
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct Names {
 pub(crate) struct Rollups {
     pub(crate) names: Names,
     hour: u64,
-    rows: HashMap<Dims, Tally>,
+    rows: HashMap<Dims, Tally, RandomState>,
     counts: [usize; SETS.len()],
     /// Past hours that are not in the index yet.
     past: BTreeMap<u64, HourRows>,
@@ -77,6 +78,15 @@ impl Rollups {
     pub(crate) fn add(&mut self, unix_ms: u64, row: &Row) {
         self.turn(unix_ms / HOUR_MS);
         let key = self.names.number(row.key.0.as_ref());
+        if let [attempt] = row.attempts.as_slice() {
+            // Nearly all: one look-up for both.
+            let names = self.attempt_names(attempt, key);
+            self.each(names, |tally| {
+                tally.attempt(attempt);
+                tally.entry(row);
+            });
+            return;
+        }
         for attempt in &row.attempts {
             let names = self.attempt_names(attempt, key);
             self.each(names, |tally| tally.attempt(attempt));
@@ -114,16 +124,17 @@ impl Rollups {
 
     fn row(&mut self, dims: Dims) -> &mut Tally {
         let count = &mut self.counts[dims.set as usize];
-        let dims = if self.rows.contains_key(&dims) {
-            dims
-        } else if *count < ROWS_MAX {
-            *count += 1;
-            dims
-        } else {
+        let full = *count >= ROWS_MAX && !self.rows.contains_key(&dims);
+        let dims = if full {
             let set = dims.set;
             Dims { set, route: OTHER, model: OTHER, provider: OTHER, key: OTHER }
+        } else {
+            dims
         };
-        self.rows.entry(dims).or_default()
+        self.rows.entry(dims).or_insert_with(|| {
+            *count += usize::from(!full);
+            Tally::default()
+        })
     }
 
     /// Moves on to `hour`.

@@ -35,13 +35,13 @@ pub enum FaultKind {
     /// The provider answered with this status, for reasons that are not the caller's.
     #[error("status {status}")]
     Status {
-        /// A 5xx, 401, 403, 408 or anything else unexpected.
+        /// A 5xx, 401, 403, 404 (path and model are the operator's), 408 or anything unexpected.
         status: u16,
     },
     /// The provider says that the request itself is wrong: the caller's fault, never the route's.
     #[error("rejected with {status}")]
     Rejected {
-        /// 400, 404, 413, 415 or 422.
+        /// 400, 413, 415 or 422.
         status: u16,
         /// The provider's message.
         message: String,

@@ -11,9 +11,9 @@ use local_engine::{
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
 
-/// Bodies up to this size are tokenised on the request's own thread (well under a millisecond);
-/// longer ones on a blocking thread, so that they do not hold up others.
-const TOKENIZE_INLINE_BYTES_MAX: usize = 16 * 1024;
+/// Bodies up to this size are tokenised on the request's own thread (mostly well under a
+/// millisecond); longer ones on a blocking thread, so that they do not hold up others.
+const TOKENIZE_INLINE_BYTES_MAX: usize = 4 * 1024;
 /// Prompt tokens the engine reads in the time of about one generated token: what expected engine
 /// time is computed with when a route is compared with others by price.
 const PREFILL_PER_DECODE: u32 = 2;
@@ -29,6 +29,7 @@ pub struct LocalRoute {
 #[derive(Debug)]
 pub struct LocalJob {
     job: Job,
+    one_step: Duration,
 }
 
 /// The engine's answer.
@@ -78,7 +79,10 @@ impl LocalRoute {
         }
         let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
         let engine_time_max = self.engine_time_max(prompt.len() as u64, u64::from(max_tokens));
+        // The engine looks at the clock between steps: a job can go over by its part of one.
+        let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
         Ok(LocalJob {
+            one_step,
             job: Job {
                 prompt,
                 max_tokens,
@@ -185,7 +189,7 @@ impl LocalJob {
             prompt_tokens: self.job.prompt.len() as u64,
             output_tokens: u64::from(self.job.max_tokens),
             choices: 1,
-            engine_time: self.job.engine_time_max,
+            engine_time: self.job.engine_time_max.saturating_add(self.one_step),
         }
     }
 }

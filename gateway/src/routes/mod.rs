@@ -38,7 +38,7 @@ pub enum Source {
     /// The model in this process.
     Local(LocalRoute),
     /// A provider.
-    Cloud(CloudRoute),
+    Cloud(Box<CloudRoute>),
 }
 
 /// What exactly a route will be asked, and the bounds it will stay within.
@@ -68,6 +68,10 @@ pub enum Place {
 
 /// A route that answers.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives per request; a box is one more allocation"
+)]
 pub enum Answer {
     /// The engine's.
     Local(LocalAnswer),

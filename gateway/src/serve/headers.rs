@@ -4,13 +4,13 @@ use super::{Gateway, Life};
 use crate::{
     admission::Rate,
     execute::Started,
-    ledger::{OpenEntry, RequestId, TokenRate},
+    ledger::{OpenEntry, TokenRate},
     listen::Peer,
     refusal::Refusal,
 };
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RuleName};
+use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RuleName};
 use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,8 +18,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The headers of an answer when its head leaves.
 pub(super) fn answer(
     gateway: &Gateway,
-    id: RequestId,
-    decision: &Decision,
+    life: &Life,
     started: &Started,
     open: &OpenEntry,
     rate: Option<Rate>,
@@ -27,10 +26,12 @@ pub(super) fn answer(
     let cap_asked = open.output_cap_asked();
     let mut headers = HeaderMap::with_capacity(20);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    set(&mut headers, "x-request-id", &id.to_string());
+    set(&mut headers, "x-request-id", &life.id.to_string());
     set(&mut headers, "x-tollgate-route", started.route.id().as_str());
     set(&mut headers, "x-tollgate-attempts", &open.attempts().to_string());
-    decided(&mut headers, decision);
+    if let Some(decision) = &life.decision {
+        decided(&mut headers, decision);
+    }
     if started.output_cap < cap_asked {
         set(&mut headers, "x-tollgate-output-cap", &started.output_cap.to_string());
     }
@@ -94,17 +95,21 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
     let unserved = |reason: &LeaveOut| {
         matches!(
             reason,
-            LeaveOut::Context | LeaveOut::Capability(_) | LeaveOut::Pinned | LeaveOut::NotChosen
+            LeaveOut::Context
+                | LeaveOut::Capability(_)
+                | LeaveOut::Guard(_)
+                | LeaveOut::Pinned
+                | LeaveOut::NotChosen
         )
     };
-    if refuse.rule.is_none() && all(&unserved) {
+    if refuse.reason == RefuseReason::NoRoute && all(&unserved) {
         let lacking = refuse.left_out.iter().find_map(|left| match &left.reason {
             LeaveOut::Capability(what) => Some(what.clone()),
             _ => None,
         });
         if let Some(what) = lacking {
             return Refusal::Bad(BadRequest {
-                param: Some(what.to_string()),
+                param: Some(parameter(&what).to_owned()),
                 message: format!("no route that may serve this request supports `{what}`"),
                 code: "unsupported_parameter",
             });
@@ -113,18 +118,29 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             return Refusal::Bad(BadRequest {
                 param: Some("messages".to_owned()),
                 message: format!(
-                    "the prompt (up to {} tokens) is longer than the context of every route that \
-                     may serve it",
-                    facts.request.prompt_tokens.max
+                    "the prompt (up to {} tokens) and an answer of up to {} tokens do not fit the \
+                     context of any route that may serve this request",
+                    facts.request.prompt_tokens.max, facts.request.max_output_tokens
                 ),
                 code: "context_length_exceeded",
             });
         }
     }
-    if refuse.rule.is_none() && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable) {
+    if refuse.reason == RefuseReason::NoRoute
+        && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable)
+    {
         return Refusal::RouteDown(refuse.message);
     }
     Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
+}
+
+/// The request's parameter that asks for a route's capability.
+fn parameter(capability: &str) -> &str {
+    match capability {
+        "images" => "messages",
+        "structured" => "response_format",
+        same => same,
+    }
 }
 
 /// Whether the caller wants the decision explained and nothing asked.

@@ -125,10 +125,15 @@ pub(crate) struct Place {
 }
 
 /// The known fields of one body, in its order: each at most once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fields(Vec<Place>);
 
 impl Fields {
+    /// None yet; room for those of most requests.
+    pub(crate) fn new() -> Self {
+        Self(Vec::with_capacity(12))
+    }
+
     /// Notes a field; `false` if it was there before.
     pub(crate) fn insert(&mut self, place: Place) -> bool {
         if self.get(place.field).is_some() {

@@ -146,7 +146,7 @@ impl<'a> Read<'a> {
                 json::DEPTH_MAX
             )));
         }
-        let mut fields = Fields::default();
+        let mut fields = Fields::new();
         let mut extra_bytes = 0;
         json::members(text, |key, member| {
             let field = Field::find(key);

@@ -80,9 +80,15 @@ impl Books<'_> {
         self.entry(&id).await
     }
 
-    /// The entry with this id.
+    /// The entry with this id, whole. Where no answer was given nothing waits for the entry's
+    /// commit, so neither does this sentence promise that it is there at once; `crash` does.
     pub(crate) async fn entry(&self, id: &str) -> EntrySeen {
-        EntrySeen(self.0.admin(&format!("/ledger/requests/{id}")).await)
+        let path = format!("/ledger/requests/{id}");
+        eventually(&format!("the entry {id}"), || async {
+            let answer = self.0.admin_send("GET", &path, Value::Null).await;
+            (answer.status == 200).then(|| EntrySeen(answer.json()))
+        })
+        .await
     }
 
     /// Waits until there are so many entries; more are a failure.

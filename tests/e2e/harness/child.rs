@@ -74,8 +74,10 @@ impl Child {
         command
             .current_dir(config.parent().expect("a directory"))
             .env("NO_COLOR", "1")
-            .env("RUST_LOG", "debug")
+            .env("TOLLGATE_LOG", "debug")
             .env_remove("TOLLGATE_CONFIG")
+            .env_remove("TOLLGATE_SERVER")
+            .env_remove("TOLLGATE_ADMIN_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -22,7 +22,7 @@ pub(super) const NOON: u64 = 1_780_315_200_000;
 
 /// A data directory, its clock, and how to open it.
 pub(super) struct House {
-    pub(super) dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     pub(super) clock: Clock,
     pub(super) hand: Hand,
     pub(super) config: BooksConfig,
@@ -41,7 +41,7 @@ impl House {
             global_budgets: Vec::new(),
             global_tokens_per_minute: None,
         };
-        Self { dir, clock, hand, config }
+        Self { _dir: dir, clock, hand, config }
     }
 
     pub(super) fn with(mut self, change: impl FnOnce(&mut BooksConfig)) -> Self {
@@ -71,25 +71,40 @@ impl House {
 
     /// What a crash at this moment would leave: a copy of the directory as it lies there.
     pub(super) fn crashed(&self) -> House {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = self.config.clone();
-        config.dir = dir.path().join("data");
-        copy(self.data(), &config.dir);
-        House { dir, clock: self.clock.clone(), hand: self.hand.clone(), config }
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = self.config.clone();
+            config.dir = dir.path().join("data");
+            let before = names(self.data());
+            // A copy takes time: one in which a file came or went is none of a moment.
+            if copy(self.data(), &config.dir).is_ok() && names(self.data()) == before {
+                let (clock, hand) = (self.clock.clone(), self.hand.clone());
+                return House { _dir: dir, clock, hand, config };
+            }
+        }
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
+fn names(dir: &Path) -> Vec<std::path::PathBuf> {
+    let items = std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
+    let mut names: Vec<_> =
+        items.flat_map(|path| if path.is_dir() { names(&path) } else { vec![path] }).collect();
+    names.sort();
+    names
+}
+
+pub(super) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for item in std::fs::read_dir(from)? {
+        let item = item?;
         let target = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy(&item.path(), &target);
+        if item.file_type()?.is_dir() {
+            copy(&item.path(), &target)?;
         } else {
-            std::fs::copy(item.path(), target).unwrap();
+            std::fs::copy(item.path(), target)?;
         }
     }
+    Ok(())
 }
 
 pub(super) fn usd(text: &str) -> PicoUsd {

@@ -1,4 +1,8 @@
 //! The ledger's promises, kept in a temporary directory: each test reads as one of them.
 
+mod budgets;
+mod crashes;
+mod disk;
 mod harness;
 mod hot_path;
+mod queries;

@@ -86,7 +86,7 @@ fn shown(seen: &Seen) -> String {
     let mut parts = Vec::new();
     let mut add = |is: bool, part: String| {
         if is {
-            parts.push(part)
+            parts.push(part);
         }
     };
     add(seen.visible, format!("visible {}", seen.visible_bytes));

@@ -353,3 +353,57 @@ fn failed_within(data: &[u8]) -> Fault {
 fn broken(detail: &str) -> Fault {
     Fault::new(FaultKind::Broken, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    //! The watch alone, on a clock that tests move.
+
+    use super::{Duration, FaultKind, Instant, Limits, Watch};
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn watch(first_token: u64, idle: u64, total: u64, streamed: bool) -> Watch {
+        let limits = Limits {
+            first_token: seconds(first_token),
+            idle: seconds(idle),
+            total: seconds(total),
+        };
+        Watch::new(limits, Instant::now(), streamed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_timeout_passes_when_it_should() {
+        let began = Instant::now();
+        assert_eq!(watch(5, 1, 60, true).passed().await, FaultKind::FirstToken);
+        assert_eq!(began.elapsed(), seconds(5));
+
+        let began = Instant::now();
+        assert_eq!(watch(5, 1, 60, false).passed().await, FaultKind::Total);
+        assert_eq!(began.elapsed(), seconds(60));
+
+        // Idle counts from the first token on, also where it is shorter than what is left.
+        let began = Instant::now();
+        let mut watch = watch(50, 2, 60, true);
+        tokio::time::advance(seconds(10)).await;
+        watch.spoke();
+        assert_eq!(watch.passed().await, FaultKind::Idle);
+        assert_eq!(began.elapsed(), seconds(12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_stream_is_not_idle_and_ends_at_its_total() {
+        let began = Instant::now();
+        let mut watch = watch(5, 3, 20, true);
+        watch.spoke();
+        for _ in 0..9 {
+            tokio::select! {
+                kind = watch.passed() => panic!("{kind:?}"),
+                () = tokio::time::sleep(seconds(2)) => watch.heard(),
+            }
+        }
+        assert_eq!(watch.passed().await, FaultKind::Total);
+        assert_eq!(began.elapsed(), seconds(20));
+    }
+}

@@ -9,7 +9,13 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -460,6 +466,50 @@ async fn a_connection_is_used_again_after_done() {
         }
     }
     server.await.expect("one connection served all three");
+}
+
+#[tokio::test]
+async fn a_request_is_sent_once_whatever_becomes_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let read = Arc::new(AtomicUsize::new(0));
+    let body = r#"{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}"#;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let counted = Arc::clone(&read);
+    #[expect(clippy::disallowed_methods, reason = "a test's server settles nothing")]
+    tokio::spawn(async move {
+        // Every connection answers one request, reads another and closes in silence.
+        while let Ok((mut socket, _)) = listener.accept().await {
+            read_request(&mut socket).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            read_request(&mut socket).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let route = CloudRoute::new(config(&base_url)).unwrap();
+    for expected in [None, Some(FaultKind::Broken), None] {
+        let place = route.place().await.unwrap();
+        let answered = match route.start(place, &request(false), 5).await {
+            Ok(mut answer) => answer.next().await.unwrap().map(drop),
+            Err(fault) => Err(fault),
+        };
+        assert_eq!(answered.err().map(|fault| fault.kind), expected);
+    }
+    assert_eq!(read.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_failed_handshake_sends_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("https://{}/v1", listener.local_addr().unwrap());
+    let answers = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.write_all(b"this is no TLS\r\n").await.unwrap();
+        socket
+    };
+    let (_socket, (_, fault)) = tokio::join!(answers, ask(config(&base_url), true));
+    assert_eq!(fault, Some(FaultKind::Connect));
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,7 @@ fn data(text: &str) -> Vec<String> {
 #[test]
 fn events_are_read_as_the_standard_says() {
     assert_eq!(data("data: a\n\ndata:b\r\n\r\ndata:  c\r\r"), ["a", "b", " c"]);
+    assert_eq!(data("data: a\r\ndata: b\r\n\r\ndata: c\rdata: d\r\r"), ["a\nb", "c\nd"]);
     assert_eq!(data(": comment\n\ndata: a\n: in between\ndata: b\n\n"), ["a\nb"]);
     assert_eq!(data("id: 1\nretry: 5\ndata: a\nunknown: x\nalone\n\n"), ["a"]);
     assert_eq!(data("\u{feff}data: a\n\n"), ["a"]);

@@ -1,0 +1,198 @@
+//! A disk that is full, fails, or is nearly full: a state, not an end.
+
+use super::harness::{House, ask, complete, done, free, head, key, money, request, usd, used};
+use crate::{
+    caller::Window,
+    ledger::{Books, BooksError, Condition, Filter, Short},
+    store::disk::{Disk, DiskFile, RealDisk},
+};
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// Faults on demand.
+#[derive(Debug, Default)]
+struct Faults {
+    writes_fail: AtomicBool,
+    syncs_fail: AtomicBool,
+    truncates_fail: AtomicBool,
+    free_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct FaultyDisk(Arc<Faults>);
+
+#[derive(Debug)]
+struct FaultyFile(Box<dyn DiskFile>, Arc<Faults>);
+
+fn fail(on: &AtomicBool, what: &str) -> io::Result<()> {
+    if on.load(Ordering::SeqCst) { Err(io::Error::other(what.to_owned())) } else { Ok(()) }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        fail(&self.0.writes_fail, "no space left on device")?;
+        Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(FaultyFile(RealDisk.open(path)?, Arc::clone(&self.0))))
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.0.free_bytes.load(Ordering::SeqCst))
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.1.writes_fail.load(Ordering::SeqCst) {
+            // What a full disk takes before it says so.
+            self.0.write_at(&bytes[..bytes.len() / 2], offset)?;
+        }
+        fail(&self.1.writes_fail, "no space left on device")?;
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        fail(&self.1.syncs_fail, "input/output error")?;
+        self.0.sync()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        fail(&self.1.truncates_fail, "input/output error")?;
+        self.0.truncate(length)
+    }
+}
+
+fn faulty(house: &House) -> (Books, Arc<Faults>) {
+    let faults = Arc::new(Faults::default());
+    faults.free_bytes.store(1 << 40, Ordering::SeqCst);
+    let books = house.open_on(Arc::new(FaultyDisk(Arc::clone(&faults))));
+    let _durable = books.put_key(key("key_a", vec![money(Window::Day, "100")]));
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    (books, faults)
+}
+
+fn count(books: &Books) -> usize {
+    books.requests(&Filter::default(), None, 1_000).unwrap().entries.len()
+}
+
+fn breaks_and_heals(break_it: impl Fn(&Faults, bool)) {
+    let house = House::new();
+    let (books, faults) = faulty(&house);
+    // One that runs when the disk fails.
+    let mut running = books.open_entry(head(&books, "key_a")).unwrap();
+    let (index, ticket) = running.reserve(ask("1", 30)).unwrap();
+    ticket.blocking().unwrap();
+    break_it(&faults, true);
+
+    // The first to notice is told, nothing hangs.
+    let error = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
+    assert!(matches!(error, Short::Store(BooksError::Failed(_))), "{error}");
+    assert!(matches!(books.state().condition, Condition::Failed { .. }));
+    // Paid work is refused at the door, free work goes on.
+    let mut refused = books.open_entry(head(&books, "key_a")).unwrap();
+    assert!(matches!(refused.reserve(ask("1", 10)), Err(Short::Store(_))));
+    drop(refused);
+    let mut local = books.open_entry(head(&books, "key_a")).unwrap();
+    let (at, ticket) = local.reserve(free(10)).unwrap();
+    ticket.blocking().unwrap();
+    complete(&mut local, at, used(1, 1));
+    assert!(local.finish(done(at)).blocking().is_err());
+    complete(&mut running, index, used(10, 20));
+    assert!(running.finish(done(index)).blocking().is_err());
+
+    break_it(&faults, false);
+    // As soon as it can be written, all that was waiting is, in order, and whole.
+    while books.0.queue.flush().blocking().is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(books.state().condition, Condition::Healthy);
+    assert_eq!(books.state().lost_entries, 0);
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    // Before, running, the one that was told, the refused one, the local one, the last one.
+    assert_eq!(count(&books), 6);
+    let report = books.verify();
+    assert!(report.is_clean(), "{report:?}");
+    books.close();
+    drop(books);
+    let books = house.open();
+    assert_eq!(count(&books), 6);
+    assert!(books.verify().is_clean());
+}
+
+#[test]
+fn a_full_disk_stops_paid_work_and_heals() {
+    breaks_and_heals(|faults, broken| faults.writes_fail.store(broken, Ordering::SeqCst));
+}
+
+#[test]
+fn a_sync_that_fails_is_never_trusted_and_heals() {
+    breaks_and_heals(|faults, broken| faults.syncs_fail.store(broken, Ordering::SeqCst));
+}
+
+#[test]
+fn a_disk_that_cannot_even_be_cut_back_heals() {
+    breaks_and_heals(|faults, broken| {
+        faults.truncates_fail.store(broken, Ordering::SeqCst);
+        faults.writes_fail.store(broken, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn a_close_with_a_broken_disk_ends() {
+    let house = House::new();
+    let (books, faults) = faulty(&house);
+    faults.writes_fail.store(true, Ordering::SeqCst);
+    assert!(request(&books, "key_a", ask("1", 10), used(10, 20)).is_err());
+    books.close();
+    assert_eq!(books.state().condition, Condition::Closed);
+    drop(books);
+    // What was acknowledged is there.
+    assert_eq!(count(&house.open()), 1);
+}
+
+#[test]
+fn a_nearly_full_disk_stops_paid_work_before_it_is_full() {
+    let house = House::new().with(|config| config.low_water_bytes = 1_000);
+    let (books, faults) = faulty(&house);
+    books.close();
+    drop(books);
+    faults.free_bytes.store(999, Ordering::SeqCst);
+    let books = house.open_on(Arc::new(FaultyDisk(Arc::clone(&faults))));
+    while books.state().condition == Condition::Healthy {
+        std::thread::yield_now();
+    }
+    let short = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
+    let low = BooksError::LowSpace { free_bytes: 999, low_water_bytes: 1_000 };
+    assert_eq!(short, Short::Store(low));
+    // Free work is recorded as ever.
+    request(&books, "key_a", free(10), used(1, 1)).unwrap();
+    faults.free_bytes.store(1 << 40, Ordering::SeqCst);
+    while books.state().condition != Condition::Healthy {
+        std::thread::yield_now();
+    }
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    assert_eq!(books.budgets()[0].money.unwrap().spent, usd("1").into());
+}
+
+#[test]
+fn a_full_queue_is_an_error_for_new_requests_and_never_for_running_ones() {
+    let house = House::new();
+    let books = house.open();
+    let free_places = books.state().queue_max - books.state().queued;
+    let mut entry = books.open_entry(head(&books, "key_a")).unwrap();
+    let (index, _ticket) = entry.reserve(ask("1", 10)).unwrap();
+    let _flushed = books.0.queue.flush().blocking();
+    books.0.queue.take_places(free_places - 2).unwrap();
+    assert_eq!(books.open_entry(head(&books, "key_a")).unwrap_err(), BooksError::Full);
+    complete(&mut entry, index, used(1, 1));
+    entry.finish(done(index)).blocking().unwrap();
+    assert_eq!(count(&books), 1);
+}
