@@ -330,3 +330,6 @@ fn name_of(source: &PolicySource) -> String {
 fn one_line(text: &str) -> String {
     text.trim().replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,7 +283,7 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         ("PROMPT", Align::Right, &|row| summed(row, &PROMPT)),
         ("ANSWER", Align::Right, &|row| summed(row, &["output", "reasoning"])),
         ("COST USD", Align::Right, &|row| usd(row, "/cost_usd")),
-        ("AVOIDED USD", Align::Right, &|row| usd(row, "/avoided_cost_usd")),
+        ("AVOIDED USD", Align::Right, &avoided),
         ("TTFT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "ttft_us", 1_000.0)),
         ("TPOT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "tpot_ns", 1_000_000.0)),
         ("TOTAL MS P50/P95/P99", Align::Right, &|row| percentiles(row, "total_us", 1_000.0)),
@@ -302,6 +302,14 @@ const PROMPT: [&str; 4] = ["input", "cache_read", "cache_write_5m", "cache_write
 
 fn named(pointer: String) -> Box<dyn Fn(&Value) -> String> {
     Box::new(move |row| text(row, &pointer))
+}
+
+/// What clouds would have cost instead. None known is not the same as nothing.
+fn avoided(row: &Value) -> String {
+    match usd(row, "/avoided_cost_usd") {
+        none if none == "0.00" => "-".to_owned(),
+        some => some,
+    }
 }
 
 fn summed(row: &Value, buckets: &[&str]) -> String {

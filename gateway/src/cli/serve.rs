@@ -158,7 +158,8 @@ fn create_first_key(gateway: &Gateway) -> Result<(), CliError> {
 /// What an operator or a newcomer wants to know first.
 fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String, CliError> {
     let config = &gateway.config;
-    let dir = config.data_dir.display();
+    let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let dir = dir.display();
     let policy = gateway.policy.current();
     let source = match gateway.policy.source() {
         PolicySource::Shipped(_) => "shipped".to_owned(),
