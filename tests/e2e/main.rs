@@ -14,6 +14,7 @@ mod answers;
 mod behind_another;
 mod budgets;
 mod charging;
+mod command_line;
 mod crash;
 mod errors;
 mod fallback;
