@@ -11,7 +11,6 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     sync::{
@@ -128,12 +127,10 @@ impl Connection {
 
 /// Ends if no head of a request has come in time: hyper's own timer starts only once it knows
 /// which version of HTTP is spoken.
-fn nothing_asked(asked: &AtomicBool, wait: Duration) -> impl Future<Output = ()> {
-    async move {
-        tokio::time::sleep(wait).await;
-        if asked.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
+async fn nothing_asked(asked: &AtomicBool, wait: Duration) {
+    tokio::time::sleep(wait).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -271,8 +271,7 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
     }
     all.push(total);
     let heads: Vec<String> = groups.iter().map(|name| name.to_uppercase()).collect();
-    let names: Vec<Box<dyn Fn(&Value) -> String>> =
-        groups.iter().map(|name| named(format!("/{name}"))).collect();
+    let names: Vec<Text> = groups.iter().map(|name| named(format!("/{name}"))).collect();
     let mut columns: Vec<Column<'_>> = heads
         .iter()
         .zip(&names)
@@ -300,7 +299,10 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
 
 const PROMPT: [&str; 4] = ["input", "cache_read", "cache_write_5m", "cache_write_1h"];
 
-fn named(pointer: String) -> Box<dyn Fn(&Value) -> String> {
+/// A column's text in a row.
+type Text = Box<dyn Fn(&Value) -> String>;
+
+fn named(pointer: String) -> Text {
     Box::new(move |row| text(row, &pointer))
 }
 

@@ -203,7 +203,7 @@ fn route(
 ) -> Result<RouteConfig, Finding> {
     let route = match written.kind {
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
-        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), *cloud, around, warnings)?,
+        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
     if matches!(route.price, RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
@@ -273,7 +273,7 @@ fn local_route(
 
 fn cloud_route(
     name: &str,
-    written: written::Cloud,
+    written: &written::Cloud,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -292,7 +292,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(&written, around.prices, around.today)?;
+    let price = price::of_cloud(written, around.prices, around.today)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,

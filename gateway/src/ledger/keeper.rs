@@ -112,6 +112,7 @@ impl Keeper {
 
     /// The thread.
     pub(crate) fn run(&self) {
+        let _stopped_at_the_end = StopAtTheEnd(self);
         let mut kept = (self.saved_seq, Instant::now());
         let mut sealing: Option<JoinHandle<()>> = None;
         loop {
@@ -134,7 +135,6 @@ impl Keeper {
             // It panicked or it ended; its segment is sealed at the next start.
             let _ended = sealing.join();
         }
-        self.done.notify_all();
     }
 
     fn wait(&self, kept: (u64, Instant)) -> (Vec<Batch>, bool, bool) {
@@ -205,6 +205,16 @@ impl Keeper {
             Ok(thread) => *sealing = Some(thread),
             Err(error) => tracing::warn!(%error, "no thread to seal a segment"),
         }
+    }
+}
+
+/// However the thread ends, nobody waits for it any longer.
+struct StopAtTheEnd<'a>(&'a Keeper);
+
+impl Drop for StopAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.inbox().stop = true;
+        self.0.done.notify_all();
     }
 }
 

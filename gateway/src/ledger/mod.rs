@@ -17,6 +17,7 @@ mod filter;
 mod ids;
 mod keeper;
 pub(crate) mod open_entry;
+mod opening;
 mod query;
 mod rate;
 mod recovery;
@@ -28,7 +29,7 @@ mod verify;
 
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
-pub use books::{Books, BooksConfig, OpenError, OpenReservation, Recovered, StoreState};
+pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
 pub use derived::PolicyNote;
 pub use entry::{
@@ -37,6 +38,7 @@ pub use entry::{
 };
 pub use filter::Filter;
 pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
+pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, Percentiles, Quantiles, Summary, SummaryQuery,

@@ -75,9 +75,19 @@ impl<T> fmt::Debug for Committer<T> {
     }
 }
 
+/// However the thread ends, nobody waits for it any longer.
+struct CloseAtTheEnd<T>(Arc<Queue<T>>);
+
+impl<T> Drop for CloseAtTheEnd<T> {
+    fn drop(&mut self) {
+        self.0.set(Condition::Closed);
+    }
+}
+
 impl<T> Committer<T> {
     /// Until the queue is stopped.
     pub(crate) fn run(mut self) {
+        let _closed_at_the_end = CloseAtTheEnd(Arc::clone(&self.queue));
         let mut bytes = Vec::new();
         let mut effects = Vec::new();
         let mut worked = Instant::now();
@@ -99,7 +109,6 @@ impl<T> Committer<T> {
                 break;
             }
         }
-        self.queue.set(Condition::Closed);
     }
 
     /// Commits everything in order; whether the queue was stopped while that failed.

@@ -216,7 +216,8 @@ fn a_request_that_could_try_nothing_leaves_a_refusal_and_no_entry() {
         rule: None,
         unwritten: 0,
     };
-    entry.refuse(row);
+    entry.discard();
+    books.refuse(row);
     assert_eq!(books.refusals(), [("insufficient_quota".to_owned(), 1)]);
     assert!(books.requests(&Filter::default(), None, 10).unwrap().entries.is_empty());
     assert_eq!(books.state().queued, 0);

@@ -1,0 +1,291 @@
+//! Opening the books: lock, journal, index, replay, threads, and the entries of a crash.
+//!
+//! **Invariants:** one process writes a data directory; the state after opening follows from the
+//! journal alone (sled only saves time); after opening no reservation of a former process is open.
+
+use super::{
+    Attempt,
+    books::{Books, Shared},
+    budgets::Budgets,
+    checkpoint,
+    derived::{Derived, OpenRequests},
+    effect::Effect,
+    ids::Ids,
+    keeper::{Feed, Keeper},
+    recovery,
+    refusals::Refusals,
+};
+use crate::{
+    caller::BudgetSpec,
+    clock::Clock,
+    config::Durability,
+    store::{
+        JournalError,
+        catalogue::Catalogue,
+        codec,
+        committer::{Committer, Pulse},
+        disk::{Disk, RealDisk},
+        index::Index,
+        journal::{self, Opened},
+        lock::DirLock,
+        queue::Queue,
+        writer::Writer,
+    },
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicU64},
+    thread::JoinHandle,
+};
+
+/// Events that may wait to be written, and places taken for events to come. An entry is about
+/// 1 KB, so that the queue never holds more than some 40 MB.
+pub(super) const PLACES_MAX: usize = 32_768;
+
+/// How the books are kept.
+#[derive(Clone, Debug)]
+pub struct BooksConfig {
+    /// The data directory; `journal/`, `index/` and `lock` are made in it.
+    pub dir: PathBuf,
+    /// What an answer waits for.
+    pub durability: Durability,
+    /// Paid work stops when the disk has less than this left.
+    pub low_water_bytes: u64,
+    /// Entries after which a segment is sealed.
+    pub segment_entries_max: u32,
+    /// Time zone of calendar windows.
+    pub time_zone: jiff::tz::TimeZone,
+    /// Budgets over everything.
+    pub global_budgets: Vec<BudgetSpec>,
+    /// Tokens per minute over everything.
+    pub global_tokens_per_minute: Option<u64>,
+}
+
+/// What opening found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Events replayed after the last checkpoint.
+    pub replayed_events: u64,
+    /// Requests that were running when the process died; each has an entry now.
+    pub crashed_requests: u64,
+    /// Bytes of a torn tail, never acknowledged, that were set aside in `journal/torn/`.
+    pub torn_bytes: u64,
+    /// Where a broken index was set aside; it has been rebuilt.
+    pub index_set_aside: Option<PathBuf>,
+}
+
+/// Why the books cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has them open.
+    #[error("{0} is in use by another tollgate process")]
+    InUse(PathBuf),
+    /// The directory cannot be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record is whole and cannot be understood.
+    #[error("{path}: event {seq}: {reason}")]
+    Event {
+        /// The segment.
+        path: PathBuf,
+        /// The event.
+        seq: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Books {
+    /// Opens the books, creating them where there are none. Blocking.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the files are then as they were.
+    pub fn open(config: BooksConfig, clock: Clock) -> Result<(Self, Recovered), OpenError> {
+        Self::open_on(Arc::new(RealDisk), config, clock)
+    }
+
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        config: BooksConfig,
+        clock: Clock,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let io = |source| OpenError::Io { path: config.dir.clone(), source };
+        std::fs::create_dir_all(&config.dir).map_err(io)?;
+        let Some(lock) = DirLock::take(&config.dir).map_err(io)? else {
+            return Err(OpenError::InUse(config.dir));
+        };
+        let journal_dir = config.dir.join("journal");
+        let Opened { catalogue, live, torn_bytes, kinds } =
+            journal::open(&*disk, &journal_dir, clock.unix_ms())?;
+        let catalogue = Arc::new(catalogue);
+        let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
+        let (index, mut derived) =
+            open_index(&config.dir.join("index"), &catalogue, &clock, &mut recovered);
+        let saved_seq = derived.next_seq;
+        recovered.replayed_events = replay(&catalogue, &mut derived)?;
+
+        let entries = kinds[usize::from(codec::ENTRY)];
+        let writer =
+            Writer::resume(Arc::clone(&disk), Arc::clone(&catalogue), &live, entries, codec::ENTRY)
+                .map_err(io)?;
+        let budgets = Budgets::new(
+            config.time_zone.clone(),
+            &config.global_budgets,
+            config.global_tokens_per_minute,
+        );
+        for (scope, accounts) in derived.balances() {
+            budgets.restore(&scope, accounts.clone());
+        }
+        derived.keys.values().for_each(|record| budgets.put_key(record));
+        let keys = RwLock::new(derived.keys.clone());
+        let open = derived.open.clone();
+        let queue = Arc::new(Queue::new(PLACES_MAX));
+        let pulse = Arc::new(Pulse::default());
+        let keeper = Arc::new(Keeper::new(derived, saved_seq, index, Arc::clone(&catalogue)));
+        let committer = Committer {
+            queue: Arc::clone(&queue),
+            pulse: Arc::clone(&pulse),
+            writer,
+            sink: Box::new(Feed(Arc::clone(&keeper))),
+            clock: clock.clone(),
+            disk,
+            dir: journal_dir,
+            low_water_bytes: config.low_water_bytes,
+            segment_entries_max: config.segment_entries_max.max(1),
+        };
+        let threads = start(committer, &keeper).map_err(io)?;
+        let books = Self(Arc::new(Shared {
+            queue,
+            budgets,
+            clock,
+            strict: config.durability == Durability::Strict,
+            observer: OnceLock::new(),
+            lost: AtomicU64::new(0),
+            reservations: AtomicU64::new(0),
+            catalogue,
+            keeper,
+            keys,
+            refusals: Refusals::default(),
+            pulse,
+            ids: Ids::new(),
+            threads: Mutex::new(threads),
+            observer: OnceLock::new(),
+            _lock: lock,
+        }));
+        recovered.crashed_requests = books.end_crashed(&open)?;
+        Ok((books, recovered))
+    }
+
+    /// Gives every request that was running an entry, through the ordinary path.
+    fn end_crashed(&self, open: &OpenRequests) -> Result<u64, OpenError> {
+        let seqs = open.values().flat_map(|open| &open.attempts);
+        let seqs = seqs.flat_map(|open| [Some(open.reserved_seq), open.settled_seq]).flatten();
+        let unreadable =
+            |reason: String| OpenError::Event { path: PathBuf::from("journal"), seq: 0, reason };
+        let mut events = recovery::events(&self.0.catalogue.snapshot(), seqs.collect())
+            .map_err(|error| unreadable(error.to_string()))?;
+        let mut ids: Vec<_> = open.keys().copied().collect();
+        ids.sort_unstable();
+        for id in &ids {
+            let Some(request) = open.get(id) else { continue };
+            let entry = recovery::entry(*id, request, &mut events)
+                .ok_or_else(|| unreadable(format!("the reservations of {id} cannot be read")))?;
+            let ends: Vec<_> = request
+                .attempts
+                .iter()
+                .filter(|open| open.settled_seq.is_none())
+                .map(|open| {
+                    let attempt = entry.attempts.get(usize::from(open.hold.attempt));
+                    (open.hold.clone(), attempt.map_or(open.hold.held, Attempt::charge))
+                })
+                .collect();
+            // At the start the queue is empty and has room for more than could have been open.
+            if self.0.queue.take_places(1).is_err() {
+                break;
+            }
+            let _at_leisure = self.0.write_entry(false, entry);
+            for (hold, charge) in ends {
+                self.0.budgets.settle(&hold.key, &hold.holds, hold.held, charge);
+            }
+        }
+        Ok(ids.len() as u64)
+    }
+}
+
+/// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.
+fn open_index(
+    dir: &Path,
+    catalogue: &Catalogue,
+    clock: &Clock,
+    recovered: &mut Recovered,
+) -> (Option<Index>, Derived) {
+    let end = catalogue.snapshot().next_seq();
+    for _ in 0..2 {
+        let loaded = Index::open(dir).and_then(|index| {
+            let derived = checkpoint::load(&index)?;
+            Ok((index, derived))
+        });
+        let reason = match loaded {
+            Ok((index, None)) if index.is_empty() => return (Some(index), Derived::new()),
+            Ok((index, Some(derived))) if derived.next_seq <= end => {
+                return (Some(index), derived);
+            }
+            Ok((_, Some(_))) => "it is ahead of the journal".to_owned(),
+            Ok((_, None)) => "it was written by another version".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(%reason, "the index is set aside and rebuilt from the journal");
+        match Index::set_aside(dir, clock.unix_ms()) {
+            Ok(path) => recovered.index_set_aside = Some(path),
+            Err(error) => {
+                tracing::warn!(%error, "the broken index cannot be moved; going on without one");
+                break;
+            }
+        }
+    }
+    (None, Derived::new())
+}
+
+/// Applies what the journal has after the checkpoint.
+fn replay(catalogue: &Catalogue, derived: &mut Derived) -> Result<u64, OpenError> {
+    let snapshot = catalogue.snapshot();
+    let from = derived.next_seq;
+    for block in snapshot.blocks().iter().filter(|block| block.next_seq > from) {
+        let path = || snapshot.path(block).to_owned();
+        let mut flaw = None;
+        let read = snapshot.read(block, &mut |record| {
+            let head = record.head;
+            if head.seq < derived.next_seq || flaw.is_some() {
+                return;
+            }
+            match codec::decode(head.kind, head.version, record.payload) {
+                Ok(event) => derived.apply(head.seq, head.unix_ms, event.into()),
+                Err(error) => flaw = Some((head.seq, error.to_string())),
+            }
+        });
+        if let Some((seq, reason)) = flaw {
+            return Err(OpenError::Event { path: path(), seq, reason });
+        }
+        if let Err(error) = read {
+            return Err(JournalError::Damaged { path: path(), reason: error.to_string() }.into());
+        }
+    }
+    Ok(derived.next_seq - from)
+}
+
+fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<JoinHandle<()>>> {
+    let keeping = Arc::clone(keeper);
+    Ok(vec![
+        std::thread::Builder::new().name("ledger-commit".into()).spawn(move || committer.run())?,
+        std::thread::Builder::new().name("ledger-keep".into()).spawn(move || keeping.run())?,
+    ])
+}
