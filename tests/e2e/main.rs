@@ -28,4 +28,5 @@ mod reload;
 mod secrets;
 mod sockets;
 mod standin;
+mod strict;
 mod tidy;
