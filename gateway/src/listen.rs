@@ -244,8 +244,9 @@ mod tests {
             let mut stream = TcpStream::connect(server.address).await.unwrap();
             stream.write_all(sent).await.unwrap();
             let mut rest = Vec::new();
-            // Ends only when the server closes.
-            let _closed = stream.read_to_end(&mut rest).await;
+            let closed = stream.read_to_end(&mut rest);
+            let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
+            assert!(closed.is_ok(), "the server closes it: {}", String::from_utf8_lossy(sent));
         }
     }
 

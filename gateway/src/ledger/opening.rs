@@ -178,7 +178,6 @@ impl Books {
             pulse,
             ids: Ids::new(),
             threads: Mutex::new(threads),
-            observer: OnceLock::new(),
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;

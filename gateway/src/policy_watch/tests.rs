@@ -10,14 +10,16 @@ fn policy_to(route: &str) -> String {
 struct Case {
     dir: tempfile::TempDir,
     policy: PolicyBox,
+    hand: crate::clock::Hand,
 }
 
 impl Case {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("mine.toml"), policy_to("one")).unwrap();
-        let policy = PolicyBox::open(&config(dir.path()), Clock::standing(7).0).unwrap();
-        Self { dir, policy }
+        let (clock, hand) = Clock::standing(7);
+        let policy = PolicyBox::open(&config(dir.path()), clock).unwrap();
+        Self { dir, policy, hand }
     }
 
     fn write(&self, text: &str) {
@@ -72,6 +74,22 @@ fn a_bad_file_changes_nothing_and_says_why_with_file_line_and_key() {
     case.write(&policy_to("one"));
     assert!(case.policy.candidate(false).is_none());
     assert_eq!(case.policy.last_error(), None, "the old text is sound again");
+}
+
+#[test]
+fn the_same_bad_text_is_complained_about_once_unless_asked() {
+    let case = Case::new();
+    case.write("[[choose\n");
+    let look = |now, asked| {
+        case.hand.set(now);
+        assert!(case.policy.candidate(asked).is_none());
+        case.policy.last_error().unwrap().unix_ms
+    };
+    assert_eq!(look(10, false), 10);
+    assert_eq!(look(20, false), 10, "the directory changed, the file did not");
+    assert_eq!(look(30, true), 30, "SIGHUP asks again");
+    case.write("[[choosy\n");
+    assert_eq!(look(40, false), 40);
 }
 
 #[test]
