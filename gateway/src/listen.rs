@@ -11,7 +11,6 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     sync::{
@@ -128,12 +127,10 @@ impl Connection {
 
 /// Ends if no head of a request has come in time: hyper's own timer starts only once it knows
 /// which version of HTTP is spoken.
-fn nothing_asked(asked: &AtomicBool, wait: Duration) -> impl Future<Output = ()> {
-    async move {
-        tokio::time::sleep(wait).await;
-        if asked.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
+async fn nothing_asked(asked: &AtomicBool, wait: Duration) {
+    tokio::time::sleep(wait).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -187,4 +184,108 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{extract::Request, routing::get};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    struct Server {
+        address: SocketAddr,
+        stop: CancellationToken,
+        served: tokio::task::JoinHandle<()>,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has nothing to settle")]
+    async fn start(router: Router, limits: Listening) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        Server { address, stop, served }
+    }
+
+    fn limits() -> Listening {
+        Listening {
+            connections_max: 8,
+            header_read_max: Duration::from_secs(20),
+            drain_max: Duration::from_secs(20),
+        }
+    }
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).await.unwrap();
+        String::from_utf8_lossy(&buffer[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn every_request_carries_its_peer() {
+        let router = Router::new().route(
+            "/",
+            get(|request: Request| async move {
+                request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap()
+            }),
+        );
+        let server = start(router, limits()).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let own = stream.local_addr().unwrap().to_string();
+        assert!(ask(&mut stream).await.ends_with(&own));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_is_closed() {
+        let header_read_max = Duration::from_millis(50);
+        let server = start(Router::new(), Listening { header_read_max, ..limits() }).await;
+        for sent in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nHost"] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            let mut rest = Vec::new();
+            let closed = stream.read_to_end(&mut rest);
+            let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
+            assert!(closed.is_ok(), "the server closes it: {}", String::from_utf8_lossy(sent));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_running_answer_ends_before_the_server_does() {
+        let (go, gone) = tokio::sync::watch::channel(false);
+        let (arrived, mut arrival) = tokio::sync::mpsc::channel(1);
+        let router = Router::new().route(
+            "/",
+            get(move || {
+                let (mut gone, arrived) = (gone.clone(), arrived.clone());
+                async move {
+                    arrived.send(()).await.unwrap();
+                    gone.wait_for(|gone| *gone).await.unwrap();
+                    "whole"
+                }
+            }),
+        );
+        let server = start(router, limits()).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        arrival.recv().await.unwrap();
+        server.stop.cancel();
+        assert!(!server.served.is_finished());
+        go.send(true).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("whole"), "{answer}");
+        server.served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_ends_is_cut_after_the_drains_time() {
+        let router = Router::new().route("/", get(std::future::pending::<&'static str>));
+        let drain_max = Duration::from_millis(50);
+        let server = start(router, Listening { drain_max, ..limits() }).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        server.stop.cancel();
+        server.served.await.unwrap();
+    }
 }

@@ -193,25 +193,35 @@ impl PolicyBox {
 
     /// Keeps the policy up to date with its file until `stop`. Every version is in the books before
     /// it decides; if the books cannot take it now it decides all the same, and that is said.
-    pub async fn keep_current(self: Arc<Self>, books: Books, stop: CancellationToken) {
+    ///
+    /// Watching begins with the call and not with the first poll: a change right after the start is
+    /// seen, and a SIGHUP then is no longer the end of the process.
+    pub fn keep_current(
+        self: Arc<Self>,
+        books: Books,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
         // One note is enough: whatever happened, the file is read once.
         let (note, mut notes) = mpsc::channel(1);
-        let _watcher = self.watch(note);
+        let watcher = self.watch(note);
         let mut hangup = signal(SignalKind::hangup()).ok();
-        loop {
-            let asked = tokio::select! {
-                () = stop.cancelled() => return,
-                Some(()) = next_hangup(&mut hangup) => true,
-                Some(()) = notes.recv() => {
-                    settle(&mut notes).await;
-                    false
+        async move {
+            let _watcher = watcher;
+            loop {
+                let asked = tokio::select! {
+                    () = stop.cancelled() => return,
+                    Some(()) = next_hangup(&mut hangup) => true,
+                    Some(()) = notes.recv() => {
+                        settle(&mut notes).await;
+                        false
+                    }
+                    else => return,
+                };
+                if asked {
+                    tracing::info!("SIGHUP: reading the policy again");
                 }
-                else => return,
-            };
-            if asked {
-                tracing::info!("SIGHUP: reading the policy again");
+                self.reload(&books, asked).await;
             }
-            self.reload(&books, asked).await;
         }
     }
 
@@ -320,3 +330,6 @@ fn name_of(source: &PolicySource) -> String {
 fn one_line(text: &str) -> String {
     text.trim().replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,7 +137,7 @@ impl Relay {
         loop {
             match self.next_event().await {
                 Some(Ok(Event::Text { text: piece, .. })) => text.push_str(&piece),
-                Some(Ok(Event::Whole { body: whole, .. })) => body = Some(whole),
+                Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
                 Some(Ok(Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => {
                     self.break_off(&fault);
@@ -148,8 +148,8 @@ impl Relay {
         }
         let cost = self.cost();
         let body = match (body, &cost) {
-            (Some(body), Some(cost)) => chat::with_cost(&body, cost),
-            (Some(body), None) => body,
+            (Some((body, Some(at))), Some(cost)) => chat::with_cost(&body, &at, cost),
+            (Some((body, _)), _) => body,
             (None, cost) => {
                 let usage = self.seen.usage.map(|(usage, _)| usage).unwrap_or_default();
                 let finish = self.seen.finish.take().unwrap_or(FinishReason::Stop);
@@ -200,13 +200,12 @@ impl Relay {
         match event {
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
-            Event::Chunk { data, seen } if seen.usage.is_some() && self.include_usage => {
-                let priced = self.cost().map(|cost| chat::with_cost(&data, &cost));
+            Event::Chunk { data, seen } => {
+                let at = seen.usage_at.filter(|_| self.include_usage);
+                let priced = at.and_then(|at| Some(chat::with_cost(&data, &at, &self.cost()?)));
                 self.ready.push_back(sse::event(&priced.unwrap_or(data)));
             }
-            Event::Chunk { data, .. } | Event::Whole { body: data, .. } => {
-                self.ready.push_back(sse::event(&data));
-            }
+            Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
             Event::Text { text, .. } => {
                 let frame = self.chunks().text(&text);
                 self.ready.push_back(frame);

@@ -33,7 +33,7 @@ use axum::{
 };
 use bytes::Bytes;
 use facts::facts;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, Limited};
 use policies::{Decision, Facts, Verdict};
 use std::{sync::Arc, time::Duration};
@@ -84,8 +84,10 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let id = gateway.books.request_id();
     let mut life = Life {
-        id: gateway.books.request_id(),
+        id,
+        id_header: headers::of_id(id),
         timeline: Timeline::start(),
         caller: None,
         decision: None,
@@ -101,6 +103,8 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
 #[derive(Debug)]
 struct Life {
     id: RequestId,
+    /// The id as `x-request-id` shows it.
+    id_header: HeaderValue,
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
     decision: Option<Arc<Decision>>,
@@ -124,7 +128,7 @@ async fn answer(
     life.timeline.end(Stage::Admit);
 
     let mut request = read(gateway, body, &head.headers).await?;
-    request.upstream_request_id = http::HeaderValue::try_from(life.id.to_string()).ok();
+    request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
     let facts = facts(gateway, &caller, &request)?;
@@ -246,14 +250,21 @@ async fn relay(
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
-        return Ok((headers, Body::from_stream(relay.into_stream())).into_response());
+        return Ok(response(headers, Body::from_stream(relay.into_stream())));
     }
     let whole = relay
         .into_whole()
         .await
         .map_err(|fault| Refusal::Upstream(format!("the answer broke off: {}", fault.kind)))?;
     headers::whole(&mut headers, whole.cost);
-    Ok((headers, whole.body).into_response())
+    Ok(response(headers, Body::from(whole.body)))
+}
+
+/// A 200 with these headers and no others: cheaper than merging them into a default head.
+fn response(headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.headers_mut() = headers;
+    response
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.

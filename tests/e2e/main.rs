@@ -4,7 +4,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise"
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and says what it could not look at"
 )]
 
 mod harness;
@@ -14,6 +15,7 @@ mod answers;
 mod behind_another;
 mod budgets;
 mod charging;
+mod command_line;
 mod crash;
 mod errors;
 mod fallback;
@@ -27,4 +29,5 @@ mod reload;
 mod secrets;
 mod sockets;
 mod standin;
+mod strict;
 mod tidy;

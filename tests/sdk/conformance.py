@@ -15,7 +15,7 @@ with gate.running(program) as running:
         "BASE_URL": running.base_url,
         "API_KEY": running.key,
         "MODEL": "auto",
-        "RATE_LIMITED_KEY": running.new_key(limits={"requests_per_minute": 60}),
+        "RATE_LIMITED_KEY": running.new_key(limits={"requests_per_minute": 15}),
         "EXHAUSTED_KEY": running.new_key(budgets=[{"window": "total", "tokens": 1, "hard": True}]),
         "OVERSIZE_MB": "16",
         "PYTHON": sys.executable,

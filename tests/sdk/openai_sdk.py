@@ -34,9 +34,9 @@ def stream(client: openai.OpenAI) -> None:
 
 def stream_helper(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model="auto", messages=PROMPT, max_tokens=8) as events:
-        for _ in events:
-            pass
-        assert events.get_final_completion().choices[0].message.content
+        kinds = [event.type for event in events]
+        assert kinds.count("content.delta") > 1 and kinds.count("content.done") == 1, kinds
+        assert events.current_completion_snapshot.choices[0].message.content
 
 
 def leaving(client: openai.OpenAI) -> None:

@@ -23,6 +23,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             bad(None, "the request body ended before it was whole")
         })?;
         let text = if bytes.is_empty() { b"{}".as_slice() } else { &bytes };
+        // serde would read a struct from an array too.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(bad(None, "the body: it must be a JSON object"));
+        }
         serde_json::from_slice(text).map(Body).map_err(|error| {
             let message = error.to_string();
             bad(named(&message), format!("the body: {message}"))

@@ -1,1 +1,303 @@
-//! Promises.
+//! Promises of the admin plane over a real data directory, without a socket.
+
+use super::{times, *};
+use crate::{
+    caller::{ADMIN_KEY_FILE, read_secret},
+    clock::{Clock, Hand},
+    config::{Config, Surroundings},
+    serve, start,
+};
+use axum::body::Body;
+use http::{Method, Request as HttpRequest};
+use http_body_util::BodyExt as _;
+use serde_json::json;
+use std::path::Path;
+use tower::ServiceExt as _;
+
+/// 2027-01-15T08:00:00Z
+const NOW: u64 = 1_800_000_000_000;
+
+struct Plane {
+    dir: tempfile::TempDir,
+    gateway: Arc<Gateway>,
+    hand: Hand,
+    admin: String,
+}
+
+impl Plane {
+    fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hand) = Clock::standing(NOW);
+        let gateway = start::offline(config(dir.path()), clock).unwrap();
+        let admin = read_secret(&dir.path().join("data"), ADMIN_KEY_FILE).unwrap().unwrap();
+        Self { dir, gateway, hand, admin: admin.reveal().to_owned() }
+    }
+
+    async fn send(&self, method: &str, path: &str, key: &str, body: &str) -> (u16, Value) {
+        let request = HttpRequest::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(path)
+            .header("authorization", format!("Bearer {key}"))
+            .body(Body::from(body.to_owned()))
+            .unwrap();
+        let router = serve::router(Arc::clone(&self.gateway));
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, &format!("/admin/v1{path}"), &self.admin, &body).await
+    }
+
+    async fn models(&self, secret: &Value) -> u16 {
+        self.send("GET", "/v1/models", secret.as_str().unwrap(), "").await.0
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.gateway.books.close();
+    }
+}
+
+fn config(dir: &Path) -> Config {
+    let text = "[policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
+                provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n\
+                api_key = \"sk-upstream-secret\"\n";
+    let surroundings = Surroundings { lookup: &|_| None, today: "2026-11-22" };
+    Config::parse(text, &dir.join("tollgate.toml"), surroundings).unwrap()
+}
+
+#[tokio::test]
+async fn nothing_answers_without_the_admin_key() {
+    let plane = Plane::open();
+    let (_, created) = plane.ask("POST", "/keys", json!({})).await;
+    let user_key = created["secret"].as_str().unwrap().to_owned();
+    for path in [
+        "/keys",
+        "/keys/key_x",
+        "/keys/rotate-admin",
+        "/budgets",
+        "/reservations",
+        "/refusals",
+        "/routes",
+        "/prices",
+        "/policies",
+        "/policies/validate",
+        "/policies/history",
+        "/policies/history/x",
+        "/policies/reload",
+        "/ledger/requests",
+        "/ledger/requests/x",
+        "/ledger/summary",
+        "/ledger/verify",
+        "/no-such",
+    ] {
+        for method in ["GET", "POST", "PATCH", "DELETE"] {
+            let path = format!("/admin/v1{path}");
+            assert_eq!(
+                plane.send(method, &path, "sk-tg-wrong", "").await.0,
+                401,
+                "{method} {path}"
+            );
+            let (status, said) = plane.send(method, &path, &user_key, "").await;
+            assert_eq!(status, 403, "{method} {path}");
+            assert_eq!(said["error"]["code"], "permission_denied");
+        }
+    }
+    assert_eq!(plane.send("GET", "/metrics", &user_key, "").await.0, 403);
+    assert_eq!(plane.send("GET", "/metrics", &plane.admin, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_key_lives_from_creation_to_revocation() {
+    let plane = Plane::open();
+    let body = json!({
+        "label": "ci", "user": "ana", "team": "core", "may_pin": true,
+        "limits": {"requests_per_minute": 7, "tokens_per_minute": 100},
+        "budgets": [{"window": "day", "money_usd": "1.5", "tokens": 5}, {"window": "total", "tokens": 9, "hard": false}],
+        "expires_unix_ms": NOW + 1000,
+    });
+    let (status, created) = plane.ask("POST", "/keys", body).await;
+    assert_eq!(status, 201);
+    let (id, secret) = (created["id"].as_str().unwrap(), &created["secret"]);
+    assert_eq!(created["created"], "2027-01-15T08:00:00.000Z");
+    assert_eq!(created["budgets"][0]["money_usd"], "1.500000000000");
+    assert_eq!(plane.models(secret).await, 200);
+
+    let (_, shown) = plane.ask("GET", &format!("/keys/{id}"), Value::Null).await;
+    assert!(shown.get("secret").is_none() && shown.get("secret_hash").is_none());
+    assert_eq!(shown["state"], "active");
+    assert!(shown.get("revoked").is_none(), "what is not so is absent");
+    let (_, budgets) = plane.ask("GET", "/budgets", Value::Null).await;
+    assert_eq!(budgets["data"].as_array().unwrap().len(), 2);
+    assert_eq!(budgets["data"][0]["left_usd"], "1.500000000000");
+
+    let change = json!({"user": null, "limits": {"requests_per_minute": null}, "budgets": []});
+    let (status, changed) = plane.ask("PATCH", &format!("/keys/{id}"), change).await;
+    assert_eq!(status, 200);
+    assert!(changed.get("user").is_none());
+    assert_eq!(changed["team"], "core", "what was not named stays");
+    assert_eq!(changed["limits"], json!({"tokens_per_minute": 100}));
+    let (_, budgets) = plane.ask("GET", "/budgets", Value::Null).await;
+    assert_eq!(budgets["data"], json!([]));
+
+    plane.hand.set(NOW + 1000);
+    assert_eq!(plane.models(secret).await, 401);
+    let later = json!({"expires_unix_ms": null});
+    plane.ask("PATCH", &format!("/keys/{id}"), later).await;
+    assert_eq!(plane.models(secret).await, 200);
+
+    let (status, revoked) = plane.ask("DELETE", &format!("/keys/{id}"), Value::Null).await;
+    assert_eq!((status, &revoked["state"]), (200, &json!("revoked")));
+    assert_eq!(plane.models(secret).await, 401);
+    assert_eq!(plane.ask("DELETE", "/keys/key_none", Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn keys_are_still_there_after_the_directory_is_opened_again() {
+    let plane = Plane::open();
+    let (_, created) = plane.ask("POST", "/keys", json!({"label": "kept"})).await;
+    plane.gateway.books.close();
+    let config = config(plane.dir.path());
+    // The books let go of the directory with their last holder.
+    let Plane { dir, .. } = &plane;
+    let dir = dir.path().to_owned();
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(&dir.join("data"), &copy.path().join("data"));
+    let mut config = config;
+    config.data_dir = copy.path().join("data");
+    let gateway = start::offline(config, Clock::standing(NOW).0).unwrap();
+    assert_eq!(gateway.keys.list()[0].label, "kept");
+    let mut headers = HeaderMap::new();
+    headers.insert("x-api-key", created["secret"].as_str().unwrap().parse().unwrap());
+    assert!(gateway.keys.authenticate(&headers, None).is_ok());
+    gateway.books.close();
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_key_rotates_over_the_api() {
+    let plane = Plane::open();
+    let (status, made) = plane.ask("POST", "/keys/rotate-admin", Value::Null).await;
+    assert_eq!(status, 200);
+    assert_eq!(plane.ask("GET", "/keys", Value::Null).await.0, 401);
+    let new = made["secret"].as_str().unwrap();
+    assert_eq!(plane.send("GET", "/admin/v1/keys", new, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_and_named() {
+    let plane = Plane::open();
+    let long = "x".repeat(201);
+    for (body, param) in [
+        (json!({"colour": "red"}), json!("colour")),
+        (json!({"limits": {"requests_per_minute": 0}}), json!("limits.requests_per_minute")),
+        (json!({"limits": {"per_hour": 1}}), json!("per_hour")),
+        (json!({"label": long}), json!("label")),
+        (json!({"budgets": [{"window": "day"}]}), json!("budgets")),
+        (json!({"budgets": [{"window": "week", "tokens": 1}]}), Value::Null),
+        (json!({"budgets": [{"window": "day", "money_usd": 5.0}]}), Value::Null),
+        (
+            json!({"budgets": [{"window": "day", "tokens": 1}, {"window": "day", "tokens": 2}]}),
+            json!("budgets"),
+        ),
+        (json!([]), Value::Null),
+    ] {
+        let (status, said) = plane.ask("POST", "/keys", body.clone()).await;
+        assert_eq!(status, 400, "{body}: {said}");
+        assert_eq!(said["error"]["param"], param, "{body}: {said}");
+        assert_eq!(said["error"]["type"], "invalid_request_error");
+    }
+    for (path, param) in [
+        ("/ledger/requests?colour=red", json!("colour")),
+        ("/ledger/requests?limit=0", json!("limit")),
+        ("/ledger/requests?limit=x", Value::Null),
+        ("/ledger/requests?since=yesterday", json!("since")),
+        ("/ledger/requests?outcome=good", json!("outcome")),
+        ("/ledger/requests?cursor=x", json!("cursor")),
+        ("/ledger/requests?min_cost_usd=1,5", json!("min_cost_usd")),
+        ("/ledger/summary?group_by=colour", json!("group_by")),
+        ("/ledger/summary?limit=5", json!("limit")),
+        ("/prices?colour=red", json!("colour")),
+    ] {
+        let (status, said) = plane.ask("GET", path, Value::Null).await;
+        assert_eq!(status, 400, "{path}: {said}");
+        assert_eq!(said["error"]["param"], param, "{path}: {said}");
+    }
+    assert_eq!(plane.ask("GET", "/ledger/requests/nonsense", Value::Null).await.0, 404);
+    assert_eq!(plane.ask("GET", "/no-such", Value::Null).await.0, 404);
+    assert_eq!(plane.ask("PUT", "/keys", Value::Null).await.0, 405);
+}
+
+#[tokio::test]
+async fn routes_and_prices_are_shown_without_secrets() {
+    let plane = Plane::open();
+    let (_, routes) = plane.ask("GET", "/routes", Value::Null).await;
+    assert_eq!(routes["data"][0]["id"], "c");
+    assert_eq!(routes["data"][0]["price"], json!({"kind": "unknown"}));
+    assert!(!routes.to_string().contains("upstream-secret"));
+    let (_, prices) = plane.ask("GET", "/prices?model=gpt-5-mini", Value::Null).await;
+    assert_eq!(prices["data"][0]["per_million_usd"]["input"], "0.250000000000");
+}
+
+#[tokio::test]
+async fn a_policy_is_validated_without_changing_anything() {
+    let plane = Plane::open();
+    let (_, before) = plane.ask("GET", "/policies", Value::Null).await;
+    let good = "[[choose]]\nname = \"x\"\nroutes = [\"c\"]\n";
+    let (status, said) = plane.ask("POST", "/policies/validate", json!({"text": good})).await;
+    assert_eq!((status, &said["valid"]), (200, &json!(true)));
+    let bad = "[[choose]]\nname = \"x\"\nroots = [\"c\"]\n";
+    let (status, said) = plane.ask("POST", "/policies/validate", json!({"text": bad})).await;
+    assert_eq!((status, &said["valid"]), (200, &json!(false)));
+    assert_eq!(said["error"]["line"], 3, "{said}");
+    let unknown = "[[choose]]\nname = \"x\"\nroutes = [\"nowhere\"]\n";
+    let (_, said) = plane.ask("POST", "/policies/validate", json!({"text": unknown})).await;
+    assert_eq!(said["valid"], false, "{said}");
+    assert_eq!(plane.ask("GET", "/policies", Value::Null).await.1, before);
+}
+
+#[tokio::test]
+async fn an_empty_ledger_answers_and_balances() {
+    let plane = Plane::open();
+    let (_, page) = plane.ask("GET", "/ledger/requests", Value::Null).await;
+    assert_eq!(page, json!({"object": "list", "data": []}));
+    let (_, summary) = plane.ask("GET", "/ledger/summary?group_by=route,key", Value::Null).await;
+    assert_eq!(summary["data"], json!([]));
+    assert_eq!(summary["total"]["requests"], 0);
+    let (_, report) = plane.ask("GET", "/ledger/verify", Value::Null).await;
+    assert_eq!(report["clean"], true);
+}
+
+#[test]
+fn times_are_read_in_every_form_that_is_promised() {
+    let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    let read = |text| times::read(text, NOW, &zone);
+    assert_eq!(read("1800000000000"), Some(NOW));
+    assert_eq!(read("2027-01-15T08:00:00Z"), Some(NOW));
+    assert_eq!(read("2027-01-15"), Some(NOW - 9 * 3_600_000), "the day begins in its zone");
+    assert_eq!(read("90s"), Some(NOW - 90_000));
+    assert_eq!(read("15m"), Some(NOW - 15 * 60_000));
+    assert_eq!(read("24h"), Some(NOW - 86_400_000));
+    assert_eq!(read("7d"), Some(NOW - 7 * 86_400_000));
+    for wrong in ["", "d", "-5d", "yesterday", "2027-13-01", "1969-01-01"] {
+        assert_eq!(read(wrong), None, "{wrong}");
+    }
+    assert_eq!(times::rfc3339(NOW + 7), "2027-01-15T08:00:00.007Z");
+}

@@ -138,7 +138,7 @@ impl Keys {
         };
         let mut callers = Callers::default();
         for record in records {
-            callers.put(Arc::new(record));
+            callers.put(record);
         }
         Ok(Self {
             dir: dir.to_owned(),
@@ -275,7 +275,7 @@ impl Keys {
     pub fn install(&self, record: KeyRecord) {
         let _one_at_a_time = lock(&self.installing);
         let mut callers = Callers::clone(&self.callers.load());
-        callers.put(Arc::new(record));
+        callers.put(record);
         self.callers.store(Arc::new(callers));
     }
 
@@ -324,11 +324,12 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Callers {
-    fn put(&mut self, record: Arc<KeyRecord>) {
-        let before = self.by_id.get(&record.id);
-        let caller = Arc::new(Caller::new(Arc::clone(&record), before.map(|caller| &**caller)));
-        self.by_hash.insert(record.secret_hash, Arc::clone(&caller));
-        self.by_id.insert(record.id.clone(), caller);
+    fn put(&mut self, record: KeyRecord) {
+        let (id, hash) = (record.id.clone(), record.secret_hash);
+        let before = self.by_id.get(&id).map(|caller| &**caller);
+        let caller = Arc::new(Caller::new(Arc::new(record), before));
+        self.by_hash.insert(hash, Arc::clone(&caller));
+        self.by_id.insert(id, caller);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Promises of callers and keys.
 
 use super::{files::HASH_KEY_FILE, *};
-use crate::{clock::Clock, refusal::Refusal};
+use crate::{clock::Clock, ledger::KeyId, refusal::Refusal};
 use http::{HeaderMap, HeaderValue};
 use std::{
     fs,
@@ -113,7 +113,7 @@ fn keys_work_again_after_a_restart() {
     let (record, secret) = made(&open(dir.path()), NewKey::default());
     let again = Keys::open(dir.path(), vec![record.clone()], Clock::standing(NOW).0, 1000).unwrap();
     assert_eq!(*again.authenticate(&bearer(&secret), PEER).unwrap().id(), record.id);
-    assert_eq!(again.list(), [std::sync::Arc::new(record)]);
+    assert_eq!(again.list(), [Arc::new(record)]);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_change_leaves_what_it_does_not_name() {
     assert_eq!(now.limits.concurrency, Some(2));
     assert!(now.may_pin);
     assert!(keys.authenticate(&bearer(&secret), PEER).is_ok(), "the secret stays");
-    assert!(keys.changed(&crate::ledger::KeyId("key_none".into()), KeyChange::default()).is_none());
+    assert!(keys.changed(&KeyId("key_none".into()), KeyChange::default()).is_none());
 }
 
 #[test]

@@ -14,13 +14,13 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Create a key; its secret is shown this once
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List all keys
     List,
     /// Show one key
     Show(IdArgs),
     /// Change what is named; the rest stays
-    Update(UpdateArgs),
+    Update(Box<UpdateArgs>),
     /// Revoke a key; its record stays, since the ledger names it
     Revoke(IdArgs),
     /// Replace the admin key; the old one stops working at once
@@ -211,7 +211,7 @@ fn limits(key: &Value) -> String {
         .iter()
         .filter(|(pointer, _)| key.pointer(pointer).is_some_and(|limit| !limit.is_null()))
         .map(|(pointer, unit)| format!("{} {unit}", text(key, pointer)));
-    or_dash(set.collect())
+    or_dash(&set.collect::<Vec<_>>())
 }
 
 fn budgets(key: &Value) -> String {
@@ -227,10 +227,10 @@ fn budgets(key: &Value) -> String {
         let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
         format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
     };
-    or_dash(budgets.iter().map(one).collect())
+    or_dash(&budgets.iter().map(one).collect::<Vec<_>>())
 }
 
-fn or_dash(parts: Vec<String>) -> String {
+fn or_dash(parts: &[String]) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
 

@@ -271,8 +271,7 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
     }
     all.push(total);
     let heads: Vec<String> = groups.iter().map(|name| name.to_uppercase()).collect();
-    let names: Vec<Box<dyn Fn(&Value) -> String>> =
-        groups.iter().map(|name| named(format!("/{name}"))).collect();
+    let names: Vec<Text> = groups.iter().map(|name| named(format!("/{name}"))).collect();
     let mut columns: Vec<Column<'_>> = heads
         .iter()
         .zip(&names)
@@ -283,7 +282,7 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         ("PROMPT", Align::Right, &|row| summed(row, &PROMPT)),
         ("ANSWER", Align::Right, &|row| summed(row, &["output", "reasoning"])),
         ("COST USD", Align::Right, &|row| usd(row, "/cost_usd")),
-        ("AVOIDED USD", Align::Right, &|row| usd(row, "/avoided_cost_usd")),
+        ("AVOIDED USD", Align::Right, &avoided),
         ("TTFT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "ttft_us", 1_000.0)),
         ("TPOT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "tpot_ns", 1_000_000.0)),
         ("TOTAL MS P50/P95/P99", Align::Right, &|row| percentiles(row, "total_us", 1_000.0)),
@@ -300,8 +299,19 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
 
 const PROMPT: [&str; 4] = ["input", "cache_read", "cache_write_5m", "cache_write_1h"];
 
-fn named(pointer: String) -> Box<dyn Fn(&Value) -> String> {
+/// A column's text in a row.
+type Text = Box<dyn Fn(&Value) -> String>;
+
+fn named(pointer: String) -> Text {
     Box::new(move |row| text(row, &pointer))
+}
+
+/// What clouds would have cost instead. None known is not the same as nothing.
+fn avoided(row: &Value) -> String {
+    match usd(row, "/avoided_cost_usd") {
+        none if none == "0.00" => "-".to_owned(),
+        some => some,
+    }
 }
 
 fn summed(row: &Value, buckets: &[&str]) -> String {

@@ -8,7 +8,7 @@ use crate::{
     caller::{ADMIN_KEY_FILE, Secret, private_dir, read_secret},
     clock::Clock,
     config::{Config, ConfigError, Environment, Surroundings, shipped::TOLLGATE_TOML},
-    ledger::OpenError,
+    ledger::{self, OpenError},
     serve::{self, Gateway},
     start::{self, StartError},
 };
@@ -115,7 +115,10 @@ impl Link {
                 said.hint("start one with: tollgate serve, or name another with --data-dir")
             );
         }
-        let note = server_note(&config.data_dir);
+        // A note alone may be left over from a server that was killed, and another program may
+        // listen at its address by now: the admin key goes only to who holds the directory.
+        let held = ledger::held(&config.data_dir).unwrap_or(false);
+        let note = server_note(&config.data_dir).filter(|_| held);
         if let Some(note) = &note
             && let Some(link) = Self::to_running(note, &config.data_dir).await?
         {

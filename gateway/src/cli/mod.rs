@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Key(keys::KeyCommand),
     /// Ask the ledger what happened and what it cost
     #[command(subcommand)]
-    Ledger(ledger::LedgerCommand),
+    Ledger(Box<ledger::LedgerCommand>),
     /// Check and show policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -132,7 +132,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
 async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
     match command {
         Command::Key(command) => keys::run(common, command).await,
-        Command::Ledger(command) => ledger::run(common, command).await,
+        Command::Ledger(command) => ledger::run(common, *command).await,
         Command::Policy(command) => policy::run(common, command).await,
         Command::Routes => routes::run(common).await,
         Command::Budgets => ledger::budgets(common).await,

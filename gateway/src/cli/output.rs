@@ -48,6 +48,10 @@ pub(crate) enum Align {
 
 /// Writes rows as a table.
 pub(crate) fn table(rows: &[Value], columns: &[Column<'_>]) -> Result<(), CliError> {
+    if rows.is_empty() {
+        note("there is nothing to list");
+        return Ok(());
+    }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(columns.iter().map(|(head, _, _)| *head));
     if io::stdout().is_terminal() {

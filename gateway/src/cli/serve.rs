@@ -100,7 +100,7 @@ fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
     let dir = config.data_dir.clone();
     private_dir(&dir)
         .map_err(|error| CliError::failed(format!("data_dir {}: {error}", dir.display())))?;
-    let (gateway, recovered) = start::start(config, clock).map_err(not_started)?;
+    let (gateway, recovered) = start::start(config, clock).map_err(|error| not_started(&error))?;
     if recovered.crashed_requests > 0 || recovered.torn_bytes > 0 {
         tracing::warn!(
             crashed_requests = recovered.crashed_requests,
@@ -125,8 +125,8 @@ fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
     Ok(gateway)
 }
 
-fn not_started(error: StartError) -> CliError {
-    let hint = match &error {
+fn not_started(error: &StartError) -> CliError {
+    let hint = match error {
         StartError::Engine { .. } => {
             Some("`make model` fetches the default model; `file` in its route names another")
         }
@@ -158,7 +158,8 @@ fn create_first_key(gateway: &Gateway) -> Result<(), CliError> {
 /// What an operator or a newcomer wants to know first.
 fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String, CliError> {
     let config = &gateway.config;
-    let dir = config.data_dir.display();
+    let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let dir = dir.display();
     let policy = gateway.policy.current();
     let source = match gateway.policy.source() {
         PolicySource::Shipped(_) => "shipped".to_owned(),

@@ -32,12 +32,6 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         .into_iter()
         .map(|written| route(written, &around, &mut warnings))
         .collect::<Result<_, _>>()?;
-    if routes.is_empty() {
-        return Err(Finding {
-            span: None,
-            message: "no route is configured: write at least one [routes.<name>]".to_owned(),
-        });
-    }
     let server = &written.server;
     let listen = listen(&server.listen)?;
     if !listen.ip().is_loopback() {
@@ -45,19 +39,26 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
     }
-    Ok(Config {
+    let config = Config {
         listen,
         data_dir: resolve(base, &server.data_dir),
         time_zone: time_zone(&server.time_zone)?,
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
         metrics_public: server.metrics_public,
-        global_budgets: written.budget.iter().map(budget).collect::<Result<_, _>>()?,
+        global_budgets: budgets(&written.budget)?,
         policy,
         routes,
         prices,
         warnings,
-    })
+    };
+    if config.routes.is_empty() {
+        return Err(Finding {
+            span: None,
+            message: "no route is configured: write at least one [routes.<name>]".to_owned(),
+        });
+    }
+    Ok(config)
 }
 
 fn listen(written: &Spanned<String>) -> Result<SocketAddr, Finding> {
@@ -109,6 +110,17 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
         segment_entries_max: written.segment_entries_max.get(),
         budget_status,
     })
+}
+
+fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Finding> {
+    let mut windows = HashSet::new();
+    for budget in written {
+        if !windows.insert(budget.get_ref().window) {
+            let message = "there is another budget for this window: at most one for each";
+            return Err(Finding::at(budget.span(), message));
+        }
+    }
+    written.iter().map(budget).collect()
 }
 
 fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
@@ -191,7 +203,7 @@ fn route(
 ) -> Result<RouteConfig, Finding> {
     let route = match written.kind {
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
-        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), *cloud, around, warnings)?,
+        Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
     if matches!(route.price, RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
@@ -261,7 +273,7 @@ fn local_route(
 
 fn cloud_route(
     name: &str,
-    written: written::Cloud,
+    written: &written::Cloud,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -280,7 +292,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(&written, around.prices, around.today)?;
+    let price = price::of_cloud(written, around.prices, around.today)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,

@@ -274,10 +274,7 @@ impl Config {
         path: &Path,
         surroundings: Surroundings<'_>,
     ) -> Result<Self, ConfigError> {
-        let base = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let base = path.parent().unwrap_or(Path::new(""));
         document::read(text, surroundings.lookup)
             .and_then(|document| check::check(document, base, surroundings.today))
             .map_err(|finding| ConfigError::place(&finding, text, path))

@@ -33,7 +33,7 @@ pub(super) fn rates(written: &Rates) -> Result<TokenRates, Finding> {
 
 fn per_token(per_million: &Spanned<Money>) -> Result<PicoUsd, Finding> {
     let pico = per_million.get_ref().0.pico();
-    if pico % TOKENS != 0 {
+    if !pico.is_multiple_of(TOKENS) {
         let message = "a rate per million tokens has at most 6 decimal places";
         return Err(Finding::at(per_million.span(), message));
     }

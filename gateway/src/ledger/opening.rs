@@ -171,6 +171,7 @@ impl Books {
             budgets,
             clock,
             strict: config.durability == Durability::Strict,
+            observer: OnceLock::new(),
             lost: AtomicU64::new(0),
             reservations: AtomicU64::new(0),
             catalogue,
@@ -180,7 +181,6 @@ impl Books {
             pulse,
             ids: Ids::new(),
             threads: Mutex::new(threads),
-            observer: OnceLock::new(),
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;

@@ -4,7 +4,7 @@ use super::{Gateway, Life};
 use crate::{
     admission::Rate,
     execute::Started,
-    ledger::{OpenEntry, TokenRate},
+    ledger::{OpenEntry, RequestId, TokenRate},
     listen::Peer,
     refusal::Refusal,
 };
@@ -14,6 +14,20 @@ use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RuleNam
 use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ROUTE: HeaderName = HeaderName::from_static("x-tollgate-route");
+const RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
+const POLICY: HeaderName = HeaderName::from_static("x-tollgate-policy");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-tollgate-attempts");
+const CACHE: HeaderName = HeaderName::from_static("x-tollgate-cache");
+const OUTPUT_CAP: HeaderName = HeaderName::from_static("x-tollgate-output-cap");
+const COST: HeaderName = HeaderName::from_static("x-tollgate-cost-usd");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
+
+/// Headers of an answer, with room for those hyper adds.
+const ANSWER_HEADERS: usize = 24;
 
 /// The headers of an answer when its head leaves.
 pub(super) fn answer(
@@ -24,20 +38,20 @@ pub(super) fn answer(
     rate: Option<Rate>,
 ) -> HeaderMap {
     let cap_asked = open.output_cap_asked();
-    let mut headers = HeaderMap::with_capacity(20);
+    let mut headers = HeaderMap::with_capacity(ANSWER_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    set(&mut headers, "x-request-id", &life.id.to_string());
-    set(&mut headers, "x-tollgate-route", started.route.id().as_str());
-    set(&mut headers, "x-tollgate-attempts", &open.attempts().to_string());
+    headers.insert(REQUEST_ID, life.id_header.clone());
+    set(&mut headers, ROUTE, started.route.id().as_str());
+    headers.insert(ATTEMPTS, HeaderValue::from(open.attempts()));
     if let Some(decision) = &life.decision {
         decided(&mut headers, decision);
     }
     if started.output_cap < cap_asked {
-        set(&mut headers, "x-tollgate-output-cap", &started.output_cap.to_string());
+        headers.insert(OUTPUT_CAP, HeaderValue::from(started.output_cap));
     }
     request_rates(&mut headers, rate);
     token_rates(&mut headers, open.key().and_then(|key| gateway.books.token_rate(key)));
-    set(&mut headers, "server-timing", &server_timing(open));
+    own(&mut headers, SERVER_TIMING, server_timing(open));
     headers
 }
 
@@ -46,20 +60,20 @@ pub(super) fn stream(headers: &mut HeaderMap) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx buffers a proxied stream unless told not to.
-    set(headers, "x-accel-buffering", "no");
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
 
 /// An unstreamed answer's own headers. An unknown cost is absent, never 0.
 pub(super) fn whole(headers: &mut HeaderMap, cost: Option<PicoUsd>) {
     if let Some(cost) = cost {
-        set(headers, "x-tollgate-cost-usd", &cost.to_string());
+        own(headers, COST, cost.to_string());
     }
 }
 
 /// The headers of a refusal, as far as the request came.
 pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
     let headers = response.headers_mut();
-    set(headers, "x-request-id", &life.id.to_string());
+    headers.insert(REQUEST_ID, life.id_header.clone());
     if let Some(decision) = &life.decision {
         decided(headers, decision);
     }
@@ -163,23 +177,29 @@ pub(super) fn refuse_long_body(headers: &HeaderMap, bytes_max: usize) -> Result<
     }
 }
 
+/// A request's id as a header.
+pub(super) fn of_id(id: RequestId) -> HeaderValue {
+    // `req_` and hex digits always make a header.
+    HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// Gives every response that has none yet a request id.
 pub(super) async fn request_id(
     State(gateway): State<Arc<Gateway>>,
     mut response: Response,
 ) -> Response {
     if !response.headers().contains_key(&REQUEST_ID) {
-        let id = gateway.books.request_id().to_string();
-        set(response.headers_mut(), "x-request-id", &id);
+        own(response.headers_mut(), REQUEST_ID, gateway.books.request_id().to_string());
     }
     response
 }
 
 fn decided(headers: &mut HeaderMap, decision: &Decision) {
-    set(headers, "x-tollgate-rule", &decision.rule.0);
-    set(headers, "x-tollgate-policy", &format!("{}@{}", decision.policy, decision.version));
+    set(headers, RULE, &decision.rule.0);
+    let (name, version) = (&decision.policy.0, &decision.version.0);
+    own(headers, POLICY, [name, "@", version].concat());
     // Answers are not cached yet; a caller that reads this header learns so.
-    set(headers, "x-tollgate-cache", "BYPASS");
+    headers.insert(CACHE, HeaderValue::from_static("BYPASS"));
 }
 
 /// OpenAI's three headers of the limit in requests per minute.
@@ -187,7 +207,7 @@ fn request_rates(headers: &mut HeaderMap, rate: Option<Rate>) {
     let Some(rate) = rate else { return };
     headers.insert("x-ratelimit-limit-requests", rate.limit.into());
     headers.insert("x-ratelimit-remaining-requests", rate.remaining.into());
-    set(headers, "x-ratelimit-reset-requests", &reset(rate.reset));
+    own(headers, RESET_REQUESTS, reset(rate.reset));
 }
 
 /// OpenAI's three headers of the limit in tokens per minute.
@@ -195,7 +215,7 @@ fn token_rates(headers: &mut HeaderMap, rate: Option<TokenRate>) {
     let Some(rate) = rate else { return };
     headers.insert("x-ratelimit-limit-tokens", rate.limit.into());
     headers.insert("x-ratelimit-remaining-tokens", rate.remaining.into());
-    set(headers, "x-ratelimit-reset-tokens", &reset(rate.reset));
+    own(headers, RESET_TOKENS, reset(rate.reset));
 }
 
 fn reset(after: Duration) -> String {
@@ -207,21 +227,30 @@ pub(super) fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
     extensions.get::<Peer>().map(|peer| peer.0.ip())
 }
 
-/// The stages finished so far.
+/// The stages finished so far, in milliseconds.
 fn server_timing(open: &OpenEntry) -> String {
     let mut text = String::with_capacity(128);
     for (name, micros) in open.timeline.stages().named() {
         if micros > 0 {
-            let separator = if text.is_empty() { "" } else { ", " };
+            text.push_str(if text.is_empty() { "" } else { ", " });
+            text.push_str(name);
+            text.push_str(";dur=");
             // Writing to a String cannot fail.
-            let _ = write!(text, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
+            let _ = write!(text, "{}.{:03}", micros / 1000, micros % 1000);
         }
     }
     text
 }
 
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+        headers.insert(name, value);
+    }
+}
+
+/// Like [`set`], without copying the value.
+fn own(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
     }
 }

@@ -353,3 +353,22 @@ fn attempt_outcome(outcome: AttemptOutcome) -> &'static str {
         AttemptOutcome::CrashedUnknown => "crashed_unknown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_a_provider_makes_up_do_not_grow_the_metrics() {
+        let metrics = Metrics::new();
+        for number in 0..1000 {
+            metrics.refused(&format!("code_{number}"));
+        }
+        metrics.refused("not a code\n");
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("tollgate_refusals_total{"));
+        assert_eq!(lines.count(), CODES_MAX + 1);
+        assert!(text.contains("tollgate_refusals_total{code=\"other\"} 937"), "{text}");
+    }
+}

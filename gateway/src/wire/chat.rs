@@ -6,11 +6,11 @@
 
 use super::{
     FinishReason,
-    json::{self, Kind, Span},
+    json::{self, Span},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use policies::{PicoUsd, Usage};
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::Range};
 
 /// Bytes of stream that share one allocation.
 const BUFFER_BYTES: usize = 4096;
@@ -127,11 +127,11 @@ pub fn whole(
     body.freeze()
 }
 
-/// A provider's payload with our cost in its `usage`, everything else as it was. A payload without
-/// a usage object is returned as it is; a cost the provider wrote there is replaced by ours.
+/// A provider's payload with our cost in its usage object, which stands at `usage_at`; everything
+/// else as it was. A cost the provider wrote there is replaced by ours.
 #[must_use]
-pub fn with_cost(payload: &Bytes, cost: &Cost) -> Bytes {
-    match usage_edits(payload, cost) {
+pub fn with_cost(payload: &Bytes, usage_at: &Range<usize>, cost: &Cost) -> Bytes {
+    match usage_edits(payload, usage_at, cost) {
         Some(edits) => splice(payload, &edits),
         None => payload.clone(),
     }
@@ -143,43 +143,39 @@ struct Edit {
     with: Vec<u8>,
 }
 
-/// The edits that put `cost` into the top-level usage object, in ascending order.
-fn usage_edits(payload: &Bytes, cost: &Cost) -> Option<Vec<Edit>> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let mut usage: Option<(&str, Span)> = None;
-    json::members::<serde_json::Error>(text, |key, member| {
-        if key == "usage" {
-            usage = Some((member.raw, member.value));
-        }
-        Ok(())
-    })
-    .ok()?;
-    let (raw, place) = usage.filter(|(raw, _)| json::kind(raw) == Kind::Object)?;
+/// The edits that put `cost` into the usage object, in ascending order.
+fn usage_edits(payload: &Bytes, usage_at: &Range<usize>, cost: &Cost) -> Option<Vec<Edit>> {
+    let raw = std::str::from_utf8(payload.get(usage_at.clone())?).ok()?;
     let mut edits = Vec::with_capacity(3);
     let (mut has_cost, mut has_details, mut is_empty) = (false, false, true);
     json::members::<serde_json::Error>(raw, |key, member| {
         is_empty = false;
-        let at =
-            Span { start: place.start + member.value.start, end: place.start + member.value.end };
+        let (start, end) = (usage_at.start + member.value.start, usage_at.start + member.value.end);
+        let mut replace = |with: String| {
+            edits.push(Edit { at: Span { start, end }, with: with.into_bytes() });
+        };
         if key == "cost" {
             has_cost = true;
-            edits.push(Edit { at, with: number(cost.total).into_bytes() });
+            replace(cost.total.to_plain());
         } else if key == "cost_details" && !cost.details.is_empty() {
             has_details = true;
-            edits.push(Edit { at, with: details(cost).into_bytes() });
+            let mut with = String::new();
+            put_details(&mut with, cost);
+            replace(with);
         }
         Ok(())
     })
     .ok()?;
-    let mut added = String::new();
+    let mut added = String::with_capacity(160);
     if !has_cost {
-        // Writing to a String cannot fail.
-        let _ = write!(added, "{}\"cost\":{}", if is_empty { "" } else { "," }, number(cost.total));
+        added.push_str(if is_empty { "\"cost\":" } else { ",\"cost\":" });
+        cost.total.write_plain(&mut added);
     }
     if !has_details && !cost.details.is_empty() {
-        let _ = write!(added, ",\"cost_details\":{}", details(cost));
+        added.push_str(",\"cost_details\":");
+        put_details(&mut added, cost);
     }
-    let end = place.end - 1;
+    let end = usage_at.end - 1;
     edits.push(Edit { at: Span { start: end, end }, with: added.into_bytes() });
     Some(edits)
 }
@@ -221,32 +217,28 @@ fn put_usage(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) {
         usage.reasoning
     );
     if let Some(cost) = cost {
-        let _ = write!(out, r#","cost":{}"#, number(cost.total));
+        let mut text = String::with_capacity(160);
+        text.push_str(",\"cost\":");
+        cost.total.write_plain(&mut text);
         if !cost.details.is_empty() {
-            let _ = write!(out, r#","cost_details":{}"#, details(cost));
+            text.push_str(",\"cost_details\":");
+            put_details(&mut text, cost);
         }
+        out.put_slice(text.as_bytes());
     }
     out.put_slice(b"}");
 }
 
 /// `{"name":0.0001,…}`.
-fn details(cost: &Cost) -> String {
-    let mut out = String::from("{");
-    for (name, amount) in &cost.details {
-        let comma = if out.len() == 1 { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{comma}\"{name}\":{}", number(*amount));
+fn put_details(out: &mut String, cost: &Cost) {
+    out.push('{');
+    for (index, (name, amount)) in cost.details.iter().enumerate() {
+        out.push_str(if index == 0 { "\"" } else { ",\"" });
+        out.push_str(name);
+        out.push_str("\":");
+        amount.write_plain(out);
     }
     out.push('}');
-    out
-}
-
-/// US dollars as an exact JSON number: `0.0004125`, `12`.
-fn number(amount: PicoUsd) -> String {
-    let mut digits = amount.to_string();
-    let kept = digits.trim_end_matches('0').trim_end_matches('.').len();
-    digits.truncate(kept);
-    digits
 }
 
 fn put_string(out: &mut impl BufMut, text: &str) {

@@ -57,6 +57,9 @@ pub struct Seen {
     pub finish: Option<FinishReason>,
     /// Usage that it reports, in disjoint buckets.
     pub usage: Option<Usage>,
+    /// Where its usage object stands in the bytes, so that a cost can be put there without looking
+    /// for it again.
+    pub usage_at: Option<std::ops::Range<usize>>,
     /// Whether it is a usage chunk alone (`choices` is empty): stripped from a client's stream
     /// unless the client asked for usage.
     pub usage_only: bool,

@@ -8,6 +8,7 @@ mod ask;
 mod books;
 mod child;
 mod config;
+mod frozen;
 mod keys;
 mod raw;
 
@@ -15,6 +16,7 @@ pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
 pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder};
+pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
 

@@ -10,7 +10,7 @@ mod script;
 mod serve;
 
 pub use http::Asked;
-pub use script::{Cut, Fault, Point, Reported, Script};
+pub use script::{Cut, Fault, Hold, Point, Reported, Script};
 
 use std::{
     collections::VecDeque,

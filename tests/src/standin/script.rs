@@ -1,6 +1,7 @@
 //! What the stand-in does with one request: what it says, and where it goes wrong.
 
 use std::{str::FromStr, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// What to do with one request. The default is a short, healthy answer.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct Script {
     pub between: Duration,
     /// Where the answer is cut off.
     pub cut: Option<Cut>,
+    /// Where a stream waits until it is let go.
+    pub hold: Option<Hold>,
     /// Writes the body in segments of so many bytes, which splits lines and characters.
     pub segment_bytes: Option<usize>,
     /// Wait between segments.
@@ -67,6 +70,13 @@ pub enum Cut {
     Hang(Point),
 }
 
+/// A place where a stream waits until the test lets it go.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    pub(super) at: Point,
+    pub(super) go: CancellationToken,
+}
+
 /// A place in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
@@ -74,6 +84,19 @@ pub enum Point {
     Head,
     /// After the head and so many pieces.
     Piece(usize),
+}
+
+impl Hold {
+    /// After the head and so many pieces.
+    #[must_use]
+    pub fn after_pieces(pieces: usize) -> Self {
+        Self { at: Point::Piece(pieces), go: CancellationToken::new() }
+    }
+
+    /// Lets the answer go on.
+    pub fn let_go(&self) {
+        self.go.cancel();
+    }
 }
 
 impl Default for Script {
@@ -108,6 +131,7 @@ impl Script {
             before_first: Duration::ZERO,
             between: Duration::ZERO,
             cut: None,
+            hold: None,
             segment_bytes: None,
             between_segments: Duration::ZERO,
         }
@@ -165,6 +189,13 @@ impl Script {
     #[must_use]
     pub fn cut(mut self, cut: Cut) -> Self {
         self.cut = Some(cut);
+        self
+    }
+
+    /// Holds a stream until it is let go.
+    #[must_use]
+    pub fn held(mut self, hold: &Hold) -> Self {
+        self.hold = Some(hold.clone());
         self
     }
 

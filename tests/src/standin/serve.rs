@@ -169,8 +169,11 @@ async fn write_segments(write: &mut WriteHalf<'_>, script: &Script, data: &[u8])
     Ok(())
 }
 
-/// The script's cut, if it falls here.
+/// The script's hold and its cut, if they fall here.
 async fn cut_at(script: &Script, here: Point) -> Option<Ended> {
+    if let Some(hold) = script.hold.as_ref().filter(|hold| hold.at == here) {
+        hold.go.cancelled().await;
+    }
     match script.cut {
         Some(Cut::Reset(at) | Cut::Close(at) | Cut::Hang(at)) if at == here => cut(script).await,
         _ => None,

@@ -90,7 +90,7 @@ struct Spoken {
 /// A payload that is no chunk: never with its text in the message.
 pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str> {
     let written = written(data).ok_or("an event of the stream is no chat chunk")?;
-    Ok(payload(&written, id_wanted))
+    Ok(payload(data, &written, id_wanted))
 }
 
 /// Reads a whole unstreamed answer.
@@ -99,7 +99,7 @@ pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str>
 /// A body that is no answer: never with its text in the message.
 pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
     let written = written(body).ok_or("the body is no chat completion")?;
-    let read = payload(&written, true);
+    let read = payload(body, &written, true);
     if read.choices == 0 && !read.seen.error {
         return Err("the body is a chat completion without choices");
     }
@@ -111,7 +111,12 @@ fn written(data: &[u8]) -> Option<Written<'_>> {
     data.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(data).ok()).flatten()
 }
 
-fn payload(written: &Written<'_>, id_wanted: bool) -> Payload {
+fn payload(data: &[u8], written: &Written<'_>, id_wanted: bool) -> Payload {
+    let usage_at = written.usage.map(RawValue::get).filter(|raw| raw.starts_with('{')).map(|raw| {
+        // A borrowed value stands inside the bytes it was read from.
+        let start = (raw.as_ptr() as usize).saturating_sub(data.as_ptr() as usize);
+        start..start + raw.len()
+    });
     let usage = written.usage.and_then(|raw| usage::read(raw.get()));
     let Choices { count, finished, ref finish, spoken } = written.choices;
     let id = written.id.filter(|_| id_wanted);
@@ -122,6 +127,7 @@ fn payload(written: &Written<'_>, id_wanted: bool) -> Payload {
         finish: finish.clone(),
         usage_only: count == 0 && written.usage.is_some(),
         usage,
+        usage_at,
         error: written.error.is_some_and(|raw| is_truthy(raw.get())),
         id: id
             .and_then(|raw| json::text_of(raw.get()))

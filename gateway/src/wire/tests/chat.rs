@@ -1,8 +1,11 @@
 //! Writing chat answers.
 
-use crate::wire::{
-    FinishReason,
-    chat::{AnswerHead, Chunks, Cost, whole, with_cost},
+use crate::{
+    providers::openai,
+    wire::{
+        FinishReason,
+        chat::{AnswerHead, Chunks, Cost, whole, with_cost},
+    },
 };
 use bytes::Bytes;
 use policies::{PicoUsd, Usage};
@@ -125,17 +128,23 @@ fn a_cost_is_put_into_a_providers_payload_and_nothing_else_changes() {
         (r#"{"choices":[{"usage":{}}]}"#, r#"{"choices":[{"usage":{}}]}"#),
         ("not json", "not json"),
     ] {
-        let with = with_cost(&Bytes::from_static(before.as_bytes()), &cost);
+        let with = priced(before, &cost);
         assert_eq!(std::str::from_utf8(&with).unwrap(), after.replace("FIVE", five));
     }
+}
+
+/// A payload priced as the relay does it: where it has a usage object.
+fn priced(payload: &'static str, cost: &Cost) -> Bytes {
+    let bytes = Bytes::from_static(payload.as_bytes());
+    let at = openai::read_chunk(&bytes, false).ok().and_then(|read| read.seen.usage_at);
+    at.map_or(bytes.clone(), |at| with_cost(&bytes, &at, cost))
 }
 
 #[test]
 fn cost_details_are_put_in_or_replaced() {
     let cost = Cost { total: PicoUsd::ZERO, details: vec![("input", PicoUsd::ZERO)] };
-    let with =
-        with_cost(&Bytes::from_static(br#"{"usage":{"cost_details":{"y":1},"z":2}}"#), &cost);
+    let with = priced(r#"{"usage":{"cost_details":{"y":1},"z":2}}"#, &cost);
     assert_eq!(with, br#"{"usage":{"cost_details":{"input":0},"z":2,"cost":0}}"#.as_slice());
-    let with = with_cost(&Bytes::from_static(br#"{"usage":{"z":2}}"#), &cost);
+    let with = priced(r#"{"usage":{"z":2}}"#, &cost);
     assert_eq!(with, br#"{"usage":{"z":2,"cost":0,"cost_details":{"input":0}}}"#.as_slice());
 }

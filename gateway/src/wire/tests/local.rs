@@ -95,6 +95,6 @@ fn sampling_is_what_was_asked() {
     assert_eq!(ask.stop, ["a", "b"]);
 
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap().sampling;
-    assert_eq!(plain.temperature.to_bits(), 1f32.to_bits(), "OpenAI's default");
+    assert_eq!(plain.temperature.to_bits(), 0.8f32.to_bits(), "as llama.cpp's own server");
     assert_eq!((plain.seed, plain.top_k), (None, Some(40)));
 }

@@ -1,0 +1,73 @@
+//! What waits for the disk, and what does not: seen by stopping the one thread that writes the
+//! journal while everything else runs.
+
+use crate::harness::{Frozen, Gate};
+use e2e::standin::{Hold, Script, StandIn};
+use std::{pin::pin, time::Duration};
+
+/// How long a test looks at something that must not happen. Too short a look can only miss a fault,
+/// never invent one.
+const LOOK: Duration = Duration::from_millis(300);
+
+async fn a_cloud(durability: &str) -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let durability = format!("durability = \"{durability}\"");
+    let gate = Gate::builder().cloud(&cloud).ledger(&durability).start().await;
+    (cloud, gate)
+}
+
+/// Stops the thread that writes the journal; `None` where a parent may not trace its child.
+fn stopped_disk(gate: &mut Gate) -> Option<Frozen> {
+    match Frozen::thread(gate.child().pid(), "ledger-commit") {
+        Ok(frozen) => Some(frozen),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            println!("this system lets no parent trace its child: not checked");
+            None
+        }
+        Err(error) => panic!("the committer cannot be stopped: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn in_strict_mode_nothing_is_sent_before_its_reservation_is_on_disk() {
+    let (cloud, mut gate) = a_cloud("strict").await;
+    let Some(disk) = stopped_disk(&mut gate) else { return };
+    let mut answer = pin!(gate.ask("Wait for me.").send());
+    assert!(tokio::time::timeout(LOOK, &mut answer).await.is_err());
+    assert_eq!(cloud.counts().requests, 0, "paid work waits for its reservation");
+    disk.thaw();
+    answer.await.ok();
+    assert_eq!(cloud.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn in_strict_mode_no_answer_ends_before_its_entry_is_on_disk() {
+    let (cloud, mut gate) = a_cloud("strict").await;
+    let hold = Hold::after_pieces(2);
+    cloud.next(Script::says("one two three").held(&hold));
+    let mut open = gate.ask("Count.").streamed().open().await;
+    open.read_pieces(2).await;
+    let Some(disk) = stopped_disk(&mut gate) else { return };
+    hold.let_go();
+    // The text flows on; only the end waits.
+    open.read_pieces(3).await;
+    let mut rest = pin!(open.rest());
+    assert!(tokio::time::timeout(LOOK, &mut rest).await.is_err(), "acknowledged before written");
+    disk.thaw();
+    let answer = rest.await;
+    assert!(answer.whole && answer.done());
+    assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "completed");
+}
+
+#[tokio::test]
+async fn in_grouped_mode_nothing_waits_for_the_disk() {
+    let (_cloud, mut gate) = a_cloud("grouped").await;
+    let Some(disk) = stopped_disk(&mut gate) else { return };
+    for stream in [true, false] {
+        let ask = gate.ask("Do not wait.");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        assert!(answer.whole);
+    }
+    disk.thaw();
+    assert_eq!(gate.ledger().until_entries(2).await.len(), 2);
+}
