@@ -39,7 +39,7 @@ lint: need ## clippy, warnings are errors
 	@$(WITH) cargo clippy --workspace --all-targets --locked -- -D warnings
 
 doc: need ## rustdoc, warnings are errors
-	@RUSTDOCFLAGS="-D warnings" $(WITH) cargo doc --workspace --no-deps --locked --quiet
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(WITH) cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
 unit: need ## tests inside the crates, without the end-to-end ones
 	@$(WITH) cargo test --locked -p policies -p local-engine -p gateway

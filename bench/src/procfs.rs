@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-/// Length of one tick in /proc/<pid>/stat: `USER_HZ` is 100 in Linux' interface to user space.
+/// Length of one tick in `/proc/<pid>/stat`: `USER_HZ` is 100 in Linux' interface to user space.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Processor time of one process at one moment.
@@ -55,7 +55,7 @@ impl CpuReading {
     }
 }
 
-/// utime + stime of a /proc/<pid>/stat line. The command name may hold spaces and parentheses, so
+/// utime + stime of a `/proc/<pid>/stat` line. The command name may hold spaces and parentheses, so
 /// fields are counted from its last closing one.
 fn stat_ticks(stat: &str) -> Option<u64> {
     let after_name = stat.get(stat.rfind(')')? + 1..)?;

@@ -71,7 +71,7 @@ pub(crate) struct EngineArgs {
     /// Date of the run, YYYY-MM-DD [default: today, UTC].
     #[arg(long)]
     date: Option<String>,
-    /// Folder for the results [default: `bench/runs/<date>-<machine>`].
+    /// Folder for the results; unset: `bench/runs/<date>-<machine>`.
     #[arg(long)]
     out: Option<PathBuf>,
 }

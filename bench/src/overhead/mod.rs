@@ -70,7 +70,7 @@ pub(crate) struct OverheadArgs {
     /// Date of the run, YYYY-MM-DD [default: today, UTC].
     #[arg(long)]
     date: Option<String>,
-    /// Folder for the results [default: `bench/runs/<date>-<machine>`].
+    /// Folder for the results; unset: `bench/runs/<date>-<machine>`.
     #[arg(long)]
     out: Option<PathBuf>,
 }

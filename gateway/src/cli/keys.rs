@@ -55,7 +55,7 @@ pub(crate) struct CreateArgs {
     /// Requests in flight
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<u32>,
-    /// A budget: WINDOW=USD[,TOKENStokens][,soft], such as day=5.00 or month=20,1000000tokens,soft;
+    /// A budget: `WINDOW=USD[,TOKENStokens][,soft]`, such as day=5.00 or month=20,1000000tokens,soft;
     /// windows are hour, day, month and total; may be given once for each window
     #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
     pub(crate) budgets: Vec<Value>,
