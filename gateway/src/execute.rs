@@ -85,7 +85,9 @@ impl Execution<'_> {
         let mut only_local = false;
         let mut parent = None;
         for (route, planned) in self.plan() {
-            if if only_local { !route.is_local() } else { !planned } {
+            // Once money was short only local routes are left; until then only planned ones count.
+            let skipped = if only_local { !route.is_local() } else { !planned };
+            if skipped {
                 continue;
             }
             match self.attempt(&route, &mut parent).await {

@@ -78,6 +78,7 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
         decided(headers, decision);
     }
     if let Some(caller) = &life.caller {
+        request_rates(headers, gateway.admission.rate(caller));
         token_rates(headers, gateway.books.token_rate(&caller.record.id));
     }
 }
