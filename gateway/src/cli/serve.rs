@@ -48,6 +48,9 @@ pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
 
 async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError> {
     let stop = stop_signal()?;
+    // From the first listener on SIGHUP no longer ends the process; the policy's file is looked at
+    // once more after loading, for a signal or a change in between.
+    let _hangup = signal(SignalKind::hangup()).ok();
     let limits = Listening {
         connections_max: config.limits.connections_max,
         header_read_max: config.limits.header_read_max,
@@ -68,6 +71,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     background.spawn(
         Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
     );
+    gateway.policy.reload(&gateway.books, false).await;
     let server_file = {
         let gateway = Arc::clone(&gateway);
         blocking(move || ServerFile::write(&gateway.config.data_dir, address, &gateway.clock))
