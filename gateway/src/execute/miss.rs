@@ -1,0 +1,104 @@
+//! Why a route gave no answer, and what the caller is told when none did.
+
+use crate::{
+    ledger::{Scope, Short},
+    refusal::Refusal,
+    routes::{Fault, FaultKind, Route},
+};
+use policies::PicoUsd;
+use std::{sync::Arc, time::Duration};
+
+/// Why a route gave no answer.
+pub(super) enum Miss {
+    /// Money or tokens were short.
+    Short(Short),
+    /// It failed.
+    Fault(Fault),
+    /// Its price is not known, and nobody said what to reserve.
+    UnknownPrice,
+    /// The caller's own limit for this request is below its worst case.
+    MaxCost { needed: PicoUsd },
+}
+
+/// What the caller is told when nothing answered: the first miss that it can do something about,
+/// else what befell the last route.
+pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
+    let only_one = misses.len() == 1;
+    let shortage = misses.iter().position(|(_, miss)| matches!(miss, Miss::Short(_)));
+    let unserved = misses.iter().all(|(_, miss)| {
+        matches!(miss, Miss::Fault(Fault { kind: FaultKind::Unfit(_) | FaultKind::Busy, .. }))
+    });
+    let waits = misses.iter().filter_map(|(_, miss)| match miss {
+        Miss::Fault(Fault { kind: FaultKind::RateLimited { retry_after }, .. }) => {
+            Some(retry_after.unwrap_or(Duration::from_secs(1)))
+        }
+        _ => None,
+    });
+    let all_limited = waits.clone().count() == misses.len();
+    let soonest = waits.min();
+    if let (true, Some(wait)) = (all_limited, soonest) {
+        return Refusal::UpstreamLimited(wait);
+    }
+    if let Some(short) = shortage {
+        return short_refusal(misses.swap_remove(short).1);
+    }
+    let busy = |miss: &Miss| matches!(miss, Miss::Fault(Fault { kind: FaultKind::Busy, .. }));
+    if unserved && misses.iter().any(|(_, miss)| busy(miss)) {
+        return Refusal::Busy(Duration::from_secs(1));
+    }
+    match misses.pop() {
+        Some((route, Miss::Fault(fault))) => fault_refusal(&route, fault, only_one),
+        Some((_, miss)) => short_refusal(miss),
+        None => Refusal::Upstream("the policy's plan names no configured route".to_owned()),
+    }
+}
+
+fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
+    match fault.kind {
+        FaultKind::Rejected { status, message, error_type, param, code } => {
+            Refusal::Rejected { status, message, kind: error_type, param, code }
+        }
+        FaultKind::Unfit(bad) => Refusal::Bad(bad),
+        FaultKind::Busy => Refusal::Busy(Duration::from_secs(1)),
+        FaultKind::RateLimited { retry_after } => {
+            Refusal::UpstreamLimited(retry_after.unwrap_or(Duration::from_secs(1)))
+        }
+        FaultKind::FirstToken | FaultKind::Total => {
+            Refusal::Deadline(format!("route `{}` gave no answer in time", route.id()))
+        }
+        kind => {
+            let message = format!("route `{}` failed: {kind}", route.id());
+            if only_one { Refusal::RouteDown(message) } else { Refusal::Upstream(message) }
+        }
+    }
+}
+
+fn short_refusal(miss: Miss) -> Refusal {
+    match miss {
+        Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
+            Refusal::RateLimited {
+                scope: whose(&scope).to_owned(),
+                limit: format!("{limit} tokens per minute"),
+                left,
+                retry_after,
+            }
+        }
+        Miss::Short(Short::Store(error)) => Refusal::StoreDown(error.to_string()),
+        Miss::Short(short @ Short::Budget { .. }) => Refusal::Budget(short.to_string()),
+        Miss::MaxCost { needed } => Refusal::Budget(format!(
+            "this request could cost up to {needed} USD, above its own x-tollgate-max-cost-usd"
+        )),
+        Miss::UnknownPrice => Refusal::Policy {
+            message: "the price of every route for this request is unknown".to_owned(),
+            rule: None,
+        },
+        Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
+    }
+}
+
+fn whose(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Global => "the gateway's",
+        Scope::Key(_) => "this key's",
+    }
+}
