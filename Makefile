@@ -42,7 +42,7 @@ doc: need ## rustdoc, warnings are errors
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(WITH) cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
 unit: need ## tests inside the crates, without the end-to-end ones
-	@$(WITH) cargo test --locked -p policies -p local-engine -p gateway
+	@$(WITH) cargo test --locked --workspace --lib --bins
 
 deny: ## licences, bans and sources of the dependency tree (compiles cargo-deny if absent)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
