@@ -146,8 +146,12 @@ impl Execution<'_> {
         let in_flight = InFlight::on(route);
         let output_cap = prepared.bounds.output_tokens;
         let prompt_tokens = prepared.prompt_tokens;
-        // The commit of the reservation overlaps with the wait for a place.
+        // The commit of the reservation overlaps with the wait for a place. A caller that leaves in
+        // this wait owes nothing.
+        let mut unsent = Unsent { open: self.open, attempt, waiting: true };
         let (place, committed) = tokio::join!(route.place(), ticket.committed());
+        unsent.waiting = false;
+        drop(unsent);
         if let Err(error) = committed {
             self.open.end_attempt(attempt, AttemptOutcome::NotSent, true);
             return Err(Miss::Short(Short::Store(error)));
@@ -327,6 +331,21 @@ fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
         if fits(middle) { low = middle } else { high = middle - 1 }
     }
     Some(low)
+}
+
+/// An attempt that waits to be sent: dropped in that wait, it is void.
+struct Unsent<'a> {
+    open: &'a mut OpenEntry,
+    attempt: AttemptIndex,
+    waiting: bool,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if self.waiting {
+            self.open.end_attempt(self.attempt, AttemptOutcome::NotSent, true);
+        }
+    }
 }
 
 /// An answer that has not shown anything yet. If the caller leaves now, what the engine has metered

@@ -11,6 +11,7 @@ use crate::{
     admission::Permit,
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
+    refusal::Refusal,
     routes::Fault,
     timeline::Stage,
     wire::{
@@ -23,6 +24,9 @@ use bytes::Bytes;
 use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+/// The status an answer's head leaves with.
+const ANSWERED: u16 = 200;
 
 /// An answer being relayed, with everything that ends when it ends.
 #[derive(Debug)]
@@ -130,8 +134,8 @@ impl Relay {
     /// The whole answer of an unstreamed request.
     ///
     /// # Errors
-    /// The [`Fault`] that broke it; it is booked.
-    pub async fn into_whole(mut self) -> Result<Whole, Fault> {
+    /// What the caller is told when it broke; it is booked.
+    pub async fn into_whole(mut self) -> Result<Whole, Refusal> {
         let mut text = String::new();
         let mut body = None;
         loop {
@@ -139,10 +143,7 @@ impl Relay {
                 Some(Ok(Event::Text { text: piece, .. })) => text.push_str(&piece),
                 Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
                 Some(Ok(Event::End { .. } | Event::Chunk { .. })) => {}
-                Some(Err(fault)) => {
-                    self.break_off(&fault);
-                    return Err(fault);
-                }
+                Some(Err(fault)) => return Err(self.broken(&fault, None)),
                 None => break,
             }
         }
@@ -234,24 +235,36 @@ impl Relay {
 
     /// The answer is whole: settle it.
     fn complete(&mut self) {
-        let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed);
+        let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
         self.phase = Phase::Settling(ticket);
     }
 
-    /// The answer broke after its first byte: settle it, and say so where the `[DONE]` would stand.
+    /// The stream broke after its first byte, under a 200: say so where the `[DONE]` would stand.
     fn break_off(&mut self, fault: &Fault) {
-        tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
-        if !fault.is_callers() {
-            self.started.route.live.failed();
-        }
-        self.settle(fault.outcome(), Outcome::Broken);
-        let message = format!("the answer broke off: {}", fault.kind);
-        let refusal = crate::refusal::Refusal::Upstream(message);
+        let refusal = self.broken(fault, Some(ANSWERED));
         self.ready.push_back(sse::event(refusal.to_json().as_bytes()));
         self.phase = Phase::Over;
     }
 
-    fn settle(&mut self, attempt: AttemptOutcome, outcome: Outcome) -> Option<CommitTicket> {
+    /// The answer broke: settle it. The caller sees the status that has left already, or the one of
+    /// the refusal.
+    fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
+        tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
+        if !fault.is_callers() {
+            self.started.route.live.failed();
+        }
+        let refusal = Refusal::Upstream(format!("the answer broke off: {}", fault.kind));
+        let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());
+        self.settle(fault.outcome(), Outcome::Broken, status);
+        refusal
+    }
+
+    fn settle(
+        &mut self,
+        attempt: AttemptOutcome,
+        outcome: Outcome,
+        status: u16,
+    ) -> Option<CommitTicket> {
         self.book();
         let mut open = self.open.take()?;
         open.timeline.end(Stage::Relay);
@@ -264,7 +277,7 @@ impl Relay {
         open.end_attempt(self.started.attempt, attempt, false);
         Some(open.finish(Ending {
             outcome,
-            status: Some(200),
+            status: Some(status),
             answered_by: Some(self.started.attempt),
             ttft_us: self.pacing.client_ttft_us(),
             tpot_ns: self.pacing.tpot_ns(self.output_tokens()),

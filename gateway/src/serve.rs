@@ -36,7 +36,7 @@ use facts::facts;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, Limited};
 use policies::{Decision, Facts, Verdict};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 /// Everything a request meets on its way.
@@ -88,6 +88,7 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
     let mut life = Life {
         id,
         id_header: headers::of_id(id),
+        arrived_unix_ms: gateway.clock.unix_ms(),
         timeline: Timeline::start(),
         caller: None,
         decision: None,
@@ -105,6 +106,8 @@ struct Life {
     id: RequestId,
     /// The id as `x-request-id` shows it.
     id_header: HeaderValue,
+    /// When it arrived, milliseconds since the Unix epoch.
+    arrived_unix_ms: u64,
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
     decision: Option<Arc<Decision>>,
@@ -143,8 +146,12 @@ async fn answer(
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
     let started = execute(gateway, &request, &decision, &mut open).await;
     match started {
-        Ok(started) => relay(gateway, life, &request, started, open, permit).await,
-        Err(refusal) => Err(unanswered(open, refusal, life)),
+        Ok(started) => {
+            // Whatever becomes of it now, an entry tells of it.
+            life.recorded = true;
+            relay(gateway, life, &request, started, open, permit).await
+        }
+        Err(refusal) => Err(unanswered(gateway, open, refusal, life)),
     }
 }
 
@@ -197,7 +204,7 @@ fn open_entry(
     };
     let head = EntryHead {
         id: life.id,
-        arrived_unix_ms: record.facts.time.unix_ms,
+        arrived_unix_ms: life.arrived_unix_ms,
         key: caller.record.id.clone(),
         user: caller.record.user.clone(),
         team: caller.record.team.clone(),
@@ -252,10 +259,7 @@ async fn relay(
         headers::stream(&mut headers);
         return Ok(response(headers, Body::from_stream(relay.into_stream())));
     }
-    let whole = relay
-        .into_whole()
-        .await
-        .map_err(|fault| Refusal::Upstream(format!("the answer broke off: {}", fault.kind)))?;
+    let whole = relay.into_whole().await?;
     headers::whole(&mut headers, whole.cost);
     Ok(response(headers, Body::from(whole.body)))
 }
@@ -268,7 +272,7 @@ fn response(headers: HeaderMap, body: Body) -> Response {
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
     if open.attempts() == 0 {
         open.discard();
         return refusal;
@@ -279,7 +283,7 @@ fn unanswered(open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
         Refusal::Budget(_) | Refusal::RateLimited { .. } | Refusal::StoreDown(_) => Outcome::Short,
         _ => Outcome::Failed,
     };
-    let status = Some(refusal.status().as_u16());
+    let status = Some(headers::status(gateway, &refusal).as_u16());
     // Nothing waits for this commit: no answer was given and nothing was promised.
     drop(open.finish(Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None }));
     refusal
@@ -307,6 +311,3 @@ impl Life {
         response
     }
 }
-
-/// Longest that a drain waits for running answers.
-pub const DRAIN_MAX: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! A client may leave at every point: no reservation stays open, the ledger has one entry, the
 //! provider's work is cancelled, and what was used is charged.
 
-use crate::harness::{EntrySeen, Gate};
+use crate::harness::{EntrySeen, Gate, eventually};
 use e2e::standin::{Cut, Fault, Point, Script, StandIn};
 
 const PIECES: usize = 5;
@@ -91,5 +91,34 @@ async fn many_at_once() {
     open.into_iter().for_each(crate::harness::Open::leave);
     cloud.until(|counts| counts.left == 16).await.expect("every upstream is cancelled");
     assert_eq!(gate.ledger().until_entries(16).await.len(), 16);
+    gate.until_nothing_is_reserved().await;
+}
+
+/// Nothing was sent, so nothing is owed: neither an estimate nor the whole reservation.
+#[tokio::test]
+async fn while_waiting_for_a_place_in_the_pool() {
+    let cloud = StandIn::start().await.unwrap();
+    let one_place = "in_flight_max = 1\npool_wait_max_ms = 60000";
+    let gate = Gate::builder().cloud_named("cloud", &cloud, one_place).start().await;
+    cloud.next(Script::says("one two three").cut(Cut::Hang(Point::Piece(1))));
+    let mut first = gate.ask("Take the place.").streamed().open().await;
+    first.read_pieces(1).await;
+
+    let both_hold = async {
+        eventually("the second request holds its worst case", || async {
+            (gate.reservations().await.len() == 2).then_some(())
+        })
+        .await;
+    };
+    gate.ask("Wait for the place.").leave_before_head(both_hold).await;
+
+    let entry = gate.ledger().until_entries(1).await.remove(0);
+    let entry = gate.ledger().entry(&entry.id()).await;
+    entry.adds_up();
+    assert_eq!(entry.outcome(), "client_gone");
+    assert_eq!(entry.only_attempt().outcome(), "not_sent");
+    assert_eq!(entry.cost(), Some(0), "{:#}", entry.0);
+    assert_eq!(cloud.counts().requests, 1, "the second request never left");
+    first.leave();
     gate.until_nothing_is_reserved().await;
 }
