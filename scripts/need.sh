@@ -15,9 +15,13 @@ command -v g++ >/dev/null || command -v c++ >/dev/null || stop "no C++ compiler:
 
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib64/libclang*.so*' >/dev/null
+    # Only what bindgen looks for: libclang-cpp, which other packages bring, is another library.
+    local pattern
+    for pattern in /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64; do
+        compgen -G "$pattern/libclang.so*" >/dev/null && return 0
+        compgen -G "$pattern/libclang-[0-9]*.so*" >/dev/null && return 0
+    done
+    return 1
 }
 has_libgomp() { [ -e "$(gcc -print-file-name=libgomp.so.1 2>/dev/null || true)" ]; }
 
