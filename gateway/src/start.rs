@@ -154,6 +154,7 @@ fn engine_config(local: &LocalConfig) -> EngineConfig {
         threads: local.threads,
         prefill_chunk: local.prefill_chunk,
         gpu_layers: local.gpu_layers,
+        gpu_device: local.gpu_device.clone(),
         ..EngineConfig::new(local.file.clone())
     }
 }

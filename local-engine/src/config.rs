@@ -40,8 +40,10 @@ pub struct EngineConfig {
     /// Most prompt tokens read in a step that also generates: bounds the gap a long prompt causes
     /// between other jobs' tokens.
     pub prefill_chunk: u32,
-    /// Layers offloaded to a GPU; `None` is as many as fit. Without a GPU backend it is always 0.
+    /// Layers offloaded to a GPU; `None` is as many as fit. A number above 0 is kept or refused.
     pub gpu_layers: Option<u32>,
+    /// The only GPU to use, by its backend's name for it (`CUDA0`, `Vulkan1`); `None` is all.
+    pub gpu_device: Option<String>,
     /// The layout of the KV cache.
     pub kv_layout: KvLayout,
     /// Whether a job may start from the cells another job with the same prefix left.
@@ -68,6 +70,7 @@ impl EngineConfig {
             batch_tokens: 512,
             prefill_chunk: 128,
             gpu_layers: None,
+            gpu_device: None,
             kv_layout: KvLayout::Auto,
             prefix_reuse: true,
             reader_lag_max: 64,

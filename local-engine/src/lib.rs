@@ -15,6 +15,7 @@ mod job;
 mod llama;
 mod load;
 mod meter;
+mod offload;
 mod outbox;
 mod scheduler;
 #[cfg(test)]

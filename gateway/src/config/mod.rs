@@ -177,6 +177,8 @@ pub struct LocalConfig {
     pub prefill_chunk: u32,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
+    /// The only GPU to use, by its backend's name for it; all, if none is named.
+    pub gpu_device: Option<String>,
     /// Engine time one prompt token may take at most, for reservations.
     pub prefill_per_token_max: Duration,
     /// Engine time one generated token may take at most, for reservations.

@@ -252,3 +252,18 @@ fn what_others_can_reach_is_said() {
     let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://[::1]:9")).unwrap();
     assert!(!config.warnings[0].contains("in clear"));
 }
+
+#[test]
+fn gpu_layers_are_automatic_or_a_number() {
+    let layers = |line: &str| match &parse(&format!("{EDGE}{line}")).unwrap().routes[0].source {
+        RouteSource::Local(local) => local.gpu_layers,
+        RouteSource::Cloud(_) => panic!("it is local"),
+    };
+    assert_eq!(layers(""), None);
+    assert_eq!(layers("gpu_layers = \"auto\"\n"), None);
+    assert_eq!(layers("gpu_layers = 12\n"), Some(12));
+    for wrong in ["\"all\"", "-1", "1.5"] {
+        let error = parse(&format!("{EDGE}gpu_layers = {wrong}\n")).unwrap_err();
+        assert!(error.to_string().contains("\"auto\" or a number of layers"), "{error}");
+    }
+}

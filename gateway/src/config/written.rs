@@ -122,7 +122,9 @@ pub(super) struct Local {
     #[serde(default = "local::prefill_chunk_tokens")]
     pub(super) prefill_chunk_tokens: NonZeroU32,
     #[serde(default)]
-    pub(super) gpu_layers: Option<u32>,
+    pub(super) gpu_layers: GpuLayers,
+    #[serde(default)]
+    pub(super) gpu_device: Option<String>,
     #[serde(default = "local::prefill_token_max_us")]
     pub(super) prefill_token_max_us: NonZeroU64,
     #[serde(default = "local::decode_token_max_us")]
@@ -218,6 +220,10 @@ pub(super) enum CapField {
     MaxCompletionTokens,
     MaxTokens,
 }
+
+/// Layers on a GPU: as many as fit, or a number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GpuLayers(pub(super) Option<u32>);
 
 /// An amount in USD, written as a decimal string so that no float ever holds it.
 #[derive(Clone, Copy, Debug)]
@@ -316,6 +322,37 @@ mod cloud {
     }
     pub(super) fn total_timeout_ms() -> NonZeroU64 {
         nonzero64(600_000)
+    }
+}
+
+impl<'de> Deserialize<'de> for GpuLayers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrNumber;
+        impl de::Visitor<'_> for AutoOrNumber {
+            type Value = GpuLayers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a number of layers")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<GpuLayers, E> {
+                match text {
+                    "auto" => Ok(GpuLayers(None)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, layers: i64) -> Result<GpuLayers, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Signed(layers), &self);
+                Ok(GpuLayers(Some(u32::try_from(layers).map_err(|_| wrong())?)))
+            }
+
+            fn visit_u64<E: de::Error>(self, layers: u64) -> Result<GpuLayers, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Unsigned(layers), &self);
+                Ok(GpuLayers(Some(u32::try_from(layers).map_err(|_| wrong())?)))
+            }
+        }
+        deserializer.deserialize_any(AutoOrNumber)
     }
 }
 

@@ -159,7 +159,9 @@ impl LocalRoute {
             "sha256": self.engine.sha256(),
             "quantisation": info.quantisation,
             "backend": info.backend(),
-            "devices": info.devices.iter().map(|device| &device.name).collect::<Vec<_>>(),
+            "devices": info.devices.iter().map(device).collect::<Vec<_>>(),
+            "offloaded_to": info.offloaded_to,
+            "gpu_memory_bytes": info.gpu_memory_bytes,
             "layers": info.layers,
             "layers_offloaded": info.layers_offloaded,
             "context_tokens": info.context_tokens,
@@ -225,6 +227,18 @@ impl LocalAnswer {
             return Some(event);
         }
     }
+}
+
+/// A device as `/ready` tells it.
+fn device(device: &local_engine::Device) -> serde_json::Value {
+    serde_json::json!({
+        "name": device.name,
+        "description": device.description,
+        "backend": device.backend,
+        "gpu": device.gpu,
+        "memory_total_bytes": device.memory_total,
+        "memory_free_bytes": device.memory_free,
+    })
 }
 
 fn end(finish: Finish, usage: &JobUsage) -> Event {

@@ -5,6 +5,7 @@
 
 mod accounting;
 mod batching;
+mod gpu;
 mod harness;
 mod loading;
 mod prompts;
