@@ -6,7 +6,8 @@ use crate::{
     wire::{self, BadRequest, ChatRequest, Event, FinishReason},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, SubmitError,
+    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
+    SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -89,6 +90,7 @@ impl LocalRoute {
                 stop: ask.stop,
                 sampling: ask.sampling,
                 engine_time_max,
+                scheduling: Scheduling::default(),
             },
         })
     }
