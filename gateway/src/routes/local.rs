@@ -6,7 +6,8 @@ use crate::{
     wire::{self, BadRequest, ChatRequest, Delta, DeltaKind, Event, FinishReason},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, SubmitError,
+    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
+    SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -91,6 +92,7 @@ impl LocalRoute {
                 stop: ask.stop,
                 sampling: ask.sampling,
                 engine_time_max,
+                scheduling: Scheduling::default(),
             },
         })
     }
