@@ -65,7 +65,10 @@ pub(crate) fn plans(
 fn find(devices: &[Device], name: &str) -> Result<usize, String> {
     let named = |device: &Device| device.gpu && device.name.eq_ignore_ascii_case(name);
     devices.iter().position(named).ok_or_else(|| {
-        format!("gpu_device = \"{name}\" is not a GPU of this machine (devices: {})", names(devices))
+        format!(
+            "gpu_device = \"{name}\" is not a GPU of this machine (devices: {})",
+            names(devices)
+        )
     })
 }
 

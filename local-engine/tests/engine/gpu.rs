@@ -10,9 +10,14 @@ use crate::harness::{answer, ask, engine, never_ending, small};
 fn gpu() -> Option<String> {
     let kind = std::env::var("TOLLGATE_GPU_TESTS").ok().filter(|kind| !kind.is_empty());
     if kind.is_none() {
-        println!("skipped: TOLLGATE_GPU_TESTS is not set");
+        say("skipped: TOLLGATE_GPU_TESTS is not set");
     }
     kind
+}
+
+#[expect(clippy::print_stderr, reason = "a test that looked at nothing says so")]
+fn say(what: &str) {
+    eprintln!("{what}");
 }
 
 fn first_gpu(engine: &Engine) -> Device {
@@ -46,7 +51,7 @@ async fn all_layers_go_to_the_gpu_and_the_answer_begins_as_on_the_cpu() {
     if kind == "real" {
         assert!(info.gpu_memory_bytes >= info.tensor_bytes / 2, "{}", info.gpu_memory_bytes);
     }
-    println!("{} {}: {answer:?}", device.name, device.description);
+    say(&format!("{} {}: {answer:?}", device.name, device.description));
 
     let (on_cpu, same) = eight_tokens(Some(0)).await;
     assert_eq!((on_cpu.info().layers_offloaded, on_cpu.info().backend()), (0, "CPU"));
@@ -79,7 +84,7 @@ fn a_device_that_is_not_there_is_refused_with_those_that_are() {
 fn layers_without_a_gpu_are_refused_not_forgotten() {
     let probe = engine(&small());
     if probe.info().devices.iter().any(|device| device.gpu) {
-        println!("skipped: this machine has a GPU");
+        say("skipped: this machine has a GPU");
         return;
     }
     let mut config = small();
