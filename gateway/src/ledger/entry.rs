@@ -74,6 +74,14 @@ pub struct Entry {
 pub enum Endpoint {
     /// `POST /v1/chat/completions`.
     ChatCompletions,
+    /// `POST /v1/completions`.
+    Completions,
+    /// `POST /v1/embeddings`.
+    Embeddings,
+    /// `POST /v1/responses`.
+    Responses,
+    /// `POST /v1/messages`.
+    Messages,
 }
 
 /// The decision, with the facts it was made from: enough to explain and to replay it.
