@@ -103,7 +103,7 @@ pub fn read_chat(
         needs,
         messages: conversation.messages,
         metadata,
-        ..ChatRequest::empty(model, headers)?.with(body.clone(), read.fields)
+        ..ChatRequest::empty(model, headers)?.with(read.fields, body)
     })
 }
 
@@ -182,7 +182,12 @@ impl<'a> Read<'a> {
         self.given(field).map_or(Ok(false), |raw| check::boolean(field.name(), raw))
     }
 
-    pub(super) fn integer(&self, field: Field, min: i64, max: i64) -> Result<Option<i64>, BadRequest> {
+    pub(super) fn integer(
+        &self,
+        field: Field,
+        min: i64,
+        max: i64,
+    ) -> Result<Option<i64>, BadRequest> {
         self.given(field).map(|raw| check::integer(field.name(), raw, min, max)).transpose()
     }
 
