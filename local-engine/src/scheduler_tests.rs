@@ -148,6 +148,28 @@ impl Device for Script {
     }
 }
 
+/// A greedy job of one token.
+pub(crate) fn greedy(prompt: &[i32]) -> Job {
+    Job {
+        prompt: prompt.to_vec(),
+        max_tokens: 1,
+        stop: Vec::new(),
+        sampling: Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+        },
+        engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
+    }
+}
+
 pub(crate) struct Bench {
     pub(crate) scheduler: Scheduler<Script>,
     pub(crate) shared: Arc<Shared>,
@@ -194,25 +216,7 @@ impl Bench {
         prompt: &[i32],
         max_tokens: u32,
     ) -> Result<Generation, SubmitError> {
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: None,
-        };
-        let job = Job {
-            prompt: prompt.to_vec(),
-            max_tokens,
-            stop: Vec::new(),
-            sampling,
-            engine_time_max: Duration::from_secs(60),
-            scheduling,
-        };
+        let job = Job { max_tokens, scheduling, ..greedy(prompt) };
         let (events, meter) = self.shared.enqueue(job, self.now)?;
         Ok(Generation::new(events, meter, Arc::clone(&self.shared)))
     }
