@@ -198,7 +198,7 @@ fn a_deleted_or_broken_index_is_rebuilt_to_the_same_answers() {
         (all(books), books.budgets(), books.keys(), books.summary(&by_rollup).unwrap())
     };
     let before = answers(&books);
-    assert!(before.3.hours_from_rollups >= 14);
+    assert!(before.3.spans_from_rollups >= 14);
     books.close();
     drop(books);
 
