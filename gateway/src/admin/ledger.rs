@@ -73,6 +73,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(ledger: Arc<Ledger>) -> R
         .route("/ledger/requests", reads(get(requests)))
         .route("/ledger/requests/{id}", reads(get(request)))
         .route("/ledger/summary", reads(get(summary)))
+        .route("/ledger/export", reads(get(super::export::export)))
         .route("/ledger/verify", reads(get(verify)))
         .route("/ledger/rebuild-rollups", only(post(rebuild_rollups), "POST"))
         .route("/sessions/{id}", reads(get(session)))

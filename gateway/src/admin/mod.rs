@@ -7,9 +7,12 @@
 //! is absent.
 
 mod asked;
+mod export;
+mod focus;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
+mod organization;
 mod policies;
 mod read;
 mod state;
@@ -43,11 +46,6 @@ const QUERY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The admin plane. Every path of it wants the admin key, those that do not exist too.
 pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
     let reads = |methods| only(methods, "GET, HEAD");
-    let ledger = Arc::new(ledger::Ledger {
-        source: ledger::Source::Live(gateway.books.clone()),
-        clock: gateway.clock.clone(),
-        zone: gateway.config.time_zone.clone(),
-    });
     Router::new()
         .route("/keys", only(get(keys::list).post(keys::create), "GET, HEAD, POST"))
         .route("/keys/rotate-admin", only(post(keys::rotate_admin), "POST"))
@@ -68,7 +66,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
         .route("/policies/reload", only(post(policies::reload), "POST"))
         .route("/policies/history", reads(get(policies::history)))
         .route("/policies/history/{version}", reads(get(policies::version)))
-        .merge(ledger::router(ledger))
+        .merge(ledger::router(ledger_of(&gateway)))
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
@@ -82,6 +80,19 @@ fn only<S: Clone + Send + Sync + 'static>(
     names: &'static str,
 ) -> MethodRouter<S> {
     methods.fallback(move || async move { Refusal::WrongMethod(names) })
+}
+
+/// OpenAI's pages of usage and costs, under /v1/organization: they too want the admin key.
+pub fn organization(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
+    organization::router(ledger_of(&gateway)).layer(from_fn_with_state(gateway, authorize))
+}
+
+fn ledger_of(gateway: &Gateway) -> Arc<ledger::Ledger> {
+    Arc::new(ledger::Ledger {
+        source: ledger::Source::Live(gateway.books.clone()),
+        clock: gateway.clock.clone(),
+        zone: gateway.config.time_zone.clone(),
+    })
 }
 
 async fn authorize(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {

@@ -11,6 +11,13 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// RFC 3339 in UTC with whole seconds.
+pub(super) fn second(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// A time that a parameter names: milliseconds since the Unix epoch, RFC 3339, a day of the
 /// configured time zone (its beginning), or a span before now such as `15m`, `24h` or `7d`.
 pub(super) fn parse(

@@ -173,6 +173,8 @@ impl<'a> Gathering<'a> {
                 GroupBy::Outcome => line.outcome as u32,
                 GroupBy::Endpoint => line.endpoint as u32,
                 GroupBy::Cache => line.cache as u32,
+                GroupBy::ServiceTier => numbers.of(leg.map_or(NO_NAME, |leg| leg.tier)),
+                GroupBy::Minute => u32::try_from(brief.unix_ms / 60_000).unwrap_or(u32::MAX),
                 GroupBy::Hour => u32::try_from(brief.unix_ms / 3_600_000).unwrap_or(u32::MAX),
                 GroupBy::Day => u32::try_from(brief.unix_ms / 86_400_000).unwrap_or(u32::MAX),
             };
@@ -192,6 +194,7 @@ impl<'a> Gathering<'a> {
                     GroupBy::Route => self.interner.one(names.name(dims.route)),
                     GroupBy::Model => self.interner.one(names.name(dims.model)),
                     GroupBy::Provider => self.interner.one(names.name(dims.provider)),
+                    GroupBy::Minute => u32::try_from(begins_ms / 60_000).unwrap_or(u32::MAX),
                     GroupBy::Hour => u32::try_from(begins_ms / 3_600_000).unwrap_or(u32::MAX),
                     GroupBy::Day => u32::try_from(begins_ms / 86_400_000).unwrap_or(u32::MAX),
                     // No set of rollups has anything else.
@@ -247,6 +250,7 @@ impl GroupBy {
             time.map_or_else(|| OTHER.to_owned(), |time| time.strftime(form).to_string())
         };
         match self {
+            Self::Minute => at(60_000, "%Y-%m-%dT%H:%M:00Z"),
             Self::Hour => at(3_600_000, "%Y-%m-%dT%H:00:00Z"),
             Self::Day => at(86_400_000, "%Y-%m-%d"),
             Self::Outcome => super::summary::OUTCOME_NAMES

@@ -46,6 +46,13 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// An entry with its place and the time of its commit.
+struct Found {
+    seq: u64,
+    unix_ms: u64,
+    entry: Entry,
+}
+
 impl Books {
     /// The ledger as it is now, with everything that has been queued. Blocking.
     #[must_use]
@@ -107,11 +114,11 @@ impl Reader {
             let room = limit - entries.len();
             if found.len() >= room {
                 let rest = found.split_off(found.len() - room);
-                let next = rest.first().map(|(seq, _)| Cursor(*seq));
-                entries.extend(rest.into_iter().rev().map(|(_, entry)| entry));
+                let next = rest.first().map(|found| Cursor(found.seq));
+                entries.extend(rest.into_iter().rev().map(|found| found.entry));
                 return Ok(Page { entries, next });
             }
-            entries.extend(found.into_iter().rev().map(|(_, entry)| entry));
+            entries.extend(found.into_iter().rev().map(|found| found.entry));
             if scanned >= PAGE_SCAN_MAX {
                 return Ok(Page { entries, next: Some(Cursor(block.seq)) });
             }
@@ -220,7 +227,7 @@ impl Reader {
         block: &Block,
         filter: &Filter,
         before: u64,
-    ) -> Result<Vec<(u64, Entry)>, BooksError> {
+    ) -> Result<Vec<Found>, BooksError> {
         let columns = self
             .snapshot
             .columns(block)
@@ -232,12 +239,33 @@ impl Reader {
         if !wanted.is_empty() {
             self.records(block, &mut |record| {
                 if wanted.binary_search(&record.head.seq).is_ok() {
-                    found.push((record.head.seq, entry(record)?));
+                    let head = record.head;
+                    found.push(Found { seq: head.seq, unix_ms: head.unix_ms, entry: entry(record)? });
                 }
                 Ok(())
             })?;
         }
         Ok(found)
+    }
+
+    /// Visits every request that a filter means with the time of its end, oldest first, until
+    /// `visit` says no.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn each(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(u64, Entry) -> bool,
+    ) -> Result<(), BooksError> {
+        for block in self.meant(filter)? {
+            for (unix_ms, entry) in self.found(&block, filter, u64::MAX)?.into_iter().map(|found| (found.unix_ms, found.entry)) {
+                if !visit(unix_ms, entry) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn excludes(&self, segment: usize, id: RequestId) -> Result<bool, BooksError> {

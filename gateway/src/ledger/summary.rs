@@ -77,6 +77,10 @@ pub enum GroupBy {
     Endpoint,
     /// How the answer cache was used.
     Cache,
+    /// The service tier of the attempt.
+    ServiceTier,
+    /// The minute (UTC) in which it ended.
+    Minute,
     /// The hour (UTC) in which it ended.
     Hour,
     /// The day (UTC) in which it ended.
@@ -158,7 +162,7 @@ pub struct Group {
 
 impl GroupBy {
     /// Everything there is to group by.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Route,
         Self::Model,
         Self::Provider,
@@ -172,6 +176,8 @@ impl GroupBy {
         Self::Outcome,
         Self::Endpoint,
         Self::Cache,
+        Self::ServiceTier,
+        Self::Minute,
         Self::Hour,
         Self::Day,
     ];
@@ -285,8 +291,14 @@ impl Reader {
         // Nothing was committed before the first block.
         let beginning = first.first_ms - first.first_ms % Level::Day.ms();
         let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));
-        let by_hour = gathering.groups_by(GroupBy::Hour);
-        for span in cover(from, filter.to_unix_ms.unwrap_or(u64::MAX), minute, by_hour) {
+        let longest = if gathering.groups_by(GroupBy::Minute) {
+            Level::Minute
+        } else if gathering.groups_by(GroupBy::Hour) {
+            Level::Hour
+        } else {
+            Level::Day
+        };
+        for span in cover(from, filter.to_unix_ms.unwrap_or(u64::MAX), minute, longest) {
             let stored;
             let rows = match past.get(&span) {
                 Some(rows) => rows,
@@ -335,9 +347,9 @@ impl Taken {
     }
 }
 
-/// The longest spans that are over and lie wholly in `[from, to)`, in order. `minute` is the one
+/// The spans up to `longest` that are over and lie wholly in `[from, to)`, in order. `minute` is the one
 /// that lasts. Minutes are not kept for ever: where they are gone, time stays uncovered.
-fn cover(from: u64, to: u64, minute: u64, by_hour: bool) -> Vec<Span> {
+fn cover(from: u64, to: u64, minute: u64, longest: Level) -> Vec<Span> {
     let to = to.min(minute * Level::Minute.ms());
     let mut spans = Vec::new();
     let mut at = from.next_multiple_of(Level::Minute.ms());
@@ -346,7 +358,7 @@ fn cover(from: u64, to: u64, minute: u64, by_hour: bool) -> Vec<Span> {
             let ms = level.ms();
             at.is_multiple_of(ms)
                 && at + ms <= to
-                && (*level != Level::Day || !by_hour)
+                && *level <= longest
                 && (*level != Level::Minute || at / ms + MINUTES_KEPT > minute)
         });
         match whole {
@@ -365,7 +377,7 @@ fn set_of(query: &SummaryQuery) -> Option<Set> {
     if !query.filter.is_time_only() {
         return None;
     }
-    let time = [GroupBy::Hour, GroupBy::Day];
+    let time = [GroupBy::Minute, GroupBy::Hour, GroupBy::Day];
     let by = |wanted: &[GroupBy]| {
         query.group_by.iter().all(|by| wanted.contains(by) || time.contains(by))
     };
@@ -413,7 +425,7 @@ mod tests {
         let (minute, hour, day) = (Minute.ms(), Hour.ms(), Day.ms());
         let now = 10 * 24 * 60 + 90;
         let levels = |from, to| {
-            cover(from, to, now, false).iter().map(|span| span.level).collect::<Vec<_>>()
+            cover(from, to, now, Day).iter().map(|span| span.level).collect::<Vec<_>>()
         };
         assert_eq!(levels(0, day), [Day]);
         // The day that lasts is taken by its hours and minutes.
@@ -423,6 +435,6 @@ mod tests {
         assert_eq!(levels(10 * day + 5, 10 * day + 2 * minute), [Minute]);
         // Long ago only hours are left.
         assert_eq!(levels(day + minute, day + 3 * hour + minute), [Hour, Hour]);
-        assert_eq!(cover(0, 2 * day, now, true).len(), 48);
+        assert_eq!(cover(0, 2 * day, now, Hour).len(), 48);
     }
 }
