@@ -222,12 +222,7 @@ impl Reader {
     }
 
     /// The entries of a block that a filter means, below `before`, oldest first.
-    fn found(
-        &self,
-        block: &Block,
-        filter: &Filter,
-        before: u64,
-    ) -> Result<Vec<Found>, BooksError> {
+    fn found(&self, block: &Block, filter: &Filter, before: u64) -> Result<Vec<Found>, BooksError> {
         let columns = self
             .snapshot
             .columns(block)
@@ -240,7 +235,11 @@ impl Reader {
             self.records(block, &mut |record| {
                 if wanted.binary_search(&record.head.seq).is_ok() {
                     let head = record.head;
-                    found.push(Found { seq: head.seq, unix_ms: head.unix_ms, entry: entry(record)? });
+                    found.push(Found {
+                        seq: head.seq,
+                        unix_ms: head.unix_ms,
+                        entry: entry(record)?,
+                    });
                 }
                 Ok(())
             })?;
@@ -259,7 +258,11 @@ impl Reader {
         visit: &mut dyn FnMut(u64, Entry) -> bool,
     ) -> Result<(), BooksError> {
         for block in self.meant(filter)? {
-            for (unix_ms, entry) in self.found(&block, filter, u64::MAX)?.into_iter().map(|found| (found.unix_ms, found.entry)) {
+            for (unix_ms, entry) in self
+                .found(&block, filter, u64::MAX)?
+                .into_iter()
+                .map(|found| (found.unix_ms, found.entry))
+            {
                 if !visit(unix_ms, entry) {
                     return Ok(());
                 }

@@ -157,9 +157,10 @@ fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
     }
     if let Some((_, stored)) = derived.filter(|_| readable) {
         let lasting = fold.rollups.current();
-        let same = lasting.iter().zip(stored.lasting).all(|((span, rows), (kept, their))| {
-            span == kept && to_bytes(rows) == to_bytes(their)
-        });
+        let same = lasting
+            .iter()
+            .zip(stored.lasting)
+            .all(|((span, rows), (kept, their))| span == kept && to_bytes(rows) == to_bytes(their));
         if !same {
             report.find(None, "the rollups that still grow are not the sums of their entries");
         }
