@@ -9,4 +9,5 @@ mod gpu;
 mod harness;
 mod loading;
 mod prompts;
+mod sharing;
 mod stopping;
