@@ -25,7 +25,7 @@ impl Offload {
 }
 
 /// Everything on the CPU.
-const CPU: Offload = Offload { layers: 0, device: None };
+pub(crate) const CPU: Offload = Offload { layers: 0, device: None };
 
 /// The ways to load a model of `all` layers, in the order in which to try them.
 ///
