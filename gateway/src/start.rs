@@ -8,7 +8,7 @@ use crate::{
     config::{Config, LocalConfig, RouteConfig, RouteSource},
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
-    routes::{Route, Routes, Source, cloud::CloudRoute, live::Live, local::LocalRoute},
+    routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
 };
@@ -142,7 +142,7 @@ fn open_route(config: &RouteConfig) -> Result<Arc<Route>, StartError> {
                 .map_err(|reason| StartError::Cloud { route: route(), reason })?,
         )),
     };
-    Ok(Arc::new(Route { config, source, live: Live::new() }))
+    Ok(Arc::new(Route::new(config, source)))
 }
 
 fn engine_config(local: &LocalConfig) -> EngineConfig {

@@ -130,6 +130,12 @@ pub struct RouteConfig {
     pub context_tokens: Option<u64>,
     /// What it can serve; `None` where nobody said.
     pub can: Capabilities,
+    /// How it is asked again after a fault that may pass.
+    pub retry: RetryConfig,
+    /// When it is left alone.
+    pub breaker: BreakerConfig,
+    /// Active health checks; `None`: traffic alone tells.
+    pub health: Option<HealthConfig>,
     /// Where its answers come from.
     pub source: RouteSource,
 }
