@@ -17,6 +17,7 @@ mod retry;
 
 pub use avoided::cheapest_cloud;
 pub use hedge::Hedging;
+use hedge::Missed;
 
 use crate::{
     config::AttemptsConfig,
@@ -152,15 +153,15 @@ impl<'a> Execution<'a> {
             }
             let tried = match &step.hedge {
                 Some(second) if walk.round == 0 => self.hedged(&step.route, second).await,
-                _ => self.attempt(&step.route, role).await.map_err(|miss| (miss, None)),
+                _ => self.attempt(&step.route, role).await.map_err(Missed::one),
             };
             match tried {
                 Ok(started) => return Some(started),
-                Err((miss, hedge_miss)) => {
-                    self.learn(walk, at, miss);
-                    if let Some(miss) = hedge_miss {
+                Err(Missed { first, hedge }) => {
+                    self.learn(walk, at, *first);
+                    if let Some(miss) = hedge {
                         // It has had its turn beside the other.
-                        self.learn(walk, at + 1, miss);
+                        self.learn(walk, at + 1, *miss);
                     }
                 }
             }
@@ -191,8 +192,8 @@ impl<'a> Execution<'a> {
         }
         let mut any = false;
         for step in &mut walk.steps {
-            step.due = wait(step).is_some_and(|wait| wait.told <= soonest)
-                && step.route.retries.take();
+            step.due =
+                wait(step).is_some_and(|wait| wait.told <= soonest) && step.route.retries.take();
             any |= step.due;
         }
         any.then_some(ready_at)

@@ -6,6 +6,7 @@ use crate::{
     caller::{Keys, KeysError},
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
+    execute::Hedging,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
@@ -68,6 +69,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics,
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
@@ -103,6 +105,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     Ok(Arc::new(Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),

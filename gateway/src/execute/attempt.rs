@@ -8,7 +8,7 @@ use crate::{
     ledger::{AttemptIndex, AttemptOutcome, Role, Short},
     routes::{Answer, Fault, FaultKind, Route, breaker::Pass, live::InFlight},
     timeline::micros,
-    wire::Event,
+    wire::{DeltaKind, Event},
 };
 use policies::UsageSource;
 use std::{collections::VecDeque, sync::Arc};
@@ -97,7 +97,7 @@ impl Execution<'_> {
             pass.failed();
         }
         let status = match &fault.kind {
-            FaultKind::Status { status } | FaultKind::Rejected { status, .. } => Some(*status),
+            FaultKind::Status { status, .. } | FaultKind::Rejected { status, .. } => Some(*status),
             FaultKind::RateLimited { .. } => Some(429),
             _ => None,
         };
@@ -207,6 +207,12 @@ fn shows(event: &Event) -> bool {
         Event::Chunk { seen, .. } => {
             seen.visible || seen.reasoning_bytes > 0 || seen.finish.is_some()
         }
-        Event::Whole { .. } | Event::Text { .. } | Event::End { .. } => true,
+        Event::Begin { .. } => false,
+        Event::Delta(delta) => {
+            delta.visible()
+                || delta.reasoning_bytes() > 0
+                || matches!(delta.kind, DeltaKind::Finish(_))
+        }
+        Event::Whole { .. } | Event::End { .. } => true,
     }
 }

@@ -12,6 +12,22 @@ use futures::future::{Either, select};
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
+/// What befell a route, and the one that was started beside it, if one was.
+pub(super) struct Missed {
+    pub(super) first: Box<Miss>,
+    pub(super) hedge: Option<Box<Miss>>,
+}
+
+impl Missed {
+    pub(super) fn one(miss: Miss) -> Self {
+        Self { first: Box::new(miss), hedge: None }
+    }
+
+    fn both(first: Miss, hedge: Miss) -> Self {
+        Self { first: Box::new(first), hedge: Some(Box::new(hedge)) }
+    }
+}
+
 /// What hedges are allowed, over all requests.
 #[derive(Debug)]
 pub struct Hedging {
@@ -50,8 +66,8 @@ impl Execution<'_> {
         &self,
         first: &Arc<Route>,
         second: &Arc<Route>,
-    ) -> Result<Started, (Miss, Option<Miss>)> {
-        let alone = |tried: Result<Started, Miss>| tried.map_err(|miss| (miss, None));
+    ) -> Result<Started, Missed> {
+        let alone = |tried: Result<Started, Miss>| tried.map_err(Missed::one);
         let hedging = self.bounds.hedging.filter(|_| self.request.stream);
         let Some(hedging) = hedging else {
             return alone(self.attempt(first, Role::Fallback).await);
@@ -70,17 +86,26 @@ impl Execution<'_> {
             return alone(attempt.await);
         }
         second.retries.note();
+        let before = self.book.last();
         let hedge = pin!(self.attempt(second, Role::Hedge));
-        match select(attempt, hedge).await {
+        let started = match select(attempt, hedge).await {
             // Dropping the other cancels it, and ends its record.
-            Either::Left((Ok(started), _)) | Either::Right((Ok(started), _)) => Ok(started),
+            Either::Left((Ok(started), _)) | Either::Right((Ok(started), _)) => started,
             Either::Left((Err(miss), hedge)) => {
-                hedge.await.map_err(|hedge_miss| (miss, Some(hedge_miss)))
+                hedge.await.map_err(|hedge_miss| Missed::both(miss, hedge_miss))?
             }
             Either::Right((Err(hedge_miss), attempt)) => {
-                attempt.await.map_err(|miss| (miss, Some(hedge_miss)))
+                attempt.await.map_err(|miss| Missed::both(miss, hedge_miss))?
+            }
+        };
+        let both = [before, self.book.last()];
+        if both[0] != both[1] {
+            for attempt in both.into_iter().flatten() {
+                let won = attempt == started.attempt;
+                self.book.note(attempt, |record| record.hedge_winner = Some(won));
             }
         }
+        Ok(started)
     }
 
     /// Whether `second` has room at once: a hedge that waits in a queue is only more load.

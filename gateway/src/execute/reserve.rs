@@ -67,6 +67,8 @@ impl Execution<'_> {
             worst_tokens: tokens(&prepared.bounds),
             output_cap: prepared.bounds.output_tokens,
             avoided: self.avoided.clone().filter(|_| route.is_local()),
+            model_file: None,
+            service_tier: None,
         }
     }
 }

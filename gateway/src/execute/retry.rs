@@ -24,8 +24,9 @@ pub(super) fn wait(route: &Route, miss: &Miss, round: u32, draw: u64) -> Option<
     let own = backoff(config, round, draw);
     match fault.kind {
         FaultKind::RateLimited { retry_after: Some(told) }
-        | FaultKind::Status { retry_after: Some(told), .. } => (told <= config.retry_after_max)
-            .then(|| Wait { told, whole: told.max(own) }),
+        | FaultKind::Status { retry_after: Some(told), .. } => {
+            (told <= config.retry_after_max).then(|| Wait { told, whole: told.max(own) })
+        }
         _ => Some(Wait { told: Duration::ZERO, whole: own }),
     }
 }
@@ -56,7 +57,7 @@ fn backoff(config: &RetryConfig, round: u32, draw: u64) -> Duration {
     let whole = config.backoff.saturating_mul(1 << round.min(16)).min(config.backoff_max);
     let half = whole / 2;
     let part = u32::try_from(draw >> 32).unwrap_or(u32::MAX);
-    let jitter = u128::from(part) * half.as_nanos() >> 32;
+    let jitter = (u128::from(part) * half.as_nanos()) >> 32;
     half + Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX))
 }
 

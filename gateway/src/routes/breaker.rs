@@ -151,6 +151,22 @@ impl Breaker {
         self.opened.load(Ordering::Relaxed)
     }
 
+    /// How it stands, as operators see it.
+    #[must_use]
+    pub fn report(&self) -> serde_json::Value {
+        let (state, opens_in) = match self.state() {
+            BreakerState::Closed => ("closed", None),
+            BreakerState::Open(left) => ("open", Some(left.as_millis())),
+            BreakerState::HalfOpen { .. } => ("half_open", None),
+        };
+        serde_json::json!({
+            "state": state,
+            "tried_again_in_ms": opens_in.and_then(|millis| u64::try_from(millis).ok()),
+            "failed_in_a_row": self.failed_in_a_row(),
+            "opened": self.opened(),
+        })
+    }
+
     fn succeed(&self, probe: bool) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         if self.in_a_row.load(Ordering::Relaxed) != 0 {

@@ -115,10 +115,9 @@ impl Fault {
     #[must_use]
     pub fn outcome(&self) -> AttemptOutcome {
         match self.kind {
-            FaultKind::Busy
-            | FaultKind::Resting(_)
-            | FaultKind::Connect
-            | FaultKind::Unfit(_) => AttemptOutcome::NotSent,
+            FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
+                AttemptOutcome::NotSent
+            }
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
             | FaultKind::Rejected { .. } => AttemptOutcome::ErrorStatus,

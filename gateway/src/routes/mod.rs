@@ -78,10 +78,6 @@ pub enum Place {
 
 /// A route that answers.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives per request; a box is one more allocation"
-)]
 pub enum Answer {
     /// The engine's.
     Local(LocalAnswer),
@@ -292,6 +288,15 @@ impl Route {
                     Some(job.saturating_mul(queued))
                 }
             },
+            Source::Cloud(cloud) => cloud.predicted_wait(),
+        }
+    }
+
+    /// How long any request would wait for a place, where that does not depend on the request.
+    #[must_use]
+    pub fn places_wait(&self) -> Option<Duration> {
+        match &self.source {
+            Source::Local(_) => None,
             Source::Cloud(cloud) => cloud.predicted_wait(),
         }
     }
