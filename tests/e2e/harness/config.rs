@@ -59,7 +59,7 @@ impl GateBuilder {
                 "total_timeout_ms = 60000",
                 // Promises about retries and breakers set their own.
                 "retry = { max = 0 }",
-                "breaker = { failures_max = 1000000, failed_permille = 1000 }",
+                "breaker = { failures_max = 1000000, samples_min = 1000000 }",
             ],
         );
         write!(
