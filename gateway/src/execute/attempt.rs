@@ -29,7 +29,10 @@ impl Execution<'_> {
         })?;
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
-        let (prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
+        let (mut prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
+        if let Some(key) = self.book.key() {
+            prepared.for_key(&key, self.request);
+        }
         let begun = Instant::now();
         let offset_us = self.book.offset_us(begun);
         self.book.note(attempt, |record| record.times.offset_us = offset_us);
@@ -213,6 +216,6 @@ fn shows(event: &Event) -> bool {
                 || delta.reasoning_bytes() > 0
                 || matches!(delta.kind, DeltaKind::Finish(_))
         }
-        Event::Whole { .. } | Event::End { .. } => true,
+        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
     }
 }

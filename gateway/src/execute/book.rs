@@ -3,7 +3,7 @@
 //! A hedge runs two attempts at once, in one task; each writes its own record. The lock is therefore
 //! never waited for, and is never held across an await: every use is one closure.
 
-use crate::ledger::{Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, OpenEntry, Short};
+use crate::ledger::{Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, KeyId, OpenEntry, Short};
 use policies::{Usage, UsageSource};
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
@@ -30,6 +30,11 @@ impl<'e> Book<'e> {
     /// The attempt that was begun last.
     pub(super) fn last(&self) -> Option<AttemptIndex> {
         self.with(|written| written.last)
+    }
+
+    /// The key that asks.
+    pub(super) fn key(&self) -> Option<KeyId> {
+        self.with(|written| written.open.key().cloned())
     }
 
     /// Attempts so far.
