@@ -30,5 +30,6 @@ mod secrets;
 mod sockets;
 mod standin;
 mod strict;
+mod surface;
 mod surviving;
 mod tidy;

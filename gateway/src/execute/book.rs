@@ -3,7 +3,9 @@
 //! A hedge runs two attempts at once, in one task; each writes its own record. The lock is therefore
 //! never waited for, and is never held across an await: every use is one closure.
 
-use crate::ledger::{Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, KeyId, OpenEntry, Short};
+use crate::ledger::{
+    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, KeyId, OpenEntry, Short,
+};
 use policies::{Usage, UsageSource};
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
