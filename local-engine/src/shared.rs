@@ -4,8 +4,11 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread::Thread,
     time::Instant,
@@ -49,6 +52,12 @@ pub(crate) struct Shared {
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
+    /// Somebody wants the scheduler to look around.
+    woken: AtomicBool,
+    /// Other models share the device.
+    crowded: AtomicBool,
+    ended: Mutex<bool>,
+    end: Condvar,
 }
 
 impl Shared {
@@ -60,6 +69,10 @@ impl Shared {
             gauges: Gauges::new(),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
+            woken: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            ended: Mutex::new(false),
+            end: Condvar::new(),
         }
     }
 
@@ -69,9 +82,43 @@ impl Shared {
     }
 
     pub(crate) fn wake(&self) {
+        self.woken.store(true, SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    /// Whether it was woken since the last time this was asked.
+    pub(crate) fn was_woken(&self) -> bool {
+        self.woken.load(Relaxed) && self.woken.swap(false, SeqCst)
+    }
+
+    /// Says whether other models share the device.
+    pub(crate) fn set_crowded(&self, crowded: bool) {
+        self.crowded.store(crowded, Relaxed);
+    }
+
+    /// Whether other models share the device: then no step may take long, even if nobody of this
+    /// model waits.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded.load(Relaxed)
+    }
+
+    /// The model has left the device's thread, and its memory is free.
+    pub(crate) fn set_ended(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.end.notify_all();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for [`Shared::set_ended`].
+    pub(crate) fn wait_ended(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.end.wait_while(ended, |ended| !*ended);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {

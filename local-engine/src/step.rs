@@ -104,7 +104,8 @@ impl<D: Device> Scheduler<D> {
                 plan.add(at, slot.tokens.len(), &[token], Work::Decode);
             }
         }
-        let bound = if plan.batch.is_empty() { self.batch_tokens } else { self.prefill_chunk };
+        let alone = plan.batch.is_empty() && !self.shared.is_crowded();
+        let bound = if alone { self.batch_tokens } else { self.prefill_chunk };
         let budget = bound.min(self.batch_tokens.saturating_sub(plan.batch.len()));
         for (at, count) in self.share_prefill(budget) {
             let slot = &self.slots[at];
