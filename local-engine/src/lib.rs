@@ -46,5 +46,5 @@ pub use generation::Generation;
 pub use host::{Host, HostConfig, HostStatus};
 pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
-pub use job::{Finish, Job, JobEvent, JobUsage, Message, Role, Sampling};
+pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
 pub use status::{EngineState, Status};
