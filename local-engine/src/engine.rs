@@ -150,10 +150,9 @@ impl Engine {
         Arc::strong_count(&self.inner) <= 1 && self.has_no_work()
     }
 
-    /// Who may still submit is counted before: what they submitted is then in the numbers.
+    /// Who may still submit is counted before, so that what they submitted is counted here.
     fn has_no_work(&self) -> bool {
-        let status = self.status();
-        status.queued == 0 && status.running == 0
+        self.inner.shared.has_no_jobs()
     }
 
     pub(crate) fn digest(&self) -> Arc<Digest> {

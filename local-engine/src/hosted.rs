@@ -74,7 +74,10 @@ pub enum ModelState {
         on_use: bool,
     },
     /// Being loaded.
-    Loading,
+    Loading {
+        /// After a fault or a failed try: nobody knows whether it will work.
+        again: bool,
+    },
     /// Ready.
     Loaded,
     /// Lost by a fault, or not loaded for one; tried again after `retry_in`.
@@ -115,7 +118,9 @@ pub(crate) enum Standing {
     Unloaded {
         on_use: bool,
     },
-    Loading,
+    Loading {
+        again: bool,
+    },
     Loaded(Engine),
     Failed {
         reason: Arc<str>,
@@ -187,7 +192,7 @@ impl HostedModel {
             }
             Standing::Stopped => return Err(NotLoaded::Stopped),
             Standing::Unloaded { on_use: false } => return Err(NotLoaded::Unloaded),
-            Standing::Failed { .. } | Standing::Unloaded { .. } | Standing::Loading => {}
+            Standing::Failed { .. } | Standing::Unloaded { .. } | Standing::Loading { .. } => {}
         }
         let _place = hosted.wait_place().ok_or(NotLoaded::TooManyWait)?;
         hosted.forget_failure();
@@ -195,7 +200,7 @@ impl HostedModel {
         let mut changes = hosted.standing.subscribe();
         self.host.state().wake();
         let settled = |standing: &Standing| {
-            !matches!(standing, Standing::Unloaded { .. } | Standing::Loading)
+            !matches!(standing, Standing::Unloaded { .. } | Standing::Loading { .. })
         };
         let wait = tokio::time::timeout(hosted.keep.load_wait_max, changes.wait_for(settled));
         let standing = match wait.await {
@@ -227,7 +232,7 @@ impl HostedModel {
     pub fn state(&self) -> ModelState {
         match self.hosted.now() {
             Standing::Unloaded { on_use } => ModelState::Unloaded { on_use },
-            Standing::Loading => ModelState::Loading,
+            Standing::Loading { again } => ModelState::Loading { again },
             Standing::Loaded(engine) => match engine.fault() {
                 None => ModelState::Loaded,
                 Some(reason) => {
@@ -242,12 +247,13 @@ impl HostedModel {
         }
     }
 
-    /// Whether a request that comes now would be waited for or served: it is loaded, being loaded,
-    /// or kept to be loaded on use.
+    /// Whether a request that comes now would be waited for and served: it is loaded, or will be by
+    /// the next request, and nothing speaks against it. After a fault it must prove itself first.
     #[must_use]
     pub fn is_available(&self) -> bool {
         match self.state() {
-            ModelState::Loaded | ModelState::Loading => true,
+            ModelState::Loaded => true,
+            ModelState::Loading { again } => !again,
             ModelState::Unloaded { on_use } => on_use,
             ModelState::Failed { retry_in, .. } => {
                 retry_in.is_zero() && self.hosted.keep.load == LoadWhen::FirstUse
@@ -288,6 +294,14 @@ impl HostedModel {
         self.order(Order::Load).await
     }
 
+    /// Like [`HostedModel::load`], for a thread that may block. Not for an async one.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn load_blocking(&self) -> Result<(), LoadError> {
+        self.send(Order::Load)?.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
     /// Unloads it: no request gets it any more, those that have it may go on for `drain_max`. The
     /// next request loads it again where it is kept to be loaded on use; else an operator does.
     ///
@@ -307,7 +321,15 @@ impl HostedModel {
     }
 
     async fn order(&self, order: impl FnOnce(Reply) -> Order) -> Result<(), LoadError> {
-        let stopped = || LoadError::Start("the engine is stopped".to_owned());
+        let answer = self.send(order)?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Hands an order to the keeper; the answer comes by the channel.
+    fn send(
+        &self,
+        order: impl FnOnce(Reply) -> Order,
+    ) -> Result<oneshot::Receiver<Result<(), LoadError>>, LoadError> {
         let (reply, answer) = oneshot::channel();
         {
             let mut orders = self.hosted.orders();
@@ -317,8 +339,12 @@ impl HostedModel {
             orders.push_back(order(reply));
         }
         self.host.state().wake();
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        Ok(answer)
     }
+}
+
+fn stopped() -> LoadError {
+    LoadError::Start("the engine is stopped".to_owned())
 }
 
 /// An engine that has failed is as good as none, also before the keeper has noticed.

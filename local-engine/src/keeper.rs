@@ -226,7 +226,7 @@ impl Round<'_> {
         hosted: &Arc<Hosted>,
         models: &[Arc<Hosted>],
     ) -> Result<(), LoadError> {
-        hosted.set(Standing::Loading);
+        hosted.set(Standing::Loading { again: self.tries[at].failed > 0 });
         let config = hosted.config().clone();
         match self.place(hosted, &config, models) {
             Ok(engine) => {
@@ -261,6 +261,10 @@ impl Round<'_> {
                     let engine = Engine::hosted(in_place);
                     hosted.counts.loads.fetch_add(1, SeqCst);
                     hosted.keep_digest(engine.digest());
+                    // Every answer's entry names the file: it has been read meanwhile.
+                    if let Err(reason) = engine.sha256_blocking() {
+                        tracing::warn!(model = hosted.name, reason, "the file's digest is unknown");
+                    }
                     return Ok(engine);
                 }
                 Err(error) => return Err(error),

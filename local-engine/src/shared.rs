@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     woken: AtomicBool,
     /// Other models share the device.
     crowded: AtomicBool,
+    /// One more of it exists for each job that has not ended.
+    open_jobs: Arc<()>,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -71,6 +73,7 @@ impl Shared {
             thread: OnceLock::new(),
             woken: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
+            open_jobs: Arc::new(()),
             ended: Mutex::new(false),
             end: Condvar::new(),
         }
@@ -91,6 +94,11 @@ impl Shared {
     /// Whether it was woken since the last time this was asked.
     pub(crate) fn was_woken(&self) -> bool {
         self.woken.load(Relaxed) && self.woken.swap(false, SeqCst)
+    }
+
+    /// Whether no job waits or runs. Exact, unlike the numbers, which follow a step later.
+    pub(crate) fn has_no_jobs(&self) -> bool {
+        Arc::strong_count(&self.open_jobs) == 1
     }
 
     /// Says whether other models share the device.
@@ -149,8 +157,9 @@ impl Shared {
             return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
         }
         let meter = Arc::new(Meter::default());
-        let (outbox, events) =
+        let (mut outbox, events) =
             Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
+        outbox.count_in(Arc::clone(&self.open_jobs));
         queue.jobs.push_back(Waiting { job, outbox, submitted: now });
         self.count_queue(&queue);
         drop(queue);
