@@ -123,6 +123,8 @@ fn guarded(resident: &mut dyn Resident, now: Instant) -> Option<Turn> {
     };
     tracing::error!(reason = %fault, "the engine has failed");
     resident.shared().gauges.fail(fault.clone());
+    // Before anybody is told: who was told finds that no more jobs are taken.
+    resident.shared().queue().open = false;
     if catch_unwind(AssertUnwindSafe(|| resident.end(&fault))).is_err() {
         tracing::error!("a failed engine could not tell its jobs: they end without a reason");
     }

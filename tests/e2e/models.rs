@@ -36,7 +36,7 @@ async fn an_engine_that_fails_is_fallen_back_from_and_comes_back() {
     cloud.always(Script::says("From the cloud.").using(10, 3));
     // The drill comes after some steps: a request that needs more of them meets it.
     let met = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;
-    assert!(matches!(met.status, 200 | 503), "{}: {}", met.status, met.body_text());
+    assert!(matches!(met.status, 200 | 502 | 503), "{}: {}", met.status, met.body_text());
     let seen = eventually("the fault in the model's report", || async {
         let report = model(&gate, "edge").await;
         (report["faults"] == 1).then_some(report)

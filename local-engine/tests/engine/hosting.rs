@@ -235,12 +235,12 @@ async fn health_answers_while_the_device_is_stuck() {
     let running = long(&engine, 10);
     until("the heartbeat ages", || {
         let status = engine.status();
-        status.steps == 2 && status.heartbeat_age > Duration::from_millis(500)
+        status.steps == 2 && host.status().heartbeat_age > Duration::from_millis(500)
     })
     .await;
     let queued = engine.submit(ask(&engine, "Hello.", 1)).expect("taken while it is stuck");
     assert_eq!(model.state(), ModelState::Loaded);
-    assert!(host.status().heartbeat_age > Duration::from_millis(500));
+    assert!(engine.status().heartbeat_age > Duration::from_millis(500));
     assert_eq!(engine.status().steps, 2, "nothing waited for the device, which is still stuck");
     assert_eq!(read(running).await.usage().generated_tokens, 10, "and it goes on afterwards");
     read(queued).await;
