@@ -11,6 +11,7 @@ use crate::{
     config::EngineConfig,
     digest::Digest,
     error::{LoadError, PromptError, SubmitError},
+    evictions::Eviction,
     generation::Generation,
     host::{self, Host, HostConfig},
     info::ModelInfo,
@@ -108,6 +109,12 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.shared.gauges.read()
+    }
+
+    /// The last times cells of one job were taken for another, oldest first; bounded.
+    #[must_use]
+    pub fn evictions(&self) -> Vec<Eviction> {
+        self.inner.shared.evictions.read(Instant::now())
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest

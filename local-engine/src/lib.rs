@@ -6,13 +6,18 @@
 //! story of a job is told in `scheduler.rs`, that of several models in `host.rs`.
 
 mod attribution;
+mod cells;
+#[cfg(test)]
+mod cells_tests;
 mod config;
+mod costs;
 mod desk;
 mod device;
 mod digest;
 mod drill;
 mod engine;
 mod error;
+mod evictions;
 mod generation;
 pub mod gguf;
 mod host;
@@ -25,26 +30,31 @@ mod load;
 mod meter;
 mod outbox;
 mod placed;
+mod prefix_tree;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
 mod sequence;
 mod shared;
 mod slots;
+#[cfg(test)]
+mod state_tests;
 mod status;
 mod step;
+mod swap;
 mod template;
 mod text;
 mod turns;
 mod validate;
 
-pub use config::{EngineConfig, KvLayout};
+pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use drill::Drill;
 pub use engine::Engine;
 pub use error::{LoadError, NotLoaded, PromptError, SubmitError};
+pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
 pub use host::{Host, HostConfig, HostStatus};
 pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
 pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
-pub use status::{EngineState, Status};
+pub use status::{EngineState, Status, StepCosts};

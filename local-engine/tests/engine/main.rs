@@ -10,4 +10,5 @@ mod hostile;
 mod hosting;
 mod loading;
 mod prompts;
+mod sharing;
 mod stopping;
