@@ -157,7 +157,7 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
             let failed = |source| StartError::Engine { route: route(), source };
             let host = host.ok_or_else(|| failed(LoadError::Start("no device".to_owned())))?;
             let kept = host.keep(config.id.as_str(), engine_config(local), local.keep.clone());
-            Source::Local(LocalRoute::new(kept.map_err(failed)?, local.clone()))
+            Source::Local(Box::new(LocalRoute::new(kept.map_err(failed)?, local.clone())))
         }
         RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
             CloudRoute::new(cloud.clone())

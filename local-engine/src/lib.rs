@@ -46,6 +46,7 @@ mod template;
 mod text;
 mod turns;
 mod validate;
+mod with_model;
 
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use drill::Drill;

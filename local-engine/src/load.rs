@@ -12,10 +12,10 @@ use crate::{
     gguf::{self, Header},
     info::{ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
-    placed::WithModel,
     scheduler::Scheduler,
     shared::Shared,
     template::ChatTemplate,
+    with_model::WithModel,
 };
 
 /// What the callers' side needs of a loaded model.

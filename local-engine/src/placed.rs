@@ -10,23 +10,8 @@ use std::{
 };
 
 use crate::{
-    drill::Drill,
-    llama::{LlamaDevice, Model},
-    scheduler::{Scheduler, Turn},
-    shared::Shared,
-    turns::Resident,
+    drill::Drill, scheduler::Turn, shared::Shared, turns::Resident, with_model::WithModel,
 };
-
-type OnModel<'m> = Scheduler<LlamaDevice<'m>>;
-
-self_cell::self_cell!(
-    /// A scheduler and the model it borrows.
-    pub(crate) struct WithModel {
-        owner: Arc<Model>,
-        #[not_covariant]
-        dependent: OnModel,
-    }
-);
 
 /// See the file's head.
 pub(crate) struct Placed {

@@ -38,7 +38,7 @@ pub struct Route {
 #[derive(Debug)]
 pub enum Source {
     /// The model in this process.
-    Local(LocalRoute),
+    Local(Box<LocalRoute>),
     /// A provider.
     Cloud(Box<CloudRoute>),
 }
