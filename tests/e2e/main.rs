@@ -31,4 +31,5 @@ mod secrets;
 mod sockets;
 mod standin;
 mod strict;
+mod surface;
 mod tidy;
