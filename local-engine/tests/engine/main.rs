@@ -7,6 +7,8 @@ mod accounting;
 mod batching;
 mod gpu;
 mod harness;
+mod hostile;
+mod hosting;
 mod loading;
 mod prompts;
 mod sharing;
