@@ -17,7 +17,7 @@ use miss::{Miss, refusal};
 use policies::{
     Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource,
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Events held back until the first visible one: role chunks and the like. A provider that sends
@@ -62,6 +62,10 @@ pub struct Execution<'a> {
     pub open: &'a mut OpenEntry,
     /// What an answer from the local model spares: the cheapest cloud route that was allowed.
     pub avoided: Option<Arc<TokenPrice>>,
+    /// How long the request may wait for running ones to give back what they do not use.
+    pub budget_wait: Duration,
+    /// The most that it may cost in all: the caller's own limit and the operator's, the least.
+    pub cost_max: Option<PicoUsd>,
 }
 
 impl Execution<'_> {
@@ -79,7 +83,7 @@ impl Execution<'_> {
             if skipped {
                 continue;
             }
-            match self.attempt(&route, &mut parent).await {
+            match self.attempt(&route, &mut parent, None).await {
                 Ok(started) => return Ok(started),
                 Err(miss) => {
                     let ends = self.ends(&miss, &mut only_local);
@@ -88,6 +92,14 @@ impl Execution<'_> {
                         break;
                     }
                 }
+            }
+        }
+        // Instead of failing, and only then.
+        if let Some(route) = worth_waiting(&misses).filter(|_| !self.budget_wait.is_zero()) {
+            let until = Some(Instant::now() + self.budget_wait);
+            match self.attempt(&route, &mut parent, until).await {
+                Ok(started) => return Ok(started),
+                Err(miss) => misses = vec![(route, miss)],
             }
         }
         Err(refusal(misses))
@@ -135,10 +147,11 @@ impl Execution<'_> {
         &mut self,
         route: &Arc<Route>,
         parent: &mut Option<AttemptIndex>,
+        wait_until: Option<Instant>,
     ) -> Result<Started, Miss> {
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
-        let (prepared, attempt, ticket) = self.reserve(route, prepared, *parent).await?;
+        let (prepared, attempt, ticket) = self.reserve(route, prepared, *parent, wait_until).await?;
         *parent = Some(attempt);
         let begun = Instant::now();
         let offset_us = self.open.timeline.offset_us(begun);
@@ -204,17 +217,30 @@ impl Execution<'_> {
         route: &Arc<Route>,
         mut prepared: Prepared,
         parent: Option<AttemptIndex>,
+        wait_until: Option<Instant>,
     ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
         for _ in 0..CLAMPS_MAX {
             let worst = route.worst_case(&prepared.bounds).ok_or(Miss::UnknownPrice)?;
-            let short = match self.request.max_cost {
-                Some(max) if worst > max => {
-                    ShortOf { left: Left::Money(max), miss: Miss::MaxCost { needed: worst } }
+            // What earlier attempts cost or still hold counts against the request's own limit.
+            let left_of_max = self.cost_max.map(|max| max.less(self.open.committed()));
+            let short = match left_of_max {
+                Some(left) if worst > left => {
+                    ShortOf { left: Left::Money(left), miss: Miss::MaxCost { needed: worst } }
                 }
-                _ => match self.open.reserve(ask(route, &prepared, worst, parent, &self.avoided)) {
-                    Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
-                    Err(short) => ShortOf { left: left(&short), miss: Miss::Short(short) },
-                },
+                _ => {
+                    let ask = ask(route, &prepared, worst, parent, &self.avoided);
+                    let reserved = match wait_until {
+                        Some(until) => self.open.reserve_until(ask, until).await,
+                        None => self.open.reserve(ask),
+                    };
+                    match reserved {
+                        Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
+                        Err(short) => ShortOf {
+                            left: left(&short, wait_until.is_some()),
+                            miss: Miss::Short(short),
+                        },
+                    }
+                }
             };
             let Some(cap) = self.clamped(route, &prepared, &short.left) else {
                 return Err(short.miss);
@@ -285,11 +311,31 @@ struct ShortOf {
     miss: Miss,
 }
 
-fn left(short: &Short) -> Left {
+/// The first route that was refused money or tokens which running requests may give back.
+fn worth_waiting(misses: &[(Arc<Route>, Miss)]) -> Option<Arc<Route>> {
+    let fits = |miss: &Miss| match miss {
+        Miss::Short(Short::Budget { needed, left_at_most, .. }) => needed <= left_at_most,
+        _ => false,
+    };
+    misses.iter().find(|(_, miss)| fits(miss)).map(|(route, _)| Arc::clone(route))
+}
+
+/// What a smaller request could take; of one that waits: once everything has settled.
+fn left(short: &Short, waits: bool) -> Left {
     match short {
+        Short::Budget { unit: Unit::Money, left_at_most, .. } if waits => {
+            Left::Money(PicoUsd::from_pico(*left_at_most))
+        }
+        Short::Budget { unit: Unit::Tokens, left_at_most, .. } if waits => {
+            Left::Tokens(*left_at_most)
+        }
+        // A smaller request would still stand behind those who wait.
+        Short::Budget { ahead: 1.., .. } => Left::Nothing,
         Short::Budget { unit: Unit::Money, left, .. } => Left::Money(PicoUsd::from_pico(*left)),
         Short::Budget { unit: Unit::Tokens, left, .. } => Left::Tokens(*left),
-        Short::TokensPerMinute { .. } | Short::Store(_) => Left::Nothing,
+        Short::Budget { unit: Unit::Requests, .. }
+        | Short::TokensPerMinute { .. }
+        | Short::Store(_) => Left::Nothing,
     }
 }
 

@@ -229,7 +229,12 @@ async fn execute(
 ) -> Result<Started, Refusal> {
     let avoided = cheapest_cloud(&gateway.routes, request, decision);
     let arrived = open.timeline.arrived();
-    let run = Execution { routes: &gateway.routes, request, decision, open, avoided }.run();
+    let cost_max = gateway.books.request_cost_max(open.path());
+    let cost_max = request.max_cost.into_iter().chain(cost_max).min();
+    let budget_wait = gateway.config.limits.budget_wait_max;
+    let routes = &gateway.routes;
+    let run =
+        Execution { routes, request, decision, open, avoided, budget_wait, cost_max }.run();
     match request.deadline {
         None => run.await,
         Some(deadline) => tokio::time::timeout_at(arrived + deadline, run).await.map_err(|_| {

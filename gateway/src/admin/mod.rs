@@ -9,6 +9,7 @@
 mod keys;
 mod ledger;
 mod ledger_views;
+mod limits;
 mod policies;
 mod read;
 mod state;

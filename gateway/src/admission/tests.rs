@@ -18,6 +18,7 @@ fn limits(requests_per_minute: Option<u32>, in_flight_max: usize) -> Limits {
         tokens_per_minute: None,
         in_flight_max,
         failed_auth_per_minute: 1,
+        budget_wait_max: Duration::ZERO,
     }
 }
 
@@ -29,12 +30,14 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
         label: String::new(),
         user: None,
         team: None,
-        limits: KeyLimits { requests_per_minute, tokens_per_minute: None, concurrency },
+        limits: KeyLimits { requests_per_minute, concurrency, ..KeyLimits::default() },
         budgets: Vec::new(),
         may_pin: false,
         created_unix_ms: 0,
         expires_unix_ms: None,
         revoked_unix_ms: None,
+        session_budgets: Vec::new(),
+        disabled_unix_ms: None,
     })
 }
 

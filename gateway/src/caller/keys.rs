@@ -54,6 +54,8 @@ pub struct NewKey {
     pub limits: KeyLimits,
     /// Budgets.
     pub budgets: Vec<BudgetSpec>,
+    /// What each of its sessions may use.
+    pub session_budgets: Vec<BudgetSpec>,
     /// Whether it may pin routes.
     pub may_pin: bool,
     /// When it stops working, milliseconds since the Unix epoch.
@@ -69,14 +71,14 @@ pub struct KeyChange {
     pub user: Option<Option<String>>,
     /// Team.
     pub team: Option<Option<String>>,
-    /// Requests per minute.
-    pub requests_per_minute: Option<Option<u32>>,
-    /// Tokens per minute.
-    pub tokens_per_minute: Option<Option<u64>>,
-    /// Requests in flight.
-    pub concurrency: Option<Option<u32>>,
+    /// Its limits, all of them anew.
+    pub limits: Option<KeyLimits>,
     /// All its budgets.
     pub budgets: Option<Vec<BudgetSpec>>,
+    /// All budgets of its sessions.
+    pub session_budgets: Option<Vec<BudgetSpec>>,
+    /// Whether it is disabled.
+    pub disabled: Option<bool>,
     /// Whether it may pin routes.
     pub may_pin: Option<bool>,
     /// When it stops working.
@@ -241,6 +243,8 @@ impl Keys {
             created_unix_ms: self.clock.unix_ms(),
             expires_unix_ms: new.expires_unix_ms,
             revoked_unix_ms: None,
+            session_budgets: new.session_budgets,
+            disabled_unix_ms: None,
         };
         Ok((record, secret))
     }
@@ -250,14 +254,16 @@ impl Keys {
     #[must_use]
     pub fn changed(&self, id: &KeyId, change: KeyChange) -> Option<KeyRecord> {
         let mut record = KeyRecord::clone(&*self.get(id)?);
-        let limits = &mut record.limits;
-        set(&mut limits.requests_per_minute, change.requests_per_minute);
-        set(&mut limits.tokens_per_minute, change.tokens_per_minute);
-        set(&mut limits.concurrency, change.concurrency);
+        set(&mut record.limits, change.limits);
         set(&mut record.label, change.label);
         set(&mut record.user, change.user);
         set(&mut record.team, change.team);
         set(&mut record.budgets, change.budgets);
+        set(&mut record.session_budgets, change.session_budgets);
+        if let Some(disabled) = change.disabled {
+            let since = record.disabled_unix_ms.unwrap_or(self.clock.unix_ms());
+            record.disabled_unix_ms = disabled.then_some(since);
+        }
         set(&mut record.may_pin, change.may_pin);
         set(&mut record.expires_unix_ms, change.expires_unix_ms);
         Some(record)

@@ -10,13 +10,19 @@ mod record;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use files::{ADMIN_KEY_FILE, FIRST_KEY_FILE, private_dir, read_secret, write_secret};
 pub use keys::{KeyChange, Keys, KeysError, NewKey};
-pub use record::{BudgetSpec, KeyLimits, KeyRecord, Window};
+pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord};
 pub use secret::Secret;
+pub(crate) use window::SUB_BUCKETS;
+pub use window::{NotAWindow, Window};
 
-use crate::{admission::KeyGate, ledger::KeyId};
+use crate::{
+    admission::KeyGate,
+    ledger::{BudgetPath, KeyId, Payer},
+};
 use policies::CallerFacts;
 use std::sync::Arc;
 
@@ -39,6 +45,18 @@ impl Caller {
     #[must_use]
     pub fn id(&self) -> &KeyId {
         &self.record.id
+    }
+
+    /// Whose budgets and limits its requests count against, but for sessions and tags.
+    #[must_use]
+    pub fn path(&self) -> BudgetPath {
+        BudgetPath::of(&Payer {
+            key: &self.record.id,
+            team: self.record.team.as_deref(),
+            user: self.record.user.as_deref(),
+            session: None,
+            tags: &[],
+        })
     }
 
     /// The caller as policies see it.

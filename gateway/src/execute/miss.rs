@@ -1,7 +1,7 @@
 //! Why a route gave no answer, and what the caller is told when none did.
 
 use crate::{
-    ledger::{Scope, Short},
+    ledger::Short,
     refusal::Refusal,
     routes::{Fault, FaultKind, Route},
 };
@@ -16,7 +16,7 @@ pub(super) enum Miss {
     Fault(Fault),
     /// Its price is not known, and nobody said what to reserve.
     UnknownPrice,
-    /// The caller's own limit for this request is below its worst case.
+    /// The caller's or the operator's limit for one request is below its worst case.
     MaxCost { needed: PicoUsd },
 }
 
@@ -77,7 +77,7 @@ fn short_refusal(miss: Miss) -> Refusal {
     match miss {
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope: whose(&scope).to_owned(),
+                scope: scope.whose().to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,
@@ -86,19 +86,13 @@ fn short_refusal(miss: Miss) -> Refusal {
         Miss::Short(Short::Store(error)) => Refusal::StoreDown(error.to_string()),
         Miss::Short(short @ Short::Budget { .. }) => Refusal::Budget(short.to_string()),
         Miss::MaxCost { needed } => Refusal::Budget(format!(
-            "this request could cost up to {needed} USD, above its own x-tollgate-max-cost-usd"
+            "this request could cost {needed} USD more, above what it may cost in all (its own \
+             x-tollgate-max-cost-usd, or the most that the operator allows one request)"
         )),
         Miss::UnknownPrice => Refusal::Policy {
             message: "the price of every route for this request is unknown".to_owned(),
             rule: None,
         },
         Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
-    }
-}
-
-fn whose(scope: &Scope) -> &'static str {
-    match scope {
-        Scope::Global => "the gateway's",
-        Scope::Key(_) => "this key's",
     }
 }

@@ -5,7 +5,7 @@
 //! [`OpenEntry`] that is dropped unfinished (the caller left, the handler died) finishes itself as
 //! [`Outcome::ClientGone`].
 
-mod accounts;
+pub(crate) mod accounts;
 mod books;
 pub(crate) mod budgets;
 mod calendar;
@@ -30,7 +30,11 @@ mod verify;
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
 pub use books::{Books, OpenReservation, StoreState};
-pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
+pub use accounts::Amount;
+pub use budgets::{
+    At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
+    TokenRate, Unit, budget_id,
+};
 pub use derived::PolicyNote;
 pub use entry::{
     Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,

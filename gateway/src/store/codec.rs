@@ -5,10 +5,10 @@
 //! for the old one. Writers encode references, so nothing is cloned to be written.
 
 use crate::{
-    caller::KeyRecord,
+    caller::{GroupRecord, KeyRecord},
     ledger::{
-        Attempt, Endpoint, Entry, KeyId, Outcome, RefusedRow, RequestId, Role, budgets::Holds,
-        open_entry::EntryHead,
+        Attempt, Endpoint, Entry, KeyId, Outcome, RefusedRow, RequestId, Role, accounts::Amount,
+        budgets::Holds, open_entry::EntryHead,
     },
     timeline::StageTimes,
 };
@@ -28,6 +28,8 @@ pub(crate) const REFUSED: u8 = 4;
 pub(crate) const KEY: u8 = 5;
 /// A policy version came into force.
 pub(crate) const POLICY: u8 = 6;
+/// A team, user, tag or the whole was set up or changed.
+pub(crate) const GROUP: u8 = 9;
 /// Version of the events' forms.
 pub(crate) const VERSION: u8 = 1;
 
@@ -48,6 +50,7 @@ pub(crate) enum Event {
     Entry(Box<Row>),
     Refused(RefusedRow),
     Key(Box<KeyRecord>),
+    Group(Box<GroupRecord>),
     Policy(PolicyRecord),
 }
 
@@ -241,6 +244,7 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
         REFUSED => Event::Refused(whole(payload)?),
         KEY => Event::Key(Box::new(whole(payload)?)),
         POLICY => Event::Policy(whole(payload)?),
+        GROUP => Event::Group(Box::new(whole(payload)?)),
         _ => return Err(CodecError::Unknown(kind, version)),
     })
 }
@@ -263,6 +267,17 @@ pub(crate) fn entry_id(payload: &[u8]) -> Option<RequestId> {
 fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
     let (value, rest) = postcard::take_from_bytes(payload)?;
     if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }
+}
+
+impl Reserved {
+    /// What was held. The first attempt of a request is the request.
+    pub(crate) fn held(&self) -> Amount {
+        Amount {
+            money: self.reserved,
+            tokens: self.reserved_tokens,
+            requests: u64::from(self.attempt == 0),
+        }
+    }
 }
 
 impl Row {
