@@ -11,7 +11,7 @@ use crate::{
     refusal::Refusal,
     routes::{Answer, Fault, FaultKind, Prepared, Route, Routes, live::InFlight},
     timeline::micros,
-    wire::{ChatRequest, Event},
+    wire::{ChatRequest, DeltaKind, Event},
 };
 use miss::{Miss, refusal};
 use policies::{
@@ -151,7 +151,8 @@ impl Execution<'_> {
     ) -> Result<Started, Miss> {
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
-        let (prepared, attempt, ticket) = self.reserve(route, prepared, *parent, wait_until).await?;
+        let (prepared, attempt, ticket) =
+            self.reserve(route, prepared, *parent, wait_until).await?;
         *parent = Some(attempt);
         let begun = Instant::now();
         let offset_us = self.open.timeline.offset_us(begun);
@@ -363,6 +364,8 @@ fn ask(
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
         avoided: avoided.clone().filter(|_| route.is_local()),
+        model_file: None,
+        service_tier: None,
     }
 }
 
@@ -445,7 +448,13 @@ fn shows(event: &Event) -> bool {
         Event::Chunk { seen, .. } => {
             seen.visible || seen.reasoning_bytes > 0 || seen.finish.is_some()
         }
-        Event::Whole { .. } | Event::Text { .. } | Event::End { .. } => true,
+        Event::Begin { .. } => false,
+        Event::Delta(delta) => {
+            delta.visible()
+                || delta.reasoning_bytes() > 0
+                || matches!(delta.kind, DeltaKind::Finish(_))
+        }
+        Event::Whole { .. } | Event::End { .. } => true,
     }
 }
 

@@ -207,7 +207,7 @@ fn open_entry(
         arrived_unix_ms: life.arrived_unix_ms,
         key: caller.record.id.clone(),
         user: caller.record.user.clone(),
-        team: caller.record.team.clone(),
+        team: caller.team.clone(),
         session: request.session.clone(),
         tags: request.tags.clone(),
         endpoint: Endpoint::ChatCompletions,
@@ -215,6 +215,8 @@ fn open_entry(
         stream: request.stream,
         output_cap_asked: request.output_cap,
         decision: record,
+        parent: None,
+        step: None,
         timeline: life.timeline.clone(),
     };
     gateway.books.open_entry(head).map_err(|error| Refusal::StoreDown(error.to_string()))
@@ -233,8 +235,7 @@ async fn execute(
     let cost_max = request.max_cost.into_iter().chain(cost_max).min();
     let budget_wait = gateway.config.limits.budget_wait_max;
     let routes = &gateway.routes;
-    let run =
-        Execution { routes, request, decision, open, avoided, budget_wait, cost_max }.run();
+    let run = Execution { routes, request, decision, open, avoided, budget_wait, cost_max }.run();
     match request.deadline {
         None => run.await,
         Some(deadline) => tokio::time::timeout_at(arrived + deadline, run).await.map_err(|_| {

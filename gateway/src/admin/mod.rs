@@ -6,6 +6,8 @@
 //! money is a decimal string, a time is RFC 3339 with its `_unix_ms` beside it, and what is unknown
 //! is absent.
 
+mod budgets;
+mod groups;
 mod keys;
 mod ledger;
 mod ledger_views;
@@ -17,6 +19,7 @@ mod state;
 mod tests;
 mod times;
 
+use groups::Kind;
 pub(crate) use state::price_rows;
 
 use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
@@ -56,7 +59,17 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
                 "GET, HEAD, PATCH, DELETE",
             ),
         )
-        .route("/budgets", reads(get(state::budgets)))
+        .nest("/teams", groups::router(Kind::Team))
+        .nest("/users", groups::router(Kind::User))
+        .nest("/tags", groups::router(Kind::Tag))
+        .route("/budgets", only(get(budgets::list).post(budgets::create), "GET, HEAD, POST"))
+        .route(
+            "/budgets/{*id}",
+            only(
+                patch(budgets::change).get(budgets::show).delete(budgets::remove),
+                "GET, HEAD, PATCH, DELETE",
+            ),
+        )
         .route("/reservations", reads(get(state::reservations)))
         .route("/refusals", reads(get(state::refusals)))
         .route("/routes", reads(get(state::routes)))

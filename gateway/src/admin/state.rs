@@ -3,8 +3,8 @@
 use super::{Answer, list, read::Params, reading, times::rfc3339};
 use crate::{
     caller::Window,
-    ledger::Scope,
     config::{RouteConfig, RouteSource},
+    ledger::Scope,
     ledger::{BudgetState, Side},
     routes::{Route, Source},
     serve::Gateway,
@@ -19,7 +19,7 @@ use std::sync::Arc;
 const TOKENS: u64 = 1_000_000;
 
 #[derive(Debug, Serialize)]
-struct BudgetView {
+pub(super) struct BudgetView {
     id: Arc<str>,
     scope: &'static str,
     name: Option<String>,
@@ -45,12 +45,8 @@ struct BudgetView {
     resets_unix_ms: Option<u64>,
 }
 
-/// GET /budgets: every budget in its current window.
-pub(super) async fn budgets(State(gateway): State<Arc<Gateway>>) -> Answer {
-    list(gateway.books.budgets().into_iter().map(budget).collect())
-}
-
-fn budget(state: BudgetState) -> BudgetView {
+/// A budget in its current window, as it is shown.
+pub(super) fn budget(state: BudgetState) -> BudgetView {
     let key = match &state.scope {
         Scope::Key(key) | Scope::Session(key, _) => Some(key.to_string()),
         _ => None,

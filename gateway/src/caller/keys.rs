@@ -4,11 +4,17 @@
 //! key is never refused because others at its address were wrong.
 
 use super::{
-    ADMIN_KEY_FILE, BudgetSpec, Caller, KeyLimits, KeyRecord, Secret,
+    ADMIN_KEY_FILE, BudgetSpec, Caller, GroupRecord, KeyLimits, KeyRecord, Secret,
     files::{HASH_KEY_FILE, private_dir, read_secret, write_secret},
+    groups::Groups,
     secret::{self, SecretHash},
 };
-use crate::{admission::FailedAuth, clock::Clock, ledger::KeyId, refusal::Refusal};
+use crate::{
+    admission::FailedAuth,
+    clock::Clock,
+    ledger::{KeyId, Scope},
+    refusal::Refusal,
+};
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use std::{
@@ -39,6 +45,7 @@ pub struct Keys {
 struct Callers {
     by_hash: HashMap<SecretHash, Arc<Caller>>,
     by_id: HashMap<KeyId, Arc<Caller>>,
+    groups: Groups,
 }
 
 /// What the operator says about a new key.
@@ -209,7 +216,7 @@ impl Keys {
         // The map compares as it likes, on a keyed hash nobody outside can aim at; what decides
         // compares in constant time.
         let same = bool::from(caller.record.secret_hash.ct_eq(&hash));
-        (same && caller.record.works_at(self.clock.unix_ms())).then(|| Arc::clone(caller))
+        (same && caller.works_at(self.clock.unix_ms())).then(|| Arc::clone(caller))
     }
 
     /// A request without an address (it came through no socket) counts to nobody.
@@ -285,6 +292,26 @@ impl Keys {
         self.callers.store(Arc::new(callers));
     }
 
+    /// Lets teams and users take effect: new ones, or ones that changed. Their counts go on.
+    pub fn install_groups(&self, records: Vec<GroupRecord>) {
+        let _one_at_a_time = lock(&self.installing);
+        let mut callers = Callers::clone(&self.callers.load());
+        records.into_iter().for_each(|record| callers.groups.put(record));
+        let all: Vec<_> = callers.by_id.values().map(|caller| caller.record.clone()).collect();
+        for record in all {
+            callers.put(KeyRecord::clone(&record));
+        }
+        self.callers.store(Arc::new(callers));
+    }
+
+    /// How many keys count against a team or a user.
+    #[must_use]
+    pub fn count_within(&self, scope: &Scope) -> usize {
+        let callers = self.callers.load();
+        let within = |caller: &&Arc<Caller>| caller.path().scopes().contains(scope);
+        callers.by_id.values().filter(within).count()
+    }
+
     /// Held from reading a record to installing its successor, so that no change is lost.
     pub async fn changing(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
@@ -333,7 +360,7 @@ impl Callers {
     fn put(&mut self, record: KeyRecord) {
         let (id, hash) = (record.id.clone(), record.secret_hash);
         let before = self.by_id.get(&id).map(|caller| &**caller);
-        let caller = Arc::new(Caller::new(Arc::new(record), before));
+        let caller = Arc::new(self.groups.caller(Arc::new(record), before));
         self.by_hash.insert(hash, Arc::clone(&caller));
         self.by_id.insert(id, caller);
     }

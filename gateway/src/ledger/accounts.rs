@@ -2,9 +2,9 @@
 //!
 //! **Invariants:** a hold and its settlement find the same balance, because the window's start goes
 //! with the hold; of a calendar window only the newest [`WINDOWS_KEPT`] are kept, and a charge from
-//! before them joins the oldest; a rolling window that a clock steps back in stands still until the
-//! clock has caught up, so that a step back reopens nothing. What happens depends on the window and
-//! its starts alone, so that a replayed journal makes the same accounts.
+//! before them joins the oldest; a rolling window counts what a clock that stepped back has left
+//! ahead of it, so that a step back by up to its own length reopens nothing. What happens depends on the window and its
+//! starts alone, so that a replayed journal makes the same accounts.
 
 use crate::caller::{SUB_BUCKETS, Window};
 use policies::PicoUsd;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 /// which ran ahead may have opened.
 pub(crate) const WINDOWS_KEPT: usize = 4;
 
-/// Sub-buckets of a rolling window that are kept: its own 61, and those of a clock that ran ahead.
+/// Sub-buckets of a rolling window that are kept: its own 61, the 60 before, and those of a clock
+/// that ran ahead.
 const SUB_BUCKETS_KEPT: usize = 183;
 
 /// Starts of the windows that a reservation is held in.
@@ -95,17 +96,15 @@ impl Account {
         }
     }
 
-    /// The sub-buckets that a window which ends in the one of `start` touches.
+    /// The sub-buckets that the window touches, and those of as long a time to come, which only a
+    /// clock that stepped back can have left.
     fn rolling(&self, start: u64, length: u64) -> Balance {
         let period = length.saturating_mul(SUB_BUCKETS);
-        let known = |balance: &&Balance| balance.start <= start.saturating_add(period);
-        let newest = self.balances.iter().filter(known).map(|balance| balance.start).max();
-        let at = newest.map_or(start, |newest| newest.max(start));
+        let window = start.saturating_sub(period)..=start.saturating_add(period);
         self.balances
             .iter()
-            .filter(known)
-            .filter(|balance| balance.start >= at.saturating_sub(period))
-            .fold(Balance { start: at, ..Balance::default() }, Balance::add)
+            .filter(|balance| window.contains(&balance.start))
+            .fold(Balance { start, ..Balance::default() }, Balance::add)
     }
 
     /// When the oldest sub-bucket that counts leaves the window; `None` for a calendar window.
@@ -147,19 +146,23 @@ impl Account {
 
     fn rolling_place(&mut self, start: u64, length: u64) -> usize {
         let period = length.saturating_mul(SUB_BUCKETS);
-        // A clock that ran ahead by more than the whole window opened another one; what was spent
-        // there counts again when the time has come.
-        let near = |balance: &&Balance| balance.start <= start.saturating_add(period);
-        let newest = self.balances.iter().filter(near).map(|balance| balance.start).max();
-        let at = newest.map_or(start, |newest| newest.max(start));
-        self.balances.retain(|balance| balance.start >= at.saturating_sub(period));
-        let found = self.balances.binary_search_by_key(&at, |balance| balance.start);
-        let place = found.unwrap_or_else(|place| {
-            self.balances.insert(place, Balance { start: at, ..Balance::default() });
+        // One window more than counts, in case the clock steps back.
+        self.balances.retain(|balance| balance.start >= start.saturating_sub(2 * period));
+        let place = self.balances.binary_search_by_key(&start, |balance| balance.start);
+        let place = place.unwrap_or_else(|place| {
+            self.balances.insert(place, Balance { start, ..Balance::default() });
             place
         });
-        self.balances.truncate(SUB_BUCKETS_KEPT.max(place + 1));
-        place
+        if self.balances.len() <= SUB_BUCKETS_KEPT {
+            return place;
+        }
+        // Left by a clock that ran far ahead, or the oldest there is.
+        if place + 1 < self.balances.len() {
+            self.balances.pop();
+            return place;
+        }
+        self.balances.remove(0);
+        place - 1
     }
 
     /// Turns a hold into a charge. A window that is no longer kept needs neither.

@@ -8,7 +8,7 @@ use super::{
     budgets::{BudgetPath, BudgetState, Budgets, Holds, Scope, TokenRate},
     derived::PolicyNote,
     effect::Effect,
-    entry::{Entry, KeyId, RefusedRow, RequestId},
+    entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
     ids::Ids,
     keeper::Keeper,
     open_entry::{EntryHead, OpenEntry},
@@ -293,11 +293,7 @@ impl Books {
     pub fn put_group(&self, record: GroupRecord) -> CommitTicket {
         self.0.budgets.put_group(&record, self.0.clock.unix_ms());
         let scope = record.scope.clone();
-        self.0
-            .groups
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(scope, record.clone());
+        self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
         self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
     }
 
@@ -314,6 +310,12 @@ impl Books {
             source: source.to_owned(),
         };
         self.put(codec::POLICY, &record.clone(), Effect::Policy(Box::new(record)))
+    }
+
+    /// Appends a correction of what an attempt cost. The ticket resolves when it is durable, in
+    /// either mode.
+    pub fn adjust(&self, adjustment: &Adjustment) -> CommitTicket {
+        self.put(codec::ADJUSTMENT, adjustment, Effect::Adjustment)
     }
 
     fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {

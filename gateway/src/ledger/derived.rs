@@ -128,6 +128,7 @@ impl Derived {
                     seq,
                 });
             }
+            Effect::Adjustment => {}
         }
     }
 

@@ -18,12 +18,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub(crate) enum Effect {
     Reserved(Hold),
-    Settled { id: RequestId, attempt: u16, charge: Amount },
+    Settled {
+        id: RequestId,
+        attempt: u16,
+        charge: Amount,
+    },
     Entry(Box<Row>),
     Refused(RefusedRow),
     Key(Box<KeyRecord>),
     Group(Box<GroupRecord>),
     Policy(Box<PolicyRecord>),
+    /// Balances keep what was charged at the time; the correction stands in the journal.
+    Adjustment,
 }
 
 /// What is held for one attempt.
@@ -56,6 +62,7 @@ impl From<Event> for Effect {
             Event::Key(record) => Self::Key(record),
             Event::Group(record) => Self::Group(record),
             Event::Policy(record) => Self::Policy(Box::new(record)),
+            Event::Adjustment(_) => Self::Adjustment,
         }
     }
 }

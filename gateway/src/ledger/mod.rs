@@ -29,16 +29,16 @@ mod verify;
 
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
-pub use books::{Books, OpenReservation, StoreState};
 pub use accounts::Amount;
+pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{
     At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
     TokenRate, Unit, budget_id,
 };
 pub use derived::PolicyNote;
 pub use entry::{
-    Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-    RefusedRow, RequestId, Role,
+    Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
+    GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
 pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};

@@ -12,8 +12,8 @@ use super::{
     budgets::{BudgetPath, Holds, Payer, Scope, Unit},
     effect::{Effect, Hold},
     entry::{
-        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-        RequestId, Role,
+        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
+        Notes, Outcome, RequestId, Role,
     },
 };
 use crate::{
@@ -57,6 +57,10 @@ pub struct EntryHead {
     pub decision: DecisionRecord,
     /// The output cap the caller asked for, or the configured default.
     pub output_cap_asked: u64,
+    /// The request that caused this one, where the caller named it.
+    pub parent: Option<RequestId>,
+    /// The caller's name for the step of its run.
+    pub step: Option<String>,
     /// The running clock.
     pub timeline: Timeline,
 }
@@ -86,6 +90,10 @@ pub struct Ask {
     pub output_cap: u64,
     /// Local attempts: the price of the cheapest allowed cloud route.
     pub avoided: Option<Arc<TokenPrice>>,
+    /// Local attempts: the file that will answer.
+    pub model_file: Option<Arc<ModelFile>>,
+    /// The service tier that is asked of the provider.
+    pub service_tier: Option<String>,
 }
 
 /// Which attempt of its request.
@@ -163,14 +171,14 @@ pub struct OpenEntry {
     pub timeline: Timeline,
     /// What is booked if the entry is dropped now. Keep it up to date as the answer goes out.
     pub ending: Ending,
+    /// What happened on the way; kept up to date like `ending`.
+    pub notes: Notes,
     books: Arc<Shared>,
     /// `None` once it is settled.
     head: Option<Box<EntryHead>>,
     attempts: Vec<Running>,
     /// Whose budgets it counts against.
     path: BudgetPath,
-    /// What of them waited for running requests to settle, in microseconds.
-    budget_wait_us: u64,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
     placed: bool,
@@ -245,11 +253,11 @@ impl OpenEntry {
         Self {
             timeline,
             ending,
+            notes: Notes::default(),
             books,
             head: Some(Box::new(head)),
             attempts: Vec::new(),
             path,
-            budget_wait_us: 0,
             placed,
         }
     }
@@ -284,7 +292,7 @@ impl OpenEntry {
                 let since = Instant::now();
                 let clock = self.books.clock.clone();
                 let answer = place.answer(until, || clock.unix_ms()).await;
-                self.budget_wait_us += micros(since.elapsed());
+                self.notes.budget_wait_us += micros(since.elapsed());
                 answer?
             }
         };
@@ -324,8 +332,7 @@ impl OpenEntry {
             Short::from(error)
         };
         let Some(head) = &self.head else { return Err(undone(BooksError::Closed)) };
-        let index =
-            u16::try_from(self.attempts.len()).map_err(|_| undone(BooksError::Full))?;
+        let index = u16::try_from(self.attempts.len()).map_err(|_| undone(BooksError::Full))?;
         // One place for the reservation, one for a settlement before the entry.
         if self.placed {
             self.books.queue.take_places(2).map_err(undone)?;
@@ -515,6 +522,9 @@ impl OpenEntry {
             ttft_us: ending.ttft_us,
             tpot_ns: ending.tpot_ns,
             output_cap_asked: head.output_cap_asked,
+            parent: head.parent,
+            step: head.step,
+            notes: self.notes.clone(),
         }
     }
 }
@@ -551,6 +561,11 @@ impl Running {
             output_cap: ask.output_cap,
             finish: None,
             times: AttemptTimes { offset_us, ..AttemptTimes::default() },
+            model_file: ask.model_file,
+            service_tier: ask.service_tier,
+            finishes: Vec::new(),
+            hedge_winner: None,
+            retries: 0,
         };
         Self {
             record,

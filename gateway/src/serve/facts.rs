@@ -48,7 +48,7 @@ pub(super) fn facts(
             key: record.id.to_string(),
             label: record.label.clone(),
             user: record.user.clone(),
-            team: record.team.clone(),
+            team: caller.team.clone(),
         },
         budgets: gateway.books.budget_facts(&path(caller, request)),
         routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
@@ -61,7 +61,7 @@ pub(super) fn facts(
 pub(super) fn path(caller: &Caller, request: &ChatRequest) -> BudgetPath {
     BudgetPath::of(&Payer {
         key: &caller.record.id,
-        team: caller.record.team.as_deref(),
+        team: caller.team.as_deref(),
         user: caller.record.user.as_deref(),
         session: request.session.as_deref(),
         tags: &request.tags,

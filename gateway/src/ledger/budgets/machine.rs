@@ -109,14 +109,13 @@ impl Machine {
     ) -> Result<Result<Holds, Ticket>, Short> {
         match self.take(path, need, at, None) {
             Ok(holds) => Ok(Ok(holds)),
-            Err(Obstacle { short, on: Some(on) }) => {
-                if self.waiting.is_full() {
-                    return Err(short);
+            Err(obstacle) => match obstacle.on {
+                Some(on) if !self.waiting.is_full() => {
+                    let (place, woken) = self.waiting.join(path.clone(), need, on);
+                    Ok(Err(Ticket { place, woken }))
                 }
-                let (place, woken) = self.waiting.join(path.clone(), need, on);
-                Ok(Err(Ticket { place, woken }))
-            }
-            Err(Obstacle { short, on: None }) => Err(short),
+                _ => Err(obstacle.short),
+            },
         }
     }
 
@@ -199,9 +198,11 @@ impl Machine {
             let (path, need) = (waiter.path.clone(), waiter.need);
             match self.take(&path, need, at, Some(place)) {
                 Ok(holds) => self.waiting.answer(place, Ok(holds)),
-                Err(Obstacle { on: Some(on), .. }) => self.waiting.turn_to(place, on),
-                // What it waited for was spent: waiting cannot help any more.
-                Err(Obstacle { short, on: None }) => self.waiting.answer(place, Err(short)),
+                Err(obstacle) => match obstacle.on {
+                    Some(on) => self.waiting.turn_to(place, on),
+                    // What it waited for was spent: waiting cannot help any more.
+                    None => self.waiting.answer(place, Err(obstacle.short)),
+                },
             }
         }
     }
@@ -225,7 +226,7 @@ impl Machine {
         need: Need,
         at: At,
         place: Option<u64>,
-    ) -> Result<Holds, Obstacle> {
+    ) -> Result<Holds, Box<Obstacle>> {
         let mut forgets = None;
         let mut planned = Vec::with_capacity(path.scopes().len());
         for scope in path.scopes() {
@@ -254,7 +255,7 @@ impl Machine {
         scope: Scope,
         path: &BudgetPath,
         (need, at, place): (Need, At, Option<u64>),
-    ) -> Result<Planned, Obstacle> {
+    ) -> Result<Planned, Box<Obstacle>> {
         let specs: Vec<BudgetSpec> =
             self.specs(&scope, path.scopes()).into_iter().cloned().collect();
         let starts = book::starts(specs.iter(), &mut self.calendar, at.unix_ms);
@@ -283,12 +284,13 @@ impl Machine {
                 ahead,
                 opens_unix_ms: frees.or(span.end),
             };
-            return Err(Obstacle { short, on: may_wait.then(|| (scope.clone(), spec.window)) });
+            let on = may_wait.then(|| (scope.clone(), spec.window));
+            return Err(Box::new(Obstacle { short, on }));
         }
         Ok(Planned { scope, starts })
     }
 
-    fn check_rate(&self, scope: &Scope, tokens: u64, at: At) -> Result<(), Obstacle> {
+    fn check_rate(&self, scope: &Scope, tokens: u64, at: At) -> Result<(), Box<Obstacle>> {
         match self.books.get(scope).and_then(|book| book.rate.as_ref()) {
             Some(rate) if !rate.allows(tokens, at.mono) => {
                 let short = Short::TokensPerMinute {
@@ -298,7 +300,7 @@ impl Machine {
                     needed: tokens,
                     retry_after: rate.wait(tokens, at.mono),
                 };
-                Err(Obstacle { short, on: None })
+                Err(Box::new(Obstacle { short, on: None }))
             }
             _ => Ok(()),
         }

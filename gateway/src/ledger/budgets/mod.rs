@@ -202,11 +202,7 @@ impl Budgets {
     }
 
     /// Every budget of the scopes that are wanted.
-    pub(crate) fn states(
-        &self,
-        unix_ms: u64,
-        wanted: impl Fn(&Scope) -> bool,
-    ) -> Vec<BudgetState> {
+    pub(crate) fn states(&self, unix_ms: u64, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
         self.lock().states(self.at(unix_ms), wanted)
     }
 

@@ -207,12 +207,8 @@ fn sound(books: &Books) {
     assert_eq!(live, balances);
 }
 
-fn history(steps: Vec<Step>) {
-    let mut house = House::new().with(|config| {
-        config.global_budgets = vec![money(Window::Day, "3"), money(Window::Total, "40")];
-        config.segment_entries_max = 5;
-    });
-    let mut books = house.open();
+/// Budgets on every kind of scope and window.
+fn set_up(books: &Books) {
     for name in KEYS {
         let budgets = vec![money(Window::Hour, "1"), money(Window::Rolling(36_000), "2")];
         let of_sessions = vec![tokens(Window::Rolling(7_200), 90), money(Window::Total, "4")];
@@ -226,6 +222,15 @@ fn history(steps: Vec<Step>) {
     for record in [user, tag] {
         books.put_group(record).blocking().unwrap();
     }
+}
+
+fn history(steps: Vec<Step>) {
+    let mut house = House::new().with(|config| {
+        config.global_budgets = vec![money(Window::Day, "3"), money(Window::Total, "40")];
+        config.segment_entries_max = 5;
+    });
+    let mut books = house.open();
+    set_up(&books);
     let mut running: Vec<(OpenEntry, u64)> = Vec::new();
     for step in steps {
         let mut take =

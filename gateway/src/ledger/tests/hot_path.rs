@@ -1,8 +1,8 @@
 //! What happens to money while requests run.
 
 use super::harness::{
-    House, NOON, ask, complete, done, free, head, key, key_id, money, path, request, token_price, usd,
-    used,
+    House, NOON, ask, complete, done, free, head, key, key_id, money, path, request, token_price,
+    usd, used,
 };
 use crate::{
     caller::Window,
