@@ -151,8 +151,11 @@ impl Execution<'_> {
     ) -> Result<Started, Miss> {
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
-        let (prepared, attempt, ticket) =
+        let (mut prepared, attempt, ticket) =
             self.reserve(route, prepared, *parent, wait_until).await?;
+        if let Some(key) = self.open.key() {
+            prepared.for_key(key, self.request);
+        }
         *parent = Some(attempt);
         let begun = Instant::now();
         let offset_us = self.open.timeline.offset_us(begun);
@@ -454,7 +457,7 @@ fn shows(event: &Event) -> bool {
                 || delta.reasoning_bytes() > 0
                 || matches!(delta.kind, DeltaKind::Finish(_))
         }
-        Event::Whole { .. } | Event::End { .. } => true,
+        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
     }
 }
 

@@ -368,6 +368,12 @@ impl OpenEntry {
         self.attempts.len()
     }
 
+    /// The key that asks; `None` once the entry is settled.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.head.as_ref().map(|head| &head.key)
+    }
+
     /// Whose budgets and limits it counts against.
     #[must_use]
     pub fn path(&self) -> &BudgetPath {
