@@ -45,7 +45,9 @@ pub use entry::{
     GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
-pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
+pub use open_entry::{
+    Ask, AttemptIndex, Ending, EntryHead, Granted, InLine, Lined, OpenEntry, Short,
+};
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;

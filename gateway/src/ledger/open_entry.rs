@@ -9,7 +9,7 @@
 use super::{
     accounts::Amount,
     books::Shared,
-    budgets::{BudgetPath, Holds, Payer, Scope, Unit},
+    budgets::{BudgetPath, Holds, Payer, Place, Scope, Unit},
     effect::{Effect, Hold},
     entry::{
         Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
@@ -164,6 +164,43 @@ pub enum Short {
     Store(#[from] BooksError),
 }
 
+/// What came of asking for money.
+#[derive(Debug)]
+pub enum Lined {
+    /// It is held.
+    Reserved(AttemptIndex, CommitTicket),
+    /// It is not there yet; the attempt that asked for it.
+    Waits(Box<Ask>, InLine),
+}
+
+/// A place in the line for a budget. Dropping it leaves the line.
+#[derive(Debug)]
+pub struct InLine {
+    place: Place,
+    held: Amount,
+    paid: bool,
+    clock: crate::clock::Clock,
+}
+
+/// What a place in the line came to.
+#[derive(Debug)]
+pub struct Granted {
+    holds: Result<Holds, Short>,
+    held: Amount,
+    paid: bool,
+    waited_us: u64,
+}
+
+impl InLine {
+    /// Waits for the line's answer, at most until `until`.
+    pub async fn granted(self, until: Instant) -> Granted {
+        let since = Instant::now();
+        let Self { place, held, paid, clock } = self;
+        let holds = place.answer(until, || clock.unix_ms()).await;
+        Granted { holds, held, paid, waited_us: micros(since.elapsed()) }
+    }
+}
+
 /// An entry being written. Owned by the handler, then by the response body.
 #[derive(Debug)]
 pub struct OpenEntry {
@@ -274,29 +311,37 @@ impl OpenEntry {
         self.hold(ask, holds, held, paid)
     }
 
-    /// As [`OpenEntry::reserve`]; where enough would be free once what runs has settled, it waits
-    /// for that in the order of asking, at most until `until`.
+    /// As [`OpenEntry::reserve`]; where enough would be free once what runs has settled, it gives a
+    /// place in the line of those who wait for that.
     ///
     /// # Errors
     /// As [`OpenEntry::reserve`].
-    pub async fn reserve_until(
-        &mut self,
-        ask: Ask,
-        until: Instant,
-    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+    pub fn line_up(&mut self, ask: Ask) -> Result<Lined, Short> {
         let (held, paid) = self.needs(&ask)?;
         let now_ms = self.books.clock.unix_ms();
-        let holds = match self.books.budgets.reserve_or_wait(&self.path, held, now_ms)? {
-            Ok(holds) => holds,
-            Err(place) => {
-                let since = Instant::now();
-                let clock = self.books.clock.clone();
-                let answer = place.answer(until, || clock.unix_ms()).await;
-                self.notes.budget_wait_us += micros(since.elapsed());
-                answer?
+        match self.books.budgets.reserve_or_wait(&self.path, held, now_ms)? {
+            Ok(holds) => {
+                let (attempt, ticket) = self.hold(ask, holds, held, paid)?;
+                Ok(Lined::Reserved(attempt, ticket))
             }
-        };
-        self.hold(ask, holds, held, paid)
+            Err(place) => {
+                let clock = self.books.clock.clone();
+                Ok(Lined::Waits(Box::new(ask), InLine { place, held, paid, clock }))
+            }
+        }
+    }
+
+    /// Takes what the line granted.
+    ///
+    /// # Errors
+    /// Why it granted nothing, or as [`OpenEntry::reserve`].
+    pub fn take_up(
+        &mut self,
+        ask: Ask,
+        granted: Granted,
+    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+        self.notes.budget_wait_us += granted.waited_us;
+        self.hold(ask, granted.holds?, granted.held, granted.paid)
     }
 
     /// What an attempt holds at worst, and whether it counts against money budgets.
