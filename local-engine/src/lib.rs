@@ -5,15 +5,19 @@
 //! threads. Start reading at [`Engine`]; the story of a job is told in `scheduler.rs`.
 
 mod attribution;
+mod calls;
 mod config;
+mod constraint;
 mod device;
 mod engine;
 mod error;
+mod gbnf;
 mod generation;
 mod info;
 mod job;
 mod llama;
 mod load;
+mod logprobs;
 mod meter;
 mod outbox;
 mod scheduler;
@@ -26,12 +30,20 @@ mod status;
 mod step;
 mod template;
 mod text;
+mod tools;
 mod validate;
 
+pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout};
+pub use constraint::{Constraint, ConstraintError, Rule};
 pub use engine::Engine;
 pub use error::{LoadError, PromptError, SubmitError};
 pub use generation::Generation;
 pub use info::{Device, ModelInfo};
-pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
+pub use job::{
+    Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
+    TOP_LOGPROBS_MAX, TokenLogprob,
+};
 pub use status::{EngineState, Status};
+pub use template::Chat;
+pub use tools::{Function, ToolChoice, ToolFormat, Tools};

@@ -5,6 +5,7 @@ use std::{fs::File, io::Read, path::Path, sync::Arc, time::Instant};
 
 use crate::{
     config::EngineConfig,
+    constraint::Compiler,
     device::Device,
     engine::file_stem,
     error::LoadError,
@@ -18,6 +19,7 @@ use crate::{
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
     pub(crate) template: Option<ChatTemplate>,
+    pub(crate) constraints: Compiler,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -128,6 +130,7 @@ fn describe(
     };
     Ok(Loaded {
         model: Arc::clone(model),
+        constraints: Compiler::new(Arc::clone(model)),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),
         info,

@@ -91,7 +91,7 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Counts jobs as failed before they are told, so that who was told finds them counted.
-    fn fail(&self, jobs: Vec<Sequence<D::Sampler>>, reason: &str) {
+    pub(crate) fn fail(&self, jobs: Vec<Sequence<D::Sampler>>, reason: &str) {
         let failed = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
         self.shared.gauges.failed.fetch_add(failed, Relaxed);
         self.publish();
@@ -136,7 +136,10 @@ impl<D: Device> Scheduler<D> {
             return;
         }
         let waited = |waiting: &Waiting| now.saturating_duration_since(waiting.submitted);
-        let over = |waiting: &Waiting| waited(waiting) >= self.queue_wait_max;
+        // Another choice of a request that runs does not expire: the answer would break.
+        let over = |waiting: &Waiting| {
+            waiting.after.is_none() && waited(waiting) >= self.queue_wait_max
+        };
         let mut queue = self.shared.queue();
         if !queue.jobs.iter().any(|waiting| waiting.outbox.abandoned() || over(waiting)) {
             return;
@@ -162,10 +165,12 @@ impl<D: Device> Scheduler<D> {
             return false;
         }
         let mut queue = self.shared.queue();
-        let fits = queue.jobs.front().is_some_and(|waiting| {
+        // Other choices of a request wait until its prompt is in the cache.
+        let first = queue.jobs.iter().position(|waiting| !waiting.held());
+        let fits = first.and_then(|at| queue.jobs.get(at)).is_some_and(|waiting| {
             self.has_room(cells(waiting.job.prompt.len(), waiting.job.max_tokens))
         });
-        let front = if fits { queue.jobs.pop_front() } else { None };
+        let front = first.filter(|_| fits).and_then(|at| queue.jobs.remove(at));
         self.shared.count_queue(&queue);
         drop(queue);
         let Some(waiting) = front else { return false };
@@ -216,7 +221,7 @@ impl<D: Device> Scheduler<D> {
         waiting.outbox.meter().admitted(prompt_tokens, cached);
         waiting.outbox.started(now.saturating_duration_since(waiting.submitted), cached);
         self.shared.gauges.cached_tokens.fetch_add(u64::from(cached), Relaxed);
-        let sampler = self.device.sampler(&waiting.job.sampling, prompt, waiting.job.max_tokens);
+        let sampler = self.device.sampler(&waiting.job);
         slot.running = Some(Sequence::new(waiting, sampler, self.admissions));
         self.make_room();
     }

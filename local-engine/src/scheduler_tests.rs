@@ -12,7 +12,7 @@ use crate::{
     device::{BatchToken, Device, Fault},
     error::SubmitError,
     generation::Generation,
-    job::{Finish, Job, JobEvent, Sampling, Scheduling},
+    job::{Finish, Job, JobEvent, Likely, Sampling, Scheduling, TokenLogprob},
     scheduler::{Scheduler, Turn},
     shared::Shared,
     status::EngineState,
@@ -57,7 +57,7 @@ impl Device for Script {
         true
     }
 
-    fn sampler(&self, _: &Sampling, _: &[i32], _: u32) {}
+    fn sampler(&self, _: &Job) {}
 
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
         self.attempts += 1;
@@ -83,6 +83,11 @@ impl Device for Script {
         let entry = self.decodes.last().expect("decoded")[row];
         assert!(entry.logits, "only rows with logits are sampled");
         Ok(if entry.token >= A + 25 { END } else { entry.token + 1 })
+    }
+
+    fn logprobs(&self, _: usize, token: i32, _: u32) -> Option<TokenLogprob> {
+        let chosen = Likely { token, bytes: vec![u8::try_from(token).ok()?], logprob: 0.0 };
+        Some(TokenLogprob { chosen, top: Vec::new() })
     }
 
     fn is_end(&self, token: i32) -> bool {
@@ -136,22 +141,13 @@ impl Bench {
     }
 
     fn submit(&self, prompt: &[i32], max_tokens: u32) -> Result<Generation, SubmitError> {
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: None,
-        };
         let job = Job {
             prompt: prompt.to_vec(),
             max_tokens,
             stop: Vec::new(),
-            sampling,
+            sampling: Sampling::default(),
+            constraint: None,
+            logprobs: None,
             engine_time_max: Duration::from_secs(60),
             scheduling: Scheduling::default(),
         };

@@ -27,6 +27,15 @@ pub(crate) struct Waiting {
     pub(crate) job: Job,
     pub(crate) outbox: Outbox,
     pub(crate) submitted: Instant,
+    /// The job whose prompt this one shares: the first choice of its request.
+    pub(crate) after: Option<Arc<Meter>>,
+}
+
+impl Waiting {
+    /// Whether it waits for the first choice of its request, whose cells it will share.
+    pub(crate) fn held(&self) -> bool {
+        self.after.as_ref().is_some_and(|first| !first.releases())
+    }
 }
 
 /// The jobs in the queue, oldest first.
@@ -84,6 +93,17 @@ impl Shared {
         job: Job,
         now: Instant,
     ) -> Result<(Receiver<JobEvent>, Arc<Meter>), SubmitError> {
+        let mut queued = self.enqueue_choices(vec![job], now)?;
+        queued.pop().ok_or(SubmitError::Stopped)
+    }
+
+    /// Queues the checked jobs of one request, all or none. They have one prompt: all but the first
+    /// wait until it is read.
+    pub(crate) fn enqueue_choices(
+        &self,
+        jobs: Vec<Job>,
+        now: Instant,
+    ) -> Result<Vec<(Receiver<JobEvent>, Arc<Meter>)>, SubmitError> {
         let mut queue = self.queue();
         if !queue.open {
             return Err(match self.gauges.state() {
@@ -91,24 +111,30 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        if queue.jobs.len() >= self.queue_max {
+        let room = |queue: &Queue| queue.jobs.len().saturating_add(jobs.len()) <= self.queue_max;
+        if !room(&queue) {
             // The scheduler may be in a long step: those who left make room at once.
             let before = queue.jobs.len();
             queue.jobs.retain(|waiting| !waiting.outbox.abandoned());
             let left = u64::try_from(before - queue.jobs.len()).unwrap_or(0);
             self.gauges.cancelled.fetch_add(left, Relaxed);
         }
-        if queue.jobs.len() >= self.queue_max {
+        if !room(&queue) {
             return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
         }
-        let meter = Arc::new(Meter::default());
-        let (outbox, events) =
-            Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
-        queue.jobs.push_back(Waiting { job, outbox, submitted: now });
+        let mut queued: Vec<(Receiver<JobEvent>, Arc<Meter>)> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let meter = Arc::new(Meter::default());
+            let (outbox, events) =
+                Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
+            let after = queued.first().map(|(_, first)| Arc::clone(first));
+            queue.jobs.push_back(Waiting { job, outbox, submitted: now, after });
+            queued.push((events, meter));
+        }
         self.count_queue(&queue);
         drop(queue);
         self.wake();
-        Ok((events, meter))
+        Ok(queued)
     }
 
     /// Publishes the queue's length.

@@ -1,15 +1,18 @@
 //! The model in this process as a route: a chat request becomes a job, its tokens become events.
 
+mod answer;
+
+pub use answer::LocalAnswer;
+
 use super::{Fault, FaultKind};
 use crate::{
     config::LocalConfig,
-    wire::{self, BadRequest, ChatRequest, Delta, DeltaKind, Event, FinishReason},
+    wire::{self, BadRequest, ChatRequest},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
-    SubmitError,
+    ConstraintError, Engine, EngineState, Job, PromptError, Scheduling, SubmitError,
 };
-use policies::{RouteState, Usage, UsageSource, WorstCase};
+use policies::{RouteState, WorstCase};
 use std::time::Duration;
 
 /// Bodies up to this size are tokenised on the request's own thread (mostly well under a
@@ -18,6 +21,8 @@ const TOKENIZE_INLINE_BYTES_MAX: usize = 4 * 1024;
 /// Prompt tokens the engine reads in the time of about one generated token: what expected engine
 /// time is computed with when a route is compared with others by price.
 const PREFILL_PER_DECODE: u32 = 2;
+/// A bias under which a token never comes while there is another.
+const NEVER_BIAS: f32 = -100.0;
 
 /// A loaded model and how it is asked.
 #[derive(Debug)]
@@ -30,16 +35,8 @@ pub struct LocalRoute {
 #[derive(Debug)]
 pub struct LocalJob {
     job: Job,
+    choices: u32,
     one_step: Duration,
-}
-
-/// The engine's answer.
-#[derive(Debug)]
-pub struct LocalAnswer {
-    generation: Generation,
-    /// The answer's end, once its choice has finished.
-    end: Option<Event>,
-    ended: bool,
 }
 
 // === impl LocalRoute ===
@@ -64,51 +61,79 @@ impl LocalRoute {
     /// [`FaultKind::Unfit`] when the engine cannot do what is asked or the prompt is too long.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
         let ask = wire::local_ask(request).map_err(unfit)?;
-        let prompt = if request.body.len() <= TOKENIZE_INLINE_BYTES_MAX {
-            self.engine.tokenize_chat(&ask.messages)
+        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX && ask.rule.is_none();
+        let (messages, rule) = (ask.messages, ask.rule);
+        let (prompt, constraint) = if inline {
+            (self.engine.tokenize_chat(&messages).map_err(|error| prompt_fault(&error))?, None)
         } else {
             let engine = self.engine.clone();
-            let messages = ask.messages;
-            tokio::task::spawn_blocking(move || engine.tokenize_chat(&messages))
-                .await
-                .map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
+            let make = move || {
+                let prompt = engine.tokenize_chat(&messages);
+                let prompt = prompt.map_err(|error| prompt_fault(&error))?;
+                let constraint = rule.map(|(param, rule)| {
+                    engine.constrain(&rule).map_err(|error| rule_fault(param, &error))
+                });
+                Ok((prompt, constraint.transpose()?))
+            };
+            let made = tokio::task::spawn_blocking(make).await;
+            made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))??
+        };
+        let mut sampling = ask.sampling;
+        if ask.ignore_end {
+            let ends = self.engine.info().end_tokens.iter();
+            sampling.logit_bias.extend(ends.map(|token| (*token, NEVER_BIAS)));
         }
-        .map_err(|error| prompt_fault(&error))?;
-        let context = self.engine.info().context_tokens;
-        let room = usize::try_from(context).unwrap_or(usize::MAX).saturating_sub(prompt.len());
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        if room == 0 {
-            return Err(unfit(too_long(prompt.len(), context)));
-        }
-        let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
+        let max_tokens = self.room(prompt.len(), output_cap)?;
         let engine_time_max = self.engine_time_max(prompt.len() as u64, u64::from(max_tokens));
         // The engine looks at the clock between steps: a job can go over by its part of one.
         let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
         Ok(LocalJob {
             one_step,
+            choices: ask.choices,
             job: Job {
                 prompt,
                 max_tokens,
                 stop: ask.stop,
-                sampling: ask.sampling,
+                sampling,
+                constraint,
+                logprobs: ask.logprobs,
                 engine_time_max,
                 scheduling: Scheduling::default(),
             },
         })
     }
 
+    /// The tokens an answer may have: the cap, or what the context leaves.
+    fn room(&self, prompt_tokens: usize, output_cap: u64) -> Result<u32, Fault> {
+        let context = self.engine.info().context_tokens;
+        let room = usize::try_from(context).unwrap_or(usize::MAX).saturating_sub(prompt_tokens);
+        match u32::try_from(room).unwrap_or(u32::MAX) {
+            0 => Err(unfit(too_long(prompt_tokens, context))),
+            room => Ok(u32::try_from(output_cap).unwrap_or(u32::MAX).min(room)),
+        }
+    }
+
     /// Hands the job to the scheduler.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Engine`] when the engine is down.
+    /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do
+    /// what is asked, [`FaultKind::Engine`] when the engine is down.
     pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
-        match self.engine.submit(job.job) {
-            Ok(generation) => Ok(LocalAnswer { generation, end: None, ended: false }),
+        let stops = job.job.stop.clone();
+        let submitted = match job.choices {
+            1 => self.engine.submit(job.job).map(|generation| vec![generation]),
+            choices => self.engine.submit_choices(&job.job, choices),
+        };
+        match submitted {
+            Ok(generations) => Ok(LocalAnswer::new(generations, stops)),
             Err(SubmitError::QueueFull { .. }) => {
                 Err(Fault::new(FaultKind::Busy, "the engine's queue is full"))
             }
             Err(SubmitError::ContextOverflow { prompt_tokens, context_tokens, .. }) => {
                 Err(unfit(too_long(prompt_tokens as usize, context_tokens)))
+            }
+            Err(SubmitError::Invalid { parameter, reason }) => {
+                Err(unfit(BadRequest::value(parameter, format!("`{parameter}` {reason}"))))
             }
             Err(error) => Err(Fault::new(FaultKind::Engine, error.to_string())),
         }
@@ -192,75 +217,14 @@ impl LocalJob {
         WorstCase {
             prompt_tokens: self.job.prompt.len() as u64,
             output_tokens: u64::from(self.job.max_tokens),
-            choices: 1,
-            engine_time: self.job.engine_time_max.saturating_add(self.one_step),
+            choices: u64::from(self.choices),
+            engine_time: self
+                .job
+                .engine_time_max
+                .saturating_add(self.one_step)
+                .saturating_mul(self.choices),
         }
     }
-}
-
-// === impl LocalAnswer ===
-
-impl LocalAnswer {
-    /// What the job has taken so far, and its engine time in nanoseconds: what it is charged when
-    /// it is dropped now.
-    #[must_use]
-    pub fn metered(&self) -> (Usage, u64) {
-        metered(&self.generation.usage())
-    }
-
-    /// The next event; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
-        if let Some(end) = self.end.take() {
-            self.ended = true;
-            return Some(Ok(end));
-        }
-        if self.ended {
-            return None;
-        }
-        loop {
-            let event = match self.generation.next().await {
-                Some(JobEvent::Started { .. }) => continue,
-                Some(JobEvent::Text { text, tokens }) => {
-                    Ok(Event::Delta(Delta { tokens, ..Delta::new(0, DeltaKind::Text(text)) }))
-                }
-                Some(JobEvent::Finished { finish, usage }) => {
-                    self.end = Some(end(&usage));
-                    Ok(Event::Delta(Delta::new(0, DeltaKind::Finish(finish_reason(finish)))))
-                }
-                Some(JobEvent::Expired { queued }) => {
-                    let detail = format!("waited {} ms for a slot", queued.as_millis());
-                    Err(Fault::new(FaultKind::Busy, detail))
-                }
-                Some(JobEvent::Failed { reason, .. }) => Err(Fault::new(FaultKind::Engine, reason)),
-                None => Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
-            };
-            self.ended = event.is_err();
-            return Some(event);
-        }
-    }
-}
-
-fn finish_reason(finish: Finish) -> FinishReason {
-    match finish {
-        Finish::Stop => FinishReason::Stop,
-        Finish::Length | Finish::EngineTime => FinishReason::Length,
-    }
-}
-
-fn end(usage: &JobUsage) -> Event {
-    let (usage, engine_ns) = metered(usage);
-    Event::End { usage, source: UsageSource::Counted, engine_ns: Some(engine_ns) }
-}
-
-fn metered(usage: &JobUsage) -> (Usage, u64) {
-    let engine_time = usage.prefill_time.saturating_add(usage.decode_time);
-    let buckets = Usage {
-        input: u64::from(usage.prompt_tokens.saturating_sub(usage.cached_tokens)),
-        cache_read: u64::from(usage.cached_tokens),
-        output: u64::from(usage.generated_tokens),
-        ..Usage::default()
-    };
-    (buckets, u64::try_from(engine_time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn times(each: Duration, count: u64) -> Duration {
@@ -290,4 +254,15 @@ fn prompt_fault(error: &PromptError) -> Fault {
         message: error.to_string(),
         code: "invalid_value",
     })
+}
+
+/// A rule that is not taken is the caller's fault, and never left out.
+fn rule_fault(param: &'static str, error: &ConstraintError) -> Fault {
+    match error {
+        ConstraintError::Busy => Fault::new(FaultKind::Busy, error.to_string()),
+        ConstraintError::Refused(_) | ConstraintError::TooDear => {
+            let message = format!("`{param}` cannot be enforced by the local model: {error}");
+            unfit(BadRequest::unsupported(param, message))
+        }
+    }
 }

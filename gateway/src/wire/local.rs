@@ -3,25 +3,21 @@
 //! **Invariant:** nothing that would change the answer is ignored. What the engine cannot do is
 //! refused by its name.
 
+mod rules;
+mod sampling;
+
 use super::{
     BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
 };
-use local_engine::{Message, Role, Sampling};
+use local_engine::{Message, Role, Rule, Sampling};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Longest stop string in bytes: the engine holds back that much text.
 const STOP_BYTES_MAX: usize = 1024;
-
-// What a request that says nothing about sampling gets, as in llama.cpp's own server. OpenAI's plain
-// temperature 1 suits models of hundreds of billions of parameters; a small one rambles under it.
-const DEFAULT_TEMPERATURE: f32 = 0.8;
-const DEFAULT_TOP_P: f32 = 0.95;
-const DEFAULT_TOP_K: u32 = 40;
-const DEFAULT_MIN_P: f32 = 0.05;
 
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]
@@ -30,31 +26,40 @@ pub struct LocalAsk {
     pub messages: Vec<Message>,
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// Whether the model may not end its turn by itself.
+    pub ignore_end: bool,
     /// Texts that end the answer, each non-empty.
     pub stop: Vec<String>,
+    /// How many alternatives are wanted for each token, where log probabilities are.
+    pub logprobs: Option<u32>,
+    /// Choices, at least 1.
+    pub choices: u32,
+    /// What the answer must match, and the parameter that says so.
+    pub rule: Option<(&'static str, Rule)>,
 }
 
 /// Fields the engine cannot serve, whatever they say.
-const UNSUPPORTED: [Field; 19] = [
+const UNSUPPORTED: [Field; 20] = [
     Field::BadWords,
-    Field::ContinueFinalMessage,
     Field::Documents,
-    Field::DryMultiplier,
+    Field::DynatempRange,
     Field::Echo,
-    Field::Grammar,
-    Field::GuidedChoice,
     Field::GuidedGrammar,
-    Field::GuidedJson,
-    Field::GuidedRegex,
-    Field::IgnoreEos,
-    Field::JsonSchema,
     Field::MinTokens,
     Field::Mirostat,
+    Field::NPredict,
+    Field::NProbs,
+    Field::Prediction,
+    Field::Samplers,
     Field::StopTokenIds,
     Field::StructuredOutputs,
     Field::Suffix,
-    Field::TypicalP,
+    Field::TMaxPredictMs,
+    Field::TopNSigma,
+    Field::UseBeamSearch,
+    Field::WebSearchOptions,
     Field::XtcProbability,
+    Field::Audio,
 ];
 
 /// Turns `request` into the engine's words.
@@ -65,30 +70,25 @@ pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
     refuse_unsupported(request)?;
     Ok(LocalAsk {
         messages: conversation(request)?,
-        sampling: sampling(request)?,
+        sampling: sampling::read(request)?,
+        ignore_end: ignore_end(request)?,
         stop: stop(request)?,
+        logprobs: logprobs(request)?,
+        choices: request.choices,
+        rule: rules::read(request)?,
     })
 }
 
 fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
-    let cannot = |param: &str, what: &str| {
-        BadRequest::unsupported(param, format!("the local model does not serve {what}"))
-    };
-    if request.choices > 1 {
-        return Err(cannot("n", "more than one choice (`n`)"));
-    }
     if request.needs.tools {
         let legacy = request.given(Field::Tools).is_none();
         return Err(cannot(if legacy { "functions" } else { "tools" }, "tools"));
     }
-    if request.needs.logprobs {
-        return Err(cannot("logprobs", "log probabilities (`logprobs`)"));
-    }
-    if request.needs.structured {
-        return Err(cannot("response_format", "a `response_format` other than text"));
-    }
     if request.given(Field::ChatTemplateKwargs).is_some_and(|raw| !is_empty_object(raw)) {
         return Err(cannot("chat_template_kwargs", "`chat_template_kwargs`"));
+    }
+    if request.given(Field::ContinueFinalMessage).is_some_and(|raw| raw != "false") {
+        return Err(cannot("continue_final_message", "`continue_final_message`"));
     }
     // A switch that is off, or an empty or zero setting, asks for nothing.
     let asks = |raw: &str| !matches!(raw, "false" | "0" | "0.0" | "[]" | "{}" | "\"\"");
@@ -96,6 +96,24 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
         Some(field) => Err(cannot(field.name(), &format!("`{}`", field.name()))),
         None => Ok(()),
     }
+}
+
+fn cannot(param: &str, what: &str) -> BadRequest {
+    BadRequest::unsupported(param, format!("the local model does not serve {what}"))
+}
+
+/// How many alternatives are wanted for each token, where log probabilities are.
+fn logprobs(request: &ChatRequest) -> Result<Option<u32>, BadRequest> {
+    if !request.needs.logprobs {
+        return Ok(None);
+    }
+    let top = request.given(Field::TopLogprobs);
+    let top = top.map(|raw| check::integer("top_logprobs", raw, 0, 20)).transpose()?;
+    Ok(Some(top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0)))
+}
+
+fn ignore_end(request: &ChatRequest) -> Result<bool, BadRequest> {
+    request.given(Field::IgnoreEos).map_or(Ok(false), |raw| check::boolean("ignore_eos", raw))
 }
 
 fn is_empty_object(raw: &str) -> bool {
@@ -146,59 +164,6 @@ fn one_message(index: usize, message: &RawMessage<'_>) -> Result<Message, BadReq
         },
         tool_call_id: text("tool_call_id", message.tool_call_id)?,
     })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the engine samples in f32; every value is small and has been checked"
-)]
-fn sampling(request: &ChatRequest) -> Result<Sampling, BadRequest> {
-    let number = |field: Field, min: f64, max: f64, default: f32| {
-        request.given(field).map_or(Ok(default), |raw| {
-            check::number(field.name(), raw, min, max).map(|value| value as f32)
-        })
-    };
-    let seed = request
-        .given(Field::Seed)
-        .map(|raw| check::integer("seed", raw, i64::MIN, i64::MAX).map(i64::cast_unsigned))
-        .transpose()?;
-    let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
-    Ok(Sampling {
-        temperature: number(Field::Temperature, 0.0, 2.0, DEFAULT_TEMPERATURE)?,
-        // 0 leaves the likeliest token, as the smallest positive nucleus does.
-        top_p: number(Field::TopP, 0.0, 1.0, DEFAULT_TOP_P)?.max(f32::EPSILON),
-        top_k: top_k(request)?,
-        min_p: number(Field::MinP, 0.0, 1.0, DEFAULT_MIN_P)?,
-        repeat_penalty: number(Field::RepeatPenalty, 0.01, 10.0, penalty)?,
-        presence_penalty: number(Field::PresencePenalty, -2.0, 2.0, 0.0)?,
-        frequency_penalty: number(Field::FrequencyPenalty, -2.0, 2.0, 0.0)?,
-        logit_bias: logit_bias(request)?,
-        seed,
-    })
-}
-
-/// 0 and -1 switch it off.
-fn top_k(request: &ChatRequest) -> Result<Option<u32>, BadRequest> {
-    let Some(raw) = request.given(Field::TopK) else { return Ok(Some(DEFAULT_TOP_K)) };
-    let k = check::integer("top_k", raw, -1, i64::from(i32::MAX))?;
-    Ok(u32::try_from(k).ok().filter(|k| *k > 0))
-}
-
-fn logit_bias(request: &ChatRequest) -> Result<Vec<(i32, f32)>, BadRequest> {
-    let mut biases = Vec::new();
-    let Some(raw) = request.given(Field::LogitBias) else { return Ok(biases) };
-    json::members(raw, |key, member| {
-        let token = key.parse().map_err(|_| {
-            BadRequest::value("logit_bias", "a key of `logit_bias` must be a token id")
-        })?;
-        let bias = member
-            .raw
-            .parse::<f32>()
-            .map_err(|_| BadRequest::kind(format_args!("logit_bias.{key}"), "a number"))?;
-        biases.push((token, bias));
-        Ok::<_, BadRequest>(())
-    })?;
-    Ok(biases)
 }
 
 /// The stop strings; an empty one stops nothing.

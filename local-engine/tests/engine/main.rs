@@ -5,7 +5,9 @@
 
 mod accounting;
 mod batching;
+mod constraints;
 mod harness;
 mod loading;
 mod prompts;
+mod sampling;
 mod stopping;

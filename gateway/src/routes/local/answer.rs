@@ -1,0 +1,167 @@
+//! The engine's answer: the jobs of its choices, read together, become deltas.
+//!
+//! **Invariant:** every choice has one finish, the end comes after the last, and what was used is
+//! the sum over the choices with the prompt counted once.
+
+use super::{Fault, FaultKind};
+use crate::wire::{Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
+use local_engine::{Finish, Generation, JobEvent, JobUsage};
+use policies::{Usage, UsageSource};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+/// The engine's answer.
+#[derive(Debug)]
+pub struct LocalAnswer {
+    choices: Vec<Generation>,
+    /// Choices that go on.
+    going: usize,
+    /// The choice that is read first, so that none is read last for ever.
+    first: usize,
+    /// Events that have come and not gone.
+    ready: VecDeque<Event>,
+    /// The stop strings, to say which one was met.
+    stops: Vec<String>,
+    ended: bool,
+}
+
+impl LocalAnswer {
+    /// The answer of jobs that were submitted together.
+    pub(super) fn new(choices: Vec<Generation>, stops: Vec<String>) -> Self {
+        let going = choices.len();
+        Self { choices, going, first: 0, ready: VecDeque::new(), stops, ended: false }
+    }
+
+    /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
+    /// when they are dropped now.
+    #[must_use]
+    pub fn metered(&self) -> (Usage, u64) {
+        metered(self.choices.iter().map(Generation::usage))
+    }
+
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.ended {
+                return None;
+            }
+            let (choice, event) = poll_fn(|context| self.poll_choices(context)).await;
+            if let Err(fault) = self.take(choice, event) {
+                self.ended = true;
+                return Some(Err(fault));
+            }
+        }
+    }
+
+    /// The next event of any choice.
+    fn poll_choices(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<JobEvent>)> {
+        let count = self.choices.len();
+        for offset in 0..count {
+            let at = (self.first + offset) % count;
+            let Some(choice) = self.choices.get_mut(at) else { continue };
+            match choice.poll_next(context) {
+                // It has ended; the others go on.
+                Poll::Ready(None) | Poll::Pending => {}
+                Poll::Ready(event) => {
+                    self.first = (at + 1) % count;
+                    return Poll::Ready((at, event));
+                }
+            }
+        }
+        if self.going == 0 { Poll::Ready((0, None)) } else { Poll::Pending }
+    }
+
+    /// Turns a job's event into the answer's.
+    fn take(&mut self, choice: usize, event: Option<JobEvent>) -> Result<(), Fault> {
+        let index = u32::try_from(choice).unwrap_or(u32::MAX);
+        match event {
+            Some(JobEvent::Started { .. }) => {}
+            Some(JobEvent::Text { text, tokens, logprobs }) => {
+                let logprobs = logprobs.into_iter().map(logprob).collect();
+                let delta = Delta::new(index, DeltaKind::Text(text));
+                self.ready.push_back(Event::Delta(Delta { tokens, logprobs, ..delta }));
+            }
+            Some(JobEvent::Finished { finish, .. }) => {
+                let finish = DeltaKind::Finish(self.finish_reason(finish));
+                self.ready.push_back(Event::Delta(Delta::new(index, finish)));
+                self.going = self.going.saturating_sub(1);
+                if self.going == 0 {
+                    let (usage, engine_ns) = self.metered();
+                    let source = UsageSource::Counted;
+                    self.ready.push_back(Event::End { usage, source, engine_ns: Some(engine_ns) });
+                    self.ended = true;
+                }
+            }
+            Some(JobEvent::Expired { queued }) => {
+                let detail = format!("waited {} ms for a slot", queued.as_millis());
+                return Err(Fault::new(FaultKind::Busy, detail));
+            }
+            Some(JobEvent::Failed { reason, .. }) => {
+                return Err(Fault::new(FaultKind::Engine, reason));
+            }
+            None => return Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
+        }
+        Ok(())
+    }
+
+    fn finish_reason(&self, finish: Finish) -> FinishReason {
+        match finish {
+            Finish::Stop => FinishReason::Stop,
+            Finish::StopText(stop) => {
+                self.stops.get(stop).map_or(FinishReason::Stop, |text| FinishReason::StopString(text.clone()))
+            }
+            Finish::Length | Finish::EngineTime => FinishReason::Length,
+        }
+    }
+}
+
+fn logprob(token: local_engine::TokenLogprob) -> TokenLogprob {
+    let likely = |token: local_engine::Likely| Likely { bytes: token.bytes, logprob: token.logprob };
+    TokenLogprob {
+        chosen: likely(token.chosen),
+        top: token.top.into_iter().map(likely).collect(),
+    }
+}
+
+/// The sum over the choices. They have one prompt, which the first has read and the others share: it
+/// is counted once, as it is where a provider counts.
+fn metered(choices: impl Iterator<Item = JobUsage>) -> (Usage, u64) {
+    let (mut usage, mut engine_ns) = (Usage::default(), 0_u64);
+    for (index, choice) in choices.enumerate() {
+        if index == 0 {
+            usage.input = u64::from(choice.prompt_tokens.saturating_sub(choice.cached_tokens));
+            usage.cache_read = u64::from(choice.cached_tokens);
+        }
+        usage.output += u64::from(choice.generated_tokens);
+        let time = choice.prefill_time.saturating_add(choice.decode_time);
+        engine_ns = engine_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+    (usage, engine_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::metered;
+    use local_engine::JobUsage;
+    use std::time::Duration;
+
+    #[test]
+    fn choices_count_their_prompt_once_and_their_time_in_full() {
+        let choice = |cached_tokens, generated_tokens| JobUsage {
+            prompt_tokens: 10,
+            cached_tokens,
+            generated_tokens,
+            prefill_time: Duration::from_nanos(5),
+            decode_time: Duration::from_nanos(2),
+        };
+        let (usage, engine_ns) = metered([choice(4, 3), choice(9, 2)].into_iter());
+        assert_eq!((usage.input, usage.cache_read, usage.output), (6, 4, 5));
+        assert_eq!(engine_ns, 14);
+    }
+}
