@@ -317,6 +317,8 @@ fn ask(
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
         avoided: avoided.clone().filter(|_| route.is_local()),
+        model_file: None,
+        service_tier: None,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     config::EngineConfig,
     constraint::{Constraint, ConstraintError, Rule},
     error::{LoadError, PromptError, SubmitError},
+    evictions::Eviction,
     generation::Generation,
     info::ModelInfo,
     job::{Job, Message},
@@ -212,6 +213,12 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.shared.gauges.read()
+    }
+
+    /// The last times cells of one job were taken for another, oldest first; bounded.
+    #[must_use]
+    pub fn evictions(&self) -> Vec<Eviction> {
+        self.inner.shared.evictions.read(Instant::now())
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest

@@ -6,11 +6,16 @@
 
 mod attribution;
 mod calls;
+mod cells;
+#[cfg(test)]
+mod cells_tests;
 mod config;
 mod constraint;
+mod costs;
 mod device;
 mod engine;
 mod error;
+mod evictions;
 mod gbnf;
 mod generation;
 mod info;
@@ -20,6 +25,7 @@ mod load;
 mod logprobs;
 mod meter;
 mod outbox;
+mod prefix_tree;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
@@ -28,22 +34,24 @@ mod shared;
 mod slots;
 mod status;
 mod step;
+mod swap;
 mod template;
 mod text;
 mod tools;
 mod validate;
 
 pub use calls::{CallEvent, CallReader};
-pub use config::{EngineConfig, KvLayout};
+pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use constraint::{Constraint, ConstraintError, Rule};
 pub use engine::Engine;
 pub use error::{LoadError, PromptError, SubmitError};
+pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
 pub use info::{Device, ModelInfo};
 pub use job::{
     Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
     TOP_LOGPROBS_MAX, TokenLogprob,
 };
-pub use status::{EngineState, Status};
+pub use status::{EngineState, Status, StepCosts};
 pub use template::Chat;
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

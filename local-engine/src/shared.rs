@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::{
     error::SubmitError,
+    evictions::Evictions,
     job::{Job, JobEvent},
     meter::Meter,
     outbox::Outbox,
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     queue_max: usize,
     lag_max: usize,
     pub(crate) gauges: Gauges,
+    pub(crate) evictions: Evictions,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -67,6 +69,7 @@ impl Shared {
             queue_max,
             lag_max,
             gauges: Gauges::new(),
+            evictions: Evictions::default(),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
         }

@@ -10,4 +10,5 @@ mod harness;
 mod loading;
 mod prompts;
 mod sampling;
+mod sharing;
 mod stopping;
