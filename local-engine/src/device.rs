@@ -2,7 +2,10 @@
 //! about. Pure mechanism; who runs when is decided by the scheduler. `llama.rs` has the real one,
 //! the scheduler's tests a scripted one.
 
-use crate::job::{Job, TokenLogprob};
+use crate::{
+    embedding::Pooling,
+    job::{Job, TokenLogprob},
+};
 
 /// One token to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,21 @@ pub(crate) trait Device {
     /// How likely the model found `token` after the `row`-th token of the last batch, and the `top`
     /// likeliest tokens there.
     fn logprobs(&self, row: usize, token: i32, top: u32) -> Option<TokenLogprob>;
+
+    /// How this model's token vectors are pooled, as its file says.
+    fn pooling(&self) -> Pooling;
+
+    /// Whether a text must be embedded in one piece.
+    fn embeds_whole(&self) -> bool;
+
+    /// Embeds tokens of a text after its first `from`, which were embedded just before, and shows
+    /// each one's vector with its place among them.
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault>;
 
     /// Whether a token ends the model's turn.
     fn is_end(&self, token: i32) -> bool;

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     constraint::{Constraint, ConstraintError, Rule},
+    embedding::{self, EmbedJob, Embedding},
     error::{LoadError, PromptError, SubmitError},
     evictions::Eviction,
     generation::Generation,
@@ -20,7 +21,7 @@ use crate::{
     load::{self, Loaded},
     scheduler::{Scheduler, Turn, fail_queue},
     shared::Shared,
-    status::Status,
+    status::{EngineState, Status},
     template::{Chat, ChatTemplate},
     tools::{ToolFormat, Tools},
     validate,
@@ -175,6 +176,26 @@ impl Engine {
     #[must_use]
     pub fn choices_max(&self) -> u32 {
         self.inner.choices_max
+    }
+
+    /// Queues texts to be embedded. Never waits.
+    ///
+    /// # Errors
+    /// A text is empty or too long, too many jobs wait already, or the engine takes none.
+    pub fn embed(&self, job: EmbedJob) -> Result<Embedding, SubmitError> {
+        let Inner { loaded, shared, .. } = &*self.inner;
+        validate::check_embed(&job, loaded.embed_tokens_max, &loaded.info)?;
+        match shared.gauges.state() {
+            EngineState::Running => embedding::submit(shared, job, Instant::now()),
+            EngineState::Failed { reason } => Err(SubmitError::Failed { reason }),
+            EngineState::Draining | EngineState::Stopped => Err(SubmitError::Stopped),
+        }
+    }
+
+    /// Tokens of the longest text that can be embedded.
+    #[must_use]
+    pub fn embed_tokens_max(&self) -> u32 {
+        self.inner.loaded.embed_tokens_max
     }
 
     /// Compiles what an answer must match, so that every token drawn can be checked. Computes for

@@ -4,6 +4,8 @@
 //! callers talk to it through bounded queues and render templates and tokenise on their own
 //! threads. Start reading at [`Engine`]; the story of a job is told in `scheduler.rs`.
 
+#[cfg(test)]
+mod asking_tests;
 mod attribution;
 mod calls;
 mod cells;
@@ -13,6 +15,7 @@ mod config;
 mod constraint;
 mod costs;
 mod device;
+mod embedding;
 mod engine;
 mod error;
 mod evictions;
@@ -43,6 +46,7 @@ mod validate;
 pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use constraint::{Constraint, ConstraintError, Rule};
+pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedJob, Embedding, Pooling};
 pub use engine::Engine;
 pub use error::{LoadError, PromptError, SubmitError};
 pub use evictions::{Eviction, EvictionKind, JobRef};

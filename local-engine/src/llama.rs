@@ -5,6 +5,7 @@
 //! `n_batch`, sampling at a row without logits, logits that are not numbers, `seq_cp` of a part
 //! between separate caches, ids outside the vocabulary.
 
+mod embedding;
 mod sampler;
 
 use std::{
@@ -32,6 +33,7 @@ use llama_cpp_2::{
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Fault},
+    embedding::Pooling,
     info::Device,
     job::{Job, Likely, TokenLogprob},
     logprobs,
@@ -39,6 +41,8 @@ use crate::{
 };
 
 pub(crate) use sampler::Sampler;
+
+use embedding::{Embedder, Embedding};
 
 /// llama.cpp's global state: made once, never freed, since another engine may still run.
 static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
@@ -265,6 +269,9 @@ pub(crate) struct LlamaDevice<'m> {
     /// The sliding window, where the model has one.
     window: Option<u32>,
     can_reuse: bool,
+    embedder: Embedder,
+    /// Made for the first text to embed.
+    embedding: Option<Embedding<'m>>,
 }
 
 impl<'m> LlamaDevice<'m> {
@@ -294,6 +301,8 @@ impl<'m> LlamaDevice<'m> {
             unified: config.unified(),
             slots: config.sequences(),
             window: window.and_then(|tokens| tokens.parse().ok()).filter(|tokens| *tokens > 0),
+            embedder: Embedder::new(model, config),
+            embedding: None,
             can_reuse: config.prefix_reuse
                 && !model.model.is_recurrent()
                 && !model.model.is_hybrid(),
@@ -305,6 +314,11 @@ impl<'m> LlamaDevice<'m> {
         })?;
         device.context.clear_kv_cache();
         Ok(device)
+    }
+
+    /// Longest text that can be embedded.
+    pub(crate) fn embed_tokens_max(&self) -> u32 {
+        self.embedder.tokens_max
     }
 
     /// Whether a slot now holds exactly its first `keep` tokens. A model with a sliding window may
@@ -403,6 +417,32 @@ impl crate::device::Device for LlamaDevice<'_> {
             chosen: likely((token, chosen)),
             top: top.into_iter().map(likely).collect(),
         })
+    }
+
+    fn pooling(&self) -> Pooling {
+        self.embedder.pooling
+    }
+
+    fn embeds_whole(&self) -> bool {
+        self.embedder.whole
+    }
+
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault> {
+        let most = usize::try_from(self.embedder.tokens_max).unwrap_or(usize::MAX);
+        let known = |token: &i32| (0..self.model.vocabulary).contains(token);
+        if tokens.is_empty() || from + tokens.len() > most || !tokens.iter().all(known) {
+            return Err(Fault::Sequence("a text of a wrong size or with a wrong token".to_owned()));
+        }
+        let embedding = match &mut self.embedding {
+            Some(embedding) => embedding,
+            none => none.insert(self.embedder.context(self.model).map_err(Fault::Sequence)?),
+        };
+        embedding.read(tokens, from, show)
     }
 
     fn is_end(&self, token: i32) -> bool {

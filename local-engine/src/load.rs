@@ -20,6 +20,8 @@ pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) constraints: Compiler,
+    /// Tokens of the longest text that can be embedded.
+    pub(crate) embed_tokens_max: u32,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -130,6 +132,7 @@ fn describe(
     };
     Ok(Loaded {
         model: Arc::clone(model),
+        embed_tokens_max: device.embed_tokens_max(),
         constraints: Compiler::new(Arc::clone(model)),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),

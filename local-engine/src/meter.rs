@@ -33,6 +33,11 @@ impl Meter {
         self.cached_tokens.store(cached_tokens, Relaxed);
     }
 
+    /// Counts tokens of texts to embed as they are read.
+    pub(crate) fn read(&self, tokens: u32) {
+        self.prompt_tokens.fetch_add(tokens, Relaxed);
+    }
+
     pub(crate) fn generated(&self) {
         self.generated_tokens.fetch_add(1, Relaxed);
     }

@@ -63,7 +63,7 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) gap_target: Option<Duration>,
     pub(crate) share_prefixes: bool,
     pub(crate) swap_bytes_max: usize,
-    queue_wait_max: Duration,
+    pub(crate) queue_wait_max: Duration,
     reader_stall_max: Duration,
     pub(crate) cells: usize,
     /// Cells that may be promised, overcommit included.
@@ -108,7 +108,8 @@ impl<D: Device> Scheduler<D> {
         self.tidy_queue(now);
         self.bring_back(now);
         while self.admit(now) {}
-        let computed = self.step(now)?;
+        let embedded = self.embed(now)?;
+        let computed = self.step(now)? || embedded;
         self.publish();
         if computed {
             return Ok(Turn::Again);
@@ -140,7 +141,10 @@ impl<D: Device> Scheduler<D> {
     fn may_end(&self, now: Instant) -> bool {
         let queue = self.shared.queue();
         let nothing_left =
-            queue.jobs.is_empty() && self.swapped.is_empty() && self.running().next().is_none();
+            queue.jobs.is_empty()
+                && self.swapped.is_empty()
+                && self.shared.embeds.is_empty()
+                && self.running().next().is_none();
         !queue.open && (nothing_left || queue.end_at.is_some_and(|end_at| now >= end_at))
     }
 
@@ -255,6 +259,7 @@ impl<D: Device> Scheduler<D> {
 pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     let mut queue = shared.queue();
     queue.open = false;
+    shared.embeds.clear();
     for waiting in std::mem::take(&mut queue.jobs) {
         shared.gauges.failed.fetch_add(1, Relaxed);
         waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });

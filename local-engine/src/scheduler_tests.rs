@@ -10,6 +10,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Device, Fault},
+    embedding::Pooling,
     error::SubmitError,
     generation::Generation,
     job::{Finish, Job, JobEvent, Likely, Sampling, Scheduling, TokenLogprob},
@@ -41,6 +42,7 @@ pub(crate) struct Script {
     cells_made: usize,
     faults: Faults,
     decodes: Vec<Vec<BatchToken>>,
+    pub(crate) embedded: Vec<usize>,
     attempts: usize,
 }
 
@@ -103,6 +105,27 @@ impl Device for Script {
     fn logprobs(&self, _: usize, token: i32, _: u32) -> Option<TokenLogprob> {
         let chosen = Likely { token, bytes: vec![u8::try_from(token).ok()?], logprob: 0.0 };
         Some(TokenLogprob { chosen, top: Vec::new() })
+    }
+
+    fn pooling(&self) -> Pooling {
+        Pooling::Mean
+    }
+
+    fn embeds_whole(&self) -> bool {
+        false
+    }
+
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault> {
+        self.embedded.push(tokens.len());
+        for offset in 0..tokens.len() {
+            show(offset, &[if from + offset == 0 { 3.0 } else { 0.0 }, 4.0]);
+        }
+        Ok(())
     }
 
     fn is_end(&self, token: i32) -> bool {
@@ -178,6 +201,7 @@ impl Bench {
             cells_made: 0,
             faults,
             decodes: Vec::new(),
+            embedded: Vec::new(),
             attempts: 0,
         };
         let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
@@ -199,16 +223,7 @@ impl Bench {
         prompt: &[i32],
         max_tokens: u32,
     ) -> Result<Generation, SubmitError> {
-        let job = Job {
-            prompt: prompt.to_vec(),
-            max_tokens,
-            stop: Vec::new(),
-            sampling: Sampling::default(),
-            constraint: None,
-            logprobs: None,
-            engine_time_max: Duration::from_secs(60),
-            scheduling,
-        };
+        let job = Job { scheduling, ..a_job(prompt, max_tokens) };
         let (events, meter) = self.shared.enqueue(job, self.now)?;
         Ok(Generation::new(events, meter, Arc::clone(&self.shared)))
     }
@@ -229,6 +244,20 @@ impl Bench {
 
     pub(crate) fn decodes(&self) -> &[Vec<BatchToken>] {
         &self.scheduler.device.decodes
+    }
+}
+
+/// A greedy job.
+pub(crate) fn a_job(prompt: &[i32], max_tokens: u32) -> Job {
+    Job {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        stop: Vec::new(),
+        sampling: Sampling::default(),
+        constraint: None,
+        logprobs: None,
+        engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::mpsc::Receiver;
 
 use crate::{
+    embedding::Embeds,
     error::SubmitError,
     evictions::Evictions,
     job::{Job, JobEvent},
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     lag_max: usize,
     pub(crate) gauges: Gauges,
     pub(crate) evictions: Evictions,
+    /// Embedding jobs.
+    pub(crate) embeds: Embeds,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -70,6 +73,7 @@ impl Shared {
             lag_max,
             gauges: Gauges::new(),
             evictions: Evictions::default(),
+            embeds: Embeds::new(queue_max),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
         }

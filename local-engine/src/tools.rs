@@ -130,7 +130,7 @@ impl Tools {
     ///
     /// # Errors
     /// A function's schema cannot be read, or the named function is not there.
-    pub(crate) fn rule(&self, format: ToolFormat) -> Result<Rule, ConstraintError> {
+    pub fn rule(&self, format: ToolFormat) -> Result<Rule, ConstraintError> {
         let frame = format.frame();
         let literal = |text: &str| Json::from(text).to_string();
         let (mut lark, mut calls) = (String::new(), Vec::new());

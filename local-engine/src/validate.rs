@@ -2,6 +2,7 @@
 //! (ids outside the vocabulary, infinite biases, an empty stop text) never gets past here.
 
 use crate::{
+    embedding::{EMBED_INPUTS_MAX, EmbedJob},
     error::SubmitError,
     info::ModelInfo,
     job::{Dry, Job, Sampling, TOP_LOGPROBS_MAX},
@@ -50,6 +51,31 @@ pub(crate) fn check(job: &Job, model: &ModelInfo) -> Result<(), SubmitError> {
         return invalid("top_logprobs", &format!("must be at most {TOP_LOGPROBS_MAX}"));
     }
     check_sampling(&job.sampling, model)
+}
+
+/// Checks texts to embed, the longest of which may have `tokens_max` tokens.
+pub(crate) fn check_embed(
+    job: &EmbedJob,
+    tokens_max: u32,
+    model: &ModelInfo,
+) -> Result<(), SubmitError> {
+    if job.inputs.is_empty() || job.inputs.len() > EMBED_INPUTS_MAX {
+        return invalid("input", &format!("must be 1 to {EMBED_INPUTS_MAX} texts"));
+    }
+    for input in &job.inputs {
+        if input.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        let prompt_tokens = u32::try_from(input.len()).unwrap_or(u32::MAX);
+        if prompt_tokens > tokens_max {
+            let context_tokens = tokens_max;
+            return Err(SubmitError::ContextOverflow { prompt_tokens, max_tokens: 0, context_tokens });
+        }
+        if !input.iter().all(|token| in_vocabulary(*token, model)) {
+            return invalid("input", "has a token id outside the vocabulary");
+        }
+    }
+    Ok(())
 }
 
 fn check_sampling(sampling: &Sampling, model: &ModelInfo) -> Result<(), SubmitError> {

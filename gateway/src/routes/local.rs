@@ -4,13 +4,15 @@ mod answer;
 
 pub use answer::LocalAnswer;
 
+use answer::Calls;
+
 use super::{Fault, FaultKind};
 use crate::{
     config::LocalConfig,
     wire::{self, BadRequest, ChatRequest},
 };
 use local_engine::{
-    ConstraintError, Engine, EngineState, Job, PromptError, Scheduling, SubmitError,
+    Chat, ConstraintError, Engine, EngineState, Job, PromptError, Scheduling, SubmitError,
 };
 use policies::{RouteState, WorstCase};
 use std::time::Duration;
@@ -36,6 +38,7 @@ pub struct LocalRoute {
 pub struct LocalJob {
     job: Job,
     choices: u32,
+    calls: Option<Calls>,
     one_step: Duration,
 }
 
@@ -61,21 +64,29 @@ impl LocalRoute {
     /// [`FaultKind::Unfit`] when the engine cannot do what is asked or the prompt is too long.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
         let ask = wire::local_ask(request).map_err(unfit)?;
-        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX && ask.rule.is_none();
-        let (messages, rule) = (ask.messages, ask.rule);
-        let (prompt, constraint) = if inline {
-            (self.engine.tokenize_chat(&messages).map_err(|error| prompt_fault(&error))?, None)
+        let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
+        let calls = chat.tools.is_some().then(|| self.engine.tool_format()).flatten();
+        let tools_param = if ask.legacy_functions { "functions" } else { "tools" };
+        let rule = ask.rule;
+        let plain = rule.is_none() && calls.is_none();
+        let make = move |engine: &Engine| {
+            let prompt = engine.tokenize(&chat).map_err(|error| prompt_fault(&error))?;
+            let constraint = match (&chat.tools, &rule) {
+                (Some(tools), _) => {
+                    engine.constrain_calls(tools).map_err(|error| rule_fault(tools_param, &error))
+                }
+                (None, Some((param, rule))) => {
+                    engine.constrain(rule).map_err(|error| rule_fault(param, &error))
+                }
+                (None, None) => return Ok((prompt, None)),
+            };
+            constraint.map(|constraint| (prompt, Some(constraint)))
+        };
+        let (prompt, constraint) = if plain && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX {
+            make(&self.engine)?
         } else {
             let engine = self.engine.clone();
-            let make = move || {
-                let prompt = engine.tokenize_chat(&messages);
-                let prompt = prompt.map_err(|error| prompt_fault(&error))?;
-                let constraint = rule.map(|(param, rule)| {
-                    engine.constrain(&rule).map_err(|error| rule_fault(param, &error))
-                });
-                Ok((prompt, constraint.transpose()?))
-            };
-            let made = tokio::task::spawn_blocking(make).await;
+            let made = tokio::task::spawn_blocking(move || make(&engine)).await;
             made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))??
         };
         let mut sampling = ask.sampling;
@@ -90,6 +101,7 @@ impl LocalRoute {
         Ok(LocalJob {
             one_step,
             choices: ask.choices,
+            calls: calls.map(|format| Calls { format, legacy: ask.legacy_functions }),
             job: Job {
                 prompt,
                 max_tokens,
@@ -125,7 +137,7 @@ impl LocalRoute {
             choices => self.engine.submit_choices(&job.job, choices),
         };
         match submitted {
-            Ok(generations) => Ok(LocalAnswer::new(generations, stops)),
+            Ok(generations) => Ok(LocalAnswer::new(generations, stops, job.calls)),
             Err(SubmitError::QueueFull { .. }) => {
                 Err(Fault::new(FaultKind::Busy, "the engine's queue is full"))
             }

@@ -5,6 +5,7 @@
 
 mod rules;
 mod sampling;
+mod tools;
 
 use super::{
     BadRequest, ChatRequest, check,
@@ -12,7 +13,7 @@ use super::{
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
 };
-use local_engine::{Message, Role, Rule, Sampling};
+use local_engine::{Message, Role, Rule, Sampling, Tools};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -34,6 +35,12 @@ pub struct LocalAsk {
     pub logprobs: Option<u32>,
     /// Choices, at least 1.
     pub choices: u32,
+    /// Whether the answer goes on with the last message.
+    pub continued: bool,
+    /// Functions that may be called.
+    pub tools: Option<Tools>,
+    /// Whether they were asked for as `functions`, and a call is to be told so.
+    pub legacy_functions: bool,
     /// What the answer must match, and the parameter that says so.
     pub rule: Option<(&'static str, Rule)>,
 }
@@ -68,27 +75,27 @@ const UNSUPPORTED: [Field; 20] = [
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
     refuse_unsupported(request)?;
+    let (rule, tools) = (rules::read(request)?, tools::read(request)?);
+    let messages = conversation(request)?;
+    let continued = continued(request, &messages)?;
+    refuse_combinations(request, rule.as_ref(), tools.is_some(), continued)?;
     Ok(LocalAsk {
-        messages: conversation(request)?,
+        messages,
+        continued,
+        legacy_functions: tools.as_ref().is_some_and(|(_, legacy)| *legacy),
+        tools: tools.map(|(tools, _)| tools),
         sampling: sampling::read(request)?,
         ignore_end: ignore_end(request)?,
         stop: stop(request)?,
         logprobs: logprobs(request)?,
         choices: request.choices,
-        rule: rules::read(request)?,
+        rule,
     })
 }
 
 fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
-    if request.needs.tools {
-        let legacy = request.given(Field::Tools).is_none();
-        return Err(cannot(if legacy { "functions" } else { "tools" }, "tools"));
-    }
     if request.given(Field::ChatTemplateKwargs).is_some_and(|raw| !is_empty_object(raw)) {
         return Err(cannot("chat_template_kwargs", "`chat_template_kwargs`"));
-    }
-    if request.given(Field::ContinueFinalMessage).is_some_and(|raw| raw != "false") {
-        return Err(cannot("continue_final_message", "`continue_final_message`"));
     }
     // A switch that is off, or an empty or zero setting, asks for nothing.
     let asks = |raw: &str| !matches!(raw, "false" | "0" | "0.0" | "[]" | "{}" | "\"\"");
@@ -96,6 +103,50 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
         Some(field) => Err(cannot(field.name(), &format!("`{}`", field.name()))),
         None => Ok(()),
     }
+}
+
+/// What each is served alone and not together.
+fn refuse_combinations(
+    request: &ChatRequest,
+    rule: Option<&(&'static str, Rule)>,
+    tools: bool,
+    continued: bool,
+) -> Result<(), BadRequest> {
+    let both = |param: &str, other: &str| {
+        let message = format!("the local model does not serve `{param}` together with {other}");
+        Err(BadRequest::unsupported(param, message))
+    };
+    if let Some((param, _)) = rule {
+        if tools {
+            return both(param, "tools: both say what the answer must be");
+        }
+        if continued {
+            return both(param, "an answer that goes on with the last message");
+        }
+    }
+    if tools && continued {
+        return both("tools", "an answer that goes on with the last message");
+    }
+    if tools && request.needs.logprobs {
+        return both("logprobs", "tools: a call has no text of its own");
+    }
+    Ok(())
+}
+
+/// Whether the answer goes on with the last message, the assistant's: as in llama.cpp's own server,
+/// unless `continue_final_message` says no.
+fn continued(request: &ChatRequest, messages: &[Message]) -> Result<bool, BadRequest> {
+    let name = Field::ContinueFinalMessage.name();
+    let asked = request.given(Field::ContinueFinalMessage);
+    let asked = asked.map(|raw| check::boolean(name, raw)).transpose()?;
+    let possible = messages.last().is_some_and(|last| {
+        last.role == Role::Assistant && last.tool_calls_json.is_none() && !last.content.is_empty()
+    });
+    if asked == Some(true) && !possible {
+        let message = format!("`{name}` needs a last message of the assistant with text");
+        return Err(BadRequest::value(name, message));
+    }
+    Ok(possible && asked != Some(false))
 }
 
 fn cannot(param: &str, what: &str) -> BadRequest {

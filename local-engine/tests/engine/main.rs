@@ -6,9 +6,11 @@
 mod accounting;
 mod batching;
 mod constraints;
+mod embeddings;
 mod harness;
 mod loading;
 mod prompts;
 mod sampling;
 mod sharing;
 mod stopping;
+mod tools;

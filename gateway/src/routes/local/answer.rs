@@ -5,7 +5,9 @@
 
 use super::{Fault, FaultKind};
 use crate::wire::{Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
-use local_engine::{Finish, Generation, JobEvent, JobUsage};
+use local_engine::{
+    CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat,
+};
 use policies::{Usage, UsageSource};
 use std::{
     collections::VecDeque,
@@ -17,6 +19,9 @@ use std::{
 #[derive(Debug)]
 pub struct LocalAnswer {
     choices: Vec<Generation>,
+    /// What tells text from calls, choice by choice, where tools were offered.
+    readers: Vec<CallReader>,
+    calls: Option<Calls>,
     /// Choices that go on.
     going: usize,
     /// The choice that is read first, so that none is read last for ever.
@@ -28,11 +33,35 @@ pub struct LocalAnswer {
     ended: bool,
 }
 
+/// How calls of tools are read and told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Calls {
+    /// How the model writes them.
+    pub(super) format: ToolFormat,
+    /// Whether the caller asked in the older format of functions.
+    pub(super) legacy: bool,
+}
+
 impl LocalAnswer {
     /// The answer of jobs that were submitted together.
-    pub(super) fn new(choices: Vec<Generation>, stops: Vec<String>) -> Self {
-        let going = choices.len();
-        Self { choices, going, first: 0, ready: VecDeque::new(), stops, ended: false }
+    pub(super) fn new(
+        choices: Vec<Generation>,
+        stops: Vec<String>,
+        calls: Option<Calls>,
+    ) -> Self {
+        let readers = calls.map(|calls| {
+            choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>()
+        });
+        Self {
+            going: choices.len(),
+            choices,
+            readers: readers.unwrap_or_default(),
+            calls,
+            first: 0,
+            ready: VecDeque::new(),
+            stops,
+            ended: false,
+        }
     }
 
     /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
@@ -83,12 +112,31 @@ impl LocalAnswer {
         match event {
             Some(JobEvent::Started { .. }) => {}
             Some(JobEvent::Text { text, tokens, logprobs }) => {
+                if let Some(reader) = self.readers.get_mut(choice) {
+                    let mut events = Vec::new();
+                    reader.push(&text, &mut events);
+                    self.calls_told(index, events, tokens);
+                    return Ok(());
+                }
                 let logprobs = logprobs.into_iter().map(logprob).collect();
                 let delta = Delta::new(index, DeltaKind::Text(text));
                 self.ready.push_back(Event::Delta(Delta { tokens, logprobs, ..delta }));
             }
             Some(JobEvent::Finished { finish, .. }) => {
-                let finish = DeltaKind::Finish(self.finish_reason(finish));
+                let mut finish = self.finish_reason(finish);
+                if let Some(reader) = self.readers.get_mut(choice) {
+                    let mut events = Vec::new();
+                    reader.end(&mut events);
+                    // A call that was cut by the cap stays one that was cut.
+                    if reader.complete() > 0 && finish == FinishReason::Stop {
+                        finish = match self.calls {
+                            Some(Calls { legacy: true, .. }) => FinishReason::from("function_call"),
+                            _ => FinishReason::ToolCalls,
+                        };
+                    }
+                    self.calls_told(index, events, 0);
+                }
+                let finish = DeltaKind::Finish(finish);
                 self.ready.push_back(Event::Delta(Delta::new(index, finish)));
                 self.going = self.going.saturating_sub(1);
                 if self.going == 0 {
@@ -108,6 +156,23 @@ impl LocalAnswer {
             None => return Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
         }
         Ok(())
+    }
+
+    /// Tells what a reader made of a text of `tokens` tokens.
+    fn calls_told(&mut self, choice: u32, events: Vec<CallEvent>, tokens: u32) {
+        let mut tokens = tokens;
+        for event in events {
+            let kind = match event {
+                CallEvent::Text(text) => DeltaKind::Text(text),
+                CallEvent::Call { index, name } => {
+                    let id = format!("call_{}", uuid::Uuid::now_v7().simple());
+                    DeltaKind::ToolCall { index, id, name }
+                }
+                CallEvent::Arguments { index, json } => DeltaKind::ToolArguments { index, json },
+            };
+            let delta = Delta { tokens: std::mem::take(&mut tokens), ..Delta::new(choice, kind) };
+            self.ready.push_back(Event::Delta(delta));
+        }
     }
 
     fn finish_reason(&self, finish: Finish) -> FinishReason {
