@@ -11,7 +11,8 @@ use crate::{
     embedding::{self, EmbedError, EmbedJob},
     error::SubmitError,
     generation::Generation,
-    scheduler_tests::{A, Bench, a_job},
+    job::Job,
+    scheduler_tests::{A, Bench, greedy},
 };
 
 /// The value of what is ready.
@@ -29,7 +30,7 @@ fn other_choices_wait_until_the_prompt_is_read_and_share_its_cells() {
         config.batch_tokens = 32;
         config.prefill_chunk = 4;
     });
-    let job = a_job(&[A; 10], 4);
+    let job = Job { max_tokens: 4, ..greedy(&[A; 10]) };
     let queued = bench.shared.enqueue_choices(vec![job.clone(), job.clone(), job], bench.now);
     let queued = queued.expect("taken");
     bench.turn();
@@ -45,7 +46,7 @@ fn other_choices_wait_until_the_prompt_is_read_and_share_its_cells() {
 #[test]
 fn choices_come_in_all_or_none() {
     let bench = Bench::new(|config| config.queue_max = 2);
-    let job = a_job(&[A], 1);
+    let job = greedy(&[A]);
     let refused = bench.shared.enqueue_choices(vec![job.clone(), job.clone(), job], bench.now);
     assert_eq!(refused.expect_err("no room for three"), SubmitError::QueueFull { queued: 0 });
     assert_eq!(bench.shared.gauges.queued.load(Relaxed), 0);

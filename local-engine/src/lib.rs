@@ -35,6 +35,8 @@ mod scheduler_tests;
 mod sequence;
 mod shared;
 mod slots;
+#[cfg(test)]
+mod state_tests;
 mod status;
 mod step;
 mod swap;

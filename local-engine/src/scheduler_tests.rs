@@ -176,6 +176,20 @@ impl Device for Script {
     }
 }
 
+/// A greedy job of one token.
+pub(crate) fn greedy(prompt: &[i32]) -> Job {
+    Job {
+        prompt: prompt.to_vec(),
+        max_tokens: 1,
+        stop: Vec::new(),
+        sampling: Sampling::default(),
+        constraint: None,
+        logprobs: None,
+        engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
+    }
+}
+
 pub(crate) struct Bench {
     pub(crate) scheduler: Scheduler<Script>,
     pub(crate) shared: Arc<Shared>,
@@ -223,7 +237,7 @@ impl Bench {
         prompt: &[i32],
         max_tokens: u32,
     ) -> Result<Generation, SubmitError> {
-        let job = Job { scheduling, ..a_job(prompt, max_tokens) };
+        let job = Job { max_tokens, scheduling, ..greedy(prompt) };
         let (events, meter) = self.shared.enqueue(job, self.now)?;
         Ok(Generation::new(events, meter, Arc::clone(&self.shared)))
     }
@@ -244,20 +258,6 @@ impl Bench {
 
     pub(crate) fn decodes(&self) -> &[Vec<BatchToken>] {
         &self.scheduler.device.decodes
-    }
-}
-
-/// A greedy job.
-pub(crate) fn a_job(prompt: &[i32], max_tokens: u32) -> Job {
-    Job {
-        prompt: prompt.to_vec(),
-        max_tokens,
-        stop: Vec::new(),
-        sampling: Sampling::default(),
-        constraint: None,
-        logprobs: None,
-        engine_time_max: Duration::from_secs(60),
-        scheduling: Scheduling::default(),
     }
 }
 

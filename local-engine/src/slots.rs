@@ -5,7 +5,7 @@ use crate::prefix_tree::PrefixTree;
 
 /// Tokens of an idle prefix that may be lost for going on in its slot: the end of an answer as it
 /// was generated often differs a little from how it is read again as part of a prompt.
-const TAIL_LOST_MAX: usize = 16;
+const TAIL_LOST_MAX: usize = 2;
 /// Between separate caches a slot's whole part is copied: worth it from so many tokens on.
 const COPY_TOKENS_MIN: usize = 64;
 
@@ -55,8 +55,9 @@ pub(crate) fn choose(tree: &PrefixTree, slots: &[SlotView], wanted: Wanted<'_>) 
     let own = idle_holder.min_by_key(|slot| tree.len(*slot));
     if let Some(own) = own {
         let lost = tree.len(own) - keep;
-        let spare = slots.iter().any(|slot| !slot.busy && slot.used_at == 0);
-        if lost <= TAIL_LOST_MAX.min(keep) || (!spare && lost <= keep) {
+        let empty = slots.iter().any(|slot| !slot.busy && slot.used_at == 0);
+        let spare = wanted.unified && empty;
+        if lost <= TAIL_LOST_MAX || (!spare && lost <= keep) {
             return Some(Place { slot: own, keep, from: None });
         }
     }
