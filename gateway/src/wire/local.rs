@@ -8,7 +8,7 @@ mod sampling;
 mod tools;
 
 use super::{
-    BadRequest, ChatRequest, check,
+    Ask, BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
@@ -74,6 +74,10 @@ const UNSUPPORTED: [Field; 20] = [
 /// # Errors
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
+    if request.ask != Ask::Chat {
+        let message = "the local model serves conversations alone, at /v1/chat/completions";
+        return Err(BadRequest::unsupported("model", message));
+    }
     refuse_unsupported(request)?;
     let (rule, tools) = (rules::read(request)?, tools::read(request)?);
     let messages = conversation(request)?;
