@@ -3,12 +3,13 @@
 //! **Invariant:** nothing that would change the answer is ignored. What the engine cannot do is
 //! refused by its name.
 
+mod raw;
 mod rules;
 mod sampling;
 mod tools;
 
 use super::{
-    Ask, BadRequest, ChatRequest, check,
+    BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
@@ -19,6 +20,8 @@ use std::borrow::Cow;
 
 /// Longest stop string in bytes: the engine holds back that much text.
 const STOP_BYTES_MAX: usize = 1024;
+
+pub use raw::{LocalCompletion, local_completion, local_embedding};
 
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]
@@ -46,11 +49,10 @@ pub struct LocalAsk {
 }
 
 /// Fields the engine cannot serve, whatever they say.
-const UNSUPPORTED: [Field; 20] = [
+const UNSUPPORTED: [Field; 19] = [
     Field::BadWords,
     Field::Documents,
     Field::DynatempRange,
-    Field::Echo,
     Field::GuidedGrammar,
     Field::MinTokens,
     Field::Mirostat,
@@ -74,11 +76,10 @@ const UNSUPPORTED: [Field; 20] = [
 /// # Errors
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
-    if request.ask != Ask::Chat {
-        let message = "the local model serves conversations alone, at /v1/chat/completions";
-        return Err(BadRequest::unsupported("model", message));
+    refuse_fields(request)?;
+    if request.given(Field::Echo).is_some_and(|raw| raw != "false") {
+        return Err(cannot("echo", "`echo` of a conversation"));
     }
-    refuse_unsupported(request)?;
     let (rule, tools) = (rules::read(request)?, tools::read(request)?);
     let messages = conversation(request)?;
     let continued = continued(request, &messages)?;
@@ -97,7 +98,8 @@ pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
     })
 }
 
-fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
+/// Refuses the fields that the engine cannot serve, whatever is asked for.
+fn refuse_fields(request: &ChatRequest) -> Result<(), BadRequest> {
     if request.given(Field::ChatTemplateKwargs).is_some_and(|raw| !is_empty_object(raw)) {
         return Err(cannot("chat_template_kwargs", "`chat_template_kwargs`"));
     }

@@ -3,7 +3,7 @@
 //! **Invariant:** every choice has one finish, the end comes after the last, and what was used is
 //! the sum over the choices with the prompt counted once.
 
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, vectors::Vectors};
 use crate::wire::{Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
 use local_engine::{
     CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat,
@@ -17,8 +17,19 @@ use std::{
 
 /// The engine's answer.
 #[derive(Debug)]
-pub struct LocalAnswer {
+pub enum LocalAnswer {
+    /// Texts, or calls of tools.
+    Texts(Box<Texts>),
+    /// Vectors.
+    Vectors(Vectors),
+}
+
+/// The texts of all choices.
+#[derive(Debug)]
+pub struct Texts {
     choices: Vec<Generation>,
+    /// Choices that have one prompt.
+    per_prompt: usize,
     /// What tells text from calls, choice by choice, where tools were offered.
     readers: Vec<CallReader>,
     calls: Option<Calls>,
@@ -42,10 +53,44 @@ pub(super) struct Calls {
     pub(super) legacy: bool,
 }
 
+// === impl LocalAnswer ===
+
 impl LocalAnswer {
-    /// The answer of jobs that were submitted together.
-    pub(super) fn new(
+    /// The answer of jobs that were submitted together, `per_prompt` of them to each prompt.
+    pub(super) fn texts(
         choices: Vec<Generation>,
+        per_prompt: u32,
+        stops: Vec<String>,
+        calls: Option<Calls>,
+    ) -> Self {
+        Self::Texts(Box::new(Texts::new(choices, per_prompt, stops, calls)))
+    }
+
+    /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
+    /// when they are dropped now.
+    #[must_use]
+    pub fn metered(&self) -> (Usage, u64) {
+        match self {
+            Self::Texts(texts) => texts.metered(),
+            Self::Vectors(vectors) => vectors.metered(),
+        }
+    }
+
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        match self {
+            Self::Texts(texts) => texts.next().await,
+            Self::Vectors(vectors) => vectors.next().await,
+        }
+    }
+}
+
+// === impl Texts ===
+
+impl Texts {
+    fn new(
+        choices: Vec<Generation>,
+        per_prompt: u32,
         stops: Vec<String>,
         calls: Option<Calls>,
     ) -> Self {
@@ -54,6 +99,7 @@ impl LocalAnswer {
         });
         Self {
             going: choices.len(),
+            per_prompt: per_prompt.max(1) as usize,
             choices,
             readers: readers.unwrap_or_default(),
             calls,
@@ -64,15 +110,11 @@ impl LocalAnswer {
         }
     }
 
-    /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
-    /// when they are dropped now.
-    #[must_use]
-    pub fn metered(&self) -> (Usage, u64) {
-        metered(self.choices.iter().map(Generation::usage))
+    fn metered(&self) -> (Usage, u64) {
+        metered(self.choices.iter().map(Generation::usage), self.per_prompt)
     }
 
-    /// The next event; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+    async fn next(&mut self) -> Option<Result<Event, Fault>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
@@ -165,7 +207,10 @@ impl LocalAnswer {
             let kind = match event {
                 CallEvent::Text(text) => DeltaKind::Text(text),
                 CallEvent::Call { index, name } => {
-                    let id = format!("call_{}", uuid::Uuid::now_v7().simple());
+                    // The older format of functions knows no ids.
+                    let legacy = self.calls.is_some_and(|calls| calls.legacy);
+                    let id = || format!("call_{}", uuid::Uuid::now_v7().simple());
+                    let id = if legacy { String::new() } else { id() };
                     DeltaKind::ToolCall { index, id, name }
                 }
                 CallEvent::Arguments { index, json } => DeltaKind::ToolArguments { index, json },
@@ -194,14 +239,14 @@ fn logprob(token: local_engine::TokenLogprob) -> TokenLogprob {
     }
 }
 
-/// The sum over the choices. They have one prompt, which the first has read and the others share: it
-/// is counted once, as it is where a provider counts.
-fn metered(choices: impl Iterator<Item = JobUsage>) -> (Usage, u64) {
+/// The sum over the choices. Each `per_prompt` of them have one prompt, which the first has read and
+/// the others share: it is counted once, as it is where a provider counts.
+fn metered(choices: impl Iterator<Item = JobUsage>, per_prompt: usize) -> (Usage, u64) {
     let (mut usage, mut engine_ns) = (Usage::default(), 0_u64);
     for (index, choice) in choices.enumerate() {
-        if index == 0 {
-            usage.input = u64::from(choice.prompt_tokens.saturating_sub(choice.cached_tokens));
-            usage.cache_read = u64::from(choice.cached_tokens);
+        if index % per_prompt == 0 {
+            usage.input += u64::from(choice.prompt_tokens.saturating_sub(choice.cached_tokens));
+            usage.cache_read += u64::from(choice.cached_tokens);
         }
         usage.output += u64::from(choice.generated_tokens);
         let time = choice.prefill_time.saturating_add(choice.decode_time);
@@ -225,8 +270,10 @@ mod tests {
             prefill_time: Duration::from_nanos(5),
             decode_time: Duration::from_nanos(2),
         };
-        let (usage, engine_ns) = metered([choice(4, 3), choice(9, 2)].into_iter());
+        let (usage, engine_ns) = metered([choice(4, 3), choice(9, 2)].into_iter(), 2);
         assert_eq!((usage.input, usage.cache_read, usage.output), (6, 4, 5));
         assert_eq!(engine_ns, 14);
+        let (usage, _) = metered([choice(4, 3), choice(4, 2)].into_iter(), 1);
+        assert_eq!((usage.input, usage.cache_read), (12, 8), "two prompts are two");
     }
 }
