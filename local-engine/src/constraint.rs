@@ -97,7 +97,8 @@ impl Constraint {
     /// The tokens that may come next: never none, the end of the turn where the rule is fulfilled.
     pub(crate) fn allowed(&mut self) -> Result<Allowed, String> {
         let mask = self.matcher.compute_mask_or_eos();
-        mask.map(Allowed).map_err(|_| "the request's constraint takes too much to compute".to_owned())
+        mask.map(Allowed)
+            .map_err(|_| "the request's constraint takes too much to compute".to_owned())
     }
 
     /// Goes on by a token that was allowed.
@@ -146,9 +147,11 @@ impl Compiler {
         let grammar = grammar(rule)?;
         let refused = |reason: &str| ConstraintError::Refused(reason.to_owned());
         let factory = self.factory.get_or_init(|| factory(&self.model).map(Arc::new));
-        let factory = Arc::clone(factory.as_ref().ok_or_else(|| {
-            refused("this model's vocabulary cannot be constrained")
-        })?);
+        let factory = Arc::clone(
+            factory
+                .as_ref()
+                .ok_or_else(|| refused("this model's vocabulary cannot be constrained"))?,
+        );
         let turn = Running::turn(&self.running).ok_or(ConstraintError::Busy)?;
         let (told, result) = mpsc::sync_channel(1);
         let compile = move || {
@@ -159,10 +162,7 @@ impl Compiler {
             let _ = told.send(compiled.unwrap_or(Err(ConstraintError::TooDear)));
         };
         let thread = std::thread::Builder::new().name("constraint".to_owned());
-        thread
-            .stack_size(STACK_BYTES)
-            .spawn(compile)
-            .map_err(|_| ConstraintError::Busy)?;
+        thread.stack_size(STACK_BYTES).spawn(compile).map_err(|_| ConstraintError::Busy)?;
         result.recv_timeout(COMPILE_MAX).unwrap_or(Err(ConstraintError::TooDear))
     }
 }
@@ -253,7 +253,8 @@ fn measure(value: &Json, depth: usize, values: &mut usize) -> Result<(), Constra
     match value {
         Json::Array(items) => items.iter().try_for_each(|item| measure(item, depth + 1, values)),
         Json::Object(fields) => fields.iter().try_for_each(|(key, value)| {
-            if key == "pattern" && value.as_str().is_some_and(|text| text.len() > PATTERN_BYTES_MAX) {
+            if key == "pattern" && value.as_str().is_some_and(|text| text.len() > PATTERN_BYTES_MAX)
+            {
                 return refused(format!("a pattern has more than {PATTERN_BYTES_MAX} bytes"));
             }
             measure(value, depth + 1, values)
@@ -285,7 +286,10 @@ pub(crate) fn json_rule(schema: &str) -> Result<Json, ConstraintError> {
     self::schema(schema).map(with_space)
 }
 
-fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Constraint, ConstraintError> {
+fn compile(
+    factory: &ParserFactory,
+    grammar: TopLevelGrammar,
+) -> Result<Constraint, ConstraintError> {
     let parser = factory.create_parser(grammar);
     let mut matcher = Matcher::new(parser);
     if matcher.is_error() {

@@ -168,7 +168,8 @@ impl Engine {
         };
         let jobs = (0..choices).map(choice).collect();
         let queued = inner.shared.enqueue_choices(jobs, Instant::now())?;
-        let generation = |(events, meter)| Generation::new(events, meter, Arc::clone(&inner.shared));
+        let generation =
+            |(events, meter)| Generation::new(events, meter, Arc::clone(&inner.shared));
         Ok(queued.into_iter().map(generation).collect())
     }
 

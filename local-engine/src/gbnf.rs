@@ -346,7 +346,9 @@ impl<'a> Parser<'a> {
 
     /// A character of a literal or class, perhaps escaped.
     fn character(&mut self) -> Result<char, String> {
-        let Some(character) = self.next() else { return self.wrong("a literal or class is not closed") };
+        let Some(character) = self.next() else {
+            return self.wrong("a literal or class is not closed");
+        };
         if character != '\\' {
             return Ok(character);
         }
@@ -388,7 +390,9 @@ impl<'a> Parser<'a> {
         let most = if self.eat(",") { self.number() } else { Some(least) };
         let ordered = most.is_none_or(|most| least <= most && most <= REPEAT_MAX);
         if !self.eat("}") || !ordered || least > REPEAT_MAX {
-            return self.wrong(&format!("a repetition is `{{m}}`, `{{m,}}` or `{{m,n}}`, to {REPEAT_MAX}"));
+            return self.wrong(&format!(
+                "a repetition is `{{m}}`, `{{m,}}` or `{{m,n}}`, to {REPEAT_MAX}"
+            ));
         }
         Ok((least, most))
     }
@@ -418,8 +422,10 @@ mod tests {
 
     #[test]
     fn what_recurses_is_a_rule_and_what_it_uses_a_terminal() {
-        let lark = to_lark("root ::= list\nlist ::= \"[\" (item (\",\" item)*)? \"]\"\n\
-            item ::= list | n\nn ::= [0-9]+");
+        let lark = to_lark(
+            "root ::= list\nlist ::= \"[\" (item (\",\" item)*)? \"]\"\n\
+            item ::= list | n\nn ::= [0-9]+",
+        );
         let lark = lark.expect("converts");
         assert!(lark.starts_with("start: r0\nr0: r1\nr1: "), "{lark}");
         assert!(lark.contains("\nr2: r1 | T3\n") && lark.contains("\nT3: "), "{lark}");

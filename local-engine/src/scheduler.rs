@@ -140,11 +140,10 @@ impl<D: Device> Scheduler<D> {
 
     fn may_end(&self, now: Instant) -> bool {
         let queue = self.shared.queue();
-        let nothing_left =
-            queue.jobs.is_empty()
-                && self.swapped.is_empty()
-                && self.shared.embeds.is_empty()
-                && self.running().next().is_none();
+        let nothing_left = queue.jobs.is_empty()
+            && self.swapped.is_empty()
+            && self.shared.embeds.is_empty()
+            && self.running().next().is_none();
         !queue.open && (nothing_left || queue.end_at.is_some_and(|end_at| now >= end_at))
     }
 
@@ -189,9 +188,8 @@ impl<D: Device> Scheduler<D> {
         }
         let waited = |waiting: &Waiting| now.saturating_duration_since(waiting.submitted);
         // Another choice of a request that runs does not expire: the answer would break.
-        let over = |waiting: &Waiting| {
-            waiting.after.is_none() && waited(waiting) >= self.queue_wait_max
-        };
+        let over =
+            |waiting: &Waiting| waiting.after.is_none() && waited(waiting) >= self.queue_wait_max;
         let mut queue = self.shared.queue();
         if !queue.jobs.iter().any(|waiting| waiting.outbox.abandoned() || over(waiting)) {
             return;

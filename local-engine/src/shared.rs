@@ -23,6 +23,9 @@ use crate::{
     status::{EngineState, Gauges},
 };
 
+/// The reader's end of a queued job.
+pub(crate) type Queued = (Receiver<JobEvent>, Arc<Meter>);
+
 /// A job in the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -95,11 +98,7 @@ impl Shared {
     }
 
     /// Queues a checked job, or says why not.
-    pub(crate) fn enqueue(
-        &self,
-        job: Job,
-        now: Instant,
-    ) -> Result<(Receiver<JobEvent>, Arc<Meter>), SubmitError> {
+    pub(crate) fn enqueue(&self, job: Job, now: Instant) -> Result<Queued, SubmitError> {
         let mut queued = self.enqueue_choices(vec![job], now)?;
         queued.pop().ok_or(SubmitError::Stopped)
     }
@@ -110,7 +109,7 @@ impl Shared {
         &self,
         jobs: Vec<Job>,
         now: Instant,
-    ) -> Result<Vec<(Receiver<JobEvent>, Arc<Meter>)>, SubmitError> {
+    ) -> Result<Vec<Queued>, SubmitError> {
         let mut queue = self.queue();
         if !queue.open {
             return Err(match self.gauges.state() {
@@ -129,7 +128,7 @@ impl Shared {
         if !room(&queue) {
             return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
         }
-        let mut queued: Vec<(Receiver<JobEvent>, Arc<Meter>)> = Vec::with_capacity(jobs.len());
+        let mut queued: Vec<Queued> = Vec::with_capacity(jobs.len());
         for job in jobs {
             let meter = Arc::new(Meter::default());
             let (outbox, events) =

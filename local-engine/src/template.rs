@@ -316,7 +316,10 @@ mod tests {
     #[test]
     fn a_template_cannot_run_for_ever() {
         let jinja = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
-        assert!(matches!(template(jinja).render(&chat(&[user("a")])), Err(PromptError::Refused(_))));
+        assert!(matches!(
+            template(jinja).render(&chat(&[user("a")])),
+            Err(PromptError::Refused(_))
+        ));
     }
 
     #[test]

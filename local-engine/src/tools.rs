@@ -121,9 +121,10 @@ pub(crate) const GENERIC_REPLY: &str = "{\"response\": \"";
 impl Tools {
     /// The functions in OpenAI's shape, as templates expect them.
     pub(crate) fn as_json(&self) -> Json {
-        self.functions.iter().map(|function| {
-            json!({ "type": "function", "function": function.as_json() })
-        }).collect()
+        self.functions
+            .iter()
+            .map(|function| json!({ "type": "function", "function": function.as_json() }))
+            .collect()
     }
 
     /// The rule that keeps calls in `format`.
@@ -140,7 +141,10 @@ impl Tools {
             }
             let schema = match &function.parameters {
                 Some(parameters) => json_rule(parameters).map_err(|error| {
-                    ConstraintError::Refused(format!("the parameters of `{}`: {error}", function.name))
+                    ConstraintError::Refused(format!(
+                        "the parameters of `{}`: {error}",
+                        function.name
+                    ))
                 })?,
                 None => json_rule("{\"type\":\"object\"}")?,
             };
@@ -198,7 +202,8 @@ impl Function {
         if let Some(description) = &self.description {
             fields.insert("description".to_owned(), description.as_str().into());
         }
-        let parameters = self.parameters.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let parameters =
+            self.parameters.as_deref().and_then(|text| serde_json::from_str(text).ok());
         let none = || json!({ "type": "object", "properties": {} });
         fields.insert("parameters".to_owned(), parameters.unwrap_or_else(none));
         Json::Object(fields)

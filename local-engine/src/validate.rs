@@ -69,7 +69,11 @@ pub(crate) fn check_embed(
         let prompt_tokens = u32::try_from(input.len()).unwrap_or(u32::MAX);
         if prompt_tokens > tokens_max {
             let context_tokens = tokens_max;
-            return Err(SubmitError::ContextOverflow { prompt_tokens, max_tokens: 0, context_tokens });
+            return Err(SubmitError::ContextOverflow {
+                prompt_tokens,
+                max_tokens: 0,
+                context_tokens,
+            });
         }
         if !input.iter().all(|token| in_vocabulary(*token, model)) {
             return invalid("input", "has a token id outside the vocabulary");
@@ -123,11 +127,11 @@ fn check_dry(dry: &Dry) -> Result<(), SubmitError> {
     if dry.last_n > WINDOW_MAX {
         return invalid("dry_penalty_last_n", &format!("must be at most {WINDOW_MAX}"));
     }
-    let wrong = |text: &String| {
-        text.is_empty() || text.len() > BREAKER_BYTES_MAX || text.contains('\0')
-    };
+    let wrong =
+        |text: &String| text.is_empty() || text.len() > BREAKER_BYTES_MAX || text.contains('\0');
     if dry.breakers.len() > BREAKERS_MAX || dry.breakers.iter().any(wrong) {
-        let limits = format!("must be at most {BREAKERS_MAX} texts of 1 to {BREAKER_BYTES_MAX} bytes");
+        let limits =
+            format!("must be at most {BREAKERS_MAX} texts of 1 to {BREAKER_BYTES_MAX} bytes");
         return invalid("dry_sequence_breakers", &limits);
     }
     Ok(())

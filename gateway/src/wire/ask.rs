@@ -95,8 +95,9 @@ pub(super) fn each<'a>(
     raw: &'a str,
     mut take: impl FnMut(Raw<'a>) -> Result<(), BadRequest>,
 ) -> Result<(), BadRequest> {
-    let wrong =
-        || BadRequest::kind(param, "a string, a list of strings, or token ids in one or more lists");
+    let wrong = || {
+        BadRequest::kind(param, "a string, a list of strings, or token ids in one or more lists")
+    };
     match json::kind(raw) {
         Kind::String => return take(Raw::Text(param, raw)),
         Kind::Array => {}

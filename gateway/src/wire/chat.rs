@@ -62,7 +62,13 @@ impl Chunks {
         start.extend_from_slice(b"data: ");
         put_head(&mut start, head, "chat.completion.chunk");
         let tail: &[u8] = if include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
-        Self { head: start, tail, begun: 0, legacy: false, buffer: BytesMut::with_capacity(BUFFER_BYTES) }
+        Self {
+            head: start,
+            tail,
+            begun: 0,
+            legacy: false,
+            buffer: BytesMut::with_capacity(BUFFER_BYTES),
+        }
     }
 
     /// The chunk of a piece, after the one that says who speaks where the choice begins with it;

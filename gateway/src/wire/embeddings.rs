@@ -82,10 +82,7 @@ pub fn whole(
     for (index, vector) in vectors.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Writing to a BytesMut that grows cannot fail.
-        let _ = write!(
-            body,
-            r#"{comma}{{"object":"embedding","index":{index},"embedding":"#
-        );
+        let _ = write!(body, r#"{comma}{{"object":"embedding","index":{index},"embedding":"#);
         put_vector(&mut body, vector, base64);
         body.put_slice(b"}");
     }

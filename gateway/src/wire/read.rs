@@ -182,7 +182,12 @@ impl<'a> Read<'a> {
         self.given(field).map_or(Ok(false), |raw| check::boolean(field.name(), raw))
     }
 
-    pub(super) fn integer(&self, field: Field, min: i64, max: i64) -> Result<Option<i64>, BadRequest> {
+    pub(super) fn integer(
+        &self,
+        field: Field,
+        min: i64,
+        max: i64,
+    ) -> Result<Option<i64>, BadRequest> {
         self.given(field).map(|raw| check::integer(field.name(), raw, min, max)).transpose()
     }
 

@@ -1,8 +1,9 @@
 //! The one inner request: a client's body, checked, with every limit known.
 
 use super::{
-    Ask, headers,
+    Ask,
     fields::{Field, Fields},
+    headers,
     json::Span,
 };
 use crate::ledger::Endpoint;

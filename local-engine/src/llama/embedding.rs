@@ -99,7 +99,8 @@ impl Embedding<'_> {
         self.context.synchronize();
         for offset in 0..tokens.len() {
             let row = i32::try_from(offset).unwrap_or(i32::MAX);
-            let vector = self.context.embeddings_ith(row).map_err(|error| broken(error.to_string()))?;
+            let vector =
+                self.context.embeddings_ith(row).map_err(|error| broken(error.to_string()))?;
             if !vector.iter().all(|value| value.is_finite()) {
                 return Err(broken("the model computed no numbers".to_owned()));
             }

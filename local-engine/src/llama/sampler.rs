@@ -40,7 +40,10 @@ enum Draw {
 impl Sampler {
     /// The sampler of a checked job.
     pub(super) fn new(model: &Model, job: &Job) -> Sampler {
-        Sampler { draw: build(model, &job.sampling, &job.prompt), constraint: job.constraint.clone() }
+        Sampler {
+            draw: build(model, &job.sampling, &job.prompt),
+            constraint: job.constraint.clone(),
+        }
     }
 
     /// Draws from the logits at `index`, which are there, and remembers what it drew.
@@ -57,12 +60,11 @@ impl Sampler {
         let allowed = constraint.allowed().map_err(Fault::Sequence)?;
         let candidates = (0_i32..).zip(logits).filter(|(token, _)| allowed.has(*token));
         let token = match &mut self.draw {
-            Draw::Greedy => {
-                candidates.max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token)
-            }
+            Draw::Greedy => candidates.max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token),
             Draw::Chain(chain) => {
-                let candidate =
-                    |(token, logit): (i32, &f32)| LlamaTokenData::new(LlamaToken::new(token), *logit, 0.0);
+                let candidate = |(token, logit): (i32, &f32)| {
+                    LlamaTokenData::new(LlamaToken::new(token), *logit, 0.0)
+                };
                 let mut data = LlamaTokenDataArray::from_iter(candidates.map(candidate), false);
                 if data.data.is_empty() {
                     None

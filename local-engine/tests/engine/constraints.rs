@@ -25,7 +25,9 @@ fn schema(numbers: &mut Numbers, depth: u64) -> Value {
         2 => json!({ "enum": ["red", "green", 7, null] }),
         3 => json!({ "type": "string", "maxLength": 1 + numbers.below(6) }),
         4 => json!({ "type": "string", "pattern": "^[a-c]{2,4}$" }),
-        5 => json!({ "type": "array", "items": schema(numbers, depth - 1), "minItems": 1, "maxItems": 2 }),
+        5 => {
+            json!({ "type": "array", "items": schema(numbers, depth - 1), "minItems": 1, "maxItems": 2 })
+        }
         6 => json!({ "anyOf": [schema(numbers, depth - 1), { "type": "null" }] }),
         _ => {
             let count = 1 + numbers.below(3);

@@ -82,8 +82,11 @@ async fn what_is_too_long_or_empty_is_refused_with_the_numbers() {
     let job = |inputs| EmbedJob { inputs, pooling: None, engine_time_max: Duration::MAX };
     let too_long = vec![5; most as usize + 1];
     let refused = engine.embed(job(vec![too_long])).expect_err("too long");
-    let numbers =
-        SubmitError::ContextOverflow { prompt_tokens: most + 1, max_tokens: 0, context_tokens: most };
+    let numbers = SubmitError::ContextOverflow {
+        prompt_tokens: most + 1,
+        max_tokens: 0,
+        context_tokens: most,
+    };
     assert_eq!(refused, numbers);
     assert_eq!(engine.embed(job(vec![vec![]])).expect_err("empty"), SubmitError::EmptyPrompt);
     assert!(engine.embed(job(vec![vec![-1]])).is_err());

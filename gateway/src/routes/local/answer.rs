@@ -5,9 +5,7 @@
 
 use super::{Fault, FaultKind, vectors::Vectors};
 use crate::wire::{Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
-use local_engine::{
-    CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat,
-};
+use local_engine::{CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat};
 use policies::{Usage, UsageSource};
 use std::{
     collections::VecDeque,
@@ -19,7 +17,7 @@ use std::{
 #[derive(Debug)]
 pub enum LocalAnswer {
     /// Texts, or calls of tools.
-    Texts(Box<Texts>),
+    Texts(Texts),
     /// Vectors.
     Vectors(Vectors),
 }
@@ -63,7 +61,7 @@ impl LocalAnswer {
         stops: Vec<String>,
         calls: Option<Calls>,
     ) -> Self {
-        Self::Texts(Box::new(Texts::new(choices, per_prompt, stops, calls)))
+        Self::Texts(Texts::new(choices, per_prompt, stops, calls))
     }
 
     /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
@@ -94,9 +92,8 @@ impl Texts {
         stops: Vec<String>,
         calls: Option<Calls>,
     ) -> Self {
-        let readers = calls.map(|calls| {
-            choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>()
-        });
+        let readers = calls
+            .map(|calls| choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>());
         Self {
             going: choices.len(),
             per_prompt: per_prompt.max(1) as usize,
@@ -223,20 +220,19 @@ impl Texts {
     fn finish_reason(&self, finish: Finish) -> FinishReason {
         match finish {
             Finish::Stop => FinishReason::Stop,
-            Finish::StopText(stop) => {
-                self.stops.get(stop).map_or(FinishReason::Stop, |text| FinishReason::StopString(text.clone()))
-            }
+            Finish::StopText(stop) => self
+                .stops
+                .get(stop)
+                .map_or(FinishReason::Stop, |text| FinishReason::StopString(text.clone())),
             Finish::Length | Finish::EngineTime => FinishReason::Length,
         }
     }
 }
 
 fn logprob(token: local_engine::TokenLogprob) -> TokenLogprob {
-    let likely = |token: local_engine::Likely| Likely { bytes: token.bytes, logprob: token.logprob };
-    TokenLogprob {
-        chosen: likely(token.chosen),
-        top: token.top.into_iter().map(likely).collect(),
-    }
+    let likely =
+        |token: local_engine::Likely| Likely { bytes: token.bytes, logprob: token.logprob };
+    TokenLogprob { chosen: likely(token.chosen), top: token.top.into_iter().map(likely).collect() }
 }
 
 /// The sum over the choices. Each `per_prompt` of them have one prompt, which the first has read and

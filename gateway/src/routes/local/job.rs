@@ -79,7 +79,8 @@ impl LocalRoute {
             && chat.tools.is_none()
             && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let make = move |engine: &Engine| {
-            let prompt = engine.tokenize(&chat).map_err(|error| prompt_fault("messages", &error))?;
+            let prompt =
+                engine.tokenize(&chat).map_err(|error| prompt_fault("messages", &error))?;
             let constraint = match &chat.tools {
                 Some(tools) => {
                     let compiled = engine.constrain_calls(tools);
@@ -135,7 +136,10 @@ impl LocalRoute {
         let texts = wire::local_embedding(request, asked).map_err(unfit)?;
         let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let make = move |engine: &Engine| {
-            texts.into_iter().map(|text| tokens(engine, "input", text)).collect::<Result<Vec<_>, _>>()
+            texts
+                .into_iter()
+                .map(|text| tokens(engine, "input", text))
+                .collect::<Result<Vec<_>, _>>()
         };
         let inputs = self.made(inline, make).await?;
         let most = self.engine.embed_tokens_max();
@@ -200,7 +204,8 @@ impl LocalRoute {
     pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
         match job.work {
             Work::Vectors(job) => {
-                let embedding = self.engine.embed(job).map_err(|error| submit_fault("input", error))?;
+                let embedding =
+                    self.engine.embed(job).map_err(|error| submit_fault("input", error))?;
                 Ok(LocalAnswer::Vectors(Vectors::new(embedding)))
             }
             Work::Answers { jobs, choices, calls } => {
@@ -240,7 +245,11 @@ impl LocalJob {
                 let each = jobs.iter().map(|job| job.engine_time_max.saturating_add(self.one_step));
                 WorstCase {
                     prompt_tokens: jobs.iter().map(|job| job.prompt.len() as u64).sum(),
-                    output_tokens: jobs.iter().map(|job| u64::from(job.max_tokens)).max().unwrap_or(0),
+                    output_tokens: jobs
+                        .iter()
+                        .map(|job| u64::from(job.max_tokens))
+                        .max()
+                        .unwrap_or(0),
                     choices: u64::from(*choices).saturating_mul(jobs.len() as u64),
                     engine_time: each
                         .fold(Duration::ZERO, Duration::saturating_add)

@@ -4,7 +4,11 @@
 //! **Invariant:** at most one of them is given, and what it says is handed over whole: a schema is
 //! enforced or refused, never left out.
 
-use super::super::{BadRequest, ChatRequest, check, fields::Field, json::{self, Kind}};
+use super::super::{
+    BadRequest, ChatRequest, check,
+    fields::Field,
+    json::{self, Kind},
+};
 use local_engine::Rule;
 use serde_json::value::RawValue;
 
@@ -14,14 +18,19 @@ const OPTIONS_MAX: usize = 1_000;
 /// The rule, and the parameter that says so.
 pub(super) fn read(request: &ChatRequest) -> Result<Option<(&'static str, Rule)>, BadRequest> {
     let mut found = response_format(request)?;
-    for field in
-        [Field::JsonSchema, Field::GuidedJson, Field::Grammar, Field::GuidedRegex, Field::GuidedChoice]
-    {
+    for field in [
+        Field::JsonSchema,
+        Field::GuidedJson,
+        Field::Grammar,
+        Field::GuidedRegex,
+        Field::GuidedChoice,
+    ] {
         let Some(raw) = request.given(field) else { continue };
         let Some(rule) = rule(field, raw)? else { continue };
         if let Some((other, _)) = &found {
             let name = field.name();
-            let message = format!("`{name}` and `{other}` are both given: an answer follows one rule");
+            let message =
+                format!("`{name}` and `{other}` are both given: an answer follows one rule");
             return Err(BadRequest::value(name, message));
         }
         found = Some((field.name(), rule));
@@ -62,7 +71,8 @@ fn options(name: &str, raw: &str) -> Result<String, BadRequest> {
         let param = format_args!("{name}[{index}]");
         let text = check::string(param, text?.get())?;
         if text.is_empty() || index >= OPTIONS_MAX {
-            let message = format!("`{name}` must have 1 to {OPTIONS_MAX} texts, none of them empty");
+            let message =
+                format!("`{name}` must have 1 to {OPTIONS_MAX} texts, none of them empty");
             return Err(BadRequest::value(param, message));
         }
         if index > 0 {

@@ -2,7 +2,11 @@
 //!
 //! **Invariant:** what a tool demands is enforced or refused; a choice that names a tool is kept.
 
-use super::super::{BadRequest, ChatRequest, check, fields::Field, json::{self, Kind}};
+use super::super::{
+    BadRequest, ChatRequest, check,
+    fields::Field,
+    json::{self, Kind},
+};
 use local_engine::{Function, ToolChoice, Tools};
 use serde_json::value::RawValue;
 use std::fmt::Display;
@@ -94,9 +98,5 @@ fn function(at: impl Display + Copy, raw: &str) -> Result<Function, BadRequest> 
     let description = description
         .map(|raw| check::string(format_args!("{at}.description"), raw).map(Into::into))
         .transpose()?;
-    Ok(Function {
-        name: name.into_owned(),
-        description,
-        parameters: parameters.map(str::to_owned),
-    })
+    Ok(Function { name: name.into_owned(), description, parameters: parameters.map(str::to_owned) })
 }

@@ -29,7 +29,10 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
         (&format!(r#""tools":{tool},"functions":[{{"name":"g"}}]"#), "functions"),
         (&format!(r#""tools":{tool},"logprobs":true"#), "logprobs"),
         (&format!(r#""tools":{tool},"grammar":"root ::= x""#), "grammar"),
-        (&format!(r#""tools":{tool},"response_format":{{"type":"json_object"}}"#), "response_format"),
+        (
+            &format!(r#""tools":{tool},"response_format":{{"type":"json_object"}}"#),
+            "response_format",
+        ),
         (r#""tools":[{"type":"function","function":{"name":"a b"}}]"#, "tools[0].function.name"),
         (r#""tools":[{"type":"custom","custom":{"name":"f"}}]"#, "tools[0].type"),
         (r#""grammar":"root ::= x","guided_regex":"x""#, "guided_regex"),
@@ -146,15 +149,25 @@ fn what_is_asked_of_the_samplers_goes_by_llama_servers_names() {
 fn a_rule_is_handed_over_whole_whoever_names_it() {
     let schema = r#"{"type":"object"}"#;
     for (more, param, rule) in [
-        (r#""response_format":{"type":"json_object"}"#.to_owned(), "response_format", Rule::JsonObject),
         (
-            format!(r#""response_format":{{"type":"json_schema","json_schema":{{"name":"a","schema":{schema}}}}}"#),
+            r#""response_format":{"type":"json_object"}"#.to_owned(),
+            "response_format",
+            Rule::JsonObject,
+        ),
+        (
+            format!(
+                r#""response_format":{{"type":"json_schema","json_schema":{{"name":"a","schema":{schema}}}}}"#
+            ),
             "response_format",
             Rule::JsonSchema(schema.to_owned()),
         ),
         (format!(r#""json_schema":{schema}"#), "json_schema", Rule::JsonSchema(schema.to_owned())),
         (format!(r#""guided_json":{schema}"#), "guided_json", Rule::JsonSchema(schema.to_owned())),
-        (r#""grammar":"root ::= \"x\"""#.to_owned(), "grammar", Rule::Gbnf("root ::= \"x\"".to_owned())),
+        (
+            r#""grammar":"root ::= \"x\"""#.to_owned(),
+            "grammar",
+            Rule::Gbnf("root ::= \"x\"".to_owned()),
+        ),
         (r#""guided_regex":"[0-9]+""#.to_owned(), "guided_regex", Rule::Regex("[0-9]+".to_owned())),
         (
             r#""guided_choice":["a","\"b"]"#.to_owned(),
@@ -201,7 +214,9 @@ fn a_last_message_of_the_assistant_is_continued_unless_it_says_no() {
     assert!(ask.continued);
     let body = format!(r#"{{"model":"m","messages":{messages},"continue_final_message":false}}"#);
     assert!(!local_ask(&read(&body).unwrap()).unwrap().continued);
-    let body = format!(r#"{{"model":"m","messages":{messages},"response_format":{{"type":"json_object"}}}}"#);
+    let body = format!(
+        r#"{{"model":"m","messages":{messages},"response_format":{{"type":"json_object"}}}}"#
+    );
     let error = local_ask(&read(&body).unwrap()).unwrap_err();
     assert_eq!(error.param.as_deref(), Some("response_format"));
 }
