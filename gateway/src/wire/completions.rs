@@ -52,14 +52,15 @@ pub fn read_completion(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, 
         ask: Ask::Completion(ask),
         stream: read.boolean(Field::Stream)?,
         include_usage: read.include_usage()?,
-        prompt_tokens_max: size.tokens_max + read.extra_bytes,
+        // The texts are measured apart.
+        prompt_tokens_max: size.tokens_max + read.extra_bytes.saturating_sub(raw.len() as u64),
         prompt_tokens_estimate: size.tokens_estimate,
         output_cap: output_cap.unwrap_or(OUTPUT_TOKENS_DEFAULT),
         output_cap_given: output_cap.is_some(),
         choices,
         needs: Needs { logprobs: logprobs.is_some(), ..Needs::default() },
         metadata: read.metadata()?,
-        ..ChatRequest::empty(model, headers)?.with(body.clone(), read.fields)
+        ..ChatRequest::empty(model, headers)?.with(read.fields, body)
     })
 }
 

@@ -60,10 +60,11 @@ pub fn read_embedding(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, B
     Ok(ChatRequest {
         endpoint: Endpoint::Embeddings,
         ask: Ask::Embedding(EmbeddingAsk { inputs: size.texts, base64, dimensions }),
-        prompt_tokens_max: size.tokens_max + read.extra_bytes,
+        // The texts are measured apart.
+        prompt_tokens_max: size.tokens_max + read.extra_bytes.saturating_sub(raw.len() as u64),
         prompt_tokens_estimate: size.tokens_estimate,
         metadata: read.metadata()?,
-        ..ChatRequest::empty(model, headers)?.with(body.clone(), read.fields)
+        ..ChatRequest::empty(model, headers)?.with(read.fields, body)
     })
 }
 

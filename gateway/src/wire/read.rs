@@ -103,7 +103,7 @@ pub fn read_chat(
         needs,
         messages: conversation.messages,
         metadata,
-        ..ChatRequest::empty(model, headers)?.with(body.clone(), read.fields)
+        ..ChatRequest::empty(model, headers)?.with(read.fields, body)
     })
 }
 

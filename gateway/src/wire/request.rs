@@ -123,8 +123,8 @@ impl ChatRequest {
         })
     }
 
-    /// The same with a body and where its fields stand.
-    pub(super) fn with(self, body: Bytes, fields: Fields) -> Self {
+    /// The same with where its fields stand, and its body.
+    pub(super) fn with(self, fields: Fields, body: Bytes) -> Self {
         Self { body, fields, ..self }
     }
 
