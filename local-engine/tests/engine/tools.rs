@@ -38,7 +38,7 @@ fn read(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>, u32) 
             CallEvent::Text(text) => said.push_str(&text),
             CallEvent::Call { name, .. } => calls.push((name, String::new())),
             CallEvent::Arguments { json, .. } => {
-                calls.last_mut().expect("a call").1.push_str(&json)
+                calls.last_mut().expect("a call").1.push_str(&json);
             }
         }
     }
