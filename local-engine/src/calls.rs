@@ -84,6 +84,12 @@ impl CallReader {
         self.complete
     }
 
+    /// Whether it stands inside a call, or its arguments were cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.calls > self.complete || matches!(self.state, State::Name)
+    }
+
     /// Takes text and tells what it is.
     pub fn push(&mut self, text: &str, out: &mut Vec<CallEvent>) {
         self.held.push_str(text);
@@ -96,7 +102,6 @@ impl CallReader {
         if matches!(self.state, State::Start | State::Text | State::Rest) {
             text(held, out);
         }
-        self.state = State::End;
     }
 
     /// Understands one more piece; false when more must come first.
@@ -352,6 +357,7 @@ mod tests {
         reader.push("{\"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"a\": ", &mut out);
         reader.end(&mut out);
         assert_eq!(reader.complete(), 0);
+        assert!(reader.is_cut());
         assert!(!out.iter().any(|event| matches!(event, CallEvent::Text(_))));
     }
 

@@ -85,6 +85,8 @@ struct Reading {
     read: usize,
     pooled: Vec<f32>,
     submitted: Instant,
+    /// Counts it as open until it has ended.
+    _open: Arc<()>,
     meter: Arc<Meter>,
     told: oneshot::Sender<Result<Vec<Vec<f32>>, EmbedError>>,
 }
@@ -160,6 +162,7 @@ pub(crate) fn submit(
         read: 0,
         pooled: Vec::new(),
         submitted: now,
+        _open: shared.open_job(),
         meter: Arc::clone(&meter),
         told,
     });

@@ -183,6 +183,14 @@ pub enum JobEvent {
         /// Time spent in the queue.
         queued: Duration,
     },
+    /// What the request demands of its answer takes more than a request may take: it is at fault,
+    /// and the engine is not.
+    Refused {
+        /// What it was.
+        reason: String,
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
     /// The engine could not go on with this job.
     Failed {
         /// What went wrong, for the operator's log: no prompt text in it.

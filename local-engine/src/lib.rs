@@ -1,8 +1,9 @@
 //! A model in this process: a job goes in, tokens come out.
 //!
-//! The engine knows no HTTP, no money and no policy. One scheduler thread owns the context; async
-//! callers talk to it through bounded queues and render templates and tokenise on their own
-//! threads. Start reading at [`Engine`]; the story of a job is told in `scheduler.rs`.
+//! The engine knows no HTTP, no money and no policy. One thread per device owns every model's
+//! context and takes turns between them; async callers talk to it through bounded queues and render
+//! templates and tokenise on their own threads. Start reading at [`Engine`], a loaded model; the
+//! story of a job is told in `scheduler.rs`, that of several models in `host.rs`.
 
 #[cfg(test)]
 mod asking_tests;
@@ -14,20 +15,28 @@ mod cells_tests;
 mod config;
 mod constraint;
 mod costs;
+mod desk;
 mod device;
+mod digest;
+mod drill;
 mod embedding;
 mod engine;
 mod error;
 mod evictions;
 mod gbnf;
 mod generation;
+pub mod gguf;
+mod host;
+mod hosted;
 mod info;
 mod job;
+mod keeper;
 mod llama;
 mod load;
 mod logprobs;
 mod meter;
 mod outbox;
+mod placed;
 mod prefix_tree;
 mod scheduler;
 #[cfg(test)]
@@ -43,16 +52,21 @@ mod swap;
 mod template;
 mod text;
 mod tools;
+mod turns;
 mod validate;
+mod with_model;
 
 pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use constraint::{Constraint, ConstraintError, Rule};
+pub use drill::Drill;
 pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedJob, Embedding, Pooling};
 pub use engine::Engine;
-pub use error::{LoadError, PromptError, SubmitError};
+pub use error::{LoadError, NotLoaded, PromptError, SubmitError};
 pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
+pub use host::{Host, HostConfig, HostStatus};
+pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
 pub use job::{
     Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,

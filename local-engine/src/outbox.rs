@@ -25,6 +25,8 @@ pub(crate) struct Outbox {
     unsent_logprobs: Vec<TokenLogprob>,
     paused_since: Option<Instant>,
     meter: Arc<Meter>,
+    /// Counts the job as open until it has ended.
+    open: Option<Arc<()>>,
 }
 
 impl Outbox {
@@ -40,8 +42,14 @@ impl Outbox {
             unsent_logprobs: Vec::new(),
             paused_since: None,
             meter,
+            open: None,
         };
         Some((outbox, receiver))
+    }
+
+    /// Holds `open` until the job has ended.
+    pub(crate) fn count_in(&mut self, open: Arc<()>) {
+        self.open = Some(open);
     }
 
     pub(crate) fn meter(&self) -> &Meter {

@@ -19,6 +19,7 @@ use crate::{
     shared::{Shared, Waiting},
     status::count32,
     swap::Swapped,
+    turns::Resident,
 };
 
 /// An idle scheduler looks around this often, so that its heartbeat tells life from death.
@@ -129,7 +130,7 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Counts jobs as failed before they are told, so that who was told finds them counted.
-    pub(crate) fn fail(&self, jobs: Vec<Sequence<D::Sampler>>, reason: &str) {
+    fn fail(&self, jobs: Vec<Sequence<D::Sampler>>, reason: &str) {
         let failed = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
         self.shared.gauges.failed.fetch_add(failed, Relaxed);
         self.publish();
@@ -250,6 +251,24 @@ impl<D: Device> Scheduler<D> {
         let waits = queue.jobs.front().map(|front| left(front.submitted, self.queue_wait_max));
         let end = queue.end_at.map(|end_at| end_at.saturating_duration_since(now));
         stalls.chain(waits).chain(end).fold(HEARTBEAT, Duration::min)
+    }
+}
+
+impl<D: Device + Send> Resident for Scheduler<D>
+where
+    D::Sampler: Send,
+    D::Saved: Send,
+{
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn turn(&mut self, now: Instant) -> Result<Turn, String> {
+        Scheduler::turn(self, now)
+    }
+
+    fn end(&mut self, reason: &str) {
+        Scheduler::end(self, reason);
     }
 }
 

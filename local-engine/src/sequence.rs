@@ -130,6 +130,11 @@ impl<S> Sequence<S> {
         self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
     }
 
+    /// Says the last words of a job whose own demands keep it from going on.
+    pub(crate) fn refuse(self, reason: &str) {
+        self.outbox.close("", |usage| JobEvent::Refused { reason: reason.to_owned(), usage });
+    }
+
     /// Says the last words of a job that could not go on.
     pub(crate) fn fail(self, reason: &str) {
         self.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });

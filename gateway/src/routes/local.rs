@@ -9,33 +9,51 @@ pub use job::LocalJob;
 
 use super::{Fault, FaultKind};
 use crate::{config::LocalConfig, wire::BadRequest};
-use local_engine::{Engine, EngineState};
+use local_engine::{Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded};
 use policies::RouteState;
 use std::time::Duration;
 
 /// Prompt tokens the engine reads in the time of about one generated token: what expected engine
 /// time is computed with when a route is compared with others by price.
 const PREFILL_PER_DECODE: u32 = 2;
-/// A loaded model and how it is asked.
+
+/// A model the engine keeps, and how it is asked.
 #[derive(Debug)]
 pub struct LocalRoute {
-    engine: Engine,
+    model: HostedModel,
     config: LocalConfig,
 }
 
 // === impl LocalRoute ===
 
 impl LocalRoute {
-    /// A route over a loaded engine.
+    /// A route over a kept model.
     #[must_use]
-    pub fn new(engine: Engine, config: LocalConfig) -> Self {
-        Self { engine, config }
+    pub fn new(model: HostedModel, config: LocalConfig) -> Self {
+        Self { model, config }
     }
 
-    /// The engine.
+    /// The model.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    pub fn model(&self) -> &HostedModel {
+        &self.model
+    }
+
+    /// Loads the model, if it is to be there from the start. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn load_at_start(&self) -> Result<(), LoadError> {
+        match self.config.keep.load {
+            LoadWhen::Start => self.model.load_blocking(),
+            LoadWhen::FirstUse => Ok(()),
+        }
+    }
+
+    /// Most tokens one job may have, once a model has been loaded.
+    #[must_use]
+    pub fn context_tokens(&self) -> Option<u64> {
+        self.model.loaded().map(|engine| u64::from(engine.info().context_tokens))
     }
 
     /// The bound of a job's engine time, which the engine enforces.
@@ -49,7 +67,9 @@ impl LocalRoute {
     /// before it has done anything.
     #[must_use]
     pub fn engine_time_expected(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
-        let status = self.engine.status();
+        let Some(status) = self.model.loaded().map(|engine| engine.status()) else {
+            return self.engine_time_max(prompt_tokens, output_tokens);
+        };
         let weight = |prompt: u64, output: u64| prompt / u64::from(PREFILL_PER_DECODE) + output;
         let done = weight(status.prefill_tokens, status.decode_tokens);
         match done {
@@ -62,49 +82,96 @@ impl LocalRoute {
         }
     }
 
-    /// Whether it can take a job now.
+    /// Whether it can take a job now. A model that will be loaded by the next request can.
     #[must_use]
     pub fn state(&self) -> RouteState {
-        let status = self.engine.status();
-        match status.state {
-            EngineState::Running if status.queued as usize >= self.config.queue_max => {
-                RouteState::Busy
-            }
-            EngineState::Running => RouteState::Ready,
-            EngineState::Draining | EngineState::Stopped | EngineState::Failed { .. } => {
-                RouteState::Unavailable
-            }
+        if !self.model.is_available() {
+            return RouteState::Unavailable;
         }
+        let full = match self.model.loaded().map(|engine| engine.status()) {
+            None => self.model.waiting() >= self.config.keep.load_waiting_max,
+            Some(status) if status.state == EngineState::Running => {
+                status.queued as usize >= self.config.queue_max
+            }
+            Some(_) => return RouteState::Unavailable,
+        };
+        if full { RouteState::Busy } else { RouteState::Ready }
     }
 
-    /// The model and the engine as `/ready` tells them.
+    /// The model and the engine as `/ready` and the admin API tell them.
     #[must_use]
     pub fn report(&self) -> serde_json::Value {
-        let (info, status) = (self.engine.info(), self.engine.status());
-        serde_json::json!({
-            "model": info.name,
-            "file": info.file.file_name().map(|name| name.to_string_lossy()),
-            "sha256": self.engine.sha256(),
-            "quantisation": info.quantisation,
-            "backend": info.backend(),
-            "devices": info.devices.iter().map(|device| &device.name).collect::<Vec<_>>(),
-            "layers": info.layers,
-            "layers_offloaded": info.layers_offloaded,
-            "context_tokens": info.context_tokens,
-            "slots_running": status.running,
-            "queued": status.queued,
-            "kv_used": status.kv_used,
-            "kv_total": status.kv_total,
-            "heartbeat_age_ms": u64::try_from(status.heartbeat_age.as_millis()).unwrap_or(u64::MAX),
-            "load_ms": u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
-        })
+        let counts = self.model.counts();
+        let mut report = serde_json::json!({
+            "state": state_name(&self.model.state()),
+            "file": self.model.file().file_name().map(|name| name.to_string_lossy().into_owned()),
+            "loads": counts.loads,
+            "unloads": counts.unloads,
+            "faults": counts.faults,
+            "failed_loads": counts.failed_loads,
+            "waiting_for_load": self.model.waiting(),
+        });
+        if let ModelState::Failed { reason, retry_in } = self.model.state() {
+            report["reason"] = reason.into();
+            report["retry_ms"] = millis(retry_in).into();
+        }
+        if let Some(engine) = self.model.loaded() {
+            loaded_report(&mut report, &engine);
+        }
+        report
     }
 
-    /// Jobs waiting for a slot.
+    /// Jobs waiting for a slot, and requests waiting for the model.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        self.engine.status().queued
+        let queued = self.model.loaded().map_or(0, |engine| engine.status().queued);
+        queued.saturating_add(u32::try_from(self.model.waiting()).unwrap_or(u32::MAX))
     }
+}
+
+/// A model that is not there: full and slow are the load's, the rest is the engine's fault.
+fn not_loaded(error: &NotLoaded) -> Fault {
+    let kind = match error {
+        NotLoaded::TooManyWait | NotLoaded::Timeout { .. } => FaultKind::Busy,
+        NotLoaded::Failed { .. } | NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Engine,
+    };
+    Fault::new(kind, error.to_string())
+}
+
+/// A model's state as it is told.
+fn state_name(state: &ModelState) -> &'static str {
+    match state {
+        ModelState::Unloaded { .. } => "unloaded",
+        ModelState::Loading { .. } => "loading",
+        ModelState::Loaded => "loaded",
+        ModelState::Failed { .. } => "failed",
+        ModelState::Stopped => "stopped",
+    }
+}
+
+/// What is known about a model while it is loaded.
+fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
+    let (info, status) = (engine.info(), engine.status());
+    report["model"] = info.name.as_str().into();
+    report["sha256"] = engine.sha256().into();
+    report["quantisation"] = info.quantisation.as_str().into();
+    report["template_sha256"] = info.template_sha256.as_deref().into();
+    report["backend"] = info.backend().into();
+    report["devices"] = info.devices.iter().map(|device| device.name.as_str()).collect();
+    report["layers"] = info.layers.into();
+    report["layers_offloaded"] = info.layers_offloaded.into();
+    report["context_tokens"] = info.context_tokens.into();
+    report["slots_running"] = status.running.into();
+    report["queued"] = status.queued.into();
+    report["kv_used"] = status.kv_used.into();
+    report["kv_total"] = status.kv_total.into();
+    report["heartbeat_age_ms"] = millis(status.heartbeat_age).into();
+    report["load_ms"] = millis(info.load_time).into();
+    report["memory_bytes"] = info.memory_bytes.into();
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn times(each: Duration, count: u64) -> Duration {

@@ -91,7 +91,9 @@ impl Answer {
 
     pub(crate) fn usage(&self) -> JobUsage {
         match &self.end {
-            JobEvent::Finished { usage, .. } | JobEvent::Failed { usage, .. } => *usage,
+            JobEvent::Finished { usage, .. }
+            | JobEvent::Refused { usage, .. }
+            | JobEvent::Failed { usage, .. } => *usage,
             other => panic!("the job did not end: {other:?}"),
         }
     }

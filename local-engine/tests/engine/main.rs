@@ -8,6 +8,8 @@ mod batching;
 mod constraints;
 mod embeddings;
 mod harness;
+mod hostile;
+mod hosting;
 mod loading;
 mod prompts;
 mod sampling;

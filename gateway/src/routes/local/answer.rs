@@ -3,8 +3,8 @@
 //! **Invariant:** every choice has one finish, the end comes after the last, and what was used is
 //! the sum over the choices with the prompt counted once.
 
-use super::{Fault, FaultKind, vectors::Vectors};
-use crate::wire::{Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
+use super::{Fault, FaultKind, unfit, vectors::Vectors};
+use crate::wire::{BadRequest, Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
 use local_engine::{CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat};
 use policies::{Usage, UsageSource};
 use std::{
@@ -30,16 +30,25 @@ pub struct Texts {
     per_prompt: usize,
     /// What tells text from calls, choice by choice, where tools were offered.
     readers: Vec<CallReader>,
-    calls: Option<Calls>,
+    asked: Asked,
     /// Choices that go on.
     going: usize,
     /// The choice that is read first, so that none is read last for ever.
     first: usize,
     /// Events that have come and not gone.
     ready: VecDeque<Event>,
-    /// The stop strings, to say which one was met.
-    stops: Vec<String>,
     ended: bool,
+}
+
+/// What the request asked for, as far as it is needed to read the answer.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The stop strings, to say which one was met.
+    pub(super) stops: Vec<String>,
+    /// Where tools were offered.
+    pub(super) calls: Option<Calls>,
+    /// The parameter of what the answer must match.
+    pub(super) rule: Option<&'static str>,
 }
 
 /// How calls of tools are read and told.
@@ -55,13 +64,8 @@ pub(super) struct Calls {
 
 impl LocalAnswer {
     /// The answer of jobs that were submitted together, `per_prompt` of them to each prompt.
-    pub(super) fn texts(
-        choices: Vec<Generation>,
-        per_prompt: u32,
-        stops: Vec<String>,
-        calls: Option<Calls>,
-    ) -> Self {
-        Self::Texts(Texts::new(choices, per_prompt, stops, calls))
+    pub(super) fn texts(choices: Vec<Generation>, per_prompt: u32, asked: Asked) -> Self {
+        Self::Texts(Texts::new(choices, per_prompt, asked))
     }
 
     /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
@@ -86,23 +90,18 @@ impl LocalAnswer {
 // === impl Texts ===
 
 impl Texts {
-    fn new(
-        choices: Vec<Generation>,
-        per_prompt: u32,
-        stops: Vec<String>,
-        calls: Option<Calls>,
-    ) -> Self {
-        let readers = calls
+    fn new(choices: Vec<Generation>, per_prompt: u32, asked: Asked) -> Self {
+        let readers = asked
+            .calls
             .map(|calls| choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>());
         Self {
             going: choices.len(),
             per_prompt: per_prompt.max(1) as usize,
             choices,
             readers: readers.unwrap_or_default(),
-            calls,
+            asked,
             first: 0,
             ready: VecDeque::new(),
-            stops,
             ended: false,
         }
     }
@@ -166,9 +165,11 @@ impl Texts {
                 if let Some(reader) = self.readers.get_mut(choice) {
                     let mut events = Vec::new();
                     reader.end(&mut events);
-                    // A call that was cut by the cap stays one that was cut.
-                    if reader.complete() > 0 && finish == FinishReason::Stop {
-                        finish = match self.calls {
+                    // A call that was cut, by the cap or a stop string, says so.
+                    if reader.is_cut() {
+                        finish = FinishReason::Length;
+                    } else if reader.complete() > 0 && finish == FinishReason::Stop {
+                        finish = match self.asked.calls {
                             Some(Calls { legacy: true, .. }) => FinishReason::from("function_call"),
                             _ => FinishReason::ToolCalls,
                         };
@@ -189,6 +190,11 @@ impl Texts {
                 let detail = format!("waited {} ms for a slot", queued.as_millis());
                 return Err(Fault::new(FaultKind::Busy, detail));
             }
+            // The request's own fault: the route is as good as before.
+            Some(JobEvent::Refused { reason, .. }) => {
+                let param = self.asked.rule.unwrap_or("response_format");
+                return Err(unfit(BadRequest::unsupported(param, reason)));
+            }
             Some(JobEvent::Failed { reason, .. }) => {
                 return Err(Fault::new(FaultKind::Engine, reason));
             }
@@ -205,7 +211,7 @@ impl Texts {
                 CallEvent::Text(text) => DeltaKind::Text(text),
                 CallEvent::Call { index, name } => {
                     // The older format of functions knows no ids.
-                    let legacy = self.calls.is_some_and(|calls| calls.legacy);
+                    let legacy = self.asked.calls.is_some_and(|calls| calls.legacy);
                     let id = || format!("call_{}", uuid::Uuid::now_v7().simple());
                     let id = if legacy { String::new() } else { id() };
                     DeltaKind::ToolCall { index, id, name }
@@ -221,6 +227,7 @@ impl Texts {
         match finish {
             Finish::Stop => FinishReason::Stop,
             Finish::StopText(stop) => self
+                .asked
                 .stops
                 .get(stop)
                 .map_or(FinishReason::Stop, |text| FinishReason::StopString(text.clone())),

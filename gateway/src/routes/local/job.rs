@@ -8,11 +8,14 @@
 
 use super::{
     Fault, FaultKind, LocalRoute,
-    answer::{Calls, LocalAnswer},
-    unfit,
+    answer::{Asked, Calls, LocalAnswer},
+    not_loaded, unfit,
     vectors::Vectors,
 };
-use crate::wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt};
+use crate::{
+    ledger::ModelFile,
+    wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt},
+};
 use local_engine::{
     Chat, Constraint, ConstraintError, EmbedJob, Engine, Generation, Job, PromptError, Rule,
     Scheduling, SubmitError,
@@ -29,6 +32,8 @@ const NEVER_BIAS: f32 = -100.0;
 /// A request turned into the engine's terms.
 #[derive(Debug)]
 pub struct LocalJob {
+    /// The model the prompt was tokenised for: another file may have the name by now.
+    engine: Engine,
     work: Work,
     one_step: Duration,
 }
@@ -36,7 +41,13 @@ pub struct LocalJob {
 #[derive(Debug)]
 enum Work {
     /// A job for each prompt, each to be answered so many times.
-    Answers { jobs: Vec<Job>, choices: u32, calls: Option<Calls> },
+    Answers {
+        jobs: Vec<Job>,
+        choices: u32,
+        calls: Option<Calls>,
+        /// The parameter of what the answer must match.
+        rule: Option<&'static str>,
+    },
     /// Texts to embed.
     Vectors(EmbedJob),
 }
@@ -57,24 +68,33 @@ impl LocalRoute {
     /// context leaves, and never below what the caller asked for unless the context forces it.
     ///
     /// # Errors
-    /// [`FaultKind::Unfit`] when the engine cannot do what is asked or a prompt is too long.
+    /// [`FaultKind::Unfit`] when the engine cannot do what is asked or a prompt is too long,
+    /// [`FaultKind::Busy`] and [`FaultKind::Engine`] when the model is not there.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
+        let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
         let work = match &request.ask {
-            Ask::Chat => self.chat(request, output_cap).await?,
-            Ask::Completion(asked) => self.completion(request, asked, output_cap).await?,
-            Ask::Embedding(asked) => self.embedding(request, asked).await?,
+            Ask::Chat => self.chat(&engine, request, output_cap).await?,
+            Ask::Completion(asked) => self.completion(&engine, request, asked, output_cap).await?,
+            Ask::Embedding(asked) => self.embedding(&engine, request, asked).await?,
         };
         // The engine looks at the clock between steps: a job can go over by its part of one.
         let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
-        Ok(LocalJob { work, one_step })
+        Ok(LocalJob { engine, work, one_step })
     }
 
-    async fn chat(&self, request: &ChatRequest, output_cap: u64) -> Result<Work, Fault> {
+    async fn chat(
+        &self,
+        engine: &Engine,
+        request: &ChatRequest,
+        output_cap: u64,
+    ) -> Result<Work, Fault> {
         let ask = wire::local_ask(request).map_err(unfit)?;
         let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
-        let calls = chat.tools.is_some().then(|| self.engine.tool_format()).flatten();
+        let calls = chat.tools.is_some().then(|| engine.tool_format()).flatten();
         let tools_param = if ask.legacy_functions { "functions" } else { "tools" };
         let rule = ask.rule;
+        let rule_param = rule.as_ref().map(|(param, _)| *param);
+        let rule_param = if chat.tools.is_some() { Some(tools_param) } else { rule_param };
         let inline = rule.is_none()
             && chat.tools.is_none()
             && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
@@ -90,7 +110,7 @@ impl LocalRoute {
             };
             Ok((prompt, constraint))
         };
-        let (prompt, constraint) = self.made(inline, make).await?;
+        let (prompt, constraint) = made(engine, inline, make).await?;
         let drawing = Drawing {
             sampling: ask.sampling,
             ignore_end: ask.ignore_end,
@@ -99,14 +119,16 @@ impl LocalRoute {
             constraint,
         };
         Ok(Work::Answers {
-            jobs: vec![self.job(&drawing, prompt, output_cap, "messages")?],
+            jobs: vec![self.job(engine, &drawing, prompt, output_cap, "messages")?],
             choices: ask.choices,
             calls: calls.map(|format| Calls { format, legacy: ask.legacy_functions }),
+            rule: rule_param,
         })
     }
 
     async fn completion(
         &self,
+        engine: &Engine,
         request: &ChatRequest,
         asked: &CompletionAsk,
         output_cap: u64,
@@ -114,12 +136,13 @@ impl LocalRoute {
         let ask = wire::local_completion(request, asked).map_err(unfit)?;
         let inline = ask.rule.is_none() && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let (prompts, rule) = (ask.prompts, ask.rule);
+        let rule_param = rule.as_ref().map(|(param, _)| *param);
         let make = move |engine: &Engine| {
             let prompts: Result<Vec<_>, _> =
                 prompts.into_iter().map(|prompt| tokens(engine, "prompt", prompt)).collect();
             Ok((prompts?, compiled(engine, rule.as_ref())?))
         };
-        let (prompts, constraint) = self.made(inline, make).await?;
+        let (prompts, constraint) = made(engine, inline, make).await?;
         let drawing = Drawing {
             sampling: ask.sampling,
             ignore_end: ask.ignore_end,
@@ -127,12 +150,17 @@ impl LocalRoute {
             logprobs: ask.logprobs,
             constraint,
         };
-        let job = |prompt| self.job(&drawing, prompt, output_cap, "prompt");
+        let job = |prompt| self.job(engine, &drawing, prompt, output_cap, "prompt");
         let jobs = prompts.into_iter().map(job).collect::<Result<Vec<_>, _>>()?;
-        Ok(Work::Answers { jobs, choices: ask.choices, calls: None })
+        Ok(Work::Answers { jobs, choices: ask.choices, calls: None, rule: rule_param })
     }
 
-    async fn embedding(&self, request: &ChatRequest, asked: &EmbeddingAsk) -> Result<Work, Fault> {
+    async fn embedding(
+        &self,
+        engine: &Engine,
+        request: &ChatRequest,
+        asked: &EmbeddingAsk,
+    ) -> Result<Work, Fault> {
         let texts = wire::local_embedding(request, asked).map_err(unfit)?;
         let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let make = move |engine: &Engine| {
@@ -141,8 +169,8 @@ impl LocalRoute {
                 .map(|text| tokens(engine, "input", text))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let inputs = self.made(inline, make).await?;
-        let most = self.engine.embed_tokens_max();
+        let inputs = made(engine, inline, make).await?;
+        let most = engine.embed_tokens_max();
         if let Some(long) = inputs.iter().map(Vec::len).find(|tokens| *tokens > most as usize) {
             return Err(unfit(too_long("input", long, most)));
         }
@@ -151,28 +179,15 @@ impl LocalRoute {
         Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max }))
     }
 
-    /// What `make` makes, here or where blocking is allowed.
-    async fn made<T: Send + 'static>(
-        &self,
-        inline: bool,
-        make: impl FnOnce(&Engine) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        if inline {
-            return make(&self.engine);
-        }
-        let engine = self.engine.clone();
-        let made = tokio::task::spawn_blocking(move || make(&engine)).await;
-        made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
-    }
-
     fn job(
         &self,
+        engine: &Engine,
         drawing: &Drawing,
         prompt: Vec<i32>,
         output_cap: u64,
         param: &'static str,
     ) -> Result<Job, Fault> {
-        let context = self.engine.info().context_tokens;
+        let context = engine.info().context_tokens;
         let room = usize::try_from(context).unwrap_or(usize::MAX).saturating_sub(prompt.len());
         if room == 0 {
             return Err(unfit(too_long(param, prompt.len(), context)));
@@ -181,7 +196,7 @@ impl LocalRoute {
         let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
         let mut sampling = drawing.sampling.clone();
         if drawing.ignore_end {
-            let ends = self.engine.info().end_tokens.iter();
+            let ends = engine.info().end_tokens.iter();
             sampling.logit_bias.extend(ends.map(|token| (*token, NEVER_BIAS)));
         }
         Ok(Job {
@@ -201,25 +216,25 @@ impl LocalRoute {
     /// # Errors
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do
     /// what is asked, [`FaultKind::Engine`] when the engine is down.
-    pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
+    pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
+        let engine = job.engine;
         match job.work {
             Work::Vectors(job) => {
-                let embedding =
-                    self.engine.embed(job).map_err(|error| submit_fault("input", error))?;
+                let embedding = engine.embed(job).map_err(|error| submit_fault("input", error))?;
                 Ok(LocalAnswer::Vectors(Vectors::new(embedding)))
             }
-            Work::Answers { jobs, choices, calls } => {
+            Work::Answers { jobs, choices, calls, rule } => {
                 let stops = jobs.first().map(|job| job.stop.clone()).unwrap_or_default();
                 let mut answers: Vec<Generation> = Vec::new();
                 for job in jobs {
                     // Those already submitted are cancelled where one cannot be.
                     let submitted = match choices {
-                        1 => self.engine.submit(job).map(|generation| vec![generation]),
-                        choices => self.engine.submit_choices(&job, choices),
+                        1 => engine.submit(job).map(|generation| vec![generation]),
+                        choices => engine.submit_choices(&job, choices),
                     };
                     answers.extend(submitted.map_err(|error| submit_fault("messages", error))?);
                 }
-                Ok(LocalAnswer::texts(answers, choices, stops, calls))
+                Ok(LocalAnswer::texts(answers, choices, Asked { stops, calls, rule }))
             }
         }
     }
@@ -228,6 +243,17 @@ impl LocalRoute {
 // === impl LocalJob ===
 
 impl LocalJob {
+    /// The file behind the answer, for the ledger; `None` if it can no longer be read.
+    #[must_use]
+    pub fn model_file(&self) -> Option<ModelFile> {
+        let info = self.engine.info();
+        Some(ModelFile {
+            sha256: self.engine.sha256()?.to_owned(),
+            quantisation: info.quantisation.clone(),
+            template_hash: info.template_sha256.clone().unwrap_or_default(),
+        })
+    }
+
     /// Says whose job it is and how urgent.
     pub fn schedule(&mut self, scheduling: Scheduling) {
         if let Work::Answers { jobs, .. } = &mut self.work {
@@ -264,6 +290,20 @@ impl LocalJob {
             },
         }
     }
+}
+
+/// What `make` makes, here or where blocking is allowed.
+async fn made<T: Send + 'static>(
+    engine: &Engine,
+    inline: bool,
+    make: impl FnOnce(&Engine) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    if inline {
+        return make(engine);
+    }
+    let engine = engine.clone();
+    let made = tokio::task::spawn_blocking(move || make(&engine)).await;
+    made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
 }
 
 /// A text's tokens: its own, or those the caller wrote.
