@@ -33,4 +33,5 @@ mod sockets;
 mod standin;
 mod strict;
 mod surface;
+mod surviving;
 mod tidy;
