@@ -30,7 +30,7 @@ impl Default for GateBuilder {
             server: String::new(),
             limits: "budget_wait_max_ms = 0\n".to_owned(),
             ledger: "low_water_mib = 1\n".to_owned(),
-            budgets: String::new(),
+            budgets: "\n[guard]\nenabled = false\n".to_owned(),
             policy: "shipped = \"cloud-only\"\n".to_owned(),
             routes: String::new(),
         }
