@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod cache;
 pub mod caller;
 pub mod cli;
 pub mod clock;

@@ -3,6 +3,7 @@
 
 use crate::{
     admission::Admission,
+    cache::{AnswerCache, Idempotency},
     caller::{Keys, KeysError},
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
@@ -69,6 +70,8 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        cache: AnswerCache::new(config.cache),
+        idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics,
         tasks: TaskTracker::new(),
@@ -105,6 +108,8 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     Ok(Arc::new(Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        cache: AnswerCache::new(config.cache),
+        idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),

@@ -5,7 +5,7 @@
 //! became of the flight.
 
 use super::{
-    flight::{Flight, Keep, Waiter},
+    flight::{End, Flight, Keep, Waiter, gone},
     key::CacheKey,
 };
 use moka::sync::Cache;
@@ -158,6 +158,8 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        // Whoever still waits must not wait for ever. After a proper end this is not heard.
+        self.kept.flight.end(End::Refused { refusal: gone(), recorded: false });
         let mut flying = self.shelf.flying();
         if self.keep {
             self.shelf.kept.insert(self.key, self.kept.clone());

@@ -87,6 +87,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     ended.cancel();
     background.close();
     background.wait().await;
+    // What still runs for nobody is cut like a client's answer, and settled as it stands.
+    gateway.cache.stop();
+    gateway.idempotency.stop();
     gateway.tasks.close();
     gateway.tasks.wait().await;
     let drain_max = limits.drain_max;

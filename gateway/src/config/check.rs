@@ -55,6 +55,8 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         prices,
         attempts: written.attempts.checked(),
         hedge: written.hedge.checked()?,
+        cache: written.cache.checked(),
+        idempotency: written.idempotency.checked(),
         warnings,
     };
     if config.routes.is_empty() {

@@ -1,6 +1,7 @@
 //! The configuration in two stages: as written (`tollgate.toml`, unknown keys refused with the
 //! line) and as checked and resolved, which is all the program sees.
 
+mod cache;
 mod check;
 mod document;
 mod error;
@@ -12,6 +13,7 @@ mod tests;
 mod written;
 
 use crate::{caller::BudgetSpec, clock::Clock};
+pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
 use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -49,6 +51,10 @@ pub struct Config {
     pub attempts: AttemptsConfig,
     /// What hedges are bounded by.
     pub hedge: HedgeConfig,
+    /// How answers are kept for like requests.
+    pub cache: CacheConfig,
+    /// How answers are kept for repeated ones.
+    pub idempotency: IdempotencyConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }
