@@ -26,6 +26,7 @@ mod leaving;
 mod limits;
 mod matrix;
 mod malformed;
+mod models;
 mod passthrough;
 mod private;
 mod reload;

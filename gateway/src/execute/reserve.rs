@@ -67,7 +67,7 @@ impl Execution<'_> {
             worst_tokens: tokens(&prepared.bounds),
             output_cap: prepared.bounds.output_tokens,
             avoided: self.avoided.clone().filter(|_| route.is_local()),
-            model_file: None,
+            model_file: prepared.model_file(),
             service_tier: None,
         }
     }
