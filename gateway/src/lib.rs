@@ -25,4 +25,5 @@ pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;
+pub mod tls;
 pub mod wire;

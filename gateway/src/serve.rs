@@ -75,20 +75,43 @@ pub struct Gateway {
     pub tasks: TaskTracker,
 }
 
+/// Which planes a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planes {
+    /// Both.
+    Both,
+    /// What callers ask.
+    Data,
+    /// What operators ask.
+    Admin,
+}
+
 /// The data plane, the admin plane and the small pages.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    planes(gateway, Planes::Both)
+}
+
+/// The planes of one listener.
+pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
     let page = || async { Refusal::WrongMethod("GET, HEAD") };
-    Router::new()
+    let mut router = Router::new()
+        .route("/health", get(pages::health).fallback(page))
+        .route("/ready", get(pages::ready).fallback(page));
+    if planes != Planes::Admin {
+        router = router
         .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
         .route("/v1/completions", asks(Endpoint::Completions))
         .route("/v1/embeddings", asks(Endpoint::Embeddings))
         .route("/v1/models", get(pages::models).fallback(page))
-        .route("/v1/models/{id}", get(pages::model).fallback(page))
-        .route("/health", get(pages::health).fallback(page))
-        .route("/ready", get(pages::ready).fallback(page))
+        .route("/v1/models/{id}", get(pages::model).fallback(page));
+    }
+    if planes != Planes::Data {
+        router = router
         .route("/metrics", get(pages::metrics).fallback(page))
         .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)))
+        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
+    }
+    router
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )

@@ -200,3 +200,22 @@ async fn what_cannot_come_in_time_is_refused_before_it_costs() {
     assert_eq!(gate.ledger().until_entries(8).await.len(), 8, "and nothing booked");
     gate.ask("In time.").header("x-tollgate-deadline-ms", "20000").send().await.ok();
 }
+
+#[tokio::test]
+async fn the_admin_plane_can_have_an_address_of_its_own() {
+    let cloud = StandIn::start().await.unwrap();
+    // A port that is free now is free in a moment.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let gate = Gate::builder().cloud(&cloud).admin_at(&address).start().await;
+    gate.ask("Hello.").send().await.ok();
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "operators ask there");
+    assert!(gate.metrics().await.contains("tollgate_requests_total"));
+    for path in ["/admin/v1/keys", "/metrics", "/v1/organization/costs"] {
+        assert_eq!(gate.get(path).await.status, 404, "{path} is not served to callers");
+    }
+    let there = |path: &str| gate.send_to(&format!("http://{address}{path}"));
+    assert_eq!(there("/v1/models").await.status, 404, "and callers are not served there");
+    assert_eq!(there("/health").await.status, 200);
+}
