@@ -9,8 +9,8 @@ mod pacing;
 
 use crate::{
     admission::Permit,
-    execute::Started,
     cache::flight::{End, Flight},
+    execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
     refusal::Refusal,
     routes::{Fault, FaultKind},
@@ -122,7 +122,9 @@ impl Relay {
         let fault = loop {
             match self.next_event().await {
                 Some(Ok(event)) if flight.push(&event) => {}
-                Some(Ok(_)) => break Some(Fault::new(FaultKind::Broken, "it is too long to share")),
+                Some(Ok(_)) => {
+                    break Some(Fault::new(FaultKind::Broken, "it is too long to share"));
+                }
                 Some(Err(fault)) => break Some(fault),
                 None => break None,
             }

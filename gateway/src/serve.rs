@@ -99,17 +99,17 @@ pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
         .route("/ready", get(pages::ready).fallback(page));
     if planes != Planes::Admin {
         router = router
-        .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
-        .route("/v1/completions", asks(Endpoint::Completions))
-        .route("/v1/embeddings", asks(Endpoint::Embeddings))
-        .route("/v1/models", get(pages::models).fallback(page))
-        .route("/v1/models/{id}", get(pages::model).fallback(page));
+            .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
+            .route("/v1/completions", asks(Endpoint::Completions))
+            .route("/v1/embeddings", asks(Endpoint::Embeddings))
+            .route("/v1/models", get(pages::models).fallback(page))
+            .route("/v1/models/{id}", get(pages::model).fallback(page));
     }
     if planes != Planes::Data {
         router = router
-        .route("/metrics", get(pages::metrics).fallback(page))
-        .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
+            .route("/metrics", get(pages::metrics).fallback(page))
+            .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
+            .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
     }
     router
         .fallback(

@@ -64,7 +64,10 @@ async fn the_second_route_answers_where_the_first_stalls_and_within_its_share() 
         let attempts = entry.attempts();
         let (lost, won) = (&attempts[0], &attempts[1]);
         assert_eq!((lost.text("role"), won.text("role")), ("primary".into(), "hedge".into()));
-        assert_eq!((&lost.0["hedge_winner"], &won.0["hedge_winner"]), (&false.into(), &true.into()));
+        assert_eq!(
+            (&lost.0["hedge_winner"], &won.0["hedge_winner"]),
+            (&false.into(), &true.into())
+        );
         assert_eq!(lost.outcome(), "cancelled");
         assert_eq!(lost.text("usage_source"), "estimated", "the provider may bill it");
         assert!(lost.cost().unwrap() > 0 && lost.cost().unwrap() <= lost.reserved());

@@ -38,24 +38,104 @@ fn said() -> Script {
 const FALLS: &[Fall] = {
     use Comes::{Breaks, First, SecondFree, SecondPaid};
     &[
-        Fall { name: "429", script: || said().with(Fault::RateLimited), streamed: SecondFree, whole: SecondFree },
-        Fall { name: "500", script: || said().with(Fault::Status500), streamed: SecondFree, whole: SecondFree },
-        Fall { name: "503 with retry-after", script: || said().with(Fault::Status503).header("retry-after", "3"), streamed: SecondFree, whole: SecondFree },
-        Fall { name: "reset before", script: || said().cut(Cut::Reset(Point::Head)), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "reset in the first chunk", script: || said().cut(Cut::Reset(Point::Piece(0))), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "reset after the first chunk", script: || said().cut(Cut::Reset(Point::Piece(1))), streamed: Breaks, whole: SecondPaid },
-        Fall { name: "closed in the middle", script: || said().cut(Cut::Close(Point::Piece(2))), streamed: Breaks, whole: SecondPaid },
-        Fall { name: "stall before the head", script: || said().cut(Cut::Hang(Point::Head)), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "stall after the head", script: || said().cut(Cut::Hang(Point::Piece(0))), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "stall in the middle", script: || said().cut(Cut::Hang(Point::Piece(2))), streamed: Breaks, whole: SecondPaid },
+        Fall {
+            name: "429",
+            script: || said().with(Fault::RateLimited),
+            streamed: SecondFree,
+            whole: SecondFree,
+        },
+        Fall {
+            name: "500",
+            script: || said().with(Fault::Status500),
+            streamed: SecondFree,
+            whole: SecondFree,
+        },
+        Fall {
+            name: "503 with retry-after",
+            script: || said().with(Fault::Status503).header("retry-after", "3"),
+            streamed: SecondFree,
+            whole: SecondFree,
+        },
+        Fall {
+            name: "reset before",
+            script: || said().cut(Cut::Reset(Point::Head)),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "reset in the first chunk",
+            script: || said().cut(Cut::Reset(Point::Piece(0))),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "reset after the first chunk",
+            script: || said().cut(Cut::Reset(Point::Piece(1))),
+            streamed: Breaks,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "closed in the middle",
+            script: || said().cut(Cut::Close(Point::Piece(2))),
+            streamed: Breaks,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "stall before the head",
+            script: || said().cut(Cut::Hang(Point::Head)),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "stall after the head",
+            script: || said().cut(Cut::Hang(Point::Piece(0))),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "stall in the middle",
+            script: || said().cut(Cut::Hang(Point::Piece(2))),
+            streamed: Breaks,
+            whole: SecondPaid,
+        },
         Fall { name: "slow drip", script: drip, streamed: First, whole: First },
-        Fall { name: "garbage", script: || said().with(Fault::WrongJson), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "a web page", script: || said().with(Fault::Html), streamed: SecondPaid, whole: SecondPaid },
-        Fall { name: "no usage", script: || said().with(Fault::NoUsage), streamed: First, whole: First },
-        Fall { name: "usage twice", script: || said().with(Fault::UsageTwice), streamed: First, whole: First },
+        Fall {
+            name: "garbage",
+            script: || said().with(Fault::WrongJson),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "a web page",
+            script: || said().with(Fault::Html),
+            streamed: SecondPaid,
+            whole: SecondPaid,
+        },
+        Fall {
+            name: "no usage",
+            script: || said().with(Fault::NoUsage),
+            streamed: First,
+            whole: First,
+        },
+        Fall {
+            name: "usage twice",
+            script: || said().with(Fault::UsageTwice),
+            streamed: First,
+            whole: First,
+        },
         Fall { name: "half UTF-8", script: halves, streamed: First, whole: First },
-        Fall { name: "wrong content type", script: || said().with(Fault::WrongContentType), streamed: SecondPaid, whole: First },
-        Fall { name: "huge chunk", script: || said().with(Fault::HugeChunk), streamed: SecondPaid, whole: First },
+        Fall {
+            name: "wrong content type",
+            script: || said().with(Fault::WrongContentType),
+            streamed: SecondPaid,
+            whole: First,
+        },
+        Fall {
+            name: "huge chunk",
+            script: || said().with(Fault::HugeChunk),
+            streamed: SecondPaid,
+            whole: First,
+        },
     ]
 };
 
@@ -164,7 +244,10 @@ impl Matrix {
             let entry: EntrySeen = self.gate.ledger().entry(&entry.id()).await;
             entry.adds_up();
             for attempt in entry.attempts() {
-                assert!(attempt.cost().is_some_and(|cost| cost <= attempt.reserved()), "{entry:#?}");
+                assert!(
+                    attempt.cost().is_some_and(|cost| cost <= attempt.reserved()),
+                    "{entry:#?}"
+                );
             }
         }
         let ready = self.gate.get("/ready").await.json();

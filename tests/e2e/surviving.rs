@@ -215,7 +215,25 @@ async fn the_admin_plane_can_have_an_address_of_its_own() {
     for path in ["/admin/v1/keys", "/metrics", "/v1/organization/costs"] {
         assert_eq!(gate.get(path).await.status, 404, "{path} is not served to callers");
     }
-    let there = |path: &str| gate.send_to(&format!("http://{address}{path}"));
-    assert_eq!(there("/v1/models").await.status, 404, "and callers are not served there");
-    assert_eq!(there("/health").await.status, 200);
+    for (path, status) in [("/v1/models", 404), ("/health", 200)] {
+        let there = gate.send_to(&format!("http://{address}{path}")).await;
+        assert_eq!(there.status, status, "{path}: callers are not served there");
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_finds_that_a_route_is_well_again_before_a_caller_does() {
+    let health = "health = { interval_ms = 50, timeout_ms = 5000 }";
+    let resting = "breaker = { failures_max = 1, open_ms = 100, open_max_ms = 100 }";
+    let (cloud, gate) = one_cloud(&format!("{health}\n{resting}")).await;
+    cloud.next(Script::default().with(Fault::Status500));
+    assert_eq!(gate.ask("Well?").send().await.status, 503);
+    eventually("a check to close the breaker", || async {
+        let ready = gate.get("/ready").await.json();
+        (ready["routes"][0]["breaker"]["state"] == "closed").then_some(())
+    })
+    .await;
+    let checks = cloud.asked().iter().filter(|asked| asked.path == "/v1/models").count();
+    assert!(checks > 0, "it was asked for its models");
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "a check is no request");
 }

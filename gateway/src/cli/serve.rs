@@ -6,6 +6,7 @@ use crate::{
     clock::Clock,
     config::{Config, Environment, PolicySource},
     listen::{self, Listening},
+    routes::health,
     serve::{Gateway, Planes},
     start::{self, StartError},
     telemetry::{LogFormat, start_logging},
@@ -66,9 +67,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     };
     let tls = match config.tls.clone() {
         None => None,
-        Some(files) => Some(
-            Tls::load(files).map_err(|error| CliError::failed(format!("[tls] {error}")))?,
-        ),
+        Some(files) => {
+            Some(Tls::load(files).map_err(|error| CliError::failed(format!("[tls] {error}")))?)
+        }
     };
 
     let gateway = blocking(move || open(config, clock)).await??;
@@ -91,6 +92,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
         tracing::info!(address = %admin, "the admin plane has an address of its own");
     }
 
+    for route in gateway.routes.iter() {
+        background.spawn(health::watch(Arc::clone(route), ended.child_token()));
+    }
     background.spawn(keep_certificates(tls.clone(), ended.child_token()));
     let data = crate::serve::planes(
         Arc::clone(&gateway),

@@ -7,6 +7,7 @@
 pub mod breaker;
 pub mod cloud;
 mod fault;
+pub mod health;
 pub mod live;
 pub mod local;
 mod scheduling;
