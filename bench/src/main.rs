@@ -5,6 +5,7 @@
 
 mod child;
 mod engine;
+mod hedge;
 mod load;
 mod machine;
 mod output;
@@ -33,9 +34,11 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// TTFT with and without hedging, where a provider stalls now and then.
+    Hedge(hedge::HedgeArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
-    /// The mock provider (started by `overhead`).
+    /// The mock provider (started by `overhead` and `hedge`).
     Upstream(upstream::UpstreamArgs),
     /// The bare axum + reqwest proxy, the floor (started by `overhead`).
     Proxy(proxy::ProxyArgs),
@@ -56,6 +59,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Hedge(args) => hedge::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),
