@@ -4,7 +4,7 @@
 //! becomes one of its waiters like those. So the flight outlives its leader and dies with its last
 //! waiter; its entry is the leader's, every other waiter has its own.
 
-use super::{Gateway, Life, execute, headers, relay, unanswered};
+use super::{Gateway, Life, ask, execute, headers, relay, unanswered};
 use crate::{
     admission::Permit,
     cache::{
@@ -137,16 +137,14 @@ pub(super) async fn follow(
             return Err(refusal);
         }
     };
-    let allowed = life.decision.as_ref().is_some_and(|decision| {
-        crate::cache::allows(decision, head.route.id()) || open.notes.idempotent_replay
+    // Whoever answered a like request, this one's guards may not allow it: then it asks for itself.
+    let barred = life.decision.clone().filter(|decision| {
+        !open.notes.idempotent_replay && !crate::cache::allows(decision, head.route.id())
     });
-    if !allowed {
-        open.discard();
-        return Err(Refusal::Policy {
-            message: "the answer to a like request comes from a route that this one may not use"
-                .to_owned(),
-            rule: None,
-        });
+    if let Some(decision) = barred {
+        life.recorded = false;
+        open.notes.cache = CacheUse::Miss;
+        return ask(gateway, life, request, &decision, open, permit).await;
     }
     life.recorded = true;
     open.notes.answer_of = Some(head.request);
