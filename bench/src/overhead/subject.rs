@@ -233,6 +233,7 @@ fn own(args: &[&str]) -> Result<Command, String> {
 
 /// When the tollgate binary was built: a stale one would be measured without complaint.
 pub(crate) fn built(args: &OverheadArgs) -> Option<String> {
-    let modified = child::tollgate(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
+    let modified =
+        child::tollgate(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
     Some(jiff::Timestamp::try_from(modified).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

@@ -3,7 +3,7 @@
 use super::{Gateway, Life};
 use crate::{
     admission::Rate,
-    ledger::{CacheUse, KeyId, RequestId, TokenRate},
+    ledger::{BudgetPath, CacheUse, RequestId, TokenRate},
     listen::Peer,
     refusal::Refusal,
     timeline::Timeline,
@@ -41,8 +41,8 @@ pub(super) struct Told<'a> {
     pub(super) output_cap_asked: u64,
     /// How the cache was used.
     pub(super) cache: CacheUse,
-    /// The key that asks.
-    pub(super) key: Option<&'a KeyId>,
+    /// Whose limits it counts against.
+    pub(super) path: &'a BudgetPath,
     /// The stages so far.
     pub(super) timeline: &'a Timeline,
 }
@@ -67,7 +67,7 @@ pub(super) fn answer(
         headers.insert(OUTPUT_CAP, HeaderValue::from(told.output_cap));
     }
     request_rates(&mut headers, rate);
-    token_rates(&mut headers, told.key.and_then(|key| gateway.books.token_rate(key)));
+    token_rates(&mut headers, gateway.books.token_rate(told.path));
     own(&mut headers, SERVER_TIMING, server_timing(told.timeline));
     headers
 }
@@ -96,7 +96,7 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
     }
     if let Some(caller) = &life.caller {
         request_rates(headers, gateway.admission.rate(caller));
-        token_rates(headers, gateway.books.token_rate(&caller.record.id));
+        token_rates(headers, gateway.books.token_rate(&caller.path()));
     }
 }
 

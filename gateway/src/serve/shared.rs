@@ -73,7 +73,7 @@ pub(super) async fn lead(
 ) -> Result<Response, Refusal> {
     let Takeoff { flight, mut waiter, landing } = takeoff;
     let (cache, rate, cap) = (open.notes.cache, permit.rate(), open.output_cap_asked());
-    let key = open.key().cloned();
+    let path = open.path().clone();
     let repeatable = flight.runs_to_its_end();
     let Some(decision) = life.decision.clone() else {
         return Err(Refusal::Upstream("nothing was decided".to_owned()));
@@ -112,7 +112,7 @@ pub(super) async fn lead(
         output_cap: head.output_cap,
         output_cap_asked: cap,
         cache,
-        key: key.as_ref(),
+        path: &path,
         timeline: &life.timeline,
     };
     let headers = headers::answer(gateway, life, &told, rate);
@@ -154,7 +154,7 @@ pub(super) async fn follow(
         output_cap: head.output_cap,
         output_cap_asked: open.output_cap_asked(),
         cache: open.notes.cache,
-        key: open.key(),
+        path: open.path(),
         timeline: &open.timeline,
     };
     let mut headers = headers::answer(gateway, life, &told, permit.rate());
