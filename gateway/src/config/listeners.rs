@@ -24,7 +24,7 @@ pub struct TlsConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct Tls {
     cert: String,
-    key: String,
+    private_key: String,
     #[serde(default)]
     client_ca: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Tls {
     pub(super) fn checked(&self, base: &Path) -> TlsConfig {
         TlsConfig {
             cert: base.join(&self.cert),
-            key: base.join(&self.key),
+            key: base.join(&self.private_key),
             client_ca: self.client_ca.as_ref().map(|path| base.join(path)),
         }
     }
