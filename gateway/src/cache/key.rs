@@ -81,8 +81,7 @@ fn value(hash: &mut blake3::Hasher, json: &Value, depth: usize) -> Option<()> {
             }
         }
         Value::Object(members) => {
-            let important =
-                |name: &str| depth > 0 || !UNIMPORTANT.iter().any(|member| *member == name);
+            let important = |name: &str| depth > 0 || !UNIMPORTANT.contains(&name);
             let mut sorted: Vec<_> = members.iter().filter(|(name, _)| important(name)).collect();
             sorted.sort_unstable_by_key(|(name, _)| *name);
             hash.update(b"{");

@@ -65,12 +65,8 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
         None => None,
         Some(at) => Some(bind(at, "[admin]").await?),
     };
-    let tls = match config.tls.clone() {
-        None => None,
-        Some(files) => {
-            Some(Tls::load(files).map_err(|error| CliError::failed(format!("[tls] {error}")))?)
-        }
-    };
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    let tls = tls.map_err(|error| CliError::failed(format!("[tls] {error}")))?;
 
     let gateway = blocking(move || open(config, clock)).await??;
     let background = TaskTracker::new();
