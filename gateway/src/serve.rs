@@ -6,6 +6,9 @@ mod facts;
 mod headers;
 mod pages;
 mod shared;
+mod watched;
+
+pub(crate) use watched::served;
 
 use crate::{
     admission::{Admission, Permit},
@@ -14,6 +17,7 @@ use crate::{
     clock::Clock,
     config::Config,
     execute::{Bounds, Execution, Hedging, Started},
+    guard::Guard,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -55,6 +59,8 @@ pub struct Gateway {
     pub admission: Admission,
     /// Budgets and the ledger.
     pub books: Books,
+    /// Sees and stops abuse.
+    pub guard: Arc<Guard>,
     /// The policy in force.
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
@@ -138,6 +144,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         caller: None,
         decision: None,
         recorded: false,
+        watched: false,
     };
     match answer(gateway, request, &mut life).await {
         Ok(response) => response,
@@ -160,6 +167,8 @@ struct Life {
     decision: Option<Arc<Decision>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
+    /// Whether the guard counts it as running.
+    watched: bool,
 }
 
 /// From the head of a request to the head of its answer.
@@ -181,17 +190,20 @@ async fn answer(
     request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
-    let facts = facts(gateway, &caller, &request)?;
+    let mut facts = facts(gateway, &caller, &request)?;
     let policy = gateway.policy.current();
     if headers::asks_dry_run(&head.headers) {
         return Ok(pages::dry_run(&policy, &facts));
     }
+    let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
+    life.watched = true;
     let decision = decide(&policy, &facts)?;
     life.decision = Some(Arc::clone(&decision));
     life.timeline.end(Stage::Decide);
 
     let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
+    open.notes.actions = actions;
     match source {
         Source::Route(cache) => {
             open.notes.cache = cache;
@@ -397,6 +409,9 @@ impl Life {
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = headers::status(gateway, &refusal);
+        if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
+            gateway.guard.unserved(&watched::of_caller(caller));
+        }
         if !self.recorded {
             gateway.books.refuse(RefusedRow {
                 id: self.id,
