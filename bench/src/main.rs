@@ -5,6 +5,7 @@
 
 mod child;
 mod engine;
+mod hedge;
 mod load;
 mod machine;
 mod money;
@@ -34,13 +35,15 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// TTFT with and without hedging, where a provider stalls now and then.
+    Hedge(hedge::HedgeArgs),
     /// What budgets refuse under a recorded trace, in simulated time.
     Budgets(money::MoneyArgs),
     /// What abuse costs with and without the guard, over a recorded trace in simulated time.
     Redteam(money::MoneyArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
-    /// The mock provider (started by `overhead`).
+    /// The mock provider (started by `overhead` and `hedge`).
     Upstream(upstream::UpstreamArgs),
     /// The bare axum + reqwest proxy, the floor (started by `overhead`).
     Proxy(proxy::ProxyArgs),
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Hedge(args) => hedge::run(&args),
         Command::Budgets(args) => money::budgets(&args),
         Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod cache;
 pub mod caller;
 pub mod cli;
 pub mod clock;
@@ -25,4 +26,5 @@ pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;
+pub mod tls;
 pub mod wire;

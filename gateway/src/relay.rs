@@ -9,10 +9,11 @@ mod pacing;
 
 use crate::{
     admission::Permit,
+    cache::flight::{End, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
     refusal::Refusal,
-    routes::Fault,
+    routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
         ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Outer, Seen,
@@ -36,12 +37,15 @@ pub struct Relay {
     /// Writes the answer in the client's format.
     outer: Option<Outer>,
     include_usage: bool,
+    stream: bool,
+    /// Whether it is another request's answer, which costs this one nothing.
+    spared: bool,
     pacing: Pacing,
     seen: SeenSoFar,
     /// Frames ready for the socket.
     ready: VecDeque<Bytes>,
     phase: Phase,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 /// What has been counted while the answer flowed.
@@ -52,6 +56,8 @@ struct SeenSoFar {
     reasoning_bytes: u64,
     finish: Option<FinishReason>,
     id: Option<String>,
+    /// Engine time, nanoseconds.
+    engine_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -74,20 +80,26 @@ pub struct Whole {
 }
 
 impl Relay {
-    /// Takes over an answer that has begun.
+    /// Takes over an answer that has begun. Without an entry somebody else books it: a flight, of
+    /// which this is one waiter.
     #[must_use]
     pub fn new(
         started: Started,
-        mut open: OpenEntry,
+        mut open: Option<OpenEntry>,
         request: &ChatRequest,
         head: AnswerHead,
-        permit: Permit,
+        permit: Option<Permit>,
     ) -> Self {
-        open.timeline.end(Stage::Attempt);
-        let pacing = Pacing::start(started.sent_at, open.timeline.arrived());
+        if let Some(open) = &mut open {
+            open.timeline.end(Stage::Attempt);
+        }
+        let arrived = open.as_ref().map_or(started.sent_at, |open| open.timeline.arrived());
+        let pacing = Pacing::start(started.sent_at, arrived);
         Self {
+            spared: started.attempt.is_none() && open.is_some(),
             started,
-            open: Some(open),
+            open,
+            stream: request.stream,
             outer: Some(Outer::new(head, request)),
             include_usage: request.include_usage,
             pacing,
@@ -103,6 +115,33 @@ impl Relay {
         futures::stream::unfold(self, |mut relay| async move {
             relay.next_frame().await.map(|frame| (Ok(frame), relay))
         })
+    }
+
+    /// The answer for everybody who shares the flight; says whether it is good enough to be kept.
+    pub async fn into_flight(mut self, flight: &Flight) -> bool {
+        let fault = loop {
+            match self.next_event().await {
+                Some(Ok(event)) if flight.push(&event) => {}
+                Some(Ok(_)) => {
+                    break Some(Fault::new(FaultKind::Broken, "it is too long to share"));
+                }
+                Some(Err(fault)) => break Some(fault),
+                None => break None,
+            }
+        };
+        if let Some(fault) = fault {
+            self.broken(&fault, self.stream.then_some(ANSWERED));
+            flight.end(End::Broken(fault));
+            return false;
+        }
+        let cost = self.cost().map(|cost| cost.total);
+        let good = self.seen.finish != Some(FinishReason::ContentFilter);
+        self.complete();
+        if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
+            wait(ticket).await;
+        }
+        flight.end(End::Whole { cost });
+        good
     }
 
     /// The next bytes for the socket; `None` after the last.
@@ -195,9 +234,7 @@ impl Relay {
             }
             Event::End { usage, source, engine_ns } => {
                 self.seen.usage = Some((*usage, *source));
-                if let (Some(engine_ns), Some(open)) = (engine_ns, &mut self.open) {
-                    open.attempt(self.started.attempt).times.engine_ns = Some(*engine_ns);
-                }
+                self.seen.engine_ns = *engine_ns;
             }
         }
     }
@@ -250,7 +287,7 @@ impl Relay {
     /// the refusal.
     fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
         tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
-        if fault.is_upstreams() {
+        if fault.is_upstreams() && self.started.attempt.is_some() {
             self.started.route.live.failed();
             self.started.route.breaker.failed();
         }
@@ -270,16 +307,20 @@ impl Relay {
         let mut open = self.open.take()?;
         open.timeline.end(Stage::Relay);
         let route = &self.started.route;
-        if attempt == AttemptOutcome::Completed {
+        if self.spared {
+            open.notes.saved_cost = self.started.answer.shared_cost();
+        } else if attempt == AttemptOutcome::Completed {
             let output = self.seen.usage.map(|(usage, _)| usage.completion());
             let ttft = self.started.first_at - self.started.sent_at;
             route.live.answered(Some(ttft), output);
         }
-        open.end_attempt(self.started.attempt, attempt, false);
+        if let Some(index) = self.started.attempt {
+            open.end_attempt(index, attempt, false);
+        }
         Some(open.finish(Ending {
             outcome,
             status: Some(status),
-            answered_by: Some(self.started.attempt),
+            answered_by: self.started.attempt,
             ttft_us: self.pacing.client_ttft_us(),
             tpot_ns: self.pacing.tpot_ns(self.output_tokens()),
         }))
@@ -288,17 +329,20 @@ impl Relay {
     /// Writes what is known by now into the attempt's record, so that it can be settled at any
     /// point, by whoever ends it.
     fn book(&mut self) {
+        let Some(attempt) = self.started.attempt else { return };
         let ended = self.seen.usage.is_some();
-        let metered = self.started.answer.metered().filter(|_| !ended);
-        if let (Some((usage, engine_ns)), Some(open)) = (metered, &mut self.open) {
+        if let Some((usage, engine_ns)) = self.started.answer.metered().filter(|_| !ended) {
             self.seen.usage = Some((usage, UsageSource::Counted));
-            open.attempt(self.started.attempt).times.engine_ns = Some(engine_ns);
+            self.seen.engine_ns = Some(engine_ns);
         }
         let (usage, source) = self.usage();
         let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
-        let record = open.attempt(self.started.attempt);
+        let record = open.attempt(attempt);
+        if let Some(engine_ns) = self.seen.engine_ns {
+            record.times.engine_ns = Some(engine_ns);
+        }
         record.usage = Some(usage);
         record.usage_source = Some(source);
         record.finish = finish;
@@ -316,11 +360,10 @@ impl Relay {
 
     /// What the answer costs by what is known now; `None` when its price is unknown.
     fn cost(&self) -> Option<Cost> {
-        let engine_ns = self
-            .open
-            .as_ref()
-            .and_then(|open| open.attempt_ref(self.started.attempt).times.engine_ns);
-        let engine_time = Duration::from_nanos(engine_ns.unwrap_or(0));
+        if self.spared {
+            return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
+        }
+        let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
         let (usage, _) = self.usage();
         let price = &self.started.route.config.price;
         let total = price.cost(&usage, engine_time).ok().flatten()?;

@@ -5,12 +5,14 @@
 mod facts;
 mod headers;
 mod pages;
+mod shared;
 mod watched;
 
 pub(crate) use watched::served;
 
 use crate::{
     admission::{Admission, Permit},
+    cache::{AnswerCache, Idempotency},
     caller::{Caller, Keys},
     clock::Clock,
     config::Config,
@@ -40,6 +42,7 @@ use facts::facts;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, Limited};
 use policies::{Decision, Facts, Verdict};
+use shared::Source;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +69,10 @@ pub struct Gateway {
     pub host: Option<local_engine::Host>,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
+    /// Answers that may be given again.
+    pub cache: AnswerCache,
+    /// Requests that may be repeated.
+    pub idempotency: Idempotency,
     /// What hedges are allowed.
     pub hedging: Hedging,
     /// What is counted for operators.
@@ -74,20 +81,43 @@ pub struct Gateway {
     pub tasks: TaskTracker,
 }
 
+/// Which planes a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planes {
+    /// Both.
+    Both,
+    /// What callers ask.
+    Data,
+    /// What operators ask.
+    Admin,
+}
+
 /// The data plane, the admin plane and the small pages.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    planes(gateway, Planes::Both)
+}
+
+/// The planes of one listener.
+pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
     let page = || async { Refusal::WrongMethod("GET, HEAD") };
-    Router::new()
-        .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
-        .route("/v1/completions", asks(Endpoint::Completions))
-        .route("/v1/embeddings", asks(Endpoint::Embeddings))
-        .route("/v1/models", get(pages::models).fallback(page))
-        .route("/v1/models/{id}", get(pages::model).fallback(page))
+    let mut router = Router::new()
         .route("/health", get(pages::health).fallback(page))
-        .route("/ready", get(pages::ready).fallback(page))
-        .route("/metrics", get(pages::metrics).fallback(page))
-        .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)))
+        .route("/ready", get(pages::ready).fallback(page));
+    if planes != Planes::Admin {
+        router = router
+            .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
+            .route("/v1/completions", asks(Endpoint::Completions))
+            .route("/v1/embeddings", asks(Endpoint::Embeddings))
+            .route("/v1/models", get(pages::models).fallback(page))
+            .route("/v1/models/{id}", get(pages::model).fallback(page));
+    }
+    if planes != Planes::Data {
+        router = router
+            .route("/metrics", get(pages::metrics).fallback(page))
+            .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
+            .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
+    }
+    router
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
@@ -123,7 +153,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
 }
 
 /// What is known of a request so far; what a refusal is told with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Life {
     id: RequestId,
     /// What was asked, and so the format of the answer.
@@ -171,17 +201,55 @@ async fn answer(
     life.decision = Some(Arc::clone(&decision));
     life.timeline.end(Stage::Decide);
 
+    let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
     open.notes.actions = actions;
-    let started = execute(gateway, &request, &decision, &mut open).await;
-    match started {
-        Ok(started) => {
-            // Whatever becomes of it now, an entry tells of it.
-            life.recorded = true;
-            relay(gateway, life, &request, started, open, permit).await
+    match source {
+        Source::Route(cache) => {
+            open.notes.cache = cache;
+            ask(gateway, life, &request, &decision, open, permit).await
         }
-        Err(refusal) => Err(unanswered(gateway, open, refusal, life)),
+        Source::Flight(takeoff, cache) => {
+            open.notes.cache = cache;
+            shared::lead(gateway, life, request, open, permit, takeoff).await
+        }
+        Source::Other(waiter, cache) => {
+            open.notes.cache = cache;
+            shared::follow(gateway, life, &request, open, permit, waiter).await
+        }
+        Source::Repeat(waiter) => {
+            open.notes.idempotent_replay = true;
+            shared::follow(gateway, life, &request, open, permit, waiter).await
+        }
     }
+}
+
+/// Asks the routes of the plan and relays what the first one says that answers.
+async fn ask(
+    gateway: &Gateway,
+    life: &mut Life,
+    request: &ChatRequest,
+    decision: &Decision,
+    mut open: OpenEntry,
+    permit: Permit,
+) -> Result<Response, Refusal> {
+    let started = match execute(gateway, request, decision, &mut open).await {
+        Ok(started) => started,
+        Err(refusal) => return Err(unanswered(gateway, open, refusal, life)),
+    };
+    // Whatever becomes of it now, an entry tells of it.
+    life.recorded = true;
+    let told = headers::Told {
+        route: started.route.id(),
+        attempts: open.attempts(),
+        output_cap: started.output_cap,
+        output_cap_asked: open.output_cap_asked(),
+        cache: open.notes.cache,
+        path: open.path(),
+        timeline: &open.timeline,
+    };
+    let headers = headers::answer(gateway, life, &told, permit.rate());
+    relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
 }
 
 /// The size- and time-limited body as the inner request.
@@ -289,17 +357,10 @@ async fn relay(
     gateway: &Gateway,
     life: &Life,
     request: &ChatRequest,
-    started: Started,
-    open: OpenEntry,
-    permit: Permit,
+    mut headers: HeaderMap,
+    (started, open, permit): (Started, Option<OpenEntry>, Option<Permit>),
 ) -> Result<Response, Refusal> {
-    let mut headers = headers::answer(gateway, life, &started, &open, permit.rate());
-    let model = started.route.model();
-    let head = AnswerHead {
-        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
-        created: gateway.clock.unix_ms() / 1000,
-        model: model.to_owned(),
-    };
+    let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
@@ -308,6 +369,15 @@ async fn relay(
     let whole = relay.into_whole().await?;
     headers::whole(&mut headers, whole.cost);
     Ok(response(headers, Body::from(whole.body)))
+}
+
+/// What an answer in the client's format begins with.
+fn answer_head(gateway: &Gateway, life: &Life, started: &Started) -> AnswerHead {
+    AnswerHead {
+        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
+        created: gateway.clock.unix_ms() / 1000,
+        model: started.route.model().to_owned(),
+    }
 }
 
 /// A 200 with these headers and no others: cheaper than merging them into a default head.

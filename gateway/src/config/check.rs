@@ -37,7 +37,7 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         .collect::<Result<_, _>>()?;
     let server = &written.server;
     let listen = listen(&server.listen)?;
-    if !listen.ip().is_loopback() {
+    if !listen.ip().is_loopback() && written.tls.is_none() {
         warnings.push(format!(
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
@@ -60,6 +60,10 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         prices,
         attempts: written.attempts.checked(),
         hedge: written.hedge.checked()?,
+        tls: written.tls.as_ref().map(|tls| tls.checked(base)),
+        admin_listen: written.admin.checked()?,
+        cache: written.cache.checked(),
+        idempotency: written.idempotency.checked(),
         warnings,
     };
     if config.routes.is_empty() {

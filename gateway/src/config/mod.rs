@@ -1,9 +1,11 @@
 //! The configuration in two stages: as written (`tollgate.toml`, unknown keys refused with the
 //! line) and as checked and resolved, which is all the program sees.
 
+mod cache;
 mod check;
 mod document;
 mod error;
+mod listeners;
 mod price;
 pub mod shipped;
 mod survive;
@@ -12,7 +14,9 @@ mod tests;
 mod written;
 
 use crate::{caller::BudgetSpec, clock::Clock};
+pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
+pub use listeners::TlsConfig;
 use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
@@ -53,6 +57,14 @@ pub struct Config {
     pub attempts: AttemptsConfig,
     /// What hedges are bounded by.
     pub hedge: HedgeConfig,
+    /// TLS; `None`: connections are in clear.
+    pub tls: Option<TlsConfig>,
+    /// The admin plane's own listener; `None`: it is served beside the data plane.
+    pub admin_listen: Option<SocketAddr>,
+    /// How answers are kept for like requests.
+    pub cache: CacheConfig,
+    /// How answers are kept for repeated ones.
+    pub idempotency: IdempotencyConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }

@@ -28,6 +28,10 @@ pub(super) struct Written {
     pub(super) prices: Prices,
     pub(super) attempts: survive::Attempts,
     pub(super) hedge: survive::Hedge,
+    pub(super) tls: Option<super::listeners::Tls>,
+    pub(super) admin: super::listeners::Admin,
+    pub(super) cache: super::cache::Cache,
+    pub(super) idempotency: super::cache::Idempotency,
     pub(super) engine: Engine,
 }
 

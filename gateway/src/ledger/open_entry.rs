@@ -413,6 +413,12 @@ impl OpenEntry {
         self.attempts.len()
     }
 
+    /// Whether anything is owed for what was tried so far.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.attempts.iter().any(|running| !running.record.voided)
+    }
+
     /// The key that asks; `None` once the entry is settled.
     #[must_use]
     pub fn key(&self) -> Option<&KeyId> {

@@ -10,6 +10,7 @@
 //! of the environment are not followed: where prompts go stands in the configuration alone.
 
 mod answer;
+mod check;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@
 pub mod breaker;
 pub mod cloud;
 mod fault;
+pub mod health;
 pub mod live;
 pub mod local;
 mod scheduling;
@@ -14,6 +15,7 @@ mod scheduling;
 pub use fault::{Fault, FaultKind};
 
 use crate::{
+    cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
     ledger::{KeyId, ModelFile},
@@ -105,6 +107,8 @@ pub enum Answer {
     Local(LocalAnswer),
     /// A provider's.
     Cloud(CloudAnswer),
+    /// Another request's, kept or running.
+    Shared(Waiter),
 }
 
 /// Every configured route, in the order of the configuration.
@@ -359,7 +363,7 @@ impl Answer {
     #[must_use]
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Shared(_) => None,
             Self::Cloud(answer) => Some(answer.status()),
         }
     }
@@ -370,7 +374,16 @@ impl Answer {
     pub fn metered(&self) -> Option<(Usage, u64)> {
         match self {
             Self::Local(answer) => Some(answer.metered()),
-            Self::Cloud(_) => None,
+            Self::Cloud(_) | Self::Shared(_) => None,
+        }
+    }
+
+    /// What a shared answer cost whoever asked the route.
+    #[must_use]
+    pub fn shared_cost(&self) -> Option<PicoUsd> {
+        match self {
+            Self::Shared(waiter) => waiter.cost(),
+            Self::Local(_) | Self::Cloud(_) => None,
         }
     }
 
@@ -379,6 +392,7 @@ impl Answer {
         match self {
             Self::Local(answer) => answer.next().await,
             Self::Cloud(answer) => answer.next().await,
+            Self::Shared(waiter) => waiter.next().await,
         }
     }
 }

@@ -149,6 +149,26 @@ pub enum FinishReason {
     Other(String),
 }
 
+// === impl Event ===
+
+impl Event {
+    /// Bytes that it holds, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let held = match self {
+            Self::Chunk { data, .. } => data.len(),
+            Self::Whole { body, .. } => body.len(),
+            Self::Delta(delta) => {
+                let likely: usize = delta.logprobs.iter().map(|token| 64 * token.top.len()).sum();
+                delta.visible_bytes() as usize + delta.reasoning_bytes() as usize + likely
+            }
+            Self::Vectors(vectors) => vectors.iter().map(|vector| 4 * vector.len()).sum(),
+            Self::Begin { .. } | Self::End { .. } => 0,
+        };
+        held.saturating_add(size_of::<Self>())
+    }
+}
+
 // === impl Delta ===
 
 impl Delta {

@@ -95,6 +95,13 @@ pub struct BadRequest {
 // === impl ChatRequest ===
 
 impl ChatRequest {
+    /// Whether the client asked for temperature 0, so that one answer is as good as another.
+    #[must_use]
+    pub fn is_deterministic(&self) -> bool {
+        let zero = |text: &str| text.parse::<f64>().is_ok_and(|temperature| temperature == 0.0);
+        self.given(Field::Temperature).is_some_and(zero)
+    }
+
     /// A request that asks nothing yet, with what its headers say.
     pub(super) fn empty(model: String, headers: &HeaderMap) -> Result<Self, BadRequest> {
         Ok(Self {

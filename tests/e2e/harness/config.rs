@@ -21,6 +21,7 @@ pub(crate) struct GateBuilder {
     budgets: String,
     policy: String,
     routes: String,
+    admin_at: Option<String>,
 }
 
 impl Default for GateBuilder {
@@ -33,6 +34,7 @@ impl Default for GateBuilder {
             budgets: "\n[guard]\nenabled = false\n".to_owned(),
             policy: "shipped = \"cloud-only\"\n".to_owned(),
             routes: String::new(),
+            admin_at: None,
         }
     }
 }
@@ -172,6 +174,17 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
     pub(crate) fn ledger(mut self, line: &str) -> Self {
         writeln!(self.ledger, "{line}").expect("a string");
         self
+    }
+
+    /// The admin plane on an address of its own.
+    pub(crate) fn admin_at(mut self, address: &str) -> Self {
+        self.admin_at = Some(address.to_owned());
+        self.section(&format!("[admin]\nlisten = \"{address}\""))
+    }
+
+    /// Where the admin plane was put, if anywhere.
+    pub(crate) fn admin_address(&self) -> Option<&str> {
+        self.admin_at.as_deref()
     }
 
     /// A section of its own, or several.
