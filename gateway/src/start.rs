@@ -11,6 +11,7 @@ use crate::{
     routes::{Route, Routes, Source, cloud::CloudRoute, live::Live, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
+    wire::Kept,
 };
 use local_engine::{Engine, EngineConfig, LoadError};
 use std::{sync::Arc, time::Duration};
@@ -75,6 +76,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         keys,
         books,
         clock,
+        kept: config.responses.map(|limits| Arc::new(Kept::new(limits))),
         config,
     };
     Ok((Arc::new(gateway), recovered))
@@ -110,6 +112,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         keys,
         books,
         clock,
+        kept: None,
         config,
     }))
 }

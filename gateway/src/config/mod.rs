@@ -10,7 +10,7 @@ pub mod shipped;
 mod tests;
 mod written;
 
-use crate::{caller::BudgetSpec, clock::Clock};
+use crate::{caller::BudgetSpec, clock::Clock, wire::KeptLimits};
 pub use error::ConfigError;
 use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -35,6 +35,10 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// Whether `/metrics` answers without the admin key.
     pub metrics_public: bool,
+    /// Origins whose pages may ask `/v1`; `*` is any.
+    pub cors_origins: Vec<String>,
+    /// Limits of the answers kept for `previous_response_id`; `None` keeps none.
+    pub responses: Option<KeptLimits>,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
     /// The policy in force.

@@ -1,6 +1,7 @@
 //! The edge: what clients and providers write, and the one inner request and event type both are
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
+pub mod anthropic;
 mod ask;
 pub mod chat;
 mod check;
@@ -15,8 +16,10 @@ mod local;
 mod messages;
 mod outer;
 mod priced;
+mod put;
 mod read;
 mod request;
+pub mod responses;
 pub mod sse;
 #[cfg(test)]
 mod tests;
@@ -30,3 +33,4 @@ pub use local::{LocalAsk, local_ask};
 pub use outer::{Outer, id_prefix};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};
+pub use responses::{Context, Kept, KeptLimits};
