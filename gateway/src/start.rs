@@ -6,9 +6,10 @@ use crate::{
     caller::{Keys, KeysError},
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
+    execute::Hedging,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
-    routes::{Route, Routes, Source, cloud::CloudRoute, live::Live, local::LocalRoute},
+    routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
     wire::Kept,
@@ -57,6 +58,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let (books, recovered) = Books::open(books_config(&config), clock.clone())?;
     let limit = config.limits.failed_auth_per_minute;
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    keys.install_groups(books.groups());
     let current = policy.current();
     let noted = books.put_policy(current.name(), current.version(), current.source());
     if let Err(error) = noted.blocking() {
@@ -72,6 +74,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics,
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
@@ -104,9 +107,11 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     let (books, _) = Books::open(books_config(&config), clock.clone())?;
     let limit = config.limits.failed_auth_per_minute;
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
@@ -167,7 +172,7 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
                 .map_err(|reason| StartError::Cloud { route: route(), reason })?,
         )),
     };
-    Ok(Arc::new(Route { config, source, live: Live::new() }))
+    Ok(Arc::new(Route::new(config, source)))
 }
 
 fn engine_config(local: &LocalConfig) -> EngineConfig {

@@ -6,7 +6,9 @@ use super::{
     PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
-    price, shipped, written,
+    price, shipped,
+    survive::{self, BreakerConfig, RetryConfig},
+    written,
 };
 use crate::{caller::BudgetSpec, wire::KeptLimits};
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
@@ -57,6 +59,8 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         policy,
         routes,
         prices,
+        attempts: written.attempts.checked(),
+        hedge: written.hedge.checked()?,
         warnings,
     };
     if config.routes.is_empty() {
@@ -124,6 +128,7 @@ fn limits(written: &written::Written) -> Limits {
         tokens_per_minute: limits.tokens_per_minute.map(Into::into),
         in_flight_max: count(limits.in_flight_max.get()),
         failed_auth_per_minute: limits.failed_auth_per_minute.get(),
+        budget_wait_max: Duration::from_millis(limits.budget_wait_max_ms),
     }
 }
 
@@ -157,8 +162,8 @@ fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Find
 
 fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
     let budget = written.get_ref();
-    if budget.money_usd.is_none() && budget.tokens.is_none() {
-        let message = "a budget limits `money_usd` or `tokens` or both";
+    if budget.money_usd.is_none() && budget.tokens.is_none() && budget.requests.is_none() {
+        let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
         return Err(Finding::at(written.span(), message));
     }
     Ok(BudgetSpec {
@@ -166,6 +171,7 @@ fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
         money: budget.money_usd.map(|money| money.0),
         tokens: budget.tokens,
         hard: budget.hard,
+        requests: budget.requests,
     })
 }
 
@@ -293,6 +299,9 @@ fn local_route(
             structured: Some(false),
             logprobs: Some(false),
         },
+        retry: RetryConfig::never(),
+        breaker: BreakerConfig::default(),
+        health: None,
         source: RouteSource::Local(LocalConfig {
             file,
             model,
@@ -399,6 +408,9 @@ fn cloud_route(
             },
             reasoning: written.reasoning,
         }),
+        retry: written.retry.checked()?,
+        breaker: written.breaker.checked()?,
+        health: written.health.map(survive::Health::checked),
     })
 }
 

@@ -4,6 +4,7 @@
 //! A field that can still be wrong after it has been read is `Spanned`, so that the check can
 //! point at it.
 
+use super::survive;
 use policies::PicoUsd;
 use serde::{Deserialize, Deserializer, de};
 use std::{
@@ -25,6 +26,8 @@ pub(super) struct Written {
     pub(super) policy: Policy,
     pub(super) prices: Prices,
     pub(super) responses: Responses,
+    pub(super) attempts: survive::Attempts,
+    pub(super) hedge: survive::Hedge,
     pub(super) engine: Engine,
 }
 
@@ -60,6 +63,7 @@ pub(super) struct Limits {
     pub(super) tokens_per_minute: Option<NonZeroU64>,
     pub(super) in_flight_max: NonZeroU32,
     pub(super) failed_auth_per_minute: NonZeroU32,
+    pub(super) budget_wait_max_ms: u64,
 }
 
 /// `[ledger]`
@@ -88,6 +92,8 @@ pub(super) struct Budget {
     pub(super) money_usd: Option<Money>,
     #[serde(default)]
     pub(super) tokens: Option<u64>,
+    #[serde(default)]
+    pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
 }
@@ -240,6 +246,12 @@ pub(super) struct Cloud {
     #[serde(default = "cloud::total_timeout_ms")]
     pub(super) total_timeout_ms: NonZeroU64,
     #[serde(default)]
+    pub(super) retry: survive::Retry,
+    #[serde(default)]
+    pub(super) breaker: survive::Breaker,
+    #[serde(default)]
+    pub(super) health: Option<survive::Health>,
+    #[serde(default)]
     pub(super) cap_field: CapField,
     #[serde(default)]
     pub(super) reasoning: bool,
@@ -318,6 +330,7 @@ impl Default for Limits {
             tokens_per_minute: None,
             in_flight_max: nonzero32(512),
             failed_auth_per_minute: nonzero32(30),
+            budget_wait_max_ms: 10_000,
         }
     }
 }
