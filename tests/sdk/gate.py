@@ -44,7 +44,7 @@ kind = "openai"
 provider = "standin"
 base_url = "{base_url}"
 model = "standin-1"
-context_tokens = 32768
+context_tokens = 1024
 [routes.cloud.price]
 input = "1"
 output = "2"
