@@ -9,6 +9,9 @@ mod headers;
 mod outside;
 mod pages;
 mod stored;
+mod watched;
+
+pub(crate) use watched::served;
 
 use crate::{
     admission::{Admission, Permit},
@@ -16,6 +19,7 @@ use crate::{
     clock::Clock,
     config::Config,
     execute::{Bounds, Execution, Hedging, Started},
+    guard::Guard,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -54,6 +58,8 @@ pub struct Gateway {
     pub admission: Admission,
     /// Budgets and the ledger.
     pub books: Books,
+    /// Sees and stops abuse.
+    pub guard: Arc<Guard>,
     /// The policy in force.
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
@@ -125,6 +131,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         caller: None,
         decision: None,
         recorded: false,
+        watched: false,
     };
     match answer(gateway, request, &mut life).await {
         Ok(response) => response,
@@ -147,6 +154,8 @@ struct Life {
     decision: Option<Arc<Decision>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
+    /// Whether the guard counts it as running.
+    watched: bool,
 }
 
 /// From the head of a request to the head of its answer.
@@ -168,16 +177,19 @@ async fn answer(
     request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
-    let facts = facts(gateway, &caller, &request)?;
+    let mut facts = facts(gateway, &caller, &request)?;
     let policy = gateway.policy.current();
     if headers::asks_dry_run(&head.headers) {
         return Ok(pages::dry_run(&policy, &facts));
     }
+    let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
+    life.watched = true;
     let decision = decide(&policy, &facts)?;
     life.decision = Some(Arc::clone(&decision));
     life.timeline.end(Stage::Decide);
 
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
+    open.notes.actions = actions;
     let started = execute(gateway, &request, &decision, &mut open).await;
     match started {
         Ok(started) => {
@@ -332,6 +344,9 @@ impl Life {
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = headers::status(gateway, &refusal);
+        if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
+            gateway.guard.unserved(&watched::of_caller(caller));
+        }
         if !self.recorded {
             gateway.books.refuse(RefusedRow {
                 id: self.id,

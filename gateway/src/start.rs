@@ -7,6 +7,7 @@ use crate::{
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
+    guard::Guard,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
@@ -70,8 +71,14 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     load_at_start(&routes)?;
     let metrics = Arc::new(Metrics::new());
     let counting = Arc::clone(&metrics);
-    books.observe(move |entry| counting.ended(entry));
+    let guard = Arc::new(Guard::new(config.guard.clone()));
+    let (watching, time) = (Arc::clone(&guard), clock.clone());
+    books.observe(move |entry| {
+        counting.ended(entry);
+        crate::serve::served(&watching, entry, time.unix_ms());
+    });
     let gateway = Gateway {
+        guard,
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
         hedging: Hedging::new(config.hedge),
@@ -109,6 +116,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
     keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
+        guard: Arc::new(Guard::new(config.guard.clone())),
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
         hedging: Hedging::new(config.hedge),

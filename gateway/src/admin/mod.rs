@@ -11,6 +11,7 @@ mod budgets;
 mod export;
 mod focus;
 mod groups;
+mod guard;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
@@ -61,6 +62,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
                 "GET, HEAD, PATCH, DELETE",
             ),
         )
+        .route("/guard", reads(get(guard::show)))
+        .route("/guard/{subject}", only(axum::routing::delete(guard::lift), "DELETE"))
         .nest("/teams", groups::router(Kind::Team))
         .nest("/users", groups::router(Kind::User))
         .nest("/tags", groups::router(Kind::Tag))

@@ -5,6 +5,8 @@
 //! a documented exit code.
 
 mod error;
+mod groups;
+mod guard;
 mod init;
 mod keys;
 mod ledger;
@@ -81,6 +83,18 @@ pub(crate) enum Command {
     Routes,
     /// Show every budget: limit, spent, reserved, left
     Budgets,
+    /// Set and remove budgets of everyone, teams, users, tags and keys
+    #[command(subcommand)]
+    Budget(groups::BudgetCommand),
+    /// Set up, list and disable teams
+    #[command(subcommand)]
+    Team(groups::GroupCommand),
+    /// Set up, list and disable users
+    #[command(subcommand)]
+    User(groups::GroupCommand),
+    /// See and lift what the abuse guard does
+    #[command(subcommand)]
+    Guard(guard::GuardCommand),
     /// Show the dated price list
     #[command(subcommand)]
     Prices(prices::PricesCommand),
@@ -141,6 +155,10 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Policy(command) => policy::run(common, command).await,
         Command::Model(command) => models::run(common, command).await,
         Command::Routes => routes::run(common).await,
+        Command::Budget(command) => groups::budget(common, command).await,
+        Command::Team(command) => groups::run(common, "teams", command).await,
+        Command::User(command) => groups::run(common, "users", command).await,
+        Command::Guard(command) => guard::run(common, command).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
         Command::Serve(_) | Command::Init(_) => Ok(()),

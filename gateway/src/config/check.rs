@@ -48,6 +48,7 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         time_zone: time_zone(&server.time_zone)?,
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
+        guard: guard(&written.guard),
         metrics_public: server.metrics_public,
         cors_origins: cors_origins(&server.cors_origins)?,
         responses: responses(&written.responses),
@@ -147,6 +148,22 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
         segment_entries_max: written.segment_entries_max.get(),
         budget_status,
     })
+}
+
+fn guard(written: &written::Guard) -> crate::guard::Settings {
+    crate::guard::Settings {
+        enabled: written.enabled,
+        spend: written.spend,
+        prompt_loop: written.prompt_loop,
+        session_growth: written.session_growth,
+        fast_factor: f64::from(written.fast_percent.get()) / 100.0,
+        hour_factor: f64::from(written.hour_percent.get()) / 100.0,
+        shape_factor: f64::from(written.shape_percent.get()) / 100.0,
+        floor_per_hour: written.floor_usd_per_hour.0,
+        loop_max: written.loop_max.get(),
+        hold: millis(written.hold_ms),
+        allow: written.allow.iter().cloned().collect(),
+    }
 }
 
 fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Finding> {

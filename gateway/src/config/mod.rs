@@ -35,6 +35,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the ledger is kept.
     pub ledger: LedgerConfig,
+    /// The abuse guard.
+    pub guard: crate::guard::Settings,
     /// Whether `/metrics` answers without the admin key.
     pub metrics_public: bool,
     /// Origins whose pages may ask `/v1`; `*` is any.

@@ -22,6 +22,7 @@ pub(super) struct Written {
     pub(super) server: Server,
     pub(super) limits: Limits,
     pub(super) ledger: Ledger,
+    pub(super) guard: Guard,
     pub(super) budget: Vec<Spanned<Budget>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
@@ -74,6 +75,23 @@ pub(super) struct Ledger {
     pub(super) low_water_mib: u64,
     pub(super) segment_entries_max: NonZeroU32,
     pub(super) budget_status: Spanned<u16>,
+}
+
+/// `[guard]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Guard {
+    pub(super) enabled: bool,
+    pub(super) spend: crate::ledger::GuardEffect,
+    pub(super) prompt_loop: crate::ledger::GuardEffect,
+    pub(super) session_growth: crate::ledger::GuardEffect,
+    pub(super) fast_percent: NonZeroU32,
+    pub(super) hour_percent: NonZeroU32,
+    pub(super) shape_percent: NonZeroU32,
+    pub(super) floor_usd_per_hour: Money,
+    pub(super) loop_max: NonZeroU32,
+    pub(super) hold_ms: NonZeroU64,
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -353,6 +371,25 @@ impl Default for Responses {
             entries_max: nonzero32(10_000),
             store_mib: nonzero32(64),
             ttl_minutes: nonzero64(24 * 60),
+        }
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        use crate::ledger::GuardEffect::{LocalOnly, Logged, Throttled};
+        Self {
+            enabled: true,
+            spend: LocalOnly,
+            prompt_loop: Throttled,
+            session_growth: Logged,
+            fast_percent: nonzero32(500),
+            hour_percent: nonzero32(220),
+            shape_percent: nonzero32(400),
+            floor_usd_per_hour: Money(PicoUsd::from_pico(500_000_000_000)),
+            loop_max: nonzero32(20),
+            hold_ms: nonzero64(1_800_000),
+            allow: Vec::new(),
         }
     }
 }
