@@ -23,7 +23,11 @@ cargo test --workspace --locked --no-run
 echo "== client SDKs" >&2
 scripts/sdk.sh
 
+echo "== conformance" >&2
+scripts/conformance.sh
+
 if $slow; then
+    shopt -s nullglob
     for script in scripts/slow/*.sh; do
         echo "== $script" >&2
         "$script"

@@ -12,6 +12,7 @@ use crate::{
     cache::flight::{End, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
+    providers::openai,
     refusal::Refusal,
     routes::{Fault, FaultKind},
     timeline::Stage,
@@ -94,13 +95,14 @@ impl Relay {
             open.timeline.end(Stage::Attempt);
         }
         let arrived = open.as_ref().map_or(started.sent_at, |open| open.timeline.arrived());
+        let prompt_tokens = started.prompt_tokens;
         let pacing = Pacing::start(started.sent_at, arrived);
         Self {
             spared: started.attempt.is_none() && open.is_some(),
             started,
             open,
             stream: request.stream,
-            outer: Some(Outer::new(head, request)),
+            outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
             seen: SeenSoFar::default(),
@@ -180,6 +182,9 @@ impl Relay {
             match self.next_event().await {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
+                Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
+                    openai::deltas(&whole).into_iter().for_each(|delta| gathered.add(delta));
+                }
                 Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
@@ -193,7 +198,7 @@ impl Relay {
             (None, cost) => {
                 let (usage, _) = self.usage();
                 let outer = self.outer.take();
-                outer.map_or_else(Bytes::new, |it| it.whole(&gathered, &usage, cost.as_ref()))
+                outer.map_or_else(Bytes::new, |it| it.whole(gathered, &usage, cost.as_ref()))
             }
         };
         self.complete();
@@ -242,6 +247,11 @@ impl Relay {
     /// Writes an event as frames of the client's stream.
     fn frame(&mut self, event: Event) {
         match event {
+            Event::Chunk { data: payload, .. } | Event::Whole { body: payload, .. }
+                if !self.passes() =>
+            {
+                openai::deltas(&payload).iter().for_each(|delta| self.write(delta));
+            }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
             Event::Chunk { data, seen } => {
@@ -251,12 +261,7 @@ impl Relay {
             }
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
             Event::Begin { .. } | Event::Vectors(_) => {}
-            Event::Delta(delta) => {
-                let ready = &mut self.ready;
-                if let Some(outer) = &mut self.outer {
-                    outer.delta(&delta, &mut |frame| ready.push_back(frame));
-                }
-            }
+            Event::Delta(delta) => self.write(&delta),
             Event::End { usage, .. } => {
                 let cost = self.cost();
                 let ready = &mut self.ready;
@@ -267,9 +272,26 @@ impl Relay {
         }
     }
 
+    /// Whether a provider's bytes are what the client reads.
+    fn passes(&self) -> bool {
+        self.outer.as_ref().is_none_or(Outer::passes)
+    }
+
+    /// Writes a piece of the answer as frames of the client's stream.
+    fn write(&mut self, delta: &Delta) {
+        let ready = &mut self.ready;
+        if let Some(outer) = &mut self.outer {
+            outer.delta(delta, &mut |frame| ready.push_back(frame));
+        }
+    }
+
     /// The answer is whole: settle it.
     fn complete(&mut self) {
-        let last = self.outer.as_mut().map_or_else(Bytes::new, Outer::end);
+        let (usage, _) = self.usage();
+        // Only these tell the cost at their very end.
+        let cost = if self.passes() { None } else { self.cost() };
+        let last = self.outer.as_mut().map(|outer| outer.end(&usage, cost.as_ref()));
+        let last = last.unwrap_or_default();
         let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
         self.phase = Phase::Settling(ticket, last);
     }

@@ -2,10 +2,14 @@
 //!
 //! [`answer`] is the whole of it, one line per step; each step's name tells which module to open.
 
+mod body;
+mod count;
 mod facts;
 mod headers;
+mod outside;
 mod pages;
 mod shared;
+mod stored;
 mod watched;
 
 pub(crate) use watched::served;
@@ -28,7 +32,7 @@ use crate::{
     routes::Routes,
     telemetry::Metrics,
     timeline::{Stage, Timeline},
-    wire::{self, ChatRequest, chat::AnswerHead},
+    wire::{self, ChatRequest, Context, Kept, chat::AnswerHead},
 };
 use axum::{
     Router,
@@ -37,10 +41,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use bytes::Bytes;
 use facts::facts;
 use http::{HeaderMap, HeaderValue};
-use http_body_util::{BodyExt as _, Limited};
 use policies::{Decision, Facts, Verdict};
 use shared::Source;
 use std::sync::Arc;
@@ -77,6 +79,8 @@ pub struct Gateway {
     pub hedging: Hedging,
     /// What is counted for operators.
     pub metrics: Arc<Metrics>,
+    /// Answers kept for `previous_response_id`, where the operator keeps any.
+    pub kept: Option<Arc<Kept>>,
     /// Work that outlives its request; shutdown waits for it.
     pub tasks: TaskTracker,
 }
@@ -108,6 +112,18 @@ pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
             .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
             .route("/v1/completions", asks(Endpoint::Completions))
             .route("/v1/embeddings", asks(Endpoint::Embeddings))
+            .route("/v1/responses", asks(Endpoint::Responses))
+            .route("/v1/messages", asks(Endpoint::Messages))
+            .route(
+                "/v1/messages/count_tokens",
+                post(count::count_tokens).fallback(|| async { Refusal::WrongMethod("POST") }),
+            )
+            .route(
+                "/v1/responses/{id}",
+                get(stored::show)
+                    .delete(stored::delete)
+                    .fallback(|| async { Refusal::WrongMethod("GET, HEAD, DELETE") }),
+            )
             .route("/v1/models", get(pages::models).fallback(page))
             .route("/v1/models/{id}", get(pages::model).fallback(page));
     }
@@ -122,6 +138,7 @@ pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
         .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), outside::finish))
         .with_state(gateway)
 }
 
@@ -186,7 +203,7 @@ async fn answer(
     let permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
-    let mut request = read(gateway, life.endpoint, body, &head.headers).await?;
+    let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
     request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
@@ -252,33 +269,21 @@ async fn ask(
     relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
 }
 
-/// The size- and time-limited body as the inner request.
+/// The body as the inner request.
 async fn read(
     gateway: &Gateway,
     endpoint: Endpoint,
+    caller: &Caller,
     body: Body,
     headers: &HeaderMap,
 ) -> Result<ChatRequest, Refusal> {
-    let limits = &gateway.config.limits;
-    headers::refuse_long_body(headers, limits.body_bytes_max)?;
-    let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
-        .await
-        .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
-    Ok(wire::read(endpoint, body, headers, limits.output_tokens_default)?)
-}
-
-async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Refusal::TooLarge(bytes_max))
-        }
-        Err(_) => Err(Refusal::Bad(wire::BadRequest {
-            param: None,
-            message: "the request body ended before it was whole".to_owned(),
-            code: "invalid_body",
-        })),
-    }
+    let body = body::whole(gateway, body, headers).await?;
+    let context = Context {
+        kept: gateway.kept.as_ref(),
+        owner: &caller.record.id,
+        output_tokens_default: gateway.config.limits.output_tokens_default,
+    };
+    Ok(wire::read(endpoint, body, headers, &context)?)
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {
@@ -424,7 +429,10 @@ impl Life {
             });
         }
         gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
-        let mut response = refusal.into_response();
+        let mut response = match self.endpoint {
+            Endpoint::Messages => outside::in_anthropics_shape(&refusal, &self.id.to_string()),
+            _ => refusal.into_response(),
+        };
         *response.status_mut() = status;
         headers::refusal(&mut response, &self, gateway);
         response

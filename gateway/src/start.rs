@@ -14,6 +14,7 @@ use crate::{
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
+    wire::Kept,
 };
 use local_engine::{EngineConfig, Host, HostConfig, LoadError};
 use std::{sync::Arc, time::Duration};
@@ -92,6 +93,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         keys,
         books,
         clock,
+        kept: config.responses.map(|limits| Arc::new(Kept::new(limits))),
         config,
     };
     Ok((Arc::new(gateway), recovered))
@@ -131,6 +133,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         keys,
         books,
         clock,
+        kept: None,
         config,
     }))
 }

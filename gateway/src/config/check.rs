@@ -10,7 +10,7 @@ use super::{
     survive::{self, BreakerConfig, RetryConfig},
     written,
 };
-use crate::caller::BudgetSpec;
+use crate::{caller::BudgetSpec, wire::KeptLimits};
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -50,6 +50,8 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         ledger: ledger(&written.ledger)?,
         guard: guard(&written.guard),
         metrics_public: server.metrics_public,
+        cors_origins: cors_origins(&server.cors_origins)?,
+        responses: responses(&written.responses),
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written
             .engine
@@ -90,6 +92,31 @@ fn time_zone(written: &Spanned<String>) -> Result<jiff::tz::TimeZone, Finding> {
             written.get_ref()
         );
         Finding::at(written.span(), message)
+    })
+}
+
+/// Origins as a browser writes them: a scheme and an authority, nothing after it; or `*`.
+fn cors_origins(written: &[Spanned<String>]) -> Result<Vec<String>, Finding> {
+    let origin = |written: &Spanned<String>| {
+        let text = written.get_ref();
+        let after = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_origin = after.is_some_and(|rest| {
+            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        });
+        if text == "*" || is_origin {
+            return Ok(text.to_ascii_lowercase());
+        }
+        let message = "an origin is \"*\" or such as \"https://app.example.com\"";
+        Err(Finding::at(written.span(), message))
+    };
+    written.iter().map(origin).collect()
+}
+
+fn responses(written: &written::Responses) -> Option<KeptLimits> {
+    written.store.then(|| KeptLimits {
+        entries_max: count(written.entries_max.get()),
+        bytes_max: count(written.store_mib.get()).saturating_mul(1024 * 1024),
+        ttl: Duration::from_secs(written.ttl_minutes.get().saturating_mul(60)),
     })
 }
 

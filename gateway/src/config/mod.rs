@@ -13,7 +13,7 @@ mod survive;
 mod tests;
 mod written;
 
-use crate::{caller::BudgetSpec, clock::Clock};
+use crate::{caller::BudgetSpec, clock::Clock, wire::KeptLimits};
 pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
 pub use listeners::TlsConfig;
@@ -43,6 +43,10 @@ pub struct Config {
     pub guard: crate::guard::Settings,
     /// Whether `/metrics` answers without the admin key.
     pub metrics_public: bool,
+    /// Origins whose pages may ask `/v1`; `*` is any.
+    pub cors_origins: Vec<String>,
+    /// Limits of the answers kept for `previous_response_id`; `None` keeps none.
+    pub responses: Option<KeptLimits>,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
     /// Most memory the local models may take together, in bytes by estimate; `None` is no limit.

@@ -26,6 +26,7 @@ pub(super) struct Written {
     pub(super) budget: Vec<Spanned<Budget>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
+    pub(super) responses: Responses,
     pub(super) attempts: survive::Attempts,
     pub(super) hedge: survive::Hedge,
     pub(super) tls: Option<super::listeners::Tls>,
@@ -56,6 +57,7 @@ pub(super) struct Server {
     pub(super) drain_timeout_ms: NonZeroU64,
     pub(super) output_tokens_default: NonZeroU64,
     pub(super) metrics_public: bool,
+    pub(super) cors_origins: Vec<Spanned<String>>,
 }
 
 /// `[limits]`
@@ -116,6 +118,16 @@ pub(super) struct Budget {
     pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
+}
+
+/// `[responses]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Responses {
+    pub(super) store: bool,
+    pub(super) entries_max: NonZeroU32,
+    pub(super) store_mib: NonZeroU32,
+    pub(super) ttl_minutes: NonZeroU64,
 }
 
 /// `[policy]`
@@ -334,6 +346,7 @@ impl Default for Server {
             drain_timeout_ms: nonzero64(30_000),
             output_tokens_default: nonzero64(1024),
             metrics_public: false,
+            cors_origins: vec![unplaced("*".to_owned())],
         }
     }
 }
@@ -357,6 +370,17 @@ impl Default for Ledger {
             low_water_mib: 256,
             segment_entries_max: nonzero32(250_000),
             budget_status: unplaced(429),
+        }
+    }
+}
+
+impl Default for Responses {
+    fn default() -> Self {
+        Self {
+            store: false,
+            entries_max: nonzero32(10_000),
+            store_mib: nonzero32(64),
+            ttl_minutes: nonzero64(24 * 60),
         }
     }
 }

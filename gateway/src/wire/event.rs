@@ -184,6 +184,19 @@ impl Delta {
         self.visible_bytes() > 0
     }
 
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match &self.kind {
+            DeltaKind::Text(text)
+            | DeltaKind::Reasoning(text)
+            | DeltaKind::Signature(text)
+            | DeltaKind::Refusal(text)
+            | DeltaKind::ToolArguments { json: text, .. } => text.is_empty(),
+            DeltaKind::ToolCall { .. } | DeltaKind::Finish(_) => false,
+        }
+    }
+
     /// Bytes of visible output in it: text, refusal, or a tool call's part.
     #[must_use]
     pub fn visible_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The edge: what clients and providers write, and the one inner request and event type both are
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
+pub mod anthropic;
 mod ask;
 pub mod chat;
 mod check;
@@ -15,9 +16,11 @@ mod local;
 mod messages;
 mod outer;
 mod priced;
+mod put;
 mod question;
 mod read;
 mod request;
+pub mod responses;
 pub mod sse;
 #[cfg(test)]
 mod tests;
@@ -32,3 +35,4 @@ pub use outer::{Outer, id_prefix};
 pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};
+pub use responses::{Context, Kept, KeptLimits};

@@ -5,6 +5,7 @@ use super::{
     fields::{Field, Fields},
     headers,
     json::Span,
+    responses::ResponsesAsk,
 };
 use crate::ledger::Endpoint;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub struct ChatRequest {
     /// The client's own body where it is not in OpenAI's chat format, for a provider that speaks
     /// the client's.
     pub outer_body: Option<Bytes>,
+    /// What the answer's writer needs where the client asked `/v1/responses`.
+    pub(crate) responses: Option<Box<ResponsesAsk>>,
     /// The `model` the client wrote.
     pub model: String,
     /// Whether the client asked for a stream.
@@ -109,6 +112,7 @@ impl ChatRequest {
             ask: Ask::Chat,
             body: Bytes::new(),
             outer_body: None,
+            responses: None,
             model,
             stream: false,
             include_usage: false,
