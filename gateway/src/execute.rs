@@ -11,7 +11,7 @@ use crate::{
     refusal::Refusal,
     routes::{Answer, Fault, FaultKind, Prepared, Route, Routes, live::InFlight},
     timeline::micros,
-    wire::{ChatRequest, Event},
+    wire::{ChatRequest, DeltaKind, Event},
 };
 use miss::{Miss, refusal};
 use policies::{
@@ -317,6 +317,8 @@ fn ask(
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
         avoided: avoided.clone().filter(|_| route.is_local()),
+        model_file: None,
+        service_tier: None,
     }
 }
 
@@ -399,7 +401,13 @@ fn shows(event: &Event) -> bool {
         Event::Chunk { seen, .. } => {
             seen.visible || seen.reasoning_bytes > 0 || seen.finish.is_some()
         }
-        Event::Whole { .. } | Event::Text { .. } | Event::End { .. } => true,
+        Event::Begin { .. } => false,
+        Event::Delta(delta) => {
+            delta.visible()
+                || delta.reasoning_bytes() > 0
+                || matches!(delta.kind, DeltaKind::Finish(_))
+        }
+        Event::Whole { .. } | Event::End { .. } => true,
     }
 }
 

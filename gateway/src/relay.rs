@@ -15,7 +15,7 @@ use crate::{
     routes::Fault,
     timeline::Stage,
     wire::{
-        ChatRequest, Event, FinishReason, Seen,
+        ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Seen,
         chat::{self, AnswerHead, Chunks, Cost},
         estimate_tokens, sse,
     },
@@ -34,7 +34,7 @@ pub struct Relay {
     started: Started,
     open: Option<OpenEntry>,
     head: AnswerHead,
-    /// Writes the engine's answer in the client's format; made with its first event.
+    /// Writes an answer that comes as deltas in the client's format; made with its first event.
     chunks: Option<Chunks>,
     include_usage: bool,
     pacing: Pacing,
@@ -136,13 +136,13 @@ impl Relay {
     /// # Errors
     /// What the caller is told when it broke; it is booked.
     pub async fn into_whole(mut self) -> Result<Whole, Refusal> {
-        let mut text = String::new();
+        let mut gathered = Gathered::default();
         let mut body = None;
         loop {
             match self.next_event().await {
-                Some(Ok(Event::Text { text: piece, .. })) => text.push_str(&piece),
+                Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
-                Some(Ok(Event::End { .. } | Event::Chunk { .. })) => {}
+                Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
                 None => break,
             }
@@ -153,8 +153,7 @@ impl Relay {
             (Some((body, _)), _) => body,
             (None, cost) => {
                 let usage = self.seen.usage.map(|(usage, _)| usage).unwrap_or_default();
-                let finish = self.seen.finish.take().unwrap_or(FinishReason::Stop);
-                chat::whole(&self.head, &text, &finish, &usage, cost.as_ref())
+                chat::whole(&self.head, &gathered, &usage, cost.as_ref())
             }
         };
         self.complete();
@@ -185,11 +184,16 @@ impl Relay {
                 }
                 self.seen.note(seen);
             }
-            Event::Text { .. } => self.pacing.visible(self.started.first_at, true),
-            Event::End { finish, usage, source, engine_ns } => {
+            Event::Begin { id } => self.seen.id = Some(id.clone()),
+            Event::Delta(delta) => {
+                if delta.visible() || delta.reasoning_bytes() > 0 {
+                    self.pacing.visible(self.started.first_at, true);
+                }
+                self.seen.note_delta(delta);
+            }
+            Event::End { usage, source, engine_ns } => {
                 self.seen.usage = Some((*usage, *source));
-                self.seen.finish = Some(finish.clone());
-                if let Some(open) = &mut self.open {
+                if let (Some(engine_ns), Some(open)) = (engine_ns, &mut self.open) {
                     open.attempt(self.started.attempt).times.engine_ns = Some(*engine_ns);
                 }
             }
@@ -207,30 +211,25 @@ impl Relay {
                 self.ready.push_back(sse::event(&priced.unwrap_or(data)));
             }
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
-            Event::Text { text, .. } => {
-                let frame = self.chunks().text(&text);
-                self.ready.push_back(frame);
+            Event::Begin { .. } => {}
+            Event::Delta(delta) => {
+                let (chunks, ready) = self.chunks();
+                chunks.delta(&delta, &mut |frame| ready.push_back(frame));
             }
-            Event::End { finish, usage, .. } => {
-                let frame = self.chunks().finish(&finish);
-                self.ready.push_back(frame);
+            Event::End { usage, .. } => {
                 if self.include_usage {
                     let cost = self.cost();
-                    let frame = self.chunks().usage(&usage, cost.as_ref());
-                    self.ready.push_back(frame);
+                    let (chunks, ready) = self.chunks();
+                    ready.push_back(chunks.usage(&usage, cost.as_ref()));
                 }
             }
         }
     }
 
-    /// The writer of the engine's answer; the first chunk says who speaks.
-    fn chunks(&mut self) -> &mut Chunks {
-        let (head, include_usage, ready) = (&self.head, self.include_usage, &mut self.ready);
-        self.chunks.get_or_insert_with(|| {
-            let mut chunks = Chunks::new(head, include_usage);
-            ready.push_back(chunks.role());
-            chunks
-        })
+    /// The writer of an answer that comes as deltas, and where its frames go.
+    fn chunks(&mut self) -> (&mut Chunks, &mut VecDeque<Bytes>) {
+        let chunks = self.chunks.get_or_insert_with(|| Chunks::new(&self.head, self.include_usage));
+        (chunks, &mut self.ready)
     }
 
     /// The answer is whole: settle it.
@@ -351,6 +350,14 @@ impl SeenSoFar {
         }
         if self.id.is_none() {
             self.id.clone_from(&seen.id);
+        }
+    }
+
+    fn note_delta(&mut self, delta: &Delta) {
+        self.visible_bytes += delta.visible_bytes();
+        self.reasoning_bytes += delta.reasoning_bytes();
+        if let DeltaKind::Finish(finish) = &delta.kind {
+            self.finish = Some(finish.clone());
         }
     }
 

@@ -67,6 +67,32 @@ pub struct Job {
     /// Attributed engine time after which the job ends with [`Finish::EngineTime`]: the bound a
     /// reservation was computed from.
     pub engine_time_max: Duration,
+    /// Whose job it is and how urgent.
+    pub scheduling: Scheduling,
+}
+
+/// Whose job it is and how urgent: what the scheduler shares the engine by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    /// The caller, by any number that is the same for all of its jobs: waiting callers get equal
+    /// shares, and cached prefixes stay with their caller where they are not shared.
+    pub caller: u64,
+    /// Jobs of a higher priority leave the queue first.
+    pub priority: Priority,
+    /// Longest wait in the queue, where it is shorter than the engine's own.
+    pub queue_wait_max: Option<Duration>,
+}
+
+/// How urgent a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for every token.
+    High,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Whenever nothing else waits.
+    Low,
 }
 
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or

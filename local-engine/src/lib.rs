@@ -33,5 +33,5 @@ pub use engine::Engine;
 pub use error::{LoadError, PromptError, SubmitError};
 pub use generation::Generation;
 pub use info::{Device, ModelInfo};
-pub use job::{Finish, Job, JobEvent, JobUsage, Message, Role, Sampling};
+pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
 pub use status::{EngineState, Status};

@@ -12,7 +12,7 @@ use crate::{
     device::{BatchToken, Device, Fault},
     error::SubmitError,
     generation::Generation,
-    job::{Finish, Job, JobEvent, Sampling},
+    job::{Finish, Job, JobEvent, Sampling, Scheduling},
     scheduler::{Scheduler, Turn},
     shared::Shared,
     status::EngineState,
@@ -153,6 +153,7 @@ impl Bench {
             stop: Vec::new(),
             sampling,
             engine_time_max: Duration::from_secs(60),
+            scheduling: Scheduling::default(),
         };
         let (events, meter) = self.shared.enqueue(job, self.now)?;
         Ok(Generation::new(events, meter, Arc::clone(&self.shared)))

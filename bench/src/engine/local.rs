@@ -5,6 +5,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use local_engine::{
     Engine, EngineConfig, Generation, Job, JobEvent, JobUsage, KvLayout, Message, Role, Sampling,
+    Scheduling,
 };
 use tokio::task::JoinSet;
 
@@ -135,6 +136,7 @@ fn job(args: &EngineArgs, prompt: Vec<i32>) -> Job {
             seed: Some(1),
         },
         engine_time_max: std::time::Duration::from_secs(600),
+        scheduling: Scheduling::default(),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::times::rfc3339;
 use crate::{
-    ledger::{Attempt, AttemptTimes, Endpoint, Entry, GroupBy, KeyId, Outcome, Role, Summary},
+    ledger::{
+        Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, KeyId, ModelFile,
+        Outcome, Role, Summary,
+    },
     timeline::StageTimes,
 };
 use policies::{
@@ -36,6 +39,14 @@ pub(super) struct EntryView<'a> {
     stages: StageTimes,
     decision: DecisionView<'a>,
     attempts: Vec<AttemptView<'a>>,
+    parent: Option<String>,
+    step: &'a Option<String>,
+    cache: CacheUse,
+    saved_cost_usd: Option<PicoUsd>,
+    answer_of: Option<String>,
+    idempotent_replay: bool,
+    budget_wait_us: u64,
+    actions: &'a [GuardAction],
     trace: Option<Trace>,
     trace_error: Option<String>,
 }
@@ -78,7 +89,12 @@ struct AttemptView<'a> {
     avoided_cost_usd: Option<PicoUsd>,
     output_cap: u64,
     finish: &'a Option<String>,
+    finishes: &'a [Option<String>],
     times: AttemptTimes,
+    model_file: Option<&'a ModelFile>,
+    service_tier: &'a Option<String>,
+    hedge_winner: Option<bool>,
+    retries: u16,
 }
 
 /// An entry of a list: all but the facts and the trace.
@@ -118,6 +134,14 @@ pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
             facts: None,
         },
         attempts: entry.attempts.iter().map(attempt).collect(),
+        parent: entry.parent.map(|id| id.to_string()),
+        step: &entry.step,
+        cache: entry.notes.cache,
+        saved_cost_usd: entry.notes.saved_cost,
+        answer_of: entry.notes.answer_of.map(|id| id.to_string()),
+        idempotent_replay: entry.notes.idempotent_replay,
+        budget_wait_us: entry.notes.budget_wait_us,
+        actions: &entry.notes.actions,
         trace: None,
         trace_error: None,
     }
@@ -156,7 +180,12 @@ fn attempt(attempt: &Attempt) -> AttemptView<'_> {
         avoided_cost_usd: attempt.avoided_cost,
         output_cap: attempt.output_cap,
         finish: &attempt.finish,
+        finishes: &attempt.finishes,
         times: attempt.times,
+        model_file: attempt.model_file.as_deref(),
+        service_tier: &attempt.service_tier,
+        hedge_winner: attempt.hedge_winner,
+        retries: attempt.retries,
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     budgets::{BudgetState, Budgets, Holds, TokenRate},
     derived::PolicyNote,
     effect::Effect,
-    entry::{Entry, KeyId, RefusedRow, RequestId},
+    entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
     ids::Ids,
     keeper::Keeper,
     open_entry::{EntryHead, OpenEntry},
@@ -282,6 +282,12 @@ impl Books {
             source: source.to_owned(),
         };
         self.put(codec::POLICY, &record.clone(), Effect::Policy(Box::new(record)))
+    }
+
+    /// Appends a correction of what an attempt cost. The ticket resolves when it is durable, in
+    /// either mode.
+    pub fn adjust(&self, adjustment: &Adjustment) -> CommitTicket {
+        self.put(codec::ADJUSTMENT, adjustment, Effect::Adjustment)
     }
 
     fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {

@@ -13,7 +13,7 @@ use crate::store::index::{Changes, Index, IndexError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 const ACCOUNTS: &[u8] = b"a";
 const GLOBAL: &[u8] = b"g";

@@ -118,6 +118,7 @@ impl Derived {
                     seq,
                 });
             }
+            Effect::Adjustment => {}
         }
     }
 

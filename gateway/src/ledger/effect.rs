@@ -18,11 +18,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub(crate) enum Effect {
     Reserved(Hold),
-    Settled { id: RequestId, attempt: u16, charge: Amount },
+    Settled {
+        id: RequestId,
+        attempt: u16,
+        charge: Amount,
+    },
     Entry(Box<Row>),
     Refused(RefusedRow),
     Key(Box<KeyRecord>),
     Policy(Box<PolicyRecord>),
+    /// Balances keep what was charged at the time; the correction stands in the journal.
+    Adjustment,
 }
 
 /// What is held for one attempt.
@@ -54,6 +60,7 @@ impl From<Event> for Effect {
             Event::Refused(row) => Self::Refused(row),
             Event::Key(record) => Self::Key(record),
             Event::Policy(record) => Self::Policy(Box::new(record)),
+            Event::Adjustment(_) => Self::Adjustment,
         }
     }
 }

@@ -66,6 +66,70 @@ pub struct Entry {
     pub tpot_ns: Option<u64>,
     /// The output cap the caller asked for, or the configured default.
     pub output_cap_asked: u64,
+    /// The request that caused this one, where the caller named it: the tree of a session.
+    pub parent: Option<RequestId>,
+    /// The caller's name for the step of its run that this request belongs to.
+    pub step: Option<String>,
+    /// What happened on the way: cache, replay, waiting for budgets, the abuse guard.
+    pub notes: Notes,
+}
+
+/// What happened to a request beside its attempts. Kept up to date on the open entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// How the answer cache was used.
+    pub cache: CacheUse,
+    /// Answers from the cache, coalesced or replayed: what the request whose answer this is had
+    /// cost, and this one therefore did not; `None` when nothing was saved or the cost is unknown.
+    pub saved_cost: Option<PicoUsd>,
+    /// The request whose answer was given again (a cache hit, a coalesced or a replayed one).
+    pub answer_of: Option<RequestId>,
+    /// The answer was replayed for an `Idempotency-Key` seen before.
+    pub idempotent_replay: bool,
+    /// Waiting for budgets to settle, microseconds; part of the stage in which it happened.
+    pub budget_wait_us: u64,
+    /// What the abuse guard did, in order.
+    pub actions: Vec<GuardAction>,
+}
+
+/// How the answer cache was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheUse {
+    /// Not looked at.
+    #[default]
+    Bypass,
+    /// Looked at in vain.
+    Miss,
+    /// Answered from it.
+    Hit,
+    /// Answered by a like request that was already running.
+    Coalesced,
+}
+
+/// One thing the abuse guard did to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardAction {
+    /// What was noticed, such as `spend_velocity`.
+    pub signal: String,
+    /// What was done.
+    pub effect: GuardEffect,
+    /// What was seen, in words and numbers, without anything of the prompt.
+    pub seen: String,
+}
+
+/// What the abuse guard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardEffect {
+    /// Written down, nothing else.
+    Logged,
+    /// Slowed down.
+    Throttled,
+    /// Kept to local routes.
+    LocalOnly,
+    /// Turned away for a time.
+    Blocked,
 }
 
 /// Which endpoint served the request.
@@ -74,6 +138,14 @@ pub struct Entry {
 pub enum Endpoint {
     /// `POST /v1/chat/completions`.
     ChatCompletions,
+    /// `POST /v1/completions`.
+    Completions,
+    /// `POST /v1/embeddings`.
+    Embeddings,
+    /// `POST /v1/responses`.
+    Responses,
+    /// `POST /v1/messages`.
+    Messages,
 }
 
 /// The decision, with the facts it was made from: enough to explain and to replay it.
@@ -138,6 +210,28 @@ pub struct Attempt {
     pub finish: Option<String>,
     /// Times of this attempt.
     pub times: AttemptTimes,
+    /// Local attempts: the file that answered.
+    pub model_file: Option<Arc<ModelFile>>,
+    /// The service tier that the provider says it served, such as `flex`.
+    pub service_tier: Option<String>,
+    /// Finish reason of each choice, in the order of the choices; empty where only `finish` is
+    /// known.
+    pub finishes: Vec<Option<String>>,
+    /// Of attempts that ran at the same time: whether this one's answer was taken.
+    pub hedge_winner: Option<bool>,
+    /// Times it was sent again to the same route within this attempt, after nothing had been owed.
+    pub retries: u16,
+}
+
+/// The model file behind a local answer: with the version of the program, what makes it repeatable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// SHA-256 of the file, 64 hex digits.
+    pub sha256: String,
+    /// Its quantisation, such as `Q4_1`.
+    pub quantisation: String,
+    /// Hash of the chat template that was applied.
+    pub template_hash: String,
 }
 
 /// Times of one attempt, in microseconds unless the name says otherwise. The first four parts are
@@ -179,6 +273,12 @@ pub enum Role {
     Fallback,
     /// The same route again.
     Retry,
+    /// Beside its parent, because that one was slow.
+    Hedge,
+    /// After its parent, because that one's answer was not good enough.
+    Cascade,
+    /// Beside the answer, to compare; nobody gets it.
+    Shadow,
 }
 
 /// How the request ended for the caller.
@@ -244,6 +344,25 @@ pub struct RefusedRow {
     pub rule: Option<RuleName>,
     /// Like refusals counted but not written since the last row of this key and code.
     pub unwritten: u64,
+}
+
+/// A correction of what one attempt cost, appended later: entries are never rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjustment {
+    /// The request.
+    pub id: RequestId,
+    /// Which of its attempts.
+    pub attempt: u16,
+    /// The price row it was rated with before, and the one it is rated with now.
+    pub price_before: Option<PriceId>,
+    /// See `price_before`.
+    pub price: Option<PriceId>,
+    /// What it cost before this adjustment, and what it costs now; `None`: unknown.
+    pub cost_before: Option<PicoUsd>,
+    /// See `cost_before`.
+    pub cost: Option<PicoUsd>,
+    /// Why, in the operator's words.
+    pub reason: String,
 }
 
 impl Attempt {

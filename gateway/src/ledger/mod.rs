@@ -33,8 +33,8 @@ pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
 pub use derived::PolicyNote;
 pub use entry::{
-    Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-    RefusedRow, RequestId, Role,
+    Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
+    GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
 pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};

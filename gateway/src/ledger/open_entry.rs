@@ -12,8 +12,8 @@ use super::{
     budgets::{Holds, Scope, Unit},
     effect::{Effect, Hold},
     entry::{
-        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, Outcome,
-        RequestId, Role,
+        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
+        Notes, Outcome, RequestId, Role,
     },
 };
 use crate::{
@@ -57,6 +57,10 @@ pub struct EntryHead {
     pub decision: DecisionRecord,
     /// The output cap the caller asked for, or the configured default.
     pub output_cap_asked: u64,
+    /// The request that caused this one, where the caller named it.
+    pub parent: Option<RequestId>,
+    /// The caller's name for the step of its run.
+    pub step: Option<String>,
     /// The running clock.
     pub timeline: Timeline,
 }
@@ -86,6 +90,10 @@ pub struct Ask {
     pub output_cap: u64,
     /// Local attempts: the price of the cheapest allowed cloud route.
     pub avoided: Option<Arc<TokenPrice>>,
+    /// Local attempts: the file that will answer.
+    pub model_file: Option<Arc<ModelFile>>,
+    /// The service tier that is asked of the provider.
+    pub service_tier: Option<String>,
 }
 
 /// Which attempt of its request.
@@ -158,6 +166,8 @@ pub struct OpenEntry {
     pub timeline: Timeline,
     /// What is booked if the entry is dropped now. Keep it up to date as the answer goes out.
     pub ending: Ending,
+    /// What happened on the way; kept up to date like `ending`.
+    pub notes: Notes,
     books: Arc<Shared>,
     /// `None` once it is settled.
     head: Option<Box<EntryHead>>,
@@ -215,7 +225,15 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
-        Self { timeline, ending, books, head: Some(Box::new(head)), attempts: Vec::new(), placed }
+        Self {
+            timeline,
+            ending,
+            notes: Notes::default(),
+            books,
+            head: Some(Box::new(head)),
+            attempts: Vec::new(),
+            placed,
+        }
     }
 
     /// Holds the worst case of one attempt on every budget of its path, or on none. A paid attempt
@@ -418,6 +436,9 @@ impl OpenEntry {
             ttft_us: ending.ttft_us,
             tpot_ns: ending.tpot_ns,
             output_cap_asked: head.output_cap_asked,
+            parent: head.parent,
+            step: head.step,
+            notes: self.notes.clone(),
         }
     }
 }
@@ -454,6 +475,11 @@ impl Running {
             output_cap: ask.output_cap,
             finish: None,
             times: AttemptTimes { offset_us, ..AttemptTimes::default() },
+            model_file: ask.model_file,
+            service_tier: ask.service_tier,
+            finishes: Vec::new(),
+            hedge_winner: None,
+            retries: 0,
         };
         Self {
             record,

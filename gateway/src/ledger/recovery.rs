@@ -6,7 +6,9 @@
 
 use super::{
     derived::{OpenAttempt, OpenRequest},
-    entry::{Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Entry, Outcome, RequestId},
+    entry::{
+        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Entry, Notes, Outcome, RequestId,
+    },
 };
 use crate::{
     store::{
@@ -91,6 +93,9 @@ pub(crate) fn entry(
         ttft_us: None,
         tpot_ns: None,
         output_cap_asked: reserved.output_cap_asked,
+        parent: reserved.request_parent,
+        step: reserved.step,
+        notes: Notes::default(),
     })
 }
 
@@ -126,6 +131,11 @@ fn record(
         output_cap: reserved.output_cap,
         finish: None,
         times: AttemptTimes { offset_us: reserved.offset_us, ..AttemptTimes::default() },
+        model_file: reserved.model_file.clone(),
+        service_tier: reserved.service_tier.clone(),
+        finishes: Vec::new(),
+        hedge_winner: None,
+        retries: 0,
     })
 }
 

@@ -178,7 +178,7 @@ fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Rec
                 report.find(seq, format!("{id}: attempt {attempt} settles and is not open"));
             }
         }
-        Effect::Refused(_) | Effect::Key(_) | Effect::Policy(_) => {}
+        Effect::Refused(_) | Effect::Key(_) | Effect::Policy(_) | Effect::Adjustment => {}
     }
     fold.apply(head.seq, head.unix_ms, effect);
 }

@@ -3,10 +3,11 @@
 use super::{Fault, FaultKind};
 use crate::{
     config::LocalConfig,
-    wire::{self, BadRequest, ChatRequest, Event, FinishReason},
+    wire::{self, BadRequest, ChatRequest, Delta, DeltaKind, Event, FinishReason},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, SubmitError,
+    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
+    SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct LocalJob {
 #[derive(Debug)]
 pub struct LocalAnswer {
     generation: Generation,
+    /// The answer's end, once its choice has finished.
+    end: Option<Event>,
     ended: bool,
 }
 
@@ -89,6 +92,7 @@ impl LocalRoute {
                 stop: ask.stop,
                 sampling: ask.sampling,
                 engine_time_max,
+                scheduling: Scheduling::default(),
             },
         })
     }
@@ -99,7 +103,7 @@ impl LocalRoute {
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Engine`] when the engine is down.
     pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
         match self.engine.submit(job.job) {
-            Ok(generation) => Ok(LocalAnswer { generation, ended: false }),
+            Ok(generation) => Ok(LocalAnswer { generation, end: None, ended: false }),
             Err(SubmitError::QueueFull { .. }) => {
                 Err(Fault::new(FaultKind::Busy, "the engine's queue is full"))
             }
@@ -206,14 +210,23 @@ impl LocalAnswer {
 
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        if let Some(end) = self.end.take() {
+            self.ended = true;
+            return Some(Ok(end));
+        }
         if self.ended {
             return None;
         }
         loop {
             let event = match self.generation.next().await {
                 Some(JobEvent::Started { .. }) => continue,
-                Some(JobEvent::Text { text, tokens }) => Ok(Event::Text { text, tokens }),
-                Some(JobEvent::Finished { finish, usage }) => Ok(end(finish, &usage)),
+                Some(JobEvent::Text { text, tokens }) => {
+                    Ok(Event::Delta(Delta { tokens, ..Delta::new(0, DeltaKind::Text(text)) }))
+                }
+                Some(JobEvent::Finished { finish, usage }) => {
+                    self.end = Some(end(&usage));
+                    Ok(Event::Delta(Delta::new(0, DeltaKind::Finish(finish_reason(finish)))))
+                }
                 Some(JobEvent::Expired { queued }) => {
                     let detail = format!("waited {} ms for a slot", queued.as_millis());
                     Err(Fault::new(FaultKind::Busy, detail))
@@ -221,19 +234,22 @@ impl LocalAnswer {
                 Some(JobEvent::Failed { reason, .. }) => Err(Fault::new(FaultKind::Engine, reason)),
                 None => Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
             };
-            self.ended = !matches!(event, Ok(Event::Text { .. }));
+            self.ended = event.is_err();
             return Some(event);
         }
     }
 }
 
-fn end(finish: Finish, usage: &JobUsage) -> Event {
-    let finish = match finish {
+fn finish_reason(finish: Finish) -> FinishReason {
+    match finish {
         Finish::Stop => FinishReason::Stop,
         Finish::Length | Finish::EngineTime => FinishReason::Length,
-    };
+    }
+}
+
+fn end(usage: &JobUsage) -> Event {
     let (usage, engine_ns) = metered(usage);
-    Event::End { finish, usage, source: UsageSource::Counted, engine_ns }
+    Event::End { usage, source: UsageSource::Counted, engine_ns: Some(engine_ns) }
 }
 
 fn metered(usage: &JobUsage) -> (Usage, u64) {

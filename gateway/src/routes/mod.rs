@@ -68,10 +68,6 @@ pub enum Place {
 
 /// A route that answers.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives per request; a box is one more allocation"
-)]
 pub enum Answer {
     /// The engine's.
     Local(LocalAnswer),

@@ -5,7 +5,7 @@
 //! absent. A provider's payload stays as it is to the byte, but for the cost in its `usage`.
 
 use super::{
-    FinishReason,
+    Choice, Delta, DeltaKind, FinishReason, Gathered, Likely, TokenLogprob,
     json::{self, Span},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,6 +14,8 @@ use std::{fmt::Write as _, ops::Range};
 
 /// Bytes of stream that share one allocation.
 const BUFFER_BYTES: usize = 4096;
+/// What OpenAI writes for the logarithm of a probability of zero.
+const LOGPROB_LEAST: f32 = -9999.0;
 
 /// What every chunk of one answer, or the whole of it, begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Chunks {
     head: Vec<u8>,
     /// `,"usage":null` where the client asked for usage: every other chunk has it as null.
     tail: &'static [u8],
+    /// Choices whose first chunk is out, a bit each: there are at most 128.
+    begun: u128,
     buffer: BytesMut,
 }
 
@@ -56,44 +60,82 @@ impl Chunks {
         start.extend_from_slice(b"data: ");
         put_head(&mut start, head, "chat.completion.chunk");
         let tail: &[u8] = if include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
-        Self { head: start, tail, buffer: BytesMut::with_capacity(BUFFER_BYTES) }
+        Self { head: start, tail, begun: 0, buffer: BytesMut::with_capacity(BUFFER_BYTES) }
     }
 
-    /// The first chunk: who speaks.
-    #[must_use]
-    pub fn role(&mut self) -> Bytes {
-        self.put(br#""choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null"#);
-        self.take(self.tail)
+    /// The chunk of a piece, after the one that says who speaks where the choice begins with it;
+    /// nothing for a piece that this format has no place for.
+    pub fn delta(&mut self, delta: &Delta, out: &mut impl FnMut(Bytes)) {
+        self.role(delta.choice, out);
+        match &delta.kind {
+            DeltaKind::Text(text) => self.put_text(delta.choice, "content", text),
+            DeltaKind::Reasoning(text) => self.put_text(delta.choice, "reasoning_content", text),
+            DeltaKind::Refusal(text) => self.put_text(delta.choice, "refusal", text),
+            DeltaKind::ToolCall { index, id, name } => {
+                self.put_choice(delta.choice);
+                self.put_call_start(*index, id, name);
+            }
+            DeltaKind::ToolArguments { index, json } => {
+                self.put_choice(delta.choice);
+                let _ = write!(
+                    self.buffer,
+                    r#""tool_calls":[{{"index":{index},"function":{{"arguments":"#
+                );
+                put_string(&mut self.buffer, json);
+                self.buffer.put_slice(b"}}]");
+            }
+            DeltaKind::Finish(_) => self.put_choice(delta.choice),
+            DeltaKind::Signature(_) => return,
+        }
+        self.buffer.put_slice(b"},\"logprobs\":");
+        put_logprobs(&mut self.buffer, &delta.logprobs);
+        self.buffer.put_slice(b",\"finish_reason\":");
+        match &delta.kind {
+            DeltaKind::Finish(finish) => put_string(&mut self.buffer, finish.as_str()),
+            _ => self.buffer.put_slice(b"null"),
+        }
+        out(self.take(self.tail));
     }
 
-    /// A chunk of text.
-    #[must_use]
-    pub fn text(&mut self, text: &str) -> Bytes {
-        self.put(br#""choices":[{"index":0,"delta":{"content":"#);
-        put_string(&mut self.buffer, text);
-        self.buffer.put_slice(br#"},"logprobs":null,"finish_reason":null"#);
-        self.take(self.tail)
-    }
-
-    /// The chunk that says why the answer ended.
-    #[must_use]
-    pub fn finish(&mut self, finish: &FinishReason) -> Bytes {
-        self.put(br#""choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"#);
-        put_string(&mut self.buffer, finish.as_str());
-        self.take(self.tail)
+    /// A choice's first chunk: who speaks.
+    fn role(&mut self, choice: u32, out: &mut impl FnMut(Bytes)) {
+        let bit = 1_u128.checked_shl(choice).unwrap_or(0);
+        if self.begun & bit != 0 {
+            return;
+        }
+        self.begun |= bit;
+        self.put_choice(choice);
+        self.buffer.put_slice(br#""role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null"#);
+        out(self.take(self.tail));
     }
 
     /// The usage chunk: no choices.
     #[must_use]
     pub fn usage(&mut self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
-        self.put(br#""choices":[],"usage":"#);
+        self.buffer.put_slice(&self.head);
+        self.buffer.put_slice(br#""choices":[],"usage":"#);
         put_usage(&mut self.buffer, usage, cost);
         self.take(b"}\n\n")
     }
 
-    fn put(&mut self, bytes: &[u8]) {
+    fn put_choice(&mut self, choice: u32) {
         self.buffer.put_slice(&self.head);
-        self.buffer.put_slice(bytes);
+        // Writing to a BytesMut that grows cannot fail.
+        let _ = write!(self.buffer, r#""choices":[{{"index":{choice},"delta":{{"#);
+    }
+
+    fn put_text(&mut self, choice: u32, name: &str, text: &str) {
+        self.put_choice(choice);
+        let _ = write!(self.buffer, "\"{name}\":");
+        put_string(&mut self.buffer, text);
+    }
+
+    fn put_call_start(&mut self, index: u32, id: &str, name: &str) {
+        let _ = write!(self.buffer, r#""tool_calls":[{{"index":{index},"id":"#);
+        put_string(&mut self.buffer, id);
+        self.buffer.put_slice(br#","type":"function","function":{"name":"#);
+        put_string(&mut self.buffer, name);
+        self.buffer.put_slice(br#","arguments":""}}]"#);
     }
 
     fn take(&mut self, tail: &[u8]) -> Bytes {
@@ -106,25 +148,88 @@ impl Chunks {
     }
 }
 
-/// A whole unstreamed answer of one choice.
+/// A whole unstreamed answer.
 #[must_use]
-pub fn whole(
-    head: &AnswerHead,
-    text: &str,
-    finish: &FinishReason,
-    usage: &Usage,
-    cost: Option<&Cost>,
-) -> Bytes {
-    let mut body = BytesMut::with_capacity(text.len() + text.len() / 8 + 640);
+pub fn whole(head: &AnswerHead, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+    let text: usize = answer.choices.iter().map(|choice| choice.text.len()).sum();
+    let mut body = BytesMut::with_capacity(text + text / 8 + 640);
     put_head(&mut body, head, "chat.completion");
-    body.put_slice(br#""choices":[{"index":0,"message":{"role":"assistant","content":"#);
-    put_string(&mut body, text);
-    body.put_slice(br#","refusal":null},"logprobs":null,"finish_reason":"#);
-    put_string(&mut body, finish.as_str());
-    body.put_slice(br#"}],"usage":"#);
+    body.put_slice(b"\"choices\":[");
+    for (index, choice) in answer.choices.iter().enumerate() {
+        put_whole_choice(&mut body, index, choice);
+    }
+    body.put_slice(br#"],"usage":"#);
     put_usage(&mut body, usage, cost);
     body.put_slice(b"}");
     body.freeze()
+}
+
+fn put_whole_choice(out: &mut BytesMut, index: usize, choice: &Choice) {
+    let comma = if index == 0 { "" } else { "," };
+    let _ = write!(out, r#"{comma}{{"index":{index},"message":{{"role":"assistant","content":"#);
+    // As OpenAI has it: a message of tool calls or a refusal alone has no content.
+    let silent = !choice.calls.is_empty() || !choice.refusal.is_empty();
+    put_string_or_null(out, &choice.text, choice.text.is_empty() && silent);
+    out.put_slice(b",\"refusal\":");
+    put_string_or_null(out, &choice.refusal, choice.refusal.is_empty());
+    if !choice.reasoning.is_empty() {
+        out.put_slice(b",\"reasoning_content\":");
+        put_string(out, &choice.reasoning);
+    }
+    for (at, call) in choice.calls.iter().enumerate() {
+        out.put_slice(if at == 0 { b",\"tool_calls\":[" } else { b"," });
+        out.put_slice(b"{\"id\":");
+        put_string(out, &call.id);
+        out.put_slice(br#","type":"function","function":{"name":"#);
+        put_string(out, &call.name);
+        out.put_slice(b",\"arguments\":");
+        put_string(out, &call.arguments);
+        out.put_slice(b"}}");
+    }
+    if !choice.calls.is_empty() {
+        out.put_slice(b"]");
+    }
+    out.put_slice(b"},\"logprobs\":");
+    put_logprobs(out, &choice.logprobs);
+    out.put_slice(b",\"finish_reason\":");
+    put_string(out, choice.finish.as_ref().map_or("stop", FinishReason::as_str));
+    out.put_slice(b"}");
+}
+
+/// `{"content":[…],"refusal":null}`, or null where there are none.
+fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob]) {
+    if logprobs.is_empty() {
+        out.put_slice(b"null");
+        return;
+    }
+    out.put_slice(b"{\"content\":[");
+    for (index, token) in logprobs.iter().enumerate() {
+        out.put_slice(if index == 0 { b"{" } else { b",{" });
+        put_likely(out, &token.chosen);
+        out.put_slice(b",\"top_logprobs\":[");
+        for (rank, likely) in token.top.iter().enumerate() {
+            out.put_slice(if rank == 0 { b"{" } else { b",{" });
+            put_likely(out, likely);
+            out.put_slice(b"}");
+        }
+        out.put_slice(b"]}");
+    }
+    out.put_slice(b"],\"refusal\":null}");
+}
+
+/// `"token":…,"logprob":…,"bytes":[…]`: a token that is not whole characters is shown with
+/// replacement characters, its bytes as they are.
+fn put_likely(out: &mut BytesMut, likely: &Likely) {
+    out.put_slice(b"\"token\":");
+    put_string(out, &String::from_utf8_lossy(&likely.bytes));
+    // JSON has no infinity; OpenAI writes the least probability so.
+    let logprob = if likely.logprob.is_finite() { likely.logprob } else { LOGPROB_LEAST };
+    let _ = write!(out, ",\"logprob\":{logprob:?},\"bytes\":[");
+    for (index, byte) in likely.bytes.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let _ = write!(out, "{comma}{byte}");
+    }
+    out.put_slice(b"]");
 }
 
 /// A provider's payload with our cost in its usage object, which stands at `usage_at`; everything
@@ -244,4 +349,8 @@ fn put_details(out: &mut String, cost: &Cost) {
 fn put_string(out: &mut impl BufMut, text: &str) {
     // Writing a string to memory cannot fail.
     let _ = serde_json::to_writer(out.writer(), text);
+}
+
+fn put_string_or_null(out: &mut impl BufMut, text: &str, is_null: bool) {
+    if is_null { out.put_slice(b"null") } else { put_string(out, text) }
 }

@@ -6,8 +6,8 @@ use policies::{Usage, UsageSource};
 /// One event of an answer on its way from a route to the client.
 ///
 /// A cloud route that speaks the client's own format hands on the provider's bytes untouched, with
-/// what was [`Seen`] in them; the engine in this process yields text and the outer format is
-/// written around it.
+/// what was [`Seen`] in them; the engine in this process, and a provider that speaks another format,
+/// yield deltas and the outer format is written around them.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// One data payload of a provider's stream in OpenAI's chunk format, without its framing.
@@ -24,24 +24,85 @@ pub enum Event {
         /// What it holds.
         seen: Seen,
     },
-    /// Text of the only choice, from the engine in this process; never empty.
-    Text {
-        /// The text.
-        text: String,
-        /// Tokens generated for it.
-        tokens: u32,
+    /// The answer has begun: what a provider that does not speak OpenAI calls it.
+    Begin {
+        /// The provider's id of the answer.
+        id: String,
     },
-    /// The engine's answer ended.
+    /// A piece of a choice, from the engine in this process or from a provider whose format is not
+    /// OpenAI's.
+    Delta(Delta),
+    /// The answer ended: nothing follows. Every choice has had its [`DeltaKind::Finish`] before.
     End {
-        /// Why.
-        finish: FinishReason,
-        /// Exactly what it used.
+        /// What it used, in disjoint buckets.
         usage: Usage,
         /// Who counted.
         source: UsageSource,
-        /// Engine time attributed to it, nanoseconds.
-        engine_ns: u64,
+        /// Engine time attributed to it, nanoseconds; `None` for a provider.
+        engine_ns: Option<u64>,
     },
+}
+
+/// A piece of one choice of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delta {
+    /// Which choice, from 0.
+    pub choice: u32,
+    /// What came.
+    pub kind: DeltaKind,
+    /// Tokens generated for it, where they are counted; else 0.
+    pub tokens: u32,
+    /// Log probabilities of its tokens, where they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// What a piece of a choice is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeltaKind {
+    /// Visible text; never empty.
+    Text(String),
+    /// Reasoning text; never empty.
+    Reasoning(String),
+    /// The provider's signature over the reasoning before it, to be sent back with it.
+    Signature(String),
+    /// Text of a refusal; never empty.
+    Refusal(String),
+    /// A tool call begins. Calls of a choice are numbered from 0 in the order in which they begin.
+    ToolCall {
+        /// Its number.
+        index: u32,
+        /// Its id, that the result names.
+        id: String,
+        /// The function.
+        name: String,
+    },
+    /// A piece of the JSON text of a call's arguments; the pieces joined are one JSON object.
+    ToolArguments {
+        /// The call's number.
+        index: u32,
+        /// The piece.
+        json: String,
+    },
+    /// The choice ended.
+    Finish(FinishReason),
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token's own probability.
+    pub chosen: Likely,
+    /// The likeliest tokens in its place, best first; as many as were asked for.
+    pub top: Vec<Likely>,
+}
+
+/// A token that could have come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Likely {
+    /// Its bytes: they need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
 }
 
 /// What a provider's bytes hold, as far as timing and charging need it.
@@ -72,8 +133,10 @@ pub struct Seen {
 /// Why an answer ended, in OpenAI's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended its turn or met a stop string.
+    /// The model ended its turn.
     Stop,
+    /// It met this stop string, where it is known which.
+    StopString(String),
     /// The output cap was reached.
     Length,
     /// Tools are called.
@@ -84,12 +147,51 @@ pub enum FinishReason {
     Other(String),
 }
 
+// === impl Delta ===
+
+impl Delta {
+    /// A piece without log probabilities.
+    #[must_use]
+    pub fn new(choice: u32, kind: DeltaKind) -> Self {
+        Self { choice, kind, tokens: 0, logprobs: Vec::new() }
+    }
+
+    /// Whether the caller sees something new in it.
+    #[must_use]
+    pub fn visible(&self) -> bool {
+        self.visible_bytes() > 0
+    }
+
+    /// Bytes of visible output in it: text, refusal, or a tool call's part.
+    #[must_use]
+    pub fn visible_bytes(&self) -> u64 {
+        let bytes = match &self.kind {
+            DeltaKind::Text(text) | DeltaKind::Refusal(text) => text.len(),
+            DeltaKind::ToolCall { name, .. } => name.len().max(1),
+            DeltaKind::ToolArguments { json, .. } => json.len(),
+            DeltaKind::Reasoning(_) | DeltaKind::Signature(_) | DeltaKind::Finish(_) => 0,
+        };
+        bytes as u64
+    }
+
+    /// Bytes of reasoning in it.
+    #[must_use]
+    pub fn reasoning_bytes(&self) -> u64 {
+        match &self.kind {
+            DeltaKind::Reasoning(text) => text.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+// === impl FinishReason ===
+
 impl FinishReason {
     /// The word on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Stop => "stop",
+            Self::Stop | Self::StopString(_) => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
             Self::ContentFilter => "content_filter",

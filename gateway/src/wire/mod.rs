@@ -5,6 +5,7 @@ pub mod chat;
 mod check;
 mod event;
 mod fields;
+mod gather;
 mod headers;
 pub(crate) mod json;
 mod local;
@@ -17,8 +18,9 @@ pub mod sse;
 mod tests;
 mod tools;
 
-pub use event::{Event, FinishReason, Seen};
+pub use event::{Delta, DeltaKind, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
+pub use gather::{Choice, Gathered, ToolCall};
 pub use local::{LocalAsk, local_ask};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};

@@ -12,6 +12,7 @@ use super::{
     messages::{self, Conversation},
     priced, tools,
 };
+use crate::ledger::Endpoint;
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::value::RawValue;
@@ -73,6 +74,8 @@ pub fn read_chat(
     );
     let fields = read.fields;
     Ok(ChatRequest {
+        endpoint: Endpoint::ChatCompletions,
+        outer_body: None,
         model,
         stream,
         include_usage,

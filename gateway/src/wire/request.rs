@@ -4,6 +4,7 @@ use super::{
     fields::{Field, Fields},
     json::Span,
 };
+use crate::ledger::Endpoint;
 use bytes::Bytes;
 use http::HeaderValue;
 use policies::PicoUsd;
@@ -13,8 +14,14 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 /// (`body`); what deciding, accounting and timing need has been read out of them.
 #[derive(Clone)]
 pub struct ChatRequest {
-    /// The client's body, a JSON object that has been checked.
+    /// The endpoint that was asked, which names the format the answer goes out in.
+    pub endpoint: Endpoint,
+    /// The request in OpenAI's chat format, a JSON object that has been checked: the client's own
+    /// body, or what its body of another format was converted to.
     pub body: Bytes,
+    /// The client's own body where it is not in OpenAI's chat format, for a provider that speaks
+    /// the client's.
+    pub outer_body: Option<Bytes>,
     /// The `model` the client wrote.
     pub model: String,
     /// Whether the client asked for a stream.

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use local_engine::{
     Engine, EngineConfig, Finish, Generation, Job, JobEvent, JobUsage, Message, Role, Sampling,
+    Scheduling,
 };
 
 /// The model file: `TOLLGATE_MODEL`, or where `make model` puts it.
@@ -66,6 +67,7 @@ pub(crate) fn ask(engine: &Engine, content: &str, max_tokens: u32) -> Job {
         stop: Vec::new(),
         sampling: greedy(),
         engine_time_max: Duration::from_secs(600),
+        scheduling: Scheduling::default(),
     }
 }
 

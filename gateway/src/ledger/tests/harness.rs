@@ -187,6 +187,8 @@ pub(super) fn head(books: &Books, key: &str) -> EntryHead {
             facts: facts(),
         },
         output_cap_asked: 100,
+        parent: None,
+        step: None,
         timeline: Timeline::start(),
     }
 }
@@ -205,6 +207,8 @@ pub(super) fn ask(worst: &str, tokens: u64) -> Ask {
         worst_tokens: tokens,
         output_cap: 100,
         avoided: None,
+        model_file: None,
+        service_tier: None,
     }
 }
 

@@ -5,4 +5,5 @@ mod crashes;
 mod disk;
 mod harness;
 mod hot_path;
+mod migration;
 mod queries;

@@ -1,0 +1,93 @@
+//! Deltas gathered into the whole answer that they are pieces of.
+//!
+//! **Invariant:** bounded: choices and tool calls beyond what a request can ask for are dropped, so a
+//! provider that numbers them wildly takes no memory.
+
+use super::{Delta, DeltaKind, FinishReason, TokenLogprob};
+
+/// Most choices of one answer.
+const CHOICES_MAX: usize = 128;
+/// Most tool calls of one choice.
+const CALLS_MAX: usize = 256;
+
+/// An answer as far as it has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gathered {
+    /// Its choices, in order.
+    pub choices: Vec<Choice>,
+}
+
+/// One choice as far as it has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Visible text.
+    pub text: String,
+    /// Reasoning text.
+    pub reasoning: String,
+    /// The provider's signature over the reasoning.
+    pub signature: String,
+    /// Text of a refusal.
+    pub refusal: String,
+    /// Tool calls, in order.
+    pub calls: Vec<ToolCall>,
+    /// Log probabilities of the text's tokens.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Why it ended.
+    pub finish: Option<FinishReason>,
+}
+
+/// One call of a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// The function.
+    pub name: String,
+    /// JSON text of its arguments.
+    pub arguments: String,
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    /// Adds a piece.
+    pub fn add(&mut self, delta: Delta) {
+        let Some(choice) = grown(&mut self.choices, delta.choice, CHOICES_MAX) else { return };
+        choice.logprobs.extend(delta.logprobs);
+        match delta.kind {
+            DeltaKind::Text(text) => append(&mut choice.text, text),
+            DeltaKind::Reasoning(text) => append(&mut choice.reasoning, text),
+            DeltaKind::Signature(text) => append(&mut choice.signature, text),
+            DeltaKind::Refusal(text) => append(&mut choice.refusal, text),
+            DeltaKind::ToolCall { index, id, name } => {
+                if let Some(call) = grown(&mut choice.calls, index, CALLS_MAX) {
+                    call.id = id;
+                    call.name = name;
+                }
+            }
+            DeltaKind::ToolArguments { index, json } => {
+                if let Some(call) = grown(&mut choice.calls, index, CALLS_MAX) {
+                    append(&mut call.arguments, json);
+                }
+            }
+            DeltaKind::Finish(finish) => choice.finish = Some(finish),
+        }
+    }
+}
+
+/// The element at `index`, made with those before it where it is not there yet.
+fn grown<T: Default>(list: &mut Vec<T>, index: u32, most: usize) -> Option<&mut T> {
+    let index = usize::try_from(index).ok().filter(|index| *index < most)?;
+    while list.len() <= index {
+        list.push(T::default());
+    }
+    list.get_mut(index)
+}
+
+fn append(whole: &mut String, piece: String) {
+    if whole.is_empty() {
+        *whole = piece;
+    } else {
+        whole.push_str(&piece);
+    }
+}
