@@ -15,7 +15,7 @@ use crate::{
 };
 use miss::{Miss, refusal};
 use policies::{
-    Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource,
+    Decision, LeaveOut, OnShort, PicoUsd, RouteId, RoutePrice, TokenPrice, Usage, UsageSource, Used,
 };
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
@@ -206,12 +206,19 @@ impl Execution<'_> {
         parent: Option<AttemptIndex>,
     ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
         for _ in 0..CLAMPS_MAX {
-            let worst = route.worst_case(&prepared.bounds).ok_or(Miss::UnknownPrice)?;
+            let price = route.price(self.request);
+            let worst = route.worst_case(&price, &prepared.bounds).ok_or(Miss::UnknownPrice)?;
             let short = match self.request.max_cost {
                 Some(max) if worst > max => {
                     ShortOf { left: Left::Money(max), miss: Miss::MaxCost { needed: worst } }
                 }
-                _ => match self.open.reserve(ask(route, &prepared, worst, parent, &self.avoided)) {
+                _ => match self.open.reserve(ask(
+                    route,
+                    &prepared,
+                    (price, worst),
+                    parent,
+                    &self.avoided,
+                )) {
                     Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
                     Err(short) => ShortOf { left: left(&short), miss: Miss::Short(short) },
                 },
@@ -227,10 +234,13 @@ impl Execution<'_> {
     /// The largest output cap that what is left can pay, if the policy clamps and it is worth it.
     fn clamped(&self, route: &Route, prepared: &Prepared, left: &Left) -> Option<u64> {
         let OnShort::Clamp { min_output_tokens } = self.decision.on_short else { return None };
+        let price = route.price(self.request);
         let affords = |cap: u64| {
             let bounds = policies::WorstCase { output_tokens: cap, ..prepared.bounds };
             match left {
-                Left::Money(left) => route.worst_case(&bounds).is_some_and(|worst| worst <= *left),
+                Left::Money(left) => {
+                    route.worst_case(&price, &bounds).is_some_and(|worst| worst <= *left)
+                }
                 Left::Tokens(left) => tokens(&bounds) <= *left,
                 Left::Nothing => false,
             }
@@ -301,7 +311,7 @@ fn tokens(bounds: &policies::WorstCase) -> u64 {
 fn ask(
     route: &Route,
     prepared: &Prepared,
-    worst_money: PicoUsd,
+    (price, worst_money): (RoutePrice, PicoUsd),
     parent: Option<AttemptIndex>,
     avoided: &Option<Arc<TokenPrice>>,
 ) -> Ask {
@@ -311,11 +321,13 @@ fn ask(
         provider: route.provider().to_owned(),
         role: if parent.is_some() { Role::Fallback } else { Role::Primary },
         parent,
-        price: route.config.price.clone(),
+        price,
         worst_money,
         budgeted: route.config.budgeted,
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
+        service: prepared.bounds.service,
+        images: prepared.bounds.images,
         avoided: avoided.clone().filter(|_| route.is_local()),
         model_file: None,
         service_tier: None,
@@ -428,12 +440,13 @@ pub fn cheapest_cloud(
         output: request.output_cap,
         ..Usage::default()
     };
+    let used = Used { images: request.images, ..Used::tokens(usage) };
     routes
         .iter()
         .filter(|route| allowed(route))
-        .filter_map(|route| match &route.config.price {
+        .filter_map(|route| match route.price(request) {
             RoutePrice::Tokens(price) if !route.is_local() => {
-                price.cost(&usage).ok().map(|cost| (cost, Arc::clone(price)))
+                price.cost(&used).ok().map(|cost| (cost, price))
             }
             _ => None,
         })

@@ -13,6 +13,7 @@ pub mod execute;
 pub mod ledger;
 pub mod listen;
 pub mod policy_watch;
+pub mod price_import;
 pub mod providers;
 pub mod refusal;
 pub mod relay;

@@ -22,8 +22,8 @@ use crate::{
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource};
+use std::{collections::VecDeque, convert::Infallible};
 
 /// The status an answer's head leaves with.
 const ANSWERED: u16 = 200;
@@ -51,6 +51,7 @@ struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
     visible_bytes: u64,
     reasoning_bytes: u64,
+    service: Option<ServiceTier>,
     finish: Option<FinishReason>,
     id: Option<String>,
 }
@@ -299,6 +300,9 @@ impl Relay {
         let record = open.attempt(self.started.attempt);
         record.usage = Some(usage);
         record.usage_source = Some(source);
+        if let Some(service) = self.seen.service {
+            record.service_tier = Some(service.as_str().to_owned());
+        }
         record.finish = finish;
         record.upstream_id = self.seen.id.take();
         self.pacing.write(&mut record.times, self.started.first_at, output);
@@ -314,16 +318,10 @@ impl Relay {
 
     /// What the answer costs by what is known now; `None` when its price is unknown.
     fn cost(&self) -> Option<Cost> {
-        let engine_ns = self
-            .open
-            .as_ref()
-            .and_then(|open| open.attempt_ref(self.started.attempt).times.engine_ns);
-        let engine_time = Duration::from_nanos(engine_ns.unwrap_or(0));
-        let (usage, _) = self.usage();
-        let price = &self.started.route.config.price;
-        let total = price.cost(&usage, engine_time).ok().flatten()?;
+        let (price, used) = self.open.as_ref()?.priced(self.started.attempt, self.usage().0);
+        let total = price.cost(&used).ok().flatten()?;
         let details = match price {
-            RoutePrice::Tokens(price) => price.parts(&usage).ok()?.to_vec(),
+            RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
             RoutePrice::Compute(_) => vec![("engine_time", total)],
             RoutePrice::Unknown => Vec::new(),
         };
@@ -344,6 +342,9 @@ impl SeenSoFar {
         self.reasoning_bytes += u64::from(seen.reasoning_bytes);
         if let Some(usage) = seen.usage {
             self.usage = Some((usage, UsageSource::Reported));
+        }
+        if seen.service.is_some() {
+            self.service = seen.service;
         }
         if seen.finish.is_some() {
             self.finish.clone_from(&seen.finish);

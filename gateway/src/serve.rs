@@ -162,7 +162,9 @@ async fn read(gateway: &Gateway, body: Body, headers: &HeaderMap) -> Result<Chat
     let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
         .await
         .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
-    Ok(wire::read_chat(body, headers, limits.output_tokens_default)?)
+    let mut request = wire::read_chat(body, headers, limits.output_tokens_default)?;
+    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
+    Ok(request)
 }
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {

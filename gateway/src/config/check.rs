@@ -21,13 +21,13 @@ use std::{
 use toml::Spanned;
 
 /// Checks a document whose relative paths start from `base`.
-pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Config, Finding> {
+pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Config, Finding> {
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
     let policy = policy(&written.policy, base)?;
     let names = names(&routes, &policy)?;
     let prices = price::list(&written.prices, base)?;
-    let around = Around { names, base, prices: &prices, today };
+    let around = Around { names, base, prices: &prices, now_s };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
         .map(|written| route(written, &around, &mut warnings))
@@ -193,7 +193,8 @@ struct Around<'a> {
     names: HashSet<String>,
     base: &'a Path,
     prices: &'a PriceList,
-    today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    now_s: u64,
 }
 
 fn route(
@@ -205,7 +206,7 @@ fn route(
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
-    if matches!(route.price, RoutePrice::Unknown) {
+    if matches!(route.price.at(around.now_s), RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
     }
     Ok(route)
@@ -245,7 +246,7 @@ fn local_route(
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
-        price: price::of_local(written.usd_per_hour),
+        price: price::of_local(written)?,
         unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
@@ -292,7 +293,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(written, around.prices, around.today)?;
+    let price = price::of_cloud(written, around.prices)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,

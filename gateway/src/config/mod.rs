@@ -12,7 +12,7 @@ mod written;
 
 use crate::{caller::BudgetSpec, clock::Clock};
 pub use error::ConfigError;
-use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
+use policies::{PicoUsd, PriceList, Pricing, RouteId};
 use secrecy::SecretString;
 use std::{
     net::SocketAddr,
@@ -120,8 +120,8 @@ pub struct RouteConfig {
     pub id: RouteId,
     /// Other names of `model` that mean this route.
     pub aliases: Vec<String>,
-    /// Its price.
-    pub price: RoutePrice,
+    /// Its price, now and later.
+    pub price: Pricing,
     /// For an unknown price: reserve this much per attempt (`None`: such a route is refused).
     pub unknown_price_max: Option<PicoUsd>,
     /// Whether its cost counts against money budgets.
@@ -241,8 +241,8 @@ pub enum Environment {
 pub struct Surroundings<'a> {
     /// Answers `${env.NAME}`.
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
-    /// The day whose prices hold, `YYYY-MM-DD`.
-    pub today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    pub now_s: u64,
 }
 
 impl Config {
@@ -262,7 +262,7 @@ impl Config {
             Err(_) if environment == Environment::Spared => Some(String::new()),
             found => found.ok(),
         };
-        Self::parse(&text, path, Surroundings { lookup: &lookup, today: &clock.day() })
+        Self::parse(&text, path, Surroundings { lookup: &lookup, now_s: clock.unix_ms() / 1000 })
     }
 
     /// Checks a text. `path` is named in errors, and relative paths start from its directory.
@@ -276,7 +276,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let base = path.parent().unwrap_or(Path::new(""));
         document::read(text, surroundings.lookup)
-            .and_then(|document| check::check(document, base, surroundings.today))
+            .and_then(|document| check::check(document, base, surroundings.now_s))
             .map_err(|finding| ConfigError::place(&finding, text, path))
     }
 }

@@ -130,6 +130,10 @@ pub(super) struct Local {
     #[serde(default)]
     pub(super) usd_per_hour: Option<Money>,
     #[serde(default)]
+    pub(super) watts: Option<Spanned<NonZeroU32>>,
+    #[serde(default)]
+    pub(super) usd_per_kwh: Option<Money>,
+    #[serde(default)]
     pub(super) unknown_price_max_usd: Option<Money>,
     #[serde(default)]
     pub(super) budgeted: bool,
@@ -209,6 +213,14 @@ pub(super) struct Rates {
     pub(super) reasoning: Option<Spanned<Money>>,
     #[serde(default)]
     pub(super) per_request_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) per_image_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) image: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio_output: Option<Spanned<Money>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

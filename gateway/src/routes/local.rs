@@ -194,6 +194,7 @@ impl LocalJob {
             output_tokens: u64::from(self.job.max_tokens),
             choices: 1,
             engine_time: self.job.engine_time_max.saturating_add(self.one_step),
+            ..WorstCase::default()
         }
     }
 }

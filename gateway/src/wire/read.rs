@@ -64,7 +64,7 @@ pub fn read_chat(
     };
     let metadata = read.metadata()?;
     read.rest()?;
-    priced::check(|field| read.given(field))?;
+    let service = priced::check(|field| read.given(field))?;
     let prompt_tokens_max = prompt_tokens_max(&conversation, read.extra_bytes, needs.tools);
     let prompt_tokens_estimate = estimate_prompt_tokens(
         conversation.text.ascii.saturating_add(read.extra_bytes),
@@ -77,6 +77,9 @@ pub fn read_chat(
         endpoint: Endpoint::ChatCompletions,
         outer_body: None,
         model,
+        admitted_unix_s: 0,
+        service,
+        images: conversation.images,
         stream,
         include_usage,
         prompt_tokens_max,

@@ -102,8 +102,7 @@ impl PriceList {
     /// price that model: a shipped row that begins later does not undo a price that was agreed.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
-        self.rows
-            .retain(|row| !other.prices_from(row));
+        self.rows.retain(|row| !other.prices_from(row));
         self.rows.extend(other.rows);
         self.rows.sort_by(|a, b| a.place().cmp(&b.place()));
         self
@@ -146,7 +145,9 @@ impl PriceList {
     #[must_use]
     pub fn dated(&self, provider: &str, model: &str) -> Option<DatedPrices> {
         let rows = self.rows_of(provider, model);
-        DatedPrices::new(rows.iter().map(|row| (row.effective_from.as_str(), Arc::clone(&row.price))))
+        DatedPrices::new(
+            rows.iter().map(|row| (row.effective_from.as_str(), Arc::clone(&row.price))),
+        )
     }
 
     /// Rows that are given themselves, for a list that is not read from a file.

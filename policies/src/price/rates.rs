@@ -96,9 +96,10 @@ impl TokenRates {
 
     /// The exact cost of the tokens of `usage`.
     pub(super) fn cost(&self, usage: &Usage) -> Result<PicoUsd, MoneyError> {
-        self.all().into_iter().zip(usage.all()).try_fold(PicoUsd::ZERO, |sum, (rate, tokens)| {
-            sum.add(rate.times(tokens)?)
-        })
+        self.all()
+            .into_iter()
+            .zip(usage.all())
+            .try_fold(PicoUsd::ZERO, |sum, (rate, tokens)| sum.add(rate.times(tokens)?))
     }
 
     /// In the order of [`Usage::all`].

@@ -167,9 +167,9 @@ impl TokenPrice {
         let prompt = used.usage.prompt();
         let Some(table) = self.table(used) else {
             let dearest = |table: &RateTable| table.at(prompt).cost(usage);
-            return self.tables().try_fold(PicoUsd::ZERO, |most, table| {
-                dearest(table).map(|cost| most.max(cost))
-            });
+            return self
+                .tables()
+                .try_fold(PicoUsd::ZERO, |most, table| dearest(table).map(|cost| most.max(cost)));
         };
         table.at(prompt).cost(usage)
     }

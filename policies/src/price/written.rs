@@ -97,11 +97,8 @@ fn tiers(out: &mut String, table: &RateTable) {
     out.push_str("tiers = [\n");
     for tier in &table.tiers {
         let rates = rates(&tier.rates).join(", ");
-        let _ = writeln!(
-            out,
-            "    {{ above_prompt_tokens = {}, {rates} }},",
-            tier.above_prompt_tokens
-        );
+        let _ =
+            writeln!(out, "    {{ above_prompt_tokens = {}, {rates} }},", tier.above_prompt_tokens);
     }
     out.push_str("]\n");
 }
