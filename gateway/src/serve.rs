@@ -76,6 +76,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/ready", get(pages::ready).fallback(page))
         .route("/metrics", get(pages::metrics).fallback(page))
         .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
+        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)))
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )

@@ -1,119 +1,105 @@
-//! The ledger, queried.
+//! The ledger, queried: of the running books, or of a directory that is only read.
+//!
+//! **Invariant:** a query that can be answered from the journal alone is answered so, and changes
+//! nothing; both sources go through these handlers, so they answer alike.
 
 use super::{
     Answer, List, answer,
-    ledger_views::{EntryView, brief, summary_view, whole},
+    asked::Asked,
+    blocking,
+    ledger_views::{EntryView, brief, session_view, summary_view, whole},
+    only,
     read::{Params, bad},
-    reading, times, unreadable,
+    unreadable,
 };
 use crate::{
-    ledger::{Cursor, Entry, Filter, GroupBy, KeyId, Outcome, PAGE_MAX, RequestId, SummaryQuery},
+    clock::Clock,
+    ledger::{
+        Books, BooksError, Cursor, Entry, JournalError, OrderBy, PAGE_MAX, Reader, RequestId,
+        SummaryQuery,
+    },
     refusal::Refusal,
-    serve::Gateway,
 };
-use axum::extract::{Path, State};
-use policies::{PicoUsd, Policy, PolicyVersion, RouteId, RuleName, Trace};
-use serde::{Deserialize, de::IntoDeserializer as _};
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::{get, post},
+};
+use jiff::tz::TimeZone;
+use policies::{Policy, Trace};
 use serde_json::json;
-use std::{str::FromStr, sync::Arc};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 /// Requests of a page that names no limit.
 const PAGE_DEFAULT: usize = 50;
 
-/// Which requests: what both queries take.
-#[derive(Debug, Default)]
-struct Asked {
-    since: Option<String>,
-    until: Option<String>,
-    key: Option<String>,
-    route: Option<String>,
-    model: Option<String>,
-    rule: Option<String>,
-    policy_version: Option<String>,
-    outcome: Option<String>,
-    session: Option<String>,
-    user: Option<String>,
-    team: Option<String>,
-    tag: Option<String>,
-    min_cost_usd: Option<String>,
+/// Where the ledger is.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// Open in this process.
+    Live(Books),
+    /// In this directory, which is only read.
+    Kept(PathBuf),
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct PageParams {
-    limit: Option<usize>,
-    cursor: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    key: Option<String>,
-    route: Option<String>,
-    model: Option<String>,
-    rule: Option<String>,
-    policy_version: Option<String>,
-    outcome: Option<String>,
-    session: Option<String>,
-    user: Option<String>,
-    team: Option<String>,
-    tag: Option<String>,
-    min_cost_usd: Option<String>,
+/// The ledger, and what reading times needs.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) source: Source,
+    pub(crate) clock: Clock,
+    pub(crate) zone: TimeZone,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct SummaryParams {
-    group_by: Option<String>,
-    exact: Option<bool>,
-    since: Option<String>,
-    until: Option<String>,
-    key: Option<String>,
-    route: Option<String>,
-    model: Option<String>,
-    rule: Option<String>,
-    policy_version: Option<String>,
-    outcome: Option<String>,
-    session: Option<String>,
-    user: Option<String>,
-    team: Option<String>,
-    tag: Option<String>,
-    min_cost_usd: Option<String>,
-}
-
-/// serde's `flatten` and `deny_unknown_fields` exclude each other, so the conditions stand in both
-/// lists of parameters and are taken out of them here.
-macro_rules! asked {
-    ($params:expr) => {
-        Asked {
-            since: $params.since.take(),
-            until: $params.until.take(),
-            key: $params.key.take(),
-            route: $params.route.take(),
-            model: $params.model.take(),
-            rule: $params.rule.take(),
-            policy_version: $params.policy_version.take(),
-            outcome: $params.outcome.take(),
-            session: $params.session.take(),
-            user: $params.user.take(),
-            team: $params.team.take(),
-            tag: $params.tag.take(),
-            min_cost_usd: $params.min_cost_usd.take(),
+impl Ledger {
+    /// The ledger as it is now. Blocking.
+    pub(super) fn reader(&self) -> Result<Reader, BooksError> {
+        match &self.source {
+            Source::Live(books) => Ok(books.reader()),
+            Source::Kept(dir) => Reader::open(dir).map_err(|error| damaged(&error)),
         }
-    };
+    }
+}
+
+fn damaged(error: &JournalError) -> BooksError {
+    BooksError::Unreadable(error.to_string().into())
+}
+
+type Pairs = Params<Vec<(String, String)>>;
+
+/// The paths that read the ledger.
+pub(crate) fn router<S: Clone + Send + Sync + 'static>(ledger: Arc<Ledger>) -> Router<S> {
+    let reads = |methods| only(methods, "GET, HEAD");
+    Router::new()
+        .route("/ledger/requests", reads(get(requests)))
+        .route("/ledger/requests/{id}", reads(get(request)))
+        .route("/ledger/summary", reads(get(summary)))
+        .route("/ledger/export", reads(get(super::export::export)))
+        .route("/ledger/verify", reads(get(verify)))
+        .route("/ledger/rebuild-rollups", only(post(rebuild_rollups), "POST"))
+        .route("/sessions/{id}", reads(get(session)))
+        .with_state(ledger)
+}
+
+/// Runs a query outside the async threads.
+pub(super) async fn read<T: Send + 'static>(
+    ledger: &Arc<Ledger>,
+    query: impl FnOnce(&Reader) -> Result<T, BooksError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let ledger = Arc::clone(ledger);
+    blocking(move || query(&ledger.reader()?)).await?.map_err(unreadable)
 }
 
 /// GET /ledger/requests: newest first.
-pub(super) async fn requests(
-    State(gateway): State<Arc<Gateway>>,
-    Params(mut params): Params<PageParams>,
-) -> Answer {
-    let filter = filter(&gateway, asked!(params))?;
-    let limit = params.limit.unwrap_or(PAGE_DEFAULT);
+async fn requests(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answer {
+    let mut asked = Asked::new(pairs)?;
+    let filter = asked.filter(&ledger)?;
+    let limit = asked.parsed("limit")?.unwrap_or(PAGE_DEFAULT);
     if limit == 0 || limit > PAGE_MAX {
         return Err(bad(Some("limit"), format!("`limit` is 1 to {PAGE_MAX}")));
     }
-    let cursor: Option<Cursor> = parsed("cursor", params.cursor.as_deref())?;
-    let page = reading(&gateway, move |gateway| gateway.books.requests(&filter, cursor, limit))
-        .await?
-        .map_err(unreadable)?;
+    let cursor: Option<Cursor> = asked.parsed("cursor")?;
+    asked.end()?;
+    let page = read(&ledger, move |reader| reader.requests(&filter, cursor, limit)).await?;
     answer(&List::<EntryView<'_>> {
         object: "list",
         data: page.entries.iter().map(brief).collect(),
@@ -122,115 +108,76 @@ pub(super) async fn requests(
 }
 
 /// GET /ledger/requests/{id}: everything, with the whole trace of the decision.
-pub(super) async fn request(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
+async fn request(State(ledger): State<Arc<Ledger>>, Path(id): Path<String>) -> Answer {
     let Ok(id) = RequestId::from_str(&id) else {
         return Err(Refusal::NotFound(format!("`{id}` is not the id of a request")));
     };
-    let found = reading(&gateway, move |gateway| {
-        let entry = gateway.books.request(id)?;
+    let found = read(&ledger, move |reader| {
+        let entry = reader.request(id)?;
         Ok(entry.map(|entry| {
-            let trace = trace(gateway, &entry);
+            let trace = trace(reader, &entry);
             (entry, trace)
         }))
     });
-    let Some((entry, trace)) = found.await?.map_err(unreadable)? else {
+    let Some((entry, trace)) = found.await? else {
         return Err(Refusal::NotFound(format!("there is no request `{id}` in the ledger")));
     };
     answer(&whole(&entry, trace))
 }
 
 /// The decision explained by the policy that made it, from the facts it was made from.
-fn trace(gateway: &Gateway, entry: &Entry) -> Result<Trace, String> {
+fn trace(reader: &Reader, entry: &Entry) -> Result<Trace, String> {
     let decision = &entry.decision;
     let unknown = || format!("the text of policy version {} is not recorded", decision.version);
-    let source =
-        gateway.books.policy_source(&decision.version).map_err(|error| error.to_string())?;
+    let source = reader.policy_source(&decision.version).map_err(|error| error.to_string())?;
     let policy = Policy::parse(&decision.policy.0, &source.ok_or_else(unknown)?)
         .map_err(|error| error.to_string())?;
     Ok(policies::explain(&policy, &decision.facts))
 }
 
 /// GET /ledger/summary
-pub(super) async fn summary(
-    State(gateway): State<Arc<Gateway>>,
-    Params(mut params): Params<SummaryParams>,
-) -> Answer {
-    let filter = filter(&gateway, asked!(params))?;
-    let group_by = group_by(params.group_by.as_deref().unwrap_or_default())?;
-    let query = SummaryQuery { filter, group_by: group_by.clone(), exact: params.exact };
-    let summary = reading(&gateway, move |gateway| gateway.books.summary(&query))
-        .await?
-        .map_err(unreadable)?;
+async fn summary(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answer {
+    let mut asked = Asked::new(pairs)?;
+    let query = SummaryQuery {
+        filter: asked.filter(&ledger)?,
+        group_by: asked.group_by()?,
+        order_by: asked.word::<OrderBy>("order_by")?.unwrap_or_default(),
+        top: asked.parsed("top")?,
+        exact: asked.parsed("exact")?,
+    };
+    asked.end()?;
+    let group_by = query.group_by.clone();
+    let summary = read(&ledger, move |reader| reader.summary(&query)).await?;
     answer(&summary_view(&summary, &group_by))
 }
 
+/// GET /sessions/{id}: what an agent's run cost, and the tree of its requests.
+async fn session(State(ledger): State<Arc<Ledger>>, Path(id): Path<String>) -> Answer {
+    let name = id.clone();
+    let Some(tree) = read(&ledger, move |reader| reader.session(&name)).await? else {
+        return Err(Refusal::NotFound(format!("no request named the session `{id}`")));
+    };
+    answer(&session_view(&id, &tree))
+}
+
 /// GET /ledger/verify: checks the whole ledger; it takes as long as reading it.
-pub(super) async fn verify(State(gateway): State<Arc<Gateway>>) -> Answer {
-    let report = reading(&gateway, |gateway| gateway.books.verify()).await?;
+async fn verify(State(ledger): State<Arc<Ledger>>) -> Answer {
+    let report = blocking(move || match &ledger.source {
+        Source::Live(books) => Ok(books.verify()),
+        Source::Kept(_) => ledger.reader().map(|reader| reader.verify()),
+    });
+    let report = report.await?.map_err(unreadable)?;
     let mut view = json!(report);
     view["clean"] = json!(report.is_clean());
     answer(&view)
 }
 
-fn filter(gateway: &Gateway, asked: Asked) -> Result<Filter, Refusal> {
-    let time = |param: &str, text: Option<String>| {
-        text.map(|text| times::parse(gateway, param, &text)).transpose()
+/// POST /ledger/rebuild-rollups: makes the rollups anew from the journal.
+async fn rebuild_rollups(State(ledger): State<Arc<Ledger>>) -> Answer {
+    let Source::Live(books) = &ledger.source else {
+        return Err(Refusal::NotFound("a directory that is only read has no rollups".to_owned()));
     };
-    Ok(Filter {
-        from_unix_ms: time("since", asked.since)?,
-        to_unix_ms: time("until", asked.until)?,
-        key: asked.key.map(|key| KeyId(Arc::from(key))),
-        route: asked.route.map(|route| RouteId::new(&route)),
-        model: asked.model,
-        rule: asked.rule.map(|rule| RuleName(Arc::from(rule))),
-        policy_version: asked.policy_version.map(|version| PolicyVersion(Arc::from(version))),
-        outcome: asked.outcome.as_deref().map(outcome).transpose()?,
-        session: asked.session,
-        user: asked.user,
-        team: asked.team,
-        tag: asked.tag,
-        min_cost: parsed::<PicoUsd>("min_cost_usd", asked.min_cost_usd.as_deref())?,
-    })
-}
-
-fn outcome(text: &str) -> Result<Outcome, Refusal> {
-    let reader: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
-        text.into_deserializer();
-    Outcome::deserialize(reader).map_err(|_| {
-        let known = "completed, client_gone, broken, failed, rejected, short, crashed";
-        bad(Some("outcome"), format!("`{text}` is not an outcome; known are {known}"))
-    })
-}
-
-fn group_by(text: &str) -> Result<Vec<GroupBy>, Refusal> {
-    let mut groups = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let group = match name {
-            "route" => GroupBy::Route,
-            "model" => GroupBy::Model,
-            "provider" => GroupBy::Provider,
-            "key" => GroupBy::Key,
-            "rule" => GroupBy::Rule,
-            "user" => GroupBy::User,
-            "team" => GroupBy::Team,
-            "session" => GroupBy::Session,
-            _ => {
-                let known = "route, model, provider, key, rule, user, team, session";
-                let message = format!("`{name}` is nothing to group by; known are {known}");
-                return Err(bad(Some("group_by"), message));
-            }
-        };
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
-    }
-    Ok(groups)
-}
-
-fn parsed<T: FromStr>(param: &str, text: Option<&str>) -> Result<Option<T>, Refusal>
-where
-    T::Err: std::fmt::Display,
-{
-    text.map(|text| text.parse().map_err(|error| bad(Some(param), format!("`{param}`: {error}"))))
-        .transpose()
+    let books = books.clone();
+    let rebuilt = blocking(move || books.rebuild_rollups()).await?.map_err(unreadable)?;
+    answer(&rebuilt)
 }

@@ -4,7 +4,7 @@ use super::times::rfc3339;
 use crate::{
     ledger::{
         Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, KeyId, ModelFile,
-        Outcome, Role, Summary,
+        Outcome, Role, SessionNode, SessionTree, Summary,
     },
     timeline::StageTimes,
 };
@@ -209,10 +209,35 @@ pub(super) fn summary_view(summary: &Summary, group_by: &[GroupBy]) -> Value {
         "object": "list",
         "group_by": group_by,
         "data": rows,
+        "groups_left_out": summary.groups_left_out,
         "total": line(&summary.total),
         "percentiles": summary.percentiles,
         "entries_read": summary.entries_read,
-        "hours_from_rollups": summary.hours_from_rollups,
+        "spans_from_rollups": summary.spans_from_rollups,
+    })
+}
+
+/// A session: its sums, and its requests in the order of their tree.
+pub(super) fn session_view(id: &str, tree: &SessionTree) -> Value {
+    let node = |node: &SessionNode| {
+        let mut view = json!(brief(&node.entry));
+        if let Some(fields) = view.as_object_mut() {
+            fields.insert("depth".to_owned(), json!(node.depth));
+            fields.insert("branch_cost_usd".to_owned(), json!(node.branch_cost));
+            fields.insert("branch_unknown_cost".to_owned(), json!(node.branch_unknown));
+        }
+        view
+    };
+    let arrived = tree.nodes.iter().map(|node| node.entry.arrived_unix_ms);
+    json!({
+        "object": "session",
+        "id": id,
+        "first_arrived": arrived.clone().min().map(rfc3339),
+        "last_arrived": arrived.max().map(rfc3339),
+        "total": line(&tree.sums.total),
+        "percentiles": tree.sums.percentiles,
+        "requests": tree.nodes.iter().map(node).collect::<Vec<_>>(),
+        "older_left_out": tree.cut,
     })
 }
 

@@ -6,9 +6,13 @@
 //! money is a decimal string, a time is RFC 3339 with its `_unix_ms` beside it, and what is unknown
 //! is absent.
 
+mod asked;
+mod export;
+mod focus;
 mod keys;
-mod ledger;
+pub(crate) mod ledger;
 mod ledger_views;
+mod organization;
 mod policies;
 mod read;
 mod state;
@@ -41,9 +45,6 @@ const QUERY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The admin plane. Every path of it wants the admin key, those that do not exist too.
 pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
-    let only = |methods: MethodRouter<Arc<Gateway>>, names: &'static str| {
-        methods.fallback(move || async move { Refusal::WrongMethod(names) })
-    };
     let reads = |methods| only(methods, "GET, HEAD");
     Router::new()
         .route("/keys", only(get(keys::list).post(keys::create), "GET, HEAD, POST"))
@@ -65,15 +66,33 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
         .route("/policies/reload", only(post(policies::reload), "POST"))
         .route("/policies/history", reads(get(policies::history)))
         .route("/policies/history/{version}", reads(get(policies::version)))
-        .route("/ledger/requests", reads(get(ledger::requests)))
-        .route("/ledger/requests/{id}", reads(get(ledger::request)))
-        .route("/ledger/summary", reads(get(ledger::summary)))
-        .route("/ledger/verify", reads(get(ledger::verify)))
+        .merge(ledger::router(ledger_of(&gateway)))
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(gateway, authorize))
+}
+
+/// Any other method is refused, and told which there are.
+fn only<S: Clone + Send + Sync + 'static>(
+    methods: MethodRouter<S>,
+    names: &'static str,
+) -> MethodRouter<S> {
+    methods.fallback(move || async move { Refusal::WrongMethod(names) })
+}
+
+/// OpenAI's pages of usage and costs, under /v1/organization: they too want the admin key.
+pub fn organization(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
+    organization::router(ledger_of(&gateway)).layer(from_fn_with_state(gateway, authorize))
+}
+
+fn ledger_of(gateway: &Gateway) -> Arc<ledger::Ledger> {
+    Arc::new(ledger::Ledger {
+        source: ledger::Source::Live(gateway.books.clone()),
+        clock: gateway.clock.clone(),
+        zone: gateway.config.time_zone.clone(),
+    })
 }
 
 async fn authorize(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
@@ -143,10 +162,17 @@ async fn reading<T: Send + 'static>(
     gateway: &Arc<Gateway>,
     query: impl FnOnce(&Gateway) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
+    let gateway = Arc::clone(gateway);
+    blocking(move || query(&gateway)).await
+}
+
+/// The same, without the gateway.
+async fn blocking<T: Send + 'static>(
+    query: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let place = tokio::time::timeout(QUERY_WAIT_MAX, QUERIES.acquire()).await;
     let Ok(Ok(_place)) = place else { return Err(Refusal::Busy(QUERY_WAIT_MAX)) };
-    let gateway = Arc::clone(gateway);
-    tokio::task::spawn_blocking(move || query(&gateway))
+    tokio::task::spawn_blocking(query)
         .await
         .map_err(|died| Refusal::Ledger(format!("the query died: {died}")))
 }

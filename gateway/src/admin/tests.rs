@@ -227,7 +227,7 @@ async fn what_is_wrong_is_refused_and_named() {
     for (path, param) in [
         ("/ledger/requests?colour=red", json!("colour")),
         ("/ledger/requests?limit=0", json!("limit")),
-        ("/ledger/requests?limit=x", Value::Null),
+        ("/ledger/requests?limit=x", json!("limit")),
         ("/ledger/requests?since=yesterday", json!("since")),
         ("/ledger/requests?outcome=good", json!("outcome")),
         ("/ledger/requests?cursor=x", json!("cursor")),

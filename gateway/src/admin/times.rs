@@ -1,7 +1,7 @@
 //! Times as they are shown and asked for.
 
 use super::read::bad;
-use crate::{refusal::Refusal, serve::Gateway};
+use crate::{clock::Clock, refusal::Refusal};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 /// RFC 3339 in UTC with milliseconds.
@@ -11,10 +11,22 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// RFC 3339 in UTC with whole seconds.
+pub(super) fn second(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// A time that a parameter names: milliseconds since the Unix epoch, RFC 3339, a day of the
 /// configured time zone (its beginning), or a span before now such as `15m`, `24h` or `7d`.
-pub(super) fn parse(gateway: &Gateway, param: &str, text: &str) -> Result<u64, Refusal> {
-    read(text, gateway.clock.unix_ms(), &gateway.config.time_zone).ok_or_else(|| {
+pub(super) fn parse(
+    clock: &Clock,
+    zone: &TimeZone,
+    param: &str,
+    text: &str,
+) -> Result<u64, Refusal> {
+    read(text, clock.unix_ms(), zone).ok_or_else(|| {
         let message = format!(
             "`{param}` is not a time: write milliseconds since the Unix epoch, RFC 3339, a day \
              such as 2026-11-22, or a span before now such as 24h"

@@ -6,6 +6,7 @@ use super::{
     output::{self, Align, Column, ms, rows, text, usd},
 };
 use clap::{Args, Subcommand};
+use http::Method;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -18,8 +19,12 @@ pub(crate) enum LedgerCommand {
     Show(ShowArgs),
     /// Sum requests, by group
     Summary(SummaryArgs),
+    /// Show a session (an agent's run): what it cost, and the tree of its requests
+    Session(SessionArgs),
     /// Check the whole ledger against itself
     Verify,
+    /// Make the sums per minute, hour and day anew from the journal
+    RebuildRollups,
 }
 
 /// Which requests.
@@ -40,6 +45,9 @@ pub(crate) struct FilterArgs {
     /// Asked for this model
     #[arg(long)]
     pub(crate) model: Option<String>,
+    /// Asked this provider
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
     /// Decided by this rule
     #[arg(long)]
     pub(crate) rule: Option<String>,
@@ -49,6 +57,15 @@ pub(crate) struct FilterArgs {
     /// Ended so: completed, client_gone, broken, failed, rejected, short, crashed
     #[arg(long)]
     pub(crate) outcome: Option<String>,
+    /// The caller saw this HTTP status
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// Served by: chat_completions, completions, embeddings, responses, messages
+    #[arg(long)]
+    pub(crate) endpoint: Option<String>,
+    /// Used the answer cache so: bypass, miss, hit, coalesced
+    #[arg(long)]
+    pub(crate) cache: Option<String>,
     /// Of this session
     #[arg(long)]
     pub(crate) session: Option<String>,
@@ -64,6 +81,9 @@ pub(crate) struct FilterArgs {
     /// Cost at least this
     #[arg(long, value_name = "USD")]
     pub(crate) min_cost_usd: Option<String>,
+    /// Cost at most this
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost_usd: Option<String>,
 }
 
 /// Which page.
@@ -86,12 +106,26 @@ pub(crate) struct ShowArgs {
     pub(crate) id: String,
 }
 
+/// Which session.
+#[derive(Debug, Args)]
+pub(crate) struct SessionArgs {
+    /// The session's id, as its requests named it
+    pub(crate) id: String,
+}
+
 /// Which sums.
 #[derive(Debug, Args)]
 pub(crate) struct SummaryArgs {
-    /// route, model, provider, key, rule, user, team, session; several with commas
+    /// route, model, provider, key, rule, policy_version, user, team, session, tag, outcome,
+    /// endpoint, cache, hour, day; several with commas
     #[arg(long, default_value = "route")]
     pub(crate) group_by: String,
+    /// cost, requests, tokens, ttft_p95, tpot_p95, total_p95 (the greatest first), or name
+    #[arg(long)]
+    pub(crate) order_by: Option<String>,
+    /// Only the first so many groups; the total is of all
+    #[arg(long, value_name = "N")]
+    pub(crate) top: Option<usize>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
     /// Read every request for exact percentiles (true), or take sums made before (false); unset: by
@@ -102,12 +136,18 @@ pub(crate) struct SummaryArgs {
 
 /// Runs a ledger command.
 pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), CliError> {
-    let link = Link::open(common, Missing::Refuse).await?;
+    // Rollups are what a writer derives; all else needs only the journal.
+    let link = match command {
+        LedgerCommand::RebuildRollups => Link::open(common, Missing::Refuse).await?,
+        _ => Link::open_to_read(common).await?,
+    };
     match command {
         LedgerCommand::Query(args) => query(common, &link, &args).await,
         LedgerCommand::Show(args) => show(common, &link, &args.id).await,
         LedgerCommand::Summary(args) => summary(common, &link, &args).await,
+        LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
         LedgerCommand::Verify => verify(common, &link).await,
+        LedgerCommand::RebuildRollups => rebuild(common, &link).await,
     }
 }
 
@@ -141,7 +181,7 @@ async fn query(common: &Common, link: &Link, args: &QueryArgs) -> Result<(), Cli
 }
 
 /// The route that answered, or those that were tried.
-fn answered_route(entry: &Value) -> String {
+pub(super) fn answered_route(entry: &Value) -> String {
     let answered = entry["answered_by"].as_u64();
     match answered {
         Some(at) => text(entry, &format!("/attempts/{at}/route")),
@@ -154,7 +194,7 @@ fn answered_route(entry: &Value) -> String {
 }
 
 /// Prompt and answer tokens of all attempts.
-fn tokens(entry: &Value) -> String {
+pub(super) fn tokens(entry: &Value) -> String {
     let attempts = entry["attempts"].as_array().map_or(&[][..], Vec::as_slice);
     let known: Vec<(u64, u64)> = attempts.iter().filter_map(used).collect();
     if known.is_empty() {
@@ -257,6 +297,8 @@ fn why(entry: &Value) -> String {
 async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(), CliError> {
     let mut params = params(&args.filter);
     param(&mut params, "group_by", Some(&args.group_by));
+    param(&mut params, "order_by", args.order_by.as_deref());
+    param(&mut params, "top", args.top.map(|top| top.to_string()).as_deref());
     param(&mut params, "exact", args.exact.map(|exact| exact.to_string()).as_deref());
     let summary = link.get(&format!("/ledger/summary?{params}")).await?;
     if common.json {
@@ -282,6 +324,8 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         ("PROMPT", Align::Right, &|row| summed(row, &PROMPT)),
         ("ANSWER", Align::Right, &|row| summed(row, &["output", "reasoning"])),
         ("COST USD", Align::Right, &|row| usd(row, "/cost_usd")),
+        ("PER 1K REQUESTS", Align::Right, &|row| usd(row, "/cost_per_1k_requests_usd")),
+        ("PER 1M TOKENS", Align::Right, &|row| usd(row, "/cost_per_million_tokens_usd")),
         ("AVOIDED USD", Align::Right, &avoided),
         ("TTFT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "ttft_us", 1_000.0)),
         ("TPOT MS P50/P95/P99", Align::Right, &|row| percentiles(row, "tpot_ns", 1_000_000.0)),
@@ -293,8 +337,27 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         "exact" => "percentiles are exact (nearest rank)".to_owned(),
         _ => "percentiles come from sketches and are within 1 % of the value".to_owned(),
     };
-    output::note(how);
+    let left_out = summary["groups_left_out"].as_u64().filter(|groups| *groups > 0);
+    output::note(match left_out {
+        Some(groups) => format!("{groups} more groups; {how}"),
+        None => how,
+    });
     Ok(())
+}
+
+async fn rebuild(common: &Common, link: &Link) -> Result<(), CliError> {
+    output::note("reading the whole ledger");
+    let rebuilt = link.ask(Method::POST, "/ledger/rebuild-rollups", None).await?;
+    if common.json {
+        return output::json(&rebuilt);
+    }
+    output::say(format!(
+        "{} entries, {} rows in {} minutes, hours and days; {} of these were not what they are now",
+        text(&rebuilt, "/entries"),
+        text(&rebuilt, "/rows"),
+        text(&rebuilt, "/spans"),
+        text(&rebuilt, "/spans_changed")
+    ))
 }
 
 const PROMPT: [&str; 4] = ["input", "cache_read", "cache_write_5m", "cache_write_1h"];
@@ -388,14 +451,19 @@ fn params(filter: &FilterArgs) -> String {
         ("key", &filter.key),
         ("route", &filter.route),
         ("model", &filter.model),
+        ("provider", &filter.provider),
         ("rule", &filter.rule),
         ("policy_version", &filter.policy_version),
         ("outcome", &filter.outcome),
+        ("status", &filter.status),
+        ("endpoint", &filter.endpoint),
+        ("cache", &filter.cache),
         ("session", &filter.session),
         ("user", &filter.user),
         ("team", &filter.team),
         ("tag", &filter.tag),
         ("min_cost_usd", &filter.min_cost_usd),
+        ("max_cost_usd", &filter.max_cost_usd),
     ];
     for (name, value) in all {
         param(&mut params, name, value.as_deref());

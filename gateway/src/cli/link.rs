@@ -5,6 +5,10 @@
 
 use super::{CliError, Common, Exit};
 use crate::{
+    admin::{
+        self,
+        ledger::{Ledger, Source},
+    },
     caller::{ADMIN_KEY_FILE, Secret, private_dir, read_secret},
     clock::Clock,
     config::{Config, ConfigError, Environment, Surroundings, shipped::TOLLGATE_TOML},
@@ -12,7 +16,10 @@ use crate::{
     serve::{self, Gateway},
     start::{self, StartError},
 };
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
@@ -48,6 +55,8 @@ struct ServerNote {
 pub(crate) enum Link {
     /// A server.
     Server { client: reqwest::Client, base: String, admin: Secret },
+    /// The directory, only read.
+    Kept { router: Router },
     /// The directory, opened here.
     Here { gateway: Arc<Gateway>, router: Router, admin: Secret },
 }
@@ -99,6 +108,16 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 impl Link {
     /// The server that `--server` names, the one that holds the directory, or the directory.
     pub(crate) async fn open(common: &Common, missing: Missing) -> Result<Self, CliError> {
+        Self::open_as(common, missing, false).await
+    }
+
+    /// The same for what only reads the ledger: nothing is written to a directory that no server
+    /// holds, and one whose server does not answer is read all the same.
+    pub(crate) async fn open_to_read(common: &Common) -> Result<Self, CliError> {
+        Self::open_as(common, Missing::Refuse, true).await
+    }
+
+    async fn open_as(common: &Common, missing: Missing, read: bool) -> Result<Self, CliError> {
         if let Some(url) = &common.server {
             let admin = match std::env::var("TOLLGATE_ADMIN_KEY") {
                 Ok(key) => Secret::from_text(key),
@@ -124,7 +143,7 @@ impl Link {
         {
             return Ok(link);
         }
-        Self::here(config, note.as_ref())
+        if read { Ok(Self::kept(&config)) } else { Self::here(config, note.as_ref()) }
     }
 
     async fn to_running(note: &ServerNote, dir: &Path) -> Result<Option<Self>, CliError> {
@@ -136,6 +155,16 @@ impl Link {
         }
         let admin = admin_key(dir)?;
         Ok(Some(Self::Server { client, base, admin }))
+    }
+
+    fn kept(config: &Config) -> Self {
+        let ledger = Ledger {
+            source: Source::Kept(config.data_dir.clone()),
+            clock: Clock::system(),
+            zone: config.time_zone.clone(),
+        };
+        let router = Router::new().nest("/admin/v1", admin::ledger::router(Arc::new(ledger)));
+        Self::Kept { router }
     }
 
     /// Blocks while the ledger is opened: nothing else runs in this process.
@@ -181,19 +210,9 @@ impl Link {
                 (answer.status(), answer.bytes().await.map_err(failed)?)
             }
             Self::Here { router, admin, .. } => {
-                let request = Request::builder()
-                    .method(method)
-                    .uri(format!("/admin/v1{path}"))
-                    .header(header::AUTHORIZATION, format!("Bearer {}", admin.reveal()))
-                    .header(header::CONTENT_TYPE, "application/json")
-                    .body(body.map_or_else(Body::empty, Body::from))
-                    .map_err(|error| CliError::usage(error.to_string()))?;
-                let Ok(answer) = router.clone().oneshot(request).await;
-                let status = answer.status();
-                let body = answer.into_body().collect().await;
-                let body = body.map_err(|error| CliError::failed(error.to_string()))?;
-                (status, body.to_bytes())
+                asked_here(router, method, path, Some(admin), body).await?
             }
+            Self::Kept { router } => asked_here(router, method, path, None, body).await?,
         };
         understood(status, &bytes)
     }
@@ -215,6 +234,31 @@ impl Drop for Link {
             gateway.books.close();
         }
     }
+}
+
+/// Asks a router of this process.
+async fn asked_here(
+    router: &Router,
+    method: Method,
+    path: &str,
+    admin: Option<&Secret>,
+    body: Option<String>,
+) -> Result<(StatusCode, Bytes), CliError> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("/admin/v1{path}"))
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(admin) = admin {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", admin.reveal()));
+    }
+    let request = request
+        .body(body.map_or_else(Body::empty, Body::from))
+        .map_err(|error| CliError::usage(error.to_string()))?;
+    let Ok(answer) = router.clone().oneshot(request).await;
+    let status = answer.status();
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|error| CliError::failed(error.to_string()))?;
+    Ok((status, body.to_bytes()))
 }
 
 fn understood(status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {

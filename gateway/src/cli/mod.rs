@@ -14,6 +14,7 @@ mod policy;
 mod prices;
 mod routes;
 mod serve;
+mod session;
 #[cfg(test)]
 mod tests;
 

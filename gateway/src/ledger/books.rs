@@ -13,7 +13,6 @@ use super::{
     keeper::Keeper,
     open_entry::{EntryHead, OpenEntry},
     opening::PLACES_MAX,
-    recovery,
     refusals::Refusals,
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     store::{
         BooksError, CommitTicket, Condition,
         catalogue::Catalogue,
-        codec::{self, Event, PolicyRecord, Row},
+        codec::{self, PolicyRecord, Row},
         committer::Pulse,
         lock::DirLock,
         queue::Queue,
@@ -309,15 +308,7 @@ impl Books {
     /// # Errors
     /// [`BooksError::Unreadable`].
     pub fn policy_source(&self, version: &PolicyVersion) -> Result<Option<String>, BooksError> {
-        let notes = self.policies();
-        let Some(note) = notes.iter().rev().find(|note| note.version == *version) else {
-            return Ok(None);
-        };
-        let mut events = recovery::events(&self.0.catalogue.snapshot(), vec![note.seq])?;
-        match events.remove(&note.seq) {
-            Some(Event::Policy(record)) => Ok(Some(record.source)),
-            _ => Err(BooksError::Unreadable(format!("event {} is no policy", note.seq).into())),
-        }
+        self.reader().policy_source(version)
     }
 
     /// Whether the store writes, and how far behind it is.

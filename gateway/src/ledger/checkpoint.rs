@@ -1,4 +1,4 @@
-//! The derived state in sled, and back.
+//! The derived state as keys and values (in sled, or a base of the journal), and back.
 //!
 //! **Invariant:** what is loaded is the state after exactly the event named in the checkpoint, or
 //! nothing: a checkpoint of another schema, or one that cannot be read, is not used at all.
@@ -6,10 +6,10 @@
 use super::{
     KeyId,
     derived::{Derived, Dirty, Kept},
-    rollups::{Dims, HourRows, Rollups},
+    rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span},
     tally::Tally,
 };
-use crate::store::index::{Changes, Index, IndexError};
+use crate::store::index::{Changes, IndexError, Pairs};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
@@ -28,11 +28,12 @@ const ROLLUPS: &[u8] = b"r";
 struct Meta {
     schema: u32,
     next_seq: u64,
-    hour: u64,
+    /// The minute that lasts; the hour and the day that last are those it is in.
+    minute: u64,
 }
 
 /// Writes what changed since the last checkpoint.
-pub(crate) fn save(index: &Index, derived: &mut Derived) -> Result<(), IndexError> {
+pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), IndexError> {
     let mut changes = Changes::default();
     if derived.dirty.global {
         changes.put(GLOBAL, &bytes(&derived.global)?);
@@ -52,17 +53,14 @@ pub(crate) fn save(index: &Index, derived: &mut Derived) -> Result<(), IndexErro
     for (at, name) in derived.rollups.names.all().enumerate().skip(derived.dirty.names_from) {
         changes.put(&[NAMES, &number(at)].concat(), name.as_bytes());
     }
-    index.remove_all(OPEN, &mut changes)?;
+    index.remove_until(OPEN, None, &mut changes)?;
     for (id, open) in &derived.open {
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
     changes.put(REFUSED, &bytes(&derived.refused)?);
-    for (hour, rows) in derived.rollups.hours() {
-        for (dims, tally) in rows {
-            changes.put(&[&hour_prefix(hour), bytes(&dims)?.as_slice()].concat(), &bytes(&tally)?);
-        }
-    }
-    let meta = Meta { schema: SCHEMA, next_seq: derived.next_seq, hour: derived.rollups.hour() };
+    put_rollups(index, &derived.rollups, &mut changes)?;
+    let minute = derived.rollups.minute();
+    let meta = Meta { schema: SCHEMA, next_seq: derived.next_seq, minute };
     index.apply(changes, &bytes(&meta)?)?;
     derived.rollups.forget_past();
     derived.accounts.values_mut().for_each(|kept| kept.dirty = false);
@@ -71,7 +69,7 @@ pub(crate) fn save(index: &Index, derived: &mut Derived) -> Result<(), IndexErro
 }
 
 /// The state as last saved; `None` if there is none that this program reads.
-pub(crate) fn load(index: &Index) -> Result<Option<Derived>, IndexError> {
+pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     let Some(meta) = index.meta()? else { return Ok(None) };
     let meta: Meta = value(&meta)?;
     if meta.schema != SCHEMA {
@@ -112,24 +110,55 @@ pub(crate) fn load(index: &Index) -> Result<Option<Derived>, IndexError> {
         rollups.names.push(std::str::from_utf8(bytes).map_err(|_| IndexError::Value)?);
         Ok(())
     })?;
-    rollups.begin(meta.hour);
-    for (dims, tally) in hour(index, meta.hour)? {
-        rollups.restore(dims, tally);
+    for (level, at) in [
+        (Level::Minute, meta.minute),
+        (Level::Hour, meta.minute / 60),
+        (Level::Day, meta.minute / (24 * 60)),
+    ] {
+        let span = Span { level, at };
+        rollups.restore(span, span_rows(index, span, &SETS)?);
     }
     derived.rollups = rollups;
     derived.dirty = clean(&derived);
     Ok(Some(derived))
 }
 
-/// The rows of one hour.
-pub(crate) fn hour(index: &Index, hour: u64) -> Result<HourRows, IndexError> {
-    let prefix = hour_prefix(hour);
-    let mut rows = HourRows::new();
-    index.scan(&prefix, &mut |key, bytes| {
-        let dims: Dims = value(&key[prefix.len()..])?;
-        rows.insert(dims, value::<Tally>(bytes)?);
-        Ok(())
-    })?;
+/// Writes the rollups that are not there yet, and forgets minutes that are old.
+pub(crate) fn put_rollups(
+    index: &impl Pairs,
+    rollups: &Rollups,
+    changes: &mut Changes,
+) -> Result<(), IndexError> {
+    let current = rollups.current();
+    let lasting = current.iter().map(|(span, rows)| (span, rows));
+    for (span, rows) in rollups.past().iter().chain(lasting) {
+        put_span(*span, rows, changes)?;
+    }
+    let oldest = rollups.minute().saturating_sub(MINUTES_KEPT);
+    let from = span_prefix(Span { level: Level::Minute, at: oldest });
+    index.remove_until(&from[..ROLLUPS.len() + 1], Some(&from), changes)
+}
+
+/// Writes the rows of one span.
+pub(crate) fn put_span(span: Span, rows: &Rows, changes: &mut Changes) -> Result<(), IndexError> {
+    for (dims, tally) in rows {
+        let key = [&span_prefix(span), bytes(dims)?.as_slice()].concat();
+        changes.put(&key, &bytes(tally)?);
+    }
+    Ok(())
+}
+
+/// The rows of one span, of these sets.
+pub(crate) fn span_rows(index: &impl Pairs, span: Span, sets: &[Set]) -> Result<Rows, IndexError> {
+    let prefix = span_prefix(span);
+    let mut rows = Rows::new();
+    for set in sets {
+        index.scan(&[prefix.as_slice(), &[*set as u8]].concat(), &mut |key, bytes| {
+            let dims: Dims = value(&key[prefix.len()..])?;
+            rows.insert(dims, value::<Tally>(bytes)?);
+            Ok(())
+        })?;
+    }
     Ok(rows)
 }
 
@@ -141,8 +170,9 @@ fn clean(derived: &Derived) -> Dirty {
     }
 }
 
-fn hour_prefix(hour: u64) -> Vec<u8> {
-    [ROLLUPS, &hour.to_be_bytes()].concat()
+/// A set's rows follow it, because [`Dims`] begins with the set.
+fn span_prefix(span: Span) -> Vec<u8> {
+    [ROLLUPS, &[span.level as u8], &span.at.to_be_bytes()].concat()
 }
 
 fn number(at: usize) -> [u8; 8] {

@@ -15,6 +15,7 @@ use crate::store::{
     writer::sealed_name,
 };
 use std::{
+    io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -231,10 +232,14 @@ pub(crate) fn seal_all(catalogue: &Catalogue, abort: &AtomicBool) -> Result<(), 
             let to = plain.marks.get(at + 1).map_or(plain.end, |next| next.offset);
             walk(&plain.file, mark.offset, to, &mut |_, record, _| {
                 let head = record.head;
-                let id = (head.kind == codec::ENTRY)
-                    .then(|| codec::entry_id(record.payload).map(|id| id.0.as_u128()))
-                    .flatten();
-                sealer.add(head.seq, head.unix_ms, record.raw, id).map_err(ScanError::Io)
+                let row = match codec::decode(head.kind, head.version, record.payload) {
+                    Ok(codec::Event::Entry(row)) => Some(row),
+                    Ok(_) => None,
+                    Err(error) => return Err(ScanError::Io(io::Error::other(error))),
+                };
+                sealer
+                    .add(head.seq, head.unix_ms, record.raw, row.as_deref())
+                    .map_err(ScanError::Io)
             })?;
         }
         let sealed: Sealed = sealer.finish()?;

@@ -14,15 +14,19 @@ mod derived;
 pub(crate) mod effect;
 pub mod entry;
 mod filter;
+mod gather;
 mod ids;
 mod keeper;
+mod line;
 pub(crate) mod open_entry;
 mod opening;
 mod query;
 mod rate;
+mod rebuild;
 mod recovery;
 mod refusals;
 mod rollups;
+mod session;
 mod summary;
 mod tally;
 mod verify;
@@ -40,8 +44,10 @@ pub use filter::Filter;
 pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
+pub use rebuild::Rebuilt;
+pub use session::{SessionNode, SessionTree};
 pub use summary::{
-    Group, GroupBy, Line, NONE, OTHER, Percentiles, Quantiles, Summary, SummaryQuery,
+    Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,
 };
 pub use verify::{Finding, Report};
 

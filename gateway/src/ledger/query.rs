@@ -13,10 +13,12 @@ use super::{
 use crate::store::{
     BooksError, JournalError,
     catalogue::{Block, Segment, Snapshot},
-    codec::{self, Row},
+    codec::{self, Event},
     journal,
     record::Record,
+    sealed::Name,
 };
+use policies::PolicyVersion;
 use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc};
 
 /// Requests of one page at most.
@@ -42,6 +44,13 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Where older ones follow, if any may.
     pub next: Option<Cursor>,
+}
+
+/// An entry with its place and the time of its commit.
+struct Found {
+    seq: u64,
+    unix_ms: u64,
+    entry: Entry,
 }
 
 impl Books {
@@ -98,25 +107,18 @@ impl Reader {
         let before = cursor.map_or(u64::MAX, |Cursor(seq)| seq);
         let mut entries = Vec::new();
         let mut scanned = 0;
-        let blocks = self.snapshot.blocks();
-        let meant = |block: &&Block| block.seq < before && filter.reaches(block);
-        for block in blocks.iter().rev().filter(meant) {
-            let mut found: Vec<(u64, Entry)> = Vec::new();
-            self.rows(block, &mut |record, row| {
-                scanned += 1;
-                if record.head.seq < before && filter.takes(record.head.unix_ms, &row) {
-                    found.push((record.head.seq, entry(record)?));
-                }
-                Ok(())
-            })?;
+        let blocks = self.meant(filter)?;
+        for block in blocks.iter().rev().filter(|block| block.seq < before) {
+            scanned += block.next_seq - block.seq;
+            let mut found = self.found(block, filter, before)?;
             let room = limit - entries.len();
             if found.len() >= room {
                 let rest = found.split_off(found.len() - room);
-                let next = rest.first().map(|(seq, _)| Cursor(*seq));
-                entries.extend(rest.into_iter().rev().map(|(_, entry)| entry));
+                let next = rest.first().map(|found| Cursor(found.seq));
+                entries.extend(rest.into_iter().rev().map(|found| found.entry));
                 return Ok(Page { entries, next });
             }
-            entries.extend(found.into_iter().rev().map(|(_, entry)| entry));
+            entries.extend(found.into_iter().rev().map(|found| found.entry));
             if scanned >= PAGE_SCAN_MAX {
                 return Ok(Page { entries, next: Some(Cursor(block.seq)) });
             }
@@ -162,6 +164,113 @@ impl Reader {
         Ok(None)
     }
 
+    /// See [`Books::policy_source`]. Without the running books' notes it looks from the end.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn policy_source(&self, version: &PolicyVersion) -> Result<Option<String>, BooksError> {
+        let note = self.keeper.as_ref().map(|keeper| {
+            let derived = keeper.derived();
+            let found = derived.policies.iter().rev().find(|note| note.version == *version);
+            found.map(|note| note.seq)
+        });
+        let only = match note {
+            Some(None) => return Ok(None),
+            Some(Some(seq)) => Some(seq),
+            None => None,
+        };
+        let holds =
+            |block: &&Block| only.is_none_or(|seq| block.seq <= seq && seq < block.next_seq);
+        for block in self.snapshot.blocks().iter().rev().filter(holds) {
+            let mut found = None;
+            self.records(block, &mut |record| {
+                let head = record.head;
+                if head.kind == codec::POLICY
+                    && let Event::Policy(policy) =
+                        codec::decode(head.kind, head.version, record.payload)?
+                    && policy.version == *version
+                {
+                    found = Some(policy.source);
+                }
+                Ok(())
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The blocks that can hold what a filter means, oldest first.
+    pub(crate) fn meant(&self, filter: &Filter) -> Result<Vec<Block>, BooksError> {
+        let session = filter.session.as_deref().map(Name::Session);
+        let key = filter.key.as_ref().map(|key| Name::Key(&key.0));
+        let mut holds = Vec::with_capacity(self.snapshot.segments.len());
+        for segment in &self.snapshot.segments {
+            let mut may = true;
+            if let Segment::Sealed(sealed) = segment {
+                for name in [session, key].into_iter().flatten() {
+                    let named = sealed.may_name(name);
+                    may &= named.map_err(|error| unreadable(&sealed.path, &error))?;
+                }
+            }
+            holds.push(may);
+        }
+        let mut blocks = self.snapshot.blocks();
+        blocks.retain(|block| holds[block.segment()] && filter.reaches(block));
+        Ok(blocks)
+    }
+
+    /// The entries of a block that a filter means, below `before`, oldest first.
+    fn found(&self, block: &Block, filter: &Filter, before: u64) -> Result<Vec<Found>, BooksError> {
+        let columns = self
+            .snapshot
+            .columns(block)
+            .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
+        let Some(sieve) = filter.on(&columns) else { return Ok(Vec::new()) };
+        let meant = columns.entries().filter(|brief| brief.seq < before && sieve.takes(brief));
+        let wanted: Vec<u64> = meant.map(|brief| brief.seq).collect();
+        let mut found = Vec::with_capacity(wanted.len());
+        if !wanted.is_empty() {
+            self.records(block, &mut |record| {
+                if wanted.binary_search(&record.head.seq).is_ok() {
+                    let head = record.head;
+                    found.push(Found {
+                        seq: head.seq,
+                        unix_ms: head.unix_ms,
+                        entry: entry(record)?,
+                    });
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Visits every request that a filter means with the time of its end, oldest first, until
+    /// `visit` says no.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn each(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(u64, Entry) -> bool,
+    ) -> Result<(), BooksError> {
+        for block in self.meant(filter)? {
+            for (unix_ms, entry) in self
+                .found(&block, filter, u64::MAX)?
+                .into_iter()
+                .map(|found| (found.unix_ms, found.entry))
+            {
+                if !visit(unix_ms, entry) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn excludes(&self, segment: usize, id: RequestId) -> Result<bool, BooksError> {
         match &self.snapshot.segments[segment] {
             Segment::Plain(_) => Ok(false),
@@ -172,24 +281,8 @@ impl Reader {
         }
     }
 
-    /// Visits a block's entries without what only explanations read.
-    pub(crate) fn rows(
-        &self,
-        block: &Block,
-        visit: &mut dyn FnMut(Record<'_>, Row) -> Result<(), codec::CodecError>,
-    ) -> Result<(), BooksError> {
-        self.records(block, &mut |record| {
-            if record.head.kind != codec::ENTRY {
-                return Ok(());
-            }
-            match codec::decode(record.head.kind, record.head.version, record.payload)? {
-                codec::Event::Entry(row) => visit(record, *row),
-                _ => Ok(()),
-            }
-        })
-    }
-
-    fn records(
+    /// Visits a block's records.
+    pub(crate) fn records(
         &self,
         block: &Block,
         visit: &mut dyn FnMut(Record<'_>) -> Result<(), codec::CodecError>,
@@ -206,7 +299,8 @@ impl Reader {
     }
 }
 
-fn entry(record: Record<'_>) -> Result<Entry, codec::CodecError> {
+/// Reads a record that is an entry.
+pub(crate) fn entry(record: Record<'_>) -> Result<Entry, codec::CodecError> {
     codec::decode_entry(record.head.version, record.payload)
 }
 

@@ -1,25 +1,27 @@
-//! Sums per hour, so that a summary of millions of entries reads a few hundred rows.
+//! Sums per minute, hour and day, so that a summary of millions of entries reads a few hundred rows.
 //!
-//! Each hour has rows by five sets of dimensions: (), route, model x provider, key, and
-//! route x model x key. Hours are those of commit time in UTC. **Invariants:** rows are sums of
-//! entries and nothing else, so they can be rebuilt from the journal to the byte; an hour has at
-//! most [`ROWS_MAX`] rows per set, then a row `other` takes the rest; an hour that has passed
+//! Each span has rows by five sets of dimensions: (), route, model x provider, key, and
+//! route x model x key. Spans are those of commit time in UTC. Entries are added to the current
+//! minute; a minute that is over is added to its hour, an hour to its day. **Invariants:** rows are
+//! sums of entries and nothing else, so they can be rebuilt from the journal to the byte; a span
+//! has at most [`ROWS_MAX`] rows per set, then a row `other` takes the rest; a span that has passed
 //! never changes.
 
-use super::tally::Tally;
+use super::tally::{Ended, Spent, Tally};
 use crate::store::codec::Row;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
-/// Milliseconds of an hour.
-pub(crate) const HOUR_MS: u64 = 3_600_000;
-/// Rows of one set in one hour.
+/// Rows of one set in one span.
 const ROWS_MAX: usize = 512;
 /// Names that are told apart; later ones are `other`.
 const NAMES_MAX: usize = 65_535;
-/// Hours kept in memory until the index has them, should it fail for long.
-const HOURS_KEPT: usize = 72;
+/// Past spans kept in memory until the index has them, should it fail for long.
+const PAST_MAX: usize = 256;
+/// Minutes that stay in the index: two days. Older ranges begin and end with whole hours, and what
+/// is between is read.
+pub(crate) const MINUTES_KEPT: u64 = 2 * 24 * 60;
 
 /// No such dimension in this set, or no attempt.
 const NONE: u32 = 0;
@@ -40,6 +42,21 @@ pub(crate) enum Set {
 pub(crate) const SETS: [Set; 5] =
     [Set::All, Set::Route, Set::ModelProvider, Set::Key, Set::RouteModelKey];
 
+/// How long a span is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Level {
+    Minute,
+    Hour,
+    Day,
+}
+
+/// One stretch of time: its level, and its number since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Span {
+    pub(crate) level: Level,
+    pub(crate) at: u64,
+}
+
 /// Names of one row, as numbers of [`Names`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Dims {
@@ -50,8 +67,8 @@ pub(crate) struct Dims {
     pub(crate) key: u32,
 }
 
-/// The rows of an hour.
-pub(crate) type HourRows = BTreeMap<Dims, Tally>;
+/// The rows of a span.
+pub(crate) type Rows = BTreeMap<Dims, Tally>;
 
 /// Names and their numbers, in order of appearance.
 #[derive(Clone, Debug, Default)]
@@ -60,15 +77,36 @@ pub(crate) struct Names {
     names: Vec<Box<str>>,
 }
 
-/// The rows of the current hour and of those the index does not have yet.
+/// The rows of one span while it lasts.
+#[derive(Clone, Debug, Default)]
+struct Current {
+    at: u64,
+    rows: HashMap<Dims, Tally, RandomState>,
+    counts: [usize; SETS.len()],
+}
+
+/// The current spans, and those the index does not have yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rollups {
     pub(crate) names: Names,
-    hour: u64,
-    rows: HashMap<Dims, Tally, RandomState>,
-    counts: [usize; SETS.len()],
-    /// Past hours that are not in the index yet.
-    past: BTreeMap<u64, HourRows>,
+    minute: Current,
+    hour: Current,
+    day: Current,
+    past: BTreeMap<Span, Rows>,
+}
+
+impl Level {
+    /// All levels, from the longest.
+    pub(crate) const ALL: [Self; 3] = [Self::Day, Self::Hour, Self::Minute];
+
+    /// Milliseconds of a span.
+    pub(crate) const fn ms(self) -> u64 {
+        match self {
+            Self::Minute => 60_000,
+            Self::Hour => 3_600_000,
+            Self::Day => 86_400_000,
+        }
+    }
 }
 
 // === impl Rollups ===
@@ -76,26 +114,29 @@ pub(crate) struct Rollups {
 impl Rollups {
     /// Adds an entry that was committed at `unix_ms`.
     pub(crate) fn add(&mut self, unix_ms: u64, row: &Row) {
-        self.turn(unix_ms / HOUR_MS);
+        self.turn(unix_ms / Level::Minute.ms());
         let key = self.names.number(row.key.0.as_ref());
+        let ended = Ended::from(row);
         if let [attempt] = row.attempts.as_slice() {
             // Nearly all: one look-up for both.
             let names = self.attempt_names(attempt, key);
+            let spent = Spent::from(attempt);
             self.each(names, |tally| {
-                tally.attempt(attempt);
-                tally.entry(row);
+                tally.attempt(spent);
+                tally.entry(ended);
             });
             return;
         }
         for attempt in &row.attempts {
             let names = self.attempt_names(attempt, key);
-            self.each(names, |tally| tally.attempt(attempt));
+            let spent = Spent::from(attempt);
+            self.each(names, |tally| tally.attempt(spent));
         }
         let names = match Tally::face(row) {
             Some(attempt) => self.attempt_names(attempt, key),
             None => [NONE, NONE, NONE, key],
         };
-        self.each(names, |tally| tally.entry(row));
+        self.each(names, |tally| tally.entry(ended));
     }
 
     fn attempt_names(&mut self, attempt: &super::Attempt, key: u32) -> [u32; 4] {
@@ -118,12 +159,107 @@ impl Rollups {
                 Set::Key => Dims { key, ..none },
                 Set::RouteModelKey => Dims { route, model, provider, key, ..none },
             };
-            add(self.row(dims));
+            add(self.minute.row(dims));
         }
     }
 
+    /// Moves on to `minute`: what is over goes where it belongs.
+    fn turn(&mut self, minute: u64) {
+        if minute <= self.minute.at {
+            return;
+        }
+        let over = self.minute.next(minute);
+        if !over.1.is_empty() {
+            self.turn_hour(over.0 / 60);
+            self.hour.take(&over.1);
+            self.keep(Level::Minute, over);
+        }
+        self.turn_hour(minute / 60);
+    }
+
+    fn turn_hour(&mut self, hour: u64) {
+        if hour <= self.hour.at {
+            return;
+        }
+        let over = self.hour.next(hour);
+        if !over.1.is_empty() {
+            self.turn_day(over.0 / 24);
+            self.day.take(&over.1);
+            self.keep(Level::Hour, over);
+        }
+        self.turn_day(hour / 24);
+    }
+
+    fn turn_day(&mut self, day: u64) {
+        if day <= self.day.at {
+            return;
+        }
+        let over = self.day.next(day);
+        if !over.1.is_empty() {
+            self.keep(Level::Day, over);
+        }
+    }
+
+    fn keep(&mut self, level: Level, (at, rows): (u64, Rows)) {
+        self.past.insert(Span { level, at }, rows);
+        while self.past.len() > PAST_MAX {
+            // Minutes stand first: the least is lost with them.
+            self.past.pop_first();
+        }
+    }
+
+    /// The spans that are over and that the index does not have yet.
+    pub(crate) fn past(&self) -> &BTreeMap<Span, Rows> {
+        &self.past
+    }
+
+    /// Takes them.
+    pub(crate) fn take_past(&mut self) -> BTreeMap<Span, Rows> {
+        std::mem::take(&mut self.past)
+    }
+
+    /// The spans that last, as far as they were added up: the hour has its minutes that are over.
+    pub(crate) fn current(&self) -> [(Span, Rows); 3] {
+        [(Level::Minute, &self.minute), (Level::Hour, &self.hour), (Level::Day, &self.day)].map(
+            |(level, current)| {
+                let rows = current.rows.iter().map(|(dims, tally)| (*dims, tally.clone()));
+                (Span { level, at: current.at }, rows.collect())
+            },
+        )
+    }
+
+    /// The index has everything that is over now.
+    pub(crate) fn forget_past(&mut self) {
+        self.past.clear();
+    }
+
+    /// Goes on with a span, whose rows the index has.
+    pub(crate) fn restore(&mut self, span: Span, rows: Rows) {
+        let current = match span.level {
+            Level::Minute => &mut self.minute,
+            Level::Hour => &mut self.hour,
+            Level::Day => &mut self.day,
+        };
+        current.at = span.at;
+        for (dims, tally) in rows {
+            let other = [dims.route, dims.model, dims.provider, dims.key] == [OTHER; 4];
+            current.counts[dims.set as usize] += usize::from(!other);
+            current.rows.insert(dims, tally);
+        }
+    }
+
+    /// The current minute.
+    pub(crate) fn minute(&self) -> u64 {
+        self.minute.at
+    }
+}
+
+// === impl Current ===
+
+impl Current {
     fn row(&mut self, dims: Dims) -> &mut Tally {
         let count = &mut self.counts[dims.set as usize];
+        let is_other = [dims.route, dims.model, dims.provider, dims.key] == [OTHER; 4];
         let full = *count >= ROWS_MAX && !self.rows.contains_key(&dims);
         let dims = if full {
             let set = dims.set;
@@ -132,65 +268,23 @@ impl Rollups {
             dims
         };
         self.rows.entry(dims).or_insert_with(|| {
-            *count += usize::from(!full);
+            *count += usize::from(!full && !is_other);
             Tally::default()
         })
     }
 
-    /// Moves on to `hour`.
-    fn turn(&mut self, hour: u64) {
-        if hour <= self.hour {
-            return;
+    /// Adds rows, in their order.
+    fn take(&mut self, rows: &Rows) {
+        for (dims, tally) in rows {
+            self.row(*dims).merge(tally);
         }
-        let rows: HourRows = self.rows.drain().collect();
-        if !rows.is_empty() {
-            self.past.insert(self.hour, rows);
-        }
+    }
+
+    /// Begins another span; returns the former.
+    fn next(&mut self, at: u64) -> (u64, Rows) {
+        let rows: Rows = self.rows.drain().collect();
         self.counts = [0; SETS.len()];
-        self.hour = hour;
-        while self.past.len() > HOURS_KEPT {
-            self.past.pop_first();
-        }
-    }
-
-    /// The hours that are in memory, oldest first.
-    pub(crate) fn hours(&self) -> BTreeMap<u64, HourRows> {
-        self.clone().into_hours()
-    }
-
-    /// The same, consuming.
-    pub(crate) fn into_hours(mut self) -> BTreeMap<u64, HourRows> {
-        let rows: HourRows = self.rows.into_iter().collect();
-        if !rows.is_empty() {
-            self.past.insert(self.hour, rows);
-        }
-        self.past
-    }
-
-    /// Takes the hours that are over.
-    pub(crate) fn take_past(&mut self) -> BTreeMap<u64, HourRows> {
-        std::mem::take(&mut self.past)
-    }
-
-    /// The index has everything now.
-    pub(crate) fn forget_past(&mut self) {
-        self.past.clear();
-    }
-
-    /// Goes on with `hour`, which the index has.
-    pub(crate) fn begin(&mut self, hour: u64) {
-        self.hour = hour;
-    }
-
-    /// One row of the current hour as the index has it.
-    pub(crate) fn restore(&mut self, dims: Dims, tally: Tally) {
-        let other = [dims.route, dims.model, dims.provider, dims.key] == [OTHER; 4];
-        self.counts[dims.set as usize] += usize::from(!other);
-        self.rows.insert(dims, tally);
-    }
-
-    pub(crate) fn hour(&self) -> u64 {
-        self.hour
+        (std::mem::replace(&mut self.at, at), rows)
     }
 }
 

@@ -1,36 +1,54 @@
 //! Sums over a time range, by groups.
 //!
-//! Few requests are read one by one, which gives exact percentiles. Many are taken from the hourly
+//! Few requests are read one by one, which gives exact percentiles. Many are taken from the
 //! rollups, with only the edges of the range read; percentiles then come from sketches and are
 //! right within 1 % of their value. **Invariants:** counts and money are exact either way; the
-//! reply says where its figures come from; the groups sum to the total.
+//! reply says where its figures come from; the groups sum to the total, but for groups by tag (a
+//! request with several tags is in each of theirs).
 
 use super::{
-    Outcome,
     books::Books,
     checkpoint,
-    entry::Attempt,
     filter::Filter,
-    query::Reader,
-    rollups::{HOUR_MS, HourRows, Names, Set},
-    tally::{Tally, quantile},
+    gather::{Gathering, Interner},
+    query::{Reader, unreadable},
+    rollups::{Level, MINUTES_KEPT, Set, Span},
 };
-use crate::store::{BooksError, catalogue::Block, codec::Row};
-use policies::{PicoUsdTotal, Usage};
-use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use crate::store::{BooksError, catalogue::Block};
+use policies::PicoUsdTotal;
+use serde::{Deserialize, Serialize};
+use std::{
+    cmp::Reverse,
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+pub use super::line::{Line, Quantiles};
 
 /// Up to this many events in the range are read one by one for exact percentiles.
 const EXACT_EVENTS_MAX: u64 = 400_000;
 /// Groups of one summary at most; the rest is one group of [`OTHER`].
-const GROUPS_MAX: usize = 10_000;
+pub(crate) const GROUPS_MAX: usize = 10_000;
+/// Threads that read for one summary at most.
+const THREADS_MAX: usize = 8;
+/// Blocks that are worth a thread.
+const THREAD_BLOCKS: usize = 32;
 /// The name of what goes beyond a cap.
 pub const OTHER: &str = "other";
 /// The name where there is none, such as the route of a request that tried none.
 pub const NONE: &str = "-";
 
+/// Names of the outcomes, endpoints and cache uses, by their numbers.
+pub(crate) const OUTCOME_NAMES: [&str; 7] =
+    ["completed", "client_gone", "broken", "failed", "rejected", "short", "crashed"];
+/// See [`OUTCOME_NAMES`].
+pub(crate) const ENDPOINT_NAMES: [&str; 5] =
+    ["chat_completions", "completions", "embeddings", "responses", "messages"];
+/// See [`OUTCOME_NAMES`].
+pub(crate) const CACHE_NAMES: [&str; 4] = ["bypass", "miss", "hit", "coalesced"];
+
 /// By what a summary is grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
     /// The route.
@@ -43,12 +61,51 @@ pub enum GroupBy {
     Key,
     /// The policy rule.
     Rule,
+    /// The policy's version.
+    PolicyVersion,
     /// The key's user.
     User,
     /// The key's team.
     Team,
     /// The session.
     Session,
+    /// The tag; a request with several is in each of their groups.
+    Tag,
+    /// How it ended.
+    Outcome,
+    /// The endpoint.
+    Endpoint,
+    /// How the answer cache was used.
+    Cache,
+    /// The service tier of the attempt.
+    ServiceTier,
+    /// The minute (UTC) in which it ended.
+    Minute,
+    /// The hour (UTC) in which it ended.
+    Hour,
+    /// The day (UTC) in which it ended.
+    Day,
+}
+
+/// By what the groups are ordered, the greatest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderBy {
+    /// Cost.
+    #[default]
+    Cost,
+    /// Requests.
+    Requests,
+    /// Tokens of all kinds.
+    Tokens,
+    /// 95th percentile of TTFT.
+    TtftP95,
+    /// 95th percentile of TPOT.
+    TpotP95,
+    /// 95th percentile of the whole request.
+    TotalP95,
+    /// By name, from the least: hours and days in their order.
+    Name,
 }
 
 /// What to sum.
@@ -58,6 +115,10 @@ pub struct SummaryQuery {
     pub filter: Filter,
     /// By what; empty for one sum.
     pub group_by: Vec<GroupBy>,
+    /// In which order.
+    pub order_by: OrderBy,
+    /// Only the first so many groups; the total is of all.
+    pub top: Option<usize>,
     /// Read the rollups although few requests are in the range, or read every request although
     /// many are. `None`: by their number.
     pub exact: Option<bool>,
@@ -76,16 +137,18 @@ pub enum Percentiles {
 /// Sums over a time range.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// The groups, dearest first.
+    /// The groups, in the order asked for.
     pub groups: Vec<Group>,
+    /// Groups that [`SummaryQuery::top`] left out.
+    pub groups_left_out: u64,
     /// All of them together.
     pub total: Line,
     /// How the percentiles were made.
     pub percentiles: Percentiles,
     /// Entries that were read one by one.
     pub entries_read: u64,
-    /// Hours that were taken from rollups.
-    pub hours_from_rollups: u64,
+    /// Minutes, hours and days that were taken from rollups.
+    pub spans_from_rollups: u64,
 }
 
 /// One group.
@@ -97,54 +160,28 @@ pub struct Group {
     pub line: Line,
 }
 
-/// Sums over some requests. Tokens and money are those of the attempts on the group's own route;
-/// requests, outcomes and times belong to the group of the attempt that answered.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Line {
-    /// Requests.
-    pub requests: u64,
-    /// How they ended; only what occurred.
-    pub outcomes: Vec<(Outcome, u64)>,
-    /// Attempts.
-    pub attempts: u64,
-    /// Tokens by bucket, as far as known.
-    pub usage: Usage,
-    /// Exact cost of the attempts whose cost is known.
-    pub cost_usd: PicoUsdTotal,
-    /// Attempts whose cost is unknown.
-    pub unknown_cost: u64,
-    /// What the cheapest allowed cloud route would have cost instead of local attempts.
-    pub avoided_cost_usd: PicoUsdTotal,
-    /// Client's TTFT in microseconds.
-    pub ttft_us: Quantiles,
-    /// Client's TPOT in nanoseconds.
-    pub tpot_ns: Quantiles,
-    /// Whole request in microseconds: the sum of its stages.
-    pub total_us: Quantiles,
+impl GroupBy {
+    /// Everything there is to group by.
+    pub const ALL: [Self; 17] = [
+        Self::Route,
+        Self::Model,
+        Self::Provider,
+        Self::Key,
+        Self::Rule,
+        Self::PolicyVersion,
+        Self::User,
+        Self::Team,
+        Self::Session,
+        Self::Tag,
+        Self::Outcome,
+        Self::Endpoint,
+        Self::Cache,
+        Self::ServiceTier,
+        Self::Minute,
+        Self::Hour,
+        Self::Day,
+    ];
 }
-
-/// A distribution: nearest-rank percentiles over `count` values; `None` without any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Quantiles {
-    /// Values.
-    pub count: u64,
-    /// Median.
-    pub p50: Option<u64>,
-    /// 95th percentile.
-    pub p95: Option<u64>,
-    /// 99th percentile.
-    pub p99: Option<u64>,
-}
-
-/// A group while it grows.
-#[derive(Default)]
-struct Growing {
-    tally: Tally,
-    /// TTFT, TPOT, total; only for exact percentiles.
-    values: [Vec<u64>; 3],
-}
-
-type Groups = HashMap<Vec<String>, Growing>;
 
 impl Books {
     /// Sums what `query` asks for. Blocking.
@@ -162,79 +199,177 @@ impl Reader {
     /// # Errors
     /// [`BooksError::Unreadable`].
     pub fn summary(&self, query: &SummaryQuery) -> Result<Summary, BooksError> {
-        let blocks = self.snapshot.blocks();
-        let meant: Vec<_> = blocks.iter().filter(|block| query.filter.reaches(block)).collect();
-        let events: u64 = meant.iter().map(|block| block.next_seq - block.seq).sum();
+        let blocks = self.meant(&query.filter)?;
+        let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
         let exact = query.exact.unwrap_or(events <= EXACT_EVENTS_MAX);
-        let mut gathering = Gathering { query, exact, groups: Groups::new(), read: 0, hours: 0 };
-        let whole_hours = match (exact, set_of(query)) {
-            (false, Some(set)) => self.take_rollups(&mut gathering, set, &meant)?,
-            _ => None,
+        let interner = Interner::default();
+        let mut gathering = Gathering::new(&query.group_by, exact, &interner);
+        let taken = match (exact, set_of(query)) {
+            (false, Some(set)) => self.take_rollups(&mut gathering, &query.filter, set, &blocks)?,
+            _ => Taken::default(),
         };
-        for block in meant {
-            // Wholly inside the hours that were taken from rollups.
-            if let Some((from, to)) = whole_hours
-                && block.first_ms >= from
-                && block.last_ms < to
-            {
-                continue;
-            }
-            self.rows(block, &mut |record, row| {
-                let unix_ms = record.head.unix_ms;
-                let taken = whole_hours.is_some_and(|(from, to)| from <= unix_ms && unix_ms < to);
-                if !taken && query.filter.takes(unix_ms, &row) {
-                    gathering.entry(&row);
-                }
-                Ok(())
-            })?;
-        }
-        Ok(gathering.finish())
+        let rest: Vec<Block> = blocks
+            .into_iter()
+            .filter(|block| !taken.whole(block.first_ms, block.last_ms))
+            .collect();
+        self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        let (read, percentiles) =
+            (gathering.read, if exact { Percentiles::Exact } else { Percentiles::Sketch });
+        let (mut groups, total) = gathering.finish();
+        order(&mut groups, query.order_by);
+        let all = groups.len();
+        groups.truncate(query.top.unwrap_or(usize::MAX));
+        Ok(Summary {
+            groups_left_out: (all - groups.len()) as u64,
+            groups,
+            total,
+            percentiles,
+            entries_read: read,
+            spans_from_rollups: taken.spans,
+        })
     }
 
-    /// Adds the whole hours of the range from their rollups; returns which time that was.
+    /// Reads blocks, by several threads where they are many.
+    fn gather<'a>(
+        &self,
+        gathering: &mut Gathering<'a>,
+        query: &'a SummaryQuery,
+        blocks: &[Block],
+        taken: &Taken,
+        interner: &'a Interner,
+    ) -> Result<(), BooksError> {
+        let next = AtomicUsize::new(0);
+        let exact = gathering.is_exact();
+        let work = || -> Result<Gathering<'a>, BooksError> {
+            let mut part = Gathering::new(&query.group_by, exact, interner);
+            while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let columns = self
+                    .snapshot
+                    .columns(block)
+                    .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
+                let Some(sieve) = query.filter.on(&columns) else { continue };
+                let numbers = interner.of(&columns);
+                for brief in columns.entries() {
+                    if !taken.has(brief.unix_ms) && sieve.takes(&brief) {
+                        part.entry(&brief, &numbers);
+                    }
+                }
+            }
+            Ok(part)
+        };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = cores.min(THREADS_MAX).min(blocks.len() / THREAD_BLOCKS + 1);
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let died = || Err(BooksError::Unreadable("a thread of the query died".into()));
+            let others = others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died()));
+            std::iter::once(own).chain(others).collect()
+        });
+        for part in parts {
+            gathering.merge(part?);
+        }
+        Ok(())
+    }
+
+    /// Adds the spans of the range that rollups have; returns which time that was.
     fn take_rollups(
         &self,
         gathering: &mut Gathering<'_>,
+        filter: &Filter,
         set: Set,
-        meant: &[&Block],
-    ) -> Result<Option<(u64, u64)>, BooksError> {
-        let (Some(keeper), Some(first), Some(last)) = (&self.keeper, meant.first(), meant.last())
-        else {
-            return Ok(None);
-        };
-        let Some(index) = &keeper.index else { return Ok(None) };
-        let filter = &gathering.query.filter;
-        let from = filter.from_unix_ms.unwrap_or(first.first_ms).max(first.first_ms);
-        let from = if filter.from_unix_ms.is_some_and(|from| from > first.first_ms) {
-            from.div_ceil(HOUR_MS)
-        } else {
-            from / HOUR_MS
-        };
-        // The current hour goes on behind the snapshot: it is read, not taken from its rollup.
-        let current = last.last_ms / HOUR_MS;
-        let to = filter.to_unix_ms.map_or(current, |to| (to / HOUR_MS).min(current));
-        if from >= to {
-            return Ok(None);
-        }
-        let (in_memory, names) = {
+        blocks: &[Block],
+    ) -> Result<Taken, BooksError> {
+        let mut taken = Taken::default();
+        let (Some(keeper), Some(first)) = (&self.keeper, blocks.first()) else { return Ok(taken) };
+        let Some(index) = &keeper.index else { return Ok(taken) };
+        let (past, names, minute) = {
             let derived = keeper.derived();
-            (derived.rollups.hours(), derived.rollups.names.clone())
+            let rollups = &derived.rollups;
+            (rollups.past().clone(), rollups.names.clone(), rollups.minute())
         };
-        for hour in from..to {
+        // Nothing was committed before the first block.
+        let beginning = first.first_ms - first.first_ms % Level::Day.ms();
+        let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));
+        let longest = if gathering.groups_by(GroupBy::Minute) {
+            Level::Minute
+        } else if gathering.groups_by(GroupBy::Hour) {
+            Level::Hour
+        } else {
+            Level::Day
+        };
+        for span in cover(from, filter.to_unix_ms.unwrap_or(u64::MAX), minute, longest) {
             let stored;
-            let rows = match in_memory.get(&hour) {
+            let rows = match past.get(&span) {
                 Some(rows) => rows,
                 None => {
-                    stored = checkpoint::hour(index, hour)
+                    stored = checkpoint::span_rows(index, span, &[set])
                         .map_err(|error| BooksError::Unreadable(error.to_string().into()))?;
                     &stored
                 }
             };
-            gathering.hours += 1;
-            gathering.hour(set, rows, &names);
+            let begins = span.at * span.level.ms();
+            gathering.span(set, begins, rows, &names);
+            taken.add(begins, begins + span.level.ms());
         }
-        Ok(Some((from * HOUR_MS, to * HOUR_MS)))
+        Ok(taken)
     }
+}
+
+/// Time that was taken from rollups: ranges in order, apart from each other.
+#[derive(Debug, Default)]
+struct Taken {
+    ranges: Vec<(u64, u64)>,
+    spans: u64,
+}
+
+impl Taken {
+    fn add(&mut self, from: u64, to: u64) {
+        self.spans += 1;
+        match self.ranges.last_mut() {
+            Some(last) if last.1 == from => last.1 = to,
+            _ => self.ranges.push((from, to)),
+        }
+    }
+
+    fn range(&self, unix_ms: u64) -> Option<(u64, u64)> {
+        let after = self.ranges.partition_point(|(from, _)| *from <= unix_ms);
+        self.ranges[..after].last().copied().filter(|(_, to)| unix_ms < *to)
+    }
+
+    fn has(&self, unix_ms: u64) -> bool {
+        self.range(unix_ms).is_some()
+    }
+
+    /// Whether all of a block was taken.
+    fn whole(&self, first_ms: u64, last_ms: u64) -> bool {
+        self.range(first_ms).is_some_and(|(_, to)| last_ms < to)
+    }
+}
+
+/// The spans up to `longest` that are over and lie wholly in `[from, to)`, in order. `minute` is the one
+/// that lasts. Minutes are not kept for ever: where they are gone, time stays uncovered.
+fn cover(from: u64, to: u64, minute: u64, longest: Level) -> Vec<Span> {
+    let to = to.min(minute * Level::Minute.ms());
+    let mut spans = Vec::new();
+    let mut at = from.next_multiple_of(Level::Minute.ms());
+    while at + Level::Minute.ms() <= to {
+        let whole = Level::ALL.into_iter().find(|level| {
+            let ms = level.ms();
+            at.is_multiple_of(ms)
+                && at + ms <= to
+                && *level <= longest
+                && (*level != Level::Minute || at / ms + MINUTES_KEPT > minute)
+        });
+        match whole {
+            Some(level) => {
+                spans.push(Span { level, at: at / level.ms() });
+                at += level.ms();
+            }
+            None => at = (at + 1).next_multiple_of(Level::Hour.ms()),
+        }
+    }
+    spans
 }
 
 /// The set of rollup rows that can answer, if one can.
@@ -242,7 +377,10 @@ fn set_of(query: &SummaryQuery) -> Option<Set> {
     if !query.filter.is_time_only() {
         return None;
     }
-    let by = |wanted: &[GroupBy]| query.group_by.iter().all(|by| wanted.contains(by));
+    let time = [GroupBy::Minute, GroupBy::Hour, GroupBy::Day];
+    let by = |wanted: &[GroupBy]| {
+        query.group_by.iter().all(|by| wanted.contains(by) || time.contains(by))
+    };
     if by(&[]) {
         Some(Set::All)
     } else if by(&[GroupBy::Route]) {
@@ -258,147 +396,44 @@ fn set_of(query: &SummaryQuery) -> Option<Set> {
     }
 }
 
-struct Gathering<'a> {
-    query: &'a SummaryQuery,
-    exact: bool,
-    groups: Groups,
-    read: u64,
-    hours: u64,
-}
-
-impl Gathering<'_> {
-    fn group(&mut self, names: Vec<String>) -> &mut Growing {
-        let full = self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&names);
-        let names = if full { vec![OTHER.to_owned(); names.len()] } else { names };
-        self.groups.entry(names).or_default()
-    }
-
-    fn names(&self, row: &Row, attempt: Option<&Attempt>) -> Vec<String> {
-        let or_none = |name: Option<&str>| name.unwrap_or(NONE).to_owned();
-        let name = |by: &GroupBy| match by {
-            GroupBy::Route => or_none(attempt.map(|attempt| attempt.route.as_str())),
-            GroupBy::Model => or_none(attempt.map(|attempt| attempt.model.as_str())),
-            GroupBy::Provider => or_none(attempt.map(|attempt| attempt.provider.as_str())),
-            GroupBy::Key => row.key.to_string(),
-            GroupBy::Rule => row.rule.to_string(),
-            GroupBy::User => or_none(row.user.as_deref()),
-            GroupBy::Team => or_none(row.team.as_deref()),
-            GroupBy::Session => or_none(row.session.as_deref()),
-        };
-        self.query.group_by.iter().map(name).collect()
-    }
-
-    fn entry(&mut self, row: &Row) {
-        self.read += 1;
-        for attempt in &row.attempts {
-            let names = self.names(row, Some(attempt));
-            self.group(names).tally.attempt(attempt);
-        }
-        let names = self.names(row, Tally::face(row));
-        let exact = self.exact;
-        let group = self.group(names);
-        group.tally.entry(row);
-        if exact {
-            group.values[0].extend(row.ttft_us);
-            group.values[1].extend(row.tpot_ns);
-            if row.outcome != Outcome::Crashed {
-                group.values[2].push(row.stages.total_us());
-            }
-        }
-    }
-
-    fn hour(&mut self, set: Set, rows: &HourRows, names: &Names) {
-        for (dims, tally) in rows.iter().filter(|(dims, _)| dims.set == set) {
-            let name = |by: &GroupBy| {
-                let number = match by {
-                    GroupBy::Route => dims.route,
-                    GroupBy::Model => dims.model,
-                    GroupBy::Provider => dims.provider,
-                    _ => dims.key,
-                };
-                names.name(number).to_owned()
-            };
-            let names = self.query.group_by.iter().map(name).collect();
-            self.group(names).tally.merge(tally);
-        }
-    }
-
-    fn finish(self) -> Summary {
-        let mut total = Growing::default();
-        let mut groups: BTreeMap<_, Growing> = self.groups.into_iter().collect();
-        for group in groups.values() {
-            total.tally.merge(&group.tally);
-            for (all, part) in total.values.iter_mut().zip(&group.values) {
-                all.extend_from_slice(part);
-            }
-        }
-        let exact = self.exact;
-        let mut lines: Vec<Group> = groups
-            .iter_mut()
-            .map(|(names, group)| Group { names: names.clone(), line: group.line(exact) })
-            .collect();
-        // Sorted by name before, and this sort is stable.
-        lines.sort_by_key(|group| std::cmp::Reverse((group.line.cost_usd, group.line.requests)));
-        Summary {
-            groups: if self.query.group_by.is_empty() { Vec::new() } else { lines },
-            total: total.line(exact),
-            percentiles: if exact { Percentiles::Exact } else { Percentiles::Sketch },
-            entries_read: self.read,
-            hours_from_rollups: self.hours,
-        }
-    }
-}
-
-/// All [`Outcome`]s in order.
-const ALL_OUTCOMES: [Outcome; super::tally::OUTCOMES] = [
-    Outcome::Completed,
-    Outcome::ClientGone,
-    Outcome::Broken,
-    Outcome::Failed,
-    Outcome::Rejected,
-    Outcome::Short,
-    Outcome::Crashed,
-];
-
-impl Growing {
-    fn line(&mut self, exact: bool) -> Line {
-        let tally = &self.tally;
-        let outcomes = ALL_OUTCOMES.into_iter().zip(tally.outcomes);
-        let sketches = [&tally.ttft, &tally.tpot, &tally.total];
-        let mut quantiles = self.values.iter_mut().zip(sketches).map(|(values, sketch)| {
-            if exact {
-                nearest_rank(values)
-            } else {
-                Quantiles {
-                    count: sketch.count() as u64,
-                    p50: quantile(sketch, 0.5),
-                    p95: quantile(sketch, 0.95),
-                    p99: quantile(sketch, 0.99),
-                }
-            }
-        });
-        let mut next = || quantiles.next().unwrap_or_default();
-        let (ttft_us, tpot_ns, total_us) = (next(), next(), next());
-        Line {
-            requests: tally.requests,
-            outcomes: outcomes.filter(|(_, count)| *count > 0).collect(),
-            attempts: tally.attempts,
-            usage: tally.usage,
-            cost_usd: tally.cost,
-            unknown_cost: tally.unknown_cost,
-            avoided_cost_usd: tally.avoided_cost,
-            ttft_us,
-            tpot_ns,
-            total_us,
-        }
-    }
-}
-
-fn nearest_rank(values: &mut [u64]) -> Quantiles {
-    values.sort_unstable();
-    let at = |percent: usize| {
-        let rank = (values.len() * percent).div_ceil(100);
-        values.get(rank.saturating_sub(1)).copied()
+fn order(groups: &mut [Group], by: OrderBy) {
+    groups.sort_by(|one, other| one.names.cmp(&other.names));
+    // Sorted by name before, and these sorts are stable.
+    let line = |figure: fn(&Line) -> (Option<PicoUsdTotal>, u64)| {
+        move |group: &Group| Reverse(figure(&group.line))
     };
-    Quantiles { count: values.len() as u64, p50: at(50), p95: at(95), p99: at(99) }
+    match by {
+        OrderBy::Name => {}
+        OrderBy::Cost => groups.sort_by_key(line(|line| (Some(line.cost_usd), line.requests))),
+        OrderBy::Requests => groups.sort_by_key(line(|line| (None, line.requests))),
+        OrderBy::Tokens => groups.sort_by_key(line(|line| (None, line.usage.total()))),
+        OrderBy::TtftP95 => groups.sort_by_key(line(|line| (None, line.ttft_us.p95.unwrap_or(0)))),
+        OrderBy::TpotP95 => groups.sort_by_key(line(|line| (None, line.tpot_ns.p95.unwrap_or(0)))),
+        OrderBy::TotalP95 => {
+            groups.sort_by_key(line(|line| (None, line.total_us.p95.unwrap_or(0))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_spans_cover_a_range_and_what_minutes_no_longer_tell_is_read() {
+        use Level::{Day, Hour, Minute};
+        let (minute, hour, day) = (Minute.ms(), Hour.ms(), Day.ms());
+        let now = 10 * 24 * 60 + 90;
+        let levels =
+            |from, to| cover(from, to, now, Day).iter().map(|span| span.level).collect::<Vec<_>>();
+        assert_eq!(levels(0, day), [Day]);
+        // The day that lasts is taken by its hours and minutes.
+        assert_eq!(levels(10 * day, u64::MAX)[0], Hour);
+        assert_eq!(levels(10 * day, u64::MAX).len(), 1 + 30);
+        // From the middle of a minute: the rest of that minute is read.
+        assert_eq!(levels(10 * day + 5, 10 * day + 2 * minute), [Minute]);
+        // Long ago only hours are left.
+        assert_eq!(levels(day + minute, day + 3 * hour + minute), [Hour, Hour]);
+        assert_eq!(cover(0, 2 * day, now, Hour).len(), 48);
+    }
 }

@@ -5,8 +5,11 @@
 //! the attempt that answered (or, without one, of the last), so that rows sum to the whole.
 
 use super::entry::{Attempt, Outcome};
-use crate::store::codec::Row;
-use policies::{PicoUsdTotal, Usage};
+use crate::store::{
+    codec::Row,
+    columns::{Leg, Line},
+};
+use policies::{PicoUsd, PicoUsdTotal, Usage};
 use serde::{Deserialize, Serialize};
 use sketches_ddsketch::{Config, DDSketch};
 use std::fmt;
@@ -24,10 +27,31 @@ pub(crate) struct Tally {
     pub(crate) cost: PicoUsdTotal,
     pub(crate) unknown_cost: u64,
     pub(crate) avoided_cost: PicoUsdTotal,
+    /// What answers that were given again had cost before.
+    pub(crate) saved_cost: PicoUsdTotal,
     /// Client's TTFT in microseconds, TPOT in nanoseconds, whole request in microseconds.
     pub(crate) ttft: DDSketch,
     pub(crate) tpot: DDSketch,
     pub(crate) total: DDSketch,
+}
+
+/// What a tally takes of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    usage: Option<Usage>,
+    cost: Option<PicoUsd>,
+    avoided: Option<PicoUsd>,
+}
+
+/// What a tally takes of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) saved: Option<PicoUsd>,
+    pub(crate) ttft_us: Option<u64>,
+    pub(crate) tpot_ns: Option<u64>,
+    /// `None` for a request whose process died: nobody knows how long it took.
+    pub(crate) total_us: Option<u64>,
 }
 
 impl Default for Tally {
@@ -42,9 +66,46 @@ impl Default for Tally {
             cost: PicoUsdTotal::ZERO,
             unknown_cost: 0,
             avoided_cost: PicoUsdTotal::ZERO,
+            saved_cost: PicoUsdTotal::ZERO,
             ttft: sketch(),
             tpot: sketch(),
             total: sketch(),
+        }
+    }
+}
+
+impl From<&Attempt> for Spent {
+    fn from(attempt: &Attempt) -> Self {
+        Self { usage: attempt.usage, cost: attempt.cost, avoided: attempt.avoided_cost }
+    }
+}
+
+impl From<&Leg> for Spent {
+    fn from(leg: &Leg) -> Self {
+        Self { usage: leg.usage, cost: leg.cost, avoided: leg.avoided }
+    }
+}
+
+impl From<&Row> for Ended {
+    fn from(row: &Row) -> Self {
+        Self {
+            outcome: row.outcome,
+            saved: row.notes.saved_cost,
+            ttft_us: row.ttft_us,
+            tpot_ns: row.tpot_ns,
+            total_us: (row.outcome != Outcome::Crashed).then(|| row.stages.total_us()),
+        }
+    }
+}
+
+impl From<&Line> for Ended {
+    fn from(line: &Line) -> Self {
+        Self {
+            outcome: line.outcome,
+            saved: line.saved,
+            ttft_us: line.ttft_us,
+            tpot_ns: line.tpot_ns,
+            total_us: (line.outcome != Outcome::Crashed).then_some(line.total_us),
         }
     }
 }
@@ -56,31 +117,40 @@ impl Tally {
         answered.or(row.attempts.last())
     }
 
-    pub(crate) fn attempt(&mut self, attempt: &Attempt) {
+    pub(crate) fn attempt(&mut self, spent: impl Into<Spent>) {
+        let spent = spent.into();
         self.attempts += 1;
-        if let Some(usage) = &attempt.usage {
+        if let Some(usage) = &spent.usage {
             self.usage = self.usage.plus(usage);
         }
-        match attempt.cost {
+        match spent.cost {
             Some(cost) => self.cost = self.cost.plus(cost),
             None => self.unknown_cost += 1,
         }
-        if let Some(avoided) = attempt.avoided_cost {
+        if let Some(avoided) = spent.avoided {
             self.avoided_cost = self.avoided_cost.plus(avoided);
         }
     }
 
-    pub(crate) fn entry(&mut self, row: &Row) {
+    /// Counts a request and adds its times to the sketches.
+    pub(crate) fn entry(&mut self, ended: impl Into<Ended>) {
+        let ended = ended.into();
+        self.count(&ended);
+        let sketches = [&mut self.ttft, &mut self.tpot, &mut self.total];
+        let values = [ended.ttft_us, ended.tpot_ns, ended.total_us];
+        for (sketch, value) in sketches.into_iter().zip(values) {
+            if let Some(value) = value {
+                sketch.add(number(value));
+            }
+        }
+    }
+
+    /// Counts a request without its times.
+    pub(crate) fn count(&mut self, ended: &Ended) {
         self.requests += 1;
-        self.outcomes[row.outcome as usize] += 1;
-        if let Some(ttft) = row.ttft_us {
-            self.ttft.add(number(ttft));
-        }
-        if let Some(tpot) = row.tpot_ns {
-            self.tpot.add(number(tpot));
-        }
-        if row.outcome != Outcome::Crashed {
-            self.total.add(number(row.stages.total_us()));
+        self.outcomes[ended.outcome as usize] += 1;
+        if let Some(saved) = ended.saved {
+            self.saved_cost = self.saved_cost.plus(saved);
         }
     }
 
@@ -91,11 +161,14 @@ impl Tally {
         }
         self.attempts += other.attempts;
         self.usage = self.usage.plus(&other.usage);
-        self.cost = PicoUsdTotal::from_pico(self.cost.pico().saturating_add(other.cost.pico()));
         self.unknown_cost += other.unknown_cost;
-        self.avoided_cost = PicoUsdTotal::from_pico(
-            self.avoided_cost.pico().saturating_add(other.avoided_cost.pico()),
-        );
+        for (sum, part) in [
+            (&mut self.cost, other.cost),
+            (&mut self.avoided_cost, other.avoided_cost),
+            (&mut self.saved_cost, other.saved_cost),
+        ] {
+            *sum = PicoUsdTotal::from_pico(sum.pico().saturating_add(part.pico()));
+        }
         for (sum, part) in [
             (&mut self.ttft, &other.ttft),
             (&mut self.tpot, &other.tpot),
@@ -109,8 +182,8 @@ impl Tally {
     }
 
     /// Sums without the sketches, to compare.
-    pub(crate) fn figures(&self) -> (u64, [u64; OUTCOMES], u64, Usage, [u128; 2], u64) {
-        let money = [self.cost.pico(), self.avoided_cost.pico()];
+    pub(crate) fn figures(&self) -> (u64, [u64; OUTCOMES], u64, Usage, [u128; 3], u64) {
+        let money = [self.cost.pico(), self.avoided_cost.pico(), self.saved_cost.pico()];
         (self.requests, self.outcomes, self.attempts, self.usage, money, self.unknown_cost)
     }
 }

@@ -6,8 +6,13 @@
 //! that its balances, open reservations and rollups are those of the fold.
 
 use super::{
-    books::Books, checkpoint, derived::Derived, effect::Effect, entry::Entry, query::Reader,
-    rollups::HourRows,
+    books::Books,
+    checkpoint,
+    derived::Derived,
+    effect::Effect,
+    entry::Entry,
+    query::Reader,
+    rollups::{Level, MINUTES_KEPT, Rows, SETS, Span},
 };
 use crate::store::{
     catalogue::Snapshot,
@@ -72,15 +77,20 @@ impl Books {
         // The keeper may be ahead of the snapshot by now: take what it has first.
         let mut derived = self.0.keeper.derived().clone();
         let snapshot = self.0.catalogue.snapshot();
-        let hours = std::mem::take(&mut derived.rollups).into_hours();
-        let stored = |hour: u64| match hours.get(&hour) {
-            Some(rows) => Some(rows.clone()),
-            None => {
-                let index = reader.keeper.as_ref()?.index.as_ref()?;
-                checkpoint::hour(index, hour).ok()
+        let rollups = std::mem::take(&mut derived.rollups);
+        let current = rollups.current();
+        let stored = |span: Span| {
+            if let Some(rows) = rollups.past().get(&span) {
+                return Some(rows.clone());
             }
+            if span.level == Level::Minute && span.at + MINUTES_KEPT <= rollups.minute() {
+                return None;
+            }
+            let index = reader.keeper.as_ref()?.index.as_ref()?;
+            checkpoint::span_rows(index, span, &SETS).ok()
         };
-        verify(&snapshot, Some((&derived, &stored)))
+        let kept = Kept { lasting: &current, past: &stored };
+        verify(&snapshot, Some((&derived, kept)))
     }
 }
 
@@ -92,7 +102,18 @@ impl Reader {
     }
 }
 
-type Stored<'a> = (&'a Derived, &'a dyn Fn(u64) -> Option<HourRows>);
+type Stored<'a> = (&'a Derived, Kept<'a>);
+
+/// The rollups of the running process.
+#[derive(Clone, Copy)]
+struct Kept<'a> {
+    lasting: &'a [(Span, Rows); 3],
+    past: &'a dyn Fn(Span) -> Option<Rows>,
+}
+
+fn to_bytes(rows: &Rows) -> Option<Vec<u8>> {
+    postcard::to_allocvec(rows).ok()
+}
 
 fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
     let mut report = Report { segments: snapshot.segments.len() as u64, ..Report::default() };
@@ -106,13 +127,21 @@ fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
                 check(&mut report, &mut fold, &mut last_ms, record);
             }
         });
+        if read.is_ok() && snapshot.stores_columns(&block) {
+            let stored = snapshot.stored_columns(&block).ok().flatten();
+            if stored.is_none() || stored != snapshot.made_columns(&block).ok() {
+                let path = snapshot.path(&block).display();
+                let what = "its columns do not say what its records say";
+                report.find(Some(block.seq), format!("{path}: {what}"));
+            }
+        }
         if let Err(error) = read {
             readable = false;
             report.find(None, format!("{}: {error}", snapshot.path(&block).display()));
             fold.next_seq = block.next_seq;
         }
-        for (hour, rows) in fold.rollups.take_past() {
-            compare_hour(&mut report, hour, &rows, derived);
+        for (span, rows) in fold.rollups.take_past() {
+            compare(&mut report, span, &rows, derived);
         }
     }
     report.open_requests = fold.open.len() as u64;
@@ -126,19 +155,30 @@ fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
             report.find(None, "the open reservations are not those of the journal");
         }
     }
-    for (hour, rows) in std::mem::take(&mut fold.rollups).into_hours() {
-        compare_hour(&mut report, hour, &rows, derived.filter(|_| readable));
+    if let Some((_, stored)) = derived.filter(|_| readable) {
+        let lasting = fold.rollups.current();
+        let same = lasting
+            .iter()
+            .zip(stored.lasting)
+            .all(|((span, rows), (kept, their))| span == kept && to_bytes(rows) == to_bytes(their));
+        if !same {
+            report.find(None, "the rollups that still grow are not the sums of their entries");
+        }
     }
     report
 }
 
-fn compare_hour(report: &mut Report, hour: u64, rows: &HourRows, derived: Option<Stored<'_>>) {
+/// Compares the rows of a span with those of the fold, to the byte; old minutes are not kept.
+fn compare(report: &mut Report, span: Span, rows: &Rows, derived: Option<Stored<'_>>) {
     let Some((_, stored)) = derived else { return };
-    let same = stored(hour).is_some_and(|stored| {
-        postcard::to_allocvec(&stored).ok() == postcard::to_allocvec(rows).ok()
-    });
-    if !same {
-        report.find(None, format!("the rollups of hour {hour} are not the sums of its entries"));
+    let Some(stored) = (stored.past)(span) else { return };
+    if to_bytes(&stored) != to_bytes(rows) {
+        let (level, begins) = (span.level, span.at * span.level.ms());
+        let what = format!(
+            "the rollups of the {level:?} that begins at {begins} ms are not the \
+                            sums of its entries"
+        );
+        report.find(None, what);
     }
 }
 

@@ -5,6 +5,8 @@
 //! segments roll over and are sealed behind it: it holds their files open.
 
 use super::{
+    codec::{self, CodecError, Event},
+    columns::{Builder, Columns},
     record::{Record, read},
     sealed::Sealed,
     segment::{Mark, ScanError, walk},
@@ -45,6 +47,15 @@ pub(crate) struct Catalogue {
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) segments: Vec<Segment>,
+}
+
+/// Why a block cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
 }
 
 /// A stretch of records that is read in one go.
@@ -205,6 +216,46 @@ impl Snapshot {
                 Ok(())
             }
         }
+    }
+
+    /// The columns that are stored beside a block's records.
+    pub(crate) fn stored_columns(&self, block: &Block) -> Result<Option<Columns>, ScanError> {
+        match &self.segments[block.segment] {
+            Segment::Sealed(sealed) => sealed.columns(block.place),
+            Segment::Plain(_) => Ok(None),
+        }
+    }
+
+    /// What sums and filters read of a block's entries.
+    pub(crate) fn columns(&self, block: &Block) -> Result<Columns, ReadError> {
+        match self.stored_columns(block)? {
+            Some(columns) => Ok(columns),
+            None => self.made_columns(block),
+        }
+    }
+
+    /// The same, made from the records whether or not they are stored.
+    pub(crate) fn made_columns(&self, block: &Block) -> Result<Columns, ReadError> {
+        let mut builder = Builder::default();
+        let mut outcome = Ok(());
+        self.read(block, &mut |record| {
+            let head = record.head;
+            if head.kind != codec::ENTRY || outcome.is_err() {
+                return;
+            }
+            match codec::decode(head.kind, head.version, record.payload) {
+                Ok(Event::Entry(row)) => builder.push(head.seq, head.unix_ms, &row),
+                Ok(_) => {}
+                Err(error) => outcome = Err(error),
+            }
+        })?;
+        outcome?;
+        Ok(builder.finish())
+    }
+
+    /// Whether a block's columns are stored beside its records.
+    pub(crate) fn stores_columns(&self, block: &Block) -> bool {
+        matches!(&self.segments[block.segment], Segment::Sealed(sealed) if sealed.has_columns())
     }
 
     /// The file a block is in, for messages.

@@ -35,10 +35,60 @@ type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
 
 /// Changes that belong together.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
-    batch: sled::Batch,
-    /// Changes so far.
-    pub(crate) count: usize,
+pub(crate) struct Changes(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+
+/// Keys and values that are the state after exactly one event: the index, or a base of the journal.
+pub(crate) trait Pairs {
+    /// What the last changes were tagged with.
+    fn meta(&self) -> Result<Option<Vec<u8>>, IndexError>;
+
+    /// Every stored part of a value whose key begins with `prefix`, in order of keys.
+    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError>;
+
+    /// Applies the changes in one step, tagged with `meta`, and makes them durable.
+    fn apply(&self, changes: Changes, meta: &[u8]) -> Result<(), IndexError>;
+
+    /// Every value whose key begins with `prefix`, in order of keys.
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
+        let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
+        self.parts(prefix, &mut |key, part| {
+            let Some((key, chunk)) = key.split_last_chunk::<2>() else {
+                return Err(IndexError::Value);
+            };
+            if *chunk != [0, 0] {
+                return match &mut open {
+                    Some((name, value)) if name == key => {
+                        value.extend_from_slice(part);
+                        Ok(())
+                    }
+                    _ => Err(IndexError::Value),
+                };
+            }
+            match open.replace((key.to_vec(), part.to_vec())) {
+                Some((key, value)) => visit(&key, &value),
+                None => Ok(()),
+            }
+        })?;
+        match open {
+            Some((key, value)) => visit(&key, &value),
+            None => Ok(()),
+        }
+    }
+
+    /// Has everything with this prefix removed, but for keys from `from` on.
+    fn remove_until(
+        &self,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        changes: &mut Changes,
+    ) -> Result<(), IndexError> {
+        self.parts(prefix, &mut |key, _| {
+            if from.is_none_or(|from| key < from) {
+                changes.0.push((key.to_vec(), None));
+            }
+            Ok(())
+        })
+    }
 }
 
 /// The key-value store.
@@ -79,55 +129,32 @@ impl Index {
     pub(crate) fn is_empty(&self) -> bool {
         self.db.is_empty()
     }
+}
 
-    /// What the last batch was tagged with.
-    pub(crate) fn meta(&self) -> Result<Option<Vec<u8>>, IndexError> {
+impl Pairs for Index {
+    fn meta(&self) -> Result<Option<Vec<u8>>, IndexError> {
         Ok(self.db.get(META)?.map(|value| value.to_vec()))
     }
 
-    /// Every value whose key begins with `prefix`, in order of keys.
-    pub(crate) fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
-        let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
+    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
         for item in self.db.scan_prefix(prefix) {
             let (key, part) = item?;
-            let Some((key, chunk)) = key.split_last_chunk::<2>() else {
-                return Err(IndexError::Value);
-            };
-            if *chunk != [0, 0] {
-                match &mut open {
-                    Some((name, value)) if name == key => value.extend_from_slice(&part),
-                    _ => return Err(IndexError::Value),
-                }
-                continue;
-            }
-            if let Some((key, value)) = open.replace((key.to_vec(), part.to_vec())) {
-                visit(&key, &value)?;
-            }
-        }
-        match open {
-            Some((key, value)) => visit(&key, &value),
-            None => Ok(()),
-        }
-    }
-
-    /// Keys with this prefix, for removal.
-    pub(crate) fn remove_all(
-        &self,
-        prefix: &[u8],
-        changes: &mut Changes,
-    ) -> Result<(), IndexError> {
-        for key in self.db.scan_prefix(prefix).keys() {
-            changes.batch.remove(key?);
-            changes.count += 1;
+            visit(&key, &part)?;
         }
         Ok(())
     }
 
-    /// Applies the changes in one step, tagged with `meta`, and makes them durable.
-    pub(crate) fn apply(&self, mut changes: Changes, meta: &[u8]) -> Result<(), IndexError> {
-        changes.batch.insert(META, meta);
+    fn apply(&self, changes: Changes, meta: &[u8]) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes.0 {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch.insert(META, meta);
         let apply = || -> Result<(), IndexError> {
-            self.db.apply_batch(changes.batch)?;
+            self.db.apply_batch(batch)?;
             self.db.flush()?;
             // sled's own flush is not durable on Linux.
             File::open(self.dir.join("db"))?.sync_data()?;
@@ -144,9 +171,7 @@ impl Changes {
         let mut chunk: u16 = 0;
         loop {
             let (part, next) = rest.split_at(rest.len().min(VALUE_BYTES_MAX));
-            let key = [key, &chunk.to_be_bytes()].concat();
-            self.batch.insert(key, part);
-            self.count += 1;
+            self.0.push(([key, &chunk.to_be_bytes()].concat(), Some(part.to_vec())));
             chunk = chunk.saturating_add(1);
             rest = next;
             if rest.is_empty() {
@@ -154,6 +179,6 @@ impl Changes {
             }
         }
         // Whatever a longer, earlier value had after this.
-        self.batch.remove([key, &chunk.to_be_bytes()].concat());
+        self.0.push(([key, &chunk.to_be_bytes()].concat(), None));
     }
 }

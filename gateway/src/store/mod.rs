@@ -7,6 +7,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod codec;
+pub(crate) mod columns;
 pub(crate) mod committer;
 pub(crate) mod disk;
 pub(crate) mod index;

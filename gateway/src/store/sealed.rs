@@ -4,8 +4,11 @@
 //! 0   8 bytes  "TOLLSEAL"
 //! 8   u32      format version
 //! 12  blocks   one zstd frame each, of whole records
-//!     filter   Bloom filter over the request ids of the segment's entries
-//!     footer   postcard: number and time ranges, entry count, marks of the blocks, filter's place
+//!     columns  for each block its CRC-32 and a zstd frame, see [`super::columns`] (since version 2)
+//!     filter   Bloom filter over the request ids of the segment's entries, and (since version 2)
+//!              over the names of their sessions and keys
+//!     footer   postcard: number and time ranges, entry count, marks of the blocks, places of the
+//!              filter and (since version 2) of the columns
 //!     u32      length of the footer
 //!     u32      CRC-32 of filter and footer
 //!     8 bytes  "TOLLSEAL"
@@ -14,12 +17,16 @@
 //! one is deleted only after the sealed one is durable under its name.
 
 use super::{
+    codec::Row,
+    columns::{self, Builder, Columns},
     disk::{private, sync_parent},
     record::u32_at,
     segment::{MARK_RECORDS, Mark, ScanError},
 };
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
@@ -27,7 +34,9 @@ use std::{
 };
 
 const MAGIC: [u8; 8] = *b"TOLLSEAL";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The first format: no columns, and no names in the filter.
+const FORMAT_1: u32 = 1;
 const HEADER: usize = 12;
 const TRAILER: usize = 16;
 /// Of zstd: 3 packs entries about 5 to 1 at several hundred MB/s.
@@ -48,6 +57,22 @@ pub(crate) struct Footer {
     pub(crate) entries: u64,
     /// Offsets are those of the compressed blocks.
     pub(crate) marks: Vec<Mark>,
+    filter_offset: u64,
+    filter_bytes: u64,
+    /// Places of the blocks' columns; none before format 2.
+    columns: Vec<u64>,
+    columns_version: u32,
+}
+
+/// The footer of format 1.
+#[derive(Deserialize)]
+struct FooterV1 {
+    first_seq: u64,
+    next_seq: u64,
+    first_ms: u64,
+    last_ms: u64,
+    entries: u64,
+    marks: Vec<Mark>,
     filter_offset: u64,
     filter_bytes: u64,
 }
@@ -75,13 +100,14 @@ impl Sealed {
         if head[..8] != MAGIC || trailer[8..] != MAGIC {
             return Err(ScanError::Header);
         }
-        if u32_at(&head, 8) != FORMAT {
-            return Err(ScanError::Format(u32_at(&head, 8)));
+        let format = u32_at(&head, 8);
+        if format != FORMAT && format != FORMAT_1 {
+            return Err(ScanError::Format(format));
         }
         let footer_bytes = u64::from(u32_at(&trailer, 0));
         let start = (length - TRAILER as u64).checked_sub(footer_bytes).ok_or(ScanError::Header)?;
         let bytes = read_at(&file, start, footer_bytes)?;
-        let footer: Footer = postcard::from_bytes(&bytes).map_err(|_| ScanError::Header)?;
+        let footer = read_footer(format, &bytes)?;
         if footer.filter_offset.checked_add(footer.filter_bytes) != Some(start) {
             return Err(ScanError::Header);
         }
@@ -96,17 +122,40 @@ impl Sealed {
 
     /// The records of one block.
     pub(crate) fn block(&self, place: usize) -> Result<Vec<u8>, ScanError> {
-        let from = self.footer.marks[place].offset;
-        let to =
-            self.footer.marks.get(place + 1).map_or(self.footer.filter_offset, |next| next.offset);
+        let footer = &self.footer;
+        let end = footer.columns.first().copied().unwrap_or(footer.filter_offset);
+        let from = footer.marks[place].offset;
+        let to = footer.marks.get(place + 1).map_or(end, |next| next.offset);
+        Ok(unpack(from, &read_at(&self.file, from, to.saturating_sub(from))?)?)
+    }
+
+    /// Whether the columns of every block are stored.
+    pub(crate) fn has_columns(&self) -> bool {
+        self.footer.columns.len() == self.footer.marks.len()
+            && self.footer.columns_version == columns::VERSION
+    }
+
+    /// The columns of one block; `None` if they are not stored in a form that is known.
+    pub(crate) fn columns(&self, place: usize) -> Result<Option<Columns>, ScanError> {
+        let footer = &self.footer;
+        let Some(from) = footer.columns.get(place).copied() else { return Ok(None) };
+        if footer.columns_version != columns::VERSION {
+            return Ok(None);
+        }
+        let to = footer.columns.get(place + 1).copied().unwrap_or(footer.filter_offset);
         let packed = read_at(&self.file, from, to.saturating_sub(from))?;
-        let mut bytes = Vec::new();
-        zstd::stream::read::Decoder::new(packed.as_slice())
-            .and_then(|decoder| {
-                io::copy(&mut io::Read::take(decoder, BLOCK_BYTES_MAX as u64), &mut bytes)
-            })
-            .map_err(|error| io::Error::new(error.kind(), format!("block at {from}: {error}")))?;
-        Ok(bytes)
+        let Some((crc, packed)) = packed.split_first_chunk::<4>() else { return Ok(None) };
+        if crc32fast::hash(packed) != u32::from_le_bytes(*crc) {
+            // The records say the same, and a check of the ledger names the damage.
+            return Ok(None);
+        }
+        let bytes = unpack(from, packed)?;
+        Ok(postcard::from_bytes(&bytes).ok())
+    }
+
+    /// Whether an entry of this session or key can be here. Never wrong when it says no.
+    pub(crate) fn may_name(&self, name: Name<'_>) -> io::Result<bool> {
+        if self.footer.columns.is_empty() { Ok(true) } else { self.may_hold(name.number()) }
     }
 
     /// Whether the entry of this request can be here. Never wrong when it says no.
@@ -126,6 +175,58 @@ impl Sealed {
     }
 }
 
+/// A name that the filter knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Name<'a> {
+    Session(&'a str),
+    Key(&'a str),
+}
+
+impl Name<'_> {
+    /// What stands for it in the filter. It is on disk: it must never change.
+    fn number(self) -> u128 {
+        let (kind, name) = match self {
+            Self::Session(name) => (b's', name),
+            Self::Key(name) => (b'k', name),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[kind]);
+        hasher.update(name.as_bytes());
+        let mut half = [0; 16];
+        half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        u128::from_le_bytes(half)
+    }
+}
+
+fn unpack(from: u64, packed: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    zstd::stream::read::Decoder::new(packed)
+        .and_then(|decoder| {
+            io::copy(&mut io::Read::take(decoder, BLOCK_BYTES_MAX as u64), &mut bytes)
+        })
+        .map_err(|error| io::Error::new(error.kind(), format!("block at {from}: {error}")))?;
+    Ok(bytes)
+}
+
+fn read_footer(format: u32, bytes: &[u8]) -> Result<Footer, ScanError> {
+    if format == FORMAT {
+        return postcard::from_bytes(bytes).map_err(|_| ScanError::Header);
+    }
+    let old: FooterV1 = postcard::from_bytes(bytes).map_err(|_| ScanError::Header)?;
+    Ok(Footer {
+        first_seq: old.first_seq,
+        next_seq: old.next_seq,
+        first_ms: old.first_ms,
+        last_ms: old.last_ms,
+        entries: old.entries,
+        marks: old.marks,
+        filter_offset: old.filter_offset,
+        filter_bytes: old.filter_bytes,
+        columns: Vec::new(),
+        columns_version: 0,
+    })
+}
+
 /// Writes a sealed segment from records in order.
 pub(crate) struct Sealer {
     path: PathBuf,
@@ -134,7 +235,10 @@ pub(crate) struct Sealer {
     offset: u64,
     block: Vec<u8>,
     footer: Footer,
-    ids: Vec<u128>,
+    ids: HashSet<u128, RandomState>,
+    builder: Builder,
+    /// Packed columns of the blocks so far: some 30 bytes an entry.
+    columns: Vec<Vec<u8>>,
 }
 
 impl Sealer {
@@ -152,6 +256,8 @@ impl Sealer {
             marks: Vec::new(),
             filter_offset: 0,
             filter_bytes: 0,
+            columns: Vec::new(),
+            columns_version: columns::VERSION,
         };
         Ok(Self {
             path: path.to_owned(),
@@ -160,17 +266,19 @@ impl Sealer {
             offset: HEADER as u64,
             block: Vec::new(),
             footer,
-            ids: Vec::new(),
+            ids: HashSet::default(),
+            builder: Builder::default(),
+            columns: Vec::new(),
         })
     }
 
-    /// Takes the next record, whole, and the id of the request whose entry it is.
+    /// Takes the next record, whole, and what it says if it is an entry.
     pub(crate) fn add(
         &mut self,
         seq: u64,
         unix_ms: u64,
         bytes: &[u8],
-        id: Option<u128>,
+        entry: Option<&Row>,
     ) -> io::Result<()> {
         let footer = &mut self.footer;
         if footer.marks.is_empty() {
@@ -185,8 +293,15 @@ impl Sealer {
         self.block.extend_from_slice(bytes);
         self.footer.next_seq = seq + 1;
         self.footer.last_ms = unix_ms;
-        self.footer.entries += u64::from(id.is_some());
-        self.ids.extend(id);
+        if let Some(row) = entry {
+            self.footer.entries += 1;
+            self.ids.insert(row.id.0.as_u128());
+            self.ids.insert(Name::Key(&row.key.0).number());
+            if let Some(session) = &row.session {
+                self.ids.insert(Name::Session(session).number());
+            }
+            self.builder.push(seq, unix_ms, row);
+        }
         Ok(())
     }
 
@@ -195,12 +310,20 @@ impl Sealer {
         self.block.clear();
         self.out.write_all(&packed)?;
         self.offset += packed.len() as u64;
+        let columns = postcard::to_allocvec(&self.builder.finish()).map_err(io::Error::other)?;
+        let packed = zstd::stream::encode_all(columns.as_slice(), LEVEL)?;
+        self.columns.push([&crc32fast::hash(&packed).to_le_bytes(), packed.as_slice()].concat());
         Ok(())
     }
 
     /// Makes it durable under its name and opens it.
     pub(crate) fn finish(mut self) -> Result<Sealed, ScanError> {
         self.end_block()?;
+        for packed in std::mem::take(&mut self.columns) {
+            self.footer.columns.push(self.offset);
+            self.out.write_all(&packed)?;
+            self.offset += packed.len() as u64;
+        }
         let filter = filter(&self.ids);
         self.footer.filter_offset = self.offset;
         self.footer.filter_bytes = filter.len() as u64;
@@ -223,7 +346,7 @@ impl Sealer {
     }
 }
 
-fn filter(ids: &[u128]) -> Vec<u8> {
+fn filter(ids: &HashSet<u128, RandomState>) -> Vec<u8> {
     let mut filter = vec![0u8; (ids.len() * FILTER_BITS_PER_ID).div_ceil(8)];
     let bits = filter.len() as u64 * 8;
     for id in ids {

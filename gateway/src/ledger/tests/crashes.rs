@@ -198,7 +198,7 @@ fn a_deleted_or_broken_index_is_rebuilt_to_the_same_answers() {
         (all(books), books.budgets(), books.keys(), books.summary(&by_rollup).unwrap())
     };
     let before = answers(&books);
-    assert!(before.3.hours_from_rollups >= 14);
+    assert!(before.3.spans_from_rollups >= 14);
     books.close();
     drop(books);
 
@@ -321,7 +321,8 @@ fn a_missing_segment_is_an_error() {
     drop(books);
     let mut files: Vec<_> =
         fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path()).collect();
-    files.retain(|path| path.is_file());
+    // An interrupted sealing leaves its unfinished file beside the segment.
+    files.retain(|path| path.is_file() && path.extension().is_none_or(|ending| ending != "tmp"));
     files.sort();
     fs::remove_file(&files[1]).unwrap();
     let error = house.try_open().unwrap_err().to_string();

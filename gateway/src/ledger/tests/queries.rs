@@ -1,7 +1,10 @@
 //! What the ledger answers.
 
 use super::harness::{House, NOON, ask, complete, done, free, head, key_id, request, usd, used};
-use crate::ledger::{Books, Cursor, Filter, GroupBy, Outcome, Percentiles, SummaryQuery};
+use crate::ledger::{
+    Books, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader, RequestId,
+    Summary, SummaryQuery,
+};
 use policies::{RouteId, RuleName};
 use std::sync::Arc;
 
@@ -89,6 +92,7 @@ fn rollups_and_rows_give_the_same_exact_sums_and_percentiles_within_one_percent(
             filter: filter.clone(),
             group_by: group_by.clone(),
             exact: Some(exact),
+            ..SummaryQuery::default()
         };
         let rows = books.summary(&query(true)).unwrap();
         let rollups = books.summary(&query(false)).unwrap();
@@ -96,7 +100,7 @@ fn rollups_and_rows_give_the_same_exact_sums_and_percentiles_within_one_percent(
             (rows.percentiles, rollups.percentiles),
             (Percentiles::Exact, Percentiles::Sketch)
         );
-        assert!(rollups.hours_from_rollups >= 11 && rollups.entries_read < rows.entries_read);
+        assert!(rollups.spans_from_rollups >= 11 && rollups.entries_read < rows.entries_read);
         assert_eq!(rows.groups.len(), rollups.groups.len());
         let exact: Vec<_> = rows.groups.iter().chain([&total(&rows)]).cloned().collect();
         let sketched: Vec<_> = rollups.groups.iter().chain([&total(&rollups)]).cloned().collect();
@@ -114,8 +118,8 @@ fn rollups_and_rows_give_the_same_exact_sums_and_percentiles_within_one_percent(
     }
 }
 
-fn total(summary: &crate::ledger::Summary) -> crate::ledger::Group {
-    crate::ledger::Group { names: Vec::new(), line: summary.total.clone() }
+fn total(summary: &Summary) -> Group {
+    Group { names: Vec::new(), line: summary.total.clone() }
 }
 
 #[test]
@@ -138,4 +142,140 @@ fn an_unknown_request_is_not_found() {
     assert_eq!(books.request(books.request_id()).unwrap(), None);
     let text = "req_00000000000000000000000000000000".parse().unwrap();
     assert_eq!(books.request(text).unwrap(), None);
+}
+
+#[test]
+fn an_unfiltered_day_by_hour_comes_from_rollups_as_from_rows() {
+    let (_house, books) = filled();
+    for group_by in [vec![GroupBy::Hour], vec![GroupBy::Day], vec![GroupBy::Day, GroupBy::Key]] {
+        let query = |exact| SummaryQuery {
+            group_by: group_by.clone(),
+            order_by: OrderBy::Name,
+            exact: Some(exact),
+            ..SummaryQuery::default()
+        };
+        let figures = |summary: Summary| -> Vec<_> {
+            let line = |group: Group| (group.names, group.line.requests, group.line.cost_usd);
+            summary.groups.into_iter().map(line).collect()
+        };
+        let rollups = books.summary(&query(false)).unwrap();
+        assert!(rollups.spans_from_rollups > 0);
+        assert_eq!(figures(rollups), figures(books.summary(&query(true)).unwrap()));
+    }
+}
+
+#[test]
+fn every_grouping_adds_up_and_top_leaves_the_total_whole() {
+    let (_house, books) = filled();
+    for by in GroupBy::ALL {
+        let query = SummaryQuery { group_by: vec![by], ..SummaryQuery::default() };
+        let summary = books.summary(&query).unwrap();
+        let requests: u64 = summary.groups.iter().map(|group| group.line.requests).sum();
+        assert_eq!(requests, 200, "{by:?}");
+        assert_eq!(summary.total.requests, 200);
+    }
+    let query = SummaryQuery {
+        group_by: vec![GroupBy::Session],
+        order_by: OrderBy::Requests,
+        top: Some(2),
+        ..SummaryQuery::default()
+    };
+    let summary = books.summary(&query).unwrap();
+    assert_eq!((summary.groups.len(), summary.groups_left_out), (2, 3));
+    assert_eq!((summary.total.requests, summary.total.sessions), (200, Some(5)));
+    let line = &summary.total;
+    assert_eq!(line.cost_per_session_usd.unwrap().pico(), line.cost_usd.pico() / 5);
+    assert_eq!(line.cost_per_request_usd.unwrap().pico(), line.cost_usd.pico() / 200);
+}
+
+#[test]
+fn a_session_is_a_tree_of_its_requests_with_the_cost_of_every_branch() {
+    let house = House::new();
+    let books = house.open();
+    let ask_under = |parent: Option<RequestId>, step: &str| {
+        let mut head = head(&books, "key_a");
+        let id = head.id;
+        head.parent = parent;
+        head.step = Some(step.to_owned());
+        head.session = Some("run".to_owned());
+        let mut entry = books.open_entry(head).unwrap();
+        let (index, _ticket) = entry.reserve(ask("1", 9)).unwrap();
+        complete(&mut entry, index, used(1, 0));
+        entry.finish(done(index)).blocking().unwrap();
+        id
+    };
+    let root = ask_under(None, "plan");
+    let one = ask_under(Some(root), "search");
+    ask_under(Some(one), "read");
+    ask_under(Some(root), "write");
+    ask_under(Some(books.request_id()), "stray");
+    let tree = books.session("run").unwrap().unwrap();
+    let shape: Vec<_> = tree
+        .nodes
+        .iter()
+        .map(|node| {
+            let cents = node.branch_cost.pico() / usd("0.01").pico() as u128;
+            (node.entry.step.clone().unwrap(), node.depth, cents)
+        })
+        .collect();
+    let expected =
+        [("plan", 0, 4), ("search", 1, 2), ("read", 2, 1), ("write", 1, 1), ("stray", 0, 1)];
+    assert_eq!(shape, expected.map(|(step, depth, cents)| (step.to_owned(), depth, cents)));
+    assert_eq!(tree.sums.total.requests, 5);
+    assert!(books.session("no such run").unwrap().is_none());
+}
+
+#[test]
+fn sealed_segments_answer_as_plain_ones_do() {
+    let plain = House::new();
+    let sealed = House::new().with(|config| config.segment_entries_max = 50);
+    let answers = |house: &House| {
+        let books = house.open();
+        for at in 0..180_u64 {
+            house.hand.set(NOON + at * 1_000);
+            let mut head = head(&books, if at % 3 == 0 { "key_a" } else { "key_b" });
+            head.session = Some(format!("run-{}", at / 10));
+            let mut entry = books.open_entry(head).unwrap();
+            let (index, _ticket) = entry.reserve(ask("1", 9)).unwrap();
+            complete(&mut entry, index, used(1, at % 10));
+            entry.finish(done(index)).blocking().unwrap();
+        }
+        books.close();
+        drop(books);
+        // Sealing goes on after the start.
+        let books = house.open();
+        crate::ledger::keeper::seal_all(&books.0.catalogue, &false.into()).unwrap();
+        let filter = Filter { session: Some("run-7".to_owned()), ..Filter::default() };
+        let found = books.requests(&filter, None, 100).unwrap().entries.len();
+        let group_by = vec![GroupBy::Key, GroupBy::Session];
+        let query = SummaryQuery { group_by, ..SummaryQuery::default() };
+        let mut sums = books.summary(&query).unwrap();
+        // How long each took is not the same twice.
+        for line in sums.groups.iter_mut().map(|group| &mut group.line).chain([&mut sums.total]) {
+            line.total_us = crate::ledger::Quantiles::default();
+        }
+        assert!(books.verify().is_clean(), "{:?}", books.verify());
+        let kept = Reader::open(house.data()).unwrap();
+        assert_eq!(kept.requests(&filter, None, 100).unwrap().entries.len(), found);
+        (found, sums.groups, sums.total)
+    };
+    assert_eq!(answers(&plain), answers(&sealed));
+    let files = std::fs::read_dir(sealed.journal()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    assert_eq!(names.filter(|name| name.ends_with(".sealed")).count(), 3);
+}
+
+#[test]
+fn rollups_that_were_damaged_are_rebuilt_to_the_byte() {
+    let (house, books) = filled();
+    books.close();
+    drop(books);
+    let books = house.open();
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    books.0.keeper.derived().rollups = crate::ledger::rollups::Rollups::default();
+    assert!(!books.verify().is_clean());
+    let rebuilt = books.rebuild_rollups().unwrap();
+    assert_eq!(rebuilt.entries, 200);
+    assert!(rebuilt.spans_changed > 0);
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
 }

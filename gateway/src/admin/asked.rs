@@ -1,0 +1,115 @@
+//! The parameters of the ledger's queries.
+//!
+//! **Invariant:** a parameter that nobody took is refused, and so is one that stands there twice:
+//! nothing that was asked is ignored.
+
+use super::{ledger::Ledger, read::bad, times};
+use crate::{
+    ledger::{Filter, GroupBy, KeyId},
+    refusal::Refusal,
+};
+use policies::{PolicyVersion, RouteId, RuleName};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+
+/// A query string, taken apart.
+#[derive(Debug)]
+pub(super) struct Asked(BTreeMap<String, String>);
+
+impl Asked {
+    pub(super) fn new(pairs: Vec<(String, String)>) -> Result<Self, Refusal> {
+        let mut asked = BTreeMap::new();
+        for (name, value) in pairs {
+            if asked.contains_key(&name) {
+                return Err(bad(Some(&name), format!("`{name}` stands there twice")));
+            }
+            asked.insert(name, value);
+        }
+        Ok(Self(asked))
+    }
+
+    /// The text of a parameter.
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// A parameter that is parsed.
+    pub(super) fn parsed<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, Refusal>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let text = self.text(name);
+        let parse = |text: String| {
+            text.parse().map_err(|error| bad(Some(name), format!("`{name}`: {error}")))
+        };
+        text.map(parse).transpose()
+    }
+
+    /// A parameter that is one of a closed set of words.
+    pub(super) fn word<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Refusal> {
+        self.text(name).map(|text| word(name, &text)).transpose()
+    }
+
+    /// A time: see [`times::read`].
+    pub(super) fn time(&mut self, ledger: &Ledger, name: &str) -> Result<Option<u64>, Refusal> {
+        let text = self.text(name);
+        text.map(|text| times::parse(&ledger.clock, &ledger.zone, name, &text)).transpose()
+    }
+
+    /// By what to group: words with commas, each once.
+    pub(super) fn group_by(&mut self) -> Result<Vec<GroupBy>, Refusal> {
+        let text = self.text("group_by").unwrap_or_default();
+        let mut groups = Vec::new();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let group = word("group_by", name)?;
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Which requests.
+    pub(super) fn filter(&mut self, ledger: &Ledger) -> Result<Filter, Refusal> {
+        Ok(Filter {
+            from_unix_ms: self.time(ledger, "since")?,
+            to_unix_ms: self.time(ledger, "until")?,
+            key: self.text("key").map(|key| KeyId(Arc::from(key))),
+            route: self.text("route").map(|route| RouteId::new(&route)),
+            model: self.text("model"),
+            provider: self.text("provider"),
+            rule: self.text("rule").map(|rule| RuleName(Arc::from(rule))),
+            policy_version: self
+                .text("policy_version")
+                .map(|version| PolicyVersion(Arc::from(version))),
+            outcome: self.word("outcome")?,
+            status: self.parsed("status")?,
+            endpoint: self.word("endpoint")?,
+            cache: self.word("cache")?,
+            session: self.text("session"),
+            user: self.text("user"),
+            team: self.text("team"),
+            tag: self.text("tag"),
+            min_cost: self.parsed("min_cost_usd")?,
+            max_cost: self.parsed("max_cost_usd")?,
+        })
+    }
+
+    /// Nothing more was asked.
+    pub(super) fn end(self) -> Result<(), Refusal> {
+        match self.0.into_keys().next() {
+            Some(name) => Err(bad(Some(&name), format!("the query knows no parameter `{name}`"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// serde's own message names the words that are known.
+fn word<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Refusal> {
+    let reader: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        text.into_deserializer();
+    T::deserialize(reader).map_err(|error| {
+        let message = error.to_string().replace("variant", "word");
+        bad(Some(name), format!("`{name}`: {message}"))
+    })
+}

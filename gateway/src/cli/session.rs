@@ -1,0 +1,52 @@
+//! `tollgate ledger session`: an agent's run as a tree of requests.
+
+use super::{
+    CliError, Common,
+    ledger::{answered_route, escaped, tokens},
+    link::Link,
+    output::{self, Align, ms, text, usd},
+};
+use serde_json::Value;
+
+/// Shows a session.
+pub(super) async fn run(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
+    let session = link.get(&format!("/sessions/{}", escaped(id))).await?;
+    if common.json {
+        return output::json(&session);
+    }
+    let total = &session["total"];
+    output::say(format!(
+        "session {id}: {} requests, {} USD, {} to {}",
+        text(total, "/requests"),
+        usd(total, "/cost_usd"),
+        text(&session, "/first_arrived"),
+        text(&session, "/last_arrived")
+    ))?;
+    if let Some(unknown) = total["unknown_cost"].as_u64().filter(|unknown| *unknown > 0) {
+        output::say(format!("{unknown} attempts of unknown cost are not in it"))?;
+    }
+    let requests = session["requests"].as_array().map_or(&[][..], Vec::as_slice);
+    output::table(
+        requests,
+        &[
+            ("REQUEST", Align::Left, &indented),
+            ("STEP", Align::Left, &|entry| text(entry, "/step")),
+            ("ROUTE", Align::Left, &answered_route),
+            ("OUTCOME", Align::Left, &|entry| text(entry, "/outcome")),
+            ("TOKENS", Align::Right, &tokens),
+            ("COST USD", Align::Right, &|entry| usd(entry, "/cost_usd")),
+            ("WITH BRANCHES", Align::Right, &|entry| usd(entry, "/branch_cost_usd")),
+            ("TOTAL MS", Align::Right, &|entry| ms(entry, "/total_us")),
+        ],
+    )?;
+    if session["older_left_out"] == Value::Bool(true) {
+        output::note("older requests are left out; the sums are of all");
+    }
+    Ok(())
+}
+
+/// A request's id, moved in by its depth.
+fn indented(entry: &Value) -> String {
+    let depth = entry["depth"].as_u64().and_then(|depth| usize::try_from(depth).ok());
+    format!("{}{}", "  ".repeat(depth.unwrap_or(0).min(20)), text(entry, "/id"))
+}

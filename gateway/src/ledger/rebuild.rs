@@ -1,0 +1,127 @@
+//! Making the rollups anew from the journal.
+//!
+//! **Invariant:** what is rebuilt is what was there, to the byte: rollups follow from the entries in
+//! their order and from nothing else. If they were not what they should be, they are afterwards.
+
+use super::{
+    books::Books,
+    checkpoint,
+    keeper::Keeper,
+    query::{Reader, unreadable},
+    rollups::{Level, Rollups, Rows, SETS},
+};
+use crate::store::{
+    BooksError,
+    codec::{self, Event},
+    index::{Changes, IndexError, Pairs},
+};
+use serde::Serialize;
+
+/// What was rebuilt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Entries that were summed.
+    pub entries: u64,
+    /// Minutes, hours and days.
+    pub spans: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Spans whose rows were not what they are now; 0 where the books were in order.
+    pub spans_changed: u64,
+}
+
+impl Books {
+    /// Makes the rollups anew from the journal. Blocking, reads everything.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn rebuild_rollups(&self) -> Result<Rebuilt, BooksError> {
+        let reader = self.reader();
+        let keeper = &self.0.keeper;
+        let mut rebuilt = Rebuilt::default();
+        let mut rollups = Rollups::default();
+        let mut next_seq = 0;
+        // Most of it while the books go on, the rest while they wait for it.
+        fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, u64::MAX)?;
+        let mut derived = keeper.derived();
+        let reader = Reader { snapshot: self.0.catalogue.snapshot(), keeper: None };
+        let until = derived.next_seq;
+        fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, until)?;
+        for ((_, rows), (_, before)) in
+            rollups.current().iter().zip(derived.rollups.current().iter())
+        {
+            rebuilt.count(rows, Some(before));
+        }
+        derived.rollups = rollups;
+        derived.dirty.names_from = 0;
+        if let Some(index) = &keeper.index {
+            checkpoint::save(index, &mut derived).map_err(|error| broken(&error))?;
+        }
+        Ok(rebuilt)
+    }
+}
+
+/// Adds the entries from `next_seq` on, and writes the spans that are over.
+fn fold(
+    reader: &Reader,
+    keeper: &Keeper,
+    rollups: &mut Rollups,
+    next_seq: &mut u64,
+    rebuilt: &mut Rebuilt,
+    until: u64,
+) -> Result<(), BooksError> {
+    let blocks = reader.snapshot.blocks();
+    let from = *next_seq;
+    for block in blocks.iter().filter(|block| block.next_seq > from && block.seq < until) {
+        reader.records(block, &mut |record| {
+            let head = record.head;
+            if head.kind != codec::ENTRY || head.seq < from || head.seq >= until {
+                return Ok(());
+            }
+            if let Event::Entry(row) = codec::decode(head.kind, head.version, record.payload)? {
+                rollups.add(head.unix_ms, &row);
+                rebuilt.entries += 1;
+            }
+            Ok(())
+        })?;
+        *next_seq = block.next_seq.min(until);
+        write(keeper, rollups, rebuilt)
+            .map_err(|error| unreadable(reader.snapshot.path(block), &error))?;
+    }
+    Ok(())
+}
+
+fn write(keeper: &Keeper, rollups: &mut Rollups, rebuilt: &mut Rebuilt) -> Result<(), IndexError> {
+    for (span, rows) in rollups.take_past() {
+        let Some(index) = &keeper.index else {
+            rebuilt.count(&rows, None);
+            continue;
+        };
+        let before = checkpoint::span_rows(index, span, &SETS)?;
+        // Old minutes are not kept: they were not there, and will not be.
+        if before.is_empty() && span.level == Level::Minute {
+            continue;
+        }
+        rebuilt.count(&rows, Some(&before));
+        let meta = index.meta()?.unwrap_or_default();
+        let mut changes = Changes::default();
+        checkpoint::put_span(span, &rows, &mut changes)?;
+        index.apply(changes, &meta)?;
+    }
+    Ok(())
+}
+
+fn broken(error: &IndexError) -> BooksError {
+    BooksError::Unreadable(error.to_string().into())
+}
+
+impl Rebuilt {
+    fn count(&mut self, rows: &Rows, before: Option<&Rows>) {
+        self.spans += u64::from(!rows.is_empty());
+        self.rows += rows.len() as u64;
+        let same = before.is_none_or(|before| {
+            postcard::to_allocvec(before).ok() == postcard::to_allocvec(rows).ok()
+        });
+        self.spans_changed += u64::from(!same);
+    }
+}
