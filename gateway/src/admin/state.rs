@@ -113,7 +113,7 @@ pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
 fn configured(config: &RouteConfig, now_s: u64) -> Value {
     let (kind, provider, model) = match &config.source {
         RouteSource::Local(local) => ("local", "local", &local.model),
-        RouteSource::Cloud(cloud) => ("openai", cloud.provider.as_str(), &cloud.model),
+        RouteSource::Cloud(cloud) => (cloud.kind.name(), cloud.provider.as_str(), &cloud.model),
     };
     json!({
         "id": config.id,
@@ -137,6 +137,9 @@ fn live(view: &mut Value, route: &Route) {
     view["ttft_p50_us"] = json!(p50);
     view["ttft_p95_us"] = json!(p95);
     view["failed_permille"] = json!(route.live.failed_permille());
+    if let Source::Cloud(cloud) = &route.source {
+        view["provider_rate"] = json!(cloud.rate());
+    }
     if let Source::Local(local) = &route.source {
         let status = local.engine().status();
         view["engine"] = json!({

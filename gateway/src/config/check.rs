@@ -8,7 +8,7 @@ use super::{
     error::{Finding, closest},
     price, shipped, written,
 };
-use crate::caller::BudgetSpec;
+use crate::{caller::BudgetSpec, providers::Kind as ProviderKind};
 use local_engine::{KvLayout, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -298,7 +298,24 @@ fn cloud_route(
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
-    let base_url = base_url(&written.base_url)?;
+    let kind = provider_kind(&written.kind)?;
+    let base_url = match (&written.base_url, kind.base_url()) {
+        (Some(own), _) => base_url(own)?,
+        (None, Some(usual)) => usual.to_owned(),
+        (None, None) => {
+            let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
+            return Err(Finding::at(written.kind.span(), message));
+        }
+    };
+    let provider = provider(written, kind)?;
+    if let Some(version) = written.api_version.as_ref().filter(|_| kind.name() != "azure") {
+        let message = "`api_version` is for routes of kind \"azure\"";
+        return Err(Finding::at(version.span(), message));
+    }
+    if let (None, None, Some(variable)) =
+        (&written.api_key, &written.base_url, kind.key_env()) {
+        warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
+    }
     let api_key = match &written.api_key {
         Some(key) => Some(header_value(key, "`api_key`")?),
         None => None,
@@ -313,7 +330,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(written, around.prices)?;
+    let price = price::of_cloud(written, &provider, around.prices)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
@@ -328,7 +345,10 @@ fn cloud_route(
             logprobs: written.logprobs,
         },
         source: RouteSource::Cloud(CloudConfig {
-            provider: filled(&written.provider, "`provider`")?,
+            provider,
+            kind,
+            api_version: written.api_version.as_ref().map(|text| text.get_ref().clone()),
+            drop_fields: written.drop_fields.clone(),
             base_url,
             api_key,
             model: filled(&written.model, "`model`")?,
@@ -340,12 +360,33 @@ fn cloud_route(
             idle_timeout: millis(written.idle_timeout_ms),
             total_timeout: millis(written.total_timeout_ms),
             cap_field: match written.cap_field {
-                written::CapField::MaxCompletionTokens => CapField::MaxCompletionTokens,
-                written::CapField::MaxTokens => CapField::MaxTokens,
+                None => kind.cap_field(),
+                Some(written::CapField::MaxCompletionTokens) => CapField::MaxCompletionTokens,
+                Some(written::CapField::MaxTokens) => CapField::MaxTokens,
             },
             reasoning: written.reasoning,
         }),
     })
+}
+
+/// The kind of provider; the reader has seen that it is one.
+fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
+    ProviderKind::find(written.get_ref())
+        .ok_or_else(|| Finding::at(written.span(), "this is no kind of provider"))
+}
+
+/// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
+/// server that speaks OpenAI's format.
+fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    let anybody = kind.name() == "openai" && written.base_url.is_some();
+    match (&written.provider, kind.provider().filter(|_| !anybody)) {
+        (Some(own), _) => filled(own, "`provider`"),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message = "missing key `provider`: whose server it is, for the ledger and the prices";
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
 }
 
 /// A base URL without its trailing slash. It may have come from the environment, so no message

@@ -10,7 +10,7 @@ pub mod shipped;
 mod tests;
 mod written;
 
-use crate::{caller::BudgetSpec, clock::Clock};
+use crate::{caller::BudgetSpec, clock::Clock, providers::Kind};
 pub use error::ConfigError;
 use policies::{PicoUsd, PriceList, Pricing, RouteId};
 use secrecy::SecretString;
@@ -152,7 +152,7 @@ pub struct Capabilities {
 pub enum RouteSource {
     /// The model in this process.
     Local(LocalConfig),
-    /// A provider that speaks OpenAI's format.
+    /// A provider.
     Cloud(CloudConfig),
 }
 
@@ -195,7 +195,7 @@ pub struct LocalConfig {
     pub decode_per_token_max: Duration,
 }
 
-/// A provider that speaks OpenAI's format.
+/// A provider.
 #[derive(Clone, Debug)]
 pub struct CloudConfig {
     /// The provider's name in the ledger.
@@ -221,6 +221,13 @@ pub struct CloudConfig {
     pub idle_timeout: Duration,
     /// Longest attempt.
     pub total_timeout: Duration,
+    /// The kind of provider.
+    pub kind: Kind,
+    /// Azure: the version of its API, in whose address the deployment stands; `None` for its newer
+    /// API without one.
+    pub api_version: Option<String>,
+    /// Fields of requests that are left out.
+    pub drop_fields: Vec<String>,
     /// Whether it understands `max_completion_tokens` (OpenAI) or only `max_tokens`.
     pub cap_field: CapField,
     /// Whether its answers may hide reasoning: an attempt that went silent is then booked with the

@@ -78,8 +78,12 @@ pub(super) fn of_local(written: &Local) -> Result<Pricing, Finding> {
 
 /// The price of a cloud route: its own rates, the rows it names, or the rows of its provider and
 /// model.
-pub(super) fn of_cloud(written: &Cloud, prices: &PriceList) -> Result<Pricing, Finding> {
-    let (provider, model) = (written.provider.get_ref(), written.model.get_ref());
+pub(super) fn of_cloud(
+    written: &Cloud,
+    provider: &str,
+    prices: &PriceList,
+) -> Result<Pricing, Finding> {
+    let model = written.model.get_ref();
     let found = match written.price.as_ref().map(|price| (price.span(), price.get_ref())) {
         None => prices.dated(provider, model),
         Some((span, Price::Listed(name))) => {

@@ -170,14 +170,19 @@ pub(super) enum PrefixSharing {
     All,
 }
 
-/// `[routes.<name>]` with `kind = "openai"`
+/// `[routes.<name>]` with the `kind` of a provider
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cloud {
-    #[expect(dead_code, reason = "read before, to choose this type")]
-    pub(super) kind: String,
-    pub(super) provider: Spanned<String>,
-    pub(super) base_url: Spanned<String>,
+    pub(super) kind: Spanned<String>,
+    #[serde(default)]
+    pub(super) provider: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) base_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) api_version: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) drop_fields: Vec<String>,
     pub(super) model: Spanned<String>,
     #[serde(default)]
     pub(super) api_key: Option<Spanned<String>>,
@@ -214,7 +219,7 @@ pub(super) struct Cloud {
     #[serde(default = "cloud::total_timeout_ms")]
     pub(super) total_timeout_ms: NonZeroU64,
     #[serde(default)]
-    pub(super) cap_field: CapField,
+    pub(super) cap_field: Option<CapField>,
     #[serde(default)]
     pub(super) reasoning: bool,
 }
@@ -254,10 +259,9 @@ pub(super) struct Rates {
     pub(super) audio_output: Option<Spanned<Money>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum CapField {
-    #[default]
     MaxCompletionTokens,
     MaxTokens,
 }

@@ -316,6 +316,15 @@ impl Answer {
         }
     }
 
+    /// The service tier that the provider says served it, where no event says so.
+    #[must_use]
+    pub fn service(&self) -> Option<policies::ServiceTier> {
+        match self {
+            Self::Local(_) => None,
+            Self::Cloud(answer) => answer.service(),
+        }
+    }
+
     /// What the answer has taken so far where that is metered (the engine), with its engine time in
     /// nanoseconds.
     #[must_use]

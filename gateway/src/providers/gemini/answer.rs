@@ -197,8 +197,12 @@ impl Stream {
 ///
 /// # Errors
 /// What is no generated content, never with its text.
-pub(crate) fn whole(body: &[u8], prompt_tokens: u64) -> Result<Read, &'static str> {
-    let mut stream = Stream::new(prompt_tokens, 1);
+pub(crate) fn whole(
+    body: &[u8],
+    prompt_tokens: u64,
+    choices: u32,
+) -> Result<Read, &'static str> {
+    let mut stream = Stream::new(prompt_tokens, choices);
     let mut events = match stream.read(body).map_err(|_| "the body is no generated content")? {
         Read::Events(events) => events,
         other => return Ok(other),

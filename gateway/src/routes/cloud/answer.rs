@@ -6,7 +6,11 @@
 
 use super::{Place, describe, status};
 use crate::{
-    providers::openai::{self, Payload},
+    ledger::Endpoint,
+    providers::{
+        self, Format, anthropic, gemini,
+        openai::{self, Payload},
+    },
     routes::{Fault, FaultKind},
     wire::{
         ChatRequest, Event,
@@ -17,7 +21,8 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::header;
 use reqwest::Response;
-use std::{fmt, pin::Pin, time::Duration};
+use policies::ServiceTier;
+use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Longest event of a stream.
@@ -49,6 +54,23 @@ pub struct CloudAnswer {
     choices: u32,
     finished: u32,
     id_wanted: bool,
+    /// Whether vectors were asked for.
+    vectors: bool,
+    /// Whose format it comes in.
+    reader: Reader,
+    /// Events that were read and not handed on yet.
+    ready: VecDeque<Event>,
+    /// The service tier that is said to have served it, in formats that say so at the end.
+    service: Option<ServiceTier>,
+    /// Prompt tokens to book where none are reported.
+    prompt_tokens: u64,
+}
+
+/// Whose format an answer comes in.
+enum Reader {
+    OpenAi,
+    Anthropic(Box<anthropic::Stream>),
+    Gemini(Box<gemini::Stream>),
 }
 
 /// Where the bytes come from, and the place they take.
@@ -90,8 +112,19 @@ impl CloudAnswer {
         place: Place,
         request: &ChatRequest,
         limits: Limits,
-        sent: Instant,
+        (sent, format): (Instant, Format),
     ) -> Result<Self, Fault> {
+        let prompt_tokens = request.prompt_tokens_estimate;
+        let reader = match format {
+            Format::OpenAi => Reader::OpenAi,
+            Format::Anthropic => {
+                Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens)))
+            }
+            Format::Gemini => {
+                let stream = gemini::Stream::new(prompt_tokens, request.choices);
+                Reader::Gemini(Box::new(stream))
+            }
+        };
         let form = if request.stream {
             check_is_event_stream(&response)?;
             Form::Streamed(Box::new(Decoder::new(EVENT_BYTES_MAX)))
@@ -106,6 +139,11 @@ impl CloudAnswer {
             choices: request.choices,
             finished: 0,
             id_wanted: true,
+            vectors: request.endpoint == Endpoint::Embeddings,
+            reader,
+            ready: VecDeque::new(),
+            service: None,
+            prompt_tokens,
         })
     }
 
@@ -115,12 +153,21 @@ impl CloudAnswer {
         self.status
     }
 
+    /// The service tier that is said to have served it; for OpenAI's format it stands in the events.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceTier> {
+        self.service
+    }
+
     /// The next event; `None` after the last, and after a fault. Dropping the future loses
     /// nothing.
     ///
     /// # Errors
     /// A [`Fault`]: the answer broke, or a timeout passed. The request is then cancelled upstream.
     pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        if let Some(event) = self.ready.pop_front() {
+            return Some(Ok(event));
+        }
         self.source.as_ref()?;
         let next = match self.form {
             Form::Streamed(_) => self.next_streamed().await,
@@ -176,6 +223,11 @@ impl CloudAnswer {
             }
         }
         self.source = None;
+        if let Reader::Gemini(stream) = &mut self.reader
+            && let Some(end) = stream.end()
+        {
+            return Ok(Some(end));
+        }
         if self.is_finished() {
             return Ok(None);
         }
@@ -200,6 +252,15 @@ impl CloudAnswer {
         if data.is_empty() {
             return Ok(Read::Nothing);
         }
+        let read = match &mut self.reader {
+            Reader::OpenAi => None,
+            Reader::Anthropic(stream) => Some(stream.read(data)),
+            Reader::Gemini(stream) => Some(stream.read(data)),
+        };
+        if let Some(read) = read {
+            self.converted(data, read.map_err(broken)?)?;
+            return Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event));
+        }
         let failed = event.name.as_deref() == Some(b"error");
         let Payload { seen, finished, .. } =
             openai::read_chunk(data, self.id_wanted).map_err(broken)?;
@@ -214,6 +275,29 @@ impl CloudAnswer {
         Ok(Read::Event(Event::Chunk { data: event.data.clone(), seen }))
     }
 
+    /// Events of another format, in line to be handed on.
+    fn converted(&mut self, data: &[u8], read: providers::Read) -> Result<(), Fault> {
+        let events = match read {
+            providers::Read::Failed => return Err(failed_within(data)),
+            providers::Read::Events(events) => events,
+            providers::Read::Last { events, service } => {
+                self.service = service;
+                self.finished = self.choices;
+                self.end();
+                events
+            }
+        };
+        let speaks = |event: &Event| match event {
+            Event::Delta(delta) => delta.visible() || delta.reasoning_bytes() > 0,
+            _ => false,
+        };
+        if events.iter().any(speaks) {
+            self.watch.spoke();
+        }
+        self.ready.extend(events);
+        Ok(())
+    }
+
     async fn whole(&mut self) -> Result<Event, Fault> {
         let mut body = BytesMut::new();
         while let Some(piece) = self.piece().await? {
@@ -224,7 +308,17 @@ impl CloudAnswer {
         }
         self.source = None;
         let body = body.freeze();
-        let Payload { seen, .. } = openai::read_whole(&body).map_err(broken)?;
+        let read = match self.reader {
+            Reader::OpenAi => None,
+            Reader::Anthropic(_) => Some(anthropic::whole(&body, self.prompt_tokens)),
+            Reader::Gemini(_) => Some(gemini::whole(&body, self.prompt_tokens, self.choices)),
+        };
+        if let Some(read) = read {
+            self.converted(&body, read.map_err(broken)?)?;
+            return self.ready.pop_front().ok_or_else(|| broken("the body holds nothing"));
+        }
+        let read = if self.vectors { openai::read_vectors } else { openai::read_whole };
+        let Payload { seen, .. } = read(&body).map_err(broken)?;
         if seen.error {
             return Err(failed_within(&body));
         }

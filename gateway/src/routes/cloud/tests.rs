@@ -100,6 +100,9 @@ fn config(base_url: &str) -> CloudConfig {
         first_token_timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
         total_timeout: Duration::from_secs(600),
+        kind: Kind::find("openai").unwrap(),
+        api_version: None,
+        drop_fields: Vec::new(),
         cap_field: CapField::MaxCompletionTokens,
         reasoning: false,
     }
