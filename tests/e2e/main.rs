@@ -19,6 +19,7 @@ mod command_line;
 mod crash;
 mod errors;
 mod fallback;
+mod families;
 mod hello;
 mod leaving;
 mod limits;

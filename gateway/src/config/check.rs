@@ -312,8 +312,7 @@ fn cloud_route(
         let message = "`api_version` is for routes of kind \"azure\"";
         return Err(Finding::at(version.span(), message));
     }
-    if let (None, None, Some(variable)) =
-        (&written.api_key, &written.base_url, kind.key_env()) {
+    if let (None, None, Some(variable)) = (&written.api_key, &written.base_url, kind.key_env()) {
         warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
     }
     let api_key = match &written.api_key {
@@ -383,7 +382,8 @@ fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Find
         (Some(own), _) => filled(own, "`provider`"),
         (None, Some(usual)) => Ok(usual.to_owned()),
         (None, None) => {
-            let message = "missing key `provider`: whose server it is, for the ledger and the prices";
+            let message =
+                "missing key `provider`: whose server it is, for the ledger and the prices";
             Err(Finding::at(written.kind.span(), message))
         }
     }

@@ -230,7 +230,7 @@ pub(super) enum Price {
     /// `"provider/model"`
     Listed(String),
     /// `[routes.<name>.price]`
-    Inline(Rates),
+    Inline(Box<Rates>),
 }
 
 /// `[routes.<name>.price]`: US dollars per million tokens.
@@ -411,7 +411,8 @@ impl<'de> Deserialize<'de> for Price {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Price, A::Error> {
-                Rates::deserialize(de::value::MapAccessDeserializer::new(map)).map(Price::Inline)
+                Rates::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|rates| Price::Inline(Box::new(rates)))
             }
         }
         deserializer.deserialize_any(Either)

@@ -109,7 +109,7 @@ fn meaning(name: &str) -> Option<Meaning> {
     .find_map(|(ending, tier)| name.strip_suffix(ending).map(|name| (name, tier)))
     .unwrap_or((name, ServiceTier::Standard));
     let (name, above) = match name.split_once("_above_") {
-        Some((name, "1hr")) if name == "cache_creation_input_token_cost" => {
+        Some(("cache_creation_input_token_cost", "1hr")) => {
             return Some(Meaning { bucket: Bucket::CacheWrite1h, above: 0, tier });
         }
         Some((name, bound)) if bound.starts_with("1hr_above_") => {

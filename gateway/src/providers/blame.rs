@@ -26,7 +26,9 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
         || message.contains("credit balance is too low")
         || message.contains("api key not valid")
         || message.contains("api key expired");
-    if account || status == 429 && message.contains("exceeded your current quota") && word("billing") {
+    if account
+        || status == 429 && message.contains("exceeded your current quota") && word("billing")
+    {
         return Blame::Route;
     }
     let too_long = [
@@ -52,13 +54,48 @@ mod tests {
     #[test]
     fn providers_words_are_understood() {
         for (status, body, expected, code) in [
-            (429, r#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#, Blame::Route, Some("insufficient_quota")),
-            (400, r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API."}}"#, Blame::Route, None),
-            (400, r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#, Blame::Route, Some("400")),
-            (400, r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#, Blame::Caller, Some("context_length_exceeded")),
-            (400, r#"{"object":"error","message":"This model's maximum context length is 4096 tokens.","code":400}"#, Blame::Caller, Some("context_length_exceeded")),
-            (400, r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}]"#, Blame::Caller, Some("context_length_exceeded")),
-            (400, r#"{"error":{"message":"no","code":"content_filter"}}"#, Blame::Caller, Some("content_filter")),
+            (
+                429,
+                r#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+                Blame::Route,
+                Some("insufficient_quota"),
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API."}}"#,
+                Blame::Route,
+                None,
+            ),
+            (
+                400,
+                r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#,
+                Blame::Route,
+                Some("400"),
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
+                Blame::Caller,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                r#"{"object":"error","message":"This model's maximum context length is 4096 tokens.","code":400}"#,
+                Blame::Caller,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}]"#,
+                Blame::Caller,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                r#"{"error":{"message":"no","code":"content_filter"}}"#,
+                Blame::Caller,
+                Some("content_filter"),
+            ),
         ] {
             let mut error = provider_error(body.as_bytes());
             assert_eq!(blame(status, &mut error), expected, "{body}");

@@ -45,8 +45,6 @@ pub(super) struct Conversation<'a> {
     pub(super) presence_penalty: Option<f64>,
     #[serde(default)]
     pub(super) logprobs: Option<bool>,
-    #[serde(default)]
-    pub(super) top_logprobs: Option<u32>,
     #[serde(borrow, default)]
     pub(super) logit_bias: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -199,7 +197,8 @@ impl<'a> Conversation<'a> {
         for (name, given) in [("functions", read.functions), ("function_call", read.function_call)]
         {
             if given.is_some_and(|raw| raw.get() != "null") {
-                let message = format!("`{name}` is served by routes in OpenAI's format alone: use `tools`");
+                let message =
+                    format!("`{name}` is served by routes in OpenAI's format alone: use `tools`");
                 return Err(BadRequest::unsupported(name, message));
             }
         }

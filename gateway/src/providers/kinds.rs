@@ -44,8 +44,21 @@ struct Facts {
 
 /// Every `kind` of a cloud route.
 pub const KIND_NAMES: [&str; 15] = [
-    "openai", "azure", "anthropic", "gemini", "openrouter", "mistral", "deepseek", "groq", "xai",
-    "together", "vllm", "llama-server", "ollama", "tollgate", "openai-compatible",
+    "openai",
+    "azure",
+    "anthropic",
+    "gemini",
+    "openrouter",
+    "mistral",
+    "deepseek",
+    "groq",
+    "xai",
+    "together",
+    "vllm",
+    "llama-server",
+    "ollama",
+    "tollgate",
+    "openai-compatible",
 ];
 
 const fn facts(

@@ -44,10 +44,7 @@ impl RateSeen {
                 "anthropic-ratelimit-requests-reset",
                 "x-ratelimit-reset",
             ]),
-            tokens_reset: text(&[
-                "x-ratelimit-reset-tokens",
-                "anthropic-ratelimit-tokens-reset",
-            ]),
+            tokens_reset: text(&["x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"]),
         };
         (seen != Self::default()).then_some(seen)
     }

@@ -7,6 +7,7 @@ pub(crate) mod gemini;
 mod kinds;
 mod limits;
 pub mod openai;
+mod probe;
 mod reading;
 mod reshape;
 
@@ -14,5 +15,6 @@ pub(crate) use blame::{Blame, blame};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
+pub(crate) use probe::probe;
 pub(crate) use reading::Read;
 pub(crate) use reshape::{Shape, reshape};

@@ -50,8 +50,7 @@ impl Tally {
         if let Some(usage) = reported {
             return Event::End { usage, source: UsageSource::Reported, engine_ns: None };
         }
-        let prompt =
-            prompt.unwrap_or(Usage { input: self.prompt_tokens, ..Usage::default() });
+        let prompt = prompt.unwrap_or(Usage { input: self.prompt_tokens, ..Usage::default() });
         let usage = Usage {
             output: estimate_tokens(self.visible_bytes),
             reasoning: estimate_tokens(self.reasoning_bytes),

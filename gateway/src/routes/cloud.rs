@@ -17,13 +17,13 @@ mod tests;
 pub use answer::CloudAnswer;
 
 use super::{Fault, FaultKind};
+use crate::providers::Auth;
 use crate::{
     config::{CapField, CloudConfig},
     ledger::Endpoint,
     providers::{self, Format, Kind, RateSeen, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
 };
-use crate::providers::Auth;
 use answer::Limits;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -238,8 +238,7 @@ impl CloudRoute {
         }
         match format {
             Format::OpenAi => {
-                let body =
-                    openai::upstream_body(request, &self.model, self.cap_field, output_cap);
+                let body = openai::upstream_body(request, &self.model, self.cap_field, output_cap);
                 providers::reshape(body, self.kind.shape(), &self.drop_fields)
             }
             Format::Anthropic => anthropic::body(request, &self.model_name, output_cap),

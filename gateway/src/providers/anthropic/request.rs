@@ -107,8 +107,7 @@ pub(crate) fn body(
     let tools = functions.map(|function| ToolWritten {
         name: &function.name,
         description: function.description.as_deref(),
-        input_schema: given(function.parameters)
-            .map_or_else(object_schema, |raw| raw.to_owned()),
+        input_schema: given(function.parameters).map_or_else(object_schema, |raw| raw.to_owned()),
     });
     let (thinking, effort) = reasoning(&read, model, output_cap);
     let format = format(&read)?;
@@ -144,8 +143,8 @@ fn verbatim(
         return Ok(None);
     }
     let Some(own) = &request.outer_body else { return Ok(None) };
-    let text = std::str::from_utf8(own)
-        .map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(own).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
     let mut out = format!(
         "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{}",
         serde_json::to_string(model)?,
@@ -199,8 +198,7 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
 
 fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     let thinking = message.thinking_blocks.iter().flatten();
-    let mut content: Vec<Block> =
-        thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
+    let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
     content.extend(blocks(message.content.as_ref())?.into_iter().map(Block::Plain));
     for call in message.tool_calls.iter().flatten() {
         content.push(Block::Use {
@@ -313,7 +311,8 @@ fn reasoning<'a>(
 /// Models before 4.6 take a budget, later ones an effort.
 fn knows_effort(model: &str) -> bool {
     let old = ["claude-2", "claude-3", "claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-2025"];
-    let older = ["claude-sonnet-4-0", "claude-sonnet-4-2025", "claude-opus-4-5", "claude-sonnet-4-5"];
+    let older =
+        ["claude-sonnet-4-0", "claude-sonnet-4-2025", "claude-opus-4-5", "claude-sonnet-4-5"];
     let last = ["claude-haiku-4-5", "claude-v1"];
     !old.iter().chain(&older).chain(&last).any(|start| model.starts_with(start))
 }

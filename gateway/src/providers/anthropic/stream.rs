@@ -97,8 +97,8 @@ impl Stream {
     /// # Errors
     /// What is no event of this format, never with its text.
     pub(crate) fn read(&mut self, data: &[u8]) -> Result<Read, &'static str> {
-        let frame: Frame<'_> =
-            serde_json::from_slice(data).map_err(|_| "an event of the stream is no message event")?;
+        let frame: Frame<'_> = serde_json::from_slice(data)
+            .map_err(|_| "an event of the stream is no message event")?;
         let mut events = Vec::new();
         match frame.kind {
             "error" => return Ok(Read::Failed),

@@ -197,11 +197,7 @@ impl Stream {
 ///
 /// # Errors
 /// What is no generated content, never with its text.
-pub(crate) fn whole(
-    body: &[u8],
-    prompt_tokens: u64,
-    choices: u32,
-) -> Result<Read, &'static str> {
+pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Read, &'static str> {
     let mut stream = Stream::new(prompt_tokens, choices);
     let mut events = match stream.read(body).map_err(|_| "the body is no generated content")? {
         Read::Events(events) => events,
@@ -220,8 +216,8 @@ fn finish(reason: &str, called: bool) -> FinishReason {
         "STOP" if called => FinishReason::ToolCalls,
         "STOP" => FinishReason::Stop,
         "MAX_TOKENS" => FinishReason::Length,
-        "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
-        | "IMAGE_SAFETY" | "LANGUAGE" => FinishReason::ContentFilter,
+        "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"
+        | "LANGUAGE" => FinishReason::ContentFilter,
         other => FinishReason::Other(other.to_ascii_lowercase()),
     }
 }
@@ -245,14 +241,6 @@ impl UsageWritten {
         };
         let cache_read = take(self.cached_content_token_count.unwrap_or(0));
         let (audio, image) = (take(of("AUDIO")), take(of("IMAGE")));
-        Some(Usage {
-            input: left,
-            cache_read,
-            output,
-            reasoning,
-            image,
-            audio,
-            ..Usage::default()
-        })
+        Some(Usage { input: left, cache_read, output, reasoning, image, audio, ..Usage::default() })
     }
 }

@@ -107,9 +107,8 @@ pub(crate) fn body(
     model: &str,
     output_cap: u64,
 ) -> Result<Bytes, BadRequest> {
-    let read = Conversation::of(request)?;
-    let penalties = (read.presence_penalty, read.frequency_penalty);
-    let read = Conversation { presence_penalty: None, frequency_penalty: None, ..read };
+    let mut read = Conversation::of(request)?;
+    let penalties = (read.presence_penalty.take(), read.frequency_penalty.take());
     read.refuse_sampling_extras("Gemini")?;
     let (system, contents) = turns(&read.messages, model)?;
     let declarations: Vec<Declaration<'_>> = read
@@ -140,8 +139,7 @@ pub(crate) fn body(
     } else {
         vec![Tools { function_declarations: declarations }]
     };
-    let system_instruction =
-        (!system.is_empty()).then_some(Turn { role: None, parts: system });
+    let system_instruction = (!system.is_empty()).then_some(Turn { role: None, parts: system });
     let tool_config = tool_config(&read)?;
     let body = Body { system_instruction, contents, tools, tool_config, generation_config };
     Ok(serde_json::to_vec(&body)?.into())

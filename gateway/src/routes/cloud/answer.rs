@@ -20,8 +20,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::header;
-use reqwest::Response;
 use policies::ServiceTier;
+use reqwest::Response;
 use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -98,6 +98,7 @@ struct Watch {
 }
 
 /// What an event of the stream came to.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, for an instant, on the stack")]
 enum Read {
     Event(Event),
     Nothing,
@@ -117,9 +118,7 @@ impl CloudAnswer {
         let prompt_tokens = request.prompt_tokens_estimate;
         let reader = match format {
             Format::OpenAi => Reader::OpenAi,
-            Format::Anthropic => {
-                Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens)))
-            }
+            Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),
             Format::Gemini => {
                 let stream = gemini::Stream::new(prompt_tokens, request.choices);
                 Reader::Gemini(Box::new(stream))

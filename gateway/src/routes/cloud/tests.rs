@@ -4,6 +4,7 @@
 use super::{CloudAnswer, CloudRoute};
 use crate::{
     config::{CapField, CloudConfig},
+    providers::Kind,
     routes::{Fault, FaultKind},
     wire::{ChatRequest, Event, FinishReason, read_chat},
 };
