@@ -6,6 +6,7 @@ mod document;
 mod error;
 mod price;
 pub mod shipped;
+mod survive;
 #[cfg(test)]
 mod tests;
 mod written;
@@ -19,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+pub use survive::{AttemptsConfig, BreakerConfig, HealthConfig, HedgeConfig, RetryConfig};
 
 /// Everything the gateway needs to run, checked.
 #[derive(Clone, Debug)]
@@ -37,12 +39,18 @@ pub struct Config {
     pub metrics_public: bool,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
+    /// Most memory the local models may take together, in bytes by estimate; `None` is no limit.
+    pub engine_memory_max: Option<u64>,
     /// The policy in force.
     pub policy: PolicyConfig,
     /// The routes, in order.
     pub routes: Vec<RouteConfig>,
     /// The shipped price list with the operator's own rows.
     pub prices: PriceList,
+    /// What one request's attempts are bounded by.
+    pub attempts: AttemptsConfig,
+    /// What hedges are bounded by.
+    pub hedge: HedgeConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }
@@ -130,6 +138,12 @@ pub struct RouteConfig {
     pub context_tokens: Option<u64>,
     /// What it can serve; `None` where nobody said.
     pub can: Capabilities,
+    /// How it is asked again after a fault that may pass.
+    pub retry: RetryConfig,
+    /// When it is left alone.
+    pub breaker: BreakerConfig,
+    /// Active health checks; `None`: traffic alone tells.
+    pub health: Option<HealthConfig>,
     /// Where its answers come from.
     pub source: RouteSource,
 }
@@ -189,6 +203,10 @@ pub struct LocalConfig {
     pub swap_bytes_max: usize,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
+    /// When the model is loaded, unloaded and waited for.
+    pub keep: local_engine::Keep,
+    /// A fault to rehearse.
+    pub drill: Option<local_engine::Drill>,
     /// Engine time one prompt token may take at most, for reservations.
     pub prefill_per_token_max: Duration,
     /// Engine time one generated token may take at most, for reservations.

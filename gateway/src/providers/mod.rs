@@ -3,6 +3,7 @@
 pub(crate) mod anthropic;
 mod blame;
 mod conversation;
+mod costs;
 pub(crate) mod gemini;
 mod kinds;
 mod limits;
@@ -12,6 +13,7 @@ mod reading;
 mod reshape;
 
 pub(crate) use blame::{Blame, blame};
+pub(crate) use costs::charged;
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;

@@ -38,14 +38,14 @@ pub(super) async fn fault(
     let blame = blame(status.as_u16(), &mut error);
     let detail = detail(provider, status, &error);
     let kind = match status {
-        _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16() },
+        _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
         // Also 404: the path and the model's name are the operator's, not the caller's.
-        _ => FaultKind::Status { status: status.as_u16() },
+        _ => FaultKind::Status { status: status.as_u16(), retry_after },
     };
     Fault::new(kind, detail)
 }
