@@ -334,14 +334,7 @@ fn cloud_route(
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let kind = provider_kind(&written.kind)?;
-    let base_url = match (&written.base_url, kind.base_url()) {
-        (Some(own), _) => base_url(own)?,
-        (None, Some(usual)) => usual.to_owned(),
-        (None, None) => {
-            let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
-            return Err(Finding::at(written.kind.span(), message));
-        }
-    };
+    let base_url = address(written, kind)?;
     let provider = provider(written, kind)?;
     if let Some(version) = written.api_version.as_ref().filter(|_| kind.name() != "azure") {
         let message = "`api_version` is for routes of kind \"azure\"";
@@ -410,6 +403,18 @@ fn cloud_route(
 fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
     ProviderKind::find(written.get_ref())
         .ok_or_else(|| Finding::at(written.span(), "this is no kind of provider"))
+}
+
+/// Where the provider is.
+fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    match (&written.base_url, kind.base_url()) {
+        (Some(own), _) => base_url(own),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
 }
 
 /// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
