@@ -190,7 +190,7 @@ fn a_bad_row_refuses_the_file_and_says_where() {
         ("\"1.25\"", "\"1.2500001\"", "more than 6 decimal places"),
         ("\"1.25\"", "\"-1\"", "is not an amount"),
         ("2025-03-01", "2025-02-29", "`2025-02-29` is not a day"),
-        ("cache_read = \"0.125\"", "cached = \"0.125\"", "unknown key"),
+        ("per_request = \"0.01\"", "per_requests = \"0.01\"", "unknown key"),
         (
             "provider = \"acme\"\nmodel = \"m\"\nalso",
             "model = \"m\"\nalso",
