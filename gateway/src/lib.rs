@@ -17,6 +17,7 @@ pub mod guard;
 pub mod ledger;
 pub mod listen;
 pub mod policy_watch;
+pub mod price_import;
 pub mod providers;
 pub mod refusal;
 pub mod relay;

@@ -24,7 +24,7 @@ use crate::{
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
+use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 /// The status an answer's head leaves with.
@@ -41,6 +41,8 @@ pub struct Relay {
     stream: bool,
     /// Whether it is another request's answer, which costs this one nothing.
     spared: bool,
+    /// Its price, where there is no entry to ask.
+    shared: Option<Box<SharedPrice>>,
     pacing: Pacing,
     seen: SeenSoFar,
     /// Frames ready for the socket.
@@ -55,10 +57,31 @@ struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
     visible_bytes: u64,
     reasoning_bytes: u64,
+    service: Option<ServiceTier>,
     finish: Option<FinishReason>,
     id: Option<String>,
     /// Engine time, nanoseconds.
     engine_ns: Option<u64>,
+}
+
+/// What an answer costs that somebody else books: a flight's, of which this relay is one waiter.
+#[derive(Debug)]
+struct SharedPrice {
+    price: RoutePrice,
+    /// What was asked for; its usage and time come with the answer.
+    used: Used,
+}
+
+impl SharedPrice {
+    fn of(started: &Started, request: &ChatRequest) -> Self {
+        let used = Used {
+            service: request.service,
+            images: request.images,
+            at_unix_s: request.admitted_unix_s,
+            ..Used::default()
+        };
+        Self { price: started.route.price(request), used }
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +122,7 @@ impl Relay {
         let pacing = Pacing::start(started.sent_at, arrived);
         Self {
             spared: started.attempt.is_none() && open.is_some(),
+            shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
             started,
             open,
             stream: request.stream,
@@ -367,6 +391,9 @@ impl Relay {
         }
         record.usage = Some(usage);
         record.usage_source = Some(source);
+        if let Some(service) = self.seen.service.or(self.started.answer.service()) {
+            record.service_tier = Some(service.as_str().to_owned());
+        }
         record.finish = finish;
         record.upstream_id = self.seen.id.take();
         self.pacing.write(&mut record.times, self.started.first_at, output);
@@ -385,12 +412,19 @@ impl Relay {
         if self.spared {
             return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
         }
-        let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
-        let (usage, _) = self.usage();
-        let price = &self.started.route.config.price;
-        let total = price.cost(&usage, engine_time).ok().flatten()?;
+        let usage = self.usage().0;
+        let (price, used) = match (&self.open, self.started.attempt, &self.shared) {
+            (Some(open), Some(attempt), _) => open.priced(attempt, usage),
+            (_, _, Some(shared)) => {
+                let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
+                let service = self.seen.service.unwrap_or(shared.used.service);
+                (&shared.price, Used { usage, engine_time, service, ..shared.used })
+            }
+            _ => return None,
+        };
+        let total = price.cost(&used).ok().flatten()?;
         let details = match price {
-            RoutePrice::Tokens(price) => price.parts(&usage).ok()?.to_vec(),
+            RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
             RoutePrice::Compute(_) => vec![("engine_time", total)],
             RoutePrice::Unknown => Vec::new(),
         };
@@ -411,6 +445,9 @@ impl SeenSoFar {
         self.reasoning_bytes += u64::from(seen.reasoning_bytes);
         if let Some(usage) = seen.usage {
             self.usage = Some((usage, UsageSource::Reported));
+        }
+        if seen.service.is_some() {
+            self.service = seen.service;
         }
         if seen.finish.is_some() {
             self.finish.clone_from(&seen.finish);

@@ -283,7 +283,9 @@ async fn read(
         owner: &caller.record.id,
         output_tokens_default: gateway.config.limits.output_tokens_default,
     };
-    Ok(wire::read(endpoint, body, headers, &context)?)
+    let mut request = wire::read(endpoint, body, headers, &context)?;
+    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
+    Ok(request)
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {

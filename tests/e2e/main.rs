@@ -21,6 +21,7 @@ mod command_line;
 mod crash;
 mod errors;
 mod fallback;
+mod families;
 mod hedging;
 mod hello;
 mod leaving;

@@ -25,6 +25,8 @@ pub(crate) enum LedgerCommand {
     Verify,
     /// Make the sums per minute, hour and day anew from the journal
     RebuildRollups,
+    /// Compare with what a provider says it charged, by model and day
+    Reconcile(super::reconcile::ReconcileArgs),
 }
 
 /// Which requests.
@@ -145,6 +147,7 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
         LedgerCommand::Query(args) => query(common, &link, &args).await,
         LedgerCommand::Show(args) => show(common, &link, &args.id).await,
         LedgerCommand::Summary(args) => summary(common, &link, &args).await,
+        LedgerCommand::Reconcile(args) => super::reconcile::run(common, &link, &args).await,
         LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
         LedgerCommand::Verify => verify(common, &link).await,
         LedgerCommand::RebuildRollups => rebuild(common, &link).await,

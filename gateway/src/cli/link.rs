@@ -294,7 +294,8 @@ pub(crate) fn config(common: &Common) -> Result<Config, CliError> {
 }
 
 fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
-    let surroundings = Surroundings { lookup: &|_| Some(String::new()), today: &clock.day() };
+    let surroundings =
+        Surroundings { lookup: &|_| Some(String::new()), now_s: clock.unix_ms() / 1000 };
     Config::parse(TOLLGATE_TOML, path, surroundings)
 }
 

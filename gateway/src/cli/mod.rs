@@ -4,6 +4,7 @@
 //! admin API answered, unchanged; every failure says what, why and the next command, and ends with
 //! a documented exit code.
 
+mod doctor;
 mod error;
 mod groups;
 mod guard;
@@ -15,6 +16,7 @@ mod models;
 mod output;
 mod policy;
 mod prices;
+mod reconcile;
 mod routes;
 mod serve;
 mod session;
@@ -98,6 +100,8 @@ pub(crate) enum Command {
     /// Show the dated price list
     #[command(subcommand)]
     Prices(prices::PricesCommand),
+    /// Check each route: is its provider there, does it take the key, do the clocks agree
+    Doctor,
 }
 
 const EXIT_CODES: &str = "\
@@ -161,6 +165,7 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Guard(command) => guard::run(common, command).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
+        Command::Doctor => doctor::run(common).await,
         Command::Serve(_) | Command::Init(_) => Ok(()),
     }
 }

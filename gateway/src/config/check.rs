@@ -10,7 +10,7 @@ use super::{
     survive::{self, BreakerConfig, RetryConfig},
     written,
 };
-use crate::{caller::BudgetSpec, wire::KeptLimits};
+use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -24,13 +24,13 @@ use std::{
 use toml::Spanned;
 
 /// Checks a document whose relative paths start from `base`.
-pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Config, Finding> {
+pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Config, Finding> {
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
     let policy = policy(&written.policy, base)?;
     let names = names(&routes, &policy)?;
     let prices = price::list(&written.prices, base)?;
-    let around = Around { names, base, prices: &prices, today };
+    let around = Around { names, base, prices: &prices, now_s };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
         .map(|written| route(written, &around, &mut warnings))
@@ -252,7 +252,8 @@ struct Around<'a> {
     names: HashSet<String>,
     base: &'a Path,
     prices: &'a PriceList,
-    today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    now_s: u64,
 }
 
 fn route(
@@ -264,7 +265,7 @@ fn route(
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
-    if matches!(route.price, RoutePrice::Unknown) {
+    if matches!(route.price.at(around.now_s), RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
     }
     Ok(route)
@@ -310,7 +311,7 @@ fn local_route(
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
-        price: price::of_local(written.usd_per_hour),
+        price: price::of_local(written)?,
         unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
@@ -383,7 +384,16 @@ fn cloud_route(
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
-    let base_url = base_url(&written.base_url)?;
+    let kind = provider_kind(&written.kind)?;
+    let base_url = address(written, kind)?;
+    let provider = provider(written, kind)?;
+    if let Some(version) = written.api_version.as_ref().filter(|_| kind.name() != "azure") {
+        let message = "`api_version` is for routes of kind \"azure\"";
+        return Err(Finding::at(version.span(), message));
+    }
+    if let (None, None, Some(variable)) = (&written.api_key, &written.base_url, kind.key_env()) {
+        warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
+    }
     let api_key = match &written.api_key {
         Some(key) => Some(header_value(key, "`api_key`")?),
         None => None,
@@ -398,7 +408,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(written, around.prices, around.today)?;
+    let price = price::of_cloud(written, &provider, around.prices)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
@@ -413,7 +423,10 @@ fn cloud_route(
             logprobs: written.logprobs,
         },
         source: RouteSource::Cloud(CloudConfig {
-            provider: filled(&written.provider, "`provider`")?,
+            provider,
+            kind,
+            api_version: written.api_version.as_ref().map(|text| text.get_ref().clone()),
+            drop_fields: written.drop_fields.clone(),
             base_url,
             api_key,
             model: filled(&written.model, "`model`")?,
@@ -425,8 +438,9 @@ fn cloud_route(
             idle_timeout: millis(written.idle_timeout_ms),
             total_timeout: millis(written.total_timeout_ms),
             cap_field: match written.cap_field {
-                written::CapField::MaxCompletionTokens => CapField::MaxCompletionTokens,
-                written::CapField::MaxTokens => CapField::MaxTokens,
+                None => kind.cap_field(),
+                Some(written::CapField::MaxCompletionTokens) => CapField::MaxCompletionTokens,
+                Some(written::CapField::MaxTokens) => CapField::MaxTokens,
             },
             reasoning: written.reasoning,
         }),
@@ -434,6 +448,39 @@ fn cloud_route(
         breaker: written.breaker.checked()?,
         health: written.health.map(survive::Health::checked),
     })
+}
+
+/// The kind of provider; the reader has seen that it is one.
+fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
+    ProviderKind::find(written.get_ref())
+        .ok_or_else(|| Finding::at(written.span(), "this is no kind of provider"))
+}
+
+/// Where the provider is.
+fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    match (&written.base_url, kind.base_url()) {
+        (Some(own), _) => base_url(own),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
+}
+
+/// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
+/// server that speaks OpenAI's format.
+fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    let anybody = kind.name() == "openai" && written.base_url.is_some();
+    match (&written.provider, kind.provider().filter(|_| !anybody)) {
+        (Some(own), _) => filled(own, "`provider`"),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message =
+                "missing key `provider`: whose server it is, for the ledger and the prices";
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
 }
 
 /// A base URL without its trailing slash. It may have come from the environment, so no message

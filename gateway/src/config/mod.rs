@@ -13,11 +13,11 @@ mod survive;
 mod tests;
 mod written;
 
-use crate::{caller::BudgetSpec, clock::Clock, wire::KeptLimits};
+use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
 pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
 pub use listeners::TlsConfig;
-use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
+use policies::{PicoUsd, PriceList, Pricing, RouteId};
 use secrecy::SecretString;
 use std::{
     net::SocketAddr,
@@ -148,8 +148,8 @@ pub struct RouteConfig {
     pub id: RouteId,
     /// Other names of `model` that mean this route.
     pub aliases: Vec<String>,
-    /// Its price.
-    pub price: RoutePrice,
+    /// Its price, now and later.
+    pub price: Pricing,
     /// For an unknown price: reserve this much per attempt (`None`: such a route is refused).
     pub unknown_price_max: Option<PicoUsd>,
     /// Whether its cost counts against money budgets.
@@ -186,7 +186,7 @@ pub struct Capabilities {
 pub enum RouteSource {
     /// The model in this process.
     Local(LocalConfig),
-    /// A provider that speaks OpenAI's format.
+    /// A provider.
     Cloud(CloudConfig),
 }
 
@@ -235,7 +235,7 @@ pub struct LocalConfig {
     pub decode_per_token_max: Duration,
 }
 
-/// A provider that speaks OpenAI's format.
+/// A provider.
 #[derive(Clone, Debug)]
 pub struct CloudConfig {
     /// The provider's name in the ledger.
@@ -261,6 +261,13 @@ pub struct CloudConfig {
     pub idle_timeout: Duration,
     /// Longest attempt.
     pub total_timeout: Duration,
+    /// The kind of provider.
+    pub kind: Kind,
+    /// Azure: the version of its API, in whose address the deployment stands; `None` for its newer
+    /// API without one.
+    pub api_version: Option<String>,
+    /// Fields of requests that are left out.
+    pub drop_fields: Vec<String>,
     /// Whether it understands `max_completion_tokens` (OpenAI) or only `max_tokens`.
     pub cap_field: CapField,
     /// Whether its answers may hide reasoning: an attempt that went silent is then booked with the
@@ -293,8 +300,8 @@ pub enum Environment {
 pub struct Surroundings<'a> {
     /// Answers `${env.NAME}`.
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
-    /// The day whose prices hold, `YYYY-MM-DD`.
-    pub today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    pub now_s: u64,
 }
 
 impl Config {
@@ -314,7 +321,7 @@ impl Config {
             Err(_) if environment == Environment::Spared => Some(String::new()),
             found => found.ok(),
         };
-        Self::parse(&text, path, Surroundings { lookup: &lookup, today: &clock.day() })
+        Self::parse(&text, path, Surroundings { lookup: &lookup, now_s: clock.unix_ms() / 1000 })
     }
 
     /// Checks a text. `path` is named in errors, and relative paths start from its directory.
@@ -328,7 +335,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let base = path.parent().unwrap_or(Path::new(""));
         document::read(text, surroundings.lookup)
-            .and_then(|document| check::check(document, base, surroundings.today))
+            .and_then(|document| check::check(document, base, surroundings.now_s))
             .map_err(|finding| ConfigError::place(&finding, text, path))
     }
 }

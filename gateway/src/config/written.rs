@@ -202,6 +202,10 @@ pub(super) struct Local {
     #[serde(default)]
     pub(super) usd_per_hour: Option<Money>,
     #[serde(default)]
+    pub(super) watts: Option<Spanned<NonZeroU32>>,
+    #[serde(default)]
+    pub(super) usd_per_kwh: Option<Money>,
+    #[serde(default)]
     pub(super) unknown_price_max_usd: Option<Money>,
     #[serde(default)]
     pub(super) budgeted: bool,
@@ -226,14 +230,19 @@ pub(super) enum PrefixSharing {
     All,
 }
 
-/// `[routes.<name>]` with `kind = "openai"`
+/// `[routes.<name>]` with the `kind` of a provider
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cloud {
-    #[expect(dead_code, reason = "read before, to choose this type")]
-    pub(super) kind: String,
-    pub(super) provider: Spanned<String>,
-    pub(super) base_url: Spanned<String>,
+    pub(super) kind: Spanned<String>,
+    #[serde(default)]
+    pub(super) provider: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) base_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) api_version: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) drop_fields: Vec<String>,
     pub(super) model: Spanned<String>,
     #[serde(default)]
     pub(super) api_key: Option<Spanned<String>>,
@@ -276,7 +285,7 @@ pub(super) struct Cloud {
     #[serde(default)]
     pub(super) health: Option<survive::Health>,
     #[serde(default)]
-    pub(super) cap_field: CapField,
+    pub(super) cap_field: Option<CapField>,
     #[serde(default)]
     pub(super) reasoning: bool,
 }
@@ -296,7 +305,7 @@ pub(super) enum Price {
     /// `"provider/model"`
     Listed(String),
     /// `[routes.<name>.price]`
-    Inline(Rates),
+    Inline(Box<Rates>),
 }
 
 /// `[routes.<name>.price]`: US dollars per million tokens.
@@ -315,12 +324,19 @@ pub(super) struct Rates {
     pub(super) reasoning: Option<Spanned<Money>>,
     #[serde(default)]
     pub(super) per_request_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) per_image_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) image: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio_output: Option<Spanned<Money>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum CapField {
-    #[default]
     MaxCompletionTokens,
     MaxTokens,
 }
@@ -543,7 +559,8 @@ impl<'de> Deserialize<'de> for Price {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Price, A::Error> {
-                Rates::deserialize(de::value::MapAccessDeserializer::new(map)).map(Price::Inline)
+                Rates::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|rates| Price::Inline(Box::new(rates)))
             }
         }
         deserializer.deserialize_any(Either)

@@ -1,7 +1,7 @@
 //! What a route yields while it answers: the one inner event type.
 
 use bytes::Bytes;
-use policies::{Usage, UsageSource};
+use policies::{ServiceTier, Usage, UsageSource};
 
 /// One event of an answer on its way from a route to the client.
 ///
@@ -120,6 +120,8 @@ pub struct Seen {
     pub finish: Option<FinishReason>,
     /// Usage that it reports, in disjoint buckets.
     pub usage: Option<Usage>,
+    /// The service tier that it says served it.
+    pub service: Option<ServiceTier>,
     /// Where its usage object stands in the bytes, so that a cost can be put there without looking
     /// for it again.
     pub usage_at: Option<std::ops::Range<usize>>,

@@ -85,7 +85,7 @@ pub fn read_chat(
     };
     let metadata = read.metadata()?;
     read.rest()?;
-    priced::check(|field| read.given(field))?;
+    let service = priced::check(|field| read.given(field))?;
     let prompt_tokens_max = prompt_tokens_max(&conversation, read.extra_bytes, needs.tools);
     let prompt_tokens_estimate = estimate_prompt_tokens(
         conversation.text.ascii.saturating_add(read.extra_bytes),
@@ -94,6 +94,8 @@ pub fn read_chat(
         u64::from(conversation.images),
     );
     Ok(ChatRequest {
+        service,
+        images: conversation.images,
         stream,
         include_usage,
         prompt_tokens_max,

@@ -10,7 +10,7 @@ use super::{
 use crate::ledger::Endpoint;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use policies::PicoUsd;
+use policies::{PicoUsd, ServiceTier};
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 /// A chat request as tollgate works with it. The messages stay in the client's own bytes
@@ -31,6 +31,13 @@ pub struct ChatRequest {
     pub(crate) responses: Option<Box<ResponsesAsk>>,
     /// The `model` the client wrote.
     pub model: String,
+    /// When it was admitted, second of the Unix epoch, set by whoever admits it: prices are looked
+    /// up by it.
+    pub admitted_unix_s: u64,
+    /// The service tier it asks for; `auto` is not known which.
+    pub service: ServiceTier,
+    /// Images in its messages.
+    pub images: u32,
     /// Whether the client asked for a stream.
     pub stream: bool,
     /// Whether the client asked for the usage chunk of a stream.
@@ -114,6 +121,9 @@ impl ChatRequest {
             outer_body: None,
             responses: None,
             model,
+            admitted_unix_s: 0,
+            service: ServiceTier::Standard,
+            images: 0,
             stream: false,
             include_usage: false,
             prompt_tokens_max: 0,

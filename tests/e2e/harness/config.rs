@@ -85,6 +85,15 @@ cache_read = "0.5"
         self
     }
 
+    /// A cloud route of that name whose provider is of this `kind`, with the usual prices.
+    pub(crate) fn cloud_of_kind(self, name: &str, cloud: &StandIn, kind: &str) -> Self {
+        let mut gate = self.cloud_named(name, cloud, "");
+        let route = gate.routes.rfind("kind = \"openai\"").expect("a cloud route");
+        let written = gate.routes.split_off(route).replace("\"openai\"", &format!("\"{kind}\""));
+        gate.routes.push_str(&written);
+        gate
+    }
+
     /// A cloud route `cloud` whose price nobody knows.
     pub(crate) fn unpriced_cloud(mut self, cloud: &StandIn) -> Self {
         let base_url = cloud.base_url();

@@ -388,6 +388,7 @@ impl From<Usage> for policies::Usage {
             cache_write_1h: old.cache_write_1h,
             output: old.output,
             reasoning: old.reasoning,
+            ..Self::default()
         }
     }
 }
