@@ -17,6 +17,7 @@ use crate::{
     info::ModelInfo,
     job::{Job, Message},
     load::{self, Loaded},
+    predict::Prediction,
     scheduler::{Scheduler, Turn, fail_queue},
     shared::Shared,
     status::Status,
@@ -124,6 +125,13 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.shared.gauges.read()
+    }
+
+    /// When a job with so many prompt tokens could be expected to begin to answer if it came now;
+    /// `None` before anything was computed. Takes no lock.
+    #[must_use]
+    pub fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
+        self.inner.shared.gauges.predict(prompt_tokens)
     }
 
     /// The last times cells of one job were taken for another, oldest first; bounded.

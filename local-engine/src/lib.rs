@@ -21,7 +21,11 @@ mod llama;
 mod load;
 mod meter;
 mod outbox;
+mod predict;
 mod prefix_tree;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
@@ -44,4 +48,5 @@ pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
 pub use info::{Device, ModelInfo};
 pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
+pub use predict::Prediction;
 pub use status::{EngineState, Status, StepCosts};

@@ -2,13 +2,12 @@
 //! numbers, and the way to wake the thread. No lock is held while anything is computed.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::Thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::Receiver;
@@ -19,6 +18,7 @@ use crate::{
     job::{Job, JobEvent},
     meter::Meter,
     outbox::Outbox,
+    queue::FairQueue,
     status::{EngineState, Gauges},
 };
 
@@ -28,12 +28,27 @@ pub(crate) struct Waiting {
     pub(crate) job: Job,
     pub(crate) outbox: Outbox,
     pub(crate) submitted: Instant,
+    /// How long its first token was expected to take when it came.
+    pub(crate) predicted: Option<Duration>,
 }
 
-/// The jobs in the queue, oldest first.
+impl Waiting {
+    /// How long it may wait.
+    pub(crate) fn wait_max(&self, queue_wait_max: Duration) -> Duration {
+        self.job.scheduling.queue_wait_max.map_or(queue_wait_max, |own| own.min(queue_wait_max))
+    }
+
+    /// Tells the job that it waited in vain.
+    pub(crate) fn expire(self, now: Instant) {
+        let queued = now.saturating_duration_since(self.submitted);
+        self.outbox.close("", |_| JobEvent::Expired { queued });
+    }
+}
+
+/// The jobs in the queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    pub(crate) jobs: VecDeque<Waiting>,
+    pub(crate) jobs: FairQueue,
     /// Whether jobs are taken.
     pub(crate) open: bool,
     /// When to end with jobs unfinished; set by the first shutdown.
@@ -44,7 +59,6 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
-    queue_max: usize,
     lag_max: usize,
     pub(crate) gauges: Gauges,
     pub(crate) evictions: Evictions,
@@ -56,8 +70,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(queue_max: usize, lag_max: usize) -> Shared {
         Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), open: true, end_at: None }),
-            queue_max,
+            queue: Mutex::new(Queue { jobs: FairQueue::new(queue_max), open: true, end_at: None }),
             lag_max,
             gauges: Gauges::new(),
             evictions: Evictions::default(),
@@ -94,20 +107,24 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        if queue.jobs.len() >= self.queue_max {
+        if queue.jobs.is_full() {
             // The scheduler may be in a long step: those who left make room at once.
-            let before = queue.jobs.len();
-            queue.jobs.retain(|waiting| !waiting.outbox.abandoned());
-            let left = u64::try_from(before - queue.jobs.len()).unwrap_or(0);
-            self.gauges.cancelled.fetch_add(left, Relaxed);
+            let left = queue.jobs.take(|waiting| waiting.outbox.abandoned()).len();
+            self.gauges.cancelled.fetch_add(u64::try_from(left).unwrap_or(0), Relaxed);
         }
-        if queue.jobs.len() >= self.queue_max {
-            return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
+        if queue.jobs.is_full() {
+            // Who floods the queue makes room for the others.
+            let Some(displaced) = queue.jobs.displace_for(job.scheduling.caller) else {
+                return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
+            };
+            self.gauges.expired.fetch_add(1, Relaxed);
+            displaced.expire(now);
         }
         let meter = Arc::new(Meter::default());
         let (outbox, events) =
             Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
-        queue.jobs.push_back(Waiting { job, outbox, submitted: now });
+        let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
+        queue.jobs.push(Waiting { job, outbox, submitted: now, predicted });
         self.count_queue(&queue);
         drop(queue);
         self.wake();

@@ -6,8 +6,8 @@ use crate::{
     wire::{self, BadRequest, ChatRequest, Delta, DeltaKind, Event, FinishReason},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
-    SubmitError,
+    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, Prediction, PromptError,
+    Scheduling, SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -136,6 +136,12 @@ impl LocalRoute {
                 Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             }
         }
+    }
+
+    /// When a job with such a prompt could be expected to begin to answer if it came now.
+    #[must_use]
+    pub fn predicted(&self, prompt_tokens: u64) -> Option<Prediction> {
+        self.engine.predict(usize::try_from(prompt_tokens).unwrap_or(usize::MAX))
     }
 
     /// Whether it can take a job now.

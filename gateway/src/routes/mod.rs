@@ -15,6 +15,7 @@ pub use fault::{Fault, FaultKind};
 use crate::{
     config::{RouteConfig, RouteSource},
     ledger::KeyId,
+    timeline::micros,
     wire::{ChatRequest, Event},
 };
 use cloud::{CloudAnswer, CloudRoute};
@@ -205,6 +206,10 @@ impl Route {
             },
         };
         let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let predicted = match &self.source {
+            Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
+            Source::Cloud(_) => None,
+        };
         let can = &self.config.can;
         RouteFacts {
             id: self.config.id.clone(),
@@ -225,6 +230,8 @@ impl Route {
             in_flight: self.live.in_flight(),
             ttft_p50_us,
             ttft_p95_us,
+            predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
+            predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
             failed_permille: self.live.failed_permille(),
         }
     }
