@@ -410,7 +410,7 @@ fn shows(event: &Event) -> bool {
                 || delta.reasoning_bytes() > 0
                 || matches!(delta.kind, DeltaKind::Finish(_))
         }
-        Event::Whole { .. } | Event::End { .. } => true,
+        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
     }
 }
 

@@ -30,4 +30,5 @@ mod secrets;
 mod sockets;
 mod standin;
 mod strict;
+mod surface;
 mod tidy;

@@ -127,6 +127,18 @@ impl Gate {
         Answer::of(request).await
     }
 
+    /// A POST with the caller's key and this JSON.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_by(&self.key, path, body).await
+    }
+
+    /// A POST with this key and this JSON.
+    pub(crate) async fn post_by(&self, key: &Key, path: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", key.secret);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        self.send("POST", path, &headers, body.to_string().into_bytes()).await
+    }
+
     /// A chat request with the caller's key and this body.
     pub(crate) async fn post_chat(&self, body: impl Into<Vec<u8>>) -> Answer {
         let bearer = format!("Bearer {}", self.key.secret);
