@@ -9,4 +9,5 @@ mod harness;
 mod loading;
 mod prompts;
 mod sharing;
+mod sliding;
 mod stopping;
