@@ -320,7 +320,7 @@ fn ask(
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
         avoided: avoided.clone().filter(|_| route.is_local()),
-        model_file: None,
+        model_file: prepared.model_file(),
         service_tier: None,
     }
 }

@@ -56,6 +56,8 @@ pub struct Gateway {
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
     pub routes: Routes,
+    /// The device that local models share; `None` where no route is local or none may be asked.
+    pub host: Option<local_engine::Host>,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
     /// What is counted for operators.

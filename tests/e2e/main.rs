@@ -23,6 +23,7 @@ mod hello;
 mod leaving;
 mod limits;
 mod malformed;
+mod models;
 mod passthrough;
 mod private;
 mod reload;
