@@ -53,8 +53,9 @@ impl FairQueue {
         self.len == 0
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.len >= self.max
+    /// Whether so many more jobs may wait.
+    pub(crate) fn has_room_for(&self, jobs: usize) -> bool {
+        self.len.saturating_add(jobs) <= self.max
     }
 
     /// Adds a job at the end of its caller's.
@@ -280,7 +281,7 @@ mod tests {
         for prompt in [1, 2, 3] {
             queue.push(job(1, Priority::Normal, prompt, 5));
         }
-        assert!(queue.is_full() && queue.displace_for(1).is_none(), "not for itself");
+        assert!(!queue.has_room_for(1) && queue.displace_for(1).is_none(), "not for itself");
         let displaced = queue.displace_for(2).expect("three against none");
         assert_eq!(displaced.job.prompt.len(), 3, "the newest goes");
         queue.push(job(2, Priority::Normal, 5, 5));

@@ -162,12 +162,12 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        if queue.jobs.is_full() {
+        if !queue.jobs.has_room_for(1) {
             // The scheduler may be in a long step: those who left make room at once.
             let left = queue.jobs.take(|waiting| waiting.outbox.abandoned()).len();
             self.gauges.cancelled.fetch_add(u64::try_from(left).unwrap_or(0), Relaxed);
         }
-        if queue.jobs.is_full() {
+        if !queue.jobs.has_room_for(1) {
             // Who floods the queue makes room for the others.
             let Some(displaced) = queue.jobs.displace_for(job.scheduling.caller) else {
                 return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
