@@ -7,6 +7,7 @@
 //! is absent.
 
 mod asked;
+mod engine_view;
 mod export;
 mod focus;
 mod keys;

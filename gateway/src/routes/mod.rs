@@ -11,6 +11,7 @@ pub mod local;
 mod scheduling;
 
 pub use fault::{Fault, FaultKind};
+pub(crate) use scheduling::caller_number;
 
 use crate::{
     config::{RouteConfig, RouteSource},
