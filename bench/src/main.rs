@@ -7,6 +7,7 @@ mod child;
 mod engine;
 mod load;
 mod machine;
+mod money;
 mod output;
 mod overhead;
 mod procfs;
@@ -33,6 +34,10 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// What budgets refuse under a recorded trace, in simulated time.
+    Budgets(money::MoneyArgs),
+    /// What abuse costs with and without the guard, over a recorded trace in simulated time.
+    Redteam(money::MoneyArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -56,6 +61,8 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Budgets(args) => money::budgets(&args),
+        Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),
