@@ -33,6 +33,14 @@ struct Flow {
     jobs: VecDeque<Waiting>,
 }
 
+impl Flow {
+    /// Its first job that may come in, with its place: other choices of a request wait until its
+    /// prompt is in the cache.
+    fn ready(&self) -> Option<(usize, &Waiting)> {
+        self.jobs.iter().enumerate().find(|(_, waiting)| !waiting.held())
+    }
+}
+
 /// What a job is served for: its prompt and its longest answer.
 fn tokens(waiting: &Waiting) -> u64 {
     let prompt = u64::try_from(waiting.job.prompt.len()).unwrap_or(u64::MAX);
@@ -93,6 +101,10 @@ impl FairQueue {
         }
         let flows = self.flows.iter_mut().filter(|flow| flow.caller == most);
         let flow = flows.max_by_key(|flow| flow.priority)?;
+        // One choice of a request alone does not go: its answer would break.
+        if flow.jobs.back().is_some_and(|waiting| waiting.after.is_some()) {
+            return None;
+        }
         let newest = flow.jobs.pop_back();
         self.len -= usize::from(newest.is_some());
         self.flows.retain(|flow| !flow.jobs.is_empty());
@@ -103,14 +115,15 @@ impl FairQueue {
     /// taken, or one of a higher priority comes.
     pub(crate) fn next(&mut self) -> Option<&Job> {
         let at = self.turn()?;
-        self.flows[at].jobs.front().map(|waiting| &waiting.job)
+        self.flows[at].ready().map(|(_, waiting)| &waiting.job)
     }
 
     /// Takes out the job whose turn it is. Its whole cap is charged; see [`FairQueue::give_back`].
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         let at = self.turn()?;
         let flow = &mut self.flows[at];
-        let waiting = flow.jobs.pop_front()?;
+        let (place, _) = flow.ready()?;
+        let waiting = flow.jobs.remove(place)?;
         flow.credit = flow.credit.saturating_sub(tokens(&waiting));
         self.len -= 1;
         if flow.jobs.is_empty() {
@@ -155,19 +168,20 @@ impl FairQueue {
 
     /// The flow whose turn it is; gives rounds of credit until there is one.
     fn turn(&mut self) -> Option<usize> {
-        let urgent = self.flows.iter().map(|flow| flow.priority).min()?;
+        let ready = self.flows.iter().filter(|flow| flow.ready().is_some());
+        let urgent = ready.map(|flow| flow.priority).min()?;
         let short = |flow: &Flow| {
-            let needed = flow.jobs.front().map_or(0, tokens);
+            let needed = flow.ready().map_or(0, |(_, waiting)| tokens(waiting));
             needed.saturating_sub(flow.credit).div_ceil(QUANTUM)
         };
-        let of_turn = |flow: &&Flow| flow.priority == urgent;
+        let of_turn = |flow: &&Flow| flow.priority == urgent && flow.ready().is_some();
         // As many rounds at once as the first to be covered needs.
         let rounds = self.flows.iter().filter(of_turn).map(short).min()?;
         for flow in self.flows.iter_mut().filter(|flow| flow.priority == urgent) {
             flow.credit = flow.credit.saturating_add(rounds * QUANTUM);
         }
         // Of those covered the one served least: callers alternate job by job.
-        let covered = |(_, flow): &(usize, &Flow)| flow.priority == urgent && short(flow) == 0;
+        let covered = |(_, flow): &(usize, &Flow)| of_turn(flow) && short(flow) == 0;
         let flows = self.flows.iter().enumerate().filter(covered);
         flows.min_by_key(|(_, flow)| std::cmp::Reverse(flow.credit)).map(|(at, _)| at)
     }
@@ -198,7 +212,7 @@ mod tests {
             scheduling: Scheduling { caller, priority, queue_wait_max: None },
             ..greedy(&vec![1; prompt])
         };
-        Waiting { job, outbox, submitted: Instant::now(), predicted: None }
+        Waiting { job, outbox, submitted: Instant::now(), predicted: None, after: None }
     }
 
     /// Who is served, in order.

@@ -66,7 +66,7 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) gap_target: Option<Duration>,
     pub(crate) share_prefixes: bool,
     pub(crate) swap_bytes_max: usize,
-    queue_wait_max: Duration,
+    pub(crate) queue_wait_max: Duration,
     reader_stall_max: Duration,
     pub(crate) cells: usize,
     /// Cells that may be promised, overcommit included.
@@ -112,7 +112,8 @@ impl<D: Device> Scheduler<D> {
         self.tidy_queue(now);
         self.bring_back(now);
         while self.admit(now) {}
-        let computed = self.step(now)?;
+        let embedded = self.embed(now)?;
+        let computed = self.step(now)? || embedded;
         self.publish();
         if computed {
             return Ok(Turn::Again);
@@ -143,8 +144,10 @@ impl<D: Device> Scheduler<D> {
 
     fn may_end(&self, now: Instant) -> bool {
         let queue = self.shared.queue();
-        let nothing_left =
-            queue.jobs.is_empty() && self.swapped.is_empty() && self.running().next().is_none();
+        let nothing_left = queue.jobs.is_empty()
+            && self.swapped.is_empty()
+            && self.shared.embeds.is_empty()
+            && self.running().next().is_none();
         !queue.open && (nothing_left || queue.end_at.is_some_and(|end_at| now >= end_at))
     }
 
@@ -187,9 +190,10 @@ impl<D: Device> Scheduler<D> {
         if self.shared.gauges.queued.load(Relaxed) == 0 {
             return;
         }
+        // Another choice of a request that runs does not expire: the answer would break.
         let over = |waiting: &Waiting| {
             let waited = now.saturating_duration_since(waiting.submitted);
-            waited >= waiting.wait_max(self.queue_wait_max)
+            waiting.after.is_none() && waited >= waiting.wait_max(self.queue_wait_max)
         };
         let mut queue = self.shared.queue();
         for gone in queue.jobs.take(|waiting| waiting.outbox.abandoned() || over(waiting)) {
@@ -268,6 +272,7 @@ where
 pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     let mut queue = shared.queue();
     queue.open = false;
+    shared.embeds.clear();
     for waiting in queue.jobs.take(|_| true) {
         shared.gauges.failed.fetch_add(1, Relaxed);
         waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });

@@ -16,6 +16,7 @@ use std::{
 use tokio::sync::mpsc::Receiver;
 
 use crate::{
+    embedding::Embeds,
     error::SubmitError,
     evictions::Evictions,
     job::{Job, JobEvent},
@@ -25,6 +26,9 @@ use crate::{
     status::{EngineState, Gauges},
 };
 
+/// The reader's end of a queued job.
+pub(crate) type Queued = (Receiver<JobEvent>, Arc<Meter>);
+
 /// A job in the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -33,6 +37,15 @@ pub(crate) struct Waiting {
     pub(crate) submitted: Instant,
     /// How long its first token was expected to take when it came.
     pub(crate) predicted: Option<Duration>,
+    /// The job whose prompt this one shares: the first choice of its request.
+    pub(crate) after: Option<Arc<Meter>>,
+}
+
+impl Waiting {
+    /// Whether it waits for the first choice of its request, whose cells it will share.
+    pub(crate) fn held(&self) -> bool {
+        self.after.as_ref().is_some_and(|first| !first.releases())
+    }
 }
 
 impl Waiting {
@@ -65,6 +78,8 @@ pub(crate) struct Shared {
     lag_max: usize,
     pub(crate) gauges: Gauges,
     pub(crate) evictions: Evictions,
+    /// Embedding jobs.
+    pub(crate) embeds: Embeds,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -85,6 +100,7 @@ impl Shared {
             lag_max,
             gauges: Gauges::new(),
             evictions: Evictions::default(),
+            embeds: Embeds::new(queue_max),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
             woken: AtomicBool::new(false),
@@ -115,6 +131,11 @@ impl Shared {
     /// Whether no job waits or runs. Exact, unlike the numbers, which follow a step later.
     pub(crate) fn has_no_jobs(&self) -> bool {
         Arc::strong_count(&self.open_jobs) == 1
+    }
+
+    /// What counts a job as open while it is kept.
+    pub(crate) fn open_job(&self) -> Arc<()> {
+        Arc::clone(&self.open_jobs)
     }
 
     /// Says whether other models share the device.
@@ -150,11 +171,18 @@ impl Shared {
     }
 
     /// Queues a checked job, or says why not.
-    pub(crate) fn enqueue(
+    pub(crate) fn enqueue(&self, job: Job, now: Instant) -> Result<Queued, SubmitError> {
+        let mut queued = self.enqueue_choices(vec![job], now)?;
+        queued.pop().ok_or(SubmitError::Stopped)
+    }
+
+    /// Queues the checked jobs of one request, all or none. They have one prompt: all but the first
+    /// wait until it is read.
+    pub(crate) fn enqueue_choices(
         &self,
-        job: Job,
+        jobs: Vec<Job>,
         now: Instant,
-    ) -> Result<(Receiver<JobEvent>, Arc<Meter>), SubmitError> {
+    ) -> Result<Vec<Queued>, SubmitError> {
         let mut queue = self.queue();
         if !queue.open {
             return Err(match self.gauges.state() {
@@ -162,29 +190,36 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        if !queue.jobs.has_room_for(1) {
+        if !queue.jobs.has_room_for(jobs.len()) {
             // The scheduler may be in a long step: those who left make room at once.
             let left = queue.jobs.take(|waiting| waiting.outbox.abandoned()).len();
             self.gauges.cancelled.fetch_add(u64::try_from(left).unwrap_or(0), Relaxed);
         }
-        if !queue.jobs.has_room_for(1) {
+        if !queue.jobs.has_room_for(jobs.len()) {
             // Who floods the queue makes room for the others.
-            let Some(displaced) = queue.jobs.displace_for(job.scheduling.caller) else {
+            let caller = jobs.first().map(|job| job.scheduling.caller);
+            let one = caller.filter(|_| jobs.len() == 1);
+            let Some(displaced) = one.and_then(|caller| queue.jobs.displace_for(caller)) else {
                 return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
             };
             self.gauges.expired.fetch_add(1, Relaxed);
             displaced.expire(now);
         }
-        let meter = Arc::new(Meter::default());
-        let (mut outbox, events) =
-            Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
-        outbox.count_in(Arc::clone(&self.open_jobs));
-        let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
-        queue.jobs.push(Waiting { job, outbox, submitted: now, predicted });
+        let mut queued: Vec<Queued> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let meter = Arc::new(Meter::default());
+            let (mut outbox, events) =
+                Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
+            outbox.count_in(Arc::clone(&self.open_jobs));
+            let after = queued.first().map(|(_, first)| Arc::clone(first));
+            let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
+            queue.jobs.push(Waiting { job, outbox, submitted: now, predicted, after });
+            queued.push((events, meter));
+        }
         self.count_queue(&queue);
         drop(queue);
         self.wake();
-        Ok((events, meter))
+        Ok(queued)
     }
 
     /// Publishes the queue's length.

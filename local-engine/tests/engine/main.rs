@@ -5,11 +5,15 @@
 
 mod accounting;
 mod batching;
+mod constraints;
+mod embeddings;
 mod harness;
 mod hostile;
 mod hosting;
 mod loading;
 mod prompts;
+mod sampling;
 mod sharing;
 mod sliding;
 mod stopping;
+mod tools;
