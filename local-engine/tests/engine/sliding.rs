@@ -34,6 +34,8 @@ fn job(tokens: &[i32]) -> Job {
         sampling: greedy(),
         engine_time_max: Duration::from_secs(600),
         scheduling: Scheduling::default(),
+        constraint: None,
+        logprobs: None,
     }
 }
 
