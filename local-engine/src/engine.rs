@@ -19,6 +19,7 @@ use crate::{
     info::ModelInfo,
     job::{Job, Message},
     load::Loaded,
+    predict::Prediction,
     shared::Shared,
     status::{EngineState, Status},
     template::{Chat, ChatTemplate},
@@ -217,6 +218,13 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.shared.gauges.read()
+    }
+
+    /// When a job with so many prompt tokens could be expected to begin to answer if it came now;
+    /// `None` before anything was computed. Takes no lock.
+    #[must_use]
+    pub fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
+        self.inner.shared.gauges.predict(prompt_tokens)
     }
 
     /// The last times cells of one job were taken for another, oldest first; bounded.

@@ -38,7 +38,11 @@ mod meter;
 mod offload;
 mod outbox;
 mod placed;
+mod predict;
 mod prefix_tree;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
@@ -73,6 +77,7 @@ pub use job::{
     Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
     TOP_LOGPROBS_MAX, TokenLogprob,
 };
+pub use predict::Prediction;
 pub use status::{EngineState, Status, StepCosts};
 pub use template::Chat;
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

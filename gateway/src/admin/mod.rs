@@ -8,6 +8,7 @@
 
 mod asked;
 mod budgets;
+mod engine_view;
 mod export;
 mod focus;
 mod groups;

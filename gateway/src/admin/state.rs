@@ -1,6 +1,6 @@
 //! How things stand now: budgets, reservations, refusals, routes, prices.
 
-use super::{Answer, list, read::Params, reading, times::rfc3339};
+use super::{Answer, engine_view, list, read::Params, reading, times::rfc3339};
 use crate::{
     caller::Window,
     config::{RouteConfig, RouteSource},
@@ -111,7 +111,7 @@ pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
     let view = |config: &RouteConfig| {
         let mut view = configured(config, now_s);
         match gateway.routes.get(&config.id) {
-            Some(route) => live(&mut view, route),
+            Some(route) => live(&gateway, &mut view, route),
             // The ledger is open without the routes: the command line looks into it.
             None => view["state"] = json!("not_running"),
         }
@@ -138,7 +138,7 @@ fn configured(config: &RouteConfig, now_s: u64) -> Value {
     })
 }
 
-fn live(view: &mut Value, route: &Route) {
+fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
     let (p50, p95) = route.live.ttft_us();
     view["state"] = json!(route.state());
     view["context_tokens"] = json!(route.context_tokens());
@@ -154,16 +154,9 @@ fn live(view: &mut Value, route: &Route) {
     }
     if let Source::Local(local) = &route.source {
         view["model_state"] = local.report();
-        let Some(status) = local.model().loaded().map(|engine| engine.status()) else { return };
-        view["engine"] = json!({
-            "running": status.running,
-            "kv_cells_used": status.kv_used,
-            "kv_cells": status.kv_total,
-            "busy_us": crate::timeline::micros(status.busy),
-            "prefill_tokens": status.prefill_tokens,
-            "decode_tokens": status.decode_tokens,
-            "heartbeat_age_us": crate::timeline::micros(status.heartbeat_age),
-        });
+        if let Some(engine) = local.model().loaded() {
+            view["engine"] = engine_view::engine(gateway, &engine);
+        }
     }
 }
 

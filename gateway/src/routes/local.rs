@@ -9,7 +9,9 @@ pub use job::LocalJob;
 
 use super::{Fault, FaultKind};
 use crate::{config::LocalConfig, wire::BadRequest};
-use local_engine::{Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded};
+use local_engine::{
+    Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded, Prediction,
+};
 use policies::RouteState;
 use std::time::Duration;
 
@@ -80,6 +82,13 @@ impl LocalRoute {
                 Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             }
         }
+    }
+
+    /// When a job with such a prompt could be expected to begin to answer if it came now; `None`
+    /// while no model is loaded.
+    #[must_use]
+    pub fn predicted(&self, prompt_tokens: u64) -> Option<Prediction> {
+        self.model.loaded()?.predict(usize::try_from(prompt_tokens).unwrap_or(usize::MAX))
     }
 
     /// Whether it can take a job now. A model that will be loaded by the next request can.

@@ -13,12 +13,14 @@ pub mod local;
 mod scheduling;
 
 pub use fault::{Fault, FaultKind};
+pub(crate) use scheduling::caller_number;
 
 use crate::{
     cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
     ledger::{KeyId, ModelFile},
+    timeline::micros,
     wire::{BadRequest, ChatRequest, Event},
 };
 use breaker::{Breaker, BreakerState};
@@ -262,6 +264,10 @@ impl Route {
             ..bounds(request)
         };
         let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let predicted = match &self.source {
+            Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
+            Source::Cloud(_) => None,
+        };
         let can = &self.config.can;
         RouteFacts {
             id: self.config.id.clone(),
@@ -282,6 +288,8 @@ impl Route {
             in_flight: self.live.in_flight(),
             ttft_p50_us,
             ttft_p95_us,
+            predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
+            predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
             failed_permille: self.live.failed_permille(),
         }
     }

@@ -15,5 +15,6 @@ mod loading;
 mod prompts;
 mod sampling;
 mod sharing;
+mod sliding;
 mod stopping;
 mod tools;
