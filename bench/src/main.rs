@@ -5,6 +5,7 @@
 
 mod child;
 mod engine;
+mod ledger;
 mod load;
 mod machine;
 mod output;
@@ -33,6 +34,8 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// How fast the books are, beside a bare append + fdatasync.
+    Ledger(ledger::LedgerArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -56,6 +59,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),

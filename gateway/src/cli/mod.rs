@@ -5,6 +5,7 @@
 //! a documented exit code.
 
 mod error;
+mod export;
 mod init;
 mod keys;
 mod ledger;
