@@ -138,7 +138,10 @@ impl Execution<'_> {
     ) -> Result<Started, Miss> {
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
-        let (prepared, attempt, ticket) = self.reserve(route, prepared, *parent).await?;
+        let (mut prepared, attempt, ticket) = self.reserve(route, prepared, *parent).await?;
+        if let Some(key) = self.open.key() {
+            prepared.for_key(key, self.request);
+        }
         *parent = Some(attempt);
         let begun = Instant::now();
         let offset_us = self.open.timeline.offset_us(begun);

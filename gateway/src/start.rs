@@ -153,6 +153,12 @@ fn engine_config(local: &LocalConfig) -> EngineConfig {
         queue_wait_max: local.queue_wait_max,
         threads: local.threads,
         prefill_chunk: local.prefill_chunk,
+        gap_target: local.gap_target,
+        kv_layout: local.kv_layout,
+        prefix_sharing: local.prefix_sharing,
+        prefixes_max: local.prefixes_max,
+        overcommit_percent: local.overcommit_percent,
+        swap_bytes_max: local.swap_bytes_max,
         gpu_layers: local.gpu_layers,
         ..EngineConfig::new(local.file.clone())
     }

@@ -20,6 +20,16 @@ pub enum KvLayout {
     Separate,
 }
 
+/// Who may go on from whose cached prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefixSharing {
+    /// A caller from its own jobs' only: what others asked cannot be guessed from how fast an
+    /// answer begins or from the cached tokens in its usage.
+    Caller,
+    /// Everybody from everybody's: a system prompt that all callers have in common is read once.
+    All,
+}
+
 /// The settings of one engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -40,12 +50,27 @@ pub struct EngineConfig {
     /// Most prompt tokens read in a step that also generates: bounds the gap a long prompt causes
     /// between other jobs' tokens.
     pub prefill_chunk: u32,
+    /// The time a step that also generates should take at most: fewer prompt tokens than
+    /// `prefill_chunk` are read in it when that many would take longer, by what steps have cost so
+    /// far. `None`: always as many as `prefill_chunk`.
+    pub gap_target: Option<Duration>,
     /// Layers offloaded to a GPU; `None` is as many as fit. Without a GPU backend it is always 0.
     pub gpu_layers: Option<u32>,
     /// The layout of the KV cache.
     pub kv_layout: KvLayout,
     /// Whether a job may start from the cells another job with the same prefix left.
     pub prefix_reuse: bool,
+    /// Whose cells those may be.
+    pub prefix_sharing: PrefixSharing,
+    /// Prefixes kept beside the running jobs' (only in a unified cache; in separate ones each slot
+    /// keeps its own). Together with `slots` at most 256.
+    pub prefixes_max: u32,
+    /// Cells promised to running jobs, in percent of those there are, 100 to 1000: most answers
+    /// end before their cap. When cells run out the youngest job waits outside the cache and comes
+    /// back. Only in a unified cache.
+    pub overcommit_percent: u32,
+    /// Bytes that cells of jobs outside the cache may take; what does not fit is computed again.
+    pub swap_bytes_max: usize,
     /// Events a job may be ahead of its reader; then the job, and no other, pauses.
     pub reader_lag_max: usize,
     /// Longest pause for a reader that does not read; then the job fails and its slot is free.
@@ -67,9 +92,14 @@ impl EngineConfig {
             threads: None,
             batch_tokens: 512,
             prefill_chunk: 128,
+            gap_target: Some(Duration::from_millis(250)),
             gpu_layers: None,
             kv_layout: KvLayout::Auto,
             prefix_reuse: true,
+            prefix_sharing: PrefixSharing::Caller,
+            prefixes_max: 32,
+            overcommit_percent: 150,
+            swap_bytes_max: 512 << 20,
             reader_lag_max: 64,
             reader_stall_max: Duration::from_secs(30),
             unix_now: || jiff::Timestamp::now().as_second(),
@@ -83,6 +113,14 @@ impl EngineConfig {
             KvLayout::Unified => true,
             KvLayout::Separate => false,
         }
+    }
+
+    /// The sequences there are: one for each running job, and in a unified cache some for prefixes
+    /// that outlive their jobs.
+    #[must_use]
+    pub fn sequences(&self) -> u32 {
+        let kept = if self.unified() && self.prefix_reuse { self.prefixes_max } else { 0 };
+        self.slots.saturating_add(kept).min(SLOTS_MAX)
     }
 
     /// The number of computing threads.
@@ -109,6 +147,9 @@ impl EngineConfig {
         }
         if self.prefill_chunk == 0 {
             return refuse("prefill_chunk must be at least 1");
+        }
+        if !(100..=1_000).contains(&self.overcommit_percent) {
+            return refuse("overcommit_percent must be 100 to 1000");
         }
         if self.context_tokens < self.slots.saturating_mul(16) {
             return refuse("context_tokens must be at least 16 for each slot");

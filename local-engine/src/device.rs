@@ -24,11 +24,13 @@ pub(crate) enum Fault {
     Broken(String),
 }
 
-/// Something that computes tokens. Slots are numbered from 0 to one less than the configured
-/// number, and hold one sequence each.
+/// Something that computes tokens. Slots are numbered from 0 to one less than
+/// [`crate::EngineConfig::sequences`], and hold one sequence each.
 pub(crate) trait Device {
     /// How one job draws its tokens.
     type Sampler;
+    /// A slot's cells outside the cache.
+    type Saved;
 
     /// The cells of the KV cache over all slots.
     fn cells(&self) -> u32;
@@ -57,7 +59,19 @@ pub(crate) trait Device {
     /// Keeps the first `keep` tokens of a slot. False: they could not be kept, the slot is empty.
     fn truncate(&mut self, slot: u32, keep: u32) -> bool;
 
-    /// Makes a slot begin with the first `keep` tokens of another one; only where `unified`. False:
-    /// that was not possible, the slot is empty.
+    /// Makes a slot begin with the first `keep` tokens of another one: in the same cells where
+    /// `unified`, else in a copy of all of them. False: that was not possible, the slot is empty.
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool;
+
+    /// Bytes that saving a slot takes.
+    fn state_bytes(&self, slot: u32) -> usize;
+
+    /// Saves a slot's cells; none if that is not possible.
+    fn save(&mut self, slot: u32) -> Option<Self::Saved>;
+
+    /// Bytes of what was saved.
+    fn saved_bytes(saved: &Self::Saved) -> usize;
+
+    /// Puts saved cells into an empty slot. False: that was not possible, the slot is empty.
+    fn restore(&mut self, slot: u32, saved: Self::Saved) -> bool;
 }

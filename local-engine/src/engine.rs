@@ -12,6 +12,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     error::{LoadError, PromptError, SubmitError},
+    evictions::Eviction,
     generation::Generation,
     info::ModelInfo,
     job::{Job, Message},
@@ -123,6 +124,12 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.shared.gauges.read()
+    }
+
+    /// The last times cells of one job were taken for another, oldest first; bounded.
+    #[must_use]
+    pub fn evictions(&self) -> Vec<Eviction> {
+        self.inner.shared.evictions.read(Instant::now())
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest

@@ -14,7 +14,11 @@ use std::{
 
 use llama_cpp_2::{
     DecodeError, LlamaBackendDeviceType,
-    context::{LlamaContext, params::LlamaContextParams},
+    context::{
+        LlamaContext,
+        params::LlamaContextParams,
+        session::{LlamaStateSeqFlags, SeqState},
+    },
     gguf::GgufContext,
     llama_backend::LlamaBackend,
     llama_batch::LlamaBatch,
@@ -267,7 +271,7 @@ impl<'m> LlamaDevice<'m> {
             .with_n_ctx(NonZeroU32::new(config.context_tokens))
             .with_n_batch(config.batch_tokens)
             .with_n_ubatch(config.batch_tokens.min(512))
-            .with_n_seq_max(config.slots)
+            .with_n_seq_max(config.sequences())
             .with_kv_unified(config.unified())
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
@@ -283,7 +287,7 @@ impl<'m> LlamaDevice<'m> {
             batch_max,
             rows: Vec::new(),
             unified: config.unified(),
-            slots: config.slots,
+            slots: config.sequences(),
             window: window.and_then(|tokens| tokens.parse().ok()).filter(|tokens| *tokens > 0),
             can_reuse: config.prefix_reuse
                 && !model.model.is_recurrent()
@@ -319,6 +323,7 @@ impl<'m> LlamaDevice<'m> {
 
 impl crate::device::Device for LlamaDevice<'_> {
     type Sampler = Sampler;
+    type Saved = SeqState;
 
     fn cells(&self) -> u32 {
         self.context.n_ctx()
@@ -410,14 +415,42 @@ impl crate::device::Device for LlamaDevice<'_> {
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
         let (Some(from), Some(to)) = (self.slot(from), self.slot(to)) else { return false };
         self.empty(to);
-        if !self.unified || from == to || keep == 0 {
+        if from == to || keep == 0 {
             return false;
         }
-        let copied = self.context.kv_cache_seq_cp(from, to, Some(0), Some(keep)).is_ok();
-        if copied && self.holds(to, keep) {
+        let kept = if self.unified {
+            self.context.kv_cache_seq_cp(from, to, Some(0), Some(keep)).is_ok()
+        } else {
+            // Only all of a separate cache can be copied; what is too much is cut off.
+            self.context.kv_cache_seq_cp(from, to, None, None).is_ok()
+                && self.context.kv_cache_seq_rm(to, Some(keep), None).is_ok()
+        };
+        if kept && self.holds(to, keep) {
             return true;
         }
         self.empty(to);
+        false
+    }
+
+    fn state_bytes(&self, slot: u32) -> usize {
+        let Some(slot) = self.slot(slot) else { return usize::MAX };
+        self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::empty())
+    }
+
+    fn save(&mut self, slot: u32) -> Option<SeqState> {
+        self.context.state_seq_get(self.slot(slot)?, LlamaStateSeqFlags::empty()).ok()
+    }
+
+    fn saved_bytes(saved: &SeqState) -> usize {
+        saved.byte_len()
+    }
+
+    fn restore(&mut self, slot: u32, saved: SeqState) -> bool {
+        let Some(slot) = self.slot(slot) else { return false };
+        if self.context.state_seq_set(&saved, slot).is_ok() {
+            return true;
+        }
+        self.empty(slot);
         false
     }
 }

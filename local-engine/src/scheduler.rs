@@ -1,7 +1,7 @@
 //! Who is computed when. One thread runs [`Scheduler::turn`] over and over: those who left leave,
-//! those who waited too long are told, those who fit come in, then one batch is computed for all
-//! (`step.rs`). Nothing here waits for a caller, and everything a job may need is set aside when
-//! it comes in, so that a running job never finds the cache full.
+//! those who waited too long are told, those who fit come in (`cells.rs`), then one batch is computed
+//! for all (`step.rs`). Nothing here waits for a caller, and no running job is failed for want
+//! of cells: if more were promised than there are, the youngest waits outside (`swap.rs`).
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -9,12 +9,16 @@ use std::{
 };
 
 use crate::{
-    config::EngineConfig,
+    config::{EngineConfig, PrefixSharing},
+    costs::Costs,
     device::Device,
+    evictions::JobRef,
     job::JobEvent,
-    sequence::{Sequence, Slot, cells},
+    prefix_tree::PrefixTree,
+    sequence::{Sequence, Slot},
     shared::{Shared, Waiting},
-    slots::{Place, SlotView, choose},
+    status::count32,
+    swap::Swapped,
 };
 
 /// An idle scheduler looks around this often, so that its heartbeat tells life from death.
@@ -31,28 +35,59 @@ pub(crate) enum Turn {
     Done,
 }
 
+/// Why a job leaves before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    /// Its reader left.
+    Abandoned,
+    /// Its reader stopped reading.
+    Unread,
+}
+
 /// See the file's head.
 #[derive(Debug)]
 pub(crate) struct Scheduler<D: Device> {
     pub(crate) device: D,
+    /// A place for each sequence; more than may run, where idle ones keep prefixes.
     pub(crate) slots: Vec<Slot<D::Sampler>>,
+    /// Jobs that run at once, at most.
+    pub(crate) slots_max: usize,
+    /// What the slots' cells hold.
+    pub(crate) tree: PrefixTree,
+    /// Jobs outside the cache.
+    pub(crate) swapped: Vec<Swapped<D::Sampler, D::Saved>>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) costs: Costs,
     pub(crate) batch_tokens: usize,
     pub(crate) prefill_chunk: usize,
+    pub(crate) gap_target: Option<Duration>,
+    pub(crate) share_prefixes: bool,
+    pub(crate) swap_bytes_max: usize,
     queue_wait_max: Duration,
     reader_stall_max: Duration,
-    cells: usize,
-    admissions: u64,
+    pub(crate) cells: usize,
+    /// Cells that may be promised, overcommit included.
+    pub(crate) cells_promised: usize,
+    pub(crate) admissions: u64,
 }
 
 impl<D: Device> Scheduler<D> {
     pub(crate) fn new(device: D, config: &EngineConfig, shared: Arc<Shared>) -> Scheduler<D> {
         let size = |tokens: u32| usize::try_from(tokens).unwrap_or(usize::MAX);
-        let empty = |_| Slot { tokens: Vec::new(), used_at: 0, running: None };
+        let empty = |_| Slot { used_at: 0, owner: JobRef::default(), running: None };
         shared.gauges.kv_total.store(device.cells(), Relaxed);
+        let cells = size(device.cells());
         Scheduler {
-            slots: (0..config.slots).map(empty).collect(),
-            cells: size(device.cells()),
+            slots: (0..config.sequences()).map(empty).collect(),
+            slots_max: size(config.slots),
+            tree: PrefixTree::new(size(config.sequences())),
+            swapped: Vec::new(),
+            cells,
+            cells_promised: cells.saturating_mul(size(config.overcommit_percent)) / 100,
+            costs: Costs::default(),
+            gap_target: config.gap_target,
+            share_prefixes: config.prefix_sharing == PrefixSharing::All,
+            swap_bytes_max: config.swap_bytes_max,
             device,
             shared,
             batch_tokens: size(config.batch_tokens),
@@ -71,6 +106,7 @@ impl<D: Device> Scheduler<D> {
         }
         self.let_go(now);
         self.tidy_queue(now);
+        self.bring_back(now);
         while self.admit(now) {}
         let computed = self.step(now)?;
         self.publish();
@@ -85,7 +121,8 @@ impl<D: Device> Scheduler<D> {
 
     /// Ends everything that is left, with a reason for each job.
     pub(crate) fn end(&mut self, reason: &str) {
-        let left: Vec<_> = self.slots.iter_mut().filter_map(|slot| slot.running.take()).collect();
+        let slots = self.slots.iter_mut().filter_map(|slot| slot.running.take());
+        let left = slots.chain(self.swapped.drain(..).map(|swapped| swapped.sequence)).collect();
         self.fail(left, reason);
         fail_queue(&self.shared, reason);
     }
@@ -103,26 +140,37 @@ impl<D: Device> Scheduler<D> {
     fn may_end(&self, now: Instant) -> bool {
         let queue = self.shared.queue();
         let nothing_left =
-            queue.jobs.is_empty() && self.slots.iter().all(|slot| slot.running.is_none());
+            queue.jobs.is_empty() && self.swapped.is_empty() && self.running().next().is_none();
         !queue.open && (nothing_left || queue.end_at.is_some_and(|end_at| now >= end_at))
     }
 
     /// Frees the slots of jobs whose reader left, or stopped reading for too long.
     fn let_go(&mut self, now: Instant) {
         let mut unread = Vec::new();
-        for slot in &mut self.slots {
-            let Some(sequence) = &mut slot.running else { continue };
+        let (gauges, stall_max) = (&self.shared.gauges, self.reader_stall_max);
+        let mut stays = |sequence: &mut Sequence<D::Sampler>| {
             if sequence.outbox.abandoned() {
-                slot.running = None;
-                self.shared.gauges.cancelled.fetch_add(1, Relaxed);
-                continue;
+                gauges.cancelled.fetch_add(1, Relaxed);
+                return Some(Leaves::Abandoned);
             }
             sequence.outbox.flush(now);
             let since = sequence.outbox.paused_since();
-            let stalled = since
-                .is_some_and(|since| now.saturating_duration_since(since) >= self.reader_stall_max);
-            if stalled {
-                unread.extend(slot.running.take());
+            let stalled =
+                since.is_some_and(|since| now.saturating_duration_since(since) >= stall_max);
+            stalled.then_some(Leaves::Unread)
+        };
+        for slot in &mut self.slots {
+            match slot.running.as_mut().and_then(&mut stays) {
+                Some(Leaves::Abandoned) => slot.running = None,
+                Some(Leaves::Unread) => unread.extend(slot.running.take()),
+                None => {}
+            }
+        }
+        for at in (0..self.swapped.len()).rev() {
+            match stays(&mut self.swapped[at].sequence) {
+                Some(Leaves::Abandoned) => drop(self.swapped.swap_remove(at)),
+                Some(Leaves::Unread) => unread.push(self.swapped.swap_remove(at).sequence),
+                None => {}
             }
         }
         if !unread.is_empty() {
@@ -162,9 +210,7 @@ impl<D: Device> Scheduler<D> {
             return false;
         }
         let mut queue = self.shared.queue();
-        let fits = queue.jobs.front().is_some_and(|waiting| {
-            self.has_room(cells(waiting.job.prompt.len(), waiting.job.max_tokens))
-        });
+        let fits = queue.jobs.front().is_some_and(|waiting| self.has_room(&waiting.job));
         let front = if fits { queue.jobs.pop_front() } else { None };
         self.shared.count_queue(&queue);
         drop(queue);
@@ -173,109 +219,13 @@ impl<D: Device> Scheduler<D> {
         true
     }
 
-    fn has_room(&self, needed: usize) -> bool {
-        let running = || self.slots.iter().filter_map(|slot| slot.running.as_ref());
-        if running().count() >= self.slots.len() {
-            return false;
-        }
-        // In separate caches every slot has room for the longest job that can be submitted.
-        let promised: usize = running().map(Sequence::cells).sum();
-        !self.device.unified() || promised.saturating_add(needed) <= self.cells
-    }
-
-    /// Puts a job into the slot where least is to compute.
-    fn place(&mut self, waiting: Waiting, now: Instant) {
-        let prompt = &waiting.job.prompt;
-        let reuse = self.device.can_reuse();
-        let views: Vec<SlotView<'_>> = self
-            .slots
-            .iter()
-            .map(|slot| SlotView {
-                tokens: if reuse { &slot.tokens } else { &[] },
-                busy: slot.running.is_some(),
-                used_at: slot.used_at,
-            })
-            .collect();
-        let share = reuse && self.device.unified();
-        let Some(place) = choose(&views, prompt, share) else {
-            // `has_room` counted an idle slot.
-            waiting.outbox.close("", |usage| JobEvent::Failed {
-                reason: "no slot was idle".to_owned(),
-                usage,
-            });
-            return;
-        };
-        let keep = self.prepare(place);
-        self.admissions += 1;
-        let slot = &mut self.slots[place.slot];
-        slot.tokens.clear();
-        slot.tokens.extend_from_slice(&prompt[..keep]);
-        slot.used_at = self.admissions;
-        let cached = u32::try_from(keep).unwrap_or(u32::MAX);
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        waiting.outbox.meter().admitted(prompt_tokens, cached);
-        waiting.outbox.started(now.saturating_duration_since(waiting.submitted), cached);
-        self.shared.gauges.cached_tokens.fetch_add(u64::from(cached), Relaxed);
-        let sampler = self.device.sampler(&waiting.job.sampling, prompt, waiting.job.max_tokens);
-        slot.running = Some(Sequence::new(waiting, sampler, self.admissions));
-        self.make_room();
-    }
-
-    /// Brings a slot's cells to what the place says; returns the tokens that could be kept.
-    fn prepare(&mut self, place: Place) -> usize {
-        let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        let keep = number(place.keep);
-        let kept = match place.from {
-            Some(from) => self.device.share(number(from), number(place.slot), keep),
-            None => self.device.truncate(number(place.slot), keep),
-        };
-        if kept { place.keep } else { 0 }
-    }
-
-    /// Gives up idle prefixes, oldest first, until all running jobs' cells are there.
-    fn make_room(&mut self) {
-        if !self.device.unified() {
-            return;
-        }
-        loop {
-            let taken: usize = self
-                .slots
-                .iter()
-                .map(|slot| slot.running.as_ref().map_or(slot.tokens.len(), Sequence::cells))
-                .sum();
-            if taken <= self.cells || !self.evict_oldest() {
-                return;
-            }
-        }
-    }
-
-    /// Gives up the idle prefix that was used longest ago.
-    pub(crate) fn evict_oldest(&mut self) -> bool {
-        let idle = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, slot)| slot.running.is_none() && !slot.tokens.is_empty());
-        let Some((at, slot)) = idle.min_by_key(|(_, slot)| slot.used_at) else { return false };
-        slot.tokens.clear();
-        slot.used_at = 0;
-        self.device.truncate(u32::try_from(at).unwrap_or(u32::MAX), 0);
-        self.shared.gauges.evictions.fetch_add(1, Relaxed);
-        true
-    }
-
     pub(crate) fn publish(&self) {
         let gauges = &self.shared.gauges;
-        let count = |of: &dyn Fn(&Slot<D::Sampler>) -> usize| {
-            u32::try_from(self.slots.iter().map(of).sum::<usize>()).unwrap_or(u32::MAX)
-        };
-        gauges.running.store(count(&|slot| usize::from(slot.running.is_some())), Relaxed);
-        gauges.kv_used.store(count(&|slot| slot.tokens.len()), Relaxed);
-        let paused = |slot: &Slot<D::Sampler>| {
-            let since = slot.running.as_ref().and_then(|running| running.outbox.paused_since());
-            usize::from(since.is_some())
-        };
-        gauges.paused.store(count(&paused), Relaxed);
+        gauges.running.store(count32(self.running().count()), Relaxed);
+        gauges.swapped.store(count32(self.swapped.len()), Relaxed);
+        gauges.kv_used.store(count32(self.tree.cells()), Relaxed);
+        let paused = self.running().filter(|(_, job)| job.outbox.paused_since().is_some());
+        gauges.paused.store(count32(paused.count()), Relaxed);
     }
 
     /// Until the next deadline of somebody who waits.
@@ -283,8 +233,8 @@ impl<D: Device> Scheduler<D> {
         let left = |since: Instant, max: Duration| {
             max.saturating_sub(now.saturating_duration_since(since))
         };
-        let stalls = self.slots.iter().filter_map(|slot| {
-            let since = slot.running.as_ref()?.outbox.paused_since()?;
+        let stalls = self.running().filter_map(|(_, job)| {
+            let since = job.outbox.paused_since()?;
             Some(left(since, self.reader_stall_max))
         });
         let queue = self.shared.queue();

@@ -19,11 +19,11 @@ use crate::{
 };
 
 const END: i32 = 0;
-const A: i32 = 97;
+pub(crate) const A: i32 = 97;
 
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug, Default)]
-struct Faults {
+pub(crate) struct Faults {
     /// The decode that breaks the device.
     breaks_at: Option<usize>,
     /// The decode that finds the cache full.
@@ -33,17 +33,32 @@ struct Faults {
 }
 
 #[derive(Debug)]
-struct Script {
+pub(crate) struct Script {
     cells: u32,
     unified: bool,
-    sequences: Vec<Vec<i32>>,
+    /// Tokens and the cells they are in: a shared cell is in two sequences.
+    sequences: Vec<Vec<(i32, usize)>>,
+    cells_made: usize,
     faults: Faults,
     decodes: Vec<Vec<BatchToken>>,
     attempts: usize,
 }
 
+impl Script {
+    pub(crate) fn cells_used(&self) -> usize {
+        let cells = self.sequences.iter().flatten().map(|(_, cell)| *cell);
+        cells.collect::<std::collections::BTreeSet<usize>>().len()
+    }
+
+    fn check_cells(&self) {
+        let used = self.cells_used();
+        assert!(!self.unified || used <= self.cells as usize, "the cells there are suffice");
+    }
+}
+
 impl Device for Script {
     type Sampler = ();
+    type Saved = Vec<(i32, usize)>;
 
     fn cells(&self) -> u32 {
         self.cells
@@ -71,10 +86,10 @@ impl Device for Script {
         for entry in batch {
             let sequence = &mut self.sequences[entry.slot as usize];
             assert_eq!(sequence.len(), entry.position as usize, "no gap in a sequence");
-            sequence.push(entry.token);
+            self.cells_made += 1;
+            sequence.push((entry.token, self.cells_made));
         }
-        let used: usize = self.sequences.iter().map(Vec::len).sum();
-        assert!(!self.unified || used <= self.cells as usize, "admission keeps the cells");
+        self.check_cells();
         self.decodes.push(batch.to_vec());
         Ok(())
     }
@@ -99,44 +114,47 @@ impl Device for Script {
     }
 
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
-        let tokens = self.sequences[from as usize][..keep as usize].to_vec();
+        let mut tokens = self.sequences[from as usize][..keep as usize].to_vec();
+        if !self.unified {
+            for (_, cell) in &mut tokens {
+                self.cells_made += 1;
+                *cell = self.cells_made;
+            }
+        }
         self.sequences[to as usize] = tokens;
+        true
+    }
+
+    fn state_bytes(&self, slot: u32) -> usize {
+        self.sequences[slot as usize].len() * 4
+    }
+
+    fn save(&mut self, slot: u32) -> Option<Vec<(i32, usize)>> {
+        Some(self.sequences[slot as usize].clone())
+    }
+
+    fn saved_bytes(saved: &Vec<(i32, usize)>) -> usize {
+        saved.len() * 4
+    }
+
+    fn restore(&mut self, slot: u32, mut saved: Vec<(i32, usize)>) -> bool {
+        for (_, cell) in &mut saved {
+            self.cells_made += 1;
+            *cell = self.cells_made;
+        }
+        self.sequences[slot as usize] = saved;
+        self.check_cells();
         true
     }
 }
 
-struct Bench {
-    scheduler: Scheduler<Script>,
-    shared: Arc<Shared>,
-    now: Instant,
-}
-
-impl Bench {
-    fn new(change: impl FnOnce(&mut EngineConfig)) -> Bench {
-        Bench::faulty(change, Faults::default())
-    }
-
-    fn faulty(change: impl FnOnce(&mut EngineConfig), faults: Faults) -> Bench {
-        let mut config = EngineConfig::new("none".into());
-        (config.slots, config.context_tokens) = (2, 200);
-        (config.batch_tokens, config.prefill_chunk) = (32, 8);
-        (config.queue_max, config.reader_lag_max) = (4, 50);
-        change(&mut config);
-        let script = Script {
-            cells: config.context_tokens,
-            unified: config.unified(),
-            sequences: vec![Vec::new(); config.slots as usize],
-            faults,
-            decodes: Vec::new(),
-            attempts: 0,
-        };
-        let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
-        let scheduler = Scheduler::new(script, &config, Arc::clone(&shared));
-        Bench { scheduler, shared, now: Instant::now() }
-    }
-
-    fn submit(&self, prompt: &[i32], max_tokens: u32) -> Result<Generation, SubmitError> {
-        let sampling = Sampling {
+/// A greedy job of one token.
+pub(crate) fn greedy(prompt: &[i32]) -> Job {
+    Job {
+        prompt: prompt.to_vec(),
+        max_tokens: 1,
+        stop: Vec::new(),
+        sampling: Sampling {
             temperature: 0.0,
             top_p: 1.0,
             top_k: None,
@@ -146,40 +164,84 @@ impl Bench {
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: None,
+        },
+        engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
+    }
+}
+
+pub(crate) struct Bench {
+    pub(crate) scheduler: Scheduler<Script>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) now: Instant,
+}
+
+impl Bench {
+    pub(crate) fn new(change: impl FnOnce(&mut EngineConfig)) -> Bench {
+        Bench::faulty(change, Faults::default())
+    }
+
+    pub(crate) fn faulty(change: impl FnOnce(&mut EngineConfig), faults: Faults) -> Bench {
+        let mut config = EngineConfig::new("none".into());
+        (config.slots, config.context_tokens) = (2, 200);
+        (config.batch_tokens, config.prefill_chunk) = (32, 8);
+        (config.queue_max, config.reader_lag_max) = (4, 50);
+        (config.gap_target, config.overcommit_percent) = (None, 100);
+        change(&mut config);
+        let script = Script {
+            cells: config.context_tokens,
+            unified: config.unified(),
+            sequences: vec![Vec::new(); config.sequences() as usize],
+            cells_made: 0,
+            faults,
+            decodes: Vec::new(),
+            attempts: 0,
         };
-        let job = Job {
-            prompt: prompt.to_vec(),
-            max_tokens,
-            stop: Vec::new(),
-            sampling,
-            engine_time_max: Duration::from_secs(60),
-            scheduling: Scheduling::default(),
-        };
+        let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
+        let scheduler = Scheduler::new(script, &config, Arc::clone(&shared));
+        Bench { scheduler, shared, now: Instant::now() }
+    }
+
+    pub(crate) fn submit(
+        &self,
+        prompt: &[i32],
+        max_tokens: u32,
+    ) -> Result<Generation, SubmitError> {
+        self.submit_for(Scheduling::default(), prompt, max_tokens)
+    }
+
+    pub(crate) fn submit_for(
+        &self,
+        scheduling: Scheduling,
+        prompt: &[i32],
+        max_tokens: u32,
+    ) -> Result<Generation, SubmitError> {
+        let job = Job { max_tokens, scheduling, ..greedy(prompt) };
         let (events, meter) = self.shared.enqueue(job, self.now)?;
         Ok(Generation::new(events, meter, Arc::clone(&self.shared)))
     }
 
-    fn job(&self, prompt: &[i32], max_tokens: u32) -> Generation {
+    pub(crate) fn job(&self, prompt: &[i32], max_tokens: u32) -> Generation {
         self.submit(prompt, max_tokens).expect("taken")
     }
 
-    fn turn(&mut self) -> Turn {
+    pub(crate) fn turn(&mut self) -> Turn {
         self.scheduler.turn(self.now).expect("no fault")
     }
 
-    fn turns(&mut self, count: usize) {
+    pub(crate) fn turns(&mut self, count: usize) {
         for _ in 0..count {
             self.turn();
         }
     }
 
-    fn decodes(&self) -> &[Vec<BatchToken>] {
+    pub(crate) fn decodes(&self) -> &[Vec<BatchToken>] {
         &self.scheduler.device.decodes
     }
 }
 
 /// All events there are now.
-fn events(generation: &mut Generation) -> Vec<JobEvent> {
+pub(crate) fn events(generation: &mut Generation) -> Vec<JobEvent> {
     let mut events = Vec::new();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
@@ -191,7 +253,7 @@ fn events(generation: &mut Generation) -> Vec<JobEvent> {
     }
 }
 
-fn text(events: &[JobEvent]) -> String {
+pub(crate) fn text(events: &[JobEvent]) -> String {
     let texts = events.iter().filter_map(|event| match event {
         JobEvent::Text { text, .. } => Some(text.as_str()),
         _ => None,
@@ -199,7 +261,7 @@ fn text(events: &[JobEvent]) -> String {
     texts.collect()
 }
 
-fn finish(events: &[JobEvent]) -> Option<Finish> {
+pub(crate) fn finish(events: &[JobEvent]) -> Option<Finish> {
     match events.last() {
         Some(JobEvent::Finished { finish, .. }) => Some(*finish),
         _ => None,
@@ -365,14 +427,24 @@ fn an_idle_prefix_is_given_up_when_the_cache_is_full() {
 }
 
 #[test]
-fn a_full_cache_without_idle_prefixes_fails_the_youngest_only() {
+fn a_full_cache_against_all_counting_fails_nobody() {
     let faults = Faults { full_at: Some(3), ..Faults::default() };
     let mut bench = Bench::faulty(|_| {}, faults);
     let mut first = bench.job(&[A], 10);
     let mut second = bench.job(&[A + 1], 10);
-    bench.turns(20);
+    bench.turns(25);
     assert_eq!(finish(&events(&mut first)), Some(Finish::Length));
-    assert!(matches!(events(&mut second).last(), Some(JobEvent::Failed { .. })));
+    assert_eq!(finish(&events(&mut second)), Some(Finish::Length));
+    assert_eq!(bench.shared.gauges.read().preemptions, 1, "the youngest waited outside");
+}
+
+#[test]
+fn a_cache_too_small_for_the_only_job_fails_it() {
+    let faults = Faults { full_at: Some(3), ..Faults::default() };
+    let mut bench = Bench::faulty(|_| {}, faults);
+    let mut only = bench.job(&[A], 10);
+    bench.turns(5);
+    assert!(matches!(events(&mut only).last(), Some(JobEvent::Failed { .. })));
 }
 
 #[test]
@@ -435,10 +507,10 @@ fn time_is_attributed_without_a_rest() {
 }
 
 /// Draws numbers that are the same in every run.
-struct Draw(u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
-    fn below(&mut self, limit: u64) -> usize {
+    pub(crate) fn below(&mut self, limit: u64) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from((self.0 >> 33) % limit).expect("small")

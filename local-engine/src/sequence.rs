@@ -1,11 +1,12 @@
-//! A job in a slot, and the slot. The slot's tokens are what its KV cells hold; they outlive the
-//! job as a prefix for the next one.
+//! A job in a slot, and the slot. What the slot's KV cells hold is in the prefix tree; it outlives
+//! the job as a prefix for the next one.
 
 use std::time::{Duration, Instant};
 
 use crate::{
     device::Device,
-    job::{Finish, JobEvent},
+    evictions::JobRef,
+    job::{Finish, JobEvent, Scheduling},
     outbox::Outbox,
     shared::Waiting,
     text::TextStream,
@@ -14,10 +15,10 @@ use crate::{
 /// A place for one sequence.
 #[derive(Debug)]
 pub(crate) struct Slot<S> {
-    /// The tokens whose cells are computed.
-    pub(crate) tokens: Vec<i32>,
-    /// The admission that last used it; 0 when it is empty.
+    /// The admission that last had use of it; 0 when it is empty.
     pub(crate) used_at: u64,
+    /// The job that last ran in it.
+    pub(crate) owner: JobRef,
     /// The job in it.
     pub(crate) running: Option<Sequence<S>>,
 }
@@ -25,14 +26,17 @@ pub(crate) struct Slot<S> {
 /// A job in a slot.
 #[derive(Debug)]
 pub(crate) struct Sequence<S> {
-    pub(crate) prompt: Vec<i32>,
+    /// The prompt, then what was generated.
+    pub(crate) history: Vec<i32>,
+    pub(crate) prompt_tokens: usize,
     pub(crate) max_tokens: u32,
+    pub(crate) scheduling: Scheduling,
     pub(crate) engine_time_max: Duration,
     /// The order of admission.
     pub(crate) order: u64,
     pub(crate) sampler: S,
     pub(crate) text: TextStream,
-    /// Sampled, and not computed yet; `None` while the prompt is read.
+    /// Sampled, and not computed yet: the history's last; `None` while the prompt is read.
     pub(crate) next: Option<i32>,
     pub(crate) outbox: Outbox,
 }
@@ -40,7 +44,9 @@ pub(crate) struct Sequence<S> {
 impl<S> Sequence<S> {
     pub(crate) fn new(waiting: Waiting, sampler: S, order: u64) -> Sequence<S> {
         Sequence {
-            prompt: waiting.job.prompt,
+            prompt_tokens: waiting.job.prompt.len(),
+            history: waiting.job.prompt,
+            scheduling: waiting.job.scheduling,
             max_tokens: waiting.job.max_tokens,
             engine_time_max: waiting.job.engine_time_max,
             order,
@@ -53,7 +59,18 @@ impl<S> Sequence<S> {
 
     /// The cells it may come to need.
     pub(crate) fn cells(&self) -> usize {
-        cells(self.prompt.len(), self.max_tokens)
+        cells(self.prompt_tokens, self.max_tokens)
+    }
+
+    /// The tokens that must be in its cells before it goes on to generate. More than are there
+    /// only while the prompt is read, or read again after its cells were given up.
+    pub(crate) fn to_read(&self) -> usize {
+        self.history.len() - usize::from(self.next.is_some())
+    }
+
+    /// How it appears in events.
+    pub(crate) fn job_ref(&self) -> JobRef {
+        JobRef { caller: self.scheduling.caller, number: self.order }
     }
 
     /// Takes a sampled token; says whether the job ends with it.
@@ -75,6 +92,7 @@ impl<S> Sequence<S> {
         if self.outbox.meter().generated_tokens() >= self.max_tokens {
             return Some(Finish::Length);
         }
+        self.history.push(token);
         self.next = Some(token);
         self.overspent()
     }

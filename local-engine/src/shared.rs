@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::{
     error::SubmitError,
+    evictions::Evictions,
     job::{Job, JobEvent},
     meter::Meter,
     outbox::Outbox,
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     queue_max: usize,
     lag_max: usize,
     pub(crate) gauges: Gauges,
+    pub(crate) evictions: Evictions,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -58,6 +60,7 @@ impl Shared {
             queue_max,
             lag_max,
             gauges: Gauges::new(),
+            evictions: Evictions::default(),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
         }

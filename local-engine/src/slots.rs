@@ -1,14 +1,20 @@
 //! Where a prompt goes: the slot whose cells spare it the most work, without giving up a longer
 //! prefix that somebody may come back for.
 
-/// What is known of a slot when a place is chosen.
+use crate::prefix_tree::PrefixTree;
+
+/// Tokens of an idle prefix that may be lost for going on in its slot: the end of an answer as it
+/// was generated often differs a little from how it is read again as part of a prompt.
+const TAIL_LOST_MAX: usize = 2;
+/// Between separate caches a slot's whole part is copied: worth it from so many tokens on.
+const COPY_TOKENS_MIN: usize = 64;
+
+/// What is known of a slot beside its tokens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotView<'a> {
-    /// The tokens in its cells.
-    pub(crate) tokens: &'a [i32],
+pub(crate) struct SlotView {
     /// Whether a job runs in it.
     pub(crate) busy: bool,
-    /// When it was last given to a job; 0 for an empty slot.
+    /// When its tokens were last of use; 0 for an empty slot.
     pub(crate) used_at: u64,
 }
 
@@ -23,87 +29,144 @@ pub(crate) struct Place {
     pub(crate) from: Option<usize>,
 }
 
-/// Chooses a place, or none if every slot is busy. `share`: whether cells can be shared between
-/// slots. At least the prompt's last token is always computed: its logits are needed.
-pub(crate) fn choose(slots: &[SlotView<'_>], prompt: &[i32], share: bool) -> Option<Place> {
-    let most = prompt.len().saturating_sub(1);
-    let common = |slot: &SlotView<'_>| common_prefix(slot.tokens, prompt).min(most);
-    let idle = || slots.iter().enumerate().filter(|(_, slot)| !slot.busy);
-    let (oldest, _) = idle().min_by_key(|(_, slot)| slot.used_at)?;
-    let (own, own_slot) =
-        idle().max_by_key(|(_, slot)| (common(slot), std::cmp::Reverse(slot.used_at)))?;
-    let own_keep = common(own_slot);
-    if !share {
-        let slot = if own_keep > 0 { own } else { oldest };
-        return Some(Place { slot, keep: own_keep, from: None });
+/// A prompt that looks for a place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) prompt: &'a [i32],
+    /// Whose prefixes it may use.
+    pub(crate) domain: u64,
+    /// Whether slots share cells; else they can only be copied.
+    pub(crate) unified: bool,
+    /// Whether prefixes may be used at all.
+    pub(crate) reuse: bool,
+}
+
+/// Chooses a place, or none if every slot is busy. At least the prompt's last token is always
+/// computed: its logits are needed.
+pub(crate) fn choose(tree: &PrefixTree, slots: &[SlotView], wanted: Wanted<'_>) -> Option<Place> {
+    let oldest = oldest_idle(slots, None)?;
+    let most = wanted.prompt.len().saturating_sub(1);
+    let prompt = &wanted.prompt[..most];
+    let fresh = Place { slot: oldest, keep: 0, from: None };
+    let found = wanted.reuse.then(|| tree.longest(wanted.domain, prompt)).flatten();
+    let Some(found) = found else { return Some(fresh) };
+    let keep = found.keep;
+    let idle_holder = found.holders.iter().copied().filter(|slot| !slots[*slot].busy);
+    let own = idle_holder.min_by_key(|slot| tree.len(*slot));
+    if let Some(own) = own {
+        let lost = tree.len(own) - keep;
+        let empty = slots.iter().any(|slot| !slot.busy && slot.used_at == 0);
+        let spare = wanted.unified && empty;
+        if lost <= TAIL_LOST_MAX || (!spare && lost <= keep) {
+            return Some(Place { slot: own, keep, from: None });
+        }
     }
-    let (source, source_slot) = slots.iter().enumerate().max_by_key(|(_, slot)| common(slot))?;
-    let keep = common(source_slot);
-    if keep == 0 {
-        return Some(Place { slot: oldest, keep: 0, from: None });
+    let source = most_recent(slots, &found.holders)?;
+    if !wanted.unified && keep < COPY_TOKENS_MIN {
+        return Some(own.filter(|own| *own == oldest).map_or(fresh, |own| Place {
+            slot: own,
+            keep,
+            from: None,
+        }));
     }
-    let mostly_kept = own_keep.saturating_mul(2) >= own_slot.tokens.len();
-    if own_keep == keep && mostly_kept {
-        return Some(Place { slot: own, keep, from: None });
-    }
-    // The oldest slot other than the source, so that the source's own tokens survive.
-    let other = idle().filter(|(at, _)| *at != source).min_by_key(|(_, slot)| slot.used_at);
-    Some(match other {
-        Some((slot, _)) => Place { slot, keep, from: Some(source) },
-        None => Place { slot: own, keep: own_keep, from: None },
+    // A slot other than the source, so that the source's own tokens survive.
+    Some(match oldest_idle(slots, Some(source)) {
+        Some(slot) => Place { slot, keep, from: Some(source) },
+        None => Place { slot: source, keep, from: None },
     })
 }
 
-fn common_prefix(a: &[i32], b: &[i32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+fn oldest_idle(slots: &[SlotView], except: Option<usize>) -> Option<usize> {
+    let idle = slots.iter().enumerate().filter(|(at, slot)| !slot.busy && Some(*at) != except);
+    idle.min_by_key(|(_, slot)| slot.used_at).map(|(at, _)| at)
+}
+
+fn most_recent(slots: &[SlotView], holders: &[usize]) -> Option<usize> {
+    holders.iter().copied().max_by_key(|slot| (slots[*slot].busy, slots[*slot].used_at))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, SlotView, choose};
+    use super::{Place, SlotView, Wanted, choose};
+    use crate::prefix_tree::PrefixTree;
 
-    fn slot(tokens: &[i32], busy: bool, used_at: u64) -> SlotView<'_> {
-        SlotView { tokens, busy, used_at }
+    /// Chooses among slots told as (tokens, busy, used at).
+    fn chosen(slots: &[(Vec<i32>, bool, u64)], prompt: &[i32], unified: bool) -> Option<Place> {
+        let mut tree = PrefixTree::new(slots.len());
+        for (at, (tokens, ..)) in slots.iter().enumerate() {
+            tree.extend(at, tokens);
+        }
+        let view =
+            |(_, busy, used_at): &(_, bool, u64)| SlotView { busy: *busy, used_at: *used_at };
+        let views: Vec<_> = slots.iter().map(view).collect();
+        choose(&tree, &views, Wanted { prompt, domain: 0, unified, reuse: true })
+    }
+
+    fn numbers(from: i32, to: i32) -> Vec<i32> {
+        (from..to).collect()
     }
 
     #[test]
     fn no_place_while_all_are_busy() {
-        assert_eq!(choose(&[slot(&[1], true, 1)], &[1, 2], true), None);
+        assert_eq!(chosen(&[(vec![1], true, 1)], &[1, 2], true), None);
     }
 
     #[test]
     fn the_next_turn_of_a_chat_continues_in_its_slot() {
-        let slots = [slot(&[], false, 0), slot(&[1, 2, 3, 4], false, 5)];
+        let slots = [(vec![], false, 0), (vec![1, 2, 3, 4], false, 5)];
         let place = Place { slot: 1, keep: 4, from: None };
-        assert_eq!(choose(&slots, &[1, 2, 3, 4, 9, 9], true), Some(place));
-        assert_eq!(choose(&slots, &[1, 2, 3, 4, 9, 9], false), Some(place));
+        assert_eq!(chosen(&slots, &[1, 2, 3, 4, 9, 9], true), Some(place));
+        assert_eq!(chosen(&slots, &[1, 2, 3, 4, 9, 9], false), Some(place));
     }
 
     #[test]
     fn the_last_token_is_always_computed() {
-        let slots = [slot(&[1, 2, 3], false, 1)];
-        assert_eq!(choose(&slots, &[1, 2, 3], true).map(|place| place.keep), Some(2));
+        let slots = [(vec![1, 2, 3], false, 1)];
+        assert_eq!(chosen(&slots, &[1, 2, 3], true).map(|place| place.keep), Some(2));
     }
 
     #[test]
     fn a_short_common_prefix_is_shared_and_the_longer_one_kept() {
-        let long = [1, 2, 3, 4, 5, 6, 7, 8];
-        let slots = [slot(&long, false, 7), slot(&[], false, 0)];
-        let place = Place { slot: 1, keep: 2, from: Some(0) };
-        assert_eq!(choose(&slots, &[1, 2, 9], true), Some(place));
+        let slots = [(numbers(0, 80), false, 7), (vec![], false, 0)];
+        let mut prompt = numbers(0, 20);
+        prompt.push(-1);
+        let place = Place { slot: 1, keep: 20, from: Some(0) };
+        assert_eq!(chosen(&slots, &prompt, true), Some(place));
+        let fresh = Place { slot: 1, keep: 0, from: None };
+        assert_eq!(chosen(&slots, &prompt, false), Some(fresh), "too little to copy");
+    }
+
+    #[test]
+    fn a_long_prefix_is_copied_between_separate_caches() {
+        let slots = [(numbers(0, 300), true, 7), (vec![5], false, 3)];
+        let mut prompt = numbers(0, 100);
+        prompt.push(-1);
+        let place = Place { slot: 1, keep: 100, from: Some(0) };
+        assert_eq!(chosen(&slots, &prompt, false), Some(place));
     }
 
     #[test]
     fn a_running_job_lends_its_prefix() {
-        let slots = [slot(&[1, 2, 3, 4], true, 7), slot(&[8], false, 3)];
+        let slots = [(vec![1, 2, 3, 4], true, 7), (vec![8], false, 3)];
         let place = Place { slot: 1, keep: 3, from: Some(0) };
-        assert_eq!(choose(&slots, &[1, 2, 3, 9], true), Some(place));
-        assert_eq!(choose(&slots, &[1, 2, 3, 9], false).map(|p| (p.slot, p.keep)), Some((1, 0)));
+        assert_eq!(chosen(&slots, &[1, 2, 3, 9], true), Some(place));
     }
 
     #[test]
     fn without_anything_in_common_the_oldest_goes() {
-        let slots = [slot(&[5], false, 9), slot(&[6], false, 2), slot(&[7], true, 1)];
-        assert_eq!(choose(&slots, &[1, 2], true).map(|place| place.slot), Some(1));
+        let slots = [(vec![5], false, 9), (vec![6], false, 2), (vec![7], true, 1)];
+        assert_eq!(chosen(&slots, &[1, 2], true).map(|place| place.slot), Some(1));
+    }
+
+    #[test]
+    fn a_prefix_of_another_domain_is_no_prefix() {
+        let mut tree = PrefixTree::new(2);
+        tree.enter(0, 7);
+        tree.extend(0, &[1, 2, 3]);
+        let views = [SlotView { busy: false, used_at: 4 }, SlotView { busy: false, used_at: 0 }];
+        let wanted = |domain| Wanted { prompt: &[1, 2, 3, 4], domain, unified: true, reuse: true };
+        assert_eq!(choose(&tree, &views, wanted(7)).map(|place| place.keep), Some(3));
+        let fresh = Place { slot: 1, keep: 0, from: None };
+        assert_eq!(choose(&tree, &views, wanted(8)), Some(fresh));
     }
 }

@@ -36,7 +36,11 @@ pub struct Status {
     pub running: u32,
     /// Running jobs that wait for their reader.
     pub paused: u32,
-    /// KV cells in use, kept prefixes included; a prefix shared by two sequences counts twice.
+    /// Jobs whose cells were taken by older ones; they come back.
+    pub swapped: u32,
+    /// Bytes their saved cells take.
+    pub swap_bytes: u64,
+    /// KV cells in use, kept prefixes included; in a unified cache a shared cell counts once.
     pub kv_used: u32,
     /// KV cells there are.
     pub kv_total: u32,
@@ -55,8 +59,20 @@ pub struct Status {
     pub decode_tokens: u64,
     /// Prompt tokens found in the KV cache.
     pub cached_tokens: u64,
-    /// Idle prefixes given up to make room.
+    /// Jobs that began with a cached prefix.
+    pub prefix_hits: u64,
+    /// Jobs that did not.
+    pub prefix_misses: u64,
+    /// Idle prefixes, or their ends, given up to make room.
     pub evictions: u64,
+    /// Times a running job's cells were taken by an older one.
+    pub preemptions: u64,
+    /// Those of them that had to be computed again, since they could not be saved.
+    pub recomputed: u64,
+    /// Time spent on saving and putting back cells; not part of `busy`.
+    pub swap_time: Duration,
+    /// What a step costs, as far as it is known: none before the first.
+    pub costs: Option<StepCosts>,
     /// Jobs that ended well.
     pub finished: u64,
     /// Jobs whose reader left before the end.
@@ -65,6 +81,18 @@ pub struct Status {
     pub expired: u64,
     /// Jobs that ended by a fault.
     pub failed: u64,
+}
+
+/// What a step costs, fitted over recent ones: `fixed + decode * generated + prefill * prompt`
+/// tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepCosts {
+    /// Whatever is in it.
+    pub fixed: Duration,
+    /// For each generated token.
+    pub decode: Duration,
+    /// For each prompt token.
+    pub prefill: Duration,
 }
 
 const RUNNING: u8 = 0;
@@ -82,6 +110,8 @@ pub(crate) struct Gauges {
     pub(crate) queued: AtomicU32,
     pub(crate) running: AtomicU32,
     pub(crate) paused: AtomicU32,
+    pub(crate) swapped: AtomicU32,
+    pub(crate) swap_bytes: AtomicU64,
     pub(crate) kv_used: AtomicU32,
     pub(crate) kv_total: AtomicU32,
     pub(crate) steps: AtomicU64,
@@ -90,7 +120,16 @@ pub(crate) struct Gauges {
     pub(crate) prefill_tokens: AtomicU64,
     pub(crate) decode_tokens: AtomicU64,
     pub(crate) cached_tokens: AtomicU64,
+    pub(crate) prefix_hits: AtomicU64,
+    pub(crate) prefix_misses: AtomicU64,
     pub(crate) evictions: AtomicU64,
+    pub(crate) preemptions: AtomicU64,
+    pub(crate) recomputed: AtomicU64,
+    pub(crate) swap_ns: AtomicU64,
+    /// Of a step, in nanoseconds; the prefill's is 0 before the first.
+    cost_fixed_ns: AtomicU64,
+    cost_decode_ns: AtomicU64,
+    cost_prefill_ns: AtomicU64,
     pub(crate) finished: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -107,6 +146,8 @@ impl Gauges {
             queued: AtomicU32::new(0),
             running: AtomicU32::new(0),
             paused: AtomicU32::new(0),
+            swapped: AtomicU32::new(0),
+            swap_bytes: AtomicU64::new(0),
             kv_used: AtomicU32::new(0),
             kv_total: AtomicU32::new(0),
             steps: AtomicU64::new(0),
@@ -115,7 +156,15 @@ impl Gauges {
             prefill_tokens: AtomicU64::new(0),
             decode_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
+            prefix_hits: AtomicU64::new(0),
+            prefix_misses: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
+            preemptions: AtomicU64::new(0),
+            recomputed: AtomicU64::new(0),
+            swap_ns: AtomicU64::new(0),
+            cost_fixed_ns: AtomicU64::new(0),
+            cost_decode_ns: AtomicU64::new(0),
+            cost_prefill_ns: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -127,6 +176,24 @@ impl Gauges {
     pub(crate) fn beat(&self, now: Instant) {
         let age = now.saturating_duration_since(self.start);
         self.heartbeat_ns.store(nanoseconds(age), Relaxed);
+    }
+
+    /// What the fit says now.
+    pub(crate) fn set_costs(&self, costs: StepCosts) {
+        self.cost_fixed_ns.store(nanoseconds(costs.fixed), Relaxed);
+        self.cost_decode_ns.store(nanoseconds(costs.decode), Relaxed);
+        self.cost_prefill_ns.store(nanoseconds(costs.prefill).max(1), Relaxed);
+    }
+
+    /// What a step costs, once one was computed.
+    pub(crate) fn costs(&self) -> Option<StepCosts> {
+        let load = |cell: &AtomicU64| Duration::from_nanos(cell.load(Relaxed));
+        let costs = StepCosts {
+            fixed: load(&self.cost_fixed_ns),
+            decode: load(&self.cost_decode_ns),
+            prefill: load(&self.cost_prefill_ns),
+        };
+        (!costs.prefill.is_zero()).then_some(costs)
     }
 
     pub(crate) fn drain(&self) {
@@ -164,6 +231,8 @@ impl Gauges {
             queued: self.queued.load(Relaxed),
             running: self.running.load(Relaxed),
             paused: self.paused.load(Relaxed),
+            swapped: self.swapped.load(Relaxed),
+            swap_bytes: self.swap_bytes.load(Relaxed),
             kv_used: self.kv_used.load(Relaxed),
             kv_total: self.kv_total.load(Relaxed),
             heartbeat_age: Duration::from_nanos(age),
@@ -173,13 +242,24 @@ impl Gauges {
             prefill_tokens: self.prefill_tokens.load(Relaxed),
             decode_tokens: self.decode_tokens.load(Relaxed),
             cached_tokens: self.cached_tokens.load(Relaxed),
+            prefix_hits: self.prefix_hits.load(Relaxed),
+            prefix_misses: self.prefix_misses.load(Relaxed),
             evictions: self.evictions.load(Relaxed),
+            preemptions: self.preemptions.load(Relaxed),
+            recomputed: self.recomputed.load(Relaxed),
+            swap_time: Duration::from_nanos(self.swap_ns.load(Relaxed)),
+            costs: self.costs(),
             finished: self.finished.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
             expired: self.expired.load(Relaxed),
             failed: self.failed.load(Relaxed),
         }
     }
+}
+
+/// A count as it is published.
+pub(crate) fn count32(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
 }
 
 /// A duration in whole nanoseconds; 584 years is enough.

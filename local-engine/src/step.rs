@@ -1,16 +1,28 @@
 //! One batch: a token of every generating job first, then as much of the waiting prompts as the
 //! step's bound allows; its time is attributed to the jobs in it before any of them is told.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use crate::{
     attribution::{DECODE_WEIGHT, PREFILL_WEIGHT, split},
     device::{BatchToken, Device, Fault},
+    evictions::JobRef,
     job::Finish,
     scheduler::Scheduler,
     sequence::Sequence,
     status::nanoseconds,
 };
+
+/// Fewest prompt tokens of a step, however long it takes: reading them one by one would cost
+/// everybody more.
+const CHUNK_MIN: usize = 16;
+/// Prompt tokens of a step before it is known what they cost.
+const CHUNK_UNFITTED: usize = 64;
+/// A step in which nobody generates may take so many times the target.
+const ALONE: u32 = 4;
 
 /// One job's part of a batch.
 #[derive(Debug)]
@@ -72,12 +84,12 @@ impl Plan {
 impl<D: Device> Scheduler<D> {
     /// Computes one batch. False: there was nothing to compute. `now` is the turn's time.
     pub(crate) fn step(&mut self, now: Instant) -> Result<bool, String> {
-        let Plan { batch, mut parts } = self.plan();
+        let Plan { batch, mut parts } = self.plan_that_fits(now);
         if batch.is_empty() {
             return Ok(false);
         }
         let started = Instant::now();
-        if !self.decode(&batch)? {
+        if !self.decode(&batch, &parts, now)? {
             return Ok(true);
         }
         let decoded = Instant::now();
@@ -93,28 +105,59 @@ impl<D: Device> Scheduler<D> {
         Ok(true)
     }
 
+    /// What to compute next, with the cells for it: idle prefixes are given up first, then the
+    /// youngest jobs wait outside.
+    fn plan_that_fits(&mut self, now: Instant) -> Plan {
+        loop {
+            let plan = self.plan();
+            let by = self.neediest(&plan.parts);
+            if self.free(plan.batch.len(), by, now) || !self.preempt(by, now) {
+                return plan;
+            }
+        }
+    }
+
+    /// The job with the most tokens in a step: for it room is made.
+    fn neediest(&self, parts: &[Part]) -> JobRef {
+        let most = parts.iter().max_by_key(|part| part.tokens.len());
+        let job = most.and_then(|part| self.slots[part.slot].running.as_ref());
+        job.map(Sequence::job_ref).unwrap_or_default()
+    }
+
     /// What to compute next.
     fn plan(&self) -> Plan {
         let mut plan = Plan::default();
-        for (at, slot) in self.slots.iter().enumerate() {
-            let Some(sequence) = &slot.running else { continue };
+        for (at, sequence) in self.running() {
             let Some(token) = sequence.next else { continue };
+            let read_all = self.read(at) >= sequence.to_read();
             // A job whose reader lags waits, alone.
-            if sequence.outbox.paused_since().is_none() {
-                plan.add(at, slot.tokens.len(), &[token], Work::Decode);
+            if read_all && sequence.outbox.paused_since().is_none() {
+                plan.add(at, self.read(at), &[token], Work::Decode);
             }
         }
-        let bound = if plan.batch.is_empty() { self.batch_tokens } else { self.prefill_chunk };
-        let budget = bound.min(self.batch_tokens.saturating_sub(plan.batch.len()));
-        for (at, count) in self.share_prefill(budget) {
-            let slot = &self.slots[at];
-            let Some(sequence) = &slot.running else { continue };
-            let (from, to) = (slot.tokens.len(), slot.tokens.len() + count);
-            let last = to == sequence.prompt.len();
+        for (at, count) in self.share_prefill(self.prefill_bound(plan.batch.len())) {
+            let Some(sequence) = &self.slots[at].running else { continue };
+            let (from, to) = (self.read(at), self.read(at) + count);
+            // Tokens that are read again draw nothing: what follows them is known.
+            let last = to == sequence.to_read() && sequence.next.is_none();
             let work = if last { Work::LastPrefill } else { Work::Prefill };
-            plan.add(at, from, &sequence.prompt[from..to], work);
+            plan.add(at, from, &sequence.history[from..to], work);
         }
         plan
+    }
+
+    /// Prompt tokens that may be in a step with so many generated ones.
+    pub(crate) fn prefill_bound(&self, decodes: usize) -> usize {
+        let most = if decodes == 0 { self.batch_tokens } else { self.prefill_chunk };
+        let room = most.min(self.batch_tokens.saturating_sub(decodes));
+        let Some(target) = self.gap_target else { return room };
+        let within = match self.costs.fit() {
+            // Nobody waits for the next token, but somebody may come.
+            Some(fit) if decodes == 0 => fit.prefills_within(target * ALONE, 0),
+            Some(fit) => fit.prefills_within(target, decodes),
+            None => CHUNK_UNFITTED,
+        };
+        room.min(within.max(CHUNK_MIN))
     }
 
     /// Shares the prompt tokens of a step: half goes to the job that came first, so that none
@@ -123,10 +166,9 @@ impl<D: Device> Scheduler<D> {
     fn share_prefill(&self, budget: usize) -> Vec<(usize, usize)> {
         let mut reading: Vec<(usize, usize, u64)> = Vec::new();
         for (at, slot) in self.slots.iter().enumerate() {
-            if let Some(sequence) = &slot.running
-                && sequence.next.is_none()
-            {
-                let left = sequence.prompt.len().saturating_sub(slot.tokens.len());
+            let Some(sequence) = &slot.running else { continue };
+            let left = sequence.to_read().saturating_sub(self.read(at));
+            if left > 0 {
                 reading.push((at, left, sequence.order));
             }
         }
@@ -148,28 +190,30 @@ impl<D: Device> Scheduler<D> {
         shares
     }
 
-    /// Decodes, giving up idle prefixes when the cache is full. False: nothing was computed, and
-    /// the youngest job was failed to make room; admission is there to keep this from happening.
-    fn decode(&mut self, batch: &[BatchToken]) -> Result<bool, String> {
+    /// Decodes. False: the cache was full against all counting, and the youngest job went outside
+    /// to make room, or was failed if it is the only one.
+    fn decode(
+        &mut self,
+        batch: &[BatchToken],
+        parts: &[Part],
+        now: Instant,
+    ) -> Result<bool, String> {
+        let by = self.neediest(parts);
         loop {
             match self.device.decode(batch) {
                 Ok(()) => return Ok(true),
                 Err(Fault::Broken(reason)) => return Err(reason),
-                Err(Fault::Full) if self.evict_oldest() => {}
+                Err(Fault::Full) if self.evict_oldest(by, now) => {}
+                Err(Fault::Full) if self.preempt(by, now) => return Ok(false),
                 Err(Fault::Full) => {
-                    let running = self.slots.iter().enumerate().filter_map(|(at, slot)| {
-                        slot.running.as_ref().map(|sequence| (at, sequence.order))
-                    });
-                    let Some((at, _)) = running.max_by_key(|(_, order)| *order) else {
+                    let only = self.slots.iter_mut().find_map(|slot| slot.running.take());
+                    let Some(sequence) = only else {
                         return Err("the KV cache is full and nobody uses it".to_owned());
                     };
-                    if let Some(sequence) = self.slots[at].running.take() {
-                        tracing::error!("the KV cache is full: the youngest job was given up");
-                        self.shared.gauges.failed.fetch_add(1, Relaxed);
-                        self.publish();
-                        sequence.fail("the KV cache was full");
-                    }
-                    self.evict_oldest();
+                    tracing::error!("the KV cache is too small for one job: it was given up");
+                    self.shared.gauges.failed.fetch_add(1, Relaxed);
+                    self.publish();
+                    sequence.fail("the KV cache was full");
                     return Ok(false);
                 }
             }
@@ -194,14 +238,22 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Books the step's time: sampling on whose token it was, the rest by weighted tokens.
-    fn attribute(&self, parts: &mut [Part], decode_ns: u64) {
+    fn attribute(&mut self, parts: &mut [Part], decode_ns: u64) {
         let weight = |part: &Part| {
             let tokens = count(part.tokens.len());
             tokens.saturating_mul(if part.decode { DECODE_WEIGHT } else { PREFILL_WEIGHT })
         };
         let weights: Vec<u64> = parts.iter().map(weight).collect();
         let busy = decode_ns + parts.iter().map(|part| part.ns).sum::<u64>();
+        let tokens_of = |decode| {
+            let parts = parts.iter().filter(|part| part.decode == decode);
+            parts.map(|part| part.tokens.len()).sum::<usize>()
+        };
+        self.costs.observe(tokens_of(true), tokens_of(false), Duration::from_nanos(busy));
         let gauges = &self.shared.gauges;
+        if let Some(fit) = self.costs.fit() {
+            gauges.set_costs(fit.durations());
+        }
         gauges.steps.fetch_add(1, Relaxed);
         gauges.busy_ns.fetch_add(busy, Relaxed);
         for (part, ns) in parts.iter_mut().zip(split(decode_ns, &weights)) {
@@ -221,10 +273,12 @@ impl<D: Device> Scheduler<D> {
 
     /// Moves a job on by what was computed for it; takes it out of its slot when it ends.
     fn deliver(&mut self, part: &Part, now: Instant) -> Option<(Sequence<D::Sampler>, Finish)> {
+        self.tree.extend(part.slot, &part.tokens);
         let slot = &mut self.slots[part.slot];
-        slot.tokens.extend_from_slice(&part.tokens);
         let sequence = slot.running.as_mut()?;
-        sequence.next = None;
+        if part.decode {
+            sequence.next = None;
+        }
         let finish = match part.sampled {
             Some(token) => sequence.take(token, &self.device, now),
             None => sequence.overspent(),

@@ -9,6 +9,7 @@ use super::{
     price, shipped, written,
 };
 use crate::caller::BudgetSpec;
+use local_engine::{KvLayout, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
@@ -234,6 +235,11 @@ fn local_route(
     if slots > 256 {
         return Err(Finding::at(written.slots.span(), "`slots` is at most 256"));
     }
+    let overcommit = written.overcommit_percent.get_ref().get();
+    if !(100..=1000).contains(&overcommit) {
+        let message = "`overcommit_percent` is 100 to 1000";
+        return Err(Finding::at(written.overcommit_percent.span(), message));
+    }
     if context_tokens < 64 * slots {
         let message = format!("`context_tokens` is at least 64 for each of the {slots} slots");
         return Err(Finding::at(written.context_tokens.span(), message));
@@ -264,6 +270,20 @@ fn local_route(
             queue_wait_max: millis(written.queue_wait_max_ms),
             threads: written.threads.map(Into::into),
             prefill_chunk: written.prefill_chunk_tokens.get(),
+            gap_target: Some(Duration::from_millis(written.gap_target_ms))
+                .filter(|target| !target.is_zero()),
+            kv_layout: match written.kv_layout {
+                written::KvLayout::Auto => KvLayout::Auto,
+                written::KvLayout::Unified => KvLayout::Unified,
+                written::KvLayout::Separate => KvLayout::Separate,
+            },
+            prefix_sharing: match written.prefix_sharing {
+                written::PrefixSharing::Caller => PrefixSharing::Caller,
+                written::PrefixSharing::All => PrefixSharing::All,
+            },
+            prefixes_max: written.prefixes_max,
+            overcommit_percent: overcommit,
+            swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
             gpu_layers: written.gpu_layers,
             prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
             decode_per_token_max: Duration::from_micros(written.decode_token_max_us.get()),

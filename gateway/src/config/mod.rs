@@ -173,8 +173,20 @@ pub struct LocalConfig {
     pub queue_wait_max: Duration,
     /// Threads of the engine; `None`: one less than there are cores, at least one.
     pub threads: Option<u32>,
-    /// Prompt tokens read in one step while other requests decode.
+    /// Most prompt tokens read in one step while other requests decode.
     pub prefill_chunk: u32,
+    /// The time such a step should take at most; `None`: as `prefill_chunk` has it.
+    pub gap_target: Option<Duration>,
+    /// The layout of the KV cache.
+    pub kv_layout: local_engine::KvLayout,
+    /// Who may go on from whose cached prefix.
+    pub prefix_sharing: local_engine::PrefixSharing,
+    /// Prefixes kept beside those of running requests.
+    pub prefixes_max: u32,
+    /// KV cells promised, in percent of those there are, 100 to 1000.
+    pub overcommit_percent: u32,
+    /// Bytes that cells of requests outside the cache may take.
+    pub swap_bytes_max: usize,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
     /// Engine time one prompt token may take at most, for reservations.

@@ -121,6 +121,18 @@ pub(super) struct Local {
     pub(super) threads: Option<NonZeroU32>,
     #[serde(default = "local::prefill_chunk_tokens")]
     pub(super) prefill_chunk_tokens: NonZeroU32,
+    #[serde(default = "local::gap_target_ms")]
+    pub(super) gap_target_ms: u64,
+    #[serde(default)]
+    pub(super) kv_layout: KvLayout,
+    #[serde(default)]
+    pub(super) prefix_sharing: PrefixSharing,
+    #[serde(default = "local::prefixes_max")]
+    pub(super) prefixes_max: u32,
+    #[serde(default = "local::overcommit_percent")]
+    pub(super) overcommit_percent: Spanned<NonZeroU32>,
+    #[serde(default = "local::swap_max_mib")]
+    pub(super) swap_max_mib: u32,
     #[serde(default)]
     pub(super) gpu_layers: Option<u32>,
     #[serde(default = "local::prefill_token_max_us")]
@@ -133,6 +145,25 @@ pub(super) struct Local {
     pub(super) unknown_price_max_usd: Option<Money>,
     #[serde(default)]
     pub(super) budgeted: bool,
+}
+
+/// How the KV cache of a local route is laid out.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum KvLayout {
+    #[default]
+    Auto,
+    Unified,
+    Separate,
+}
+
+/// Who may go on from whose cached prefix.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PrefixSharing {
+    #[default]
+    Caller,
+    All,
 }
 
 /// `[routes.<name>]` with `kind = "openai"`
@@ -285,7 +316,19 @@ mod local {
         nonzero64(30_000)
     }
     pub(super) fn prefill_chunk_tokens() -> NonZeroU32 {
-        nonzero32(128)
+        nonzero32(256)
+    }
+    pub(super) fn gap_target_ms() -> u64 {
+        250
+    }
+    pub(super) fn prefixes_max() -> u32 {
+        32
+    }
+    pub(super) fn overcommit_percent() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(150))
+    }
+    pub(super) fn swap_max_mib() -> u32 {
+        512
     }
     pub(super) fn prefill_token_max_us() -> NonZeroU64 {
         nonzero64(50_000)

@@ -186,6 +186,11 @@ impl LocalRoute {
 // === impl LocalJob ===
 
 impl LocalJob {
+    /// Says whose job it is and how urgent.
+    pub fn schedule(&mut self, scheduling: Scheduling) {
+        self.job.scheduling = scheduling;
+    }
+
     /// The bounds of this job; the prompt's tokens are exact.
     #[must_use]
     pub fn bounds(&self) -> WorstCase {

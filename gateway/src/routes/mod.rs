@@ -8,11 +8,13 @@ pub mod cloud;
 mod fault;
 pub mod live;
 pub mod local;
+mod scheduling;
 
 pub use fault::{Fault, FaultKind};
 
 use crate::{
     config::{RouteConfig, RouteSource},
+    ledger::KeyId,
     wire::{ChatRequest, Event},
 };
 use cloud::{CloudAnswer, CloudRoute};
@@ -55,6 +57,15 @@ pub struct Prepared {
 enum PreparedAsk {
     Local(Box<local::LocalJob>),
     Cloud,
+}
+
+impl Prepared {
+    /// Tells whose request it is, for the engine's queue and its cache.
+    pub(crate) fn for_key(&mut self, key: &KeyId, request: &ChatRequest) {
+        if let PreparedAsk::Local(job) = &mut self.ask {
+            job.schedule(scheduling::of(key, request));
+        }
+    }
 }
 
 /// A place among a route's requests in flight, held until the answer ends.

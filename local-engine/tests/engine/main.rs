@@ -8,4 +8,5 @@ mod batching;
 mod harness;
 mod loading;
 mod prompts;
+mod sharing;
 mod stopping;
