@@ -22,4 +22,5 @@ pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;
+pub mod upkeep;
 pub mod wire;

@@ -19,9 +19,9 @@ pub(super) fn fill(house: &House, entries: u64, day_entries: u64) -> Result<Figu
     let began = Instant::now();
     let mut last: Option<CommitTicket> = None;
     for n in 0..entries {
-        let unix_ms = BEGIN_MS + u64::try_from(
-            u128::from(n) * u128::from(DAY_MS) / u128::from(day_entries.max(1)),
-        ).unwrap_or(u64::MAX);
+        let unix_ms = BEGIN_MS
+            + u64::try_from(u128::from(n) * u128::from(DAY_MS) / u128::from(day_entries.max(1)))
+                .unwrap_or(u64::MAX);
         house.hand.set(unix_ms);
         let mut entry =
             books.open_entry(maker.head(&books, n, unix_ms)).map_err(|error| error.to_string())?;

@@ -5,8 +5,8 @@
 //! durability, with an entry as a real request leaves it (a reservation, then the entry with its
 //! facts); each figure says over how many samples it was taken.
 
-mod floor;
 mod fill;
+mod floor;
 mod questions;
 mod rates;
 mod request;
@@ -150,6 +150,7 @@ impl House {
             dir,
             durability: Durability::Strict,
             low_water_bytes: 0,
+            ballast_bytes: 0,
             segment_entries_max: 250_000,
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::<BudgetSpec>::new(),

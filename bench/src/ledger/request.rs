@@ -9,8 +9,8 @@ use gateway::ledger::{
 use gateway::timeline::Timeline;
 use policies::{
     CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, PromptTokens, RequestFacts,
-    RouteFacts, RouteId, RoutePrice, RouteState, RuleName, TimeFacts, TokenPrice, TokenRates, Usage,
-    UsageSource,
+    RouteFacts, RouteId, RoutePrice, RouteState, RuleName, TimeFacts, TokenPrice, TokenRates,
+    Usage, UsageSource,
 };
 
 /// Keys, users, models and sessions that take turns.
@@ -89,8 +89,7 @@ impl Maker {
 /// Writes what the attempt used, and ends it; the ending of the request.
 pub(super) fn answered(entry: &mut OpenEntry, index: AttemptIndex, n: u64) -> Ending {
     let attempt = entry.attempt(index);
-    attempt.usage =
-        Some(Usage { input: 200 + n % 800, output: 20 + n % 300, ..Usage::default() });
+    attempt.usage = Some(Usage { input: 200 + n % 800, output: 20 + n % 300, ..Usage::default() });
     attempt.usage_source = Some(UsageSource::Reported);
     attempt.upstream_status = Some(200);
     attempt.upstream_id = Some(format!("chatcmpl-{n:024}"));

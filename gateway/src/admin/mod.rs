@@ -20,6 +20,7 @@ mod state;
 mod tests;
 mod times;
 
+pub(crate) use export::write_days;
 pub(crate) use state::price_rows;
 
 use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};

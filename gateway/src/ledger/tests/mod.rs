@@ -7,3 +7,4 @@ mod harness;
 mod hot_path;
 mod migration;
 mod queries;
+mod retention;
