@@ -320,7 +320,7 @@ fn ask(
         worst_tokens: tokens(&prepared.bounds),
         output_cap: prepared.bounds.output_tokens,
         avoided: avoided.clone().filter(|_| route.is_local()),
-        model_file: None,
+        model_file: prepared.model_file(),
         service_tier: None,
     }
 }
@@ -410,7 +410,7 @@ fn shows(event: &Event) -> bool {
                 || delta.reasoning_bytes() > 0
                 || matches!(delta.kind, DeltaKind::Finish(_))
         }
-        Event::Whole { .. } | Event::End { .. } => true,
+        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
     }
 }
 

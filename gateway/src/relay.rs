@@ -15,8 +15,8 @@ use crate::{
     routes::Fault,
     timeline::Stage,
     wire::{
-        ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Seen,
-        chat::{self, AnswerHead, Chunks, Cost},
+        ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Outer, Seen,
+        chat::{self, AnswerHead, Cost},
         estimate_tokens, sse,
     },
 };
@@ -33,9 +33,8 @@ const ANSWERED: u16 = 200;
 pub struct Relay {
     started: Started,
     open: Option<OpenEntry>,
-    head: AnswerHead,
-    /// Writes an answer that comes as deltas in the client's format; made with its first event.
-    chunks: Option<Chunks>,
+    /// Writes the answer in the client's format.
+    outer: Option<Outer>,
     include_usage: bool,
     pacing: Pacing,
     seen: SeenSoFar,
@@ -60,7 +59,7 @@ enum Phase {
     /// Events are coming.
     Flowing,
     /// The answer is whole; the last frame waits for this commit.
-    Settling(Option<CommitTicket>),
+    Settling(Option<CommitTicket>, Bytes),
     /// Nothing more will be sent.
     Over,
 }
@@ -89,8 +88,7 @@ impl Relay {
         Self {
             started,
             open: Some(open),
-            head,
-            chunks: None,
+            outer: Some(Outer::new(head, request)),
             include_usage: request.include_usage,
             pacing,
             seen: SeenSoFar::default(),
@@ -119,12 +117,13 @@ impl Relay {
                     Some(Err(fault)) => self.break_off(&fault),
                     None => self.complete(),
                 },
-                Phase::Settling(ticket) => {
+                Phase::Settling(ticket, last) => {
+                    let last = std::mem::take(last);
                     if let Some(ticket) = ticket.take() {
                         wait(ticket).await;
                     }
                     self.phase = Phase::Over;
-                    return Some(Bytes::from_static(sse::DONE));
+                    return Some(last);
                 }
                 Phase::Over => return None,
             }
@@ -141,6 +140,7 @@ impl Relay {
         loop {
             match self.next_event().await {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
+                Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
@@ -152,12 +152,13 @@ impl Relay {
             (Some((body, Some(at))), Some(cost)) => chat::with_cost(&body, &at, cost),
             (Some((body, _)), _) => body,
             (None, cost) => {
-                let usage = self.seen.usage.map(|(usage, _)| usage).unwrap_or_default();
-                chat::whole(&self.head, &gathered, &usage, cost.as_ref())
+                let (usage, _) = self.usage();
+                let outer = self.outer.take();
+                outer.map_or_else(Bytes::new, |it| it.whole(&gathered, &usage, cost.as_ref()))
             }
         };
         self.complete();
-        if let Phase::Settling(Some(ticket)) = std::mem::replace(&mut self.phase, Phase::Over) {
+        if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
             wait(ticket).await;
         }
         Ok(Whole { body, cost: cost.map(|cost| cost.total) })
@@ -185,6 +186,7 @@ impl Relay {
                 self.seen.note(seen);
             }
             Event::Begin { id } => self.seen.id = Some(id.clone()),
+            Event::Vectors(_) => self.pacing.visible(self.started.first_at, false),
             Event::Delta(delta) => {
                 if delta.visible() || delta.reasoning_bytes() > 0 {
                     self.pacing.visible(self.started.first_at, true);
@@ -211,37 +213,36 @@ impl Relay {
                 self.ready.push_back(sse::event(&priced.unwrap_or(data)));
             }
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
-            Event::Begin { .. } => {}
+            Event::Begin { .. } | Event::Vectors(_) => {}
             Event::Delta(delta) => {
-                let (chunks, ready) = self.chunks();
-                chunks.delta(&delta, &mut |frame| ready.push_back(frame));
+                let ready = &mut self.ready;
+                if let Some(outer) = &mut self.outer {
+                    outer.delta(&delta, &mut |frame| ready.push_back(frame));
+                }
             }
             Event::End { usage, .. } => {
-                if self.include_usage {
-                    let cost = self.cost();
-                    let (chunks, ready) = self.chunks();
-                    ready.push_back(chunks.usage(&usage, cost.as_ref()));
+                let cost = self.cost();
+                let ready = &mut self.ready;
+                if let Some(outer) = &mut self.outer {
+                    outer.usage(&usage, cost.as_ref(), &mut |frame| ready.push_back(frame));
                 }
             }
         }
     }
 
-    /// The writer of an answer that comes as deltas, and where its frames go.
-    fn chunks(&mut self) -> (&mut Chunks, &mut VecDeque<Bytes>) {
-        let chunks = self.chunks.get_or_insert_with(|| Chunks::new(&self.head, self.include_usage));
-        (chunks, &mut self.ready)
-    }
-
     /// The answer is whole: settle it.
     fn complete(&mut self) {
+        let last = self.outer.as_mut().map_or_else(Bytes::new, Outer::end);
         let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
-        self.phase = Phase::Settling(ticket);
+        self.phase = Phase::Settling(ticket, last);
     }
 
     /// The stream broke after its first byte, under a 200: say so where the `[DONE]` would stand.
     fn break_off(&mut self, fault: &Fault) {
         let refusal = self.broken(fault, Some(ANSWERED));
-        self.ready.push_back(sse::event(refusal.to_json().as_bytes()));
+        if let Some(outer) = &mut self.outer {
+            self.ready.push_back(outer.broken(&refusal));
+        }
         self.phase = Phase::Over;
     }
 

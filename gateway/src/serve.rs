@@ -29,7 +29,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use bytes::Bytes;
 use facts::facts;
@@ -56,6 +56,8 @@ pub struct Gateway {
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
     pub routes: Routes,
+    /// The device that local models share; `None` where no route is local or none may be asked.
+    pub host: Option<local_engine::Host>,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
     /// What is counted for operators.
@@ -66,10 +68,11 @@ pub struct Gateway {
 
 /// The data plane, the admin plane and the small pages.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    let chat = post(chat_completions).fallback(|| async { Refusal::WrongMethod("POST") });
     let page = || async { Refusal::WrongMethod("GET, HEAD") };
     Router::new()
-        .route("/v1/chat/completions", chat)
+        .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
+        .route("/v1/completions", asks(Endpoint::Completions))
+        .route("/v1/embeddings", asks(Endpoint::Embeddings))
         .route("/v1/models", get(pages::models).fallback(page))
         .route("/v1/models/{id}", get(pages::model).fallback(page))
         .route("/health", get(pages::health).fallback(page))
@@ -84,10 +87,19 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+/// A path that answers requests of one endpoint.
+fn asks(endpoint: Endpoint) -> MethodRouter<Arc<Gateway>> {
+    post(move |State(gateway): State<Arc<Gateway>>, request: Request| async move {
+        live(&gateway, endpoint, request).await
+    })
+    .fallback(|| async { Refusal::WrongMethod("POST") })
+}
+
+async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
     let id = gateway.books.request_id();
     let mut life = Life {
         id,
+        endpoint,
         id_header: headers::of_id(id),
         arrived_unix_ms: gateway.clock.unix_ms(),
         timeline: Timeline::start(),
@@ -95,9 +107,9 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
         decision: None,
         recorded: false,
     };
-    match answer(&gateway, request, &mut life).await {
+    match answer(gateway, request, &mut life).await {
         Ok(response) => response,
-        Err(refusal) => life.refuse(&gateway, refusal),
+        Err(refusal) => life.refuse(gateway, refusal),
     }
 }
 
@@ -105,6 +117,8 @@ async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request)
 #[derive(Debug)]
 struct Life {
     id: RequestId,
+    /// What was asked, and so the format of the answer.
+    endpoint: Endpoint,
     /// The id as `x-request-id` shows it.
     id_header: HeaderValue,
     /// When it arrived, milliseconds since the Unix epoch.
@@ -131,7 +145,7 @@ async fn answer(
     let permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
-    let mut request = read(gateway, body, &head.headers).await?;
+    let mut request = read(gateway, life.endpoint, body, &head.headers).await?;
     request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
@@ -157,13 +171,18 @@ async fn answer(
 }
 
 /// The size- and time-limited body as the inner request.
-async fn read(gateway: &Gateway, body: Body, headers: &HeaderMap) -> Result<ChatRequest, Refusal> {
+async fn read(
+    gateway: &Gateway,
+    endpoint: Endpoint,
+    body: Body,
+    headers: &HeaderMap,
+) -> Result<ChatRequest, Refusal> {
     let limits = &gateway.config.limits;
     headers::refuse_long_body(headers, limits.body_bytes_max)?;
     let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
         .await
         .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
-    Ok(wire::read_chat(body, headers, limits.output_tokens_default)?)
+    Ok(wire::read(endpoint, body, headers, limits.output_tokens_default)?)
 }
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
@@ -211,7 +230,7 @@ fn open_entry(
         team: caller.record.team.clone(),
         session: request.session.clone(),
         tags: request.tags.clone(),
-        endpoint: Endpoint::ChatCompletions,
+        endpoint: request.endpoint,
         model_asked: request.model.clone(),
         stream: request.stream,
         output_cap_asked: request.output_cap,
@@ -253,7 +272,7 @@ async fn relay(
     let mut headers = headers::answer(gateway, life, &started, &open, permit.rate());
     let model = started.route.model();
     let head = AnswerHead {
-        id: format!("chatcmpl-{}", life.id.0.simple()),
+        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
         created: gateway.clock.unix_ms() / 1000,
         model: model.to_owned(),
     };

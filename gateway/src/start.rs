@@ -12,7 +12,7 @@ use crate::{
     serve::Gateway,
     telemetry::Metrics,
 };
-use local_engine::{Engine, EngineConfig, LoadError};
+use local_engine::{EngineConfig, Host, HostConfig, LoadError};
 use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
@@ -61,7 +61,10 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     if let Err(error) = noted.blocking() {
         tracing::error!(%error, "the policy's text could not be recorded");
     }
-    let routes = config.routes.iter().map(open_route).collect::<Result<_, _>>()?;
+    let host = host(&config)?;
+    let opened = config.routes.iter().map(|route| open_route(route, host.as_ref()));
+    let routes = opened.collect::<Result<Vec<_>, _>>()?;
+    load_at_start(&routes)?;
     let metrics = Arc::new(Metrics::new());
     let counting = Arc::clone(&metrics);
     books.observe(move |entry| counting.ended(entry));
@@ -72,6 +75,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
         routes: Routes::new(routes),
+        host,
         keys,
         books,
         clock,
@@ -82,10 +86,8 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
 
 /// Ends what [`start`] began, once no request is running: models first, the ledger last. Blocks.
 pub fn stop(gateway: &Gateway, drain_max: Duration) {
-    for route in gateway.routes.iter() {
-        if let Source::Local(local) = &route.source {
-            local.engine().shutdown(drain_max);
-        }
+    if let Some(host) = &gateway.host {
+        host.shutdown(drain_max);
     }
     gateway.books.close();
 }
@@ -107,6 +109,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
         routes: Routes::default(),
+        host: None,
         keys,
         books,
         clock,
@@ -127,16 +130,35 @@ fn books_config(config: &Config) -> BooksConfig {
     }
 }
 
-fn open_route(config: &RouteConfig) -> Result<Arc<Route>, StartError> {
+/// The device's host, where there is a local route.
+fn host(config: &Config) -> Result<Option<Host>, StartError> {
+    let is_local = |route: &&RouteConfig| matches!(route.source, RouteSource::Local(_));
+    let Some(route) = config.routes.iter().find(is_local) else { return Ok(None) };
+    Host::start(&HostConfig { memory_max: config.engine_memory_max })
+        .map(Some)
+        .map_err(|source| StartError::Engine { route: route.id.to_string(), source })
+}
+
+/// Waits for the models that are to be there from the start. They are loaded one after another.
+fn load_at_start(routes: &[Arc<Route>]) -> Result<(), StartError> {
+    for route in routes {
+        let Source::Local(local) = &route.source else { continue };
+        local
+            .load_at_start()
+            .map_err(|source| StartError::Engine { route: route.id().to_string(), source })?;
+    }
+    Ok(())
+}
+
+fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, StartError> {
     let route = || config.id.to_string();
-    let mut config = config.clone();
+    let config = config.clone();
     let source = match &config.source {
         RouteSource::Local(local) => {
-            let engine = Engine::load(&engine_config(local))
-                .map_err(|source| StartError::Engine { route: route(), source })?;
-            // What one job may hold is the engine's to say: with separate caches it is a part.
-            config.context_tokens = Some(u64::from(engine.info().context_tokens));
-            Source::Local(LocalRoute::new(engine, local.clone()))
+            let failed = |source| StartError::Engine { route: route(), source };
+            let host = host.ok_or_else(|| failed(LoadError::Start("no device".to_owned())))?;
+            let kept = host.keep(config.id.as_str(), engine_config(local), local.keep.clone());
+            Source::Local(Box::new(LocalRoute::new(kept.map_err(failed)?, local.clone())))
         }
         RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
             CloudRoute::new(cloud.clone())
@@ -161,6 +183,7 @@ fn engine_config(local: &LocalConfig) -> EngineConfig {
         overcommit_percent: local.overcommit_percent,
         swap_bytes_max: local.swap_bytes_max,
         gpu_layers: local.gpu_layers,
+        drill: local.drill.clone(),
         ..EngineConfig::new(local.file.clone())
     }
 }

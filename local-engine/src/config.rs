@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::error::LoadError;
+use crate::{drill::Drill, error::LoadError};
 
 /// llama.cpp's compiled-in limit on sequences in one context.
 const SLOTS_MAX: u32 = 256;
@@ -77,6 +77,8 @@ pub struct EngineConfig {
     pub reader_stall_max: Duration,
     /// Seconds since the Unix epoch, for templates that print the date.
     pub unix_now: fn() -> i64,
+    /// A fault to rehearse.
+    pub drill: Option<Drill>,
 }
 
 impl EngineConfig {
@@ -103,6 +105,7 @@ impl EngineConfig {
             reader_lag_max: 64,
             reader_stall_max: Duration::from_secs(30),
             unix_now: || jiff::Timestamp::now().as_second(),
+            drill: None,
         }
     }
 

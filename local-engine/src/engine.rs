@@ -2,24 +2,23 @@
 //! here runs on the callers' threads; what computes runs on the one scheduler thread.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
-    thread::JoinHandle,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     config::EngineConfig,
+    digest::Digest,
     error::{LoadError, PromptError, SubmitError},
     evictions::Eviction,
     generation::Generation,
+    host::{self, Host, HostConfig},
     info::ModelInfo,
     job::{Job, Message},
-    load::{self, Loaded},
-    scheduler::{Scheduler, Turn, fail_queue},
+    load::Loaded,
     shared::Shared,
-    status::Status,
+    status::{EngineState, Status},
     validate,
 };
 
@@ -33,38 +32,26 @@ pub struct Engine {
 struct Inner {
     loaded: Loaded,
     shared: Arc<Shared>,
-    sha256: Arc<OnceLock<Result<String, String>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    digest: Arc<Digest>,
+    /// The host, where this engine is the only model on it: after `shared`, which is ended first.
+    own_host: Option<Host>,
 }
 
 impl Engine {
-    /// Loads a model and starts its scheduler thread. Blocks for as long as that takes.
+    /// Loads a model and starts a host for it alone. Blocks for as long as that takes.
     ///
     /// # Errors
     /// The settings are wrong, the file is not a model, or there is not enough memory.
     pub fn load(config: &EngineConfig) -> Result<Engine, LoadError> {
-        config.check()?;
-        load::check_readable(&config.file)?;
-        let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
-        let (report, loaded) = mpsc::sync_channel(1);
-        let thread = spawn("engine", {
-            let (config, shared) = (config.clone(), Arc::clone(&shared));
-            move || run(&config, &shared, &report)
-        })?;
-        shared.set_thread(thread.thread().clone());
-        let died = || LoadError::Start("llama.cpp's wrapper panicked while loading".to_owned());
-        let loaded = loaded.recv().unwrap_or_else(|_| Err(died()))?;
-        let sha256 = Arc::new(OnceLock::new());
-        // The start does not wait for it: a large file takes seconds. Without the thread, whoever
-        // asks for it first computes it.
-        let _ = spawn("engine-sha256", {
-            let (sha256, file) = (Arc::clone(&sha256), config.file.clone());
-            move || {
-                sha256.get_or_init(|| load::sha256_of(&file));
-            }
-        });
-        let thread = Mutex::new(Some(thread));
-        Ok(Engine { inner: Arc::new(Inner { loaded, shared, sha256, thread }) })
+        let host = Host::start(&HostConfig::default())?;
+        let (loaded, shared, digest) =
+            host::place(config, host.state().desk(), host.state().memory(), None)?;
+        Ok(Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: Some(host) }) })
+    }
+
+    /// An engine over a model that has moved in at a host, which its holder keeps.
+    pub(crate) fn hosted((loaded, shared, digest): host::InPlace) -> Engine {
+        Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: None }) }
     }
 
     /// Renders messages by the model's own chat template and tokenises the prompt. A control
@@ -107,7 +94,7 @@ impl Engine {
     /// longer be read.
     #[must_use]
     pub fn sha256(&self) -> Option<&str> {
-        self.inner.sha256.get()?.as_deref().ok()
+        self.inner.digest.now()
     }
 
     /// Like [`Engine::sha256`], but waits for it.
@@ -115,9 +102,7 @@ impl Engine {
     /// # Errors
     /// The system's reason why the file cannot be read.
     pub fn sha256_blocking(&self) -> Result<&str, &str> {
-        let inner = &self.inner;
-        let digest = inner.sha256.get_or_init(|| load::sha256_of(&inner.loaded.info.file));
-        digest.as_deref().map_err(String::as_str)
+        self.inner.digest.wait()
     }
 
     /// The engine's live numbers. Takes no lock and never waits for the scheduler.
@@ -133,93 +118,61 @@ impl Engine {
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest
-    /// and joins the thread. Blocks until then; a second call waits for the first.
+    /// and waits for the end. A second call waits for the first.
     pub fn shutdown(&self, drain_max: Duration) {
-        self.inner.end(drain_max);
-    }
-}
-
-impl Inner {
-    fn end(&self, drain_max: Duration) {
         let now = Instant::now();
-        self.shared.end(now.checked_add(drain_max).unwrap_or(now));
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the engine's thread ended by a panic");
+        self.begin_end(now.checked_add(drain_max).unwrap_or(now));
+        self.wait_end();
+    }
+
+    /// Takes no more jobs and ends at the latest at `end_at`.
+    pub(crate) fn begin_end(&self, end_at: Instant) {
+        self.inner.shared.end(end_at);
+    }
+
+    /// Waits until its memory is free.
+    pub(crate) fn wait_end(&self) {
+        self.inner.shared.wait_ended();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.inner.shared.has_ended()
+    }
+
+    /// Why it has failed, if it has.
+    pub(crate) fn fault(&self) -> Option<String> {
+        match self.inner.shared.gauges.state() {
+            EngineState::Failed { reason } => Some(reason),
+            _ => None,
         }
+    }
+
+    /// Whether only its name and the asker hold it, and nothing is computed or waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.inner) <= 2 && self.has_no_work()
+    }
+
+    /// Whether only the asker holds it, and nothing is computed or waits.
+    pub(crate) fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.inner) <= 1 && self.has_no_work()
+    }
+
+    /// Who may still submit is counted before, so that what they submitted is counted here.
+    fn has_no_work(&self) -> bool {
+        self.inner.shared.has_no_jobs()
+    }
+
+    pub(crate) fn digest(&self) -> Arc<Digest> {
+        Arc::clone(&self.inner.digest)
     }
 }
 
 impl Drop for Inner {
-    /// Waits for the step that runs, since llama.cpp must not compute while the process exits.
+    /// What nobody can read any more is not computed; an own host waits for the step that runs.
     fn drop(&mut self) {
-        self.end(Duration::ZERO);
+        self.shared.end(Instant::now());
+        drop(self.own_host.take());
     }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(body).map_err(|error| LoadError::Start(error.to_string()))
-}
-
-/// The scheduler thread, from loading to the end.
-fn run(
-    config: &EngineConfig,
-    shared: &Arc<Shared>,
-    report: &mpsc::SyncSender<Result<Loaded, LoadError>>,
-) {
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        load::with_device(config, |device, loaded| {
-            let mut scheduler = Scheduler::new(device, config, Arc::clone(shared));
-            if report.send(Ok(loaded)).is_ok() {
-                schedule(&mut scheduler);
-            }
-        })
-    }));
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            let _ = report.send(Err(error));
-        }
-        Err(_) => shared.gauges.fail("llama.cpp's wrapper panicked".to_owned()),
-    }
-    fail_queue(shared, "the engine ended");
-}
-
-/// Takes turns until the end, which no job outlives without having been told.
-pub(crate) fn schedule<D: crate::device::Device>(scheduler: &mut Scheduler<D>) {
-    let turns = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            match scheduler.turn(Instant::now())? {
-                Turn::Again => {}
-                Turn::Park(time) => std::thread::park_timeout(time),
-                Turn::Done => return Ok::<(), String>(()),
-            }
-        }
-    }));
-    let fault = match turns {
-        Ok(Ok(())) => None,
-        Ok(Err(reason)) => Some(reason),
-        Err(panic) => Some(format!("the scheduler panicked: {}", panic_text(panic.as_ref()))),
-    };
-    match fault {
-        None => {
-            scheduler.shared.gauges.stop();
-            scheduler.end("the engine was stopped");
-        }
-        Some(reason) => {
-            tracing::error!(%reason, "the engine has failed");
-            scheduler.shared.gauges.fail(reason.clone());
-            scheduler.end(&reason);
-        }
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
 /// The file's name without its extension.

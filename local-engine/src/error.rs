@@ -1,7 +1,7 @@
 //! How loading, prompting and submitting can fail, in the caller's terms. No message holds text of
 //! a prompt.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// The model could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,12 +33,49 @@ pub enum LoadError {
         /// llama.cpp's last words.
         reason: String,
     },
+    /// The models' share of the memory does not hold it, and nothing idle could be unloaded.
+    #[error(
+        "it needs about {} MiB of memory, and {} MiB of what the models may take are free",
+        mib(*needed), mib(*free)
+    )]
+    Memory {
+        /// Bytes it needs, by estimate.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// The chat template in the file does not parse.
     #[error("the model's chat template does not parse: {0}")]
     Template(String),
     /// The system would not start a thread, or llama.cpp its backend.
     #[error("the engine could not start: {0}")]
     Start(String),
+}
+
+/// A kept model is not there for a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotLoaded {
+    /// It failed and is not tried again yet.
+    #[error("the model has failed: {reason}")]
+    Failed {
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// As many requests wait for it to be loaded as may.
+    #[error("the model is being loaded, and too many requests wait for it already")]
+    TooManyWait,
+    /// It took too long to load.
+    #[error("the model was not loaded within {} ms", waited.as_millis())]
+    Timeout {
+        /// The longest wait.
+        waited: Duration,
+    },
+    /// An operator has unloaded it.
+    #[error("the model is unloaded")]
+    Unloaded,
+    /// The host has ended.
+    #[error("the engine is stopped")]
+    Stopped,
 }
 
 /// Messages could not be made into a prompt.
@@ -109,4 +146,8 @@ pub enum SubmitError {
         /// Why, for the operator.
         reason: String,
     },
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes >> 20
 }

@@ -61,6 +61,8 @@ pub struct ModelInfo {
     pub threads: u32,
     /// Time taken to load, context included.
     pub load_time: Duration,
+    /// Memory it takes, by the estimate that models share the device's memory by.
+    pub memory_bytes: u64,
 }
 
 impl ModelInfo {

@@ -1,8 +1,9 @@
 //! A model in this process: a job goes in, tokens come out.
 //!
-//! The engine knows no HTTP, no money and no policy. One scheduler thread owns the context; async
-//! callers talk to it through bounded queues and render templates and tokenise on their own
-//! threads. Start reading at [`Engine`]; the story of a job is told in `scheduler.rs`.
+//! The engine knows no HTTP, no money and no policy. One thread per device owns every model's
+//! context and takes turns between them; async callers talk to it through bounded queues and render
+//! templates and tokenise on their own threads. Start reading at [`Engine`], a loaded model; the
+//! story of a job is told in `scheduler.rs`, that of several models in `host.rs`.
 
 mod attribution;
 mod cells;
@@ -10,17 +11,25 @@ mod cells;
 mod cells_tests;
 mod config;
 mod costs;
+mod desk;
 mod device;
+mod digest;
+mod drill;
 mod engine;
 mod error;
 mod evictions;
 mod generation;
+pub mod gguf;
+mod host;
+mod hosted;
 mod info;
 mod job;
+mod keeper;
 mod llama;
 mod load;
 mod meter;
 mod outbox;
+mod placed;
 mod prefix_tree;
 mod scheduler;
 #[cfg(test)]
@@ -35,13 +44,18 @@ mod step;
 mod swap;
 mod template;
 mod text;
+mod turns;
 mod validate;
+mod with_model;
 
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
+pub use drill::Drill;
 pub use engine::Engine;
-pub use error::{LoadError, PromptError, SubmitError};
+pub use error::{LoadError, NotLoaded, PromptError, SubmitError};
 pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
+pub use host::{Host, HostConfig, HostStatus};
+pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
 pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
 pub use status::{EngineState, Status, StepCosts};

@@ -1,16 +1,21 @@
-//! From a file to a running device: as many layers on the GPU as were asked for or fit, the facts
-//! of the model, its template compiled, its digest.
+//! From a file to a scheduler over a device: as many layers on the GPU as were asked for or fit, the
+//! facts of the model, its template compiled.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc, time::Instant};
+use std::{fs::File, path::Path, sync::Arc, time::Instant};
 
 use crate::{
     config::EngineConfig,
     device::Device,
+    digest::hex_sha256,
     engine::file_stem,
     error::LoadError,
+    gguf::{self, Header},
     info::{ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
+    scheduler::Scheduler,
+    shared::Shared,
     template::ChatTemplate,
+    with_model::WithModel,
 };
 
 /// What the callers' side needs of a loaded model.
@@ -34,11 +39,31 @@ pub(crate) fn check_readable(file: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Loads the model and hands its device to `body`, which returns when the engine ends.
-pub(crate) fn with_device(
+/// What the file's header says, once it is known that llama.cpp can read it without harm.
+pub(crate) fn check_header(file: &Path) -> Result<Header, LoadError> {
+    check_readable(file)?;
+    let refused = |reason| LoadError::Model { file: file.to_owned(), reason };
+    gguf::check_file(file).map_err(refused)
+}
+
+/// Memory the model will take, from its header: weights, KV cache, and the work space, most of
+/// which are the logits of a full batch.
+pub(crate) fn memory_estimate(header: &Header, config: &EngineConfig) -> u64 {
+    const KV_ELEMENT_BYTES: u64 = 2;
+    const LOGIT_BYTES: u64 = 4;
+    const FIXED_BYTES: u64 = 32 << 20;
+    let kv = u64::from(config.context_tokens).saturating_mul(header.kv_elements_per_token);
+    let rows = u64::from(config.batch_tokens.min(512));
+    let logits = header.vocabulary.saturating_mul(rows).saturating_mul(LOGIT_BYTES);
+    let sum = header.tensor_bytes.saturating_add(kv.saturating_mul(KV_ELEMENT_BYTES));
+    sum.saturating_add(logits).saturating_add(FIXED_BYTES)
+}
+
+/// Loads the model and makes the scheduler over it. Blocks for as long as that takes.
+pub(crate) fn load(
     config: &EngineConfig,
-    body: impl FnOnce(LlamaDevice<'_>, Loaded),
-) -> Result<(), LoadError> {
+    shared: &Arc<Shared>,
+) -> Result<(WithModel, Loaded), LoadError> {
     let started = Instant::now();
     let plans = layer_plans(config)?;
     let mut failure = LoadError::Start("no plan to load by".to_owned());
@@ -51,14 +76,20 @@ pub(crate) fn with_device(
                 continue;
             }
         };
-        let device = match LlamaDevice::new(&model, config) {
-            Ok(device) => device,
+        let made = WithModel::try_new(Arc::clone(&model), |model| {
+            let device = LlamaDevice::new(model, config)?;
+            Ok(Scheduler::new(device, config, Arc::clone(shared)))
+        });
+        let scheduler = match made {
+            Ok(scheduler) => scheduler,
             Err(reason) => {
                 failure = LoadError::Context { context_tokens: config.context_tokens, reason };
                 continue;
             }
         };
-        let loaded = describe(&model, &device, config, gpu_layers, started)?;
+        let loaded = scheduler.with_dependent(|model, scheduler| {
+            describe(model, &scheduler.device, config, gpu_layers, started)
+        })?;
         tracing::info!(
             model = loaded.info.name,
             quantisation = loaded.info.quantisation,
@@ -69,8 +100,7 @@ pub(crate) fn with_device(
             threads = loaded.info.threads,
             "model loaded"
         );
-        body(device, loaded);
-        return Ok(());
+        return Ok((scheduler, loaded));
     }
     Err(failure)
 }
@@ -125,41 +155,12 @@ fn describe(
         devices: llama::devices().map_err(LoadError::Start)?,
         threads: config.threads(),
         load_time: started.elapsed(),
+        memory_bytes: 0,
     };
     Ok(Loaded {
         model: Arc::clone(model),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),
         info,
-    })
-}
-
-/// SHA-256 of a file in hex, or why it cannot be read.
-pub(crate) fn sha256_of(file: &Path) -> Result<String, String> {
-    let read = || -> std::io::Result<String> {
-        let mut file = File::open(file)?;
-        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut buffer = vec![0_u8; 1 << 20];
-        loop {
-            let count = file.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(hex(digest.finish().as_ref()));
-            }
-            digest.update(&buffer[..count]);
-        }
-    };
-    read().map_err(|error| error.to_string())
-}
-
-fn hex_sha256(bytes: &[u8]) -> String {
-    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }

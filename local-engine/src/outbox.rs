@@ -24,6 +24,8 @@ pub(crate) struct Outbox {
     unsent_tokens: u32,
     paused_since: Option<Instant>,
     meter: Arc<Meter>,
+    /// Counts the job as open until it has ended.
+    open: Option<Arc<()>>,
 }
 
 impl Outbox {
@@ -38,8 +40,14 @@ impl Outbox {
             unsent_tokens: 0,
             paused_since: None,
             meter,
+            open: None,
         };
         Some((outbox, receiver))
+    }
+
+    /// Holds `open` until the job has ended.
+    pub(crate) fn count_in(&mut self, open: Arc<()>) {
+        self.open = Some(open);
     }
 
     pub(crate) fn meter(&self) -> &Meter {

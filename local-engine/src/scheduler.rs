@@ -19,6 +19,7 @@ use crate::{
     shared::{Shared, Waiting},
     status::count32,
     swap::Swapped,
+    turns::Resident,
 };
 
 /// An idle scheduler looks around this often, so that its heartbeat tells life from death.
@@ -241,6 +242,24 @@ impl<D: Device> Scheduler<D> {
         let waits = queue.jobs.front().map(|front| left(front.submitted, self.queue_wait_max));
         let end = queue.end_at.map(|end_at| end_at.saturating_duration_since(now));
         stalls.chain(waits).chain(end).fold(HEARTBEAT, Duration::min)
+    }
+}
+
+impl<D: Device + Send> Resident for Scheduler<D>
+where
+    D::Sampler: Send,
+    D::Saved: Send,
+{
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn turn(&mut self, now: Instant) -> Result<Turn, String> {
+        Scheduler::turn(self, now)
+    }
+
+    fn end(&mut self, reason: &str) {
+        Scheduler::end(self, reason);
     }
 }
 

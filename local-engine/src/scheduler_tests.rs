@@ -466,7 +466,7 @@ fn a_broken_device_fails_every_job_and_takes_no_more() {
 fn a_panic_fails_every_job_and_takes_no_more() {
     let mut bench = Bench::faulty(|_| {}, Faults { panics_at: Some(2), ..Faults::default() });
     let mut jobs: Vec<_> = (0..3).map(|_| bench.job(&[A], 9)).collect();
-    crate::engine::schedule(&mut bench.scheduler);
+    crate::turns::to_the_end(&mut bench.scheduler);
     for job in &mut jobs {
         assert!(matches!(events(job).last(), Some(JobEvent::Failed { .. })));
     }

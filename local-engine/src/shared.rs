@@ -4,8 +4,11 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread::Thread,
     time::Instant,
@@ -51,6 +54,14 @@ pub(crate) struct Shared {
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
+    /// Somebody wants the scheduler to look around.
+    woken: AtomicBool,
+    /// Other models share the device.
+    crowded: AtomicBool,
+    /// One more of it exists for each job that has not ended.
+    open_jobs: Arc<()>,
+    ended: Mutex<bool>,
+    end: Condvar,
 }
 
 impl Shared {
@@ -63,6 +74,11 @@ impl Shared {
             evictions: Evictions::default(),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
+            woken: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            open_jobs: Arc::new(()),
+            ended: Mutex::new(false),
+            end: Condvar::new(),
         }
     }
 
@@ -72,9 +88,48 @@ impl Shared {
     }
 
     pub(crate) fn wake(&self) {
+        self.woken.store(true, SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    /// Whether it was woken since the last time this was asked.
+    pub(crate) fn was_woken(&self) -> bool {
+        self.woken.load(Relaxed) && self.woken.swap(false, SeqCst)
+    }
+
+    /// Whether no job waits or runs. Exact, unlike the numbers, which follow a step later.
+    pub(crate) fn has_no_jobs(&self) -> bool {
+        Arc::strong_count(&self.open_jobs) == 1
+    }
+
+    /// Says whether other models share the device.
+    pub(crate) fn set_crowded(&self, crowded: bool) {
+        self.crowded.store(crowded, Relaxed);
+    }
+
+    /// Whether other models share the device: then no step may take long, even if nobody of this
+    /// model waits.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded.load(Relaxed)
+    }
+
+    /// The model has left the device's thread, and its memory is free.
+    pub(crate) fn set_ended(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.end.notify_all();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for [`Shared::set_ended`].
+    pub(crate) fn wait_ended(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.end.wait_while(ended, |ended| !*ended);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -105,8 +160,9 @@ impl Shared {
             return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
         }
         let meter = Arc::new(Meter::default());
-        let (outbox, events) =
+        let (mut outbox, events) =
             Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
+        outbox.count_in(Arc::clone(&self.open_jobs));
         queue.jobs.push_back(Waiting { job, outbox, submitted: now });
         self.count_queue(&queue);
         drop(queue);

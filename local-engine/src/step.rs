@@ -148,12 +148,14 @@ impl<D: Device> Scheduler<D> {
 
     /// Prompt tokens that may be in a step with so many generated ones.
     pub(crate) fn prefill_bound(&self, decodes: usize) -> usize {
-        let most = if decodes == 0 { self.batch_tokens } else { self.prefill_chunk };
+        // Other models on the device wait for this step as this model's own jobs would.
+        let alone = decodes == 0 && !self.shared.is_crowded();
+        let most = if alone { self.batch_tokens } else { self.prefill_chunk };
         let room = most.min(self.batch_tokens.saturating_sub(decodes));
         let Some(target) = self.gap_target else { return room };
         let within = match self.costs.fit() {
             // Nobody waits for the next token, but somebody may come.
-            Some(fit) if decodes == 0 => fit.prefills_within(target * ALONE, 0),
+            Some(fit) if alone => fit.prefills_within(target * ALONE, 0),
             Some(fit) => fit.prefills_within(target, decodes),
             None => CHUNK_UNFITTED,
         };

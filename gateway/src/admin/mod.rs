@@ -12,6 +12,7 @@ mod focus;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
+mod models;
 mod organization;
 mod policies;
 mod read;
@@ -61,6 +62,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
         .route("/reservations", reads(get(state::reservations)))
         .route("/refusals", reads(get(state::refusals)))
         .route("/routes", reads(get(state::routes)))
+        .route("/models", reads(get(models::list_all)))
+        .route("/models/{name}", reads(get(models::show)))
+        .route("/models/{name}/load", only(post(models::load), "POST"))
+        .route("/models/{name}/unload", only(post(models::unload), "POST"))
+        .route("/models/{name}/swap", only(post(models::swap), "POST"))
         .route("/prices", reads(get(state::prices)))
         .route("/policies", reads(get(policies::current)))
         .route("/policies/validate", only(post(policies::validate), "POST"))

@@ -127,14 +127,15 @@ fn configured(config: &RouteConfig) -> Value {
 fn live(view: &mut Value, route: &Route) {
     let (p50, p95) = route.live.ttft_us();
     view["state"] = json!(route.state());
-    view["context_tokens"] = json!(route.config.context_tokens);
+    view["context_tokens"] = json!(route.context_tokens());
     view["queued"] = json!(route.queued());
     view["in_flight"] = json!(route.live.in_flight());
     view["ttft_p50_us"] = json!(p50);
     view["ttft_p95_us"] = json!(p95);
     view["failed_permille"] = json!(route.live.failed_permille());
     if let Source::Local(local) = &route.source {
-        let status = local.engine().status();
+        view["model_state"] = local.report();
+        let Some(status) = local.model().loaded().map(|engine| engine.status()) else { return };
         view["engine"] = json!({
             "running": status.running,
             "kv_cells_used": status.kv_used,

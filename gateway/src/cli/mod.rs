@@ -10,6 +10,7 @@ mod init;
 mod keys;
 mod ledger;
 mod link;
+mod models;
 mod output;
 mod policy;
 mod prices;
@@ -74,6 +75,9 @@ pub(crate) enum Command {
     /// Check and show policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// List, load, unload and exchange the models in the server's process
+    #[command(subcommand)]
+    Model(models::ModelCommand),
     /// Show the routes and their live state
     Routes,
     /// Show every budget: limit, spent, reserved, left
@@ -136,6 +140,7 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Key(command) => keys::run(common, command).await,
         Command::Ledger(command) => ledger::run(common, *command).await,
         Command::Policy(command) => policy::run(common, command).await,
+        Command::Model(command) => models::run(common, command).await,
         Command::Routes => routes::run(common).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,

@@ -9,7 +9,7 @@ use super::{
     price, shipped, written,
 };
 use crate::caller::BudgetSpec;
-use local_engine::{KvLayout, PrefixSharing};
+use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
@@ -48,6 +48,10 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         ledger: ledger(&written.ledger)?,
         metrics_public: server.metrics_public,
         global_budgets: budgets(&written.budget)?,
+        engine_memory_max: written
+            .engine
+            .memory_max_mib
+            .map(|mib| mib.get().saturating_mul(1 << 20)),
         policy,
         routes,
         prices,
@@ -210,7 +214,7 @@ fn route(
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let route = match written.kind {
-        Kind::Local(local) => local_route(written.name.get_ref(), &local, around)?,
+        Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
     if matches!(route.price, RoutePrice::Unknown) {
@@ -236,6 +240,7 @@ fn local_route(
     name: &str,
     written: &written::Local,
     around: &Around<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let slots = written.slots.get_ref().get();
     let context_tokens = written.context_tokens.get_ref().get();
@@ -292,10 +297,33 @@ fn local_route(
             overcommit_percent: overcommit,
             swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
             gpu_layers: written.gpu_layers,
+            keep: keep(written),
+            drill: drill(written, warnings)?,
             prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
             decode_per_token_max: Duration::from_micros(written.decode_token_max_us.get()),
         }),
     })
+}
+
+/// When a local model is loaded, unloaded and waited for.
+fn keep(written: &written::Local) -> Keep {
+    Keep {
+        load: match written.load {
+            written::Load::Start => LoadWhen::Start,
+            written::Load::FirstUse => LoadWhen::FirstUse,
+        },
+        unload_after: written.unload_after_ms.map(millis),
+        load_wait_max: millis(written.load_wait_max_ms),
+        load_waiting_max: count(written.load_waiting_max),
+        ..Keep::default()
+    }
+}
+
+fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<Drill>, Finding> {
+    let Some(text) = &written.drill else { return Ok(None) };
+    let drill = text.get_ref().parse().map_err(|wrong: String| Finding::at(text.span(), wrong))?;
+    warnings.push(format!("a fault of the engine is rehearsed: drill = {:?}", text.get_ref()));
+    Ok(Some(drill))
 }
 
 fn cloud_route(

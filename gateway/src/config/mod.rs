@@ -37,6 +37,8 @@ pub struct Config {
     pub metrics_public: bool,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
+    /// Most memory the local models may take together, in bytes by estimate; `None` is no limit.
+    pub engine_memory_max: Option<u64>,
     /// The policy in force.
     pub policy: PolicyConfig,
     /// The routes, in order.
@@ -206,6 +208,10 @@ pub struct LocalConfig {
     pub swap_bytes_max: usize,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
+    /// When the model is loaded, unloaded and waited for.
+    pub keep: local_engine::Keep,
+    /// A fault to rehearse.
+    pub drill: Option<local_engine::Drill>,
     /// Engine time one prompt token may take at most, for reservations.
     pub prefill_per_token_max: Duration,
     /// Engine time one generated token may take at most, for reservations.

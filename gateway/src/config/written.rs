@@ -24,6 +24,14 @@ pub(super) struct Written {
     pub(super) budget: Vec<Spanned<Budget>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
+    pub(super) engine: Engine,
+}
+
+/// `[engine]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Engine {
+    pub(super) memory_max_mib: Option<NonZeroU64>,
 }
 
 /// `[server]`
@@ -147,6 +155,16 @@ pub(super) struct Local {
     pub(super) swap_max_mib: u32,
     #[serde(default)]
     pub(super) gpu_layers: Option<u32>,
+    #[serde(default)]
+    pub(super) load: Load,
+    #[serde(default)]
+    pub(super) unload_after_ms: Option<NonZeroU64>,
+    #[serde(default = "local::load_wait_max_ms")]
+    pub(super) load_wait_max_ms: NonZeroU64,
+    #[serde(default = "local::load_waiting_max")]
+    pub(super) load_waiting_max: u32,
+    #[serde(default)]
+    pub(super) drill: Option<Spanned<String>>,
     #[serde(default = "local::prefill_token_max_us")]
     pub(super) prefill_token_max_us: NonZeroU64,
     #[serde(default = "local::decode_token_max_us")]
@@ -225,6 +243,15 @@ pub(super) struct Cloud {
     pub(super) cap_field: CapField,
     #[serde(default)]
     pub(super) reasoning: bool,
+}
+
+/// When a local route's model is loaded.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Load {
+    #[default]
+    Start,
+    FirstUse,
 }
 
 /// `price`: a row of the price list, or the rates themselves.
@@ -344,6 +371,12 @@ mod local {
     }
     pub(super) fn swap_max_mib() -> u32 {
         512
+    }
+    pub(super) fn load_wait_max_ms() -> NonZeroU64 {
+        nonzero64(60_000)
+    }
+    pub(super) fn load_waiting_max() -> u32 {
+        64
     }
     pub(super) fn prefill_token_max_us() -> NonZeroU64 {
         nonzero64(50_000)

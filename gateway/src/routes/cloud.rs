@@ -19,6 +19,7 @@ pub use answer::CloudAnswer;
 use super::{Fault, FaultKind};
 use crate::{
     config::{CapField, CloudConfig},
+    ledger::Endpoint,
     providers::openai,
     wire::ChatRequest,
 };
@@ -48,7 +49,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A route to a cloud provider: its own connection pool, limits and key.
 pub struct CloudRoute {
     client: Client,
-    url: Url,
+    urls: Urls,
     provider: String,
     /// The model's name there, as a JSON string.
     model: String,
@@ -99,7 +100,7 @@ impl CloudRoute {
         };
         Ok(Self {
             client: client(&config)?,
-            url: endpoint(&config.base_url)?,
+            urls: Urls::under(&config.base_url)?,
             model: serde_json::to_string(&config.model)
                 .map_err(|error| format!("model: {error}"))?,
             cap_field: config.cap_field,
@@ -179,7 +180,7 @@ impl CloudRoute {
     }
 
     fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Request {
-        let mut outbound = Request::new(Method::POST, self.url.clone());
+        let mut outbound = Request::new(Method::POST, self.urls.of(request.endpoint).clone());
         let headers = if request.stream { &self.streamed } else { &self.unstreamed };
         outbound.headers_mut().clone_from(headers);
         if let Some(parent) = &request.traceparent {
@@ -263,8 +264,34 @@ fn client(config: &CloudConfig) -> Result<Client, String> {
         .map_err(|error| format!("the HTTP client cannot be built: {}", describe(error)))
 }
 
-/// `{base_url}/chat/completions`; a query of the base stays.
-fn endpoint(base_url: &str) -> Result<Url, String> {
+/// Where each kind of request goes.
+#[derive(Clone, Debug)]
+struct Urls {
+    chat: Url,
+    completions: Url,
+    embeddings: Url,
+}
+
+impl Urls {
+    fn under(base_url: &str) -> Result<Self, String> {
+        Ok(Self {
+            chat: endpoint(base_url, &["chat", "completions"])?,
+            completions: endpoint(base_url, &["completions"])?,
+            embeddings: endpoint(base_url, &["embeddings"])?,
+        })
+    }
+
+    const fn of(&self, endpoint: Endpoint) -> &Url {
+        match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => &self.chat,
+            Endpoint::Completions => &self.completions,
+            Endpoint::Embeddings => &self.embeddings,
+        }
+    }
+}
+
+/// `{base_url}/{path}`; a query of the base stays.
+fn endpoint(base_url: &str, path: &[&str]) -> Result<Url, String> {
     let mut url = Url::parse(base_url).map_err(|error| format!("base_url: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("base_url: must begin with http:// or https://".to_owned());
@@ -275,7 +302,7 @@ fn endpoint(base_url: &str) -> Result<Url, String> {
     url.path_segments_mut()
         .map_err(|()| "base_url: has no path".to_owned())?
         .pop_if_empty()
-        .extend(["chat", "completions"]);
+        .extend(path);
     Ok(url)
 }
 

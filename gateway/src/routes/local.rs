@@ -3,11 +3,12 @@
 use super::{Fault, FaultKind};
 use crate::{
     config::LocalConfig,
+    ledger::ModelFile,
     wire::{self, BadRequest, ChatRequest, Delta, DeltaKind, Event, FinishReason},
 };
 use local_engine::{
-    Engine, EngineState, Finish, Generation, Job, JobEvent, JobUsage, PromptError, Scheduling,
-    SubmitError,
+    Engine, EngineState, Finish, Generation, HostedModel, Job, JobEvent, JobUsage, LoadError,
+    LoadWhen, ModelState, NotLoaded, PromptError, Scheduling, SubmitError,
 };
 use policies::{RouteState, Usage, UsageSource, WorstCase};
 use std::time::Duration;
@@ -19,16 +20,18 @@ const TOKENIZE_INLINE_BYTES_MAX: usize = 4 * 1024;
 /// time is computed with when a route is compared with others by price.
 const PREFILL_PER_DECODE: u32 = 2;
 
-/// A loaded model and how it is asked.
+/// A model the engine keeps, and how it is asked.
 #[derive(Debug)]
 pub struct LocalRoute {
-    engine: Engine,
+    model: HostedModel,
     config: LocalConfig,
 }
 
 /// A request turned into the engine's terms.
 #[derive(Debug)]
 pub struct LocalJob {
+    /// The model the prompt was tokenised for: another file may have the name by now.
+    engine: Engine,
     job: Job,
     one_step: Duration,
 }
@@ -45,36 +48,55 @@ pub struct LocalAnswer {
 // === impl LocalRoute ===
 
 impl LocalRoute {
-    /// A route over a loaded engine.
+    /// A route over a kept model.
     #[must_use]
-    pub fn new(engine: Engine, config: LocalConfig) -> Self {
-        Self { engine, config }
+    pub fn new(model: HostedModel, config: LocalConfig) -> Self {
+        Self { model, config }
     }
 
-    /// The engine.
+    /// The model.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    pub fn model(&self) -> &HostedModel {
+        &self.model
+    }
+
+    /// Loads the model, if it is to be there from the start. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn load_at_start(&self) -> Result<(), LoadError> {
+        match self.config.keep.load {
+            LoadWhen::Start => self.model.load_blocking(),
+            LoadWhen::FirstUse => Ok(()),
+        }
+    }
+
+    /// Most tokens one job may have, once a model has been loaded.
+    #[must_use]
+    pub fn context_tokens(&self) -> Option<u64> {
+        self.model.loaded().map(|engine| u64::from(engine.info().context_tokens))
     }
 
     /// Renders and tokenises the conversation and settles the output cap: never above what the
     /// context leaves, and never below what the caller asked for unless the context forces it.
     ///
     /// # Errors
-    /// [`FaultKind::Unfit`] when the engine cannot do what is asked or the prompt is too long.
+    /// [`FaultKind::Unfit`] when the engine cannot do what is asked or the prompt is too long,
+    /// [`FaultKind::Busy`] and [`FaultKind::Engine`] when the model is not there.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
         let ask = wire::local_ask(request).map_err(unfit)?;
+        let engine = self.model.engine().await.map_err(|error| not_loaded(&error))?;
         let prompt = if request.body.len() <= TOKENIZE_INLINE_BYTES_MAX {
-            self.engine.tokenize_chat(&ask.messages)
+            engine.tokenize_chat(&ask.messages)
         } else {
-            let engine = self.engine.clone();
+            let engine = engine.clone();
             let messages = ask.messages;
             tokio::task::spawn_blocking(move || engine.tokenize_chat(&messages))
                 .await
                 .map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
         }
         .map_err(|error| prompt_fault(&error))?;
-        let context = self.engine.info().context_tokens;
+        let context = engine.info().context_tokens;
         let room = usize::try_from(context).unwrap_or(usize::MAX).saturating_sub(prompt.len());
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         if room == 0 {
@@ -85,6 +107,7 @@ impl LocalRoute {
         // The engine looks at the clock between steps: a job can go over by its part of one.
         let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
         Ok(LocalJob {
+            engine,
             one_step,
             job: Job {
                 prompt,
@@ -101,8 +124,8 @@ impl LocalRoute {
     ///
     /// # Errors
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Engine`] when the engine is down.
-    pub fn start(&self, job: LocalJob) -> Result<LocalAnswer, Fault> {
-        match self.engine.submit(job.job) {
+    pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
+        match job.engine.submit(job.job) {
             Ok(generation) => Ok(LocalAnswer { generation, end: None, ended: false }),
             Err(SubmitError::QueueFull { .. }) => {
                 Err(Fault::new(FaultKind::Busy, "the engine's queue is full"))
@@ -125,7 +148,9 @@ impl LocalRoute {
     /// before it has done anything.
     #[must_use]
     pub fn engine_time_expected(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
-        let status = self.engine.status();
+        let Some(status) = self.model.loaded().map(|engine| engine.status()) else {
+            return self.engine_time_max(prompt_tokens, output_tokens);
+        };
         let weight = |prompt: u64, output: u64| prompt / u64::from(PREFILL_PER_DECODE) + output;
         let done = weight(status.prefill_tokens, status.decode_tokens);
         match done {
@@ -138,54 +163,67 @@ impl LocalRoute {
         }
     }
 
-    /// Whether it can take a job now.
+    /// Whether it can take a job now. A model that will be loaded by the next request can.
     #[must_use]
     pub fn state(&self) -> RouteState {
-        let status = self.engine.status();
-        match status.state {
-            EngineState::Running if status.queued as usize >= self.config.queue_max => {
-                RouteState::Busy
-            }
-            EngineState::Running => RouteState::Ready,
-            EngineState::Draining | EngineState::Stopped | EngineState::Failed { .. } => {
-                RouteState::Unavailable
-            }
+        if !self.model.is_available() {
+            return RouteState::Unavailable;
         }
+        let full = match self.model.loaded().map(|engine| engine.status()) {
+            None => self.model.waiting() >= self.config.keep.load_waiting_max,
+            Some(status) if status.state == EngineState::Running => {
+                status.queued as usize >= self.config.queue_max
+            }
+            Some(_) => return RouteState::Unavailable,
+        };
+        if full { RouteState::Busy } else { RouteState::Ready }
     }
 
-    /// The model and the engine as `/ready` tells them.
+    /// The model and the engine as `/ready` and the admin API tell them.
     #[must_use]
     pub fn report(&self) -> serde_json::Value {
-        let (info, status) = (self.engine.info(), self.engine.status());
-        serde_json::json!({
-            "model": info.name,
-            "file": info.file.file_name().map(|name| name.to_string_lossy()),
-            "sha256": self.engine.sha256(),
-            "quantisation": info.quantisation,
-            "backend": info.backend(),
-            "devices": info.devices.iter().map(|device| &device.name).collect::<Vec<_>>(),
-            "layers": info.layers,
-            "layers_offloaded": info.layers_offloaded,
-            "context_tokens": info.context_tokens,
-            "slots_running": status.running,
-            "queued": status.queued,
-            "kv_used": status.kv_used,
-            "kv_total": status.kv_total,
-            "heartbeat_age_ms": u64::try_from(status.heartbeat_age.as_millis()).unwrap_or(u64::MAX),
-            "load_ms": u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
-        })
+        let counts = self.model.counts();
+        let mut report = serde_json::json!({
+            "state": state_name(&self.model.state()),
+            "file": self.model.file().file_name().map(|name| name.to_string_lossy().into_owned()),
+            "loads": counts.loads,
+            "unloads": counts.unloads,
+            "faults": counts.faults,
+            "failed_loads": counts.failed_loads,
+            "waiting_for_load": self.model.waiting(),
+        });
+        if let ModelState::Failed { reason, retry_in } = self.model.state() {
+            report["reason"] = reason.into();
+            report["retry_ms"] = millis(retry_in).into();
+        }
+        if let Some(engine) = self.model.loaded() {
+            loaded_report(&mut report, &engine);
+        }
+        report
     }
 
-    /// Jobs waiting for a slot.
+    /// Jobs waiting for a slot, and requests waiting for the model.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        self.engine.status().queued
+        let queued = self.model.loaded().map_or(0, |engine| engine.status().queued);
+        queued.saturating_add(u32::try_from(self.model.waiting()).unwrap_or(u32::MAX))
     }
 }
 
 // === impl LocalJob ===
 
 impl LocalJob {
+    /// The file behind the answer, for the ledger; `None` if it can no longer be read.
+    #[must_use]
+    pub fn model_file(&self) -> Option<ModelFile> {
+        let info = self.engine.info();
+        Some(ModelFile {
+            sha256: self.engine.sha256()?.to_owned(),
+            quantisation: info.quantisation.clone(),
+            template_hash: info.template_sha256.clone().unwrap_or_default(),
+        })
+    }
+
     /// Says whose job it is and how urgent.
     pub fn schedule(&mut self, scheduling: Scheduling) {
         self.job.scheduling = scheduling;
@@ -266,6 +304,51 @@ fn metered(usage: &JobUsage) -> (Usage, u64) {
         ..Usage::default()
     };
     (buckets, u64::try_from(engine_time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A model that is not there: full and slow are the load's, the rest is the engine's fault.
+fn not_loaded(error: &NotLoaded) -> Fault {
+    let kind = match error {
+        NotLoaded::TooManyWait | NotLoaded::Timeout { .. } => FaultKind::Busy,
+        NotLoaded::Failed { .. } | NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Engine,
+    };
+    Fault::new(kind, error.to_string())
+}
+
+/// A model's state as it is told.
+fn state_name(state: &ModelState) -> &'static str {
+    match state {
+        ModelState::Unloaded { .. } => "unloaded",
+        ModelState::Loading { .. } => "loading",
+        ModelState::Loaded => "loaded",
+        ModelState::Failed { .. } => "failed",
+        ModelState::Stopped => "stopped",
+    }
+}
+
+/// What is known about a model while it is loaded.
+fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
+    let (info, status) = (engine.info(), engine.status());
+    report["model"] = info.name.as_str().into();
+    report["sha256"] = engine.sha256().into();
+    report["quantisation"] = info.quantisation.as_str().into();
+    report["template_sha256"] = info.template_sha256.as_deref().into();
+    report["backend"] = info.backend().into();
+    report["devices"] = info.devices.iter().map(|device| device.name.as_str()).collect();
+    report["layers"] = info.layers.into();
+    report["layers_offloaded"] = info.layers_offloaded.into();
+    report["context_tokens"] = info.context_tokens.into();
+    report["slots_running"] = status.running.into();
+    report["queued"] = status.queued.into();
+    report["kv_used"] = status.kv_used.into();
+    report["kv_total"] = status.kv_total.into();
+    report["heartbeat_age_ms"] = millis(status.heartbeat_age).into();
+    report["load_ms"] = millis(info.load_time).into();
+    report["memory_bytes"] = info.memory_bytes.into();
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn times(each: Duration, count: u64) -> Duration {

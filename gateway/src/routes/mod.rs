@@ -14,7 +14,7 @@ pub use fault::{Fault, FaultKind};
 
 use crate::{
     config::{RouteConfig, RouteSource},
-    ledger::KeyId,
+    ledger::{KeyId, ModelFile},
     wire::{ChatRequest, Event},
 };
 use cloud::{CloudAnswer, CloudRoute};
@@ -38,7 +38,7 @@ pub struct Route {
 #[derive(Debug)]
 pub enum Source {
     /// The model in this process.
-    Local(LocalRoute),
+    Local(Box<LocalRoute>),
     /// A provider.
     Cloud(Box<CloudRoute>),
 }
@@ -51,6 +51,17 @@ pub struct Prepared {
     /// Prompt tokens to book where the route reports nothing: exact for the local model.
     pub prompt_tokens: u64,
     ask: PreparedAsk,
+}
+
+impl Prepared {
+    /// The model file that will answer, where it is a local one.
+    #[must_use]
+    pub fn model_file(&self) -> Option<Arc<ModelFile>> {
+        match &self.ask {
+            PreparedAsk::Local(job) => job.model_file().map(Arc::new),
+            PreparedAsk::Cloud => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -103,6 +114,16 @@ impl Route {
     #[must_use]
     pub fn is_local(&self) -> bool {
         matches!(self.source, Source::Local(_))
+    }
+
+    /// Longest prompt plus answer in tokens, if known: of a local route what its engine says, once
+    /// it is loaded.
+    #[must_use]
+    pub fn context_tokens(&self) -> Option<u64> {
+        match &self.source {
+            Source::Local(local) => local.context_tokens().or(self.config.context_tokens),
+            Source::Cloud(_) => self.config.context_tokens,
+        }
     }
 
     /// The model behind it, by the provider's name.
@@ -179,8 +200,8 @@ impl Route {
     ) -> Result<Answer, Fault> {
         let output_cap = prepared.bounds.output_tokens;
         match (&self.source, place, prepared.ask) {
-            (Source::Local(local), _, PreparedAsk::Local(job)) => {
-                local.start(*job).map(Answer::Local)
+            (Source::Local(_), _, PreparedAsk::Local(job)) => {
+                LocalRoute::start(*job).map(Answer::Local)
             }
             (Source::Cloud(cloud), Place::Cloud(place), _) => {
                 cloud.start(place, request, output_cap).await.map(Answer::Cloud)
@@ -211,7 +232,7 @@ impl Route {
             local: self.is_local(),
             model: self.model().to_owned(),
             state: self.state(),
-            context_tokens: self.config.context_tokens,
+            context_tokens: self.context_tokens(),
             prompt_tokens: None,
             tools: can.tools,
             images: can.images,

@@ -55,6 +55,10 @@ struct State {
     route_ready: Family<RouteLabels, Gauge>,
     engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     engine_cells: Family<RouteLabels, Gauge>,
+    engine_faults: Family<RouteLabels, Gauge>,
+    engine_loads: Family<RouteLabels, Gauge>,
+    engine_memory: Family<RouteLabels, Gauge>,
+    engine_heartbeat: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     store_healthy: Gauge,
     store_queued: Gauge,
     store_commits: Gauge,
@@ -266,10 +270,26 @@ impl State {
             ("route_queued", "Requests waiting for room", &self.route_queued),
             ("route_ready", "1 if it can take a request now", &self.route_ready),
             ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
+            (
+                "engine_faults",
+                "Panics and device faults of the local model since the start",
+                &self.engine_faults,
+            ),
+            ("engine_loads", "Times the local model was loaded", &self.engine_loads),
+            (
+                "engine_memory_bytes",
+                "Memory the loaded local model takes, by estimate",
+                &self.engine_memory,
+            ),
         ];
         for (name, help, family) in by_route {
             registry.register(name, help, family.clone());
         }
+        registry.register(
+            "engine_heartbeat_age_seconds",
+            "Time since the local model's scheduler last looked around",
+            self.engine_heartbeat.clone(),
+        );
         registry.register(
             "engine_busy_seconds",
             "Time the engine has been busy (local routes)",
@@ -295,7 +315,15 @@ impl State {
             let ready = i64::from(route.state() == RouteState::Ready);
             self.route_ready.get_or_create(&labels).set(ready);
             if let Source::Local(local) = &route.source {
-                let status = local.engine().status();
+                let counts = local.model().counts();
+                self.engine_faults.get_or_create(&labels).set(signed(counts.faults));
+                self.engine_loads.get_or_create(&labels).set(signed(counts.loads));
+                let loaded = local.model().loaded();
+                let memory = loaded.as_ref().map_or(0, |engine| engine.info().memory_bytes);
+                self.engine_memory.get_or_create(&labels).set(signed(memory));
+                let Some(status) = loaded.map(|engine| engine.status()) else { continue };
+                let age = status.heartbeat_age.as_secs_f64();
+                self.engine_heartbeat.get_or_create(&labels).set(age);
                 let busy = status.busy.as_secs_f64();
                 self.engine_busy.get_or_create(&labels).set(busy);
                 self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));

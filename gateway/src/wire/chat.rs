@@ -217,13 +217,17 @@ fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob]) {
     out.put_slice(b"],\"refusal\":null}");
 }
 
+/// A logarithm that JSON can hold: it has no infinity.
+pub(super) fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { LOGPROB_LEAST }
+}
+
 /// `"token":…,"logprob":…,"bytes":[…]`: a token that is not whole characters is shown with
 /// replacement characters, its bytes as they are.
 fn put_likely(out: &mut BytesMut, likely: &Likely) {
     out.put_slice(b"\"token\":");
     put_string(out, &String::from_utf8_lossy(&likely.bytes));
-    // JSON has no infinity; OpenAI writes the least probability so.
-    let logprob = if likely.logprob.is_finite() { likely.logprob } else { LOGPROB_LEAST };
+    let logprob = finite(likely.logprob);
     let _ = write!(out, ",\"logprob\":{logprob:?},\"bytes\":[");
     for (index, byte) in likely.bytes.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
@@ -299,7 +303,7 @@ fn splice(payload: &Bytes, edits: &[Edit]) -> Bytes {
 }
 
 /// `{"id":…,"object":…,"created":…,"model":…,`.
-fn put_head(out: &mut impl BufMut, head: &AnswerHead, object: &str) {
+pub(super) fn put_head(out: &mut impl BufMut, head: &AnswerHead, object: &str) {
     out.put_slice(b"{\"id\":");
     put_string(out, &head.id);
     out.put_slice(
@@ -310,7 +314,7 @@ fn put_head(out: &mut impl BufMut, head: &AnswerHead, object: &str) {
 }
 
 /// `usage` in OpenAI's shape: its buckets overlap where ours are disjoint.
-fn put_usage(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) {
+pub(super) fn put_usage(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) {
     // Writing to a BytesMut that grows cannot fail.
     let _ = write!(
         out,
@@ -321,17 +325,21 @@ fn put_usage(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) {
         usage.cache_read,
         usage.reasoning
     );
-    if let Some(cost) = cost {
-        let mut text = String::with_capacity(160);
-        text.push_str(",\"cost\":");
-        cost.total.write_plain(&mut text);
-        if !cost.details.is_empty() {
-            text.push_str(",\"cost_details\":");
-            put_details(&mut text, cost);
-        }
-        out.put_slice(text.as_bytes());
-    }
+    put_cost(out, cost);
     out.put_slice(b"}");
+}
+
+/// `,"cost":…,"cost_details":{…}` inside a usage object; nothing where it is unknown.
+pub(super) fn put_cost(out: &mut BytesMut, cost: Option<&Cost>) {
+    let Some(cost) = cost else { return };
+    let mut text = String::with_capacity(160);
+    text.push_str(",\"cost\":");
+    cost.total.write_plain(&mut text);
+    if !cost.details.is_empty() {
+        text.push_str(",\"cost_details\":");
+        put_details(&mut text, cost);
+    }
+    out.put_slice(text.as_bytes());
 }
 
 /// `{"name":0.0001,…}`.
@@ -346,7 +354,7 @@ fn put_details(out: &mut String, cost: &Cost) {
     out.push('}');
 }
 
-fn put_string(out: &mut impl BufMut, text: &str) {
+pub(super) fn put_string(out: &mut impl BufMut, text: &str) {
     // Writing a string to memory cannot fail.
     let _ = serde_json::to_writer(out.writer(), text);
 }

@@ -32,6 +32,8 @@ pub enum Event {
     /// A piece of a choice, from the engine in this process or from a provider whose format is not
     /// OpenAI's.
     Delta(Delta),
+    /// The vectors of an embedding request, in the order of its inputs.
+    Vectors(Vec<Vec<f32>>),
     /// The answer ended: nothing follows. Every choice has had its [`DeltaKind::Finish`] before.
     End {
         /// What it used, in disjoint buckets.

@@ -28,9 +28,12 @@ macro_rules! fields {
 fields! {
     // OpenAI's.
     Audio = "audio",
+    Dimensions = "dimensions",
+    EncodingFormat = "encoding_format",
     FrequencyPenalty = "frequency_penalty",
     FunctionCall = "function_call",
     Functions = "functions",
+    Input = "input",
     LogitBias = "logit_bias",
     Logprobs = "logprobs",
     MaxCompletionTokens = "max_completion_tokens",
@@ -43,6 +46,7 @@ fields! {
     ParallelToolCalls = "parallel_tool_calls",
     Prediction = "prediction",
     PresencePenalty = "presence_penalty",
+    Prompt = "prompt",
     ReasoningEffort = "reasoning_effort",
     ResponseFormat = "response_format",
     Seed = "seed",
@@ -106,7 +110,9 @@ impl Field {
                 | Self::ChatTemplateKwargs
                 | Self::Documents
                 | Self::GuidedJson
+                | Self::Input
                 | Self::JsonSchema
+                | Self::Prompt
                 | Self::StructuredOutputs
                 | Self::Suffix
         )

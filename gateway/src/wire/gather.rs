@@ -15,6 +15,8 @@ const CALLS_MAX: usize = 256;
 pub struct Gathered {
     /// Its choices, in order.
     pub choices: Vec<Choice>,
+    /// Its vectors, in order, of an embedding request.
+    pub vectors: Vec<Vec<f32>>,
 }
 
 /// One choice as far as it has come.

@@ -4,7 +4,7 @@
 //! refused by its name.
 
 use super::{
-    BadRequest, ChatRequest, check,
+    Ask, BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
@@ -62,6 +62,10 @@ const UNSUPPORTED: [Field; 19] = [
 /// # Errors
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
+    if request.ask != Ask::Chat {
+        let message = "the local model serves conversations alone, at /v1/chat/completions";
+        return Err(BadRequest::unsupported("model", message));
+    }
     refuse_unsupported(request)?;
     Ok(LocalAsk {
         messages: conversation(request)?,

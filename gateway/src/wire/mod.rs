@@ -1,8 +1,11 @@
 //! The edge: what clients and providers write, and the one inner request and event type both are
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
+mod ask;
 pub mod chat;
 mod check;
+pub mod completions;
+pub mod embeddings;
 mod event;
 mod fields;
 mod gather;
@@ -10,6 +13,7 @@ mod headers;
 pub(crate) mod json;
 mod local;
 mod messages;
+mod outer;
 mod priced;
 mod read;
 mod request;
@@ -18,9 +22,11 @@ pub mod sse;
 mod tests;
 mod tools;
 
+pub use ask::{Ask, CompletionAsk, EmbeddingAsk, Prompt, prompts};
 pub use event::{Delta, DeltaKind, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
 pub use local::{LocalAsk, local_ask};
-pub use read::{estimate_prompt_tokens, estimate_tokens, read_chat};
+pub use outer::{Outer, id_prefix};
+pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};

@@ -6,9 +6,9 @@
 //! that names it. `null` is "not given".
 
 use super::{
-    BadRequest, ChatRequest, Needs, check,
+    BadRequest, ChatRequest, Needs, check, completions, embeddings,
     fields::{Field, Fields, Place},
-    headers, json,
+    json,
     messages::{self, Conversation},
     priced, tools,
 };
@@ -35,6 +35,26 @@ const TOOL_TEMPLATE_TOKENS: u64 = 512;
 /// Tokens that one image may take at most: what the dearest published image accounting comes to.
 /// The bytes of an image or its address are not text and are not counted.
 const IMAGE_TOKENS_MAX: u64 = 40_000;
+
+/// Reads the request of an endpoint: checks the client's body and the headers that belong to it, and
+/// converts it to the one inner form.
+///
+/// # Errors
+/// [`BadRequest`] naming the parameter, such as `messages[0].content`, or the header.
+pub fn read(
+    endpoint: Endpoint,
+    body: Bytes,
+    headers: &HeaderMap,
+    output_tokens_default: u64,
+) -> Result<ChatRequest, BadRequest> {
+    match endpoint {
+        Endpoint::Completions => completions::read_completion(body, headers),
+        Endpoint::Embeddings => embeddings::read_embedding(body, headers),
+        Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
+            read_chat(body, headers, output_tokens_default)
+        }
+    }
+}
 
 /// Reads a chat request: checks the client's body and the headers that belong to it.
 ///
@@ -72,11 +92,7 @@ pub fn read_chat(
         u64::from(conversation.messages),
         u64::from(conversation.images),
     );
-    let fields = read.fields;
     Ok(ChatRequest {
-        endpoint: Endpoint::ChatCompletions,
-        outer_body: None,
-        model,
         stream,
         include_usage,
         prompt_tokens_max,
@@ -86,15 +102,8 @@ pub fn read_chat(
         choices: choices.unwrap_or(1),
         needs,
         messages: conversation.messages,
-        tags: headers::tags(headers)?,
         metadata,
-        session: headers::session(headers)?,
-        max_cost: headers::max_cost(headers)?,
-        deadline: headers::deadline(headers)?,
-        traceparent: headers::traceparent(headers),
-        upstream_request_id: None,
-        fields,
-        body,
+        ..ChatRequest::empty(model, headers)?.with(read.fields, body)
     })
 }
 
@@ -126,16 +135,16 @@ fn prompt_tokens_max(conversation: &Conversation, extra_bytes: u64, tools: bool)
 }
 
 /// The body's fields, found and not yet checked.
-struct Read<'a> {
+pub(super) struct Read<'a> {
     text: &'a str,
-    fields: Fields,
+    pub(super) fields: Fields,
     /// Bytes of fields other than the messages that a template could put into the prompt: tools,
     /// schemas, and everything unknown.
-    extra_bytes: u64,
+    pub(super) extra_bytes: u64,
 }
 
 impl<'a> Read<'a> {
-    fn new(body: &'a [u8]) -> Result<Self, BadRequest> {
+    pub(super) fn new(body: &'a [u8]) -> Result<Self, BadRequest> {
         let text = std::str::from_utf8(body)
             .map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
         match text.trim_ascii_start().as_bytes().first() {
@@ -164,16 +173,21 @@ impl<'a> Read<'a> {
     }
 
     /// The value of `field`; `None` where it is absent or null.
-    fn given(&self, field: Field) -> Option<&'a str> {
+    pub(super) fn given(&self, field: Field) -> Option<&'a str> {
         let value = self.fields.get(field)?.value;
         self.text.get(value.start..value.end).filter(|raw| *raw != "null")
     }
 
-    fn boolean(&self, field: Field) -> Result<bool, BadRequest> {
+    pub(super) fn boolean(&self, field: Field) -> Result<bool, BadRequest> {
         self.given(field).map_or(Ok(false), |raw| check::boolean(field.name(), raw))
     }
 
-    fn integer(&self, field: Field, min: i64, max: i64) -> Result<Option<i64>, BadRequest> {
+    pub(super) fn integer(
+        &self,
+        field: Field,
+        min: i64,
+        max: i64,
+    ) -> Result<Option<i64>, BadRequest> {
         self.given(field).map(|raw| check::integer(field.name(), raw, min, max)).transpose()
     }
 
@@ -181,7 +195,7 @@ impl<'a> Read<'a> {
         self.given(field).map(|raw| check::number(field.name(), raw, min, max)).transpose()
     }
 
-    fn model(&self) -> Result<String, BadRequest> {
+    pub(super) fn model(&self) -> Result<String, BadRequest> {
         let raw = self.given(Field::Model).ok_or_else(|| BadRequest::missing("model"))?;
         let model = check::string("model", raw)?;
         if model.is_empty() || model.len() > MODEL_BYTES_MAX {
@@ -191,14 +205,14 @@ impl<'a> Read<'a> {
         Ok(model.into_owned())
     }
 
-    fn include_usage(&self) -> Result<bool, BadRequest> {
+    pub(super) fn include_usage(&self) -> Result<bool, BadRequest> {
         let Some(raw) = self.given(Field::StreamOptions) else { return Ok(false) };
         let [asked] = check::members("stream_options", raw, ["include_usage"])?;
         asked.map_or(Ok(false), |raw| check::boolean("stream_options.include_usage", raw))
     }
 
     /// The cap that the client asked for, under either name.
-    fn output_cap(&self) -> Result<Option<u64>, BadRequest> {
+    pub(super) fn output_cap(&self) -> Result<Option<u64>, BadRequest> {
         let max = i64::from(u32::MAX);
         let old = self.integer(Field::MaxTokens, 1, max)?;
         let new = self.integer(Field::MaxCompletionTokens, 1, max)?;
@@ -213,7 +227,7 @@ impl<'a> Read<'a> {
         Ok(new.or(old).map(i64::unsigned_abs))
     }
 
-    fn sampling(&self) -> Result<(), BadRequest> {
+    pub(super) fn sampling(&self) -> Result<(), BadRequest> {
         self.number(Field::Temperature, 0.0, 2.0)?;
         self.number(Field::TopP, 0.0, 1.0)?;
         self.number(Field::PresencePenalty, -2.0, 2.0)?;
@@ -261,7 +275,7 @@ impl<'a> Read<'a> {
         Ok(asked)
     }
 
-    fn metadata(&self) -> Result<BTreeMap<String, String>, BadRequest> {
+    pub(super) fn metadata(&self) -> Result<BTreeMap<String, String>, BadRequest> {
         let mut pairs = BTreeMap::new();
         let Some(raw) = self.given(Field::Metadata) else { return Ok(pairs) };
         check::object("metadata", raw)?;

@@ -1,12 +1,14 @@
 //! The one inner request: a client's body, checked, with every limit known.
 
 use super::{
+    Ask,
     fields::{Field, Fields},
+    headers,
     json::Span,
 };
 use crate::ledger::Endpoint;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use policies::PicoUsd;
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -16,7 +18,9 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 pub struct ChatRequest {
     /// The endpoint that was asked, which names the format the answer goes out in.
     pub endpoint: Endpoint,
-    /// The request in OpenAI's chat format, a JSON object that has been checked: the client's own
+    /// What is asked for.
+    pub ask: Ask,
+    /// The request in OpenAI's format for what is asked: for a chat its chat format, a JSON object that has been checked: the client's own
     /// body, or what its body of another format was converted to.
     pub body: Bytes,
     /// The client's own body where it is not in OpenAI's chat format, for a provider that speaks
@@ -91,6 +95,39 @@ pub struct BadRequest {
 // === impl ChatRequest ===
 
 impl ChatRequest {
+    /// A request that asks nothing yet, with what its headers say.
+    pub(super) fn empty(model: String, headers: &HeaderMap) -> Result<Self, BadRequest> {
+        Ok(Self {
+            endpoint: Endpoint::ChatCompletions,
+            ask: Ask::Chat,
+            body: Bytes::new(),
+            outer_body: None,
+            model,
+            stream: false,
+            include_usage: false,
+            prompt_tokens_max: 0,
+            prompt_tokens_estimate: 0,
+            output_cap: 0,
+            output_cap_given: false,
+            choices: 1,
+            needs: Needs::default(),
+            messages: 0,
+            tags: headers::tags(headers)?,
+            metadata: BTreeMap::new(),
+            session: headers::session(headers)?,
+            max_cost: headers::max_cost(headers)?,
+            deadline: headers::deadline(headers)?,
+            traceparent: headers::traceparent(headers),
+            upstream_request_id: None,
+            fields: Fields::new(),
+        })
+    }
+
+    /// The same with where its fields stand, and its body.
+    pub(super) fn with(self, fields: Fields, body: Bytes) -> Self {
+        Self { body, fields, ..self }
+    }
+
     /// A known field's value as the client wrote it; `None` where it is absent or null.
     pub(crate) fn given(&self, field: Field) -> Option<&str> {
         let Span { start, end } = self.fields.get(field)?.value;

@@ -6,6 +6,8 @@
 mod accounting;
 mod batching;
 mod harness;
+mod hostile;
+mod hosting;
 mod loading;
 mod prompts;
 mod sharing;

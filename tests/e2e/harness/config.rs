@@ -134,6 +134,12 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
         self
     }
 
+    /// Routes as they are written.
+    pub(crate) fn routes(mut self, text: &str) -> Self {
+        self.routes.push_str(text);
+        self
+    }
+
     /// One of the policies that come with tollgate.
     pub(crate) fn policy(mut self, shipped: &str) -> Self {
         self.policy = format!("shipped = \"{shipped}\"\n");

@@ -15,7 +15,7 @@ mod raw;
 pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
-pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder};
+pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, model_file};
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
@@ -125,6 +125,18 @@ impl Gate {
             request = request.header(*name, *value);
         }
         Answer::of(request).await
+    }
+
+    /// A POST with the caller's key and this JSON.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_by(&self.key, path, body).await
+    }
+
+    /// A POST with this key and this JSON.
+    pub(crate) async fn post_by(&self, key: &Key, path: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", key.secret);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        self.send("POST", path, &headers, body.to_string().into_bytes()).await
     }
 
     /// A chat request with the caller's key and this body.

@@ -1,4 +1,4 @@
-//! A stand-in for a cloud provider: a real server on a real socket that speaks OpenAI's chat wire
+//! A stand-in for a cloud provider: a real server on a real socket that speaks OpenAI's wire
 //! format and misbehaves on demand.
 //!
 //! It is written on the bare socket, so that a fault can happen at any byte. **Invariant:** it counts
@@ -8,6 +8,7 @@ mod answer;
 mod http;
 mod script;
 mod serve;
+mod shapes;
 
 pub use http::Asked;
 pub use script::{Cut, Fault, Hold, Point, Reported, Script};

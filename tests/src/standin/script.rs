@@ -16,6 +16,8 @@ pub struct Script {
     pub body: Option<String>,
     /// The answer's text, one piece per token and per chunk of a stream.
     pub pieces: Vec<String>,
+    /// In place of the pieces, a call of this tool with these arguments.
+    pub call: Option<(String, String)>,
     /// How the answer ended; cut by the request's own cap, it is `length`.
     pub finish: String,
     /// Which usage is reported.
@@ -120,6 +122,7 @@ impl Script {
             content_type: None,
             body: None,
             pieces: pieces.into_iter().map(Into::into).collect(),
+            call: None,
             finish: "stop".to_owned(),
             reported: Reported::Asked,
             prompt_tokens: 10,
@@ -135,6 +138,13 @@ impl Script {
             segment_bytes: None,
             between_segments: Duration::ZERO,
         }
+    }
+
+    /// A call of a tool, whatever is asked; `arguments` is JSON text.
+    #[must_use]
+    pub fn calls(tool: &str, arguments: &str) -> Self {
+        let call = Some((tool.to_owned(), arguments.to_owned()));
+        Self { call, ..Self::default() }
     }
 
     /// An error with OpenAI's body.

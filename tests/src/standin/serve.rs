@@ -117,7 +117,9 @@ async fn write_answer(
             write_segments(write, script, &body).await?;
         }
         Body::Stream { opening, pieces, ending } => {
-            write_chunk(write, script, &opening).await?;
+            if !opening.is_empty() {
+                write_chunk(write, script, &opening).await?;
+            }
             wait(script.before_first).await;
             for (index, piece) in pieces.iter().enumerate() {
                 if let Some(ended) = cut_at(script, Point::Piece(index)).await {

@@ -6,6 +6,7 @@
 
 use crate::{
     config::CapField,
+    ledger::Endpoint,
     wire::{
         ChatRequest, Field, Place,
         json::{self, Kind, Span},
@@ -33,7 +34,16 @@ pub fn upstream_body(
     if let Some(place) = request.fields.get(Field::Model) {
         edits.push(Edit { at: place.value, with: model.to_owned() });
     }
-    cap(request, cap_field, output_cap, &mut edits, &mut appended);
+    match request.endpoint {
+        // The old endpoint knows the old name alone.
+        Endpoint::Completions => {
+            cap(request, CapField::MaxTokens, output_cap, &mut edits, &mut appended);
+        }
+        Endpoint::Embeddings => {}
+        Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
+            cap(request, cap_field, output_cap, &mut edits, &mut appended);
+        }
+    }
     if request.stream && !request.include_usage {
         ask_for_usage(request, &mut edits, &mut appended);
     }

@@ -9,4 +9,4 @@ mod usage;
 
 pub use body::upstream_body;
 pub use error::{ProviderError, provider_error};
-pub use seen::{Payload, read_chunk, read_whole};
+pub use seen::{Payload, read_chunk, read_vectors, read_whole};

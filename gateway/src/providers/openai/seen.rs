@@ -31,6 +31,9 @@ struct Written<'a> {
     id: Option<&'a RawValue>,
     #[serde(default)]
     choices: Choices,
+    /// Of an answer of vectors.
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -48,6 +51,9 @@ struct Choices {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    /// Of a completion.
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
     /// Of a chunk.
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
@@ -106,6 +112,20 @@ pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
     Ok(read)
 }
 
+/// Reads a whole answer of vectors.
+///
+/// # Errors
+/// A body that is no such answer.
+pub fn read_vectors(body: &[u8]) -> Result<Payload, &'static str> {
+    let written = written(body).ok_or("the body is no list of vectors")?;
+    let mut read = payload(body, &written, true);
+    if !read.seen.error && !written.data.is_some_and(|raw| raw.get().starts_with('[')) {
+        return Err("the body is a list of vectors without vectors");
+    }
+    read.seen.visible = true;
+    Ok(read)
+}
+
 /// The members that matter, of an object; a derived reader would take a list for one.
 fn written(data: &[u8]) -> Option<Written<'_>> {
     data.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(data).ok()).flatten()
@@ -148,6 +168,9 @@ impl Choices {
         if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
             self.finished += 1;
             self.finish = Some(FinishReason::from(word.as_ref()));
+        }
+        if let Some(text) = choice.text {
+            self.spoken.visible = self.spoken.visible.saturating_add(text_bytes(text.get()));
         }
         for delta in [choice.delta, choice.message].into_iter().flatten() {
             let visible = [delta.content, delta.refusal, delta.tool_calls, delta.function_call];

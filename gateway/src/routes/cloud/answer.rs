@@ -6,6 +6,7 @@
 
 use super::{Place, describe, status};
 use crate::{
+    ledger::Endpoint,
     providers::openai::{self, Payload},
     routes::{Fault, FaultKind},
     wire::{
@@ -49,6 +50,8 @@ pub struct CloudAnswer {
     choices: u32,
     finished: u32,
     id_wanted: bool,
+    /// Whether vectors were asked for.
+    vectors: bool,
 }
 
 /// Where the bytes come from, and the place they take.
@@ -106,6 +109,7 @@ impl CloudAnswer {
             choices: request.choices,
             finished: 0,
             id_wanted: true,
+            vectors: request.endpoint == Endpoint::Embeddings,
         })
     }
 
@@ -224,7 +228,8 @@ impl CloudAnswer {
         }
         self.source = None;
         let body = body.freeze();
-        let Payload { seen, .. } = openai::read_whole(&body).map_err(broken)?;
+        let read = if self.vectors { openai::read_vectors } else { openai::read_whole };
+        let Payload { seen, .. } = read(&body).map_err(broken)?;
         if seen.error {
             return Err(failed_within(&body));
         }

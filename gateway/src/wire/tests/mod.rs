@@ -2,6 +2,7 @@
 //! is read right, and what is written is exactly OpenAI's shape.
 
 mod chat;
+mod completions;
 mod local;
 mod read;
 mod sse;

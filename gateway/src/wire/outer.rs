@@ -1,0 +1,124 @@
+//! The outer format of an answer: what a client is written in, chosen by the endpoint it asked.
+//!
+//! **Invariant:** a provider's bytes pass through where the client speaks the provider's format;
+//! everything else goes through deltas, whatever the route.
+
+use super::{
+    Ask, ChatRequest, Delta, Gathered,
+    chat::{self, AnswerHead, Chunks, Cost},
+    completions::Completion,
+    embeddings, sse,
+};
+use crate::{ledger::Endpoint, refusal::Refusal};
+use bytes::Bytes;
+use policies::Usage;
+
+/// Writes one answer in its client's format.
+#[derive(Debug)]
+pub enum Outer {
+    /// `/v1/chat/completions`.
+    Chat(Box<Chat>),
+    /// `/v1/completions`.
+    Completion(Box<Completion>),
+    /// `/v1/embeddings`: never streamed.
+    Embedding {
+        /// The model that answers.
+        model: String,
+        /// Whether vectors are written in base64.
+        base64: bool,
+    },
+}
+
+/// A chat answer.
+#[derive(Debug)]
+pub struct Chat {
+    head: AnswerHead,
+    include_usage: bool,
+    /// Made with the first delta: a provider's stream passes by without it.
+    chunks: Option<Chunks>,
+}
+
+// === impl Outer ===
+
+impl Outer {
+    /// A writer for the answer to `request`.
+    #[must_use]
+    pub fn new(head: AnswerHead, request: &ChatRequest) -> Self {
+        match &request.ask {
+            Ask::Chat => Self::Chat(Box::new(Chat {
+                head,
+                include_usage: request.include_usage,
+                chunks: None,
+            })),
+            Ask::Completion(_) => Self::Completion(Box::new(Completion::new(&head, request))),
+            Ask::Embedding(ask) => Self::Embedding { model: head.model, base64: ask.base64 },
+        }
+    }
+
+    /// Whether bytes in OpenAI's format are the client's own format.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        true
+    }
+
+    /// Writes a piece of a streamed answer.
+    pub fn delta(&mut self, delta: &Delta, out: &mut impl FnMut(Bytes)) {
+        match self {
+            Self::Chat(chat) => chat.chunks().delta(delta, out),
+            Self::Completion(completion) => completion.delta(delta, out),
+            Self::Embedding { .. } => {}
+        }
+    }
+
+    /// Writes the usage of a streamed answer, where the client asked for it.
+    pub fn usage(&mut self, usage: &Usage, cost: Option<&Cost>, out: &mut impl FnMut(Bytes)) {
+        match self {
+            Self::Chat(chat) if chat.include_usage => out(chat.chunks().usage(usage, cost)),
+            Self::Completion(completion) if completion.include_usage() => {
+                out(completion.usage(usage, cost));
+            }
+            _ => {}
+        }
+    }
+
+    /// What ends a whole stream.
+    pub fn end(&mut self) -> Bytes {
+        Bytes::from_static(sse::DONE)
+    }
+
+    /// What a stream that broke ends with.
+    pub fn broken(&mut self, refusal: &Refusal) -> Bytes {
+        sse::event(refusal.to_json().as_bytes())
+    }
+
+    /// The whole unstreamed answer.
+    #[must_use]
+    pub fn whole(self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        match self {
+            Self::Chat(it) => chat::whole(&it.head, answer, usage, cost),
+            Self::Completion(completion) => completion.whole(answer, usage, cost),
+            Self::Embedding { model, base64 } => {
+                embeddings::whole(&model, &answer.vectors, base64, usage, cost)
+            }
+        }
+    }
+}
+
+// === impl Chat ===
+
+impl Chat {
+    fn chunks(&mut self) -> &mut Chunks {
+        self.chunks.get_or_insert_with(|| Chunks::new(&self.head, self.include_usage))
+    }
+}
+
+/// What the id of an answer begins with.
+#[must_use]
+pub fn id_prefix(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Completions => "cmpl-",
+        Endpoint::Responses => "resp_",
+        Endpoint::Messages => "msg_",
+        Endpoint::ChatCompletions | Endpoint::Embeddings => "chatcmpl-",
+    }
+}

@@ -1,0 +1,190 @@
+//! The host of a device: one thread that computes (`turns.rs`), one that loads and unloads
+//! (`keeper.rs`), and the models that live there. Models share the device by time and its memory
+//! by need.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::EngineConfig,
+    desk::Desk,
+    digest::Digest,
+    error::LoadError,
+    hosted::{Hosted, HostedModel, Keep},
+    keeper::{self, Keeper},
+    load::{self, Loaded},
+    placed::{Memory, Placed},
+    shared::Shared,
+    turns,
+};
+
+/// What the operator decides about the device.
+#[derive(Clone, Debug, Default)]
+pub struct HostConfig {
+    /// Most memory the loaded models may take together, in bytes, by estimate; `None` is no limit.
+    pub memory_max: Option<u64>,
+}
+
+/// A device's host. Cheap to clone; the end of the last handle is the end of its models.
+#[derive(Clone, Debug)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Begun with the first model that is to be kept.
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    state: Arc<Keeper>,
+    computing: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The host's live numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostStatus {
+    /// Time since the computing thread last looked around; an idle one does so every second.
+    pub heartbeat_age: Duration,
+    /// Memory of the loaded models in bytes, by estimate.
+    pub memory_used: u64,
+    /// Most of it that there may be.
+    pub memory_max: Option<u64>,
+}
+
+impl Host {
+    /// Starts the thread that computes.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    pub fn start(config: &HostConfig) -> Result<Host, LoadError> {
+        let desk = Arc::new(Desk::new());
+        let computing = spawn("engine", {
+            let desk = Arc::clone(&desk);
+            move || {
+                if catch_unwind(AssertUnwindSafe(|| turns::run(&desk))).is_err() {
+                    tracing::error!("the engine's thread ended by a panic");
+                }
+            }
+        })?;
+        desk.set_thread(computing.thread().clone());
+        let memory = Arc::new(Memory::new(config.memory_max));
+        Ok(Host {
+            inner: Arc::new(Inner {
+                keeper: Mutex::new(None),
+                state: Arc::new(Keeper::new(desk, memory)),
+                computing: Mutex::new(Some(computing)),
+            }),
+        })
+    }
+
+    /// Keeps a model here under a name: loaded when `keep` says so, and again after a fault.
+    /// Returns at once.
+    ///
+    /// # Errors
+    /// The settings are wrong, or the system starts no thread.
+    pub fn keep(
+        &self,
+        name: &str,
+        config: EngineConfig,
+        keep: Keep,
+    ) -> Result<HostedModel, LoadError> {
+        config.check()?;
+        let mut thread = lock(&self.inner.keeper);
+        if thread.is_none() {
+            let state = Arc::clone(&self.inner.state);
+            let keeping = spawn("engine-keeper", move || keeper::run(&state))?;
+            self.inner.state.set_thread(keeping.thread().clone());
+            *thread = Some(keeping);
+        }
+        let hosted = Arc::new(Hosted::new(name, config, keep));
+        self.inner.state.add(Arc::clone(&hosted));
+        Ok(HostedModel::new(hosted, self.clone()))
+    }
+
+    /// The live numbers. Never waits for a thread.
+    #[must_use]
+    pub fn status(&self) -> HostStatus {
+        let memory = self.inner.state.memory();
+        HostStatus {
+            heartbeat_age: self.inner.state.desk().heartbeat_age(),
+            memory_used: memory.used(),
+            memory_max: memory.max,
+        }
+    }
+
+    /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest
+    /// and ends both threads. Blocks until then.
+    pub fn shutdown(&self, drain_max: Duration) {
+        self.inner.end(drain_max);
+    }
+
+    pub(crate) fn state(&self) -> &Keeper {
+        &self.inner.state
+    }
+}
+
+impl Inner {
+    fn end(&self, drain_max: Duration) {
+        let now = Instant::now();
+        self.state.close(now.checked_add(drain_max).unwrap_or(now));
+        join(&self.keeper);
+        self.state.desk().close();
+        join(&self.computing);
+    }
+}
+
+impl Drop for Inner {
+    /// Waits for the step that runs, since llama.cpp must not compute while the process exits.
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+/// What the callers' side of a model that has moved in consists of.
+pub(crate) type InPlace = (Loaded, Arc<Shared>, Arc<Digest>);
+
+/// Loads a model and moves it in: the engine is ready when this returns. Blocks; other models
+/// answer meanwhile.
+pub(crate) fn place(
+    config: &EngineConfig,
+    desk: &Desk,
+    memory: &Arc<Memory>,
+    known: Option<Arc<Digest>>,
+) -> Result<InPlace, LoadError> {
+    config.check()?;
+    let header = load::check_header(&config.file)?;
+    let needed = load::memory_estimate(&header, config);
+    let claim = memory.claim(needed).map_err(|free| LoadError::Memory { needed, free })?;
+    let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
+    let digest = Digest::begin(&config.file, known);
+    let loading = AssertUnwindSafe(|| load::load(config, &shared));
+    let (scheduler, mut loaded) = catch_unwind(loading).unwrap_or_else(|panic| {
+        let said = turns::panic_text(panic.as_ref());
+        Err(LoadError::Start(format!("llama.cpp's wrapper panicked while loading: {said}")))
+    })?;
+    loaded.info.memory_bytes = needed;
+    let placed = Placed::new(scheduler, Arc::clone(&shared), config.drill.clone(), claim);
+    desk.move_in(Box::new(placed))?;
+    Ok((loaded, shared, digest))
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(body).map_err(|error| LoadError::Start(error.to_string()))
+}
+
+fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
+    if let Some(thread) = lock(thread).take()
+        && thread.thread().id() != std::thread::current().id()
+        && thread.join().is_err()
+    {
+        tracing::error!("a thread of the engine ended by a panic");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,175 @@
+//! A model file made to do harm is refused before llama.cpp sees it. The files are the real model
+//! with one thing in its header changed; a child process opens them all and must end in order.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use local_engine::{Engine, LoadError};
+
+use crate::harness::{model_file, small};
+
+/// Where the child finds the files.
+const DIRECTORY: &str = "TOLLGATE_HOSTILE_DIRECTORY";
+/// More than the model's header.
+const HEAD_BYTES: u64 = 4 << 20;
+
+/// The beginning of the model's file.
+struct Head(Vec<u8>);
+
+impl Head {
+    fn read() -> Head {
+        let mut head = Vec::new();
+        let file = File::open(model_file()).expect("the model");
+        file.take(HEAD_BYTES).read_to_end(&mut head).expect("read");
+        Head(head)
+    }
+
+    /// The place after the last occurrence of a name: what is written about it.
+    fn after(&self, name: &str) -> usize {
+        let name = name.as_bytes();
+        let at = self.0.windows(name.len()).position(|window| window == name);
+        at.expect("the name is in the header") + name.len()
+    }
+
+    /// The place of a key's value.
+    fn value(&self, key: &str) -> usize {
+        self.after(key) + 4
+    }
+
+    fn put(mut self, at: usize, bytes: &[u8]) -> Head {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    fn set(self, key: &str, number: u32) -> Head {
+        let at = self.value(key);
+        self.put(at, &number.to_le_bytes())
+    }
+
+    /// Changes the tensor `token_embd.weight`, whose entry is: dimensions, two sizes, type, offset.
+    fn tensor(self, offset: usize, bytes: &[u8]) -> Head {
+        let at = self.after("token_embd.weight");
+        self.put(at + offset, bytes)
+    }
+}
+
+/// Every way to break the header, by name.
+fn broken() -> Vec<(&'static str, Head)> {
+    let head = Head::read;
+    let most = u64::MAX.to_le_bytes();
+    vec![
+        ("magic", head().put(0, b"GGML")),
+        ("version-1", head().put(4, &1_u32.to_le_bytes())),
+        ("version-9", head().put(4, &9_u32.to_le_bytes())),
+        ("big-endian", head().put(4, &3_u32.to_be_bytes())),
+        ("tensor-count", head().put(8, &most)),
+        ("value-count", head().put(16, &most)),
+        ("value-count-large", head().put(16, &(1_u64 << 60).to_le_bytes())),
+        ("key-length", head().put(24, &most)),
+        ("value-type", {
+            let at = head().after("llama.block_count");
+            head().put(at, &77_u32.to_le_bytes())
+        }),
+        ("no-layers", head().set("llama.block_count", 0)),
+        ("many-layers", head().set("llama.block_count", 513)),
+        ("layers-overflow", head().set("llama.block_count", u32::MAX)),
+        ("no-context", head().set("llama.context_length", 0)),
+        ("no-embedding", head().set("llama.embedding_length", 0)),
+        ("uneven-heads", head().set("llama.attention.head_count_kv", 2)),
+        ("vocabulary-length", {
+            let at = head().after("tokenizer.ggml.tokens") + 8;
+            head().put(at, &(1_u64 << 62).to_le_bytes())
+        }),
+        ("twin-tokens", twin_tokens(head())),
+        ("dimensions", head().tensor(0, &5_u32.to_le_bytes())),
+        ("no-elements", head().tensor(4, &0_u64.to_le_bytes())),
+        ("elements-overflow", head().tensor(4, &most)),
+        ("elements-beyond", head().tensor(12, &(1_u64 << 39).to_le_bytes())),
+        ("tensor-type", head().tensor(20, &999_u32.to_le_bytes())),
+        ("tensor-of-bytes", head().tensor(20, &24_u32.to_le_bytes())),
+        ("tensor-offset", head().tensor(24, &most)),
+    ]
+}
+
+/// Gives two one-byte tokens that follow each other the same text.
+fn twin_tokens(head: Head) -> Head {
+    let one = 1_u64.to_le_bytes();
+    let pair = |window: &[u8]| window[..8] == one && window[9..17] == one;
+    let at = head.0.windows(18).position(pair).expect("one-byte tokens");
+    let text = head.0[at + 8];
+    head.put(at + 17, &[text])
+}
+
+/// Writes a head as long a file as the model's, with nothing behind it: sparse, so it takes no room.
+fn write(directory: &Path, name: &str, head: &[u8], bytes: u64) -> PathBuf {
+    let path = directory.join(name);
+    let mut file = File::create(&path).expect("a file");
+    file.write_all(head).expect("written");
+    file.set_len(bytes).expect("as long");
+    path
+}
+
+fn load_error(file: &Path) -> LoadError {
+    let mut config = small();
+    config.file = file.to_owned();
+    Engine::load(&config).expect_err("it is refused")
+}
+
+/// Runs twice: the second time in a child, which opens the files and may die.
+#[test]
+fn no_header_brings_the_process_down() {
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        return open_all(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let whole = model_file().metadata().expect("the model").len();
+    let mut names = Vec::new();
+    for (name, head) in broken() {
+        write(directory.path(), name, &head.0, whole);
+        names.push(name.to_owned());
+    }
+    let head = Head::read().0;
+    for bytes in [0, 3, 12, 24, 100, 10_000, 1_000_000, whole / 2, whole - 1] {
+        let name = format!("cut-at-{bytes}");
+        let kept = usize::try_from(bytes).expect("small").min(head.len());
+        write(directory.path(), &name, &head[..kept], bytes);
+        names.push(name);
+    }
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "hostile::no_header_brings_the_process_down", "--nocapture"])
+        .env(DIRECTORY, directory.path())
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&child.stdout);
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}: {said}\n{errors}", child.status);
+    for name in names {
+        assert!(said.contains(&format!("refused {name}: ")), "{name} is refused: {said}");
+    }
+}
+
+fn open_all(directory: &Path) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let error = load_error(&path);
+        assert!(matches!(error, LoadError::Model { .. }), "{name}: {error}");
+        writeln!(std::io::stdout(), "refused {name}: {error}").expect("the parent reads");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_is_wrong_and_where() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let whole = model_file().metadata().expect("the model").len();
+    let head = Head::read().set("llama.block_count", 0);
+    let path = write(directory.path(), "layers.gguf", &head.0, whole);
+    let said = load_error(&path).to_string();
+    assert!(said.contains("layers.gguf") && said.contains("`llama.block_count` is 0"), "{said}");
+    let path = write(directory.path(), "half.gguf", &Head::read().0, whole / 2);
+    assert!(load_error(&path).to_string().contains("is cut off"));
+}

@@ -1,0 +1,152 @@
+//! The models in the process: several on one machine, loaded, unloaded and exchanged while requests
+//! are served, and lost without taking the gateway with them.
+
+use crate::harness::{Child, Gate, eventually, model_file, rows};
+use e2e::standin::{Script, StandIn};
+use serde_json::{Value, json};
+
+/// A second local route to the same file.
+fn second_route(more: &str) -> String {
+    format!(
+        "\n[routes.second]\nkind = \"local\"\nfile = \"{}\"\nmodel = \"second\"\nslots = 2\n\
+         context_tokens = 2048\nusd_per_hour = \"0.36\"\n{more}",
+        model_file().display()
+    )
+}
+
+async fn model(gate: &Gate, name: &str) -> Value {
+    gate.admin(&format!("/models/{name}")).await
+}
+
+async fn told(gate: &Gate, name: &str, verb: &str, body: Value) -> Value {
+    let answer = gate.admin_send("POST", &format!("/models/{name}/{verb}"), body).await;
+    assert_eq!(answer.status, 200, "{verb}: {}", answer.body_text());
+    answer.json()
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_is_fallen_back_from_and_comes_back() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .policy("edge-first")
+        .edge_with("drill = \"panic:6\"")
+        .cloud(&cloud)
+        .start()
+        .await;
+    cloud.always(Script::says("From the cloud.").using(10, 3));
+    // The drill comes after some steps: a request that needs more of them meets it.
+    let met = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;
+    assert!(matches!(met.status, 200 | 502 | 503), "{}: {}", met.status, met.body_text());
+    let seen = eventually("the fault in the model's report", || async {
+        let report = model(&gate, "edge").await;
+        (report["faults"] == 1).then_some(report)
+    })
+    .await;
+    if seen["state"] == "failed" {
+        assert!(seen["reason"].as_str().unwrap().contains("a rehearsed panic"), "{seen}");
+        let meanwhile = gate.ask("Hello?").send().await.ok();
+        assert!(["cloud", "edge"].contains(&meanwhile.header("x-tollgate-route")));
+    }
+    eventually("the model to be loaded again", || async {
+        let report = model(&gate, "edge").await;
+        (report["state"] == "loaded" && report["loads"] == 2).then_some(())
+    })
+    .await;
+    let again = gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    assert_eq!(again.header("x-tollgate-route"), "edge");
+    assert!(gate.metrics().await.contains("tollgate_engine_faults{route=\"edge\"} 1"));
+    let ready = gate.get("/ready").await.ok().json();
+    assert_eq!(ready["routes"][0]["engine"]["faults"], 1, "{ready}");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn two_models_share_the_machine_and_one_is_loaded_on_first_use() {
+    let gate = Gate::builder()
+        .edge()
+        .routes(&second_route("load = \"first_use\"\nunload_after_ms = 300"))
+        .policy("edge-first")
+        .start()
+        .await;
+    assert_eq!(model(&gate, "second").await["state"], "unloaded");
+    let (edge, second) = tokio::join!(
+        gate.ask("Name a color.").from("edge").at_most(6).send(),
+        gate.ask("Name a color.").from("second").at_most(6).send(),
+    );
+    assert_eq!(edge.ok().header("x-tollgate-route"), "edge");
+    let second = second.ok();
+    assert_eq!(second.header("x-tollgate-route"), "second");
+
+    let entry = gate.ledger().entry(second.id()).await;
+    let file = &entry.attempts()[0].0["model_file"];
+    assert_eq!(file["sha256"].as_str().map(str::len), Some(64), "{entry:?}");
+    assert_eq!(file["quantisation"], "Q4_1");
+    assert_eq!(file["template_hash"].as_str().map(str::len), Some(64));
+
+    eventually("the idle model to be unloaded", || async {
+        (model(&gate, "second").await["unloads"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(model(&gate, "edge").await["state"], "loaded");
+}
+
+#[tokio::test]
+async fn a_model_is_exchanged_under_its_name_while_it_answers() {
+    let mut gate = Gate::builder().edge().policy("edge-first").start().await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let mut open =
+        gate.ask("Tell me a long story.").from("edge").at_most(200).streamed().open().await;
+    open.read_pieces(1).await;
+
+    let bad = directory.join("bad.gguf");
+    std::fs::write(&bad, b"GGUF, and then nothing that makes sense").unwrap();
+    let refused = gate.admin_send("POST", "/models/edge/swap", json!({ "file": bad })).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.error().message.contains("GGUF version"), "{}", refused.error().message);
+    assert_eq!(model(&gate, "edge").await["loads"], 1, "the old one stays");
+
+    let other = directory.join("other.gguf");
+    std::fs::copy(model_file(), &other).unwrap();
+    let other = other.display().to_string();
+    let ran = Child::run(&directory, &["model", "swap", "edge", &other]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let listed = Child::run(&directory, &["model", "list", "--json"]).await;
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(rows(&listed)[0]["file"], "other.gguf");
+    assert_eq!(rows(&listed)[0]["sha256"].as_str().map(str::len), Some(64));
+    assert!(open.rest().await.whole, "the old answer goes on to its end");
+    gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+
+    assert_eq!(told(&gate, "edge", "unload", json!({})).await["state"], "unloaded");
+    let none = gate.ask("Hello?").from("edge").at_most(4).send().await;
+    assert_eq!(none.status, 503, "{}", none.body_text());
+    assert_eq!(told(&gate, "edge", "load", json!({})).await["state"], "loaded");
+    gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    let missing = gate.admin_send("POST", "/models/cloud/load", json!({})).await;
+    assert_eq!(missing.status, 404);
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_the_cloud_answer_while_the_engine_is_stuck() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .edge_with("drill = \"block:2:3000\"")
+        .cloud(&cloud)
+        .policy("edge-first")
+        .start()
+        .await;
+    let stuck = gate.ask("Tell me a story.").from("edge").at_most(8).send();
+    let look = async {
+        eventually("an old heartbeat", || async {
+            let ready = gate.get("/ready").await.ok().json();
+            let age = ready["routes"][0]["engine"]["heartbeat_age_ms"].as_u64().unwrap_or(0);
+            (age > 500).then_some(())
+        })
+        .await;
+        assert_eq!(gate.get("/health").await.status, 200);
+        assert_eq!(gate.ask("Hello?").from("cloud").send().await.status, 200);
+    };
+    let (stuck, ()) = tokio::join!(stuck, look);
+    assert_eq!(stuck.ok().header("x-tollgate-route"), "edge", "and it goes on afterwards");
+}
