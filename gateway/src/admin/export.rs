@@ -102,7 +102,7 @@ fn write(ledger: &Ledger, filter: &Filter, form: Form, pieces: &mpsc::Sender<Pie
 ///
 /// # Errors
 /// What could not be read or written.
-pub fn write_days(
+pub(crate) fn write_days(
     books: &Books,
     form: DailyExport,
     from_ms: u64,
