@@ -8,6 +8,7 @@ mod engine;
 mod ledger;
 mod load;
 mod machine;
+mod money;
 mod output;
 mod overhead;
 mod procfs;
@@ -36,6 +37,10 @@ enum Command {
     Engine(engine::EngineArgs),
     /// How fast the books are, beside a bare append + fdatasync.
     Ledger(ledger::LedgerArgs),
+    /// What budgets refuse under a recorded trace, in simulated time.
+    Budgets(money::MoneyArgs),
+    /// What abuse costs with and without the guard, over a recorded trace in simulated time.
+    Redteam(money::MoneyArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -60,6 +65,8 @@ fn run(command: Command) -> Result<(), String> {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Budgets(args) => money::budgets(&args),
+        Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),
