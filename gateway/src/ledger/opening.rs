@@ -144,13 +144,7 @@ impl Books {
             journal::open(&*disk, &journal_dir, clock.unix_ms())?;
         let catalogue = Arc::new(catalogue);
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
-        let (base, state) = retire::begin(&journal_dir).map_err(|error| OpenError::Base {
-            path: journal_dir.clone(),
-            reason: error.to_string(),
-        })?;
-        drop(base);
-        let (index, mut derived) =
-            open_index(&config.dir.join("index"), &catalogue, state, &clock, &mut recovered);
+        let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let saved_seq = derived.next_seq;
         recovered.replayed_events = replay(&catalogue, &mut derived)?;
 
@@ -251,12 +245,18 @@ impl Books {
 
 /// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.
 fn open_index(
-    dir: &Path,
+    data: &Path,
     catalogue: &Catalogue,
-    base: Derived,
     clock: &Clock,
     recovered: &mut Recovered,
-) -> (Option<Index>, Derived) {
+) -> Result<(Option<Index>, Derived), OpenError> {
+    let (dir, journal) = (&data.join("index"), data.join("journal"));
+    let base = match retire::begin(&journal) {
+        Ok((_, base)) => base,
+        Err(error) => {
+            return Err(OpenError::Base { path: journal, reason: error.to_string() });
+        }
+    };
     let end = catalogue.snapshot().next_seq();
     for _ in 0..2 {
         let loaded = Index::open(dir).and_then(|index| {
@@ -264,12 +264,12 @@ fn open_index(
             Ok((index, derived))
         });
         let reason = match loaded {
-            Ok((index, None)) if index.is_empty() => return (Some(index), base),
+            Ok((index, None)) if index.is_empty() => return Ok((Some(index), base)),
             Ok((_, Some(derived))) if derived.next_seq < base.next_seq => {
                 "it is older than the base of the journal".to_owned()
             }
             Ok((index, Some(derived))) if derived.next_seq <= end => {
-                return (Some(index), derived);
+                return Ok((Some(index), derived));
             }
             Ok((_, Some(_))) => "it is ahead of the journal".to_owned(),
             Ok((_, None)) => "it was written by another version".to_owned(),
@@ -284,7 +284,7 @@ fn open_index(
             }
         }
     }
-    (None, base)
+    Ok((None, base))
 }
 
 /// Applies what the journal has after the checkpoint.

@@ -166,7 +166,8 @@ fn cuts(disk: Arc<dyn Disk>, cuts: usize) -> Option<Judged> {
             std::fs::copy(&mounted.image, &image).unwrap();
             (promised, image)
         };
-        judge(&mut judged, &house, Loop::mount(image, dir.path().join("after"))?, &promised);
+        let after = Loop::mount(image, dir.path().join("after"))?;
+        judge(&mut judged, &house, &after, &promised);
     }
     traffic.stop.store(true, Ordering::SeqCst);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
@@ -176,7 +177,7 @@ fn cuts(disk: Arc<dyn Disk>, cuts: usize) -> Option<Judged> {
 }
 
 /// Opens what is left and looks for what was promised.
-fn judge(judged: &mut Judged, house: &House, after: Loop, promised: &[RequestId]) {
+fn judge(judged: &mut Judged, house: &House, after: &Loop, promised: &[RequestId]) {
     judged.acknowledged += promised.len() as u64;
     let mut config = house.config.clone();
     config.dir = after.at.join("data");
