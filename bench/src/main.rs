@@ -6,6 +6,7 @@
 mod child;
 mod engine;
 mod hedge;
+mod ledger;
 mod load;
 mod machine;
 mod money;
@@ -37,6 +38,8 @@ enum Command {
     Engine(engine::EngineArgs),
     /// TTFT with and without hedging, where a provider stalls now and then.
     Hedge(hedge::HedgeArgs),
+    /// How fast the books are, beside a bare append + fdatasync.
+    Ledger(ledger::LedgerArgs),
     /// What budgets refuse under a recorded trace, in simulated time.
     Budgets(money::MoneyArgs),
     /// What abuse costs with and without the guard, over a recorded trace in simulated time.
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Hedge(args) => hedge::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
         Command::Budgets(args) => money::budgets(&args),
         Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),

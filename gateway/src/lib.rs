@@ -28,4 +28,5 @@ pub mod store;
 pub mod telemetry;
 pub mod timeline;
 pub mod tls;
+pub mod upkeep;
 pub mod wire;

@@ -324,8 +324,8 @@ fn open_entry(
         stream: request.stream,
         output_cap_asked: request.output_cap,
         decision: record,
-        parent: None,
-        step: None,
+        parent: request.parent,
+        step: request.step.clone(),
         timeline: life.timeline.clone(),
     };
     gateway.books.open_entry(head).map_err(|error| Refusal::StoreDown(error.to_string()))

@@ -143,6 +143,7 @@ fn books_config(config: &Config) -> BooksConfig {
         dir: config.data_dir.clone(),
         durability: config.ledger.durability,
         low_water_bytes: config.ledger.low_water_bytes,
+        ballast_bytes: config.ledger.ballast_bytes,
         segment_entries_max: config.ledger.segment_entries_max,
         time_zone: config.time_zone.clone(),
         global_budgets: config.global_budgets.clone(),

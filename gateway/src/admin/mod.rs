@@ -26,6 +26,7 @@ mod state;
 mod tests;
 mod times;
 
+pub(crate) use export::write_days;
 use groups::Kind;
 pub(crate) use state::price_rows;
 

@@ -6,6 +6,7 @@
 
 mod doctor;
 mod error;
+mod export;
 mod groups;
 mod guard;
 mod init;

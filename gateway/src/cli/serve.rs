@@ -74,6 +74,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     background.spawn(
         Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
     );
+    background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
     gateway.policy.reload(&gateway.books, false).await;
     let server_file = {
         let gateway = Arc::clone(&gateway);

@@ -2,8 +2,8 @@
 //! at start, and points at its line.
 
 use super::{
-    CapField, Capabilities, CloudConfig, Config, Durability, LedgerConfig, Limits, LocalConfig,
-    PolicyConfig, PolicySource, RouteConfig, RouteSource,
+    CapField, Capabilities, CloudConfig, Config, DailyExport, Durability, LedgerConfig, Limits,
+    LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
     price, shipped,
@@ -149,6 +149,13 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
             written::Durability::Grouped => Durability::Grouped,
         },
         low_water_bytes: written.low_water_mib.saturating_mul(1024 * 1024),
+        ballast_bytes: written.ballast_mib.saturating_mul(1024 * 1024),
+        keep_days: written.keep_days.map(std::num::NonZero::get),
+        daily_export: written.daily_export.map(|form| match form {
+            written::DailyExport::Csv => DailyExport::Csv,
+            written::DailyExport::Jsonl => DailyExport::Jsonl,
+            written::DailyExport::Focus => DailyExport::Focus,
+        }),
         segment_entries_max: written.segment_entries_max.get(),
         budget_status,
     })

@@ -107,10 +107,27 @@ pub struct LedgerConfig {
     pub durability: Durability,
     /// Paid work stops when the disk has less than this left.
     pub low_water_bytes: u64,
+    /// Bytes of a file that is given up when the disk is full; 0 for none.
+    pub ballast_bytes: u64,
+    /// Days for which entries are kept; `None`: for ever.
+    pub keep_days: Option<u32>,
+    /// Form in which every day (UTC) that is over is written to `exports/`.
+    pub daily_export: Option<DailyExport>,
     /// Entries after which a segment of the journal is sealed.
     pub segment_entries_max: u32,
     /// HTTP status of a spent budget: 429 or 402.
     pub budget_status: u16,
+}
+
+/// Form of the file of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DailyExport {
+    /// A row for each attempt.
+    Csv,
+    /// A request a line.
+    Jsonl,
+    /// FOCUS 1.2.
+    Focus,
 }
 
 /// What an answer waits for.

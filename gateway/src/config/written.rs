@@ -71,13 +71,25 @@ pub(super) struct Limits {
     pub(super) budget_wait_max_ms: u64,
 }
 
+/// Form of the file of a day.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DailyExport {
+    Csv,
+    Jsonl,
+    Focus,
+}
+
 /// `[ledger]`
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Ledger {
     pub(super) durability: Durability,
     pub(super) low_water_mib: u64,
+    pub(super) ballast_mib: u64,
     pub(super) segment_entries_max: NonZeroU32,
+    pub(super) keep_days: Option<NonZeroU32>,
+    pub(super) daily_export: Option<DailyExport>,
     pub(super) budget_status: Spanned<u16>,
 }
 
@@ -384,6 +396,9 @@ impl Default for Ledger {
         Self {
             durability: Durability::Strict,
             low_water_mib: 256,
+            ballast_mib: 64,
+            keep_days: None,
+            daily_export: None,
             segment_entries_max: nonzero32(250_000),
             budget_status: unplaced(429),
         }

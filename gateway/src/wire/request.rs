@@ -7,7 +7,7 @@ use super::{
     json::Span,
     responses::ResponsesAsk,
 };
-use crate::ledger::Endpoint;
+use crate::ledger::{Endpoint, RequestId};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use policies::{PicoUsd, ServiceTier};
@@ -64,6 +64,10 @@ pub struct ChatRequest {
     pub metadata: BTreeMap<String, String>,
     /// `x-session-id`.
     pub session: Option<String>,
+    /// `x-tollgate-parent`: the request of the session that caused this one.
+    pub parent: Option<RequestId>,
+    /// `x-tollgate-step`: the caller's name for the step of its run.
+    pub step: Option<String>,
     /// `x-tollgate-max-cost-usd`.
     pub max_cost: Option<PicoUsd>,
     /// `x-tollgate-deadline-ms`, from arrival.
@@ -136,6 +140,8 @@ impl ChatRequest {
             tags: headers::tags(headers)?,
             metadata: BTreeMap::new(),
             session: headers::session(headers)?,
+            parent: headers::parent(headers)?,
+            step: headers::step(headers)?,
             max_cost: headers::max_cost(headers)?,
             deadline: headers::deadline(headers)?,
             traceparent: headers::traceparent(headers),

@@ -163,6 +163,21 @@ impl Gate {
         answer.json()
     }
 
+    /// GET of the admin API that answers with text.
+    pub(crate) async fn admin_text(&self, path: &str) -> String {
+        let answer = self.admin_send("GET", path, Value::Null).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body_text());
+        answer.body_text()
+    }
+
+    /// GET below /v1/organization, with the admin key.
+    pub(crate) async fn organization(&self, path: &str) -> Value {
+        let request = self.client.get(format!("{}/v1/organization{path}", self.url()));
+        let answer = Answer::of(request.bearer_auth(&self.admin_key)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body_text());
+        answer.json()
+    }
+
     /// Any call of the admin API.
     pub(crate) async fn admin_send(&self, method: &str, path: &str, body: Value) -> Answer {
         let method = method.parse().expect("a method");

@@ -37,6 +37,7 @@ impl House {
             dir: dir.path().join("data"),
             durability: Durability::Strict,
             low_water_bytes: 0,
+            ballast_bytes: 0,
             segment_entries_max: 250_000,
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::new(),
