@@ -74,10 +74,10 @@ async fn the_second_route_answers_where_the_first_stalls_and_within_its_share() 
         assert_eq!(won.cost(), Some(10 * 1_000_000 + 3 * 2_000_000));
     }
     let stalled = REQUESTS / STALL_EVERY;
-    first.until(|counts| counts.left as usize >= stalled).await.expect("the losers are cancelled");
+    first.until(|counts| counts.left >= stalled as u64).await.expect("the losers are cancelled");
     let entries = gate.ledger().entries().await;
     assert_eq!(entries.len(), LEARNING + REQUESTS, "one entry each");
-    let extra = second.counts().requests as usize;
+    let extra = usize::try_from(second.counts().requests).unwrap();
     assert!(extra >= stalled, "{extra} extra calls for {stalled} stalls");
     assert!(extra <= (LEARNING + REQUESTS) * 50 / 1000 + 1, "{extra} extra calls");
     gate.until_nothing_is_reserved().await;

@@ -413,7 +413,7 @@ impl Answer {
     #[must_use]
     pub fn service(&self) -> Option<policies::ServiceTier> {
         match self {
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Shared(_) => None,
             Self::Cloud(answer) => answer.service(),
         }
     }

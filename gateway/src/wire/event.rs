@@ -162,7 +162,8 @@ impl Event {
             Self::Whole { body, .. } => body.len(),
             Self::Delta(delta) => {
                 let likely: usize = delta.logprobs.iter().map(|token| 64 * token.top.len()).sum();
-                delta.visible_bytes() as usize + delta.reasoning_bytes() as usize + likely
+                let text = delta.visible_bytes().saturating_add(delta.reasoning_bytes());
+                usize::try_from(text).unwrap_or(usize::MAX).saturating_add(likely)
             }
             Self::Vectors(vectors) => vectors.iter().map(|vector| 4 * vector.len()).sum(),
             Self::Begin { .. } | Self::End { .. } => 0,
