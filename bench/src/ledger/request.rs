@@ -8,9 +8,9 @@ use gateway::ledger::{
 };
 use gateway::timeline::Timeline;
 use policies::{
-    CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, PromptTokens, RequestFacts,
-    RouteFacts, RouteId, RoutePrice, RouteState, RuleName, TimeFacts, TokenPrice, TokenRates,
-    Usage, UsageSource,
+    CallerFacts, Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, PromptTokens, RateTable,
+    RequestFacts, RouteFacts, RouteId, RoutePrice, RouteState, RuleName, ServiceTier, TimeFacts,
+    TokenPrice, TokenRates, Usage, UsageSource,
 };
 
 /// Keys, users, models and sessions that take turns.
@@ -31,9 +31,10 @@ impl Maker {
             TokenRates { input: rate(150_000), output: rate(600_000), ..TokenRates::default() };
         let price = TokenPrice {
             id: PriceId(Arc::from("0123456789abcdef")),
-            base,
-            tiers: Vec::new(),
-            per_request: PicoUsd::ZERO,
+            standard: RateTable { base, tiers: Vec::new() },
+            hours: Vec::new(),
+            services: Vec::new(),
+            fees: Fees::default(),
         };
         Maker { price: RoutePrice::Tokens(Arc::new(price)), facts: facts() }
     }
@@ -79,6 +80,8 @@ impl Maker {
             budgeted: true,
             worst_tokens: 1_000,
             output_cap: 512,
+            service: ServiceTier::Standard,
+            images: 0,
             avoided: None,
             model_file: None,
             service_tier: None,
@@ -126,6 +129,8 @@ fn facts() -> Facts {
         ttft_p50_us: Some(90_000),
         ttft_p95_us: Some(350_000),
         failed_permille: Some(2),
+        predicted_wait_us: local.then_some(0),
+        predicted_ttft_p95_us: local.then_some(400_000),
     };
     Facts {
         version: policies::FACTS_VERSION,
