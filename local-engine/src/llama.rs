@@ -333,6 +333,15 @@ impl<'m> LlamaDevice<'m> {
         i64::from(end) == i64::from(keep) - 1 && i64::from(begin) <= i64::from(oldest_needed)
     }
 
+    /// Whether a slot's first `keep` tokens can still be gone on from. With a sliding window the
+    /// cells before the window of the last token may have been overwritten, in any order and with
+    /// no trace in the slot's first position: once there are any, only the whole will do.
+    fn may_cut(&self, slot: i32, keep: u32) -> bool {
+        let Some(window) = self.window else { return true };
+        let tokens = i64::from(self.context.kv_cache_seq_pos_max(slot)) + 1;
+        tokens == i64::from(keep) || tokens <= i64::from(window)
+    }
+
     fn empty(&mut self, slot: i32) {
         // Removing a whole sequence cannot fail.
         let _ = self.context.kv_cache_seq_rm(slot, None, None);
@@ -459,6 +468,7 @@ impl crate::device::Device for LlamaDevice<'_> {
     fn truncate(&mut self, slot: u32, keep: u32) -> bool {
         let Some(slot) = self.slot(slot) else { return false };
         if keep > 0
+            && self.may_cut(slot, keep)
             && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
             && self.holds(slot, keep)
         {
@@ -471,7 +481,7 @@ impl crate::device::Device for LlamaDevice<'_> {
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
         let (Some(from), Some(to)) = (self.slot(from), self.slot(to)) else { return false };
         self.empty(to);
-        if from == to || keep == 0 {
+        if from == to || keep == 0 || !self.may_cut(from, keep) {
             return false;
         }
         let kept = if self.unified {

@@ -161,13 +161,11 @@ async fn who_leaves_stops_the_decode_and_pays_for_what_was_made() {
 #[tokio::test]
 async fn what_the_engine_cannot_do_is_refused_by_name() {
     let gate = Gate::builder().edge().policy("edge-first").start().await;
-    let tool =
-        json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
     for (field, value) in [
-        ("n", json!(2)),
-        ("tools", tool),
-        ("logprobs", json!(true)),
-        ("response_format", json!({"type": "json_object"})),
+        ("suffix", json!("the end")),
+        ("mirostat", json!(2)),
+        ("modalities", json!(["text", "audio"])),
+        ("n", json!(1000)),
     ] {
         let answer = gate.ask("Hello.").set(field, value).send().await;
         assert!((400..500).contains(&answer.status), "{field}: {}", answer.body_text());

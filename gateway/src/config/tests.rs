@@ -119,11 +119,11 @@ fn every_error_names_the_line_and_the_key() {
         ("[routes]\nedge = 1\n", ":2:8: write a table: [routes.edge]"),
         (
             "[routes.edge]\nfile = \"m\"\n",
-            ":1:9: route `edge` has no `kind`: write kind = \"local\" or \"openai\"",
+            ":1:9: route `edge` has no `kind`: write kind = \"local\", \"openai\",",
         ),
         (
             "[routes.edge]\nkind = \"locl\"\n",
-            ":2:8: unknown kind \"locl\" of a route; known are \"local\" or \"openai\"; did you mean \"local\"?",
+            ":2:8: unknown kind \"locl\" of a route; known are \"local\", \"openai\", \"azure\"",
         ),
         ("[routes.edge]\nkind = \"local\"\n", ":1:1: missing key `file` in [routes.edge]"),
         (
@@ -149,6 +149,12 @@ fn every_error_names_the_line_and_the_key() {
         let expected = format!("tollgate.toml{expected}");
         assert!(said.starts_with(&expected), "\n{text}\nsaid:     {said}\nexpected: {expected}");
     }
+}
+
+#[test]
+fn a_kind_that_is_nearly_right_is_told_which_was_meant() {
+    let said = error("[routes.edge]\nkind = \"locl\"\n");
+    assert!(said.ends_with("did you mean \"local\"?"), "{said}");
 }
 
 #[test]

@@ -4,6 +4,9 @@ use local_engine::{Engine, EvictionKind, Job, KvLayout, Scheduling};
 
 use crate::harness::{Answer, answer, ask, engine, first_text, never_ending, read, small};
 
+/// Tokens of an answer of which three, shared beginnings counted once, do not fit into 256 cells.
+const LONG: u32 = 100;
+
 /// A job that runs to its cap.
 fn long_answer(engine: &Engine, number: u32, max_tokens: u32) -> Job {
     let mut job = ask(engine, &format!("Tell me about the number {number}."), max_tokens);
@@ -14,7 +17,7 @@ fn long_answer(engine: &Engine, number: u32, max_tokens: u32) -> Job {
 /// Three long answers at once.
 async fn three(engine: &Engine) -> Vec<Answer> {
     let jobs: Vec<_> = (1..4)
-        .map(|number| engine.submit(long_answer(engine, number, 64)).expect("taken"))
+        .map(|number| engine.submit(long_answer(engine, number, LONG)).expect("taken"))
         .collect();
     let mut answers = Vec::new();
     for job in jobs {
@@ -40,7 +43,7 @@ async fn a_job_that_waited_outside_the_cache_answers_the_same() {
     let swapped = |event: &local_engine::Eviction| event.kind == EvictionKind::Swapped;
     assert!(crowded.evictions().iter().any(swapped), "and who gave way is told");
     for (answer, undisturbed) in answers.iter().zip(&undisturbed) {
-        assert_eq!(answer.usage().generated_tokens, 64);
+        assert_eq!(answer.usage().generated_tokens, LONG);
         // Who is outside changes the shape of the others' batches, which rounds differently: whole
         // answers are compared where the shape is the same, in `src/state_tests.rs`.
         let head = |text: String| text.chars().take(24).collect::<String>();
