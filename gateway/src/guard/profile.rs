@@ -193,18 +193,28 @@ impl Profile {
 
     /// The usual spending, pico-USD an hour.
     fn usual(&self, now_ms: u64) -> f64 {
-        let age = f64_of(now_ms.saturating_sub(self.first_ms)).max(1.0);
-        let weight = SLOW_MS * (1.0 - (-age / SLOW_MS).exp());
+        self.slow.at(now_ms, SLOW_MS) / self.weight(now_ms) * HOUR_MS
+    }
+
+    /// Milliseconds that the history stands for.
+    fn weight(&self, now_ms: u64) -> f64 {
+        let age = f64_of(now_ms.saturating_sub(self.first_ms));
         // An hour of history at least: a first burst is not a habit.
-        self.slow.at(now_ms, SLOW_MS) / weight.max(HOUR_MS) * HOUR_MS
+        (SLOW_MS * (1.0 - (-age / SLOW_MS).exp())).max(HOUR_MS)
+    }
+
+    /// The spending over the last five minutes and over the last hour, with what is running,
+    /// pico-USD an hour.
+    fn rates(&self, now_ms: u64) -> (f64, f64) {
+        let running = f64::from(self.running) * self.cost.quick;
+        let fast = (self.fast.at(now_ms, FAST_MS) + running) / FAST_MS * HOUR_MS;
+        (fast, self.hour.at(now_ms, HOUR_MS) + running)
     }
 
     fn spending(&self, now_ms: u64, settings: &Settings) -> Option<Found> {
         let floor = f64_of(settings.floor_per_hour.pico());
         let usual = self.usual(now_ms).max(floor);
-        let running = f64::from(self.running) * self.cost.quick;
-        let fast = (self.fast.at(now_ms, FAST_MS) + running) / FAST_MS * HOUR_MS;
-        let hour = (self.hour.at(now_ms, HOUR_MS) + running) / HOUR_MS * HOUR_MS;
+        let (fast, hour) = self.rates(now_ms);
         let (rate, factor, over) = if fast > usual * settings.fast_factor {
             (fast, settings.fast_factor, "5 minutes")
         } else if hour > usual * settings.hour_factor {
@@ -334,10 +344,10 @@ impl Profile {
     /// The operator says that it is all right: what was seen becomes usual.
     pub(super) fn lift(&mut self, now_ms: u64) {
         self.held = None;
-        let hour = self.hour.at(now_ms, HOUR_MS);
-        let age = f64_of(now_ms.saturating_sub(self.first_ms)).max(HOUR_MS);
-        let weight = SLOW_MS * (1.0 - (-age / SLOW_MS).exp());
-        let usual = hour / HOUR_MS * weight;
+        // Both rates: were it the hour's alone, five minutes that have just begun to be too much
+        // would be found again with the very next request.
+        let (fast, hour) = self.rates(now_ms);
+        let usual = fast.max(hour) / HOUR_MS * self.weight(now_ms);
         self.slow = Fading { sum: self.slow.at(now_ms, SLOW_MS).max(usual), at_ms: now_ms };
         self.cost.settled = self.cost.settled.max(self.cost.quick);
         self.output.settled = self.output.settled.max(self.output.quick);

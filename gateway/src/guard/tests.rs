@@ -75,7 +75,12 @@ fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() 
     assert!(burst(&mut watch, &mut now));
     assert!(watch.lift(&who[0], now));
     assert!(!watch.lift(&who[0], now), "nothing is done any more");
-    assert_eq!(watch.ask(&who, &asked(now + 1, 2)).effect, None);
+    // And so it stays, at the pace that was seen.
+    for at in 0..4_000 {
+        now += SECOND;
+        assert_eq!(watch.ask(&who, &asked(now, 9_000_000 + at)).effect, None, "at {at}");
+        watch.served(&who, &served(now, USUAL_COST, 200));
+    }
 }
 
 #[test]

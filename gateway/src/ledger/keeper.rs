@@ -220,8 +220,9 @@ impl Drop for StopAtTheEnd<'_> {
     }
 }
 
-/// Seals every full segment.
+/// Seals every full segment. Waits for another one that does.
 pub(crate) fn seal_all(catalogue: &Catalogue, abort: &AtomicBool) -> Result<(), ScanError> {
+    let _alone = catalogue.sealing();
     for plain in catalogue.unsealed() {
         let path = plain.path.with_file_name(sealed_name(plain.first_seq));
         let mut sealer = Sealer::create(&path)?;

@@ -6,6 +6,7 @@
 use super::{
     books::Books,
     checkpoint,
+    derived::Derived,
     keeper::Keeper,
     query::{Reader, unreadable},
     retire,
@@ -39,6 +40,9 @@ impl Books {
     pub fn rebuild_rollups(&self) -> Result<Rebuilt, BooksError> {
         let reader = self.reader();
         let keeper = &self.0.keeper;
+        // Spans that are over since the last checkpoint are in memory alone. The index gets them
+        // first: what is rebuilt is compared with it, and a minute that it lacks counts as forgotten.
+        save(keeper, &mut keeper.derived())?;
         let mut rebuilt = Rebuilt::default();
         let dir = self.0.dir.join("journal");
         let (_, base) = retire::begin(&dir).map_err(|error| broken(&error))?;
@@ -47,6 +51,7 @@ impl Books {
         // Most of it while the books go on, the rest while they wait for it.
         fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, u64::MAX)?;
         let mut derived = keeper.derived();
+        save(keeper, &mut derived)?;
         let reader = Reader { snapshot: self.0.catalogue.snapshot(), keeper: None };
         let until = derived.next_seq;
         fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, until)?;
@@ -57,9 +62,7 @@ impl Books {
         }
         derived.rollups = rollups;
         derived.dirty.names_from = 0;
-        if let Some(index) = &keeper.index {
-            checkpoint::save(index, &mut derived).map_err(|error| broken(&error))?;
-        }
+        save(keeper, &mut derived)?;
         Ok(rebuilt)
     }
 }
@@ -88,6 +91,10 @@ fn fold(
             Ok(())
         })?;
         *next_seq = block.next_seq.min(until);
+        // No checkpoint between reading its head and writing it back: the older head beside the
+        // newer balances would have events applied twice at the next start. Without a keeper the
+        // reader's caller holds the state already.
+        let _no_checkpoint = reader.keeper.as_ref().map(|keeper| keeper.derived());
         write(keeper, rollups, rebuilt)
             .map_err(|error| unreadable(reader.snapshot.path(block), &error))?;
     }
@@ -112,6 +119,12 @@ fn write(keeper: &Keeper, rollups: &mut Rollups, rebuilt: &mut Rebuilt) -> Resul
         index.apply(changes, &meta)?;
     }
     Ok(())
+}
+
+/// A checkpoint, if there is an index.
+fn save(keeper: &Keeper, derived: &mut Derived) -> Result<(), BooksError> {
+    let Some(index) = &keeper.index else { return Ok(()) };
+    checkpoint::save(index, derived).map_err(|error| broken(&error))
 }
 
 fn broken(error: &IndexError) -> BooksError {

@@ -41,6 +41,8 @@ pub(crate) struct Plain {
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     segments: Mutex<Vec<Segment>>,
+    /// Held while segments are sealed.
+    sealing: Mutex<()>,
 }
 
 /// The segments at one moment, oldest first.
@@ -75,7 +77,7 @@ pub(crate) struct Block {
 
 impl Catalogue {
     pub(crate) fn new(segments: Vec<Segment>) -> Self {
-        Self { segments: Mutex::new(segments) }
+        Self { segments: Mutex::new(segments), sealing: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Segment>> {
@@ -112,6 +114,12 @@ impl Catalogue {
                 *segment = Segment::Sealed(Arc::clone(sealed));
             }
         }
+    }
+
+    /// One sealer at a time, while this is held: two would write the same file and delete the same
+    /// plain segment. What is still to be sealed is known only once it is held.
+    pub(crate) fn sealing(&self) -> MutexGuard<'_, ()> {
+        self.sealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plain segments before the live one, which can be sealed.

@@ -3,7 +3,11 @@
 use super::harness::{House, NOON, ask, key, money, request, used};
 use crate::{
     caller::Window,
-    ledger::{Books, Filter, GroupBy, SummaryQuery},
+    ledger::{
+        Books, Filter, GroupBy, SummaryQuery, checkpoint,
+        keeper::seal_all,
+        rollups::{Level, SETS, Span},
+    },
     store::base::Base,
 };
 use policies::{PolicyName, PolicyVersion};
@@ -13,6 +17,13 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Four days with ten requests each, five to a segment, all full ones sealed.
 fn four_days() -> (House, Books) {
+    let (house, books) = four_days_unsealed();
+    seal_all(&books.0.catalogue, &false.into()).unwrap();
+    (house, books)
+}
+
+/// The same, sealed as far as the keeper has come.
+fn four_days_unsealed() -> (House, Books) {
     let house = House::new().with(|config| config.segment_entries_max = 5);
     let books = house.open();
     books.put_key(key("key_a", vec![money(Window::Total, "100")])).blocking().unwrap();
@@ -24,7 +35,6 @@ fn four_days() -> (House, Books) {
             request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
         }
     }
-    crate::ledger::keeper::seal_all(&books.0.catalogue, &false.into()).unwrap();
     (house, books)
 }
 
@@ -61,6 +71,29 @@ fn old_days_go_and_balances_keys_policies_and_sums_stay() {
     let days = books.summary(&all).unwrap();
     // Their entries are gone, their sums are not.
     assert_eq!((days.total.requests, days.groups.len()), (40, 4));
+}
+
+#[test]
+fn a_rebuild_finds_and_keeps_the_minutes_since_the_last_checkpoint() {
+    let (_house, books) = four_days();
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    let index = books.0.keeper.index.as_ref().unwrap();
+    let at = (NOON + 2 * DAY_MS) / Level::Minute.ms();
+    let rows = checkpoint::span_rows(index, Span { level: Level::Minute, at }, &SETS).unwrap();
+    assert!(!rows.is_empty(), "the minute was over, and only in memory");
+}
+
+#[test]
+fn two_that_seal_at_once_do_not_get_in_each_others_way() {
+    let (_house, books) = four_days_unsealed();
+    let catalogue = &books.0.catalogue;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| seal_all(catalogue, &false.into()).unwrap());
+        }
+    });
+    assert!(catalogue.unsealed().is_empty());
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
 }
 
 #[test]
