@@ -414,7 +414,12 @@ impl Relay {
         }
         let usage = self.usage().0;
         let (price, used) = match (&self.open, self.started.attempt, &self.shared) {
-            (Some(open), Some(attempt), _) => open.priced(attempt, usage),
+            // The entry learns of the engine's time when it is booked, which may be later.
+            (Some(open), Some(attempt), _) => {
+                let (price, used) = open.priced(attempt, usage);
+                let told = self.seen.engine_ns.map(Duration::from_nanos);
+                (price, Used { engine_time: told.unwrap_or(used.engine_time), ..used })
+            }
             (_, _, Some(shared)) => {
                 let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
                 let service = self.seen.service.unwrap_or(shared.used.service);

@@ -62,6 +62,13 @@ pub struct Asked {
     pub left: Option<u64>,
 }
 
+impl Asked {
+    /// The question as one session's: what a loop is made of.
+    pub(super) fn in_session(&self) -> Option<u64> {
+        self.session.map(|session| self.question ^ session)
+    }
+}
+
 /// A request that was served.
 #[derive(Clone, Copy, Debug)]
 pub struct Served {
@@ -264,7 +271,10 @@ impl Profile {
         found
     }
 
+    /// A question asked over and over in one session. Without a session many callers of one
+    /// application ask the same (a classifier, a health check), which is no loop.
     fn looping(&mut self, asked: &Asked, settings: &Settings) -> Option<Found> {
+        let question = asked.in_session()?;
         let since = asked.unix_ms.saturating_sub(ASKED_MS);
         while self.asked.front().is_some_and(|(at, _)| *at < since) {
             self.asked.pop_front();
@@ -272,8 +282,8 @@ impl Profile {
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_front();
         }
-        self.asked.push_back((asked.unix_ms, asked.question));
-        let same = self.asked.iter().filter(|(_, question)| *question == asked.question).count();
+        self.asked.push_back((asked.unix_ms, question));
+        let same = self.asked.iter().filter(|(_, other)| *other == question).count();
         let max = usize::try_from(settings.loop_max).unwrap_or(ASKED_MAX).min(ASKED_MAX - 1);
         (same > max).then(|| Found {
             signal: Signal::PromptLoop,

@@ -85,7 +85,7 @@ impl Watch {
         for subject in subjects {
             let settings = &self.settings;
             let found = profile(&mut self.profiles, subject, asked.unix_ms).ask(asked, settings);
-            self.note(subject, found, asked.unix_ms, Some(asked.question), &mut verdict.events);
+            self.note(subject, found, asked.unix_ms, asked.in_session(), &mut verdict.events);
         }
         for subject in subjects {
             let effect = self.standing(subject, asked);
@@ -163,7 +163,7 @@ impl Watch {
             profile.held = None;
             return None;
         }
-        if held.question.is_some_and(|question| question != asked.question) {
+        if held.question.is_some() && held.question != asked.in_session() {
             return None;
         }
         let turned_away = match self.settings.effect(held.signal) {
