@@ -27,7 +27,7 @@ use crate::{
         codec,
         committer::{Committer, Pulse},
         disk::{Disk, RealDisk},
-        index::Index,
+        index::{Changes, Index, Pairs},
         journal::{self, Opened},
         lock::DirLock,
         queue::Queue,
@@ -251,8 +251,8 @@ fn open_index(
     recovered: &mut Recovered,
 ) -> Result<(Option<Index>, Derived), OpenError> {
     let (dir, journal) = (&data.join("index"), data.join("journal"));
-    let base = match retire::begin(&journal) {
-        Ok((_, base)) => base,
+    let (pairs, base) = match retire::begin(&journal) {
+        Ok(begun) => begun,
         Err(error) => {
             return Err(OpenError::Base { path: journal, reason: error.to_string() });
         }
@@ -260,6 +260,13 @@ fn open_index(
     let end = catalogue.snapshot().next_seq();
     for _ in 0..2 {
         let loaded = Index::open(dir).and_then(|index| {
+            // A new index begins with all that the base holds: checkpoints add only what changes
+            // after it, and the sums of dropped days are nowhere else.
+            if index.is_empty()
+                && let Some(meta) = pairs.meta()?
+            {
+                index.apply(Changes::copy_of(&pairs)?, &meta)?;
+            }
             let derived = checkpoint::load(&index)?;
             Ok((index, derived))
         });

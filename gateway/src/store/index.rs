@@ -165,6 +165,16 @@ impl Pairs for Index {
 }
 
 impl Changes {
+    /// Everything that `pairs` has.
+    pub(crate) fn copy_of(pairs: &impl Pairs) -> Result<Self, IndexError> {
+        let mut all = Self::default();
+        pairs.parts(&[], &mut |key, part| {
+            all.0.push((key.to_vec(), Some(part.to_vec())));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
     /// The changes in their order: key, and its value or that it goes.
     pub(crate) fn all(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
         self.0.into_iter()

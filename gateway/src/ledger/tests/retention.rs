@@ -71,6 +71,14 @@ fn old_days_go_and_balances_keys_policies_and_sums_stay() {
     let days = books.summary(&all).unwrap();
     // Their entries are gone, their sums are not.
     assert_eq!((days.total.requests, days.groups.len()), (40, 4));
+    books.close();
+    drop(books);
+
+    // And the index that was made from the base is whole.
+    let books = house.open();
+    assert_eq!(books.budgets()[0].money.unwrap().spent, spent);
+    assert_eq!((books.keys().len(), books.summary(&all).unwrap().total.requests), (1, 40));
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
 }
 
 #[test]
