@@ -20,6 +20,8 @@ mod error;
 mod evictions;
 mod generation;
 pub mod gguf;
+#[cfg(test)]
+mod guard_tests;
 mod host;
 mod hosted;
 mod info;
