@@ -18,6 +18,8 @@ mod drill;
 mod engine;
 mod error;
 mod evictions;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 pub mod gguf;
 #[cfg(test)]
