@@ -6,7 +6,10 @@ use std::{
     io::{self, BufReader},
     os::{
         fd::OwnedFd,
-        unix::{net::UnixStream, process::ExitStatusExt},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering::SeqCst},
@@ -112,6 +115,8 @@ fn launch(config: &EngineConfig, worker: &Worker) -> Result<Launched, LoadError>
         .args(&worker.args)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
+        // A terminal's Ctrl-C is the parent's to answer.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let mut theirs = config.clone();
