@@ -11,6 +11,7 @@ mod output;
 mod overhead;
 mod procfs;
 mod proxy;
+mod soak;
 mod stats;
 mod upstream;
 
@@ -33,6 +34,8 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// Whether the local engine holds out at twice its capacity, with callers who leave.
+    Soak(soak::SoakArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -56,6 +59,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Soak(args) => one_thread()?.block_on(soak::run(args)),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),

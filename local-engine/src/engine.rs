@@ -13,10 +13,11 @@ use crate::{
     error::{LoadError, PromptError, SubmitError},
     evictions::Eviction,
     generation::Generation,
-    host::{self, Host, HostConfig},
+    host::{self, Host, HostConfig, InPlace},
     info::ModelInfo,
     job::{Job, Message},
     load::Loaded,
+    process::Remote,
     shared::Shared,
     status::{EngineState, Status},
     validate,
@@ -33,6 +34,8 @@ struct Inner {
     loaded: Loaded,
     shared: Arc<Shared>,
     digest: Arc<Digest>,
+    /// The child that computes, where it is not this process.
+    remote: Option<Arc<Remote>>,
     /// The host, where this engine is the only model on it: after `shared`, which is ended first.
     own_host: Option<Host>,
 }
@@ -44,14 +47,24 @@ impl Engine {
     /// The settings are wrong, the file is not a model, or there is not enough memory.
     pub fn load(config: &EngineConfig) -> Result<Engine, LoadError> {
         let host = Host::start(&HostConfig::default())?;
-        let (loaded, shared, digest) =
-            host::place(config, host.state().desk(), host.state().memory(), None)?;
-        Ok(Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: Some(host) }) })
+        let in_place = host::place(config, host.state().desk(), host.state().memory(), None)?;
+        Ok(Engine::over(in_place, Some(host)))
     }
 
     /// An engine over a model that has moved in at a host, which its holder keeps.
-    pub(crate) fn hosted((loaded, shared, digest): host::InPlace) -> Engine {
-        Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: None }) }
+    pub(crate) fn hosted(in_place: InPlace) -> Engine {
+        Engine::over(in_place, None)
+    }
+
+    fn over(in_place: InPlace, own_host: Option<Host>) -> Engine {
+        let InPlace { loaded, shared, digest, remote } = in_place;
+        Engine { inner: Arc::new(Inner { loaded, shared, digest, remote, own_host }) }
+    }
+
+    /// The process that computes, where it is not this one.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.inner.remote.as_ref().map(|remote| remote.process())
     }
 
     /// Renders messages by the model's own chat template and tokenises the prompt. A control
@@ -108,7 +121,10 @@ impl Engine {
     /// The engine's live numbers. Takes no lock and never waits for the scheduler.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.inner.shared.gauges.read()
+        match &self.inner.remote {
+            None => self.inner.shared.gauges.read(),
+            Some(remote) => remote.status(),
+        }
     }
 
     /// The last times cells of one job were taken for another, oldest first; bounded.

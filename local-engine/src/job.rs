@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// One message of a conversation, as the chat template sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -31,7 +33,7 @@ pub enum Role {
 }
 
 /// How tokens are drawn. `temperature` 0 is greedy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 (greedy) to 2.
     pub temperature: f32,
@@ -54,7 +56,7 @@ pub struct Sampling {
 }
 
 /// One generation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     /// The prompt's tokens, at least one, from [`crate::Engine::tokenize_chat`].
     pub prompt: Vec<i32>,
@@ -72,7 +74,7 @@ pub struct Job {
 }
 
 /// Whose job it is and how urgent: what the scheduler shares the engine by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
     /// The caller, by any number that is the same for all of its jobs: waiting callers get equal
     /// shares, and cached prefixes stay with their caller where they are not shared.
@@ -84,7 +86,7 @@ pub struct Scheduling {
 }
 
 /// How urgent a job is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Priority {
     /// Somebody waits for every token.
     High,
@@ -98,7 +100,7 @@ pub enum Priority {
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or
 /// `Failed`; or `Expired` alone; or, for a job that never started, `Failed` alone. Dropping the
 /// receiver cancels the job before its next decode.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.
     Started {
@@ -138,7 +140,7 @@ pub enum JobEvent {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model ended its turn, or a stop text was met.
     Stop,
@@ -149,7 +151,7 @@ pub enum Finish {
 }
 
 /// Exactly what a job used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobUsage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,

@@ -18,8 +18,12 @@ mod drill;
 mod engine;
 mod error;
 mod evictions;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 pub mod gguf;
+#[cfg(test)]
+mod guard_tests;
 mod host;
 mod hosted;
 mod info;
@@ -31,6 +35,7 @@ mod meter;
 mod outbox;
 mod placed;
 mod prefix_tree;
+mod process;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
@@ -58,4 +63,5 @@ pub use host::{Host, HostConfig, HostStatus};
 pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
 pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
+pub use process::{Isolation, Worker, serve_parent};
 pub use status::{EngineState, Status, StepCosts};

@@ -105,6 +105,19 @@ pub(crate) fn load(
     Err(failure)
 }
 
+/// What makes prompts for a model that a child computes, and has described.
+pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loaded, LoadError> {
+    let refused = |reason| LoadError::Model { file: config.file.clone(), reason };
+    let model = Arc::new(Model::vocabulary_of(&config.file).map_err(refused)?);
+    let template = model.template().map(|source| ChatTemplate::compile(source, config.unix_now));
+    Ok(Loaded {
+        token_bytes_max: model.token_bytes_max(),
+        template: template.transpose()?,
+        model,
+        info,
+    })
+}
+
 /// The numbers of GPU layers to try, in order. Only an automatic number steps down: one that was
 /// asked for is kept or refused.
 fn layer_plans(config: &EngineConfig) -> Result<Vec<u32>, LoadError> {

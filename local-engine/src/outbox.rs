@@ -71,6 +71,13 @@ impl Outbox {
         self.flush(now);
     }
 
+    /// Hands on a text of some tokens.
+    pub(crate) fn relay(&mut self, text: &str, tokens: u32, now: Instant) {
+        self.unsent_tokens += tokens;
+        self.unsent.push_str(text);
+        self.flush(now);
+    }
+
     /// Since when the reader has had no room.
     pub(crate) fn paused_since(&self) -> Option<Instant> {
         self.paused_since

@@ -79,12 +79,18 @@ pub(crate) enum Command {
     Model(models::ModelCommand),
     /// Show the routes and their live state
     Routes,
+    /// Computes for the server that started it; not for people
+    #[command(name = ENGINE_WORKER, hide = true)]
+    EngineWorker,
     /// Show every budget: limit, spent, reserved, left
     Budgets,
     /// Show the dated price list
     #[command(subcommand)]
     Prices(prices::PricesCommand),
 }
+
+/// The command by which the server starts this program as the process of an engine.
+pub(crate) const ENGINE_WORKER: &str = "engine-worker";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the server · \
@@ -120,6 +126,11 @@ fn run(cli: Cli) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => return serve::run(&common, &args),
         Command::Init(args) => return init::run(&common, &args),
+        Command::EngineWorker => {
+            crate::telemetry::start_logging(crate::telemetry::LogFormat::default());
+            return local_engine::serve_parent()
+                .map_err(|error| CliError::failed(format!("the engine's process: {error}")));
+        }
         Command::Policy(policy::PolicyCommand::Check(args)) => {
             return policy::check(&common, &args);
         }
@@ -143,6 +154,6 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Routes => routes::run(common).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
-        Command::Serve(_) | Command::Init(_) => Ok(()),
+        Command::Serve(_) | Command::Init(_) | Command::EngineWorker => Ok(()),
     }
 }
