@@ -250,8 +250,9 @@ impl Relay {
     /// the refusal.
     fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
         tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
-        if !fault.is_callers() {
+        if fault.is_upstreams() {
             self.started.route.live.failed();
+            self.started.route.breaker.failed();
         }
         let refusal = Refusal::Upstream(format!("the answer broke off: {}", fault.kind));
         let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());

@@ -11,7 +11,7 @@ use crate::{
     caller::{Caller, Keys},
     clock::Clock,
     config::Config,
-    execute::{Execution, Started, cheapest_cloud},
+    execute::{Bounds, Execution, Hedging, Started},
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub host: Option<local_engine::Host>,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
+    /// What hedges are allowed.
+    pub hedging: Hedging,
     /// What is counted for operators.
     pub metrics: Arc<Metrics>,
     /// Work that outlives its request; shutdown waits for it.
@@ -249,13 +251,20 @@ async fn execute(
     decision: &Decision,
     open: &mut OpenEntry,
 ) -> Result<Started, Refusal> {
-    let avoided = cheapest_cloud(&gateway.routes, request, decision);
     let arrived = open.timeline.arrived();
-    let run = Execution { routes: &gateway.routes, request, decision, open, avoided }.run();
-    match request.deadline {
+    let (busy, places) = (gateway.admission.in_flight(), gateway.config.limits.in_flight_max);
+    let bounds = Bounds {
+        attempts: gateway.config.attempts,
+        arrived,
+        deadline: request.deadline.map(|deadline| arrived + deadline),
+        hedging: Some(&gateway.hedging).filter(|hedging| !hedging.is_off_at(busy, places)),
+    };
+    let run = Execution::new(&gateway.routes, request, decision, open, bounds).run();
+    match bounds.deadline {
         None => run.await,
-        Some(deadline) => tokio::time::timeout_at(arrived + deadline, run).await.map_err(|_| {
-            Refusal::Deadline(format!("no answer within the {} ms asked", deadline.as_millis()))
+        Some(deadline) => tokio::time::timeout_at(deadline, run).await.map_err(|_| {
+            let asked = deadline - arrived;
+            Refusal::Deadline(format!("no answer within the {} ms asked", asked.as_millis()))
         })?,
     }
 }

@@ -6,9 +6,10 @@ use crate::{
     caller::{Keys, KeysError},
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
+    execute::Hedging,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
-    routes::{Route, Routes, Source, cloud::CloudRoute, live::Live, local::LocalRoute},
+    routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
 };
@@ -74,6 +75,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let gateway = Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics,
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
@@ -108,6 +110,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     Ok(Arc::new(Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
@@ -168,7 +171,7 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
                 .map_err(|reason| StartError::Cloud { route: route(), reason })?,
         )),
     };
-    Ok(Arc::new(Route { config, source, live: Live::new() }))
+    Ok(Arc::new(Route::new(config, source)))
 }
 
 fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {

@@ -45,7 +45,7 @@ pub struct Decision {
     pub left_out: Vec<LeftOut>,
 }
 
-/// A small tree of attempts. Serial is all there is today; hedges and gates become further nodes.
+/// A small tree of attempts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -54,6 +54,9 @@ pub enum Plan {
     Attempt(RouteId),
     /// Each in turn, until one yields its first event.
     Serial(Vec<Plan>),
+    /// Like [`Plan::Serial`], and the second starts beside the first when that one is slower than it
+    /// usually is; whoever speaks first answers.
+    Hedge(Vec<Plan>),
 }
 
 /// What to do when money is short for an attempt.
@@ -155,7 +158,7 @@ impl Plan {
             loop {
                 match open.pop()? {
                     Self::Attempt(route) => return Some(route),
-                    Self::Serial(nodes) => open.extend(nodes.iter().rev()),
+                    Self::Serial(nodes) | Self::Hedge(nodes) => open.extend(nodes.iter().rev()),
                 }
             }
         })

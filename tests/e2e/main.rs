@@ -32,4 +32,5 @@ mod sockets;
 mod standin;
 mod strict;
 mod surface;
+mod surviving;
 mod tidy;

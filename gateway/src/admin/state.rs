@@ -132,6 +132,8 @@ fn live(view: &mut Value, route: &Route) {
     view["in_flight"] = json!(route.live.in_flight());
     view["ttft_p50_us"] = json!(p50);
     view["ttft_p95_us"] = json!(p95);
+    view["breaker"] = route.breaker.report();
+    view["predicted_wait_us"] = json!(route.places_wait().map(crate::timeline::micros));
     view["failed_permille"] = json!(route.live.failed_permille());
     if let Source::Local(local) = &route.source {
         view["model_state"] = local.report();

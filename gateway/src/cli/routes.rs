@@ -22,6 +22,7 @@ pub(crate) async fn run(common: &Common) -> Result<(), CliError> {
             ("PROVIDER", Align::Left, &|route| text(route, "/provider")),
             ("MODEL", Align::Left, &|route| text(route, "/model")),
             ("STATE", Align::Left, &|route| text(route, "/state")),
+            ("BREAKER", Align::Left, &|route| text(route, "/breaker/state")),
             ("IN FLIGHT", Align::Right, &|route| text(route, "/in_flight")),
             ("QUEUED", Align::Right, &|route| text(route, "/queued")),
             ("TTFT MS P50/P95", Align::Right, &|route| {

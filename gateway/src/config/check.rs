@@ -6,7 +6,9 @@ use super::{
     PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
-    price, shipped, written,
+    price, shipped,
+    survive::{self, BreakerConfig, RetryConfig},
+    written,
 };
 use crate::caller::BudgetSpec;
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
@@ -55,6 +57,8 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         policy,
         routes,
         prices,
+        attempts: written.attempts.checked(),
+        hedge: written.hedge.checked()?,
         warnings,
     };
     if config.routes.is_empty() {
@@ -266,6 +270,9 @@ fn local_route(
             structured: Some(false),
             logprobs: Some(false),
         },
+        retry: RetryConfig::never(),
+        breaker: BreakerConfig::default(),
+        health: None,
         source: RouteSource::Local(LocalConfig {
             file,
             model,
@@ -379,6 +386,9 @@ fn cloud_route(
             },
             reasoning: written.reasoning,
         }),
+        retry: written.retry.checked()?,
+        breaker: written.breaker.checked()?,
+        health: written.health.map(survive::Health::checked),
     })
 }
 

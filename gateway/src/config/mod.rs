@@ -6,6 +6,7 @@ mod document;
 mod error;
 mod price;
 pub mod shipped;
+mod survive;
 #[cfg(test)]
 mod tests;
 mod written;
@@ -19,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+pub use survive::{AttemptsConfig, BreakerConfig, HealthConfig, HedgeConfig, RetryConfig};
 
 /// Everything the gateway needs to run, checked.
 #[derive(Clone, Debug)]
@@ -45,6 +47,10 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The shipped price list with the operator's own rows.
     pub prices: PriceList,
+    /// What one request's attempts are bounded by.
+    pub attempts: AttemptsConfig,
+    /// What hedges are bounded by.
+    pub hedge: HedgeConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }
@@ -132,6 +138,12 @@ pub struct RouteConfig {
     pub context_tokens: Option<u64>,
     /// What it can serve; `None` where nobody said.
     pub can: Capabilities,
+    /// How it is asked again after a fault that may pass.
+    pub retry: RetryConfig,
+    /// When it is left alone.
+    pub breaker: BreakerConfig,
+    /// Active health checks; `None`: traffic alone tells.
+    pub health: Option<HealthConfig>,
     /// Where its answers come from.
     pub source: RouteSource,
 }

@@ -4,6 +4,7 @@
 //! A field that can still be wrong after it has been read is `Spanned`, so that the check can
 //! point at it.
 
+use super::survive;
 use policies::PicoUsd;
 use serde::{Deserialize, Deserializer, de};
 use std::{
@@ -24,6 +25,8 @@ pub(super) struct Written {
     pub(super) budget: Vec<Spanned<Budget>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
+    pub(super) attempts: survive::Attempts,
+    pub(super) hedge: survive::Hedge,
     pub(super) engine: Engine,
 }
 
@@ -231,6 +234,12 @@ pub(super) struct Cloud {
     pub(super) idle_timeout_ms: NonZeroU64,
     #[serde(default = "cloud::total_timeout_ms")]
     pub(super) total_timeout_ms: NonZeroU64,
+    #[serde(default)]
+    pub(super) retry: survive::Retry,
+    #[serde(default)]
+    pub(super) breaker: survive::Breaker,
+    #[serde(default)]
+    pub(super) health: Option<survive::Health>,
     #[serde(default)]
     pub(super) cap_field: CapField,
     #[serde(default)]

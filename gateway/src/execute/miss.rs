@@ -18,6 +18,8 @@ pub(super) enum Miss {
     UnknownPrice,
     /// The caller's own limit for this request is below its worst case.
     MaxCost { needed: PicoUsd },
+    /// It could not answer within what is left of the caller's deadline.
+    TooLate { needed: Duration, left: Duration },
 }
 
 /// What the caller is told when nothing answered: the first miss that it can do something about,
@@ -41,6 +43,9 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     }
     if let Some(short) = shortage {
         return short_refusal(misses.swap_remove(short).1);
+    }
+    if !misses.is_empty() && misses.iter().all(|(_, miss)| matches!(miss, Miss::TooLate { .. })) {
+        return short_refusal(misses.swap_remove(0).1);
     }
     let busy = |miss: &Miss| matches!(miss, Miss::Fault(Fault { kind: FaultKind::Busy, .. }));
     if unserved && misses.iter().any(|(_, miss)| busy(miss)) {
@@ -92,6 +97,12 @@ fn short_refusal(miss: Miss) -> Refusal {
             message: "the price of every route for this request is unknown".to_owned(),
             rule: None,
         },
+        Miss::TooLate { needed, left } => Refusal::Deadline(format!(
+            "no route can answer in time: {} ms are left of the deadline and an answer usually \
+             begins after {} ms",
+            left.as_millis(),
+            needed.as_millis()
+        )),
         Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
     }
 }

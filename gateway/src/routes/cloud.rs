@@ -32,7 +32,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -61,6 +61,8 @@ pub struct CloudRoute {
     places: Arc<Semaphore>,
     places_max: usize,
     waiting: AtomicUsize,
+    /// Mean time that a request keeps its place, microseconds; 0 before the first.
+    held_mean_us: Arc<AtomicU64>,
     pool_wait_max: Duration,
     limits: Limits,
 }
@@ -69,6 +71,8 @@ pub struct CloudRoute {
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
+    since: Instant,
+    held_mean_us: Arc<AtomicU64>,
 }
 
 // === impl CloudRoute ===
@@ -110,6 +114,7 @@ impl CloudRoute {
             places: Arc::new(Semaphore::new(config.in_flight_max)),
             places_max: config.in_flight_max,
             waiting: AtomicUsize::new(0),
+            held_mean_us: Arc::default(),
             pool_wait_max: config.pool_wait_max,
             limits: Limits {
                 first_token: config.first_token_timeout,
@@ -126,12 +131,12 @@ impl CloudRoute {
     /// [`FaultKind::Busy`] when too many wait, or the wait takes too long.
     pub async fn place(&self) -> Result<Place, Fault> {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Place { _permit: permit });
+            return Ok(self.place_of(permit));
         }
         let _waiting = Waiting::enter(&self.waiting, self.places_max)
             .ok_or_else(|| self.busy("too many requests wait for a place"))?;
         match timeout(self.pool_wait_max, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+            Ok(Ok(permit)) => Ok(self.place_of(permit)),
             Ok(Err(_)) => Err(self.busy("the route is closed")),
             Err(_) => Err(self.busy("no place became free in time")),
         }
@@ -166,6 +171,19 @@ impl CloudRoute {
         CloudAnswer::new(response, place, request, self.limits, sent)
     }
 
+    /// How long the next request would wait for a place: those ahead of it × the mean time that one
+    /// keeps its place / places. `None` before any has been given back.
+    #[must_use]
+    pub fn predicted_wait(&self) -> Option<Duration> {
+        if self.places.available_permits() > 0 {
+            return Some(Duration::ZERO);
+        }
+        let mean_us = self.held_mean_us.load(Ordering::Relaxed);
+        let ahead = u64::from(self.queued()).saturating_add(1);
+        let places = (self.places_max as u64).max(1);
+        (mean_us > 0).then(|| Duration::from_micros(mean_us.saturating_mul(ahead) / places))
+    }
+
     /// Requests that wait for a place.
     #[must_use]
     pub fn queued(&self) -> u32 {
@@ -177,6 +195,11 @@ impl CloudRoute {
     pub fn in_flight(&self) -> u32 {
         let taken = self.places_max.saturating_sub(self.places.available_permits());
         u32::try_from(taken).unwrap_or(u32::MAX)
+    }
+
+    fn place_of(&self, permit: OwnedSemaphorePermit) -> Place {
+        let held_mean_us = Arc::clone(&self.held_mean_us);
+        Place { _permit: permit, since: Instant::now(), held_mean_us }
     }
 
     fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Request {
@@ -218,6 +241,16 @@ impl fmt::Debug for CloudRoute {
             .field("in_flight", &self.in_flight())
             .field("queued", &self.queued())
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place {
+    /// A moving mean over the last dozen or so. Two at once may lose one sample, which is no harm.
+    fn drop(&mut self) {
+        let held = crate::timeline::micros(self.since.elapsed()).max(1);
+        let mean = self.held_mean_us.load(Ordering::Relaxed);
+        let next = if mean == 0 { held } else { mean - mean / 8 + held / 8 };
+        self.held_mean_us.store(next.max(1), Ordering::Relaxed);
     }
 }
 

@@ -19,6 +19,10 @@ pub enum FaultKind {
     /// No place in the route's queue or pool: nothing was sent.
     #[error("busy")]
     Busy,
+    /// Its breaker is open, or half open and its probes are taken, for so long as far as that is
+    /// known: nothing was sent.
+    #[error("left alone after failures")]
+    Resting(Duration),
     /// No connection: nothing was sent.
     #[error("no connection")]
     Connect,
@@ -37,6 +41,8 @@ pub enum FaultKind {
     Status {
         /// A 5xx, 401, 403, 404 (path and model are the operator's), 408 or anything unexpected.
         status: u16,
+        /// When it says that it may be asked again.
+        retry_after: Option<Duration>,
     },
     /// The provider says that the request itself is wrong: the caller's fault, never the route's.
     #[error("rejected with {status}")]
@@ -83,6 +89,7 @@ impl Fault {
         matches!(
             self.kind,
             FaultKind::Busy
+                | FaultKind::Resting(_)
                 | FaultKind::Connect
                 | FaultKind::Unfit(_)
                 | FaultKind::RateLimited { .. }
@@ -91,17 +98,26 @@ impl Fault {
         )
     }
 
-    /// Whether it is the caller's own fault: then the route's health does not suffer.
+    /// Whether the route is at fault, so that its health suffers: not for a caller's own bad
+    /// request, and not where nothing was asked of it.
     #[must_use]
-    pub fn is_callers(&self) -> bool {
-        matches!(self.kind, FaultKind::Rejected { .. } | FaultKind::Unfit(_))
+    pub fn is_upstreams(&self) -> bool {
+        !matches!(
+            self.kind,
+            FaultKind::Rejected { .. }
+                | FaultKind::Unfit(_)
+                | FaultKind::Busy
+                | FaultKind::Resting(_)
+        )
     }
 
     /// How the attempt ended, for its record.
     #[must_use]
     pub fn outcome(&self) -> AttemptOutcome {
         match self.kind {
-            FaultKind::Busy | FaultKind::Connect | FaultKind::Unfit(_) => AttemptOutcome::NotSent,
+            FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
+                AttemptOutcome::NotSent
+            }
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
             | FaultKind::Rejected { .. } => AttemptOutcome::ErrorStatus,

@@ -10,6 +10,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// Attempts remembered.
 const WINDOW: usize = 128;
@@ -37,6 +38,8 @@ struct Recent {
     output_tokens: Ring<u64>,
     failed: Ring<bool>,
     since_refresh: usize,
+    /// When the last TTFT was learnt.
+    ttft_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl Live {
                 output_tokens: Ring::new(),
                 failed: Ring::new(),
                 since_refresh: 0,
+                ttft_at: None,
             }),
             ttft_p50_us: AtomicU64::new(UNKNOWN),
             ttft_p95_us: AtomicU64::new(UNKNOWN),
@@ -76,6 +80,7 @@ impl Live {
             recent.failed.push(false);
             if let Some(ttft) = ttft {
                 recent.ttft_us.push(crate::timeline::micros(ttft));
+                recent.ttft_at = Some(Instant::now());
             }
             if let Some(tokens) = output_tokens {
                 recent.output_tokens.push(tokens);
@@ -92,6 +97,14 @@ impl Live {
     #[must_use]
     pub fn ttft_us(&self) -> (Option<u64>, Option<u64>) {
         (known(&self.ttft_p50_us), known(&self.ttft_p95_us))
+    }
+
+    /// Median of TTFT in microseconds, if one was seen within the last `age`.
+    #[must_use]
+    pub fn fresh_ttft_p50_us(&self, age: Duration) -> Option<u64> {
+        let p50 = known(&self.ttft_p50_us)?;
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.ttft_at.is_some_and(|at| at.elapsed() <= age).then_some(p50)
     }
 
     /// Mean answer length in tokens, once enough attempts were seen.

@@ -4,6 +4,7 @@
 //! exactly will be asked, and how large can it get), [`Route::place`] (wait for room, bounded),
 //! [`Route::start`] (until the answer's head), [`Answer::next`] (its events).
 
+pub mod breaker;
 pub mod cloud;
 mod fault;
 pub mod live;
@@ -14,14 +15,19 @@ pub use fault::{Fault, FaultKind};
 
 use crate::{
     config::{RouteConfig, RouteSource},
+    extras::Extras,
     ledger::{KeyId, ModelFile},
     wire::{ChatRequest, Event},
 };
+use breaker::{Breaker, BreakerState};
 use cloud::{CloudAnswer, CloudRoute};
 use live::Live;
 use local::{LocalAnswer, LocalRoute};
 use policies::{PicoUsd, RouteFacts, RouteId, RoutePrice, RouteState, Usage, WorstCase};
 use std::{sync::Arc, time::Duration};
+
+/// Retries that a route may spend at once, beyond its share.
+const RETRY_BURST: u32 = 10;
 
 /// A configured route and its live state.
 #[derive(Debug)]
@@ -32,6 +38,10 @@ pub struct Route {
     pub source: Source,
     /// What it has shown lately.
     pub live: Live,
+    /// Keeps it from being asked while it fails.
+    pub breaker: Breaker,
+    /// How many retries it is worth.
+    pub retries: Extras,
 }
 
 /// Where a route's answers come from.
@@ -104,6 +114,14 @@ pub struct Routes(Vec<Arc<Route>>);
 // === impl Route ===
 
 impl Route {
+    /// A route nobody has used yet.
+    #[must_use]
+    pub fn new(config: RouteConfig, source: Source) -> Self {
+        let breaker = Breaker::new(config.breaker);
+        let retries = Extras::full(config.retry.extra_permille, RETRY_BURST);
+        Self { config, source, live: Live::new(), breaker, retries }
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &RouteId {
@@ -275,10 +293,52 @@ impl Route {
     /// Whether it can take a request now.
     #[must_use]
     pub fn state(&self) -> RouteState {
+        match self.breaker.state() {
+            BreakerState::Closed | BreakerState::HalfOpen { room: true } => {}
+            BreakerState::Open(_) | BreakerState::HalfOpen { room: false } => {
+                return RouteState::Unavailable;
+            }
+        }
         match &self.source {
             Source::Local(local) => local.state(),
             Source::Cloud(cloud) if cloud.queued() > 0 => RouteState::Busy,
             Source::Cloud(_) => RouteState::Ready,
+        }
+    }
+
+    /// How long a request would wait for room, as far as what was seen tells; `None` before enough
+    /// was seen. Formula: requests ahead × the mean time that one keeps its place / places (cloud),
+    /// or requests ahead × a usual job's engine time (local).
+    #[must_use]
+    pub fn predicted_wait(&self, request: &ChatRequest) -> Option<Duration> {
+        match &self.source {
+            Source::Local(local) => match local.queued() {
+                0 => Some(Duration::ZERO),
+                queued => {
+                    let output = self.live.output_tokens_mean()?;
+                    let job = local.engine_time_expected(request.prompt_tokens_estimate, output);
+                    Some(job.saturating_mul(queued))
+                }
+            },
+            Source::Cloud(cloud) => cloud.predicted_wait(),
+        }
+    }
+
+    /// How long any request would wait for a place, where that does not depend on the request.
+    #[must_use]
+    pub fn places_wait(&self) -> Option<Duration> {
+        match &self.source {
+            Source::Local(_) => None,
+            Source::Cloud(cloud) => cloud.predicted_wait(),
+        }
+    }
+
+    /// The longest wait for room that it grants.
+    #[must_use]
+    pub fn wait_max(&self) -> Duration {
+        match &self.config.source {
+            RouteSource::Local(local) => local.queue_wait_max,
+            RouteSource::Cloud(cloud) => cloud.pool_wait_max,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Gathers what the policy may know about a request.
 
 use super::Gateway;
-use crate::{caller::Caller, refusal::Refusal, wire::ChatRequest};
+use crate::{caller::Caller, draw::draw, refusal::Refusal, wire::ChatRequest};
 use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
 
 /// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
@@ -106,20 +106,4 @@ fn time(gateway: &Gateway) -> TimeFacts {
     let minute_of_day = u16::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute()));
     let weekday = u8::try_from(local.weekday().to_monday_one_offset());
     TimeFacts { unix_ms, minute_of_day: minute_of_day.unwrap_or(0), weekday: weekday.unwrap_or(1) }
-}
-
-/// A uniformly random number for weighted choices: half of a fresh UUIDv4's random bits would do,
-/// but the hasher's keys are cheaper and are drawn from the same source.
-fn draw() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    thread_local! {
-        static SEEDED: (std::hash::RandomState, std::cell::Cell<u64>) =
-            (std::hash::RandomState::new(), std::cell::Cell::new(0));
-    }
-    SEEDED.with(|(state, count)| {
-        count.set(count.get().wrapping_add(1));
-        let mut hasher = state.build_hasher();
-        hasher.write_u64(count.get());
-        hasher.finish()
-    })
 }

@@ -125,6 +125,7 @@ fn route_state(route: &crate::routes::Route) -> Value {
         "state": route.state(),
         "queued": route.queued(),
         "in_flight": route.live.in_flight(),
+        "breaker": route.breaker.report(),
     });
     if let Source::Local(local) = &route.source {
         state["engine"] = local.report();

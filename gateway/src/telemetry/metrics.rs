@@ -3,7 +3,7 @@
 
 use crate::{
     ledger::{Attempt, AttemptOutcome, Condition, Entry, Outcome},
-    routes::Source,
+    routes::{Source, breaker::BreakerState},
     serve::Gateway,
 };
 use policies::RouteState;
@@ -53,6 +53,8 @@ struct State {
     route_in_flight: Family<RouteLabels, Gauge>,
     route_queued: Family<RouteLabels, Gauge>,
     route_ready: Family<RouteLabels, Gauge>,
+    route_breaker: Family<RouteLabels, Gauge>,
+    route_breaker_opened: Family<RouteLabels, Gauge>,
     engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     engine_cells: Family<RouteLabels, Gauge>,
     engine_faults: Family<RouteLabels, Gauge>,
@@ -269,6 +271,16 @@ impl State {
             ("route_in_flight", "Requests being answered", &self.route_in_flight),
             ("route_queued", "Requests waiting for room", &self.route_queued),
             ("route_ready", "1 if it can take a request now", &self.route_ready),
+            (
+                "route_breaker",
+                "0: closed, 1: half open, 2: open, nothing is sent",
+                &self.route_breaker,
+            ),
+            (
+                "route_breaker_opened",
+                "Times the breaker has opened since the start",
+                &self.route_breaker_opened,
+            ),
             ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
             (
                 "engine_faults",
@@ -314,6 +326,14 @@ impl State {
             self.route_queued.get_or_create(&labels).set(i64::from(route.queued()));
             let ready = i64::from(route.state() == RouteState::Ready);
             self.route_ready.get_or_create(&labels).set(ready);
+            let breaker = match route.breaker.state() {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen { .. } => 1,
+                BreakerState::Open(_) => 2,
+            };
+            self.route_breaker.get_or_create(&labels).set(breaker);
+            let opened = signed(route.breaker.opened());
+            self.route_breaker_opened.get_or_create(&labels).set(opened);
             if let Source::Local(local) = &route.source {
                 let counts = local.model().counts();
                 self.engine_faults.get_or_create(&labels).set(signed(counts.faults));

@@ -123,6 +123,8 @@ struct Chosen<'p> {
     places: Vec<usize>,
     /// Why the others are not in the plan.
     others: LeaveOut,
+    /// Whether the second stands beside the first.
+    hedged: bool,
 }
 
 pub(crate) fn choose_with<R: Recorder>(
@@ -175,7 +177,7 @@ pub(crate) fn choose_with<R: Recorder>(
         return refuse(policy, facts, out, RefuseReason::NoRoute, rule, message);
     }
     Verdict::Route(Decision {
-        plan: plan(facts, &chosen.places),
+        plan: plan(facts, &chosen.places, chosen.hedged),
         rule: chosen.rule.clone(),
         policy: policy.name.clone(),
         version: policy.version.clone(),
@@ -195,7 +197,8 @@ fn builtin<'p>(policy: &'p Policy, facts: &Facts, out: &[Option<LeaveOut>]) -> O
         return None;
     };
     let places = Pick::expand(&[pick], facts, |ix| out[ix].is_none());
-    Some(Chosen { rule, on_short: policy.on_short, places, others: LeaveOut::Pinned })
+    let others = LeaveOut::Pinned;
+    Some(Chosen { rule, on_short: policy.on_short, places, others, hedged: false })
 }
 
 impl Choose {
@@ -216,7 +219,15 @@ impl Choose {
     fn choose(&self, facts: &Facts, out: &[Option<LeaveOut>]) -> Result<Chosen<'_>, &str> {
         let open = |ix: usize| out[ix].is_none();
         let places = match &self.action {
-            ChooseAction::Routes(picks) => Pick::expand(picks, facts, open),
+            ChooseAction::Routes(picks) | ChooseAction::Hedge(picks) => {
+                Pick::expand(picks, facts, open)
+            }
+            ChooseAction::Fastest(picks) => {
+                let mut places = Pick::expand(picks, facts, open);
+                places.sort_by_key(|ix| (slowness(&facts.routes[*ix]), *ix));
+                places
+            }
+            ChooseAction::Weighted(picks, weights) => shuffled(picks, weights, facts, open),
             ChooseAction::Cheapest(picks) => {
                 let mut places = Pick::expand(picks, facts, open);
                 places.sort_by_key(|ix| (dearness(&facts.routes[*ix]), *ix));
@@ -225,7 +236,8 @@ impl Choose {
             ChooseAction::Refuse(message) => return Err(message),
         };
         let others = LeaveOut::NotChosen;
-        Ok(Chosen { rule: &self.name, on_short: self.on_short, places, others })
+        let hedged = matches!(self.action, ChooseAction::Hedge(_));
+        Ok(Chosen { rule: &self.name, on_short: self.on_short, places, others, hedged })
     }
 }
 
@@ -233,6 +245,49 @@ impl Choose {
 fn dearness(route: &RouteFacts) -> (bool, Option<PicoUsd>, Option<PicoUsd>) {
     let expected = route.expected.or(route.worst_case);
     (expected.is_none(), expected, route.worst_case)
+}
+
+/// Fastest first: those that can be asked at once, by median TTFT. One that has not been seen enough
+/// comes first, so that it is.
+fn slowness(route: &RouteFacts) -> (bool, Option<u64>) {
+    (route.state == RouteState::Busy, route.ttft_p50_us)
+}
+
+/// An order drawn by weight: the first by all weights, the next by those that are left, and so on.
+fn shuffled(
+    picks: &[Pick],
+    weights: &[u32],
+    facts: &Facts,
+    open: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let weight_of = |ix: usize| {
+        let covering = picks.iter().position(|pick| pick.covers(&facts.routes[ix], facts));
+        covering.and_then(|at| weights.get(at)).copied().map_or(0, u64::from)
+    };
+    let mut left: Vec<(usize, u64)> =
+        Pick::expand(picks, facts, open).into_iter().map(|ix| (ix, weight_of(ix))).collect();
+    let mut order = Vec::with_capacity(left.len());
+    let mut draw = facts.draw;
+    while !left.is_empty() {
+        let sum: u64 = left.iter().map(|(_, weight)| weight).sum();
+        let mut point = (u128::from(draw) * u128::from(sum)) >> 64;
+        let mut at = 0;
+        while at + 1 < left.len() && point >= u128::from(left[at].1) {
+            point -= u128::from(left[at].1);
+            at += 1;
+        }
+        order.push(left.remove(at).0);
+        draw = mixed(draw);
+    }
+    order
+}
+
+/// The next of a sequence of numbers as random as the first (SplitMix64).
+const fn mixed(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Why this route cannot serve this request, whatever the rules say.
@@ -269,10 +324,11 @@ fn fits(route: &RouteFacts, request: &RequestFacts) -> bool {
 
 // === outcomes ===
 
-fn plan(facts: &Facts, places: &[usize]) -> Plan {
+fn plan(facts: &Facts, places: &[usize], hedged: bool) -> Plan {
     let attempt = |ix: &usize| Plan::Attempt(facts.routes[*ix].id.clone());
     match places {
         [single] => attempt(single),
+        several if hedged => Plan::Hedge(several.iter().map(attempt).collect()),
         several => Plan::Serial(several.iter().map(attempt).collect()),
     }
 }

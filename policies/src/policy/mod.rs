@@ -263,7 +263,11 @@ impl Guard {
 impl Choose {
     fn picks(&self) -> &[Pick] {
         match &self.action {
-            ChooseAction::Routes(picks) | ChooseAction::Cheapest(picks) => picks,
+            ChooseAction::Routes(picks)
+            | ChooseAction::Cheapest(picks)
+            | ChooseAction::Fastest(picks)
+            | ChooseAction::Hedge(picks)
+            | ChooseAction::Weighted(picks, _) => picks,
             ChooseAction::Refuse(_) => &[],
         }
     }

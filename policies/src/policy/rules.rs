@@ -51,6 +51,12 @@ pub(crate) enum ChooseAction {
     Routes(Vec<Pick>),
     /// These, the cheapest first.
     Cheapest(Vec<Pick>),
+    /// These, the one that usually speaks first first.
+    Fastest(Vec<Pick>),
+    /// These, in an order drawn by their weights (one for each pick, above 0).
+    Weighted(Vec<Pick>, Vec<u32>),
+    /// These, in this order, and the second beside the first where that one is late.
+    Hedge(Vec<Pick>),
     /// Nobody answers.
     Refuse(Box<str>),
 }
@@ -99,22 +105,54 @@ pub(crate) fn read_chooses(
             Some(when) => read_when(&when, Scope::Request)?,
             None => Vec::new(),
         };
-        let given = [fields.take("routes"), fields.take("cheapest"), fields.take("refuse")];
+        let action = read_action(&mut fields)?;
         let own = read_on_short(&mut fields)?;
-        let action = match given {
-            [Some(picks), None, None] => ChooseAction::Routes(Pick::read_list(&picks)?),
-            [None, Some(picks), None] => ChooseAction::Cheapest(Pick::read_list(&picks)?),
-            [None, None, Some(text)] => ChooseAction::Refuse(message(&text)?),
-            _ => {
-                fields.finish()?;
-                return Err(node.error("needs exactly one of `routes`, `cheapest` and `refuse`"));
-            }
+        let Some(action) = action else {
+            fields.finish()?;
+            return Err(node.error(format!("needs exactly one of {ACTIONS_SAID}")));
         };
         fields.finish()?;
         let on_short = own.unwrap_or(on_short);
         chooses.push(Choose { name, line: node.line(), when, action, on_short });
     }
     Ok(chooses)
+}
+
+/// The actions of a choice, as they are written.
+const ACTIONS: [&str; 6] = ["routes", "cheapest", "fastest", "weighted", "hedge", "refuse"];
+/// The same, in a sentence.
+const ACTIONS_SAID: &str = "`routes`, `cheapest`, `fastest`, `weighted`, `hedge` and `refuse`";
+
+/// Reads the one action of a choice; `None` where there is none, or more than one.
+fn read_action(fields: &mut Fields<'_>) -> Result<Option<ChooseAction>, FileError> {
+    let given: Vec<_> = ACTIONS.into_iter().filter_map(|name| fields.take(name)).collect();
+    let [node] = given.as_slice() else { return Ok(None) };
+    Ok(Some(match node.key {
+        "routes" => ChooseAction::Routes(Pick::read_list(node)?),
+        "cheapest" => ChooseAction::Cheapest(Pick::read_list(node)?),
+        "fastest" => ChooseAction::Fastest(Pick::read_list(node)?),
+        "hedge" => ChooseAction::Hedge(Pick::read_list(node)?),
+        "weighted" => read_weighted(node)?,
+        _ => ChooseAction::Refuse(message(node)?),
+    }))
+}
+
+/// Reads `weighted = { cloud-a = 9, cloud-b = 1 }`.
+fn read_weighted(node: &Node<'_>) -> Result<ChooseAction, FileError> {
+    let mut picks = Vec::new();
+    let mut weights = Vec::new();
+    for item in node.table("weights by route, such as { cloud-a = 9, cloud-b = 1 }")?.rest() {
+        let weight = item.whole("a weight from 1 to 1000000")?;
+        match u32::try_from(weight) {
+            Ok(weight @ 1..=1_000_000) => weights.push(weight),
+            _ => return Err(item.value_error("must be from 1 to 1000000")),
+        }
+        picks.push(Pick::read(item.key, &item)?);
+    }
+    if picks.is_empty() {
+        return Err(node.value_error("lists no route"));
+    }
+    Ok(ChooseAction::Weighted(picks, weights))
 }
 
 /// Reads `on_short` and `min_output_tokens`.

@@ -57,6 +57,9 @@ impl GateBuilder {
                 "first_token_timeout_ms = 20000",
                 "idle_timeout_ms = 20000",
                 "total_timeout_ms = 60000",
+                // Promises about retries and breakers set their own.
+                "retry = { max = 0 }",
+                "breaker = { failures_max = 1000000, samples_min = 1000000 }",
             ],
         );
         write!(
@@ -168,6 +171,12 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
     /// A line under `[ledger]`.
     pub(crate) fn ledger(mut self, line: &str) -> Self {
         writeln!(self.ledger, "{line}").expect("a string");
+        self
+    }
+
+    /// A section of its own, or several.
+    pub(crate) fn section(mut self, text: &str) -> Self {
+        write!(self.budgets, "\n{text}\n").expect("a string");
         self
     }
 

@@ -40,7 +40,7 @@ pub(super) async fn fault(
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
         // Also 404: the path and the model's name are the operator's, not the caller's.
-        _ => FaultKind::Status { status: status.as_u16() },
+        _ => FaultKind::Status { status: status.as_u16(), retry_after },
     };
     Fault::new(kind, detail)
 }

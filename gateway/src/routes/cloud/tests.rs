@@ -302,7 +302,7 @@ async fn an_error_status_is_the_providers_or_the_callers() {
     ] {
         let steps = status(line, "location: http://127.0.0.1:9/\r\n", "<html>");
         let (_, fault) = ask_scripted(steps, true).await;
-        assert_eq!(fault, Some(FaultKind::Status { status: status_code }));
+        assert_eq!(fault, Some(FaultKind::Status { status: status_code, retry_after: None }));
     }
     let body = r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
     for (line, code) in [("400 Bad", 400), ("413 Big", 413), ("422 Odd", 422)] {

@@ -1,0 +1,149 @@
+//! Answers that were given before, and answers that are being given to somebody else.
+//!
+//! Off unless the operator switches it on: only then are prompts' hashes and answers kept, in memory
+//! and nowhere else. **Invariants:** one caller never gets what another asked for; what a guard does
+//! not allow now is not given from here either; every answer has an entry of its own.
+
+mod flight;
+mod idempotency;
+mod key;
+mod shelf;
+
+pub use flight::{End, Flight, Head, Keep, Waiter};
+pub use idempotency::{Idempotency, Repeat};
+pub use shelf::{Landing, Takeoff};
+
+use crate::{
+    config::{CacheConfig, CacheMode},
+    ledger::KeyId,
+    wire::ChatRequest,
+};
+use http::HeaderMap;
+use key::CacheKey;
+use policies::{Decision, LeaveOut, RouteId};
+use shelf::{Found, Shelf};
+use std::sync::Arc;
+
+/// The header with which a request uses the cache or does not.
+const HEADER: &str = "x-tollgate-cache";
+
+/// Answers by what was asked.
+#[derive(Debug)]
+pub struct AnswerCache {
+    config: CacheConfig,
+    shelf: Arc<Shelf>,
+}
+
+/// What the cache has for a request.
+#[derive(Debug)]
+pub enum LookUp {
+    /// It was not looked at.
+    Bypass,
+    /// A kept answer.
+    Hit(Waiter),
+    /// The answer to a like request that is running.
+    Coalesced(Waiter),
+    /// Nothing: this request's answer will be kept and shared.
+    Miss(Takeoff),
+    /// Nothing, and this request's answer is its own: it has a deadline or a ceiling of cost that
+    /// others did not ask for.
+    MissAlone,
+}
+
+/// What a request says about the cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Unsaid,
+    On,
+    Off,
+    /// Asks the route and keeps its answer in place of the one that is there.
+    Refresh,
+}
+
+impl AnswerCache {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: CacheConfig) -> Self {
+        Self { shelf: Shelf::new(config.bytes_max, config.ttl), config }
+    }
+
+    /// What there is for this request, as far as `decision` allows its route.
+    #[must_use]
+    pub fn look_up(
+        &self,
+        request: &ChatRequest,
+        headers: &HeaderMap,
+        caller: &KeyId,
+        decision: &Decision,
+    ) -> LookUp {
+        let wish = wish(headers);
+        if !self.is_for(request, wish) {
+            return LookUp::Bypass;
+        }
+        let Some(key) = CacheKey::of(request, caller, &decision.version) else {
+            return LookUp::Bypass;
+        };
+        if wish == Wish::Refresh {
+            self.shelf.forget(&key);
+        }
+        let alone = request.deadline.is_some() || request.max_cost.is_some();
+        match self.shelf.find(key, key, Keep::WhileWanted) {
+            Found::Whole(kept) => {
+                let route = kept.flight.head().map(|head| head.route.id().clone());
+                match route.filter(|route| allows(decision, route)) {
+                    Some(_) => LookUp::Hit(kept.flight.share()),
+                    None => LookUp::MissAlone,
+                }
+            }
+            Found::Flying(_) if alone || wish == Wish::Refresh => LookUp::MissAlone,
+            Found::Flying(kept) => kept.flight.join().map_or(LookUp::MissAlone, LookUp::Coalesced),
+            Found::Yours(_) if alone => LookUp::MissAlone,
+            Found::Yours(takeoff) => LookUp::Miss(takeoff),
+        }
+    }
+
+    /// Whether an answer of so many bytes is kept.
+    #[must_use]
+    pub fn keeps(&self, bytes: usize) -> bool {
+        bytes <= self.config.answer_bytes_max
+    }
+
+    /// Flights that run, answers that are kept and their bytes.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, u64, u64) {
+        self.shelf.sizes()
+    }
+
+    /// Ends every flight: the program stops.
+    pub fn stop(&self) {
+        self.shelf.stop();
+    }
+
+    fn is_for(&self, request: &ChatRequest, wish: Wish) -> bool {
+        match (self.config.mode, wish) {
+            (CacheMode::Off, _) | (_, Wish::Off) => false,
+            (CacheMode::All, _) | (_, Wish::On | Wish::Refresh) => true,
+            (CacheMode::Asked, Wish::Unsaid) => false,
+            (CacheMode::TemperatureZero, Wish::Unsaid) => request.is_deterministic(),
+        }
+    }
+}
+
+/// Whether the guards allow `route`: it is in the plan, or only was not chosen.
+#[must_use]
+pub fn allows(decision: &Decision, route: &RouteId) -> bool {
+    let left_out = decision.left_out.iter().find(|left| left.route == *route);
+    match left_out {
+        Some(left) => matches!(left.reason, LeaveOut::NotChosen | LeaveOut::Unavailable),
+        None => decision.plan.routes().any(|planned| planned == route),
+    }
+}
+
+fn wish(headers: &HeaderMap) -> Wish {
+    match headers.get(HEADER).map(http::HeaderValue::as_bytes) {
+        Some(b"on") => Wish::On,
+        Some(b"off") => Wish::Off,
+        Some(b"refresh") => Wish::Refresh,
+        _ => Wish::Unsaid,
+    }
+}

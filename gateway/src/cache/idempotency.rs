@@ -1,0 +1,101 @@
+//! `Idempotency-Key`: a request sent twice is answered once and charged once.
+//!
+//! The first request with a key runs to its end even if its client leaves, because the client may
+//! come back for the answer. A second one with the same key and the same content gets that answer, or
+//! 409 while it runs; one with other content is refused. **Invariants:** keys are a caller's own;
+//! what owed nothing (a refusal before any route was paid) is forgotten, so that it may be tried
+//! again; what is remembered is bounded in bytes and age.
+
+use super::{
+    flight::{Keep, Waiter},
+    key::CacheKey,
+    shelf::{Found, Shelf, Takeoff},
+};
+use crate::{
+    config::IdempotencyConfig,
+    ledger::KeyId,
+    refusal::Refusal,
+    wire::{BadRequest, ChatRequest},
+};
+use http::HeaderMap;
+use policies::PolicyVersion;
+use std::sync::Arc;
+
+/// The header.
+const HEADER: &str = "idempotency-key";
+/// Longest key.
+const KEY_BYTES_MAX: usize = 255;
+
+/// Requests by their idempotency keys.
+#[derive(Debug)]
+pub struct Idempotency {
+    config: IdempotencyConfig,
+    shelf: Arc<Shelf>,
+}
+
+/// What an idempotency key leads to.
+#[derive(Debug)]
+pub enum Repeat {
+    /// The request carries none.
+    None,
+    /// It is the first with this key.
+    First(Takeoff),
+    /// It has been answered.
+    Again(Waiter),
+}
+
+impl Idempotency {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: IdempotencyConfig) -> Self {
+        Self { shelf: Shelf::new(config.bytes_max, config.ttl), config }
+    }
+
+    /// Whether this request was here before.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] while the first one runs, [`Refusal::Bad`] for a key that is no key or
+    /// belongs to another request.
+    pub fn look_up(
+        &self,
+        request: &ChatRequest,
+        headers: &HeaderMap,
+        caller: &KeyId,
+    ) -> Result<Repeat, Refusal> {
+        let Some(key) = headers.get(HEADER) else { return Ok(Repeat::None) };
+        if self.config.bytes_max == 0 {
+            return Err(bad("idempotency keys are switched off on this gateway"));
+        }
+        let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
+        let key = key.ok_or_else(|| bad("an idempotency key is 1 to 255 visible characters"))?;
+        // The policy may have changed in between: that makes no other request of it.
+        let fingerprint = CacheKey::of(request, caller, &PolicyVersion(Arc::from("")))
+            .ok_or_else(|| bad("a request that nests so deeply cannot be repeated safely"))?;
+        let key = CacheKey::of_idempotency(key, caller);
+        let found = self.shelf.find(key, fingerprint, Keep::ToItsEnd);
+        match found {
+            Found::Yours(takeoff) => Ok(Repeat::First(takeoff)),
+            Found::Whole(kept) | Found::Flying(kept) if kept.fingerprint != fingerprint => Err(bad(
+                "this idempotency key was used for another request; use a new key for a new request",
+            )),
+            Found::Whole(kept) => Ok(Repeat::Again(kept.flight.share())),
+            Found::Flying(_) => Err(Refusal::Conflict(
+                "the first request with this idempotency key is still running; ask again later"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Ends every flight: the program stops.
+    pub fn stop(&self) {
+        self.shelf.stop();
+    }
+}
+
+fn bad(message: &str) -> Refusal {
+    Refusal::Bad(BadRequest {
+        param: Some("Idempotency-Key".to_owned()),
+        message: message.to_owned(),
+        code: "idempotency_key_invalid",
+    })
+}

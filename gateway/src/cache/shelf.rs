@@ -1,0 +1,171 @@
+//! Answers that are coming and answers that are kept, by key.
+//!
+//! **Invariants:** of one key at most one flight runs; what is kept is bounded in bytes and in age,
+//! what runs by the requests in flight; a key is free again when its [`Landing`] is dropped, whatever
+//! became of the flight.
+
+use super::{
+    flight::{Flight, Keep, Waiter},
+    key::CacheKey,
+};
+use moka::sync::Cache;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What one kept answer takes beside its bytes.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// Flights by key.
+#[derive(Debug)]
+pub struct Shelf {
+    kept: Cache<CacheKey, Kept>,
+    flying: Mutex<HashMap<CacheKey, Kept>>,
+    /// Cancelled when the program stops: ends every flight.
+    stop: CancellationToken,
+}
+
+/// A flight, and what it was asked with.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The flight.
+    pub flight: Arc<Flight>,
+    /// Tells whether another request of the same key is the same one.
+    pub fingerprint: CacheKey,
+}
+
+/// What there is under a key.
+#[derive(Debug)]
+pub enum Found {
+    /// A kept answer.
+    Whole(Kept),
+    /// A flight that runs.
+    Flying(Kept),
+    /// Nothing was there: the caller flies now.
+    Yours(Takeoff),
+}
+
+/// A flight to be begun: give it and its landing to a task.
+#[derive(Debug)]
+pub struct Takeoff {
+    /// The flight.
+    pub flight: Arc<Flight>,
+    /// The first share in it.
+    pub waiter: Waiter,
+    /// Ends it in the shelf.
+    pub landing: Landing,
+}
+
+/// Takes the flight out of those that run when it is dropped, and keeps it if that was said.
+#[derive(Debug)]
+#[must_use = "dropping it ends the flight"]
+pub struct Landing {
+    shelf: Arc<Shelf>,
+    key: CacheKey,
+    kept: Kept,
+    keep: bool,
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// An empty one that holds so many bytes for so long.
+    #[must_use]
+    pub fn new(bytes_max: u64, ttl: Duration) -> Arc<Self> {
+        let weight = |_: &CacheKey, kept: &Kept| {
+            u32::try_from(kept.flight.bytes().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)
+        };
+        Arc::new(Self {
+            kept: Cache::builder()
+                .max_capacity(bytes_max)
+                .weigher(weight)
+                .time_to_live(ttl)
+                .build(),
+            flying: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// What there is under `key`; where there is nothing, a flight is begun.
+    pub fn find(self: &Arc<Self>, key: CacheKey, fingerprint: CacheKey, keep: Keep) -> Found {
+        if let Some(kept) = self.kept.get(&key) {
+            return Found::Whole(kept);
+        }
+        let mut flying = self.flying();
+        // It may have landed in between.
+        if let Some(kept) = self.kept.get(&key) {
+            return Found::Whole(kept);
+        }
+        let new = || {
+            let (flight, waiter) = Flight::new(keep, self.stop.child_token());
+            (Kept { flight, fingerprint }, waiter)
+        };
+        let (kept, waiter) = match flying.entry(key) {
+            Entry::Occupied(there) if there.get().flight.is_wanted() => {
+                return Found::Flying(there.get().clone());
+            }
+            // It goes down because its last waiter left; a new one takes its place.
+            Entry::Occupied(mut there) => {
+                let (kept, waiter) = new();
+                there.insert(kept.clone());
+                (kept, waiter)
+            }
+            Entry::Vacant(free) => {
+                let (kept, waiter) = new();
+                free.insert(kept.clone());
+                (kept, waiter)
+            }
+        };
+        drop(flying);
+        let flight = Arc::clone(&kept.flight);
+        let landing = Landing { shelf: Arc::clone(self), key, kept, keep: false };
+        Found::Yours(Takeoff { flight, waiter, landing })
+    }
+
+    /// Forgets what is kept under `key`.
+    pub fn forget(&self, key: &CacheKey) {
+        self.kept.invalidate(key);
+    }
+
+    /// Flights that run, answers that are kept and their bytes.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, u64, u64) {
+        self.kept.run_pending_tasks();
+        (self.flying().len(), self.kept.entry_count(), self.kept.weighted_size())
+    }
+
+    /// Ends every flight: the program stops.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn flying(&self) -> MutexGuard<'_, HashMap<CacheKey, Kept>> {
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Landing ===
+
+impl Landing {
+    /// Keeps the answer.
+    pub fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut flying = self.shelf.flying();
+        if self.keep {
+            self.shelf.kept.insert(self.key, self.kept.clone());
+        }
+        if let Entry::Occupied(there) = flying.entry(self.key)
+            && Arc::ptr_eq(&there.get().flight, &self.kept.flight)
+        {
+            there.remove();
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One attempt on one route, from its reservation to its first visible event.
+//!
+//! **Invariant:** dropped at any point (the caller left, or another attempt won) it ends its own
+//! record: void while it had not been sent, else as cancelled with what was metered or estimated.
+
+use super::{Execution, Started, book::Book, miss::Miss};
+use crate::{
+    ledger::{AttemptIndex, AttemptOutcome, Role, Short},
+    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, live::InFlight},
+    timeline::micros,
+    wire::{DeltaKind, Event},
+};
+use policies::UsageSource;
+use std::{collections::VecDeque, sync::Arc};
+use tokio::time::Instant;
+
+/// Events held back until the first visible one: role chunks and the like. A provider that sends
+/// more of them than this answers, if oddly.
+const HELD_MAX: usize = 16;
+
+impl Execution<'_> {
+    /// One attempt on `route`.
+    pub(super) async fn attempt(&self, route: &Arc<Route>, role: Role) -> Result<Started, Miss> {
+        if let Some(late) = self.too_late(route) {
+            return Err(late);
+        }
+        let pass = route.breaker.pass().map_err(|left| {
+            Miss::Fault(Fault::new(FaultKind::Resting(left), "left alone after failures"))
+        })?;
+        let prepared =
+            route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
+        let (mut prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
+        if let Some(key) = self.book.key() {
+            prepared.for_key(&key, self.request);
+        }
+        let begun = Instant::now();
+        let offset_us = self.book.offset_us(begun);
+        self.book.note(attempt, |record| record.times.offset_us = offset_us);
+        let in_flight = InFlight::on(route);
+        let output_cap = prepared.bounds.output_tokens;
+        let prompt_tokens = prepared.prompt_tokens;
+        // The commit of the reservation overlaps with the wait for a place. A caller that leaves in
+        // this wait owes nothing.
+        let mut sending = Sending { book: &self.book, attempt, route, at: At::Unsent };
+        let (place, committed) = tokio::join!(route.place(), ticket.committed());
+        if let Err(error) = committed {
+            return Err(Miss::Short(Short::Store(error)));
+        }
+        let sent_at = Instant::now();
+        self.book.note(attempt, |record| record.times.wait_us = micros(sent_at - begun));
+        let place = match place {
+            Ok(place) => place,
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
+        };
+        // From here on the prompt may be billed, whatever happens next.
+        self.book.estimate(attempt, prompt_tokens, 0);
+        sending.at = At::Sent { prompt_tokens, output_cap };
+        let answer = match route.start(place, prepared, self.request).await {
+            Ok(answer) => answer,
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
+        };
+        let head_at = Instant::now();
+        let upstream_status = answer.upstream_status();
+        self.book.note(attempt, |record| {
+            record.upstream_status = upstream_status;
+            record.times.head_us = micros(head_at - sent_at);
+        });
+        let mut pending = Pending { book: &self.book, attempt, answer: Some(answer) };
+        let held = pending.first_visible().await;
+        let answer = pending.answer.take();
+        drop(pending);
+        let (held, answer) = match (held, answer) {
+            (Ok(held), Some(answer)) => (held, answer),
+            (Err(fault), _) => return Err(self.failed(sending, pass, fault)),
+            (Ok(_), None) => return Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
+        };
+        let first_at = Instant::now();
+        self.book.note(attempt, |record| record.times.first_token_us = micros(first_at - head_at));
+        sending.at = At::Over;
+        pass.succeeded();
+        Ok(Started {
+            attempt,
+            route: Arc::clone(route),
+            answer,
+            held,
+            sent_at,
+            first_at,
+            output_cap,
+            prompt_tokens,
+            in_flight,
+        })
+    }
+
+    /// Ends a failed attempt: void where nothing is owed, else as estimated.
+    fn failed(&self, mut sending: Sending<'_, '_>, pass: Pass<'_>, fault: Fault) -> Miss {
+        let (route, attempt) = (sending.route, sending.attempt);
+        tracing::warn!(route = %route.id(), %fault, "attempt failed");
+        if fault.is_upstreams() {
+            route.live.failed();
+            pass.failed();
+        }
+        let status = match &fault.kind {
+            FaultKind::Status { status, .. } | FaultKind::Rejected { status, .. } => Some(*status),
+            FaultKind::RateLimited { .. } => Some(429),
+            _ => None,
+        };
+        if let Some(status) = status {
+            self.book.note(attempt, |record| record.upstream_status = Some(status));
+        }
+        if !fault.voids() {
+            sending.book_hidden();
+        }
+        sending.at = At::Over;
+        self.book.end(attempt, fault.outcome(), fault.voids());
+        Miss::Fault(fault)
+    }
+}
+
+/// How far an attempt has come.
+enum At {
+    /// It waits to be sent.
+    Unsent,
+    /// It was sent and has shown nothing.
+    Sent { prompt_tokens: u64, output_cap: u64 },
+    /// It has ended, or has been handed on.
+    Over,
+}
+
+/// An attempt on its way to its first event; dropped before that, it ends its record.
+struct Sending<'a, 'e> {
+    book: &'a Book<'e>,
+    attempt: AttemptIndex,
+    route: &'a Route,
+    at: At,
+}
+
+impl Sending<'_, '_> {
+    /// What went silent may have used its whole cap where reasoning is hidden.
+    fn book_hidden(&self) {
+        if let At::Sent { prompt_tokens, output_cap } = self.at
+            && self.route.may_hide_reasoning()
+        {
+            self.book.estimate(self.attempt, prompt_tokens, output_cap);
+        }
+    }
+}
+
+impl Drop for Sending<'_, '_> {
+    fn drop(&mut self) {
+        match self.at {
+            At::Unsent => self.book.end(self.attempt, AttemptOutcome::NotSent, true),
+            At::Sent { .. } => {
+                self.book_hidden();
+                self.book.end(self.attempt, AttemptOutcome::Cancelled, false);
+            }
+            At::Over => {}
+        }
+    }
+}
+
+/// An answer that has not shown anything yet. If the caller leaves now, what the engine has metered
+/// is written down before the job is cancelled.
+struct Pending<'a, 'e> {
+    book: &'a Book<'e>,
+    attempt: AttemptIndex,
+    answer: Option<Answer>,
+}
+
+impl Pending<'_, '_> {
+    /// Events up to and with the first visible one, or the end of an answer that shows nothing.
+    async fn first_visible(&mut self) -> Result<VecDeque<Event>, Fault> {
+        let mut held = VecDeque::with_capacity(2);
+        while let Some(answer) = &mut self.answer
+            && let Some(event) = answer.next().await
+        {
+            let event = event.inspect_err(|_| self.write())?;
+            let visible = shows(&event);
+            held.push_back(event);
+            if visible || held.len() >= HELD_MAX {
+                break;
+            }
+        }
+        if held.is_empty() {
+            return Err(Fault::new(FaultKind::Broken, "an answer without a single event"));
+        }
+        Ok(held)
+    }
+
+    fn write(&self) {
+        if let Some((usage, engine_ns)) = self.answer.as_ref().and_then(Answer::metered) {
+            self.book.note(self.attempt, |record| {
+                record.usage = Some(usage);
+                record.usage_source = Some(UsageSource::Counted);
+                record.times.engine_ns = Some(engine_ns);
+            });
+        }
+    }
+}
+
+impl Drop for Pending<'_, '_> {
+    fn drop(&mut self) {
+        self.write();
+    }
+}
+
+/// Whether the caller, or its clock, is served by the event: visible output, or reasoning on its
+/// way, or the answer's end.
+fn shows(event: &Event) -> bool {
+    match event {
+        Event::Chunk { seen, .. } => {
+            seen.visible || seen.reasoning_bytes > 0 || seen.finish.is_some()
+        }
+        Event::Begin { .. } => false,
+        Event::Delta(delta) => {
+            delta.visible()
+                || delta.reasoning_bytes() > 0
+                || matches!(delta.kind, DeltaKind::Finish(_))
+        }
+        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
+    }
+}

@@ -1,0 +1,76 @@
+//! The entry being written, shared by the attempts of one request.
+//!
+//! A hedge runs two attempts at once, in one task; each writes its own record. The lock is therefore
+//! never waited for, and is never held across an await: every use is one closure.
+
+use crate::ledger::{
+    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, KeyId, OpenEntry, Short,
+};
+use policies::{Usage, UsageSource};
+use std::sync::{Mutex, PoisonError};
+use tokio::time::Instant;
+
+/// An entry that several attempts write into.
+#[derive(Debug)]
+pub(super) struct Book<'e>(Mutex<Written<'e>>);
+
+#[derive(Debug)]
+struct Written<'e> {
+    open: &'e mut OpenEntry,
+    last: Option<AttemptIndex>,
+}
+
+impl<'e> Book<'e> {
+    pub(super) fn new(open: &'e mut OpenEntry) -> Self {
+        Self(Mutex::new(Written { open, last: None }))
+    }
+
+    fn with<T>(&self, write: impl FnOnce(&mut Written<'e>) -> T) -> T {
+        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The attempt that was begun last.
+    pub(super) fn last(&self) -> Option<AttemptIndex> {
+        self.with(|written| written.last)
+    }
+
+    /// The key that asks.
+    pub(super) fn key(&self) -> Option<KeyId> {
+        self.with(|written| written.open.key().cloned())
+    }
+
+    /// Attempts so far.
+    pub(super) fn attempts(&self) -> usize {
+        self.with(|written| written.open.attempts())
+    }
+
+    /// Microseconds from the request's arrival to `instant`.
+    pub(super) fn offset_us(&self, instant: Instant) -> u64 {
+        self.with(|written| written.open.timeline.offset_us(instant))
+    }
+
+    pub(super) fn reserve(&self, ask: Ask) -> Result<(AttemptIndex, CommitTicket), Short> {
+        self.with(|written| {
+            let reserved = written.open.reserve(ask)?;
+            written.last = Some(reserved.0);
+            Ok(reserved)
+        })
+    }
+
+    /// Writes into the record of an attempt.
+    pub(super) fn note(&self, attempt: AttemptIndex, write: impl FnOnce(&mut Attempt)) {
+        self.with(|written| write(written.open.attempt(attempt)));
+    }
+
+    /// Books what was sent, and the hidden reasoning there may be, until more is known.
+    pub(super) fn estimate(&self, attempt: AttemptIndex, prompt: u64, reasoning: u64) {
+        self.note(attempt, |record| {
+            record.usage = Some(Usage { input: prompt, reasoning, ..Usage::default() });
+            record.usage_source = Some(UsageSource::Estimated);
+        });
+    }
+
+    pub(super) fn end(&self, attempt: AttemptIndex, outcome: AttemptOutcome, void: bool) {
+        self.with(|written| written.open.end_attempt(attempt, outcome, void));
+    }
+}

@@ -1,0 +1,126 @@
+//! The worst case of one attempt, set aside on every budget of its path or on none; clamped to what
+//! the budgets can pay where the policy says so.
+
+use super::{Execution, miss::Miss};
+use crate::{
+    ledger::{Ask, AttemptIndex, CommitTicket, Role, Short, Unit},
+    routes::{Fault, FaultKind, Prepared, Route},
+};
+use policies::{OnShort, PicoUsd};
+use std::sync::Arc;
+
+/// How often a clamp is tried anew when other requests take the money in between.
+const CLAMPS_MAX: usize = 4;
+
+impl Execution<'_> {
+    /// Sets the worst case aside on every budget, clamping the output cap where the policy says so.
+    pub(super) async fn reserve(
+        &self,
+        route: &Arc<Route>,
+        mut prepared: Prepared,
+        role: Role,
+    ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
+        for _ in 0..CLAMPS_MAX {
+            let worst = route.worst_case(&prepared.bounds).ok_or(Miss::UnknownPrice)?;
+            let short = match self.request.max_cost {
+                Some(max) if worst > max => {
+                    ShortOf { left: Left::Money(max), miss: Miss::MaxCost { needed: worst } }
+                }
+                _ => match self.book.reserve(self.ask(route, &prepared, worst, role)) {
+                    Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
+                    Err(short) => ShortOf { left: left(&short), miss: Miss::Short(short) },
+                },
+            };
+            let Some(cap) = self.clamped(route, &prepared, &short.left) else {
+                return Err(short.miss);
+            };
+            prepared = route.prepare(self.request, cap).await.map_err(Miss::Fault)?;
+        }
+        Err(Miss::Fault(Fault::new(FaultKind::Busy, "other requests took the money meanwhile")))
+    }
+
+    /// The largest output cap that what is left can pay, if the policy clamps and it is worth it.
+    fn clamped(&self, route: &Route, prepared: &Prepared, left: &Left) -> Option<u64> {
+        let OnShort::Clamp { min_output_tokens } = self.decision.on_short else { return None };
+        let affords = |cap: u64| {
+            let bounds = policies::WorstCase { output_tokens: cap, ..prepared.bounds };
+            match left {
+                Left::Money(left) => route.worst_case(&bounds).is_some_and(|worst| worst <= *left),
+                Left::Tokens(left) => tokens(&bounds) <= *left,
+                Left::Nothing => false,
+            }
+        };
+        largest(min_output_tokens, prepared.bounds.output_tokens.checked_sub(1)?, affords)
+    }
+
+    fn ask(&self, route: &Route, prepared: &Prepared, worst_money: PicoUsd, role: Role) -> Ask {
+        let parent = self.book.last();
+        Ask {
+            route: route.id().clone(),
+            model: route.model().to_owned(),
+            provider: route.provider().to_owned(),
+            role: if parent.is_some() { role } else { Role::Primary },
+            parent,
+            price: route.config.price.clone(),
+            worst_money,
+            budgeted: route.config.budgeted,
+            worst_tokens: tokens(&prepared.bounds),
+            output_cap: prepared.bounds.output_tokens,
+            avoided: self.avoided.clone().filter(|_| route.is_local()),
+            model_file: prepared.model_file(),
+            service_tier: None,
+        }
+    }
+}
+
+/// What there is, where there is not enough.
+enum Left {
+    Money(PicoUsd),
+    Tokens(u64),
+    Nothing,
+}
+
+struct ShortOf {
+    left: Left,
+    miss: Miss,
+}
+
+fn left(short: &Short) -> Left {
+    match short {
+        Short::Budget { unit: Unit::Money, left, .. } => Left::Money(PicoUsd::from_pico(*left)),
+        Short::Budget { unit: Unit::Tokens, left, .. } => Left::Tokens(*left),
+        Short::TokensPerMinute { .. } | Short::Store(_) => Left::Nothing,
+    }
+}
+
+/// Prompt and answer tokens at most.
+fn tokens(bounds: &policies::WorstCase) -> u64 {
+    bounds.output_tokens.saturating_mul(bounds.choices).saturating_add(bounds.prompt_tokens)
+}
+
+/// The largest number in `low..=high` that `fits`, if any does; `fits` is monotone.
+fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    if low > high || !fits(low) {
+        return None;
+    }
+    let (mut low, mut high) = (low, high);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    Some(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::largest;
+
+    #[test]
+    fn the_largest_that_fits_is_found() {
+        assert_eq!(largest(1, 100, |n| n <= 42), Some(42));
+        assert_eq!(largest(1, 100, |_| true), Some(100));
+        assert_eq!(largest(50, 100, |n| n <= 42), None);
+        assert_eq!(largest(7, 6, |_| true), None);
+        assert_eq!(largest(0, u64::MAX, |n| n <= 3), Some(3));
+    }
+}

@@ -1,0 +1,202 @@
+//! A provider that fails is survived: asked again within one budget, left alone while it keeps
+//! failing, and not asked at all when the answer would come too late.
+
+use crate::harness::{Gate, eventually};
+use e2e::standin::{Cut, Fault, Point, Script, StandIn};
+use std::time::Duration;
+
+/// Retries that do not make a test wait.
+const EAGER: &str = "retry = { max = 2, backoff_ms = 1, retry_after_max_ms = 1000 }";
+/// Never opens of itself.
+const PATIENT: &str = "breaker = { failures_max = 1000000, samples_min = 1000000 }";
+
+async fn one_cloud(more: &str) -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud_named("cloud", &cloud, more).start().await;
+    (cloud, gate)
+}
+
+#[tokio::test]
+async fn a_fault_that_passes_is_survived_and_each_try_is_an_attempt() {
+    let (cloud, gate) = one_cloud(EAGER).await;
+    for fault in [Fault::Status503, Fault::Status500, Fault::ResetBeforeHead] {
+        cloud.next(Script::default().with(fault)).next(Script::default().with(fault));
+        cloud.next(Script::says("At last.").using(10, 2));
+        let answer = gate.ask("Are you there?").send().await.ok();
+        let what = fault.name();
+        assert_eq!(answer.text(), "At last.", "{what}");
+        assert_eq!(answer.header("x-tollgate-attempts"), "3", "{what}");
+        let entry = gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        assert_eq!(entry.outcome(), "completed", "{what}");
+        let attempts = entry.attempts();
+        let roles: Vec<_> = attempts.iter().map(|attempt| attempt.text("role")).collect();
+        assert_eq!(roles, ["primary", "retry", "retry"], "{what}");
+        assert_eq!(attempts[2].0["parent"], 1, "{what}");
+        if fault != Fault::ResetBeforeHead {
+            assert_eq!(attempts[0].cost(), Some(0), "{what}: an error status is not charged");
+        }
+    }
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn retries_end_with_their_budget_and_wait_as_they_are_told() {
+    let (cloud, gate) = one_cloud(EAGER).await;
+    // Told to wait a moment, it does.
+    let moment = Script::default().with(Fault::RateLimited).header("retry-after-ms", "5");
+    cloud.next(moment);
+    let answer = gate.ask("Again?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-attempts"), "2");
+
+    // Told to wait longer than is worth it, it hands the caller the answer and the wait.
+    cloud.next(Script::default().with(Fault::RateLimited));
+    let before = cloud.counts().requests;
+    let answer = gate.ask("Again?").send().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "7"));
+    assert_eq!(cloud.counts().requests, before + 1);
+
+    // Three tries and no more.
+    cloud.always(Script::default().with(Fault::Status503));
+    let before = cloud.counts().requests;
+    let answer = gate.ask("Anyone?").send().await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(cloud.counts().requests, before + 3);
+    assert_eq!(gate.ledger().entry(answer.id()).await.attempts().len(), 3);
+
+    // What is wrong with the key or the request is as wrong the second time.
+    for fault in [Fault::Status400, Fault::Status401] {
+        cloud.always(Script::default().with(fault));
+        let before = cloud.counts().requests;
+        gate.ask("Odd?").send().await.error();
+        assert_eq!(cloud.counts().requests, before + 1, "{}", fault.name());
+    }
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn nothing_is_asked_again_once_a_byte_is_out() {
+    let (cloud, gate) = one_cloud(EAGER).await;
+    cloud.next(Script::says("one two three").cut(Cut::Reset(Point::Piece(1))));
+    let answer = gate.ask("Count.").streamed().send().await;
+    assert_eq!((answer.status, answer.done()), (200, false));
+    assert_eq!(cloud.counts().requests, 1);
+    assert_eq!(gate.ledger().only_entry().await.attempts().len(), 1);
+}
+
+#[tokio::test]
+async fn the_next_route_comes_before_a_second_try_and_all_share_one_budget() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_named("first", &first, EAGER)
+        .cloud_named("second", &second, EAGER)
+        .section("[attempts]\nmax = 3")
+        .start()
+        .await;
+    first.always(Script::default().with(Fault::Status503));
+    let answer = gate.ask("Who?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+    assert_eq!(answer.header("x-tollgate-attempts"), "2", "no wait while another route is left");
+
+    second.always(Script::default().with(Fault::Status503));
+    let answer = gate.ask("Who?").send().await;
+    assert_eq!(answer.status, 502);
+    let attempts = gate.ledger().entry(answer.id()).await.attempts();
+    let tried: Vec<_> = attempts.iter().map(|a| (a.route(), a.text("role"))).collect();
+    let tried: Vec<_> = tried.iter().map(|(route, role)| (route.as_str(), role.as_str())).collect();
+    assert_eq!(tried, [("first", "primary"), ("second", "fallback"), ("first", "retry")]);
+}
+
+#[tokio::test]
+async fn an_outage_is_not_met_with_a_multiple_of_the_traffic() {
+    let retries = "retry = { max = 2, backoff_ms = 1, extra_permille = 100 }";
+    let (cloud, gate) = one_cloud(&format!("{retries}\n{PATIENT}")).await;
+    cloud.always(Script::default().with(Fault::Status503));
+    for _ in 0..40 {
+        assert_eq!(gate.ask("Anyone?").send().await.status, 503);
+    }
+    // Ten saved up at the start, and a tenth of those that came after the first.
+    assert_eq!(cloud.counts().requests, 40 + 13);
+}
+
+#[tokio::test]
+async fn a_route_that_keeps_failing_is_left_alone_and_then_tried_with_one() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let quick = "breaker = { failures_max = 3, open_ms = 300, open_max_ms = 300 }";
+    let gate = Gate::builder()
+        .cloud_named("first", &first, quick)
+        .cloud_named("second", &second, "")
+        .start()
+        .await;
+    first.always(Script::default().with(Fault::Status500));
+    let mut asked = 0;
+    eventually("the breaker to open", || async {
+        gate.ask("Who?").send().await.ok();
+        let ready = gate.get("/ready").await.json();
+        (ready["routes"][0]["breaker"]["state"] == "open").then_some(())
+    })
+    .await;
+    asked += first.counts().requests;
+    assert_eq!(asked, 3, "three in a row are enough");
+    let answer = gate.ask("Who?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+    let entry = gate.ledger().entry(answer.id()).await;
+    let left_out = entry.0["decision"]["left_out"].to_string();
+    if entry.attempts().len() == 1 {
+        assert!(left_out.contains("unavailable"), "the policy knew: {left_out}");
+    }
+    let metrics = gate.metrics().await;
+    assert!(metrics.contains("tollgate_route_breaker_opened{route=\"first\"} "), "{metrics}");
+    let routes = gate.admin("/routes").await.to_string();
+    assert!(routes.contains("\"failed_in_a_row\":"), "{routes}");
+
+    first.always(Script::default());
+    let answer = eventually("it to be tried again", || async {
+        let answer = gate.ask("Who?").send().await.ok();
+        (answer.header("x-tollgate-route") == "first").then_some(answer)
+    })
+    .await;
+    assert_eq!(gate.ledger().entry(answer.id()).await.attempts().len(), 1);
+    let ready = gate.get("/ready").await.json();
+    assert_eq!(ready["routes"][0]["breaker"]["state"], "closed", "{ready}");
+}
+
+#[tokio::test]
+async fn a_callers_bad_requests_open_no_breaker() {
+    let (cloud, gate) = one_cloud("breaker = { failures_max = 1, samples_min = 1 }").await;
+    cloud.always(Script::default().with(Fault::Status400));
+    for _ in 0..20 {
+        assert_eq!(gate.ask("Odd.").send().await.status, 400);
+    }
+    cloud.always(Script::default());
+    gate.ask("Ordinary.").send().await.ok();
+    let ready = gate.get("/ready").await.json();
+    assert_eq!(ready["routes"][0]["breaker"]["opened"], 0, "{ready}");
+}
+
+#[tokio::test]
+async fn alone_and_resting_a_route_is_a_503_that_sends_nothing() {
+    let (cloud, gate) = one_cloud("breaker = { failures_max = 1, open_ms = 60000 }").await;
+    cloud.next(Script::default().with(Fault::Status500));
+    assert_eq!(gate.ask("Well?").send().await.status, 503);
+    let answer = gate.ask("Well?").send().await;
+    assert_eq!((answer.status, answer.error().code.as_deref()), (503, Some("upstream_failed")));
+    assert_eq!(cloud.counts().requests, 1);
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "nothing was tried");
+}
+
+#[tokio::test]
+async fn what_cannot_come_in_time_is_refused_before_it_costs() {
+    let (cloud, gate) = one_cloud("").await;
+    let slow = Script { before_head: Duration::from_millis(120), ..Script::default() };
+    cloud.always(slow);
+    for _ in 0..8 {
+        gate.ask("Slowly.").send().await.ok();
+    }
+    let answer = gate.ask("Quick!").header("x-tollgate-deadline-ms", "60").send().await;
+    assert_eq!((answer.status, answer.error().code.as_deref()), (504, Some("deadline_exceeded")));
+    assert!(answer.error().message.contains("deadline"), "{}", answer.body_text());
+    assert_eq!(cloud.counts().requests, 8, "nothing was sent");
+    assert_eq!(gate.ledger().until_entries(8).await.len(), 8, "and nothing booked");
+    gate.ask("In time.").header("x-tollgate-deadline-ms", "20000").send().await.ok();
+}
