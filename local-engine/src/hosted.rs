@@ -401,7 +401,12 @@ impl Hosted {
         *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
     }
 
-    fn used(&self) {
+    /// Whether a request waits for it to be loaded.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
+    }
+
+    pub(crate) fn used(&self) {
         self.used_ns.store(nanoseconds(self.start.elapsed()), SeqCst);
     }
 

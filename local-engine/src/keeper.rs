@@ -134,7 +134,7 @@ impl Round<'_> {
                 hosted.wanted.store(false, SeqCst);
                 let Some(unload_after) = hosted.keep.unload_after else { return LOOK };
                 let idle = hosted.idle();
-                if idle >= unload_after && engine.is_idle() {
+                if idle >= unload_after && !hosted.is_waited_for() && engine.is_idle() {
                     tracing::info!(model = hosted.name, "unloading a model nobody uses");
                     self.retire(hosted, engine, now + IDLE_DRAIN_MAX, true);
                 }
@@ -231,6 +231,8 @@ impl Round<'_> {
         match self.place(hosted, &config, models) {
             Ok(engine) => {
                 self.tries[at].loaded_at = Some(Instant::now());
+                // The time that the load took is not time without use.
+                hosted.used();
                 hosted.set(Standing::Loaded(engine));
                 Ok(())
             }
@@ -278,7 +280,9 @@ impl Round<'_> {
         let idle = models.iter().filter(|other| !Arc::ptr_eq(other, but)).filter_map(|other| {
             match other.now() {
                 // This look and the name hold one handle each.
-                Standing::Loaded(engine) if engine.is_idle() => Some((other, engine)),
+                Standing::Loaded(engine) if !other.is_waited_for() && engine.is_idle() => {
+                    Some((other, engine))
+                }
                 _ => None,
             }
         });

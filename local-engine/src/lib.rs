@@ -22,8 +22,6 @@ mod evictions;
 pub mod fuzzing;
 mod generation;
 pub mod gguf;
-#[cfg(test)]
-mod guard_tests;
 mod host;
 mod hosted;
 mod info;

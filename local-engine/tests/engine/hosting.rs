@@ -215,9 +215,12 @@ async fn two_models_never_compute_at_once_and_share_by_time() {
     first_text(&mut second).await;
     let busy = |engine: &Engine| engine.status().busy;
     let from = (busy(&of_a), busy(&of_b));
-    let first = read(first).await;
-    let at_end_of_first = (busy(&of_a) - from.0, busy(&of_b) - from.1);
-    let second = read(second).await;
+    // Both are read: a job whose reader lags would pause.
+    let until_the_end = async {
+        let first = read(first).await;
+        (first, (busy(&of_a) - from.0, busy(&of_b) - from.1))
+    };
+    let ((first, at_end_of_first), second) = tokio::join!(until_the_end, read(second));
     let wall = begun.elapsed();
     let used = |usage: local_engine::JobUsage| usage.prefill_time + usage.decode_time;
     let both = used(first.usage()) + used(second.usage());

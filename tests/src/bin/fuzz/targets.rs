@@ -7,9 +7,11 @@ use std::{io::Cursor, path::PathBuf};
 /// Tries one input; an error says what did not hold.
 pub(crate) type Target = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
 
+/// Gets a target ready.
+pub(crate) type Make = fn() -> Result<Target, String>;
+
 /// Every target by name.
-pub(crate) const TARGETS: &[(&str, fn() -> Result<Target, String>)] =
-    &[("gguf", header), ("text", text), ("chat", chat)];
+pub(crate) const TARGETS: &[(&str, Make)] = &[("gguf", header), ("text", text), ("chat", chat)];
 
 /// A model file's header: refused or sound, in bounded time.
 fn header() -> Result<Target, String> {
