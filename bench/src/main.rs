@@ -7,6 +7,7 @@ mod child;
 mod engine;
 mod load;
 mod machine;
+mod money;
 mod output;
 mod overhead;
 mod procfs;
@@ -36,6 +37,10 @@ enum Command {
     Engine(engine::EngineArgs),
     /// Whether the local engine holds out at twice its capacity, with callers who leave.
     Soak(soak::SoakArgs),
+    /// What budgets refuse under a recorded trace, in simulated time.
+    Budgets(money::MoneyArgs),
+    /// What abuse costs with and without the guard, over a recorded trace in simulated time.
+    Redteam(money::MoneyArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
     /// The mock provider (started by `overhead`).
@@ -60,6 +65,8 @@ fn run(command: Command) -> Result<(), String> {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Soak(args) => one_thread()?.block_on(soak::run(args)),
+        Command::Budgets(args) => money::budgets(&args),
+        Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),

@@ -29,8 +29,12 @@ use crate::{
 };
 use book::Book;
 use miss::{Miss, refusal};
-use policies::{Decision, LeaveOut, OnShort, Plan, RouteId, TokenPrice};
-use std::{collections::VecDeque, sync::Arc};
+use policies::{Decision, LeaveOut, OnShort, PicoUsd, Plan, RouteId, TokenPrice};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A route that has yielded its first visible event.
@@ -67,6 +71,10 @@ pub struct Bounds<'a> {
     pub deadline: Option<Instant>,
     /// What hedges are allowed; `None` while the gateway is loaded.
     pub hedging: Option<&'a Hedging>,
+    /// How long it may wait for running ones to give back what they do not use of a budget.
+    pub budget_wait: Duration,
+    /// The most that it may cost in all: the caller's own limit and the operator's, the least.
+    pub cost_max: Option<PicoUsd>,
 }
 
 /// One request on its way through its plan.
@@ -79,6 +87,8 @@ pub struct Execution<'a> {
     bounds: Bounds<'a>,
     /// What an answer from the local model spares: the cheapest cloud route that was allowed.
     avoided: Option<Arc<TokenPrice>>,
+    /// Set once it waits for a budget instead of failing: until when.
+    waits: OnceLock<Instant>,
 }
 
 /// One route of the plan and how it stands.
@@ -116,7 +126,15 @@ impl<'a> Execution<'a> {
         bounds: Bounds<'a>,
     ) -> Self {
         let avoided = cheapest_cloud(routes, request, decision);
-        Self { routes, request, decision, book: Book::new(open), bounds, avoided }
+        Self {
+            routes,
+            request,
+            decision,
+            book: Book::new(open),
+            bounds,
+            avoided,
+            waits: OnceLock::new(),
+        }
     }
 
     /// Tries the plan in its order until a route yields its first visible event.
@@ -129,9 +147,29 @@ impl<'a> Execution<'a> {
             if let Some(started) = self.round(&mut walk).await {
                 return Ok(started);
             }
-            let Some(ready_at) = self.again(&mut walk) else { return Err(walk.refusal()) };
+            let Some(ready_at) = self.again(&mut walk) else {
+                return self.waited(walk).await;
+            };
             tokio::time::sleep_until(ready_at).await;
             walk.round += 1;
+        }
+    }
+
+    /// Instead of failing, and only then: the first route that lacked money or tokens which running
+    /// requests may give back is tried once more, in the line of those who wait for them.
+    async fn waited(&self, mut walk: Walk) -> Result<Started, Refusal> {
+        let Bounds { budget_wait, .. } = self.bounds;
+        let helps = |step: &Step| step.miss.as_ref().is_some_and(Miss::may_be_freed);
+        let Some(at) = walk.steps.iter().position(helps).filter(|_| !budget_wait.is_zero()) else {
+            return Err(walk.refusal());
+        };
+        let _set_once = self.waits.set(Instant::now() + budget_wait);
+        match self.attempt(&walk.steps[at].route, Role::Fallback).await {
+            Ok(started) => Ok(started),
+            Err(miss) => {
+                walk.steps[at].miss = Some(miss);
+                Err(walk.refusal())
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod draw;
 pub mod execute;
 pub mod extras;
+pub mod guard;
 pub mod ledger;
 pub mod listen;
 pub mod policy_watch;

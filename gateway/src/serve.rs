@@ -229,7 +229,7 @@ fn open_entry(
         arrived_unix_ms: life.arrived_unix_ms,
         key: caller.record.id.clone(),
         user: caller.record.user.clone(),
-        team: caller.record.team.clone(),
+        team: caller.team.clone(),
         session: request.session.clone(),
         tags: request.tags.clone(),
         endpoint: request.endpoint,
@@ -252,12 +252,15 @@ async fn execute(
     open: &mut OpenEntry,
 ) -> Result<Started, Refusal> {
     let arrived = open.timeline.arrived();
+    let cost_max = gateway.books.request_cost_max(open.path());
     let (busy, places) = (gateway.admission.in_flight(), gateway.config.limits.in_flight_max);
     let bounds = Bounds {
         attempts: gateway.config.attempts,
         arrived,
         deadline: request.deadline.map(|deadline| arrived + deadline),
         hedging: Some(&gateway.hedging).filter(|hedging| !hedging.is_off_at(busy, places)),
+        budget_wait: gateway.config.limits.budget_wait_max,
+        cost_max: request.max_cost.into_iter().chain(cost_max).min(),
     };
     let run = Execution::new(&gateway.routes, request, decision, open, bounds).run();
     match bounds.deadline {

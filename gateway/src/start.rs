@@ -60,6 +60,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let (books, recovered) = Books::open(books_config(&config), clock.clone())?;
     let limit = config.limits.failed_auth_per_minute;
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    keys.install_groups(books.groups());
     let current = policy.current();
     let noted = books.put_policy(current.name(), current.version(), current.source());
     if let Err(error) = noted.blocking() {
@@ -107,6 +108,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     let (books, _) = Books::open(books_config(&config), clock.clone())?;
     let limit = config.limits.failed_auth_per_minute;
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
+    keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),

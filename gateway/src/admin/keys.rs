@@ -5,24 +5,23 @@
 
 use super::{
     Answer, answer, answer_with,
-    read::{Body, bad},
+    limits::{
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
+    },
+    read::Body,
     times::rfc3339,
     unreadable,
 };
 use crate::{
-    caller::{BudgetSpec, KeyChange, KeyLimits, KeyRecord, KeysError, NewKey, Window},
+    caller::{KeyChange, KeyRecord, KeysError, NewKey},
     ledger::KeyId,
     refusal::Refusal,
     serve::Gateway,
 };
 use axum::extract::{Path, State};
 use http::StatusCode;
-use policies::PicoUsd;
-use serde::{Deserialize, Deserializer, Serialize};
-use std::{collections::HashSet, sync::Arc};
-
-/// Longest label, user or team, in bytes.
-const NAME_BYTES_MAX: usize = 200;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A key as the admin API shows it.
 #[derive(Debug, Serialize)]
@@ -32,8 +31,9 @@ struct KeyView {
     label: String,
     user: Option<String>,
     team: Option<String>,
-    limits: KeyLimits,
-    budgets: Vec<BudgetView>,
+    limits: LimitsView,
+    budgets: Vec<BudgetBody>,
+    session_budgets: Vec<BudgetBody>,
     may_pin: bool,
     state: &'static str,
     created: String,
@@ -52,26 +52,6 @@ struct CreatedView {
     secret: String,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BudgetView {
-    window: Window,
-    #[serde(default)]
-    money_usd: Option<PicoUsd>,
-    #[serde(default)]
-    tokens: Option<u64>,
-    #[serde(default = "yes")]
-    hard: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct LimitsBody {
-    requests_per_minute: Option<u32>,
-    tokens_per_minute: Option<u64>,
-    concurrency: Option<u32>,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CreateBody {
@@ -79,7 +59,8 @@ pub(super) struct CreateBody {
     user: Option<String>,
     team: Option<String>,
     limits: LimitsBody,
-    budgets: Vec<BudgetView>,
+    budgets: Vec<BudgetBody>,
+    session_budgets: Vec<BudgetBody>,
     may_pin: bool,
     expires_unix_ms: Option<u64>,
 }
@@ -94,21 +75,12 @@ pub(super) struct ChangeBody {
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
     limits: ChangeLimits,
-    budgets: Option<Vec<BudgetView>>,
+    budgets: Option<Vec<BudgetBody>>,
+    session_budgets: Option<Vec<BudgetBody>>,
     may_pin: Option<bool>,
+    disabled: Option<bool>,
     #[serde(deserialize_with = "given")]
     expires_unix_ms: Option<Option<u64>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ChangeLimits {
-    #[serde(deserialize_with = "given")]
-    requests_per_minute: Option<Option<u32>>,
-    #[serde(deserialize_with = "given")]
-    tokens_per_minute: Option<Option<u64>>,
-    #[serde(deserialize_with = "given")]
-    concurrency: Option<Option<u32>>,
 }
 
 /// GET /keys
@@ -132,18 +104,9 @@ pub(super) async fn create(
         label: name("label", body.label)?,
         user: body.user.map(|user| name("user", user)).transpose()?,
         team: body.team.map(|team| name("team", team)).transpose()?,
-        limits: KeyLimits {
-            requests_per_minute: at_least_one(
-                "limits.requests_per_minute",
-                body.limits.requests_per_minute,
-            )?,
-            tokens_per_minute: at_least_one(
-                "limits.tokens_per_minute",
-                body.limits.tokens_per_minute,
-            )?,
-            concurrency: at_least_one("limits.concurrency", body.limits.concurrency)?,
-        },
+        limits: body.limits.check()?,
         budgets: budgets(body.budgets)?,
+        session_budgets: budgets(body.session_budgets)?,
         may_pin: body.may_pin,
         expires_unix_ms: body.expires_unix_ms,
     };
@@ -160,28 +123,19 @@ pub(super) async fn change(
     Path(id): Path<String>,
     Body(body): Body<ChangeBody>,
 ) -> Answer {
-    let limits = body.limits;
+    let _one_at_a_time = gateway.keys.changing().await;
+    let before = gateway.keys.get(&key_id(&id)).ok_or_else(|| no_such_key(&id))?;
     let change = KeyChange {
         label: body.label.map(|label| name("label", label)).transpose()?,
         user: within(body.user, |user| name("user", user))?,
         team: within(body.team, |team| name("team", team))?,
-        requests_per_minute: limits
-            .requests_per_minute
-            .map(|limit| at_least_one("limits.requests_per_minute", limit))
-            .transpose()?,
-        tokens_per_minute: limits
-            .tokens_per_minute
-            .map(|limit| at_least_one("limits.tokens_per_minute", limit))
-            .transpose()?,
-        concurrency: limits
-            .concurrency
-            .map(|limit| at_least_one("limits.concurrency", limit))
-            .transpose()?,
+        limits: Some(body.limits.apply(before.limits.clone())?),
         budgets: body.budgets.map(budgets).transpose()?,
+        session_budgets: body.session_budgets.map(budgets).transpose()?,
         may_pin: body.may_pin,
+        disabled: body.disabled,
         expires_unix_ms: body.expires_unix_ms,
     };
-    let _one_at_a_time = gateway.keys.changing().await;
     let record = gateway.keys.changed(&key_id(&id), change).ok_or_else(|| no_such_key(&id))?;
     put(&gateway, &record).await?;
     answer(&view(&record, gateway.clock.unix_ms()))
@@ -213,16 +167,12 @@ async fn put(gateway: &Gateway, record: &KeyRecord) -> Result<(), Refusal> {
 fn view(record: &KeyRecord, now_ms: u64) -> KeyView {
     let state = if record.revoked_unix_ms.is_some() {
         "revoked"
+    } else if record.disabled_unix_ms.is_some() {
+        "disabled"
     } else if record.works_at(now_ms) {
         "active"
     } else {
         "expired"
-    };
-    let budget = |budget: &BudgetSpec| BudgetView {
-        window: budget.window,
-        money_usd: budget.money,
-        tokens: budget.tokens,
-        hard: budget.hard,
     };
     KeyView {
         id: record.id.clone(),
@@ -230,8 +180,9 @@ fn view(record: &KeyRecord, now_ms: u64) -> KeyView {
         label: record.label.clone(),
         user: record.user.clone(),
         team: record.team.clone(),
-        limits: record.limits.clone(),
-        budgets: record.budgets.iter().map(budget).collect(),
+        limits: LimitsView::from(&record.limits),
+        budgets: views(&record.budgets),
+        session_budgets: views(&record.session_budgets),
         may_pin: record.may_pin,
         state,
         created: rfc3339(record.created_unix_ms),
@@ -240,59 +191,6 @@ fn view(record: &KeyRecord, now_ms: u64) -> KeyView {
         expires_unix_ms: record.expires_unix_ms,
         revoked: record.revoked_unix_ms.map(rfc3339),
         revoked_unix_ms: record.revoked_unix_ms,
-    }
-}
-
-fn budgets(written: Vec<BudgetView>) -> Result<Vec<BudgetSpec>, Refusal> {
-    let mut windows = HashSet::new();
-    written
-        .into_iter()
-        .map(|budget| {
-            if budget.money_usd.is_none() && budget.tokens.is_none() {
-                return Err(bad(
-                    Some("budgets"),
-                    "a budget limits `money_usd` or `tokens` or both",
-                ));
-            }
-            if !windows.insert(budget.window) {
-                return Err(bad(Some("budgets"), "a key has at most one budget for each window"));
-            }
-            Ok(BudgetSpec {
-                window: budget.window,
-                money: budget.money_usd,
-                tokens: budget.tokens,
-                hard: budget.hard,
-            })
-        })
-        .collect()
-}
-
-fn name(param: &str, text: String) -> Result<String, Refusal> {
-    if text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
-        let message = format!("`{param}` has at most {NAME_BYTES_MAX} bytes of plain text");
-        return Err(bad(Some(param), message));
-    }
-    Ok(text)
-}
-
-fn at_least_one<T: PartialEq + From<u8>>(
-    param: &str,
-    limit: Option<T>,
-) -> Result<Option<T>, Refusal> {
-    if limit.as_ref().is_some_and(|limit| *limit == T::from(0)) {
-        let message = format!("`{param}` is at least 1; to stop a key, revoke it");
-        return Err(bad(Some(param), message));
-    }
-    Ok(limit)
-}
-
-fn within<T>(
-    change: Option<Option<T>>,
-    check: impl FnOnce(T) -> Result<T, Refusal>,
-) -> Result<Option<Option<T>>, Refusal> {
-    match change {
-        Some(Some(value)) => check(value).map(|value| Some(Some(value))),
-        other => Ok(other),
     }
 }
 
@@ -309,15 +207,4 @@ fn not_made(error: &KeysError) -> Refusal {
         KeysError::TooMany => Refusal::Conflict(error.to_string()),
         _ => Refusal::Ledger(error.to_string()),
     }
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// A field that is there, null or not.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }

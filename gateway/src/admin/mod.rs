@@ -7,11 +7,14 @@
 //! is absent.
 
 mod asked;
+mod budgets;
 mod export;
 mod focus;
+mod groups;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
+mod limits;
 mod models;
 mod organization;
 mod policies;
@@ -21,6 +24,7 @@ mod state;
 mod tests;
 mod times;
 
+use groups::Kind;
 pub(crate) use state::price_rows;
 
 use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
@@ -57,7 +61,17 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
                 "GET, HEAD, PATCH, DELETE",
             ),
         )
-        .route("/budgets", reads(get(state::budgets)))
+        .nest("/teams", groups::router(Kind::Team))
+        .nest("/users", groups::router(Kind::User))
+        .nest("/tags", groups::router(Kind::Tag))
+        .route("/budgets", only(get(budgets::list).post(budgets::create), "GET, HEAD, POST"))
+        .route(
+            "/budgets/{*id}",
+            only(
+                patch(budgets::change).get(budgets::show).delete(budgets::remove),
+                "GET, HEAD, PATCH, DELETE",
+            ),
+        )
         .route("/reservations", reads(get(state::reservations)))
         .route("/refusals", reads(get(state::refusals)))
         .route("/routes", reads(get(state::routes)))

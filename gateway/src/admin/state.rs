@@ -4,7 +4,8 @@ use super::{Answer, list, read::Params, reading, times::rfc3339};
 use crate::{
     caller::Window,
     config::{RouteConfig, RouteSource},
-    ledger::{BudgetState, Scope, Side},
+    ledger::Scope,
+    ledger::{BudgetState, Side},
     routes::{Route, Source},
     serve::Gateway,
 };
@@ -18,9 +19,10 @@ use std::sync::Arc;
 const TOKENS: u64 = 1_000_000;
 
 #[derive(Debug, Serialize)]
-struct BudgetView {
+pub(super) struct BudgetView {
     id: Arc<str>,
     scope: &'static str,
+    name: Option<String>,
     key: Option<String>,
     window: Window,
     hard: bool,
@@ -32,26 +34,29 @@ struct BudgetView {
     spent_tokens: Option<u64>,
     reserved_tokens: Option<u64>,
     left_tokens: Option<u64>,
+    limit_requests: Option<u64>,
+    spent_requests: Option<u64>,
+    reserved_requests: Option<u64>,
+    left_requests: Option<u64>,
+    waiting: u64,
     began: String,
     began_unix_ms: u64,
     resets: Option<String>,
     resets_unix_ms: Option<u64>,
 }
 
-/// GET /budgets: every budget in its current window.
-pub(super) async fn budgets(State(gateway): State<Arc<Gateway>>) -> Answer {
-    list(gateway.books.budgets().into_iter().map(budget).collect())
-}
-
-fn budget(state: BudgetState) -> BudgetView {
-    let (scope, key) = match state.scope {
-        Scope::Global => ("global", None),
-        Scope::Key(key) => ("key", Some(key.to_string())),
+/// A budget in its current window, as it is shown.
+pub(super) fn budget(state: BudgetState) -> BudgetView {
+    let key = match &state.scope {
+        Scope::Key(key) | Scope::Session(key, _) => Some(key.to_string()),
+        _ => None,
     };
     let money = |part: fn(&Side<PicoUsdTotal>) -> PicoUsdTotal| state.money.as_ref().map(part);
     let tokens = |part: fn(&Side<u64>) -> u64| state.tokens.as_ref().map(part);
+    let requests = |part: fn(&Side<u64>) -> u64| state.requests.as_ref().map(part);
     BudgetView {
-        scope,
+        scope: state.scope.kind(),
+        name: state.scope.name().map(str::to_owned),
         key,
         window: state.window,
         hard: state.hard,
@@ -63,6 +68,11 @@ fn budget(state: BudgetState) -> BudgetView {
         spent_tokens: tokens(|side| side.spent),
         reserved_tokens: tokens(|side| side.reserved),
         left_tokens: tokens(|side| side.left),
+        limit_requests: requests(|side| side.limit),
+        spent_requests: requests(|side| side.spent),
+        reserved_requests: requests(|side| side.reserved),
+        left_requests: requests(|side| side.left),
+        waiting: state.waiting,
         began: rfc3339(state.began_unix_ms),
         began_unix_ms: state.began_unix_ms,
         resets: state.resets_unix_ms.map(rfc3339),

@@ -211,7 +211,7 @@ async fn what_is_wrong_is_refused_and_named() {
         (json!({"limits": {"per_hour": 1}}), json!("per_hour")),
         (json!({"label": long}), json!("label")),
         (json!({"budgets": [{"window": "day"}]}), json!("budgets")),
-        (json!({"budgets": [{"window": "week", "tokens": 1}]}), Value::Null),
+        (json!({"budgets": [{"window": "year", "tokens": 1}]}), Value::Null),
         (json!({"budgets": [{"window": "day", "money_usd": 5.0}]}), Value::Null),
         (
             json!({"budgets": [{"window": "day", "tokens": 1}, {"window": "day", "tokens": 2}]}),
@@ -300,4 +300,49 @@ fn times_are_read_in_every_form_that_is_promised() {
         assert_eq!(read(wrong), None, "{wrong}");
     }
     assert_eq!(times::rfc3339(NOW + 7), "2027-01-15T08:00:00.007Z");
+}
+
+#[tokio::test]
+async fn teams_users_and_budgets_are_made_changed_and_disabled() {
+    let plane = Plane::open();
+    let budget = json!({"window": "month", "money_usd": "20"});
+    let team = json!({"name": "red", "budgets": [budget], "limits": {"concurrency": 9}});
+    assert_eq!(plane.ask("POST", "/teams", team.clone()).await.0, 201);
+    assert_eq!(plane.ask("POST", "/teams", team).await.0, 409);
+    let (status, user) = plane.ask("POST", "/users", json!({"name": "ada", "team": "red"})).await;
+    assert_eq!((status, &user["team"]), (201, &json!("red")));
+    let (_, key) = plane.ask("POST", "/keys", json!({"user": "ada"})).await;
+    // The key counts against its user and, by it, against the team.
+    let (_, shown) = plane.ask("GET", "/teams/red", Value::Null).await;
+    assert_eq!((&shown["keys"], &shown["state"]), (&json!(1), &json!("active")));
+
+    let made = json!({"scope": "user:ada", "window": "rolling:24h", "requests": 5});
+    let (status, made) = plane.ask("POST", "/budgets", made).await;
+    assert_eq!((status, &made["id"]), (201, &json!("user:ada/rolling:1d")));
+    let (_, changed) =
+        plane.ask("PATCH", "/budgets/team:red/month", json!({"money_usd": "1"})).await;
+    assert_eq!(changed["money_usd"], json!("1.000000000000"));
+    let (_, state) = plane.ask("GET", "/budgets/team:red/month", Value::Null).await;
+    assert_eq!((&state["limit_usd"], &state["name"]), (&json!("1.000000000000"), &json!("red")));
+    assert_eq!(plane.ask("DELETE", "/budgets/user:ada/rolling:1d", Value::Null).await.0, 200);
+    assert_eq!(plane.ask("GET", "/budgets/user:ada/rolling:1d", Value::Null).await.0, 404);
+    assert_eq!(
+        plane
+            .ask(
+                "POST",
+                "/budgets",
+                json!({"scope": "team:blue", "window": "day",
+        "tokens": 1})
+            )
+            .await
+            .0,
+        404
+    );
+
+    assert_eq!(plane.models(&key["secret"]).await, 200);
+    let (_, disabled) = plane.ask("DELETE", "/teams/red", Value::Null).await;
+    assert_eq!(disabled["state"], json!("disabled"));
+    assert_eq!(plane.models(&key["secret"]).await, 401);
+    plane.ask("PATCH", "/teams/red", json!({"disabled": false})).await;
+    assert_eq!(plane.models(&key["secret"]).await, 200);
 }

@@ -15,7 +15,7 @@ pub(crate) use failed_auth::FailedAuth;
 pub use minute::Rate;
 
 use crate::{
-    caller::{Caller, KeyLimits},
+    caller::{Caller, Group, KeyLimits},
     config::Limits,
     refusal::Refusal,
 };
@@ -33,7 +33,7 @@ pub struct Admission {
     minute: Option<MinuteLimit>,
 }
 
-/// What the limits of one key have let through so far.
+/// What the limits of one key, user or team have let through so far.
 #[derive(Debug)]
 pub(crate) struct KeyGate {
     places: Places,
@@ -48,6 +48,7 @@ pub struct Permit {
     rate: Option<Rate>,
     _gateway: Place,
     _key: Place,
+    _groups: Vec<Place>,
 }
 
 // === impl Admission ===
@@ -72,21 +73,29 @@ impl Admission {
     pub fn admit(&self, caller: &Caller) -> Result<Permit, Refusal> {
         let gate = &caller.gate;
         let key = gate.places.take().ok_or_else(|| full("this key's", &gate.places))?;
+        let take = |group: &Arc<Group>| {
+            let places = &group.gate.places;
+            places.take().ok_or_else(|| full(group.record.scope.whose(), places))
+        };
+        let groups = caller.groups.iter().map(take).collect::<Result<_, _>>()?;
         let gateway = self.places.take().ok_or_else(|| full("the gateway's", &self.places))?;
-        let by_key = pass(gate.minute.as_deref(), "this key's")?;
-        let by_gateway = pass(self.minute.as_ref(), "the gateway's")?;
-        let rate = tightest(by_key, by_gateway);
-        Ok(Permit { rate, _gateway: gateway, _key: key })
+        let mut rate = pass(gate.minute.as_deref(), "this key's")?;
+        for group in &caller.groups {
+            let passed = pass(group.gate.minute.as_deref(), group.record.scope.whose())?;
+            rate = tightest(rate, passed);
+        }
+        let rate = tightest(rate, pass(self.minute.as_ref(), "the gateway's")?);
+        Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups })
     }
 
     /// The tightest requests-per-minute limit on this caller as it stands, without using any of
     /// it: for the headers of a refusal.
     #[must_use]
     pub fn rate(&self, caller: &Caller) -> Option<Rate> {
-        tightest(
-            caller.gate.minute.as_deref().map(MinuteLimit::rate),
-            self.minute.as_ref().map(MinuteLimit::rate),
-        )
+        let gates = std::iter::once(&caller.gate);
+        let gates = gates.chain(caller.groups.iter().map(|group| &group.gate));
+        let minutes = gates.filter_map(|gate| gate.minute.as_deref()).chain(&self.minute);
+        minutes.map(MinuteLimit::rate).min_by_key(|rate| rate.remaining)
     }
 
     /// Requests in flight now.
@@ -99,7 +108,7 @@ impl Admission {
 // === impl KeyGate ===
 
 impl KeyGate {
-    /// The gate of a key; `before` is the same key's before a change. Requests in flight are
+    /// The gate of a key, a user or a team; `before` is the same one's before a change. Requests in flight are
     /// counted on, and so is the minute unless its limit changed.
     pub(crate) fn new(limits: &KeyLimits, before: Option<&Self>) -> Self {
         let max =

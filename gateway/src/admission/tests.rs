@@ -18,6 +18,7 @@ fn limits(requests_per_minute: Option<u32>, in_flight_max: usize) -> Limits {
         tokens_per_minute: None,
         in_flight_max,
         failed_auth_per_minute: 1,
+        budget_wait_max: Duration::ZERO,
     }
 }
 
@@ -29,17 +30,26 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
         label: String::new(),
         user: None,
         team: None,
-        limits: KeyLimits { requests_per_minute, tokens_per_minute: None, concurrency },
+        limits: KeyLimits { requests_per_minute, concurrency, ..KeyLimits::default() },
         budgets: Vec::new(),
         may_pin: false,
         created_unix_ms: 0,
         expires_unix_ms: None,
         revoked_unix_ms: None,
+        session_budgets: Vec::new(),
+        disabled_unix_ms: None,
     })
 }
 
 fn caller(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Caller {
-    Caller::new(record(requests_per_minute, concurrency), None)
+    let record = record(requests_per_minute, concurrency);
+    let gate = KeyGate::new(&record.limits, None);
+    Caller { record, team: None, groups: Vec::new(), gate }
+}
+
+fn changed(record: Arc<KeyRecord>, before: &Caller) -> Caller {
+    let gate = KeyGate::new(&record.limits, Some(&before.gate));
+    Caller { record, team: None, groups: Vec::new(), gate }
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,11 +162,11 @@ async fn a_changed_key_keeps_its_counts() {
     let before = caller(Some(5), Some(3));
     let _held = [admission.admit(&before).unwrap(), admission.admit(&before).unwrap()];
 
-    let same_minute = Caller::new(record(Some(5), Some(2)), Some(&before));
+    let same_minute = changed(record(Some(5), Some(2)), &before);
     assert!(admission.admit(&same_minute).is_err(), "two in flight are counted on");
     assert_eq!(admission.rate(&same_minute).unwrap().remaining, 3);
 
-    let new_minute = Caller::new(record(Some(9), None), Some(&before));
+    let new_minute = changed(record(Some(9), None), &before);
     assert_eq!(admission.rate(&new_minute).unwrap().remaining, 9);
 }
 

@@ -4,11 +4,17 @@
 //! key is never refused because others at its address were wrong.
 
 use super::{
-    ADMIN_KEY_FILE, BudgetSpec, Caller, KeyLimits, KeyRecord, Secret,
+    ADMIN_KEY_FILE, BudgetSpec, Caller, GroupRecord, KeyLimits, KeyRecord, Secret,
     files::{HASH_KEY_FILE, private_dir, read_secret, write_secret},
+    groups::Groups,
     secret::{self, SecretHash},
 };
-use crate::{admission::FailedAuth, clock::Clock, ledger::KeyId, refusal::Refusal};
+use crate::{
+    admission::FailedAuth,
+    clock::Clock,
+    ledger::{KeyId, Scope},
+    refusal::Refusal,
+};
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use std::{
@@ -39,6 +45,7 @@ pub struct Keys {
 struct Callers {
     by_hash: HashMap<SecretHash, Arc<Caller>>,
     by_id: HashMap<KeyId, Arc<Caller>>,
+    groups: Groups,
 }
 
 /// What the operator says about a new key.
@@ -54,6 +61,8 @@ pub struct NewKey {
     pub limits: KeyLimits,
     /// Budgets.
     pub budgets: Vec<BudgetSpec>,
+    /// What each of its sessions may use.
+    pub session_budgets: Vec<BudgetSpec>,
     /// Whether it may pin routes.
     pub may_pin: bool,
     /// When it stops working, milliseconds since the Unix epoch.
@@ -69,14 +78,14 @@ pub struct KeyChange {
     pub user: Option<Option<String>>,
     /// Team.
     pub team: Option<Option<String>>,
-    /// Requests per minute.
-    pub requests_per_minute: Option<Option<u32>>,
-    /// Tokens per minute.
-    pub tokens_per_minute: Option<Option<u64>>,
-    /// Requests in flight.
-    pub concurrency: Option<Option<u32>>,
+    /// Its limits, all of them anew.
+    pub limits: Option<KeyLimits>,
     /// All its budgets.
     pub budgets: Option<Vec<BudgetSpec>>,
+    /// All budgets of its sessions.
+    pub session_budgets: Option<Vec<BudgetSpec>>,
+    /// Whether it is disabled.
+    pub disabled: Option<bool>,
     /// Whether it may pin routes.
     pub may_pin: Option<bool>,
     /// When it stops working.
@@ -207,7 +216,7 @@ impl Keys {
         // The map compares as it likes, on a keyed hash nobody outside can aim at; what decides
         // compares in constant time.
         let same = bool::from(caller.record.secret_hash.ct_eq(&hash));
-        (same && caller.record.works_at(self.clock.unix_ms())).then(|| Arc::clone(caller))
+        (same && caller.works_at(self.clock.unix_ms())).then(|| Arc::clone(caller))
     }
 
     /// A request without an address (it came through no socket) counts to nobody.
@@ -241,6 +250,8 @@ impl Keys {
             created_unix_ms: self.clock.unix_ms(),
             expires_unix_ms: new.expires_unix_ms,
             revoked_unix_ms: None,
+            session_budgets: new.session_budgets,
+            disabled_unix_ms: None,
         };
         Ok((record, secret))
     }
@@ -250,14 +261,16 @@ impl Keys {
     #[must_use]
     pub fn changed(&self, id: &KeyId, change: KeyChange) -> Option<KeyRecord> {
         let mut record = KeyRecord::clone(&*self.get(id)?);
-        let limits = &mut record.limits;
-        set(&mut limits.requests_per_minute, change.requests_per_minute);
-        set(&mut limits.tokens_per_minute, change.tokens_per_minute);
-        set(&mut limits.concurrency, change.concurrency);
+        set(&mut record.limits, change.limits);
         set(&mut record.label, change.label);
         set(&mut record.user, change.user);
         set(&mut record.team, change.team);
         set(&mut record.budgets, change.budgets);
+        set(&mut record.session_budgets, change.session_budgets);
+        if let Some(disabled) = change.disabled {
+            let since = record.disabled_unix_ms.unwrap_or(self.clock.unix_ms());
+            record.disabled_unix_ms = disabled.then_some(since);
+        }
         set(&mut record.may_pin, change.may_pin);
         set(&mut record.expires_unix_ms, change.expires_unix_ms);
         Some(record)
@@ -277,6 +290,26 @@ impl Keys {
         let mut callers = Callers::clone(&self.callers.load());
         callers.put(record);
         self.callers.store(Arc::new(callers));
+    }
+
+    /// Lets teams and users take effect: new ones, or ones that changed. Their counts go on.
+    pub fn install_groups(&self, records: Vec<GroupRecord>) {
+        let _one_at_a_time = lock(&self.installing);
+        let mut callers = Callers::clone(&self.callers.load());
+        records.into_iter().for_each(|record| callers.groups.put(record));
+        let all: Vec<_> = callers.by_id.values().map(|caller| caller.record.clone()).collect();
+        for record in all {
+            callers.put(KeyRecord::clone(&record));
+        }
+        self.callers.store(Arc::new(callers));
+    }
+
+    /// How many keys count against a team or a user.
+    #[must_use]
+    pub fn count_within(&self, scope: &Scope) -> usize {
+        let callers = self.callers.load();
+        let within = |caller: &&Arc<Caller>| caller.path().scopes().contains(scope);
+        callers.by_id.values().filter(within).count()
     }
 
     /// Held from reading a record to installing its successor, so that no change is lost.
@@ -327,7 +360,7 @@ impl Callers {
     fn put(&mut self, record: KeyRecord) {
         let (id, hash) = (record.id.clone(), record.secret_hash);
         let before = self.by_id.get(&id).map(|caller| &**caller);
-        let caller = Arc::new(Caller::new(Arc::new(record), before));
+        let caller = Arc::new(self.groups.caller(Arc::new(record), before));
         self.by_hash.insert(hash, Arc::clone(&caller));
         self.by_id.insert(id, caller);
     }

@@ -5,18 +5,27 @@
 //! answer.
 
 mod files;
+mod groups;
 mod keys;
 mod record;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use files::{ADMIN_KEY_FILE, FIRST_KEY_FILE, private_dir, read_secret, write_secret};
 pub use keys::{KeyChange, Keys, KeysError, NewKey};
-pub use record::{BudgetSpec, KeyLimits, KeyRecord, Window};
+pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord};
 pub use secret::Secret;
+pub(crate) use window::SUB_BUCKETS;
+pub use window::{NotAWindow, Window};
 
-use crate::{admission::KeyGate, ledger::KeyId};
+pub(crate) use groups::Group;
+
+use crate::{
+    admission::KeyGate,
+    ledger::{BudgetPath, KeyId, Payer},
+};
 use policies::CallerFacts;
 use std::sync::Arc;
 
@@ -25,20 +34,37 @@ use std::sync::Arc;
 pub struct Caller {
     /// What the operator set.
     pub record: Arc<KeyRecord>,
+    /// Its team: the key's own, else its user's.
+    pub team: Option<String>,
+    /// Its team and its user, where they were set up.
+    pub(crate) groups: Vec<Arc<Group>>,
     pub(crate) gate: KeyGate,
 }
 
 impl Caller {
-    /// The caller of a record. `before` is the same key before a change: its counts go on.
-    pub(crate) fn new(record: Arc<KeyRecord>, before: Option<&Self>) -> Self {
-        let gate = KeyGate::new(&record.limits, before.map(|caller| &caller.gate));
-        Self { record, gate }
+    /// Whether the key, its user and its team may work at this time.
+    #[must_use]
+    pub fn works_at(&self, unix_ms: u64) -> bool {
+        let enabled = |group: &Arc<Group>| group.record.disabled_unix_ms.is_none();
+        self.record.works_at(unix_ms) && self.groups.iter().all(enabled)
     }
 
     /// The key's id.
     #[must_use]
     pub fn id(&self) -> &KeyId {
         &self.record.id
+    }
+
+    /// Whose budgets and limits its requests count against, but for sessions and tags.
+    #[must_use]
+    pub fn path(&self) -> BudgetPath {
+        BudgetPath::of(&Payer {
+            key: &self.record.id,
+            team: self.team.as_deref(),
+            user: self.record.user.as_deref(),
+            session: None,
+            tags: &[],
+        })
     }
 
     /// The caller as policies see it.
@@ -48,7 +74,7 @@ impl Caller {
             key: self.record.id.0.as_ref().to_owned(),
             label: self.record.label.clone(),
             user: self.record.user.clone(),
-            team: self.record.team.clone(),
+            team: self.team.clone(),
         }
     }
 }

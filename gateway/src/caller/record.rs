@@ -1,9 +1,10 @@
-//! A key as it is stored.
+//! Keys, teams and users as they are stored.
 //!
 //! **Invariant:** a record holds everything about a key but its secret. These types are what the
 //! journal stores: a change of meaning or order needs a new schema version there.
 
-use crate::ledger::KeyId;
+use super::Window;
+use crate::ledger::{KeyId, Scope};
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +35,34 @@ pub struct KeyRecord {
     pub expires_unix_ms: Option<u64>,
     /// When it was revoked.
     pub revoked_unix_ms: Option<u64>,
+    /// What each session (agent run) of this key may use.
+    pub session_budgets: Vec<BudgetSpec>,
+    /// Since when it is disabled; it works again when that is taken back.
+    pub disabled_unix_ms: Option<u64>,
 }
 
-/// Rate limits of a key; `None` is no limit of its own (the global one still holds).
+/// A team, a user, a tag or the whole installation: what the operator set for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Which: [`Scope::Global`], [`Scope::Team`], [`Scope::User`] or [`Scope::Tag`].
+    pub scope: Scope,
+    /// The operator's words about it.
+    pub label: String,
+    /// The team of a user; a key's own team comes first.
+    pub team: Option<String>,
+    /// Limits over all its keys together.
+    pub limits: KeyLimits,
+    /// Budgets over all its keys together.
+    pub budgets: Vec<BudgetSpec>,
+    /// What each session of its keys may use.
+    pub session_budgets: Vec<BudgetSpec>,
+    /// When it was created, milliseconds since the Unix epoch.
+    pub created_unix_ms: u64,
+    /// Since when none of its keys works.
+    pub disabled_unix_ms: Option<u64>,
+}
+
+/// Limits of a key, a user or a team; `None` is no limit of its own (those above still hold).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyLimits {
     /// Requests per minute.
@@ -46,9 +72,11 @@ pub struct KeyLimits {
     pub tokens_per_minute: Option<u64>,
     /// Requests in flight.
     pub concurrency: Option<u32>,
+    /// The most that one request may cost at worst, over all its attempts together.
+    pub request_cost_max: Option<PicoUsd>,
 }
 
-/// A budget: a limit in money, tokens or both over a window.
+/// A budget: a limit in money, tokens or requests, or several of them, over a window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetSpec {
     /// Over which window.
@@ -59,27 +87,16 @@ pub struct BudgetSpec {
     pub tokens: Option<u64>,
     /// Refuses when spent (`true`) or only warns.
     pub hard: bool,
-}
-
-/// The window of a budget. Calendar windows begin in the configured time zone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// Each hour of the clock.
-    Hour,
-    /// Each day.
-    Day,
-    /// Each month.
-    Month,
-    /// Since the budget exists.
-    Total,
+    /// Limit of requests that reached a route.
+    pub requests: Option<u64>,
 }
 
 impl KeyRecord {
-    /// Whether the key works at this time: neither expired nor revoked.
+    /// Whether the key works at this time: neither expired nor disabled nor revoked.
     #[must_use]
     pub fn works_at(&self, unix_ms: u64) -> bool {
         self.revoked_unix_ms.is_none()
+            && self.disabled_unix_ms.is_none()
             && self.expires_unix_ms.is_none_or(|expires| unix_ms < expires)
     }
 }

@@ -129,7 +129,7 @@ fn a_change_leaves_what_it_does_not_name() {
     let (record, secret) = made(&keys, new);
     let change = KeyChange {
         user: Some(None),
-        concurrency: Some(Some(2)),
+        limits: Some(KeyLimits { concurrency: Some(2), ..record.limits }),
         may_pin: Some(true),
         ..KeyChange::default()
     };

@@ -224,6 +224,9 @@ fn budgets(key: &Value) -> String {
         if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
             parts.push(format!("{} tokens", text(budget, "/tokens")));
         }
+        if budget.get("requests").is_some_and(|requests| !requests.is_null()) {
+            parts.push(format!("{} requests", text(budget, "/requests")));
+        }
         let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
         format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
     };
@@ -276,9 +279,7 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
 pub(super) fn budget(written: &str) -> Result<Value, String> {
     let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
     let (window, rest) = written.split_once('=').ok_or_else(shape)?;
-    if !["hour", "day", "month", "total"].contains(&window) {
-        return Err(format!("`{window}` is not a window: hour, day, month or total"));
-    }
+    let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
     let mut budget = json!({ "window": window, "hard": true });
     for part in rest.split(',') {
         if part == "soft" {
@@ -286,13 +287,16 @@ pub(super) fn budget(written: &str) -> Result<Value, String> {
         } else if let Some(tokens) = part.strip_suffix("tokens") {
             let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;
             budget["tokens"] = json!(tokens);
+        } else if let Some(requests) = part.strip_suffix("requests") {
+            let requests: u64 = requests.trim().parse().map_err(|_| shape())?;
+            budget["requests"] = json!(requests);
         } else {
             let amount = part.trim_start_matches('$');
             let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
             budget["money_usd"] = json!(money);
         }
     }
-    if budget.get("money_usd").is_none() && budget.get("tokens").is_none() {
+    if ["money_usd", "tokens", "requests"].iter().all(|unit| budget.get(unit).is_none()) {
         return Err(shape());
     }
     Ok(budget)

@@ -54,7 +54,11 @@ fn a_budget_is_written_as_window_and_limits() {
         keys::budget("month=0.5,7tokens"),
         Ok(json!({"window": "month", "hard": true, "money_usd": "0.500000000000", "tokens": 7}))
     );
-    for wrong in ["5", "day", "day=", "week=5", "day=5,00x", "day=soft", "day=1.0000000000001"] {
+    assert_eq!(
+        keys::budget("rolling:24h=9requests"),
+        Ok(json!({"window": "rolling:1d", "hard": true, "requests": 9}))
+    );
+    for wrong in ["5", "day", "day=", "year=5", "day=5,00x", "day=soft", "day=1.0000000000001"] {
         assert!(keys::budget(wrong).is_err(), "{wrong}");
     }
 }

@@ -101,6 +101,7 @@ fn limits(written: &written::Written) -> Limits {
         tokens_per_minute: limits.tokens_per_minute.map(Into::into),
         in_flight_max: count(limits.in_flight_max.get()),
         failed_auth_per_minute: limits.failed_auth_per_minute.get(),
+        budget_wait_max: Duration::from_millis(limits.budget_wait_max_ms),
     }
 }
 
@@ -134,8 +135,8 @@ fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Find
 
 fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
     let budget = written.get_ref();
-    if budget.money_usd.is_none() && budget.tokens.is_none() {
-        let message = "a budget limits `money_usd` or `tokens` or both";
+    if budget.money_usd.is_none() && budget.tokens.is_none() && budget.requests.is_none() {
+        let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
         return Err(Finding::at(written.span(), message));
     }
     Ok(BudgetSpec {
@@ -143,6 +144,7 @@ fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
         money: budget.money_usd.map(|money| money.0),
         tokens: budget.tokens,
         hard: budget.hard,
+        requests: budget.requests,
     })
 }
 

@@ -78,6 +78,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Failed authentications per minute from one address.
     pub failed_auth_per_minute: u32,
+    /// Longest wait of a request for a budget that running requests hold; zero refuses at once.
+    pub budget_wait_max: Duration,
 }
 
 /// How the ledger is kept.

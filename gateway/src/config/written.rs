@@ -61,6 +61,7 @@ pub(super) struct Limits {
     pub(super) tokens_per_minute: Option<NonZeroU64>,
     pub(super) in_flight_max: NonZeroU32,
     pub(super) failed_auth_per_minute: NonZeroU32,
+    pub(super) budget_wait_max_ms: u64,
 }
 
 /// `[ledger]`
@@ -89,6 +90,8 @@ pub(super) struct Budget {
     pub(super) money_usd: Option<Money>,
     #[serde(default)]
     pub(super) tokens: Option<u64>,
+    #[serde(default)]
+    pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
 }
@@ -327,6 +330,7 @@ impl Default for Limits {
             tokens_per_minute: None,
             in_flight_max: nonzero32(512),
             failed_auth_per_minute: nonzero32(30),
+            budget_wait_max_ms: 10_000,
         }
     }
 }

@@ -4,9 +4,10 @@
 //! never waited for, and is never held across an await: every use is one closure.
 
 use crate::ledger::{
-    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, KeyId, OpenEntry, Short,
+    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, Granted, KeyId, Lined, OpenEntry,
+    Short,
 };
-use policies::{Usage, UsageSource};
+use policies::{PicoUsd, Usage, UsageSource};
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
@@ -55,6 +56,35 @@ impl<'e> Book<'e> {
             written.last = Some(reserved.0);
             Ok(reserved)
         })
+    }
+
+    /// As [`Book::reserve`], or a place in the line where waiting may help.
+    pub(super) fn line_up(&self, ask: Ask) -> Result<Lined, Short> {
+        self.with(|written| {
+            let lined = written.open.line_up(ask)?;
+            if let Lined::Reserved(attempt, _) = &lined {
+                written.last = Some(*attempt);
+            }
+            Ok(lined)
+        })
+    }
+
+    /// Takes what the line granted.
+    pub(super) fn take_up(
+        &self,
+        ask: Ask,
+        granted: Granted,
+    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+        self.with(|written| {
+            let reserved = written.open.take_up(ask, granted)?;
+            written.last = Some(reserved.0);
+            Ok(reserved)
+        })
+    }
+
+    /// What the request has cost so far and may yet cost.
+    pub(super) fn committed(&self) -> PicoUsd {
+        self.with(|written| written.open.committed())
     }
 
     /// Writes into the record of an attempt.

@@ -1,7 +1,7 @@
 //! Why a route gave no answer, and what the caller is told when none did.
 
 use crate::{
-    ledger::{Scope, Short},
+    ledger::Short,
     refusal::Refusal,
     routes::{Fault, FaultKind, Route},
 };
@@ -16,10 +16,18 @@ pub(super) enum Miss {
     Fault(Fault),
     /// Its price is not known, and nobody said what to reserve.
     UnknownPrice,
-    /// The caller's own limit for this request is below its worst case.
+    /// The caller's or the operator's limit for one request is below its worst case.
     MaxCost { needed: PicoUsd },
     /// It could not answer within what is left of the caller's deadline.
     TooLate { needed: Duration, left: Duration },
+}
+
+impl Miss {
+    /// Whether enough would be free once everything that runs has settled.
+    pub(super) fn may_be_freed(&self) -> bool {
+        matches!(self, Self::Short(Short::Budget { needed, left_at_most, .. })
+            if needed <= left_at_most)
+    }
 }
 
 /// What the caller is told when nothing answered: the first miss that it can do something about,
@@ -82,7 +90,7 @@ fn short_refusal(miss: Miss) -> Refusal {
     match miss {
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope: whose(&scope).to_owned(),
+                scope: scope.whose().to_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,
@@ -91,7 +99,8 @@ fn short_refusal(miss: Miss) -> Refusal {
         Miss::Short(Short::Store(error)) => Refusal::StoreDown(error.to_string()),
         Miss::Short(short @ Short::Budget { .. }) => Refusal::Budget(short.to_string()),
         Miss::MaxCost { needed } => Refusal::Budget(format!(
-            "this request could cost up to {needed} USD, above its own x-tollgate-max-cost-usd"
+            "this request could cost {needed} USD more, above what it may cost in all (its own \
+             x-tollgate-max-cost-usd, or the most that the operator allows one request)"
         )),
         Miss::UnknownPrice => Refusal::Policy {
             message: "the price of every route for this request is unknown".to_owned(),
@@ -104,12 +113,5 @@ fn short_refusal(miss: Miss) -> Refusal {
             needed.as_millis()
         )),
         Miss::Fault(fault) => Refusal::Upstream(fault.kind.to_string()),
-    }
-}
-
-fn whose(scope: &Scope) -> &'static str {
-    match scope {
-        Scope::Global => "the gateway's",
-        Scope::Key(_) => "this key's",
     }
 }

@@ -3,11 +3,12 @@
 
 use super::{Execution, miss::Miss};
 use crate::{
-    ledger::{Ask, AttemptIndex, CommitTicket, Role, Short, Unit},
+    ledger::{Ask, AttemptIndex, CommitTicket, Lined, Role, Short, Unit},
     routes::{Fault, FaultKind, Prepared, Route},
 };
 use policies::{OnShort, PicoUsd};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// How often a clamp is tried anew when other requests take the money in between.
 const CLAMPS_MAX: usize = 4;
@@ -22,13 +23,18 @@ impl Execution<'_> {
     ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
         for _ in 0..CLAMPS_MAX {
             let worst = route.worst_case(&prepared.bounds).ok_or(Miss::UnknownPrice)?;
-            let short = match self.request.max_cost {
+            // What earlier attempts cost or still hold counts against the request's own limit.
+            let left_of_max = self.bounds.cost_max.map(|max| max.less(self.book.committed()));
+            let waits = self.waits.get().copied();
+            let short = match left_of_max {
                 Some(max) if worst > max => {
                     ShortOf { left: Left::Money(max), miss: Miss::MaxCost { needed: worst } }
                 }
-                _ => match self.book.reserve(self.ask(route, &prepared, worst, role)) {
+                _ => match self.reserved(self.ask(route, &prepared, worst, role), waits).await {
                     Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
-                    Err(short) => ShortOf { left: left(&short), miss: Miss::Short(short) },
+                    Err(short) => {
+                        ShortOf { left: left(&short, waits.is_some()), miss: Miss::Short(short) }
+                    }
                 },
             };
             let Some(cap) = self.clamped(route, &prepared, &short.left) else {
@@ -37,6 +43,22 @@ impl Execution<'_> {
             prepared = route.prepare(self.request, cap).await.map_err(Miss::Fault)?;
         }
         Err(Miss::Fault(Fault::new(FaultKind::Busy, "other requests took the money meanwhile")))
+    }
+
+    /// At once, or once enough was given back.
+    async fn reserved(
+        &self,
+        ask: Ask,
+        waits: Option<Instant>,
+    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+        let Some(until) = waits else { return self.book.reserve(ask) };
+        match self.book.line_up(ask)? {
+            Lined::Reserved(attempt, ticket) => Ok((attempt, ticket)),
+            Lined::Waits(ask, line) => {
+                let granted = line.granted(until).await;
+                self.book.take_up(*ask, granted)
+            }
+        }
     }
 
     /// The largest output cap that what is left can pay, if the policy clamps and it is worth it.
@@ -85,11 +107,22 @@ struct ShortOf {
     miss: Miss,
 }
 
-fn left(short: &Short) -> Left {
+/// What a smaller request could take; of one that waits: once everything has settled.
+fn left(short: &Short, waits: bool) -> Left {
     match short {
+        Short::Budget { unit: Unit::Money, left_at_most, .. } if waits => {
+            Left::Money(PicoUsd::from_pico(*left_at_most))
+        }
+        Short::Budget { unit: Unit::Tokens, left_at_most, .. } if waits => {
+            Left::Tokens(*left_at_most)
+        }
+        // A smaller request would still stand behind those who wait.
+        Short::Budget { ahead: 1.., .. } => Left::Nothing,
         Short::Budget { unit: Unit::Money, left, .. } => Left::Money(PicoUsd::from_pico(*left)),
         Short::Budget { unit: Unit::Tokens, left, .. } => Left::Tokens(*left),
-        Short::TokensPerMinute { .. } | Short::Store(_) => Left::Nothing,
+        Short::Budget { unit: Unit::Requests, .. }
+        | Short::TokensPerMinute { .. }
+        | Short::Store(_) => Left::Nothing,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     accounts::Amount,
-    budgets::{BudgetState, Budgets, Holds, TokenRate},
+    budgets::{BudgetPath, BudgetState, Budgets, Holds, Scope, TokenRate},
     derived::PolicyNote,
     effect::Effect,
     entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
@@ -16,7 +16,7 @@ use super::{
     refusals::Refusals,
 };
 use crate::{
-    caller::KeyRecord,
+    caller::{GroupRecord, KeyRecord},
     clock::Clock,
     store::{
         BooksError, CommitTicket, Condition,
@@ -83,7 +83,7 @@ pub struct Books(pub(crate) Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) queue: Arc<Queue<Effect>>,
-    pub(crate) budgets: Budgets,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) clock: Clock,
     pub(crate) strict: bool,
     pub(crate) lost: AtomicU64,
@@ -91,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) keeper: Arc<Keeper>,
     pub(super) keys: RwLock<BTreeMap<KeyId, KeyRecord>>,
+    pub(super) groups: RwLock<BTreeMap<Scope, GroupRecord>>,
     pub(super) refusals: Refusals,
     pub(super) pulse: Arc<Pulse>,
     pub(super) ids: Ids,
@@ -138,16 +139,22 @@ impl Books {
         self.0.refuse(row);
     }
 
-    /// The budgets on a key's path and what is left of them.
+    /// The budgets on a path and what is left of them.
     #[must_use]
-    pub fn budget_facts(&self, key: &KeyId) -> Vec<BudgetFacts> {
-        self.0.budgets.facts(key, self.0.clock.unix_ms())
+    pub fn budget_facts(&self, path: &BudgetPath) -> Vec<BudgetFacts> {
+        self.0.budgets.facts(path, self.0.clock.unix_ms())
     }
 
-    /// The tightest tokens-per-minute limit on a key's path, for the rate limit headers.
+    /// The most that one request may cost by any limit on its path; `None` is no limit.
     #[must_use]
-    pub fn token_rate(&self, key: &KeyId) -> Option<TokenRate> {
-        self.0.budgets.token_rate(key)
+    pub fn request_cost_max(&self, path: &BudgetPath) -> Option<policies::PicoUsd> {
+        self.0.budgets.request_cost_max(path)
+    }
+
+    /// The tightest tokens-per-minute limit on a path, for the rate limit headers.
+    #[must_use]
+    pub fn token_rate(&self, path: &BudgetPath) -> Option<TokenRate> {
+        self.0.budgets.token_rate(path)
     }
 }
 
@@ -205,8 +212,8 @@ impl Shared {
     }
 
     /// Ends a hold with what it came to. Only after the event that says so was queued.
-    pub(crate) fn release(&self, key: &KeyId, holds: &Holds, held: Amount, charge: Amount) {
-        self.budgets.settle(key, holds, held, charge);
+    pub(crate) fn release(&self, holds: &Holds, held: Amount, charge: Amount) {
+        let _crossings = self.budgets.settle(holds, held, charge, self.clock.unix_ms());
         self.reservations.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -262,10 +269,31 @@ impl Books {
     /// Creates or changes a key: the record replaces the former one, its budgets and limits hold
     /// at once. What was spent stays. The ticket resolves when it is durable, in either mode.
     pub fn put_key(&self, record: KeyRecord) -> CommitTicket {
-        self.0.budgets.put_key(&record);
+        self.0.budgets.put_key(&record, self.0.clock.unix_ms());
         let key = record.id.clone();
         self.0.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key, record.clone());
         self.put(codec::KEY, &record.clone(), Effect::Key(Box::new(record)))
+    }
+
+    /// Every team, user and tag that was ever set up, and what was set for the whole.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupRecord> {
+        self.0.groups.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn group(&self, scope: &Scope) -> Option<GroupRecord> {
+        self.0.groups.read().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+    }
+
+    /// Sets up or changes a team, a user, a tag or the whole: the record replaces the former one,
+    /// its budgets and limits hold at once. The ticket resolves when it is durable, in either mode.
+    pub fn put_group(&self, record: GroupRecord) -> CommitTicket {
+        self.0.budgets.put_group(&record, self.0.clock.unix_ms());
+        let scope = record.scope.clone();
+        self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
+        self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
     }
 
     /// A policy version came into force. The ticket resolves when it is durable, in either mode.
@@ -326,10 +354,18 @@ impl Books {
         }
     }
 
-    /// Every budget in its current window.
+    /// Every budget in its current window, but those of sessions.
     #[must_use]
     pub fn budgets(&self) -> Vec<BudgetState> {
-        self.0.budgets.states(self.0.clock.unix_ms())
+        let wanted = |scope: &Scope| !matches!(scope, Scope::Session(..));
+        self.0.budgets.states(self.0.clock.unix_ms(), wanted)
+    }
+
+    /// The budgets of every session of a key.
+    #[must_use]
+    pub fn session_budgets(&self, key: &KeyId) -> Vec<BudgetState> {
+        let wanted = |scope: &Scope| matches!(scope, Scope::Session(of, _) if of == key);
+        self.0.budgets.states(self.0.clock.unix_ms(), wanted)
     }
 
     /// Every attempt that holds money or tokens, as far as committed. Blocking.

@@ -4,10 +4,10 @@
 //! so nothing is ever reset by a job, and a clock that steps back finds the same windows again.
 
 use crate::caller::Window;
-use jiff::{Timestamp, Zoned, tz::TimeZone};
+use jiff::{Timestamp, ToSpan as _, Zoned, tz::TimeZone};
 
-/// Number of [`Window`]s.
-pub(crate) const WINDOWS: usize = 4;
+/// Kinds of calendar windows.
+const CALENDAR_WINDOWS: usize = 5;
 const HOUR_MS: i64 = 3_600_000;
 
 /// One window in time.
@@ -15,7 +15,8 @@ const HOUR_MS: i64 = 3_600_000;
 pub(crate) struct Span {
     /// Its first millisecond since the Unix epoch.
     pub(crate) start: u64,
-    /// The next window's first; `None` for [`Window::Total`].
+    /// The next window's first; `None` for [`Window::Total`]. For a rolling window the bounds are
+    /// those of its current sub-bucket.
     pub(crate) end: Option<u64>,
 }
 
@@ -23,17 +24,21 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(crate) struct Calendar {
     zone: TimeZone,
-    last: [Option<Span>; WINDOWS],
+    last: [Option<Span>; CALENDAR_WINDOWS],
 }
 
 impl Calendar {
     pub(crate) fn new(zone: TimeZone) -> Self {
-        Self { zone, last: [None; WINDOWS] }
+        Self { zone, last: [None; CALENDAR_WINDOWS] }
     }
 
     /// The window of `unix_ms`.
     pub(crate) fn span(&mut self, window: Window, unix_ms: u64) -> Span {
-        let slot = &mut self.last[window as usize];
+        if let Some(length) = window.sub_bucket_ms() {
+            let start = unix_ms - unix_ms % length.max(1);
+            return Span { start, end: start.checked_add(length) };
+        }
+        let slot = &mut self.last[slot(window)];
         if let Some(span) = slot
             && span.start <= unix_ms
             && span.end.is_none_or(|end| unix_ms < end)
@@ -46,13 +51,23 @@ impl Calendar {
     }
 }
 
+fn slot(window: Window) -> usize {
+    match window {
+        Window::Hour => 0,
+        Window::Day => 1,
+        Window::Week => 2,
+        Window::Month => 3,
+        Window::Total | Window::Rolling(_) => 4,
+    }
+}
+
 fn find(zone: &TimeZone, window: Window, unix_ms: u64) -> Span {
     let forever = Span { start: 0, end: None };
     let instant = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let Some(instant) = instant else { return forever };
     let now = instant.to_zoned(zone.clone());
     let bounds = match window {
-        Window::Total => return forever,
+        Window::Total | Window::Rolling(_) => return forever,
         Window::Hour => {
             // Hours of the local clock: offsets of half an hour move their starts.
             let offset_ms = i64::from(now.offset().seconds()) * 1000;
@@ -63,6 +78,13 @@ fn find(zone: &TimeZone, window: Window, unix_ms: u64) -> Span {
         Window::Day => {
             let next = now.tomorrow().and_then(|day| day.start_of_day());
             between(now.start_of_day(), next)
+        }
+        Window::Week => {
+            let back = i64::from(now.weekday().to_monday_zero_offset());
+            let monday = now.date().checked_sub(back.days());
+            let at = |day: jiff::civil::Date| day.to_zoned(zone.clone());
+            let next = monday.clone().and_then(|day| day.checked_add(7.days())).and_then(at);
+            between(monday.and_then(at), next)
         }
         Window::Month => {
             let start = now.first_of_month().and_then(|day| day.start_of_day());
@@ -117,6 +139,20 @@ mod tests {
         let march = span(Window::Month, "2026-03-31T21:59:59Z");
         assert_eq!(march, (ms("2026-02-28T23:00:00Z"), Some(ms("2026-03-31T22:00:00Z"))));
         assert_eq!(span(Window::Month, "2026-03-31T22:00:00Z").0, ms("2026-03-31T22:00:00Z"));
+    }
+
+    #[test]
+    fn weeks_begin_on_monday_and_lose_an_hour_in_spring() {
+        // 29 March 2026 is a Sunday, the day the clocks go forward.
+        let week = span(Window::Week, "2026-03-29T12:00:00Z");
+        assert_eq!(week, (ms("2026-03-22T23:00:00Z"), Some(ms("2026-03-29T22:00:00Z"))));
+        assert_eq!(span(Window::Week, "2026-03-29T22:00:00Z").0, ms("2026-03-29T22:00:00Z"));
+    }
+
+    #[test]
+    fn a_rolling_window_moves_by_a_sixtieth() {
+        let hour = span(Window::Rolling(3_600), "2026-05-01T10:00:30Z");
+        assert_eq!(hour, (ms("2026-05-01T10:00:00Z"), Some(ms("2026-05-01T10:01:00Z"))));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! nothing: a checkpoint of another schema, or one that cannot be read, is not used at all.
 
 use super::{
-    KeyId,
+    Scope,
     derived::{Derived, Dirty, Kept},
     rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span},
     tally::Tally,
@@ -13,10 +13,10 @@ use crate::store::index::{Changes, IndexError, Pairs};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 const ACCOUNTS: &[u8] = b"a";
-const GLOBAL: &[u8] = b"g";
+const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
 const NAMES: &[u8] = b"n";
 const OPEN: &[u8] = b"o";
@@ -35,11 +35,16 @@ struct Meta {
 /// Writes what changed since the last checkpoint.
 pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), IndexError> {
     let mut changes = Changes::default();
-    if derived.dirty.global {
-        changes.put(GLOBAL, &bytes(&derived.global)?);
+    for scope in &derived.dirty.forgotten {
+        index.remove_until(&account_key(scope)?, None, &mut changes)?;
     }
-    for (key, kept) in derived.accounts.iter().filter(|(_, kept)| kept.dirty) {
-        changes.put(&[ACCOUNTS, key.0.as_bytes()].concat(), &bytes(&kept.accounts)?);
+    for (scope, kept) in derived.accounts.iter().filter(|(_, kept)| kept.dirty) {
+        changes.put(&account_key(scope)?, &bytes(&(kept.used_unix_ms, &kept.accounts))?);
+    }
+    for scope in &derived.dirty.groups {
+        if let Some(record) = derived.groups.get(scope) {
+            changes.put(&[GROUPS, &bytes(scope)?].concat(), &bytes(record)?);
+        }
     }
     for key in &derived.dirty.keys {
         if let Some(record) = derived.keys.get(key) {
@@ -77,14 +82,15 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     }
     let mut derived = Derived::new();
     derived.next_seq = meta.next_seq;
-    index.scan(GLOBAL, &mut |_, bytes| {
-        derived.global = value(bytes)?;
+    index.scan(ACCOUNTS, &mut |key, bytes| {
+        let (used_unix_ms, accounts) = value(bytes)?;
+        let kept = Kept { accounts, used_unix_ms, dirty: false };
+        derived.accounts.insert(value(&key[ACCOUNTS.len()..])?, kept);
         Ok(())
     })?;
-    index.scan(ACCOUNTS, &mut |key, bytes| {
-        let key = std::str::from_utf8(&key[ACCOUNTS.len()..]).map_err(|_| IndexError::Value)?;
-        let kept = Kept { accounts: value(bytes)?, dirty: false };
-        derived.accounts.insert(KeyId(key.into()), kept);
+    index.scan(GROUPS, &mut |_, bytes| {
+        let record: crate::caller::GroupRecord = value(bytes)?;
+        derived.groups.insert(record.scope.clone(), record);
         Ok(())
     })?;
     index.scan(KEYS, &mut |_, bytes| {
@@ -168,6 +174,10 @@ fn clean(derived: &Derived) -> Dirty {
         names_from: derived.rollups.names.all().count(),
         ..Dirty::default()
     }
+}
+
+fn account_key(scope: &Scope) -> Result<Vec<u8>, IndexError> {
+    Ok([ACCOUNTS, &bytes(scope)?].concat())
 }
 
 /// A set's rows follow it, because [`Dims`] begins with the set.

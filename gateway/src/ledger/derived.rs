@@ -5,13 +5,16 @@
 //! one, and a checkpoint is the state after exactly the event it names.
 
 use super::{
-    accounts::{Accounts, Amount, Starts},
+    accounts::{Accounts, Amount},
     budgets::Scope,
     effect::{Effect, Hold},
     entry::{KeyId, RequestId},
     rollups::Rollups,
 };
-use crate::{caller::KeyRecord, store::codec::Row};
+use crate::{
+    caller::{GroupRecord, KeyRecord},
+    store::codec::Row,
+};
 use policies::{PolicyName, PolicyVersion};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,10 +61,10 @@ pub(crate) type OpenRequests = HashMap<RequestId, OpenRequest, foldhash::fast::R
 pub(crate) struct Derived {
     /// Number of the next event to apply.
     pub(crate) next_seq: u64,
-    pub(crate) global: Accounts,
-    pub(crate) accounts: BTreeMap<KeyId, Kept>,
+    pub(crate) accounts: BTreeMap<Scope, Kept>,
     pub(crate) open: OpenRequests,
     pub(crate) keys: BTreeMap<KeyId, KeyRecord>,
+    pub(crate) groups: BTreeMap<Scope, GroupRecord>,
     pub(crate) policies: Vec<PolicyNote>,
     pub(crate) rollups: Rollups,
     /// Refusals by code, counted ones included that were not written as rows.
@@ -70,10 +73,12 @@ pub(crate) struct Derived {
     pub(crate) dirty: Dirty,
 }
 
-/// A key's balances.
+/// A scope's balances.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) accounts: Accounts,
+    /// Commit time of the last hold, milliseconds since the Unix epoch: which sessions have ended.
+    pub(crate) used_unix_ms: u64,
     /// Changed since the last checkpoint.
     pub(crate) dirty: bool,
 }
@@ -81,8 +86,9 @@ pub(crate) struct Kept {
 /// What changed since the last checkpoint, beside the [`Kept`] balances.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dirty {
-    pub(crate) global: bool,
+    pub(crate) forgotten: BTreeSet<Scope>,
     pub(crate) keys: BTreeSet<KeyId>,
+    pub(crate) groups: BTreeSet<Scope>,
     pub(crate) policies_from: usize,
     pub(crate) names_from: usize,
 }
@@ -97,7 +103,7 @@ impl Derived {
     pub(crate) fn apply(&mut self, seq: u64, unix_ms: u64, effect: Effect) {
         self.next_seq = seq + 1;
         match effect {
-            Effect::Reserved(hold) => self.reserve(seq, hold),
+            Effect::Reserved(hold) => self.reserve(seq, unix_ms, hold),
             Effect::Settled { id, attempt, charge } => self.settle(seq, id, attempt, charge),
             Effect::Entry(row) => self.entry(unix_ms, &row),
             Effect::Refused(row) => {
@@ -108,6 +114,10 @@ impl Derived {
             Effect::Key(record) => {
                 self.dirty.keys.insert(record.id.clone());
                 self.keys.insert(record.id.clone(), *record);
+            }
+            Effect::Group(record) => {
+                self.dirty.groups.insert(record.scope.clone());
+                self.groups.insert(record.scope.clone(), *record);
             }
             Effect::Policy(record) => {
                 let record = *record;
@@ -122,18 +132,19 @@ impl Derived {
         }
     }
 
-    fn reserve(&mut self, seq: u64, hold: Hold) {
-        self.dirty.global = true;
-        self.global.hold(&hold.holds.global, hold.held);
-        if hold.holds.key.iter().any(Option::is_some) {
-            match self.accounts.get_mut(&hold.key) {
-                Some(scope) => scope.hold(&hold.holds.key, hold.held),
-                None => {
-                    let mut accounts = Accounts::default();
-                    accounts.hold(&hold.holds.key, hold.held);
-                    self.accounts.insert(hold.key.clone(), Kept { accounts, dirty: true });
-                }
-            }
+    fn reserve(&mut self, seq: u64, unix_ms: u64, hold: Hold) {
+        for scope in &hold.holds.forgotten {
+            self.accounts.remove(scope);
+            self.dirty.forgotten.insert(scope.clone());
+        }
+        for (scope, starts) in hold.holds.held.iter().filter(|(_, starts)| !starts.is_empty()) {
+            let kept = match self.accounts.get_mut(scope) {
+                Some(kept) => kept,
+                None => self.accounts.entry(scope.clone()).or_default(),
+            };
+            kept.dirty = true;
+            kept.used_unix_ms = unix_ms;
+            kept.accounts.hold(starts, hold.held);
         }
         let request = self.open.entry(hold.id).or_default();
         request.attempts.push(OpenAttempt { hold, reserved_seq: seq, settled_seq: None });
@@ -166,27 +177,18 @@ impl Derived {
     }
 
     fn charge(&mut self, hold: &Hold, charge: Amount) {
-        self.dirty.global = true;
-        self.global.settle(&hold.holds.global, hold.held, charge);
-        if hold.holds.key.iter().any(Option::is_some)
-            && let Some(kept) = self.accounts.get_mut(&hold.key)
-        {
-            kept.dirty = true;
-            kept.accounts.settle(&hold.holds.key, hold.held, charge);
+        let charge = Amount { requests: hold.held.requests, ..charge };
+        for (scope, starts) in &hold.holds.held {
+            if let Some(kept) = self.accounts.get_mut(scope) {
+                kept.dirty = true;
+                kept.accounts.settle(starts, hold.held, charge);
+            }
         }
     }
 
     /// The balances of every scope.
     pub(crate) fn balances(&self) -> Vec<(Scope, &Accounts)> {
-        let keys = self.accounts.iter();
-        let keys = keys.map(|(key, kept)| (Scope::Key(key.clone()), &kept.accounts));
-        std::iter::once((Scope::Global, &self.global)).chain(keys).collect()
-    }
-}
-
-impl Kept {
-    fn hold(&mut self, starts: &Starts, amount: Amount) {
-        self.dirty = true;
-        self.accounts.hold(starts, amount);
+        let kept = self.accounts.iter();
+        kept.map(|(scope, kept)| (scope.clone(), &kept.accounts)).collect()
     }
 }

@@ -9,7 +9,7 @@ use super::{
     entry::{KeyId, RefusedRow, RequestId},
 };
 use crate::{
-    caller::KeyRecord,
+    caller::{GroupRecord, KeyRecord},
     store::codec::{Event, PolicyRecord, Row},
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ pub(crate) enum Effect {
     Entry(Box<Row>),
     Refused(RefusedRow),
     Key(Box<KeyRecord>),
+    Group(Box<GroupRecord>),
     Policy(Box<PolicyRecord>),
     /// Balances keep what was charged at the time; the correction stands in the journal.
     Adjustment,
@@ -45,11 +46,11 @@ impl From<Event> for Effect {
     fn from(event: Event) -> Self {
         match event {
             Event::Reserved(reserved) => Self::Reserved(Hold {
+                held: reserved.held(),
                 id: reserved.id,
                 attempt: reserved.attempt,
                 key: reserved.key,
                 holds: reserved.holds,
-                held: Amount { money: reserved.reserved, tokens: reserved.reserved_tokens },
             }),
             Event::Settled(settled) => Self::Settled {
                 id: settled.id,
@@ -59,6 +60,7 @@ impl From<Event> for Effect {
             Event::Entry(row) => Self::Entry(row),
             Event::Refused(row) => Self::Refused(row),
             Event::Key(record) => Self::Key(record),
+            Event::Group(record) => Self::Group(record),
             Event::Policy(record) => Self::Policy(Box::new(record)),
             Event::Adjustment(_) => Self::Adjustment,
         }

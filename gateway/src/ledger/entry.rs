@@ -375,12 +375,8 @@ impl Attempt {
         Amount {
             money: if self.budgeted { self.cost.unwrap_or(self.reserved) } else { PicoUsd::ZERO },
             tokens: self.usage.map_or(self.reserved_tokens, |usage| usage.total()),
+            requests: 0,
         }
-    }
-
-    /// What was held for it.
-    pub(crate) fn held(&self) -> Amount {
-        Amount { money: self.reserved, tokens: self.reserved_tokens }
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`OpenEntry`] that is dropped unfinished (the caller left, the handler died) finishes itself as
 //! [`Outcome::ClientGone`].
 
-mod accounts;
+pub(crate) mod accounts;
 mod books;
 pub(crate) mod budgets;
 mod calendar;
@@ -33,15 +33,21 @@ mod verify;
 
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
+pub use accounts::Amount;
 pub use books::{Books, OpenReservation, StoreState};
-pub use budgets::{BudgetState, Scope, Side, TokenRate, Unit, window_name};
+pub use budgets::{
+    At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
+    TokenRate, Unit, budget_id,
+};
 pub use derived::PolicyNote;
 pub use entry::{
     Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
     GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
-pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry, Short};
+pub use open_entry::{
+    Ask, AttemptIndex, Ending, EntryHead, Granted, InLine, Lined, OpenEntry, Short,
+};
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;

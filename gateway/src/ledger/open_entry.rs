@@ -9,7 +9,7 @@
 use super::{
     accounts::Amount,
     books::Shared,
-    budgets::{Holds, Scope, Unit},
+    budgets::{BudgetPath, Holds, Payer, Place, Scope, Unit},
     effect::{Effect, Hold},
     entry::{
         Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
@@ -21,7 +21,7 @@ use crate::{
         BooksError, CommitTicket,
         codec::{self, ReservedRef},
     },
-    timeline::{Stage, Timeline},
+    timeline::{Stage, Timeline, micros},
 };
 use policies::{PicoUsd, RouteId, RoutePrice, TokenPrice};
 use std::{
@@ -120,8 +120,9 @@ pub struct Ending {
 pub enum Short {
     /// A hard budget has less left than the attempt could cost.
     #[error(
-        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{opens}",
-        left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
+        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{behind}\
+         {opens}",
+        behind = behind(*.ahead), left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
         needed = shown(*.unit, *.needed), opens = opens(*.opens_unix_ms)
     )]
     Budget {
@@ -137,6 +138,10 @@ pub enum Short {
         left: u64,
         /// What the attempt could need.
         needed: u64,
+        /// What would be left if everything that runs gave back all it holds.
+        left_at_most: u64,
+        /// Requests that came before and wait for this budget.
+        ahead: u64,
         /// When the next window opens, milliseconds since the Unix epoch; `None` for `total`.
         opens_unix_ms: Option<u64>,
     },
@@ -159,6 +164,43 @@ pub enum Short {
     Store(#[from] BooksError),
 }
 
+/// What came of asking for money.
+#[derive(Debug)]
+pub enum Lined {
+    /// It is held.
+    Reserved(AttemptIndex, CommitTicket),
+    /// It is not there yet; the attempt that asked for it.
+    Waits(Box<Ask>, InLine),
+}
+
+/// A place in the line for a budget. Dropping it leaves the line.
+#[derive(Debug)]
+pub struct InLine {
+    place: Place,
+    held: Amount,
+    paid: bool,
+    clock: crate::clock::Clock,
+}
+
+/// What a place in the line came to.
+#[derive(Debug)]
+pub struct Granted {
+    holds: Result<Holds, Short>,
+    held: Amount,
+    paid: bool,
+    waited_us: u64,
+}
+
+impl InLine {
+    /// Waits for the line's answer, at most until `until`.
+    pub async fn granted(self, until: Instant) -> Granted {
+        let since = Instant::now();
+        let Self { place, held, paid, clock } = self;
+        let holds = place.answer(until, || clock.unix_ms()).await;
+        Granted { holds, held, paid, waited_us: micros(since.elapsed()) }
+    }
+}
+
 /// An entry being written. Owned by the handler, then by the response body.
 #[derive(Debug)]
 pub struct OpenEntry {
@@ -172,6 +214,8 @@ pub struct OpenEntry {
     /// `None` once it is settled.
     head: Option<Box<EntryHead>>,
     attempts: Vec<Running>,
+    /// Whose budgets it counts against.
+    path: BudgetPath,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
     placed: bool,
@@ -184,6 +228,7 @@ struct Running {
     avoided: Option<Arc<TokenPrice>>,
     worst_money: PicoUsd,
     holds: Holds,
+    held: Amount,
     state: State,
 }
 
@@ -202,6 +247,16 @@ fn shown(unit: Unit, amount: u64) -> String {
     match unit {
         Unit::Money => format!("{} USD", PicoUsd::from_pico(amount)),
         Unit::Tokens => format!("{amount} tokens"),
+        Unit::Requests => format!("{amount} requests"),
+    }
+}
+
+/// How many wait already, in the middle of a sentence.
+fn behind(ahead: u64) -> String {
+    match ahead {
+        0 => String::new(),
+        1 => ", and one request waits for it already".to_owned(),
+        _ => format!(", and {ahead} requests wait for it already"),
     }
 }
 
@@ -225,6 +280,13 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
+        let path = BudgetPath::of(&Payer {
+            key: &head.key,
+            team: head.team.as_deref(),
+            user: head.user.as_deref(),
+            session: head.session.as_deref(),
+            tags: &head.tags,
+        });
         Self {
             timeline,
             ending,
@@ -232,6 +294,7 @@ impl OpenEntry {
             books,
             head: Some(Box::new(head)),
             attempts: Vec::new(),
+            path,
             placed,
         }
     }
@@ -242,46 +305,103 @@ impl OpenEntry {
     /// # Errors
     /// [`Short`]: which limit has too little left, or that the store cannot record paid work.
     pub fn reserve(&mut self, ask: Ask) -> Result<(AttemptIndex, CommitTicket), Short> {
+        let (held, paid) = self.needs(&ask)?;
+        let now_ms = self.books.clock.unix_ms();
+        let holds = self.books.budgets.reserve(&self.path, held, now_ms)?;
+        self.hold(ask, holds, held, paid)
+    }
+
+    /// As [`OpenEntry::reserve`]; where enough would be free once what runs has settled, it gives a
+    /// place in the line of those who wait for that.
+    ///
+    /// # Errors
+    /// As [`OpenEntry::reserve`].
+    pub fn line_up(&mut self, ask: Ask) -> Result<Lined, Short> {
+        let (held, paid) = self.needs(&ask)?;
+        let now_ms = self.books.clock.unix_ms();
+        match self.books.budgets.reserve_or_wait(&self.path, held, now_ms)? {
+            Ok(holds) => {
+                let (attempt, ticket) = self.hold(ask, holds, held, paid)?;
+                Ok(Lined::Reserved(attempt, ticket))
+            }
+            Err(place) => {
+                let clock = self.books.clock.clone();
+                Ok(Lined::Waits(Box::new(ask), InLine { place, held, paid, clock }))
+            }
+        }
+    }
+
+    /// Takes what the line granted.
+    ///
+    /// # Errors
+    /// Why it granted nothing, or as [`OpenEntry::reserve`].
+    pub fn take_up(
+        &mut self,
+        ask: Ask,
+        granted: Granted,
+    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+        self.notes.budget_wait_us += granted.waited_us;
+        self.hold(ask, granted.holds?, granted.held, granted.paid)
+    }
+
+    /// What an attempt holds at worst, and whether it counts against money budgets.
+    fn needs(&mut self, ask: &Ask) -> Result<(Amount, bool), Short> {
         self.settle_ended();
-        let Some(head) = &self.head else { return Err(BooksError::Closed.into()) };
-        let index = u16::try_from(self.attempts.len()).map_err(|_| BooksError::Full)?;
+        if self.head.is_none() {
+            return Err(BooksError::Closed.into());
+        }
         let paid = ask.budgeted && !ask.price.is_free();
         if paid {
             self.books.condition().paid_work()?;
-        }
-        // One place for the reservation, one for a settlement before the entry.
-        if self.placed {
-            self.books.queue.take_places(2)?;
-        } else if paid {
-            return Err(BooksError::Full.into());
+            if !self.placed {
+                return Err(BooksError::Full.into());
+            }
         }
         let money = if paid { ask.worst_money } else { PicoUsd::ZERO };
-        let held = Amount { money, tokens: ask.worst_tokens };
-        let now_ms = self.books.clock.unix_ms();
-        let holds = self.books.budgets.reserve(&head.key, held, now_ms).inspect_err(|_| {
-            if self.placed {
-                self.books.queue.give_places(2);
-            }
-        })?;
+        // The first attempt is the request; later ones are the same request again.
+        let requests = u64::from(self.attempts.is_empty());
+        Ok((Amount { money, tokens: ask.worst_tokens, requests }, paid))
+    }
+
+    /// Writes down what is held. If that cannot be done nothing is held any more.
+    fn hold(
+        &mut self,
+        ask: Ask,
+        holds: Holds,
+        held: Amount,
+        paid: bool,
+    ) -> Result<(AttemptIndex, CommitTicket), Short> {
+        let books = Arc::clone(&self.books);
+        let undone = |error: BooksError| {
+            books.budgets.cancel(&holds, held, books.clock.unix_ms());
+            Short::from(error)
+        };
+        let Some(head) = &self.head else { return Err(undone(BooksError::Closed)) };
+        let index = u16::try_from(self.attempts.len()).map_err(|_| undone(BooksError::Full))?;
+        // One place for the reservation, one for a settlement before the entry.
+        if self.placed {
+            self.books.queue.take_places(2).map_err(undone)?;
+        }
         let offset_us = self.timeline.offset_us(Instant::now());
-        let running = Running::new(ask, held, holds, paid, offset_us);
-        let ticket = if self.placed {
-            let hold = Hold { id: head.id, attempt: index, key: head.key.clone(), holds, held };
+        let running = Running::new(ask, held, holds.clone(), paid, offset_us);
+        let mut ticket = CommitTicket::ready();
+        if self.placed {
             let reserved = ReservedRef {
                 head,
                 attempt: index,
                 record: &running.record,
                 worst_money: running.worst_money,
-                holds: &holds,
+                holds: &running.holds,
             };
+            let hold = Hold { id: head.id, attempt: index, key: head.key.clone(), holds, held };
             let wait = paid && self.books.strict;
-            let ticket = self
+            let written = self
                 .books
                 .write(wait, Effect::Reserved(hold), |out| codec::encode_reserved(out, reserved));
-            if wait { ticket } else { CommitTicket::ready() }
-        } else {
-            CommitTicket::ready()
-        };
+            if wait {
+                ticket = written;
+            }
+        }
         self.books.reservations.fetch_add(1, Ordering::Relaxed);
         self.attempts.push(running);
         Ok((AttemptIndex(index), ticket))
@@ -297,6 +417,24 @@ impl OpenEntry {
     #[must_use]
     pub fn key(&self) -> Option<&KeyId> {
         self.head.as_ref().map(|head| &head.key)
+    }
+
+    /// Whose budgets and limits it counts against.
+    #[must_use]
+    pub fn path(&self) -> &BudgetPath {
+        &self.path
+    }
+
+    /// What the request has cost so far, and what its running attempts may cost at worst.
+    #[must_use]
+    pub fn committed(&self) -> PicoUsd {
+        let of = |running: &Running| match running.state {
+            State::Open => running.worst_money,
+            // An unknown cost is what could have been.
+            State::Ended | State::Settled => running.record.cost.unwrap_or(running.worst_money),
+        };
+        let sum = |sum: PicoUsd, running| sum.add(of(running)).unwrap_or(PicoUsd::MAX);
+        self.attempts.iter().fold(PicoUsd::ZERO, sum)
     }
 
     /// The output cap the caller asked for, or the configured default.
@@ -367,7 +505,7 @@ impl OpenEntry {
                     codec::encode_settled(out, head.id, attempt, &running.record)
                 });
             }
-            running.settle(&self.books, &head.key);
+            running.settle(&self.books);
         }
     }
 
@@ -378,11 +516,10 @@ impl OpenEntry {
             running.end(AttemptOutcome::Cancelled, false);
         }
         self.timeline.end(Stage::Settle);
-        let key = head.key.clone();
         let running = std::mem::take(&mut self.attempts);
         let unsettled = running.iter().filter(|running| running.state != State::Settled);
         let ends: Vec<_> = unsettled
-            .map(|running| (running.holds, running.record.held(), running.record.charge()))
+            .map(|running| (running.holds.clone(), running.held, running.record.charge()))
             .collect();
         let entry = self.entry(head, running.into_iter().map(|running| running.record).collect());
         let strict = self.books.strict;
@@ -400,7 +537,7 @@ impl OpenEntry {
             self.books.queue.give_places(ends.len());
         }
         for (holds, held, charge) in ends {
-            self.books.release(&key, &holds, held, charge);
+            self.books.release(&holds, held, charge);
         }
         ticket
     }
@@ -487,6 +624,7 @@ impl Running {
             avoided: ask.avoided,
             worst_money: ask.worst_money,
             holds,
+            held,
             state: State::Open,
         }
     }
@@ -516,11 +654,10 @@ impl Running {
         };
     }
 
-    fn settle(&mut self, books: &Shared, key: &KeyId) {
+    fn settle(&mut self, books: &Shared) {
         if self.state != State::Settled {
             self.state = State::Settled;
-            let (held, charge) = (self.record.held(), self.record.charge());
-            books.release(key, &self.holds, held, charge);
+            books.release(&self.holds, self.held, self.record.charge());
         }
     }
 }

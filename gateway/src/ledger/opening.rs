@@ -145,10 +145,14 @@ impl Books {
             &config.global_budgets,
             config.global_tokens_per_minute,
         );
-        for (scope, accounts) in derived.balances() {
-            budgets.restore(&scope, accounts.clone());
+        for (scope, kept) in &derived.accounts {
+            budgets.restore(scope, kept.accounts.clone(), kept.used_unix_ms);
         }
-        derived.keys.values().for_each(|record| budgets.put_key(record));
+        let now_ms = clock.unix_ms();
+        derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
+        derived.groups.values().for_each(|record| budgets.put_group(record, now_ms));
+        let budgets = Arc::new(budgets);
+        let groups = RwLock::new(derived.groups.clone());
         let keys = RwLock::new(derived.keys.clone());
         let open = derived.open.clone();
         let queue = Arc::new(Queue::new(PLACES_MAX));
@@ -177,6 +181,7 @@ impl Books {
             catalogue,
             keeper,
             keys,
+            groups,
             refusals: Refusals::default(),
             pulse,
             ids: Ids::new(),
@@ -216,7 +221,8 @@ impl Books {
             }
             let _at_leisure = self.0.write_entry(false, entry);
             for (hold, charge) in ends {
-                self.0.budgets.settle(&hold.key, &hold.holds, hold.held, charge);
+                let now_ms = self.0.clock.unix_ms();
+                let _at_the_start = self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms);
             }
         }
         Ok(ids.len() as u64)

@@ -218,7 +218,11 @@ fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Rec
                 report.find(seq, format!("{id}: attempt {attempt} settles and is not open"));
             }
         }
-        Effect::Refused(_) | Effect::Key(_) | Effect::Policy(_) | Effect::Adjustment => {}
+        Effect::Refused(_)
+        | Effect::Key(_)
+        | Effect::Group(_)
+        | Effect::Policy(_)
+        | Effect::Adjustment => {}
     }
     fold.apply(head.seq, head.unix_ms, effect);
 }
@@ -231,7 +235,8 @@ fn check_entry(report: &mut Report, fold: &Derived, seq: u64, row: &Row) {
         report.find(seq, format!("{}: {has} attempts, {reserved} reserved", row.id));
     }
     for (open, attempt) in open.iter().zip(&row.attempts) {
-        if open.hold.held != attempt.held() {
+        let held = open.hold.held;
+        if (held.money, held.tokens) != (attempt.reserved, attempt.reserved_tokens) {
             report.find(seq, format!("{}: an attempt held what was not reserved", row.id));
         }
         if let Some(cost) = attempt.cost

@@ -1,7 +1,13 @@
 //! Gathers what the policy may know about a request.
 
 use super::Gateway;
-use crate::{caller::Caller, draw::draw, refusal::Refusal, wire::ChatRequest};
+use crate::{
+    caller::Caller,
+    draw::draw,
+    ledger::{BudgetPath, Payer},
+    refusal::Refusal,
+    wire::ChatRequest,
+};
 use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
 
 /// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
@@ -43,12 +49,23 @@ pub(super) fn facts(
             key: record.id.to_string(),
             label: record.label.clone(),
             user: record.user.clone(),
-            team: record.team.clone(),
+            team: caller.team.clone(),
         },
-        budgets: gateway.books.budget_facts(&record.id),
+        budgets: gateway.books.budget_facts(&path(caller, request)),
         routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
         time: time(gateway),
         draw: draw(),
+    })
+}
+
+/// Whose budgets and limits the request counts against.
+pub(super) fn path(caller: &Caller, request: &ChatRequest) -> BudgetPath {
+    BudgetPath::of(&Payer {
+        key: &caller.record.id,
+        team: caller.team.as_deref(),
+        user: caller.record.user.as_deref(),
+        session: request.session.as_deref(),
+        tags: &request.tags,
     })
 }
 

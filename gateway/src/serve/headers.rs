@@ -50,7 +50,7 @@ pub(super) fn answer(
         headers.insert(OUTPUT_CAP, HeaderValue::from(started.output_cap));
     }
     request_rates(&mut headers, rate);
-    token_rates(&mut headers, open.key().and_then(|key| gateway.books.token_rate(key)));
+    token_rates(&mut headers, gateway.books.token_rate(open.path()));
     own(&mut headers, SERVER_TIMING, server_timing(open));
     headers
 }
@@ -79,7 +79,7 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
     }
     if let Some(caller) = &life.caller {
         request_rates(headers, gateway.admission.rate(caller));
-        token_rates(headers, gateway.books.token_rate(&caller.record.id));
+        token_rates(headers, gateway.books.token_rate(&caller.path()));
     }
 }
 

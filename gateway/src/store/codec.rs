@@ -7,10 +7,10 @@
 mod v1;
 
 use crate::{
-    caller::KeyRecord,
+    caller::{GroupRecord, KeyRecord},
     ledger::{
         Adjustment, Attempt, Endpoint, Entry, KeyId, ModelFile, Notes, Outcome, RefusedRow,
-        RequestId, Role, budgets::Holds, open_entry::EntryHead,
+        RequestId, Role, accounts::Amount, budgets::Holds, open_entry::EntryHead,
     },
     timeline::StageTimes,
 };
@@ -33,18 +33,11 @@ pub(crate) const KEY: u8 = 5;
 pub(crate) const POLICY: u8 = 6;
 /// An attempt's cost was corrected.
 pub(crate) const ADJUSTMENT: u8 = 7;
-/// The abuse guard acted. Kinds 8 to 11 are reserved: their forms are not in use yet.
+/// The abuse guard acted. Kind 8 is reserved: its form is not in use yet.
 #[allow(dead_code, reason = "the number is taken, so that nothing else uses it")]
 pub(crate) const GUARD: u8 = 8;
-/// A team was created or changed.
-#[allow(dead_code, reason = "the number is taken, so that nothing else uses it")]
-pub(crate) const TEAM: u8 = 9;
-/// A user was created or changed.
-#[allow(dead_code, reason = "the number is taken, so that nothing else uses it")]
-pub(crate) const USER: u8 = 10;
-/// A budget was created or changed.
-#[allow(dead_code, reason = "the number is taken, so that nothing else uses it")]
-pub(crate) const BUDGET: u8 = 11;
+/// A team, user, tag or the whole was set up or changed.
+pub(crate) const GROUP: u8 = 9;
 /// Version of the events' forms.
 pub(crate) const VERSION: u8 = 2;
 
@@ -65,6 +58,7 @@ pub(crate) enum Event {
     Entry(Box<Row>),
     Refused(RefusedRow),
     Key(Box<KeyRecord>),
+    Group(Box<GroupRecord>),
     Policy(PolicyRecord),
     Adjustment(#[allow(dead_code, reason = "read by whoever shows corrections")] Box<Adjustment>),
 }
@@ -271,6 +265,7 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
         REFUSED => Event::Refused(whole(payload)?),
         KEY => Event::Key(Box::new(whole(payload)?)),
         POLICY => Event::Policy(whole(payload)?),
+        GROUP => Event::Group(Box::new(whole(payload)?)),
         ADJUSTMENT => Event::Adjustment(Box::new(whole(payload)?)),
         _ => return Err(CodecError::Unknown(kind, version)),
     })
@@ -300,6 +295,17 @@ pub(crate) fn entry_id(payload: &[u8]) -> Option<RequestId> {
 fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
     let (value, rest) = postcard::take_from_bytes(payload)?;
     if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }
+}
+
+impl Reserved {
+    /// What was held. The first attempt of a request is the request.
+    pub(crate) fn held(&self) -> Amount {
+        Amount {
+            money: self.reserved,
+            tokens: self.reserved_tokens,
+            requests: u64::from(self.attempt == 0),
+        }
+    }
 }
 
 impl Row {

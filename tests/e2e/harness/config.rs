@@ -28,7 +28,7 @@ impl Default for GateBuilder {
         Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
             server: String::new(),
-            limits: String::new(),
+            limits: "budget_wait_max_ms = 0\n".to_owned(),
             ledger: "low_water_mib = 1\n".to_owned(),
             budgets: String::new(),
             policy: "shipped = \"cloud-only\"\n".to_owned(),

@@ -1,11 +1,12 @@
 //! Money cannot be overspent: not by concurrency, crashes, restarts or clocks.
 
 use super::harness::{
-    House, NOON, ask, complete, done, free, head, key, key_id, money, request, tokens, usd, used,
+    House, NOON, ask, complete, done, free, group, head, key, key_id, money, path, request, tokens,
+    usd, used,
 };
 use crate::{
-    caller::{BudgetSpec, Window},
-    ledger::{Books, OpenEntry, Short},
+    caller::{BudgetSpec, KeyRecord, Window},
+    ledger::{Books, OpenEntry, Scope, Short},
 };
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,9 +187,14 @@ fn cent_ask(cents: u64) -> crate::ledger::Ask {
 
 /// No hard budget is above its limit, and the hot path's balances are those of the journal.
 fn sound(books: &Books) {
-    for budget in books.budgets() {
-        let money = budget.money.unwrap();
-        assert!(money.spent.pico() + money.reserved.pico() <= money.limit.pico(), "{budget:?}");
+    let sessions = KEYS.iter().flat_map(|name| books.session_budgets(&key_id(name)));
+    for budget in books.budgets().into_iter().chain(sessions) {
+        if let Some(money) = budget.money {
+            assert!(money.spent.pico() + money.reserved.pico() <= money.limit.pico(), "{budget:?}");
+        }
+        for side in [budget.tokens, budget.requests].into_iter().flatten() {
+            assert!(side.spent + side.reserved <= side.limit, "{budget:?}");
+        }
     }
     let report = books.verify();
     assert!(report.is_clean() && report.derived_checked, "{report:?}");
@@ -201,16 +207,30 @@ fn sound(books: &Books) {
     assert_eq!(live, balances);
 }
 
+/// Budgets on every kind of scope and window.
+fn set_up(books: &Books) {
+    for name in KEYS {
+        let budgets = vec![money(Window::Hour, "1"), money(Window::Rolling(36_000), "2")];
+        let of_sessions = vec![tokens(Window::Rolling(7_200), 90), money(Window::Total, "4")];
+        let record = KeyRecord { session_budgets: of_sessions, ..key(name, budgets) };
+        books.put_key(record).blocking().unwrap();
+    }
+    let of = |scope, budgets| group(scope, budgets);
+    let user = of(Scope::User("ada".into()), vec![money(Window::Week, "9")]);
+    let requests = BudgetSpec { requests: Some(30), money: None, ..money(Window::Day, "0") };
+    let tag = of(Scope::Tag("test".into()), vec![requests]);
+    for record in [user, tag] {
+        books.put_group(record).blocking().unwrap();
+    }
+}
+
 fn history(steps: Vec<Step>) {
     let mut house = House::new().with(|config| {
         config.global_budgets = vec![money(Window::Day, "3"), money(Window::Total, "40")];
         config.segment_entries_max = 5;
     });
     let mut books = house.open();
-    for name in KEYS {
-        let budgets = vec![money(Window::Hour, "1"), money(Window::Month, "9")];
-        books.put_key(key(name, budgets)).blocking().unwrap();
-    }
+    set_up(&books);
     let mut running: Vec<(OpenEntry, u64)> = Vec::new();
     for step in steps {
         let mut take =
@@ -295,6 +315,6 @@ fn what_a_key_may_do_is_its_own() {
     let _durable = books.put_key(key("key_b", vec![money(Window::Day, "1")]));
     request(&books, "key_a", ask("1", 100), used(100, 0)).unwrap();
     request(&books, "key_b", ask("1", 100), used(100, 0)).unwrap();
-    let facts = books.budget_facts(&key_id("key_a"));
+    let facts = books.budget_facts(&path("key_a"));
     assert_eq!(facts[0].money, Some((usd("1"), usd("0"))));
 }

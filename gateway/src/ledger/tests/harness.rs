@@ -1,12 +1,12 @@
 //! Books in a temporary directory, and requests that go through them.
 
 use crate::{
-    caller::{BudgetSpec, KeyLimits, KeyRecord, Window},
+    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window},
     clock::{Clock, Hand},
     config::Durability,
     ledger::{
         Ask, AttemptIndex, AttemptOutcome, Books, BooksConfig, DecisionRecord, Ending, Endpoint,
-        EntryHead, KeyId, OpenEntry, OpenError, Outcome, Recovered, Role, Short,
+        EntryHead, KeyId, OpenEntry, OpenError, Outcome, Recovered, Role, Scope, Short,
     },
     store::disk::Disk,
     timeline::Timeline,
@@ -112,11 +112,11 @@ pub(super) fn usd(text: &str) -> PicoUsd {
 }
 
 pub(super) fn money(window: Window, limit: &str) -> BudgetSpec {
-    BudgetSpec { window, money: Some(usd(limit)), tokens: None, hard: true }
+    BudgetSpec { window, money: Some(usd(limit)), tokens: None, hard: true, requests: None }
 }
 
 pub(super) fn tokens(window: Window, limit: u64) -> BudgetSpec {
-    BudgetSpec { window, money: None, tokens: Some(limit), hard: true }
+    BudgetSpec { window, money: None, tokens: Some(limit), hard: true, requests: None }
 }
 
 pub(super) fn key_id(name: &str) -> KeyId {
@@ -137,6 +137,34 @@ pub(super) fn key(name: &str, budgets: Vec<BudgetSpec>) -> KeyRecord {
         created_unix_ms: NOON,
         expires_unix_ms: None,
         revoked_unix_ms: None,
+        session_budgets: Vec::new(),
+        disabled_unix_ms: None,
+    }
+}
+
+/// The path of a key without team, user, session or tags.
+pub(super) fn path(name: &str) -> crate::ledger::BudgetPath {
+    let key = key_id(name);
+    crate::ledger::BudgetPath::of(&crate::ledger::Payer {
+        key: &key,
+        team: None,
+        user: None,
+        session: None,
+        tags: &[],
+    })
+}
+
+/// A team, user or tag with these budgets.
+pub(super) fn group(scope: Scope, budgets: Vec<BudgetSpec>) -> GroupRecord {
+    GroupRecord {
+        scope,
+        label: String::new(),
+        team: None,
+        limits: KeyLimits::default(),
+        budgets,
+        session_budgets: Vec::new(),
+        created_unix_ms: NOON,
+        disabled_unix_ms: None,
     }
 }
 

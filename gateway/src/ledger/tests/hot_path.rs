@@ -1,8 +1,8 @@
 //! What happens to money while requests run.
 
 use super::harness::{
-    House, NOON, ask, complete, done, free, head, key, key_id, money, request, token_price, usd,
-    used,
+    House, NOON, ask, complete, done, free, head, key, key_id, money, path, request, token_price,
+    usd, used,
 };
 use crate::{
     caller::Window,
@@ -42,7 +42,7 @@ fn a_hard_budget_refuses_what_could_overspend_it_and_says_why() {
     let _durable = books.put_key(key("key_a", vec![money(Window::Day, "1")]));
     request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
     let short = request(&books, "key_a", ask("0.6", 10), used(1, 1)).unwrap_err();
-    let Short::Budget { id, scope, unit, limit, left, needed, opens_unix_ms } = short else {
+    let Short::Budget { id, scope, unit, limit, left, needed, opens_unix_ms, .. } = short else {
         panic!("{short:?}");
     };
     assert_eq!((id.as_ref(), unit), ("key_a/day", Unit::Money));
@@ -198,7 +198,7 @@ fn tokens_per_minute_are_taken_at_worst_and_given_back_at_settlement() {
     assert!(matches!(short, Short::TokensPerMinute { limit: 1_000, needed: 200, .. }), "{short}");
     complete(&mut entry, index, used(10, 20));
     let _ticket = entry.finish(done(index));
-    assert!(books.token_rate(&key_id("key_a")).unwrap().remaining >= 970);
+    assert!(books.token_rate(&path("key_a")).unwrap().remaining >= 970);
     request(&books, "key_a", free(900), used(1, 1)).unwrap();
 }
 

@@ -319,6 +319,7 @@ pub(super) fn rest(payload: &[u8]) -> Result<super::Rest, postcard::Error> {
 
 impl From<Reserved> for super::Reserved {
     fn from(old: Reserved) -> Self {
+        let holds = old.holds.of(&old.key);
         Self {
             id: old.id,
             attempt: old.attempt,
@@ -351,14 +352,24 @@ impl From<Reserved> for super::Reserved {
             offset_us: old.offset_us,
             model_file: None,
             service_tier: None,
-            holds: old.holds.into(),
+            holds,
         }
     }
 }
 
-impl From<Holds> for ledger::budgets::Holds {
-    fn from(old: Holds) -> Self {
-        Self { global: old.global, key: old.key }
+impl Holds {
+    fn of(self, key: &KeyId) -> ledger::budgets::Holds {
+        use caller::Window::{Day, Hour, Month, Total};
+        let starts = |starts: Starts| {
+            let named = [Hour, Day, Month, Total].into_iter().zip(starts);
+            named.filter_map(|(window, start)| Some((window, start?))).collect::<Vec<_>>()
+        };
+        let scopes = [
+            (ledger::Scope::Global, starts(self.global)),
+            (ledger::Scope::Key(key.clone()), starts(self.key)),
+        ];
+        let held = scopes.into_iter().filter(|(_, starts)| !starts.is_empty()).collect();
+        ledger::budgets::Holds { held, forgotten: Vec::new() }
     }
 }
 
@@ -566,12 +577,15 @@ impl From<KeyRecord> for caller::KeyRecord {
                 requests_per_minute: old.limits.requests_per_minute,
                 tokens_per_minute: old.limits.tokens_per_minute,
                 concurrency: old.limits.concurrency,
+                request_cost_max: None,
             },
             budgets: old.budgets.into_iter().map(Into::into).collect(),
             may_pin: old.may_pin,
             created_unix_ms: old.created_unix_ms,
             expires_unix_ms: old.expires_unix_ms,
             revoked_unix_ms: old.revoked_unix_ms,
+            session_budgets: Vec::new(),
+            disabled_unix_ms: None,
         }
     }
 }
@@ -584,7 +598,7 @@ impl From<BudgetSpec> for caller::BudgetSpec {
             Window::Month => caller::Window::Month,
             Window::Total => caller::Window::Total,
         };
-        Self { window, money: old.money, tokens: old.tokens, hard: old.hard }
+        Self { window, money: old.money, tokens: old.tokens, hard: old.hard, requests: None }
     }
 }
 

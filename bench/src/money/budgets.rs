@@ -1,0 +1,292 @@
+//! Agents that always send a large `max_tokens`, on budgets that are just enough.
+//!
+//! Invariant: a request is affordable when its true cost and those of all that run fit into what is
+//! not spent yet; refusing such a one is a false refusal.
+
+use super::trace::{INPUT_PRICE, OUTPUT_PRICE, Row, key_of};
+use crate::say;
+use gateway::{
+    caller::{BudgetSpec, KeyLimits, Window},
+    ledger::{At, BudgetPath, Holds, KeyId, Machine, Need, Payer, Scope, Short},
+};
+use policies::PicoUsd;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
+
+/// What every agent sends, whatever it needs.
+const MAX_TOKENS: u64 = 16_384;
+/// The smallest answer that a clamp leaves.
+const MIN_OUTPUT: u64 = 256;
+const KEYS: u64 = 24;
+/// Longest wait for what running requests give back.
+const WAIT_MS: u64 = 10_000;
+/// 1 June 2026, 00:00 UTC.
+const START: u64 = 1_780_272_000_000;
+
+/// What a request may do that is short of money.
+#[derive(Clone, Copy, Debug)]
+struct Mode {
+    name: &'static str,
+    waits: bool,
+    clamps: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    requests: u64,
+    answered: u64,
+    truncated: u64,
+    waited: u64,
+    refused: u64,
+    falsely: u64,
+    overspent: u128,
+}
+
+/// A request that has its money.
+#[derive(Debug)]
+struct Running {
+    key: usize,
+    holds: Holds,
+    need: Need,
+    cost: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    since_ms: u64,
+    key: usize,
+    row: Row,
+    need: Need,
+    cap: u64,
+    ticket: gateway::ledger::Ticket,
+}
+
+struct Sim {
+    machine: Machine,
+    paths: Vec<BudgetPath>,
+    limits: Vec<u64>,
+    /// True costs: settled, and of those that run.
+    spent: Vec<u64>,
+    to_come: Vec<u64>,
+    running: BinaryHeap<(Reverse<u64>, usize)>,
+    slots: Vec<Option<Running>>,
+    line: VecDeque<Waiter>,
+    tally: Tally,
+}
+
+/// Prints what each mode refuses.
+pub(super) fn run(rows: &[Row]) -> Result<(), String> {
+    let mut needed = vec![0_u64; usize::try_from(KEYS).unwrap_or(0)];
+    for (at, row) in rows.iter().enumerate() {
+        needed[key(at)] += row.cost();
+    }
+    say(&format!(
+        "{} requests of the trace by {KEYS} keys; each asks for {MAX_TOKENS} tokens; each key's \
+         budget is nine tenths of what its requests cost",
+        rows.len()
+    ))?;
+    for mode in [
+        Mode { name: "refuse at once", waits: false, clamps: false },
+        Mode { name: "wait", waits: true, clamps: false },
+        Mode { name: "clamp", waits: false, clamps: true },
+        Mode { name: "wait and clamp", waits: true, clamps: true },
+    ] {
+        let limits: Vec<u64> = needed.iter().map(|cost| cost / 10 * 9).collect();
+        let tally = play(rows, limits, mode);
+        say(&format!(
+            "{:<16} requests {} acknowledged {} (cut short {}, waited {}) refused {} of which \
+             affordable {} ({:.2} %) lost 0 overspent {} pico-USD",
+            mode.name,
+            tally.requests,
+            tally.answered,
+            tally.truncated,
+            tally.waited,
+            tally.refused,
+            tally.falsely,
+            100.0 * tally.falsely as f64 / tally.requests as f64,
+            tally.overspent
+        ))?;
+    }
+    Ok(())
+}
+
+fn key(at: usize) -> usize {
+    usize::try_from(key_of(at as u64, KEYS)).unwrap_or(0)
+}
+
+fn play(rows: &[Row], limits: Vec<u64>, mode: Mode) -> Tally {
+    let mut sim = Sim::new(limits);
+    for (at, row) in rows.iter().enumerate() {
+        sim.until(row.at_ms);
+        sim.arrive(key(at), *row, mode);
+    }
+    sim.until(u64::MAX);
+    sim.tally.overspent = sim
+        .spent
+        .iter()
+        .zip(&sim.limits)
+        .map(|(spent, limit)| u128::from(spent.saturating_sub(*limit)))
+        .sum();
+    sim.tally
+}
+
+fn at(ms: u64) -> At {
+    At { unix_ms: START + ms, mono: Duration::from_millis(ms) }
+}
+
+fn need(input: u64, cap: u64) -> Need {
+    let money = PicoUsd::from_pico(input * INPUT_PRICE + cap * OUTPUT_PRICE);
+    Need { money, tokens: input + cap, requests: 1 }
+}
+
+impl Sim {
+    fn new(limits: Vec<u64>) -> Self {
+        let mut machine = Machine::new(jiff::tz::TimeZone::UTC);
+        let mut paths = Vec::new();
+        for (number, limit) in limits.iter().enumerate() {
+            let id = KeyId(format!("key_{number}").into());
+            let budget = BudgetSpec {
+                window: Window::Day,
+                money: Some(PicoUsd::from_pico(*limit)),
+                tokens: None,
+                hard: true,
+                requests: None,
+            };
+            let scope = Scope::Key(id.clone());
+            machine.set(&scope, &KeyLimits::default(), (&[budget], &[]), at(0));
+            paths.push(BudgetPath::of(&Payer {
+                key: &id,
+                team: None,
+                user: None,
+                session: None,
+                tags: &[],
+            }));
+        }
+        let zeros = vec![0; limits.len()];
+        Self {
+            machine,
+            paths,
+            limits,
+            spent: zeros.clone(),
+            to_come: zeros,
+            running: BinaryHeap::new(),
+            slots: Vec::new(),
+            line: VecDeque::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn arrive(&mut self, key: usize, row: Row, mode: Mode) {
+        self.tally.requests += 1;
+        let mut cap = MAX_TOKENS;
+        // As the walk of a plan does: clamp first, wait last.
+        for _ in 0..4 {
+            let need = need(row.input, cap);
+            match self.machine.reserve(&self.paths[key], need, at(row.at_ms)) {
+                Ok(holds) => return self.start((row.at_ms, key, row), (holds, need, cap)),
+                Err(short) => match clamped(&short, row.input, false).filter(|_| mode.clamps) {
+                    Some(smaller) if smaller < cap => cap = smaller,
+                    _ => break,
+                },
+            }
+        }
+        let mut cap = MAX_TOKENS;
+        for _ in 0..if mode.waits { 4 } else { 0 } {
+            let need = need(row.input, cap);
+            match self.machine.reserve_or_wait(&self.paths[key], need, at(row.at_ms)) {
+                Ok(Ok(holds)) => return self.start((row.at_ms, key, row), (holds, need, cap)),
+                Ok(Err(ticket)) => {
+                    self.line.push_back(Waiter {
+                        since_ms: row.at_ms,
+                        key,
+                        row,
+                        need,
+                        cap,
+                        ticket,
+                    });
+                    return;
+                }
+                Err(short) => match clamped(&short, row.input, true).filter(|_| mode.clamps) {
+                    Some(smaller) if smaller < cap => cap = smaller,
+                    _ => break,
+                },
+            }
+        }
+        self.refuse(key, &row);
+    }
+
+    fn refuse(&mut self, key: usize, row: &Row) {
+        self.tally.refused += 1;
+        let left = self.limits[key].saturating_sub(self.spent[key] + self.to_come[key]);
+        self.tally.falsely += u64::from(row.cost() <= left);
+    }
+
+    fn start(
+        &mut self,
+        (now_ms, key, row): (u64, usize, Row),
+        (holds, need, cap): (Holds, Need, u64),
+    ) {
+        let served = Row { output: row.output.min(cap), ..row };
+        self.tally.answered += 1;
+        self.tally.truncated += u64::from(served.output < row.output);
+        self.to_come[key] += served.cost();
+        self.slots.push(Some(Running { key, holds, need, cost: served.cost() }));
+        self.running.push((Reverse(now_ms + served.takes_ms()), self.slots.len() - 1));
+    }
+
+    /// Ends what ends before `ms`, and serves those who wait.
+    fn until(&mut self, ms: u64) {
+        loop {
+            let ends = self.running.peek().map_or(u64::MAX, |(Reverse(ends), _)| *ends);
+            let leaves =
+                self.line.front().map_or(u64::MAX, |first| first.since_ms.saturating_add(WAIT_MS));
+            let next = ends.min(leaves);
+            if next > ms || next == u64::MAX {
+                return;
+            }
+            if ends <= leaves
+                && let Some((_, slot)) = self.running.pop()
+                && let Some(done) = self.slots[slot].take()
+            {
+                self.spent[done.key] += done.cost;
+                self.to_come[done.key] -= done.cost;
+                let charge = Need { money: PicoUsd::from_pico(done.cost), ..done.need };
+                self.machine.settle(&done.holds, done.need, charge, at(next));
+            }
+            self.serve(next);
+        }
+    }
+
+    fn serve(&mut self, now_ms: u64) {
+        for _ in 0..self.line.len() {
+            let Some(mut waiter) = self.line.pop_front() else { return };
+            let late = waiter.since_ms + WAIT_MS <= now_ms;
+            if waiter.ticket.woken.try_recv().is_err() && !late {
+                self.line.push_back(waiter);
+                continue;
+            }
+            match self.machine.leave(waiter.ticket.place, at(now_ms)) {
+                Ok(holds) => {
+                    self.tally.waited += 1;
+                    let Waiter { key, row, need, cap, .. } = waiter;
+                    self.start((now_ms, key, row), (holds, need, cap));
+                }
+                Err(_) => self.refuse(waiter.key, &waiter.row),
+            }
+        }
+    }
+}
+
+/// The largest answer that what is left can pay; of one that waits: once everything has settled.
+fn clamped(short: &Short, input: u64, waits: bool) -> Option<u64> {
+    let Short::Budget { left, left_at_most, ahead, .. } = short else { return None };
+    let left = if waits { *left_at_most } else { *left };
+    if *ahead > 0 && !waits {
+        return None;
+    }
+    let cap = left.checked_sub(input * INPUT_PRICE)? / OUTPUT_PRICE;
+    (cap >= MIN_OUTPUT).then_some(cap)
+}

@@ -1,0 +1,270 @@
+//! Budgets one by one, whatever they are on: list, create, show, change, remove.
+//!
+//! **Invariant:** a budget belongs to the record of its scope and is stored with it; its id is its
+//! scope and its window, so that a change keeps what was spent.
+
+use super::{
+    Answer, answer, answer_with,
+    groups::{self, fresh},
+    limits::{BudgetBody, check_all, given},
+    read::{Body, Params, bad},
+    state, unreadable,
+};
+use crate::{
+    caller::{BudgetSpec, Window},
+    ledger::{KeyId, Scope},
+    refusal::Refusal,
+    serve::Gateway,
+};
+use axum::extract::{Path, State};
+use http::StatusCode;
+use policies::PicoUsd;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Which budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    scope: Scope,
+    /// Of each session below the scope, not of the scope itself.
+    of_sessions: bool,
+    window: Window,
+}
+
+#[derive(Debug, Serialize)]
+struct BudgetView {
+    id: String,
+    scope: &'static str,
+    name: Option<String>,
+    of_sessions: bool,
+    #[serde(flatten)]
+    budget: BudgetBody,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    /// Such as `global`, `team:red`, `user:ada`, `tag:nightly` or a key's id.
+    scope: String,
+    #[serde(default)]
+    of_sessions: bool,
+    window: Window,
+    #[serde(default)]
+    money_usd: Option<PicoUsd>,
+    #[serde(default)]
+    tokens: Option<u64>,
+    #[serde(default)]
+    requests: Option<u64>,
+    #[serde(default = "super::limits::yes")]
+    hard: bool,
+}
+
+/// What is absent stays; what is null is cleared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ChangeBody {
+    #[serde(deserialize_with = "given")]
+    money_usd: Option<Option<PicoUsd>>,
+    #[serde(deserialize_with = "given")]
+    tokens: Option<Option<u64>>,
+    #[serde(deserialize_with = "given")]
+    requests: Option<Option<u64>>,
+    hard: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListParams {
+    sessions_of: Option<String>,
+}
+
+/// GET /budgets: every budget in its current window; `?sessions_of=<key>` those of its sessions.
+pub(super) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Params(params): Params<ListParams>,
+) -> Answer {
+    let states = match params.sessions_of {
+        Some(key) => gateway.books.session_budgets(&KeyId(key.into())),
+        None => gateway.books.budgets(),
+    };
+    super::list(states.into_iter().map(state::budget).collect())
+}
+
+/// POST /budgets
+pub(super) async fn create(
+    State(gateway): State<Arc<Gateway>>,
+    Body(body): Body<CreateBody>,
+) -> Answer {
+    let named =
+        Named { scope: scope(&body.scope)?, of_sessions: body.of_sessions, window: body.window };
+    let spec = BudgetBody {
+        window: body.window,
+        money_usd: body.money_usd,
+        tokens: body.tokens,
+        requests: body.requests,
+        hard: body.hard,
+    };
+    let spec = spec.check()?;
+    let configured = gateway.config.global_budgets.iter().any(|known| known.window == spec.window);
+    if named.scope == Scope::Global && !named.of_sessions && configured {
+        return Err(Refusal::Conflict(
+            "the configuration has a [[budget]] for this window: change it there".to_owned(),
+        ));
+    }
+    let _one_at_a_time = gateway.keys.changing().await;
+    change_all(&gateway, &named, |specs| {
+        if specs.iter().any(|known| known.window == spec.window) {
+            return Err(Refusal::Conflict(format!("there is a budget `{}` already", named.id())));
+        }
+        specs.push(spec.clone());
+        check_all(specs)
+    })
+    .await?;
+    answer_with(StatusCode::CREATED, &view(&named, &spec))
+}
+
+/// GET /budgets/{id}: one budget as it was set, with its state if it has one.
+pub(super) async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
+    let named = named(&id)?;
+    let states = gateway.books.budgets();
+    let state = states.into_iter().find(|state| {
+        !named.of_sessions && state.scope == named.scope && state.window == named.window
+    });
+    match state {
+        Some(found) => answer(&state::budget(found)),
+        None => {
+            let specs = specs(&gateway, &named)?;
+            let spec = specs.iter().find(|spec| spec.window == named.window);
+            answer(&view(&named, spec.ok_or_else(|| missing(&id))?))
+        }
+    }
+}
+
+/// PATCH /budgets/{id}. Lowered below what is spent, it stops new work and lets running work end.
+pub(super) async fn change(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    Body(body): Body<ChangeBody>,
+) -> Answer {
+    let named = named(&id)?;
+    let _one_at_a_time = gateway.keys.changing().await;
+    let mut changed = None;
+    change_all(&gateway, &named, |specs| {
+        let spec = specs.iter_mut().find(|spec| spec.window == named.window);
+        let spec = spec.ok_or_else(|| missing(&id))?;
+        spec.money = body.money_usd.unwrap_or(spec.money);
+        spec.tokens = body.tokens.unwrap_or(spec.tokens);
+        spec.requests = body.requests.unwrap_or(spec.requests);
+        spec.hard = body.hard.unwrap_or(spec.hard);
+        BudgetBody::from(&*spec).check()?;
+        changed = Some(spec.clone());
+        Ok(())
+    })
+    .await?;
+    answer(&view(&named, &changed.ok_or_else(|| missing(&id))?))
+}
+
+/// DELETE /budgets/{id}: nothing limits this window any more.
+pub(super) async fn remove(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
+    let named = named(&id)?;
+    let _one_at_a_time = gateway.keys.changing().await;
+    let mut removed = None;
+    change_all(&gateway, &named, |specs| {
+        let at = specs.iter().position(|spec| spec.window == named.window);
+        removed = Some(specs.remove(at.ok_or_else(|| missing(&id))?));
+        Ok(())
+    })
+    .await?;
+    answer(&view(&named, &removed.ok_or_else(|| missing(&id))?))
+}
+
+fn specs(gateway: &Gateway, named: &Named) -> Result<Vec<BudgetSpec>, Refusal> {
+    let (budgets, of_sessions) = match &named.scope {
+        Scope::Key(key) => {
+            let record = gateway.keys.get(key).ok_or_else(|| missing(&named.id()))?;
+            (record.budgets.clone(), record.session_budgets.clone())
+        }
+        scope => {
+            let record = gateway.books.group(scope).ok_or_else(|| missing(&named.id()))?;
+            (record.budgets, record.session_budgets)
+        }
+    };
+    Ok(if named.of_sessions { of_sessions } else { budgets })
+}
+
+/// Changes the budgets of a scope and stores its record.
+async fn change_all(
+    gateway: &Gateway,
+    named: &Named,
+    change: impl FnOnce(&mut Vec<BudgetSpec>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if let Scope::Key(key) = &named.scope {
+        let missing = || Refusal::NotFound(format!("there is no key `{key}`"));
+        let mut record = (*gateway.keys.get(key).ok_or_else(missing)?).clone();
+        let specs =
+            if named.of_sessions { &mut record.session_budgets } else { &mut record.budgets };
+        change(specs)?;
+        gateway.books.put_key(record.clone()).committed().await.map_err(unreadable)?;
+        gateway.keys.install(record);
+        return Ok(());
+    }
+    let known = gateway.books.group(&named.scope);
+    let mut record = match (known, &named.scope) {
+        (Some(record), _) => record,
+        // The whole and tags need no setting up before they have a budget.
+        (None, Scope::Global | Scope::Tag(_)) => {
+            fresh(named.scope.clone(), gateway.clock.unix_ms())
+        }
+        (None, scope) => {
+            let (kind, name) = (scope.kind(), scope.name().unwrap_or_default());
+            return Err(Refusal::NotFound(format!("there is no {kind} `{name}`: create it first")));
+        }
+    };
+    change(if named.of_sessions { &mut record.session_budgets } else { &mut record.budgets })?;
+    groups::put(gateway, &record).await
+}
+
+fn view(named: &Named, spec: &BudgetSpec) -> BudgetView {
+    BudgetView {
+        id: named.id(),
+        scope: named.scope.kind(),
+        name: named.scope.name().map(str::to_owned),
+        of_sessions: named.of_sessions,
+        budget: BudgetBody::from(spec),
+    }
+}
+
+fn missing(id: &str) -> Refusal {
+    Refusal::NotFound(format!("there is no budget `{id}` that the API could change"))
+}
+
+impl Named {
+    fn id(&self) -> String {
+        let of = if self.of_sessions { "/sessions" } else { "" };
+        format!("{}{of}/{}", self.scope, self.window)
+    }
+}
+
+fn named(id: &str) -> Result<Named, Refusal> {
+    let (rest, window) = id.rsplit_once('/').ok_or_else(|| missing(id))?;
+    let window = window.parse().map_err(|_| missing(id))?;
+    let (rest, of_sessions) = match rest.strip_suffix("/sessions") {
+        Some(rest) => (rest, true),
+        None => (rest, false),
+    };
+    Ok(Named { scope: scope(rest)?, of_sessions, window })
+}
+
+fn scope(text: &str) -> Result<Scope, Refusal> {
+    match text.split_once(':') {
+        Some(("team", name)) if !name.is_empty() => Ok(Scope::Team(name.into())),
+        Some(("user", name)) if !name.is_empty() => Ok(Scope::User(name.into())),
+        Some(("tag", name)) if !name.is_empty() => Ok(Scope::Tag(name.into())),
+        None if text == "global" => Ok(Scope::Global),
+        None if text.starts_with("key_") => Ok(Scope::Key(KeyId(text.into()))),
+        _ => Err(bad(
+            Some("scope"),
+            "`scope` is global, team:<name>, user:<name>, tag:<name> or a key's id",
+        )),
+    }
+}

@@ -1,0 +1,255 @@
+//! Teams, users and tags: create, list, show, change, disable.
+//!
+//! **Invariant:** as with keys, a change is durable in the books before it is told, and changes are
+//! made one at a time.
+
+use super::{
+    Answer, answer, answer_with,
+    limits::{
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
+    },
+    read::{Body, bad},
+    times::rfc3339,
+    unreadable,
+};
+use crate::{
+    caller::{GroupRecord, KeyLimits},
+    ledger::Scope,
+    refusal::Refusal,
+    serve::Gateway,
+};
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::{get, patch},
+};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Teams, users and tags of one installation.
+const GROUPS_MAX: usize = 20_000;
+
+/// What kind of group a path is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Team,
+    User,
+    Tag,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupView {
+    kind: &'static str,
+    name: String,
+    label: String,
+    team: Option<String>,
+    limits: LimitsView,
+    budgets: Vec<BudgetBody>,
+    session_budgets: Vec<BudgetBody>,
+    keys: usize,
+    state: &'static str,
+    created: String,
+    created_unix_ms: u64,
+    disabled: Option<String>,
+    disabled_unix_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CreateBody {
+    name: String,
+    label: String,
+    team: Option<String>,
+    limits: LimitsBody,
+    budgets: Vec<BudgetBody>,
+    session_budgets: Vec<BudgetBody>,
+}
+
+/// What is absent stays; what is null is cleared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ChangeBody {
+    label: Option<String>,
+    #[serde(deserialize_with = "given")]
+    team: Option<Option<String>>,
+    limits: ChangeLimits,
+    budgets: Option<Vec<BudgetBody>>,
+    session_budgets: Option<Vec<BudgetBody>>,
+    disabled: Option<bool>,
+}
+
+/// The paths of one kind.
+pub(super) fn router(kind: Kind) -> Router<Arc<Gateway>> {
+    let all = get(move |gateway| list(gateway, kind))
+        .post(move |gateway, body| create(gateway, body, kind))
+        .fallback(|| async { Refusal::WrongMethod("GET, HEAD, POST") });
+    let one = patch(move |gateway, path, body| change(gateway, path, body, kind))
+        .get(move |gateway, path| show(gateway, path, kind))
+        .delete(move |gateway, path| disable(gateway, path, kind))
+        .fallback(|| async { Refusal::WrongMethod("GET, HEAD, PATCH, DELETE") });
+    Router::new().route("/", all).route("/{name}", one)
+}
+
+async fn list(State(gateway): State<Arc<Gateway>>, kind: Kind) -> Answer {
+    let groups = gateway.books.groups();
+    let of_kind = groups.iter().filter(|record| record.scope.kind() == kind.word());
+    super::list(of_kind.map(|record| view(&gateway, record)).collect())
+}
+
+async fn show(State(gateway): State<Arc<Gateway>>, Path(name): Path<String>, kind: Kind) -> Answer {
+    answer(&view(&gateway, &found(&gateway, kind, &name)?))
+}
+
+async fn create(
+    State(gateway): State<Arc<Gateway>>,
+    Body(body): Body<CreateBody>,
+    kind: Kind,
+) -> Answer {
+    let text = name("name", body.name)?;
+    if text.is_empty() || text.contains('/') {
+        return Err(bad(Some("name"), "`name` is not empty and has no `/` in it"));
+    }
+    let record = GroupRecord {
+        scope: kind.scope(&text),
+        label: name("label", body.label)?,
+        team: body.team.map(|team| kind.team(team)).transpose()?,
+        limits: kind.limits(body.limits.check()?)?,
+        budgets: budgets(body.budgets)?,
+        session_budgets: budgets(body.session_budgets)?,
+        created_unix_ms: gateway.clock.unix_ms(),
+        disabled_unix_ms: None,
+    };
+    let _one_at_a_time = gateway.keys.changing().await;
+    if gateway.books.group(&record.scope).is_some() {
+        return Err(Refusal::Conflict(format!("there is a {} `{text}` already", kind.word())));
+    }
+    if gateway.books.groups().len() >= GROUPS_MAX {
+        let message = format!("there are already {GROUPS_MAX} teams, users and tags");
+        return Err(Refusal::Conflict(message));
+    }
+    put(&gateway, &record).await?;
+    answer_with(StatusCode::CREATED, &view(&gateway, &record))
+}
+
+async fn change(
+    State(gateway): State<Arc<Gateway>>,
+    Path(text): Path<String>,
+    Body(body): Body<ChangeBody>,
+    kind: Kind,
+) -> Answer {
+    let _one_at_a_time = gateway.keys.changing().await;
+    let mut record = found(&gateway, kind, &text)?;
+    if let Some(label) = body.label {
+        record.label = name("label", label)?;
+    }
+    if let Some(team) = within(body.team, |team| kind.team(team))? {
+        record.team = team;
+    }
+    record.limits = kind.limits(body.limits.apply(record.limits)?)?;
+    if let Some(written) = body.budgets {
+        record.budgets = budgets(written)?;
+    }
+    if let Some(written) = body.session_budgets {
+        record.session_budgets = budgets(written)?;
+    }
+    if let Some(disabled) = body.disabled {
+        let since = record.disabled_unix_ms.unwrap_or(gateway.clock.unix_ms());
+        record.disabled_unix_ms = disabled.then_some(since);
+    }
+    put(&gateway, &record).await?;
+    answer(&view(&gateway, &record))
+}
+
+/// Disables it: none of its keys works until that is taken back. What was spent stays.
+async fn disable(
+    State(gateway): State<Arc<Gateway>>,
+    Path(text): Path<String>,
+    kind: Kind,
+) -> Answer {
+    let _one_at_a_time = gateway.keys.changing().await;
+    let mut record = found(&gateway, kind, &text)?;
+    record.disabled_unix_ms.get_or_insert(gateway.clock.unix_ms());
+    put(&gateway, &record).await?;
+    answer(&view(&gateway, &record))
+}
+
+/// Durable first, then in effect.
+pub(super) async fn put(gateway: &Gateway, record: &GroupRecord) -> Result<(), Refusal> {
+    gateway.books.put_group(record.clone()).committed().await.map_err(unreadable)?;
+    gateway.keys.install_groups(vec![record.clone()]);
+    Ok(())
+}
+
+/// What is set up for a scope before anything is: nothing.
+pub(super) fn fresh(scope: Scope, unix_ms: u64) -> GroupRecord {
+    GroupRecord {
+        scope,
+        label: String::new(),
+        team: None,
+        limits: KeyLimits::default(),
+        budgets: Vec::new(),
+        session_budgets: Vec::new(),
+        created_unix_ms: unix_ms,
+        disabled_unix_ms: None,
+    }
+}
+
+fn found(gateway: &Gateway, kind: Kind, text: &str) -> Result<GroupRecord, Refusal> {
+    let missing = || Refusal::NotFound(format!("there is no {} `{text}`", kind.word()));
+    gateway.books.group(&kind.scope(text)).ok_or_else(missing)
+}
+
+fn view(gateway: &Gateway, record: &GroupRecord) -> GroupView {
+    GroupView {
+        kind: record.scope.kind(),
+        name: record.scope.name().unwrap_or_default().to_owned(),
+        label: record.label.clone(),
+        team: record.team.clone(),
+        limits: LimitsView::from(&record.limits),
+        budgets: views(&record.budgets),
+        session_budgets: views(&record.session_budgets),
+        keys: gateway.keys.count_within(&record.scope),
+        state: if record.disabled_unix_ms.is_some() { "disabled" } else { "active" },
+        created: rfc3339(record.created_unix_ms),
+        created_unix_ms: record.created_unix_ms,
+        disabled: record.disabled_unix_ms.map(rfc3339),
+        disabled_unix_ms: record.disabled_unix_ms,
+    }
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Team => "team",
+            Self::User => "user",
+            Self::Tag => "tag",
+        }
+    }
+
+    fn scope(self, name: &str) -> Scope {
+        match self {
+            Self::Team => Scope::Team(name.into()),
+            Self::User => Scope::User(name.into()),
+            Self::Tag => Scope::Tag(name.into()),
+        }
+    }
+
+    fn team(self, team: String) -> Result<String, Refusal> {
+        match self {
+            Self::User => name("team", team),
+            Self::Team | Self::Tag => Err(bad(Some("team"), "only a user is in a team")),
+        }
+    }
+
+    /// A tag is known only once the body is read: what counts before that cannot limit it.
+    fn limits(self, limits: KeyLimits) -> Result<KeyLimits, Refusal> {
+        let early = limits.requests_per_minute.is_some() || limits.concurrency.is_some();
+        if matches!(self, Self::Tag) && early {
+            let message = "a tag has no limit of requests per minute or in flight; \
+                           a budget of requests over `rolling:1m` counts them";
+            return Err(bad(Some("limits"), message));
+        }
+        Ok(limits)
+    }
+}

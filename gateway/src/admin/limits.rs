@@ -1,0 +1,202 @@
+//! Budgets and limits as the admin API takes and shows them, for keys, teams, users and tags alike.
+
+use super::read::bad;
+use crate::{
+    caller::{BudgetSpec, KeyLimits, Window},
+    refusal::Refusal,
+};
+use policies::PicoUsd;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::HashSet;
+
+/// Longest label, user or team, in bytes.
+const NAME_BYTES_MAX: usize = 200;
+/// Budgets of one scope, and the rolling ones among them: each of those keeps 61 sub-buckets.
+const BUDGETS_MAX: usize = 8;
+const ROLLING_MAX: usize = 2;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BudgetBody {
+    pub(super) window: Window,
+    #[serde(default)]
+    pub(super) money_usd: Option<PicoUsd>,
+    #[serde(default)]
+    pub(super) tokens: Option<u64>,
+    #[serde(default)]
+    pub(super) requests: Option<u64>,
+    #[serde(default = "yes")]
+    pub(super) hard: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LimitsBody {
+    requests_per_minute: Option<u32>,
+    tokens_per_minute: Option<u64>,
+    concurrency: Option<u32>,
+    request_cost_max_usd: Option<PicoUsd>,
+}
+
+/// What is absent stays; what is null is cleared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ChangeLimits {
+    #[serde(deserialize_with = "given")]
+    requests_per_minute: Option<Option<u32>>,
+    #[serde(deserialize_with = "given")]
+    tokens_per_minute: Option<Option<u64>>,
+    #[serde(deserialize_with = "given")]
+    concurrency: Option<Option<u32>>,
+    #[serde(deserialize_with = "given")]
+    request_cost_max_usd: Option<Option<PicoUsd>>,
+}
+
+/// Limits as they are shown.
+#[derive(Debug, Serialize)]
+pub(super) struct LimitsView {
+    requests_per_minute: Option<u32>,
+    tokens_per_minute: Option<u64>,
+    concurrency: Option<u32>,
+    request_cost_max_usd: Option<PicoUsd>,
+}
+
+impl LimitsBody {
+    pub(super) fn check(self) -> Result<KeyLimits, Refusal> {
+        Ok(KeyLimits {
+            requests_per_minute: at_least_one(
+                "limits.requests_per_minute",
+                self.requests_per_minute,
+            )?,
+            tokens_per_minute: at_least_one("limits.tokens_per_minute", self.tokens_per_minute)?,
+            concurrency: at_least_one("limits.concurrency", self.concurrency)?,
+            request_cost_max: self.request_cost_max_usd,
+        })
+    }
+}
+
+impl ChangeLimits {
+    /// `limits` with what is given.
+    pub(super) fn apply(self, mut limits: KeyLimits) -> Result<KeyLimits, Refusal> {
+        if let Some(limit) = self.requests_per_minute {
+            limits.requests_per_minute = at_least_one("limits.requests_per_minute", limit)?;
+        }
+        if let Some(limit) = self.tokens_per_minute {
+            limits.tokens_per_minute = at_least_one("limits.tokens_per_minute", limit)?;
+        }
+        if let Some(limit) = self.concurrency {
+            limits.concurrency = at_least_one("limits.concurrency", limit)?;
+        }
+        if let Some(limit) = self.request_cost_max_usd {
+            limits.request_cost_max = limit;
+        }
+        Ok(limits)
+    }
+}
+
+impl From<&KeyLimits> for LimitsView {
+    fn from(limits: &KeyLimits) -> Self {
+        Self {
+            requests_per_minute: limits.requests_per_minute,
+            tokens_per_minute: limits.tokens_per_minute,
+            concurrency: limits.concurrency,
+            request_cost_max_usd: limits.request_cost_max,
+        }
+    }
+}
+
+impl BudgetBody {
+    pub(super) fn check(self) -> Result<BudgetSpec, Refusal> {
+        if self.money_usd.is_none() && self.tokens.is_none() && self.requests.is_none() {
+            let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
+            return Err(bad(Some("budgets"), message));
+        }
+        Ok(BudgetSpec {
+            window: self.window,
+            money: self.money_usd,
+            tokens: self.tokens,
+            hard: self.hard,
+            requests: self.requests,
+        })
+    }
+}
+
+impl From<&BudgetSpec> for BudgetBody {
+    fn from(spec: &BudgetSpec) -> Self {
+        Self {
+            window: spec.window,
+            money_usd: spec.money,
+            tokens: spec.tokens,
+            requests: spec.requests,
+            hard: spec.hard,
+        }
+    }
+}
+
+/// All budgets of one scope, checked.
+pub(super) fn budgets(written: Vec<BudgetBody>) -> Result<Vec<BudgetSpec>, Refusal> {
+    let specs: Vec<BudgetSpec> =
+        written.into_iter().map(BudgetBody::check).collect::<Result<_, _>>()?;
+    check_all(&specs)?;
+    Ok(specs)
+}
+
+/// Whether these budgets can stand beside each other.
+pub(super) fn check_all(specs: &[BudgetSpec]) -> Result<(), Refusal> {
+    let windows: HashSet<Window> = specs.iter().map(|spec| spec.window).collect();
+    if windows.len() < specs.len() {
+        return Err(bad(Some("budgets"), "there is at most one budget for each window"));
+    }
+    let rolling = windows.iter().filter(|window| matches!(window, Window::Rolling(_))).count();
+    if specs.len() > BUDGETS_MAX || rolling > ROLLING_MAX {
+        let message =
+            format!("at most {BUDGETS_MAX} budgets, of which at most {ROLLING_MAX} are rolling");
+        return Err(bad(Some("budgets"), message));
+    }
+    Ok(())
+}
+
+pub(super) fn views(specs: &[BudgetSpec]) -> Vec<BudgetBody> {
+    specs.iter().map(BudgetBody::from).collect()
+}
+
+/// A label, user, team or tag.
+pub(super) fn name(param: &str, text: String) -> Result<String, Refusal> {
+    if text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
+        let message = format!("`{param}` has at most {NAME_BYTES_MAX} bytes of plain text");
+        return Err(bad(Some(param), message));
+    }
+    Ok(text)
+}
+
+fn at_least_one<T: PartialEq + From<u8>>(
+    param: &str,
+    limit: Option<T>,
+) -> Result<Option<T>, Refusal> {
+    if limit.as_ref().is_some_and(|limit| *limit == T::from(0)) {
+        let message = format!("`{param}` is at least 1; to stop it, disable it");
+        return Err(bad(Some(param), message));
+    }
+    Ok(limit)
+}
+
+pub(super) fn within<T>(
+    change: Option<Option<T>>,
+    check: impl FnOnce(T) -> Result<T, Refusal>,
+) -> Result<Option<Option<T>>, Refusal> {
+    match change {
+        Some(Some(value)) => check(value).map(|value| Some(Some(value))),
+        other => Ok(other),
+    }
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// A field that is there, null or not.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,159 @@
+//! Promises of the guard, in told time.
+
+use super::*;
+use crate::ledger::GuardEffect;
+
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+/// A tenth of a cent.
+const USUAL_COST: u64 = 1_000_000_000;
+
+fn asked(unix_ms: u64, question: u64) -> Asked {
+    Asked { unix_ms, question, model: 1, hour: 12, session: None, prompt_tokens: 500, left: None }
+}
+
+fn served(unix_ms: u64, cost: u64, output: u64) -> Served {
+    Served { unix_ms, cost, input: 500, output }
+}
+
+/// A day of a request every ten seconds.
+fn a_day(watch: &mut Watch, who: &[Subject]) -> u64 {
+    let mut now = 0;
+    for at in 0..8_640 {
+        now = at * 10 * SECOND;
+        let verdict = watch.ask(who, &asked(now, at));
+        assert_eq!(verdict, Verdict { effect: None, events: Vec::new() }, "at {at}");
+        assert_eq!(watch.served(who, &served(now, USUAL_COST, 200)), []);
+    }
+    now
+}
+
+#[test]
+fn a_burst_is_kept_to_the_local_model_and_the_operator_is_told_once() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", Some("ada")));
+    let start = a_day(&mut watch, &who);
+    let mut events = Vec::new();
+    let mut paid = 0;
+    for at in 1..=3_000 {
+        let now = start + at * SECOND / 5;
+        let verdict = watch.ask(&who, &asked(now, 1_000_000 + at));
+        events.extend(verdict.events);
+        match verdict.effect {
+            None => {
+                paid += 1;
+                events.extend(watch.served(&who, &served(now, USUAL_COST, 200)));
+            }
+            Some(effect) => {
+                assert_eq!(effect.effect, GuardEffect::LocalOnly);
+                watch.served(&who, &served(now, 0, 200));
+            }
+        }
+    }
+    assert!(paid < 500, "{paid} of 3000 were paid for");
+    let told: Vec<_> = events.iter().map(|event| (event.subject.as_ref(), event.signal)).collect();
+    assert_eq!(told, [("key_a", Signal::SpendVelocity), ("user:ada", Signal::SpendVelocity)]);
+}
+
+#[test]
+fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let mut now = a_day(&mut watch, &who);
+    let burst = |watch: &mut Watch, now: &mut u64| {
+        for at in 0..4_000 {
+            *now += SECOND / 5;
+            if watch.ask(&who, &asked(*now, 7_000_000 + at)).effect.is_some() {
+                return true;
+            }
+            watch.served(&who, &served(*now, USUAL_COST, 200));
+        }
+        false
+    };
+    assert!(burst(&mut watch, &mut now));
+    now += 2 * HOUR;
+    assert_eq!(watch.ask(&who, &asked(now, 1)).effect, None);
+    watch.served(&who, &served(now, USUAL_COST, 200));
+    assert!(burst(&mut watch, &mut now));
+    assert!(watch.lift(&who[0], now));
+    assert!(!watch.lift(&who[0], now), "nothing is done any more");
+    assert_eq!(watch.ask(&who, &asked(now + 1, 2)).effect, None);
+}
+
+#[test]
+fn of_a_loop_only_the_repeated_question_is_slowed_down() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let mut passed = 0;
+    for at in 0..100 {
+        let verdict = watch.ask(&who, &asked(at * SECOND, 42));
+        if verdict.effect.is_none_or(|effect| !effect.turned_away) {
+            passed += 1;
+        }
+        assert_eq!(watch.ask(&who, &asked(at * SECOND, 1_000 + at)).effect, None, "another one");
+    }
+    assert!((20..=30).contains(&passed), "{passed}");
+}
+
+#[test]
+fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
+    for (cost, output, signal) in [
+        (3 * USUAL_COST, 4_000, Signal::OutputBlowUp),
+        (30 * USUAL_COST, 200, Signal::Amplification),
+    ] {
+        let settings = Settings { fast_factor: 1e9, hour_factor: 1e9, ..Settings::default() };
+        let (mut watch, who) = (Watch::new(settings), subjects("key_a", None));
+        let mut now = a_day(&mut watch, &who);
+        let mut events = Vec::new();
+        for at in 0..40 {
+            now += 2 * SECOND;
+            watch.ask(&who, &asked(now, 5_000_000 + at));
+            events.extend(watch.served(&who, &served(now, cost, output)));
+        }
+        assert_eq!(events.first().map(|event| event.signal), Some(signal));
+    }
+}
+
+#[test]
+fn a_session_that_doubles_at_every_turn_is_noticed() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let mut events = Vec::new();
+    for turn in 0..9 {
+        let asked = Asked {
+            session: Some(9),
+            prompt_tokens: 1_000 << turn,
+            ..asked(turn * 60 * SECOND, turn)
+        };
+        events.extend(watch.ask(&who, &asked).events);
+    }
+    assert_eq!(
+        events.iter().map(|event| event.signal).collect::<Vec<_>>(),
+        [Signal::SessionGrowth]
+    );
+}
+
+#[test]
+fn who_is_on_the_allow_list_is_told_of_and_never_held_up() {
+    let settings = Settings { allow: ["key_a".to_owned()].into(), ..Settings::default() };
+    let (mut watch, who) = (Watch::new(settings), subjects("key_a", None));
+    let mut events = Vec::new();
+    for at in 0..2_000 {
+        let verdict = watch.ask(&who, &asked(at * 10, at));
+        assert_eq!(verdict.effect, None);
+        events.extend(verdict.events);
+        events.extend(watch.served(&who, &served(at * 10, USUAL_COST, 200)));
+    }
+    assert!(events.iter().all(|event| event.effect == GuardEffect::Logged));
+    assert!(!events.is_empty());
+}
+
+#[test]
+fn memory_is_bounded_and_who_is_held_up_is_not_forgotten() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_bad", None));
+    for at in 0..2_000 {
+        watch.ask(&who, &asked(at, at));
+        watch.served(&who, &served(at, USUAL_COST, 200));
+    }
+    assert_eq!(watch.standing_all().len(), 1);
+    for other in 0..30_000_u64 {
+        watch.ask(&subjects(&format!("key_{other}"), None), &asked(3_000 + other, other));
+    }
+    assert_eq!(watch.standing_all().len(), 1);
+}

@@ -1,0 +1,129 @@
+//! One scope's budgets, its rate, and what of them is taken.
+
+use super::{
+    super::{
+        accounts::{Accounts, Amount, Balance, Starts},
+        calendar::Calendar,
+        rate::Rate,
+    },
+    At, Need, Unit,
+};
+use crate::caller::{BudgetSpec, KeyLimits, Window};
+use policies::PicoUsd;
+use std::time::Duration;
+
+/// A scope's budgets and limits, as the operator set them, and its balances.
+#[derive(Debug, Default)]
+pub(super) struct ScopeBook {
+    pub(super) budgets: Vec<BudgetSpec>,
+    /// What each session below this scope may use.
+    pub(super) session_budgets: Vec<BudgetSpec>,
+    pub(super) request_cost_max: Option<PicoUsd>,
+    pub(super) rate: Option<Rate>,
+    pub(super) accounts: Accounts,
+}
+
+/// One limit with less left than is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lack {
+    pub(super) unit: Unit,
+    pub(super) limit: u64,
+    pub(super) left: u64,
+    pub(super) needed: u64,
+    /// What would be left if everything that runs gave back all it holds.
+    pub(super) left_at_most: u64,
+}
+
+impl ScopeBook {
+    /// The operator's settings, in force at once. What is spent and held stays.
+    pub(super) fn set(
+        &mut self,
+        limits: &KeyLimits,
+        budgets: &[BudgetSpec],
+        session_budgets: &[BudgetSpec],
+        now: Duration,
+    ) {
+        self.budgets = budgets.to_vec();
+        self.session_budgets = session_budgets.to_vec();
+        self.request_cost_max = limits.request_cost_max;
+        self.rate = limits.tokens_per_minute.map(|limit| match self.rate {
+            Some(rate) => rate.with_limit(limit, now),
+            None => Rate::per_minute(limit),
+        });
+    }
+
+    pub(super) fn hold(&mut self, starts: &[(Window, u64)], need: Need, at: At) -> Starts {
+        if let Some(rate) = &mut self.rate {
+            rate.take(need.tokens, at.mono);
+        }
+        self.accounts.hold(starts, need)
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        starts: &[(Window, u64)],
+        held: Amount,
+        charge: Amount,
+        at: At,
+    ) {
+        self.accounts.settle(starts, held, charge);
+        if let Some(rate) = &mut self.rate {
+            match held.tokens.checked_sub(charge.tokens) {
+                Some(unused) => rate.give(unused),
+                None => rate.take(charge.tokens - held.tokens, at.mono),
+            }
+        }
+    }
+}
+
+/// The windows of `specs` now, each once.
+pub(super) fn starts<'a>(
+    specs: impl Iterator<Item = &'a BudgetSpec>,
+    calendar: &mut Calendar,
+    unix_ms: u64,
+) -> Starts {
+    let mut starts = Starts::new();
+    for spec in specs {
+        if !starts.iter().any(|(window, _)| *window == spec.window) {
+            starts.push((spec.window, calendar.span(spec.window, unix_ms).start));
+        }
+    }
+    starts
+}
+
+/// The first limit of a hard budget that `need` does not fit in.
+pub(super) fn lack(spec: &BudgetSpec, balance: &Balance, need: Need) -> Option<Lack> {
+    sides(spec, balance, need).find(|side| side.needed > side.left)
+}
+
+/// What one is told who waits behind others: the first side that is needed at all.
+pub(super) fn nearest(spec: &BudgetSpec, balance: &Balance, need: Need) -> Option<Lack> {
+    sides(spec, balance, need).next()
+}
+
+/// Every limit of a budget that `need` takes something of. What is not needed is not lacking: a
+/// free route passes an exhausted money budget.
+fn sides(spec: &BudgetSpec, balance: &Balance, need: Need) -> impl Iterator<Item = Lack> + use<> {
+    let side = |unit, limit: Option<u64>, (spent, held): (u128, u128), needed: u64| {
+        let left = move |taken: u128, limit: u64| {
+            u64::try_from(u128::from(limit).saturating_sub(taken)).unwrap_or(0)
+        };
+        limit.filter(|_| needed > 0).map(|limit| Lack {
+            unit,
+            limit,
+            left: left(spent.saturating_add(held), limit),
+            needed,
+            left_at_most: left(spent, limit),
+        })
+    };
+    let money = (balance.spent_money, balance.held_money);
+    let tokens = (balance.spent_tokens.into(), balance.held_tokens.into());
+    let requests = (balance.spent_requests.into(), balance.held_requests.into());
+    [
+        side(Unit::Money, spec.money.map(PicoUsd::pico), money, need.money.pico()),
+        side(Unit::Tokens, spec.tokens, tokens, need.tokens),
+        side(Unit::Requests, spec.requests, requests, need.requests),
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,417 @@
+//! The budget machine: every limit on a request's path is taken, or none.
+//!
+//! **Invariants:** settled plus held never exceeds a hard budget, because checking and holding are
+//! one step; a charge belongs to the windows of its admission; what costs nothing is never stopped
+//! by a money budget; a soft budget counts and never refuses; whoever waits for a budget is served
+//! before those who came later. The machine has no clock: times are told to it.
+
+use super::{
+    super::{
+        accounts::{Accounts, Amount, Starts},
+        calendar::Calendar,
+        open_entry::Short,
+    },
+    At, BudgetPath, BudgetState, Crossing, Holds, Need, Scope, TokenRate,
+    book::{self, ScopeBook},
+    budget_id,
+    sessions::Sessions,
+    states,
+    waiting::{Awaited, Waiting},
+};
+use crate::caller::{BudgetSpec, KeyLimits};
+use jiff::tz::TimeZone;
+use policies::{BudgetFacts, PicoUsd};
+use std::collections::HashMap;
+use tokio::sync::oneshot;
+
+/// All budgets, their balances, and who waits for them.
+#[derive(Debug)]
+pub struct Machine {
+    calendar: Calendar,
+    books: HashMap<Scope, ScopeBook>,
+    sessions: Sessions,
+    pub(super) waiting: Waiting,
+}
+
+/// A place among those who wait, and what tells that it was answered.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The place.
+    pub place: u64,
+    /// Resolves when the place has its answer.
+    pub woken: oneshot::Receiver<()>,
+}
+
+/// A scope of a path with what is to be held in it.
+struct Planned {
+    scope: Scope,
+    starts: Starts,
+}
+
+/// What stands in a request's way.
+struct Obstacle {
+    short: Short,
+    on: Option<Awaited>,
+}
+
+impl Machine {
+    /// No budgets yet; calendar windows follow `zone`.
+    #[must_use]
+    pub fn new(zone: TimeZone) -> Self {
+        Self {
+            calendar: Calendar::new(zone),
+            books: HashMap::new(),
+            sessions: Sessions::default(),
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// The operator's settings of a scope, in force at once; those who wait may profit.
+    pub fn set(
+        &mut self,
+        scope: &Scope,
+        limits: &KeyLimits,
+        budgets: (&[BudgetSpec], &[BudgetSpec]),
+        at: At,
+    ) {
+        let (budgets, of_sessions) = budgets;
+        let book = self.books.entry(scope.clone()).or_default();
+        book.set(limits, budgets, of_sessions, at.mono);
+        self.serve(at);
+    }
+
+    /// A scope's balances as recovered. Only before the first reservation.
+    pub(crate) fn restore(&mut self, scope: &Scope, accounts: Accounts, used_unix_ms: u64) {
+        if let Scope::Session(key, session) = scope {
+            self.sessions.touch(key, session, used_unix_ms);
+        }
+        self.books.entry(scope.clone()).or_default().accounts = accounts;
+    }
+
+    /// Holds `need` in every budget and rate on the path, or in none.
+    ///
+    /// # Errors
+    /// [`Short`]: the first limit with too little left, the widest scope first.
+    pub fn reserve(&mut self, path: &BudgetPath, need: Need, at: At) -> Result<Holds, Short> {
+        self.take(path, need, at, None).map_err(|obstacle| obstacle.short)
+    }
+
+    /// As [`Machine::reserve`]; where enough would be free once what runs has settled, it gives a
+    /// place in the line instead of failing.
+    ///
+    /// # Errors
+    /// [`Short`] when waiting cannot help, or too many wait already.
+    pub fn reserve_or_wait(
+        &mut self,
+        path: &BudgetPath,
+        need: Need,
+        at: At,
+    ) -> Result<Result<Holds, Ticket>, Short> {
+        match self.take(path, need, at, None) {
+            Ok(holds) => Ok(Ok(holds)),
+            Err(obstacle) => match obstacle.on {
+                Some(on) if !self.waiting.is_full() => {
+                    let (place, woken) = self.waiting.join(path.clone(), need, on);
+                    Ok(Err(Ticket { place, woken }))
+                }
+                _ => Err(obstacle.short),
+            },
+        }
+    }
+
+    /// Leaves the line: what the place was granted, or why it got nothing.
+    ///
+    /// # Errors
+    /// [`Short`]: what is in the way at this moment.
+    pub fn leave(&mut self, place: u64, at: At) -> Result<Holds, Short> {
+        let Some(waiter) = self.waiting.leave(place) else {
+            return Err(super::BooksError::Closed.into());
+        };
+        let answer = match waiter.answer {
+            Some(answer) => answer,
+            // A window may have turned meanwhile, which no settlement tells.
+            None => self
+                .take(&waiter.path, waiter.need, at, Some(place))
+                .map_err(|obstacle| obstacle.short),
+        };
+        self.serve(at);
+        answer
+    }
+
+    /// Gives up a place whose request is gone, and what it was granted.
+    pub(super) fn abandon(&mut self, place: u64, at: At) {
+        if let Some(waiter) = self.waiting.leave(place) {
+            if let Some(Ok(holds)) = waiter.answer {
+                self.end(&holds, waiter.need, Amount::default(), at);
+            }
+            self.serve(at);
+        }
+    }
+
+    /// Ends a hold with what it came to; those who wait are served. Returns the parts of limits
+    /// that spending passed by it.
+    pub fn settle(&mut self, holds: &Holds, held: Amount, charge: Amount, at: At) -> Vec<Crossing> {
+        // A request that reached a route is one, whatever became of it.
+        let charge = Amount { requests: held.requests, ..charge };
+        self.end(holds, held, charge, at);
+        let crossings = self.crossings(holds, charge);
+        self.serve(at);
+        crossings
+    }
+
+    /// Gives back a hold that was not used at all.
+    pub fn cancel(&mut self, holds: &Holds, held: Amount, at: At) {
+        self.end(holds, held, Amount::default(), at);
+        self.serve(at);
+    }
+
+    fn end(&mut self, holds: &Holds, held: Amount, charge: Amount, at: At) {
+        for (scope, starts) in &holds.held {
+            if let Some(book) = self.books.get_mut(scope) {
+                book.settle(starts, held, charge, at);
+            }
+        }
+    }
+
+    fn crossings(&self, holds: &Holds, charge: Amount) -> Vec<Crossing> {
+        let mut all = Vec::new();
+        for (scope, starts) in &holds.held {
+            let Some(book) = self.books.get(scope) else { continue };
+            for spec in self.specs(scope, &holds.scopes()) {
+                let held = starts.iter().find(|(window, _)| *window == spec.window);
+                if let Some((window, start)) = held {
+                    let after = book.accounts.balance(*window, *start);
+                    all.extend(states::crossings(scope, spec, &after, charge));
+                }
+            }
+        }
+        all
+    }
+
+    /// Serves those who wait, in order.
+    fn serve(&mut self, at: At) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        for place in self.waiting.places() {
+            let Some(waiter) = self.waiting.get(place) else { continue };
+            let (path, need) = (waiter.path.clone(), waiter.need);
+            match self.take(&path, need, at, Some(place)) {
+                Ok(holds) => self.waiting.answer(place, Ok(holds)),
+                Err(obstacle) => match obstacle.on {
+                    Some(on) => self.waiting.turn_to(place, on),
+                    // What it waited for was spent: waiting cannot help any more.
+                    None => self.waiting.answer(place, Err(obstacle.short)),
+                },
+            }
+        }
+    }
+
+    /// The budgets of a scope; those of a session come from everything above it.
+    fn specs<'a>(&'a self, scope: &Scope, path: &[Scope]) -> Vec<&'a BudgetSpec> {
+        match scope {
+            Scope::Session(..) => path
+                .iter()
+                .filter(|above| !matches!(above, Scope::Session(..)))
+                .filter_map(|above| self.books.get(above))
+                .flat_map(|book| &book.session_budgets)
+                .collect(),
+            _ => self.books.get(scope).map_or_else(Vec::new, |book| book.budgets.iter().collect()),
+        }
+    }
+
+    fn take(
+        &mut self,
+        path: &BudgetPath,
+        need: Need,
+        at: At,
+        place: Option<u64>,
+    ) -> Result<Holds, Box<Obstacle>> {
+        let mut forgets = None;
+        let mut planned = Vec::with_capacity(path.scopes().len());
+        for scope in path.scopes() {
+            let scope = match scope {
+                Scope::Session(key, session) if !self.specs(scope, path.scopes()).is_empty() => {
+                    let settled = |name: &(_, _)| self.is_settled(name);
+                    let found = self.sessions.place(key, session, at.unix_ms, settled);
+                    forgets = found.forgets;
+                    Scope::Session(key.clone(), found.session)
+                }
+                Scope::Session(..) => continue,
+                other if !self.books.contains_key(other) => continue,
+                other => other.clone(),
+            };
+            planned.push(self.plan(scope, path, (need, at, place))?);
+        }
+        for planned in &planned {
+            self.check_rate(&planned.scope, need.tokens, at)?;
+        }
+        Ok(self.hold(planned, forgets, need, at))
+    }
+
+    /// What to hold in one scope, if every hard budget of it has room.
+    fn plan(
+        &mut self,
+        scope: Scope,
+        path: &BudgetPath,
+        (need, at, place): (Need, At, Option<u64>),
+    ) -> Result<Planned, Box<Obstacle>> {
+        let specs: Vec<BudgetSpec> =
+            self.specs(&scope, path.scopes()).into_iter().cloned().collect();
+        let starts = book::starts(specs.iter(), &mut self.calendar, at.unix_ms);
+        let book = self.books.get(&scope);
+        for spec in specs.iter().filter(|spec| spec.hard) {
+            let span = self.calendar.span(spec.window, at.unix_ms);
+            let balance = book.map(|book| book.accounts.balance(spec.window, span.start));
+            let balance = balance.unwrap_or_default();
+            let Some(concerned) = book::nearest(spec, &balance, need) else { continue };
+            let lack = book::lack(spec, &balance, need);
+            let ahead = self.waiting.ahead(&scope, spec.window, place);
+            if lack.is_none() && ahead == 0 {
+                continue;
+            }
+            let frees = book.and_then(|book| book.accounts.of(spec.window)?.frees_at(span.start));
+            let may_wait = lack.is_none_or(|lack| lack.needed <= lack.left_at_most);
+            let lack = lack.unwrap_or(concerned);
+            let short = Short::Budget {
+                id: budget_id(&scope, spec.window),
+                scope: scope.clone(),
+                unit: lack.unit,
+                limit: lack.limit,
+                left: lack.left,
+                needed: lack.needed,
+                left_at_most: lack.left_at_most,
+                ahead,
+                opens_unix_ms: frees.or(span.end),
+            };
+            let on = may_wait.then(|| (scope.clone(), spec.window));
+            return Err(Box::new(Obstacle { short, on }));
+        }
+        Ok(Planned { scope, starts })
+    }
+
+    fn check_rate(&self, scope: &Scope, tokens: u64, at: At) -> Result<(), Box<Obstacle>> {
+        match self.books.get(scope).and_then(|book| book.rate.as_ref()) {
+            Some(rate) if !rate.allows(tokens, at.mono) => {
+                let short = Short::TokensPerMinute {
+                    scope: scope.clone(),
+                    limit: rate.limit(),
+                    left: rate.left(at.mono),
+                    needed: tokens,
+                    retry_after: rate.wait(tokens, at.mono),
+                };
+                Err(Box::new(Obstacle { short, on: None }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hold(
+        &mut self,
+        planned: Vec<Planned>,
+        forgets: Option<(crate::ledger::KeyId, std::sync::Arc<str>)>,
+        need: Need,
+        at: At,
+    ) -> Holds {
+        let mut holds = Holds::default();
+        if let Some(name) = forgets {
+            self.sessions.forget(&name);
+            let scope = Scope::Session(name.0, name.1);
+            self.books.remove(&scope);
+            holds.forgotten.push(scope);
+        }
+        for Planned { scope, starts } in planned {
+            if let Scope::Session(key, session) = &scope {
+                self.sessions.touch(key, session, at.unix_ms);
+            }
+            let book = self.books.entry(scope.clone()).or_default();
+            if starts.is_empty() && book.rate.is_none() && book.session_budgets.is_empty() {
+                continue;
+            }
+            let starts = book.hold(&starts, need, at);
+            holds.held.push((scope, starts));
+        }
+        holds
+    }
+
+    fn is_settled(&self, (key, session): &(crate::ledger::KeyId, std::sync::Arc<str>)) -> bool {
+        let scope = Scope::Session(key.clone(), std::sync::Arc::clone(session));
+        self.books.get(&scope).is_none_or(|book| book.accounts.is_settled())
+    }
+}
+
+// === looking ===
+
+impl Machine {
+    /// Every budget on a path and what is left of it, the widest scope first.
+    pub fn facts(&mut self, path: &BudgetPath, at: At) -> Vec<BudgetFacts> {
+        let mut facts = Vec::new();
+        for scope in path.scopes() {
+            let specs: Vec<BudgetSpec> =
+                self.specs(scope, path.scopes()).into_iter().cloned().collect();
+            for spec in &specs {
+                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let book = self.books.get(scope);
+                let balance = book.map(|book| book.accounts.balance(spec.window, start));
+                facts.push(states::facts(scope, spec, &balance.unwrap_or_default()));
+            }
+        }
+        facts
+    }
+
+    /// The least that one request may cost by any limit on the path.
+    #[must_use]
+    pub fn request_cost_max(&self, path: &BudgetPath) -> Option<PicoUsd> {
+        let books = path.scopes().iter().filter_map(|scope| self.books.get(scope));
+        books.filter_map(|book| book.request_cost_max).min()
+    }
+
+    /// The tightest tokens-per-minute limit of a path.
+    #[must_use]
+    pub fn token_rate(&self, path: &BudgetPath, at: At) -> Option<TokenRate> {
+        let books = path.scopes().iter().filter_map(|scope| self.books.get(scope));
+        books
+            .filter_map(|book| book.rate)
+            .map(|rate| TokenRate {
+                limit: rate.limit(),
+                remaining: rate.left(at.mono),
+                reset: rate.reset(at.mono),
+            })
+            .min_by_key(|rate| rate.remaining)
+    }
+
+    /// Every budget there is, by scope. A session shows with the budgets of its key and of the
+    /// whole; `wanted` chooses the scopes.
+    pub fn states(&mut self, at: At, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
+        let mut scopes: Vec<Scope> =
+            self.books.keys().filter(|scope| wanted(scope)).cloned().collect();
+        scopes.sort_unstable();
+        let mut states = Vec::new();
+        for scope in scopes {
+            let above = match &scope {
+                Scope::Session(key, _) => vec![Scope::Global, Scope::Key(key.clone())],
+                _ => Vec::new(),
+            };
+            let specs: Vec<BudgetSpec> = self.specs(&scope, &above).into_iter().cloned().collect();
+            for spec in &specs {
+                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let Some(book) = self.books.get(&scope) else { continue };
+                let balance = book.accounts.balance(spec.window, start);
+                let frees =
+                    book.accounts.of(spec.window).and_then(|account| account.frees_at(start));
+                let calendar = (&mut self.calendar, at.unix_ms);
+                let mut state = states::state(&scope, spec, &balance, calendar, frees);
+                state.waiting = self.waiting.ahead(&scope, spec.window, None);
+                states.push(state);
+            }
+        }
+        states
+    }
+
+    /// The balances of every scope in which anything was ever held.
+    #[cfg(test)]
+    pub(crate) fn balances(&self) -> Vec<(Scope, Accounts)> {
+        let books = self.books.iter().filter(|(_, book)| !book.accounts.is_empty());
+        books.map(|(scope, book)| (scope.clone(), book.accounts.clone())).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! Whose budgets and limits a request counts against.
+//!
+//! **Invariant:** team and user come from the operator's records, never from the request; a session
+//! belongs to its key, so that nobody spends another key's session by knowing its name.
+
+use crate::ledger::KeyId;
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
+
+/// Whose budget or limit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Scope {
+    /// Everyone's.
+    Global,
+    /// One key's.
+    Key(KeyId),
+    /// All keys' of a team.
+    Team(Arc<str>),
+    /// All keys' of a user.
+    User(Arc<str>),
+    /// One session's (agent run's) of a key. The session `*` is what those share that are too many
+    /// to be told apart.
+    Session(KeyId, Arc<str>),
+    /// Everything that bears a tag.
+    Tag(Arc<str>),
+}
+
+/// Every scope that a request counts against, the widest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BudgetPath(Vec<Scope>);
+
+/// What a path is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Payer<'a> {
+    /// The key.
+    pub key: &'a KeyId,
+    /// The operator's team of it.
+    pub team: Option<&'a str>,
+    /// The operator's user of it.
+    pub user: Option<&'a str>,
+    /// The session that the request names.
+    pub session: Option<&'a str>,
+    /// The request's tags.
+    pub tags: &'a [String],
+}
+
+impl Scope {
+    /// What kind of scope, as it is written.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Key(_) => "key",
+            Self::Team(_) => "team",
+            Self::User(_) => "user",
+            Self::Session(..) => "session",
+            Self::Tag(_) => "tag",
+        }
+    }
+
+    /// Its name within its kind; `None` for the global one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Global => None,
+            Self::Key(key) => Some(&key.0),
+            Self::Team(name) | Self::User(name) | Self::Session(_, name) | Self::Tag(name) => {
+                Some(name)
+            }
+        }
+    }
+
+    /// Whose limit it is, as a sentence to its caller says it.
+    #[must_use]
+    pub fn whose(&self) -> &'static str {
+        match self {
+            Self::Global => "the gateway's",
+            Self::Key(_) => "this key's",
+            Self::Team(_) => "this team's",
+            Self::User(_) => "this user's",
+            Self::Session(..) => "this session's",
+            Self::Tag(_) => "this tag's",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Global => f.write_str("global"),
+            Self::Key(key) => write!(f, "{key}"),
+            Self::Team(name) => write!(f, "team:{name}"),
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Session(key, name) => write!(f, "{key}/session:{name}"),
+            Self::Tag(name) => write!(f, "tag:{name}"),
+        }
+    }
+}
+
+impl BudgetPath {
+    /// The path of a request.
+    #[must_use]
+    pub fn of(payer: &Payer<'_>) -> Self {
+        let mut scopes = Vec::with_capacity(5 + payer.tags.len());
+        scopes.push(Scope::Global);
+        scopes.extend(payer.team.map(|team| Scope::Team(team.into())));
+        scopes.extend(payer.user.map(|user| Scope::User(user.into())));
+        scopes.push(Scope::Key(payer.key.clone()));
+        let session = |session: &str| Scope::Session(payer.key.clone(), session.into());
+        scopes.extend(payer.session.map(session));
+        scopes.extend(payer.tags.iter().map(|tag| Scope::Tag(tag.as_str().into())));
+        Self(scopes)
+    }
+
+    /// The scopes, the widest first.
+    #[must_use]
+    pub fn scopes(&self) -> &[Scope] {
+        &self.0
+    }
+}

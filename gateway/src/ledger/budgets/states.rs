@@ -1,0 +1,166 @@
+//! What a budget shows of itself: to operators, to policies, to those who wait.
+
+use super::{
+    super::{accounts::Balance, calendar::Calendar},
+    Scope, Unit,
+};
+use crate::caller::{BudgetSpec, Window};
+use policies::{BudgetFacts, PicoUsd, PicoUsdTotal};
+use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+
+/// One budget in its current window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetState {
+    /// Its id: scope and window, such as `global/day`.
+    pub id: Arc<str>,
+    /// Whose.
+    pub scope: Scope,
+    /// Over which window.
+    pub window: Window,
+    /// Whether it refuses (`true`) or only counts.
+    pub hard: bool,
+    /// The money side, if it limits money.
+    pub money: Option<Side<PicoUsdTotal>>,
+    /// The token side, if it limits tokens.
+    pub tokens: Option<Side<u64>>,
+    /// The requests' side, if it limits requests.
+    pub requests: Option<Side<u64>>,
+    /// Start of the window, milliseconds since the Unix epoch.
+    pub began_unix_ms: u64,
+    /// When the next window opens; `None` for `total`. For a rolling window: when the oldest
+    /// sub-bucket leaves it.
+    pub resets_unix_ms: Option<u64>,
+    /// Requests that wait for it.
+    pub waiting: u64,
+}
+
+/// One side of a budget. `limit = spent + reserved + left`, unless it was overrun or lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Side<T> {
+    /// The limit.
+    pub limit: T,
+    /// Settled in this window.
+    pub spent: T,
+    /// Held for attempts that run.
+    pub reserved: T,
+    /// What can still be reserved.
+    pub left: T,
+}
+
+/// The tightest tokens-per-minute limit on a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRate {
+    /// Tokens per minute.
+    pub limit: u64,
+    /// What could be taken now.
+    pub remaining: u64,
+    /// How long until it is whole again.
+    pub reset: Duration,
+}
+
+/// A budget whose spending passed a part of its limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crossing {
+    /// The budget's id.
+    pub id: Arc<str>,
+    /// Whose.
+    pub scope: Scope,
+    /// Which part, in percent: 50, 80 or 100.
+    pub percent: u8,
+    /// Of what.
+    pub unit: Unit,
+    /// The limit, in pico-USD or a count.
+    pub limit: u64,
+    /// What is spent.
+    pub spent: u64,
+    /// Start of the window, milliseconds since the Unix epoch.
+    pub began_unix_ms: u64,
+}
+
+/// A budget's id: its scope and its window.
+#[must_use]
+pub fn budget_id(scope: &Scope, window: Window) -> Arc<str> {
+    format!("{scope}/{window}").into()
+}
+
+pub(super) fn state(
+    scope: &Scope,
+    spec: &BudgetSpec,
+    balance: &Balance,
+    (calendar, unix_ms): (&mut Calendar, u64),
+    frees_at: Option<u64>,
+) -> BudgetState {
+    let span = calendar.span(spec.window, unix_ms);
+    let count = |limit: Option<u64>, spent: u64, reserved: u64| {
+        let left = |limit: u64| limit.saturating_sub(spent.saturating_add(reserved));
+        limit.map(|limit| Side { limit, spent, reserved, left: left(limit) })
+    };
+    BudgetState {
+        id: budget_id(scope, spec.window),
+        scope: scope.clone(),
+        window: spec.window,
+        hard: spec.hard,
+        money: spec.money.map(|limit| Side {
+            limit: limit.into(),
+            spent: PicoUsdTotal::from_pico(balance.spent_money),
+            reserved: PicoUsdTotal::from_pico(balance.held_money),
+            left: left(limit, balance.money()).into(),
+        }),
+        tokens: count(spec.tokens, balance.spent_tokens, balance.held_tokens),
+        requests: count(spec.requests, balance.spent_requests, balance.held_requests),
+        began_unix_ms: span.start,
+        resets_unix_ms: frees_at.or(span.end),
+        waiting: 0,
+    }
+}
+
+pub(super) fn facts(scope: &Scope, spec: &BudgetSpec, balance: &Balance) -> BudgetFacts {
+    BudgetFacts {
+        id: budget_id(scope, spec.window).as_ref().to_owned(),
+        hard: spec.hard,
+        money: spec.money.map(|limit| (limit, left(limit, balance.money()))),
+        tokens: spec.tokens.map(|limit| (limit, limit.saturating_sub(balance.tokens()))),
+    }
+}
+
+/// The parts of a limit that are told when spending passes them.
+const PERCENTS: [u8; 3] = [100, 80, 50];
+
+/// The highest part of a limit that `charge` made spending pass, by unit. Spending only grows
+/// within a calendar window, so each part is passed once.
+pub(super) fn crossings(
+    scope: &Scope,
+    spec: &BudgetSpec,
+    after: &Balance,
+    charge: super::Need,
+) -> Vec<Crossing> {
+    let sides = [
+        (Unit::Money, spec.money.map(PicoUsd::pico), after.spent_money, charge.money.pico()),
+        (Unit::Tokens, spec.tokens, after.spent_tokens.into(), charge.tokens),
+        (Unit::Requests, spec.requests, after.spent_requests.into(), charge.requests),
+    ];
+    let crossing = |(unit, limit, spent, charge): (Unit, Option<u64>, u128, u64)| {
+        let limit = limit.filter(|limit| *limit > 0 && charge > 0)?;
+        let before = spent.saturating_sub(charge.into());
+        let passed = |percent: &u8| {
+            let mark = u128::from(limit) * u128::from(*percent);
+            before * 100 < mark && spent * 100 >= mark
+        };
+        Some(Crossing {
+            id: budget_id(scope, spec.window),
+            scope: scope.clone(),
+            percent: PERCENTS.into_iter().find(passed)?,
+            unit,
+            limit,
+            spent: u64::try_from(spent).unwrap_or(u64::MAX),
+            began_unix_ms: after.start,
+        })
+    };
+    sides.into_iter().filter_map(crossing).collect()
+}
+
+pub(super) fn left(limit: PicoUsd, taken: u128) -> PicoUsd {
+    let left = u128::from(limit.pico()).saturating_sub(taken);
+    PicoUsd::from_pico(u64::try_from(left).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,422 @@
+//! The machine against a plain model that remembers everything and adds it up anew each time.
+
+use super::*;
+use crate::{caller::Window, ledger::KeyId};
+use proptest::prelude::*;
+
+const HOUR: u64 = 3_600_000;
+/// 1 June 2026, 12:00 UTC.
+const NOON: u64 = 1_780_315_200_000;
+
+fn spec(window: Window, unit: Unit, limit: u64) -> BudgetSpec {
+    BudgetSpec {
+        window,
+        money: (unit == Unit::Money).then(|| PicoUsd::from_pico(limit)),
+        tokens: (unit == Unit::Tokens).then_some(limit),
+        requests: (unit == Unit::Requests).then_some(limit),
+        hard: true,
+    }
+}
+
+fn name(text: &str) -> Arc<str> {
+    text.into()
+}
+
+fn path(key: &str, team: &str, session: &str, tags: &[&str]) -> BudgetPath {
+    let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    BudgetPath::of(&Payer {
+        key: &KeyId(name(key)),
+        team: Some(team),
+        user: Some("ada"),
+        session: Some(session),
+        tags: &tags,
+    })
+}
+
+fn at(unix_ms: u64) -> At {
+    At { unix_ms, mono: Duration::from_millis(unix_ms - NOON + HOUR) }
+}
+
+fn need(money: u64, tokens: u64) -> Need {
+    Need { money: PicoUsd::from_pico(money), tokens, requests: 1 }
+}
+
+fn set(machine: &mut Machine, scope: &Scope, budgets: &[BudgetSpec], of_sessions: &[BudgetSpec]) {
+    machine.set(scope, &KeyLimits::default(), (budgets, of_sessions), at(NOON));
+}
+
+fn machine(settings: &[(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)]) -> Machine {
+    let mut machine = Machine::new(TimeZone::UTC);
+    for (scope, budgets, of_sessions) in settings {
+        set(&mut machine, scope, budgets, of_sessions);
+    }
+    machine
+}
+
+fn id_of(short: Short) -> String {
+    match short {
+        Short::Budget { id, .. } => id.as_ref().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_scope_of_the_path_can_refuse_and_then_none_of_them_holds_anything() {
+    let money = |limit| vec![spec(Window::Total, Unit::Money, limit)];
+    let key = KeyId(name("key_a"));
+    let scopes = [
+        (Scope::Global, 90),
+        (Scope::Team(name("red")), 80),
+        (Scope::User(name("ada")), 70),
+        (Scope::Key(key), 60),
+        (Scope::Tag(name("nightly")), 40),
+    ];
+    for refusing in 0..=scopes.len() {
+        let mut settings: Vec<_> = scopes
+            .iter()
+            .enumerate()
+            .map(|(at, (scope, limit))| {
+                (scope.clone(), money(if at == refusing { *limit } else { 1_000 }), vec![])
+            })
+            .collect();
+        if refusing == scopes.len() {
+            settings[3].2 = money(50);
+        }
+        let mut machine = machine(&settings);
+        let path = path("key_a", "red", "run-1", &["nightly"]);
+        let short = machine.reserve(&path, need(95, 0), at(NOON)).unwrap_err();
+        let expected = match scopes.get(refusing) {
+            Some((scope, _)) => budget_id(scope, Window::Total),
+            None => name("key_a/session:run-1/total"),
+        };
+        assert_eq!(id_of(short), expected.as_ref());
+        assert_eq!(machine.balances(), []);
+    }
+}
+
+#[test]
+fn the_children_of_a_session_share_it_and_another_keys_session_of_the_same_name_does_not() {
+    let of_sessions = vec![spec(Window::Total, Unit::Money, 100)];
+    let mut machine = machine(&[
+        (Scope::Key(KeyId(name("key_a"))), vec![], of_sessions.clone()),
+        (Scope::Key(KeyId(name("key_b"))), vec![], of_sessions),
+    ]);
+    let run = path("key_a", "red", "run-1", &[]);
+    let granted = (0..64).filter(|_| machine.reserve(&run, need(10, 0), at(NOON)).is_ok()).count();
+    assert_eq!(granted, 10);
+    machine.reserve(&path("key_a", "red", "run-2", &[]), need(100, 0), at(NOON)).unwrap();
+    machine.reserve(&path("key_b", "red", "run-1", &[]), need(100, 0), at(NOON)).unwrap();
+}
+
+#[test]
+fn a_request_is_one_whatever_becomes_of_it() {
+    let mut machine =
+        machine(&[(Scope::Global, vec![spec(Window::Day, Unit::Requests, 2)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let first = machine.reserve(&path, need(0, 5), at(NOON)).unwrap();
+    let again = Need { requests: 0, ..need(0, 5) };
+    let retry = machine.reserve(&path, again, at(NOON)).unwrap();
+    machine.settle(&first, need(0, 5), Amount::default(), at(NOON));
+    machine.settle(&retry, again, again, at(NOON));
+    machine.reserve(&path, need(0, 5), at(NOON)).unwrap();
+    assert!(machine.reserve(&path, need(0, 5), at(NOON)).is_err());
+}
+
+#[test]
+fn what_was_held_and_not_used_goes_to_those_who_wait_in_their_order() {
+    let mut machine =
+        machine(&[(Scope::Global, vec![spec(Window::Day, Unit::Money, 100)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let running = machine.reserve(&path, need(90, 0), at(NOON)).unwrap();
+    let mut join =
+        |money| machine.reserve_or_wait(&path, need(money, 0), at(NOON)).unwrap().unwrap_err();
+    let (mut large, mut small) = (join(60), join(30));
+    // One that would fit now does not overtake them; one that could never fit does not wait.
+    let short = machine.reserve(&path, need(5, 0), at(NOON)).unwrap_err();
+    assert!(matches!(short, Short::Budget { ahead: 2, .. }), "{short:?}");
+    assert!(machine.reserve_or_wait(&path, need(101, 0), at(NOON)).is_err());
+    machine.settle(
+        &running,
+        need(90, 0),
+        Need { money: PicoUsd::from_pico(5), ..need(0, 0) },
+        at(NOON),
+    );
+    assert!(large.woken.try_recv().is_ok() && small.woken.try_recv().is_ok());
+    let large = machine.leave(large.place, at(NOON)).unwrap();
+    machine.leave(small.place, at(NOON)).unwrap();
+    machine.reserve(&path, need(5, 0), at(NOON)).unwrap();
+    assert!(machine.reserve(&path, need(1, 0), at(NOON)).is_err());
+    // Of one who waits for what was spent meanwhile, waiting ends.
+    let mut late = machine.reserve_or_wait(&path, need(60, 0), at(NOON)).unwrap().unwrap_err();
+    machine.settle(&large, need(60, 0), need(60, 0), at(NOON));
+    assert!(late.woken.try_recv().is_ok());
+    assert!(machine.leave(late.place, at(NOON)).is_err());
+}
+
+#[test]
+fn a_place_that_is_abandoned_gives_back_what_it_was_granted() {
+    let mut machine =
+        machine(&[(Scope::Global, vec![spec(Window::Day, Unit::Money, 100)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let running = machine.reserve(&path, need(100, 0), at(NOON)).unwrap();
+    let ticket = machine.reserve_or_wait(&path, need(80, 0), at(NOON)).unwrap().unwrap_err();
+    machine.cancel(&running, need(100, 0), at(NOON));
+    machine.abandon(ticket.place, at(NOON));
+    machine.reserve(&path, need(100, 0), at(NOON)).unwrap();
+}
+
+#[test]
+fn a_raised_limit_serves_those_who_wait() {
+    let budget = |limit| vec![spec(Window::Day, Unit::Money, limit)];
+    let mut machine = machine(&[(Scope::Global, budget(100), vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    machine.reserve(&path, need(100, 0), at(NOON)).unwrap();
+    let mut ticket = machine.reserve_or_wait(&path, need(80, 0), at(NOON)).unwrap().unwrap_err();
+    set(&mut machine, &Scope::Global, &budget(180), &[]);
+    assert!(ticket.woken.try_recv().is_ok());
+    machine.leave(ticket.place, at(NOON)).unwrap();
+}
+
+#[test]
+fn each_part_of_a_limit_is_passed_once() {
+    let mut machine =
+        machine(&[(Scope::Global, vec![spec(Window::Day, Unit::Money, 100)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let mut passed = Vec::new();
+    for _ in 0..10 {
+        let holds = machine.reserve(&path, need(10, 0), at(NOON)).unwrap();
+        let crossings = machine.settle(&holds, need(10, 0), need(10, 0), at(NOON));
+        passed.extend(crossings.iter().map(|crossing| (crossing.percent, crossing.spent)));
+    }
+    assert_eq!(passed, [(50, 50), (80, 80), (100, 100)]);
+}
+
+#[test]
+fn a_rolling_window_counts_its_oldest_sub_bucket_whole_and_a_step_back_reopens_nothing() {
+    let day = Window::Rolling(86_400);
+    let mut machine = machine(&[(Scope::Global, vec![spec(day, Unit::Money, 100)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let bucket = 86_400_000 / 60;
+    machine.reserve(&path, need(100, 0), at(NOON + bucket - 1)).unwrap();
+    // A day later to the millisecond the oldest sub-bucket still counts; after it, no more.
+    assert!(machine.reserve(&path, need(1, 0), at(NOON + 61 * bucket - 1)).is_err());
+    assert!(machine.reserve(&path, need(1, 0), at(NOON)).is_err());
+    machine.reserve(&path, need(100, 0), at(NOON + 61 * bucket)).unwrap();
+    for back in [1, 30, 59] {
+        let then = at(NOON + (61 - back) * bucket);
+        assert!(machine.reserve(&path, need(1, 0), then).is_err(), "{back} sub-buckets back");
+    }
+}
+
+// === the plain model ===
+
+/// One hold as the model remembers it.
+#[derive(Debug)]
+struct Remembered {
+    scopes: Vec<Scope>,
+    unix_ms: u64,
+    need: Need,
+    /// What it came to, once it ended.
+    charge: Option<Need>,
+    holds: Holds,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Reserve { key: usize, session: usize, tag: bool, money: u64, tokens: u64 },
+    Settle { pick: usize, percent: u64 },
+    Cancel { pick: usize },
+    Clock { minutes: i64 },
+    Lower { percent: u64 },
+}
+
+fn step(back: i64) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..2_usize, 0..3_usize, any::<bool>(), 0..40_u64, 0..40_u64).prop_map(
+            |(key, session, tag, money, tokens)| Step::Reserve { key, session, tag, money, tokens }
+        ),
+        4 => (0..50_usize, 0..=100_u64).prop_map(|(pick, percent)| Step::Settle { pick, percent }),
+        1 => (0..50_usize).prop_map(|pick| Step::Cancel { pick }),
+        2 => (back..200_i64).prop_map(|minutes| Step::Clock { minutes }),
+        1 => (20..=100_u64).prop_map(|percent| Step::Lower { percent }),
+    ]
+}
+
+fn settings(percent: u64) -> Vec<(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)> {
+    let of = |window, unit, limit: u64| spec(window, unit, limit * percent / 100);
+    let key = |key: &str| Scope::Key(KeyId(name(key)));
+    vec![
+        (
+            Scope::Global,
+            vec![of(Window::Day, Unit::Money, 400), of(Window::Total, Unit::Tokens, 4_000)],
+            vec![of(Window::Rolling(7_200), Unit::Tokens, 120)],
+        ),
+        (
+            Scope::Team(name("red")),
+            vec![
+                of(Window::Week, Unit::Requests, 60),
+                of(Window::Rolling(36_000), Unit::Money, 300),
+            ],
+            vec![],
+        ),
+        (Scope::User(name("ada")), vec![of(Window::Month, Unit::Money, 2_000)], vec![]),
+        (
+            key("key_a"),
+            vec![of(Window::Hour, Unit::Money, 90)],
+            vec![of(Window::Total, Unit::Money, 150)],
+        ),
+        (key("key_b"), vec![of(Window::Rolling(3_600), Unit::Requests, 6)], vec![]),
+        (Scope::Tag(name("nightly")), vec![of(Window::Day, Unit::Tokens, 200)], vec![]),
+    ]
+}
+
+/// The budgets of a path, each with its scope.
+fn budgets_of(
+    settings: &[(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)],
+    path: &BudgetPath,
+) -> Vec<(Scope, BudgetSpec)> {
+    let mut all = Vec::new();
+    for scope in path.scopes() {
+        for (of, budgets, of_sessions) in settings {
+            if of == scope {
+                all.extend(budgets.iter().map(|spec| (scope.clone(), spec.clone())));
+            }
+            let above = path.scopes().contains(of);
+            if matches!(scope, Scope::Session(..)) && above {
+                all.extend(of_sessions.iter().map(|spec| (scope.clone(), spec.clone())));
+            }
+        }
+    }
+    all
+}
+
+/// Whether something admitted at `then` counts in the window of `now`, by its definition.
+fn counts(window: Window, then: u64, now: u64) -> bool {
+    let day = 24 * HOUR;
+    // 1 June 2026 is a Monday.
+    let monday = NOON - 12 * HOUR;
+    let weeks = |ms: u64| (ms + 520 * 7 * day - monday) / (7 * day);
+    let month = |ms: u64| {
+        let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap();
+        let date = at.to_zoned(TimeZone::UTC).date();
+        (date.year(), date.month())
+    };
+    match window {
+        Window::Hour => then / HOUR == now / HOUR,
+        Window::Day => then / day == now / day,
+        Window::Week => weeks(then) == weeks(now),
+        Window::Month => month(then) == month(now),
+        Window::Total => true,
+        Window::Rolling(_) => {
+            let bucket = window.sub_bucket_ms().unwrap();
+            let (then, now) = (then / bucket, now / bucket);
+            then <= now && then + 60 >= now
+        }
+    }
+}
+
+fn fits(spec: &BudgetSpec, taken: &[u64; 3], need: Need) -> bool {
+    let fits = |limit: Option<u64>, taken: u64, need: u64| {
+        need == 0 || limit.is_none_or(|limit| taken + need <= limit)
+    };
+    fits(spec.money.map(PicoUsd::pico), taken[0], need.money.pico())
+        && fits(spec.tokens, taken[1], need.tokens)
+        && fits(spec.requests, taken[2], need.requests)
+}
+
+/// What is spent and held in a window, added up anew.
+fn taken(memory: &[Remembered], scope: &Scope, window: Window, now: u64) -> [u64; 3] {
+    let counting = memory
+        .iter()
+        .filter(|held| held.scopes.contains(scope) && counts(window, held.unix_ms, now));
+    counting.fold([0; 3], |sum, held| {
+        let amount = held.charge.unwrap_or(held.need);
+        [sum[0] + amount.money.pico(), sum[1] + amount.tokens, sum[2] + amount.requests]
+    })
+}
+
+/// Runs a history; `straight`: the clock never goes back, so that the model is exact.
+fn run(steps: Vec<Step>, straight: bool) {
+    let mut limits = settings(100);
+    let mut machine = machine(&limits);
+    let mut memory: Vec<Remembered> = Vec::new();
+    let (mut now, mut furthest) = (NOON, NOON);
+    for step in steps {
+        let running = |memory: &[Remembered], pick: usize| {
+            let open: Vec<usize> =
+                (0..memory.len()).filter(|at| memory[*at].charge.is_none()).collect();
+            (!open.is_empty()).then(|| open[pick % open.len()])
+        };
+        match step {
+            Step::Reserve { key, session, tag, money, tokens } => {
+                let tags: &[&str] = if tag { &["nightly"] } else { &[] };
+                let key = ["key_a", "key_b"][key];
+                let path = path(key, "red", ["x", "y", "z"][session], tags);
+                let need = need(money, tokens);
+                let lacking = budgets_of(&limits, &path).into_iter().find(|(scope, spec)| {
+                    !fits(spec, &taken(&memory, scope, spec.window, now), need)
+                });
+                match machine.reserve(&path, need, at(now)) {
+                    Ok(holds) => {
+                        assert_eq!(lacking, None, "overspent");
+                        let scopes = path.scopes().to_vec();
+                        memory.push(Remembered { scopes, unix_ms: now, need, charge: None, holds });
+                    }
+                    Err(short) => assert!(
+                        !straight || lacking.is_some(),
+                        "refused what it could afford: {short}"
+                    ),
+                }
+            }
+            Step::Settle { pick, percent } => {
+                if let Some(which) = running(&memory, pick) {
+                    let held = &mut memory[which];
+                    let part = |amount: u64| amount * percent / 100;
+                    let charge = Need {
+                        money: PicoUsd::from_pico(part(held.need.money.pico())),
+                        tokens: part(held.need.tokens),
+                        requests: 1,
+                    };
+                    machine.settle(&held.holds, held.need, charge, at(now));
+                    held.charge = Some(charge);
+                }
+            }
+            Step::Cancel { pick } => {
+                if let Some(which) = running(&memory, pick) {
+                    machine.cancel(&memory[which].holds, memory[which].need, at(now));
+                    memory[which].charge = Some(Need::default());
+                }
+            }
+            Step::Clock { minutes } => {
+                // Further back than by the shortest rolling window nothing is promised of it.
+                let earliest = furthest.saturating_sub(HOUR).max(NOON);
+                now = now.saturating_add_signed(minutes * 60_000).max(earliest);
+                furthest = furthest.max(now);
+            }
+            Step::Lower { percent } => {
+                limits = settings(percent);
+                for (scope, budgets, of_sessions) in &limits {
+                    set(&mut machine, scope, budgets, of_sessions);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn with_a_clock_that_runs_forward_exactly_what_can_be_afforded_is_admitted(
+        steps in prop::collection::vec(step(0), 1..120)
+    ) {
+        run(steps, true);
+    }
+
+    #[test]
+    fn no_step_back_within_a_window_makes_it_admit_more_than_its_limit(
+        steps in prop::collection::vec(step(-200), 1..120)
+    ) {
+        run(steps, false);
+    }
+}
