@@ -142,13 +142,11 @@ fn job(prompt: Vec<i32>, max_tokens: u32, caller: u64) -> Job {
             temperature: 0.8,
             top_p: 0.95,
             top_k: Some(40),
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
             seed: Some(caller),
+            ..Sampling::default()
         },
+        constraint: None,
+        logprobs: None,
         engine_time_max: Duration::from_secs(600),
         scheduling: Scheduling { caller, ..Scheduling::default() },
     }

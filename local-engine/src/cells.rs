@@ -75,7 +75,7 @@ impl<D: Device> Scheduler<D> {
         gauges.cached_tokens.fetch_add(u64::from(cached), Relaxed);
         let counter = if keep > 0 { &gauges.prefix_hits } else { &gauges.prefix_misses };
         counter.fetch_add(1, Relaxed);
-        let sampler = self.device.sampler(&job.sampling, &job.prompt, job.max_tokens);
+        let sampler = self.device.sampler(job);
         self.slots[place.slot].running = Some(Sequence::new(waiting, sampler, self.admissions));
     }
 

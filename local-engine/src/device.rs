@@ -2,7 +2,10 @@
 //! about. Pure mechanism; who runs when is decided by the scheduler. `llama.rs` has the real one,
 //! the scheduler's tests a scripted one.
 
-use crate::job::Sampling;
+use crate::{
+    embedding::Pooling,
+    job::{Job, TokenLogprob},
+};
 
 /// One token to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub(crate) enum Fault {
     Full,
     /// The device cannot be used any more.
     Broken(String),
+    /// One sequence cannot go on; the others can.
+    Sequence(String),
 }
 
 /// Something that computes tokens. Slots are numbered from 0 to one less than
@@ -41,14 +46,33 @@ pub(crate) trait Device {
     /// Whether a slot's prefix can be taken over by another sequence.
     fn can_reuse(&self) -> bool;
 
-    /// A sampler. `sampling` has been checked.
-    fn sampler(&self, sampling: &Sampling, prompt: &[i32], max_tokens: u32) -> Self::Sampler;
+    /// How a job draws. The job has been checked.
+    fn sampler(&self, job: &Job) -> Self::Sampler;
 
     /// Computes a batch, which is not empty and not longer than the configured `batch_tokens`.
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault>;
 
     /// Draws the token that follows the `row`-th token of the last batch.
     fn sample(&mut self, sampler: &mut Self::Sampler, row: usize) -> Result<i32, Fault>;
+
+    /// How likely the model found `token` after the `row`-th token of the last batch, and the `top`
+    /// likeliest tokens there.
+    fn logprobs(&self, row: usize, token: i32, top: u32) -> Option<TokenLogprob>;
+
+    /// How this model's token vectors are pooled, as its file says.
+    fn pooling(&self) -> Pooling;
+
+    /// Whether a text must be embedded in one piece.
+    fn embeds_whole(&self) -> bool;
+
+    /// Embeds tokens of a text after its first `from`, which were embedded just before, and shows
+    /// each one's vector with its place among them.
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault>;
 
     /// Whether a token ends the model's turn.
     fn is_end(&self, token: i32) -> bool;

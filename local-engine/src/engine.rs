@@ -9,7 +9,9 @@ use std::{
 
 use crate::{
     config::EngineConfig,
+    constraint::{Constraint, ConstraintError, Rule},
     digest::Digest,
+    embedding::{self, EmbedJob, Embedding},
     error::{LoadError, PromptError, SubmitError},
     evictions::Eviction,
     generation::Generation,
@@ -20,6 +22,8 @@ use crate::{
     process::Remote,
     shared::Shared,
     status::{EngineState, Status},
+    template::{Chat, ChatTemplate},
+    tools::{ToolFormat, Tools},
     validate,
 };
 
@@ -74,16 +78,60 @@ impl Engine {
     /// # Errors
     /// The template refuses the messages, or the text cannot fit into the context.
     pub fn tokenize_chat(&self, messages: &[Message]) -> Result<Vec<i32>, PromptError> {
+        self.tokenize(&Chat { messages: messages.to_vec(), ..Chat::default() })
+    }
+
+    /// Like [`Engine::tokenize_chat`], with tools, or going on with what the assistant began.
+    ///
+    /// # Errors
+    /// The template refuses the messages, or the text cannot fit into the context.
+    pub fn tokenize(&self, chat: &Chat) -> Result<Vec<i32>, PromptError> {
+        let template = self.inner.loaded.template.as_ref().ok_or(PromptError::NoTemplate)?;
+        self.tokens(&template.render(chat)?)
+    }
+
+    /// Tokenises a text that is a prompt as it stands, without a template. Control tokens' texts in
+    /// it are control tokens: whoever writes raw prompts writes the template's marks themself.
+    ///
+    /// # Errors
+    /// The text cannot fit into the context.
+    pub fn tokenize_raw(&self, text: &str) -> Result<Vec<i32>, PromptError> {
+        self.tokens(&[text.to_owned()])
+    }
+
+    /// The tokens of a conversation's prompt: what it takes of the context.
+    ///
+    /// # Errors
+    /// As [`Engine::tokenize`].
+    pub fn count(&self, chat: &Chat) -> Result<usize, PromptError> {
+        self.tokenize(chat).map(|tokens| tokens.len())
+    }
+
+    /// How this model writes calls of tools; `None` without a chat template.
+    #[must_use]
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.inner.loaded.template.as_ref().map(ChatTemplate::format)
+    }
+
+    /// Compiles what keeps an answer's calls of `tools` well-formed; read the answer with a
+    /// [`crate::CallReader`]. Blocks like [`Engine::constrain`].
+    ///
+    /// # Errors
+    /// A function's schema cannot be enforced, or the model has no chat template.
+    pub fn constrain_calls(&self, tools: &Tools) -> Result<Constraint, ConstraintError> {
+        let no_template = || ConstraintError::Refused(PromptError::NoTemplate.to_string());
+        self.constrain(&tools.rule(self.tool_format().ok_or_else(no_template)?)?)
+    }
+
+    fn tokens(&self, pieces: &[String]) -> Result<Vec<i32>, PromptError> {
         let loaded = &self.inner.loaded;
-        let template = loaded.template.as_ref().ok_or(PromptError::NoTemplate)?;
-        let pieces = template.render(messages)?;
         let bytes: usize = pieces.iter().map(String::len).sum();
         let context_tokens = loaded.info.context_tokens;
         let most = usize::try_from(context_tokens).unwrap_or(usize::MAX);
         if bytes / loaded.token_bytes_max > most {
             return Err(PromptError::TooLong { bytes, context_tokens });
         }
-        Ok(loaded.model.tokenize(&pieces))
+        Ok(loaded.model.tokenize(pieces))
     }
 
     /// Queues a job. Never waits.
@@ -95,6 +143,70 @@ impl Engine {
         let shared = &self.inner.shared;
         let (events, meter) = shared.enqueue(job, Instant::now())?;
         Ok(Generation::new(events, meter, Arc::clone(shared)))
+    }
+
+    /// Queues a job `choices` times, all or none: the answers to one prompt, which is read once where
+    /// its cells can be shared. Each draws with a seed of its own, the first with the job's. They
+    /// end one by one, and dropping one cancels that one. Never waits.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; and `choices` is 0 or more than [`Engine::choices_max`].
+    pub fn submit_choices(&self, job: &Job, choices: u32) -> Result<Vec<Generation>, SubmitError> {
+        let inner = &self.inner;
+        validate::check(job, &inner.loaded.info)?;
+        if choices == 0 || choices > self.choices_max() {
+            let reason = format!("must be 1 to {}", self.choices_max());
+            return Err(SubmitError::Invalid { parameter: "n", reason });
+        }
+        let choice = |index: u32| {
+            let mut job = job.clone();
+            job.sampling.seed = job.sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
+            job
+        };
+        let jobs = (0..choices).map(choice).collect();
+        let queued = inner.shared.enqueue_choices(jobs, Instant::now())?;
+        let generation =
+            |(events, meter)| Generation::new(events, meter, Arc::clone(&inner.shared));
+        Ok(queued.into_iter().map(generation).collect())
+    }
+
+    /// Most choices of one request: as many as can be decoded together.
+    #[must_use]
+    pub fn choices_max(&self) -> u32 {
+        self.inner.loaded.choices_max
+    }
+
+    /// Queues texts to be embedded. Never waits.
+    ///
+    /// # Errors
+    /// A text is empty or too long, too many jobs wait already, or the engine takes none.
+    pub fn embed(&self, job: EmbedJob) -> Result<Embedding, SubmitError> {
+        let Inner { loaded, shared, remote, .. } = &*self.inner;
+        if remote.is_some() {
+            let reason = "a model in a process of its own computes no embeddings".to_owned();
+            return Err(SubmitError::Invalid { parameter: "input", reason });
+        }
+        validate::check_embed(&job, loaded.embed_tokens_max, &loaded.info)?;
+        match shared.gauges.state() {
+            EngineState::Running => embedding::submit(shared, job, Instant::now()),
+            EngineState::Failed { reason } => Err(SubmitError::Failed { reason }),
+            EngineState::Draining | EngineState::Stopped => Err(SubmitError::Stopped),
+        }
+    }
+
+    /// Tokens of the longest text that can be embedded.
+    #[must_use]
+    pub fn embed_tokens_max(&self) -> u32 {
+        self.inner.loaded.embed_tokens_max
+    }
+
+    /// Compiles what an answer must match, so that every token drawn can be checked. Computes for
+    /// up to a second on a hostile rule: call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// The rule is malformed, too large, or asks for something that cannot be enforced.
+    pub fn constrain(&self, rule: &Rule) -> Result<Constraint, ConstraintError> {
+        self.inner.loaded.constraints.compile(rule)
     }
 
     /// What is known about the model.

@@ -11,7 +11,7 @@ pub fn shown(stops: &[String], pieces: &[&[u8]]) -> (String, bool) {
     for piece in pieces {
         shown.push_str(&stream.push(piece));
     }
-    let stopped = stream.stopped();
+    let stopped = stream.stopped().is_some();
     if !stopped {
         shown.push_str(&stream.rest());
     }

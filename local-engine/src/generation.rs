@@ -1,6 +1,9 @@
 //! The reader's end of a job. Dropping it cancels the job before its next decode.
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    task::{Context, Poll},
+};
 
 use tokio::sync::mpsc::Receiver;
 
@@ -30,10 +33,15 @@ impl Generation {
 
     /// The next event; `None` after the last one. Safe to drop between polls: no event is lost.
     pub async fn next(&mut self) -> Option<JobEvent> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// [`Generation::next`] for whoever reads several jobs at once.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<JobEvent>> {
         if self.ended {
-            return None;
+            return Poll::Ready(None);
         }
-        let event = self.events.recv().await;
+        let Poll::Ready(event) = self.events.poll_recv(context) else { return Poll::Pending };
         if self.meter.paused.swap(false, SeqCst) {
             self.shared.wake();
         }
@@ -42,7 +50,7 @@ impl Generation {
             usage: self.meter.usage(),
         });
         self.ended = !matches!(event, JobEvent::Started { .. } | JobEvent::Text { .. });
-        Some(event)
+        Poll::Ready(Some(event))
     }
 
     /// What the job has taken so far, exact up to the last finished step: what a job that is about

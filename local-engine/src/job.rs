@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraint;
+
+/// Most alternatives told for each token.
+pub const TOP_LOGPROBS_MAX: u32 = 20;
+
 /// One message of a conversation, as the chat template sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -32,7 +37,7 @@ pub enum Role {
     Tool,
 }
 
-/// How tokens are drawn. `temperature` 0 is greedy.
+/// How tokens are drawn. The default is greedy, everything else off.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 (greedy) to 2.
@@ -43,16 +48,58 @@ pub struct Sampling {
     pub top_k: Option<u32>,
     /// Tokens below this share of the likeliest one's probability are dropped; 0 switches it off.
     pub min_p: f32,
+    /// Locally typical sampling, in (0, 1]; 1 switches it off.
+    pub typical_p: f32,
     /// Multiplicative penalty on repeated tokens; 1 switches it off.
     pub repeat_penalty: f32,
-    /// OpenAI's presence penalty, -2 to 2.
+    /// Subtracted from the logit of every token in the window, -2 to 2.
     pub presence_penalty: f32,
-    /// OpenAI's frequency penalty, -2 to 2.
+    /// Subtracted for each time a token is in the window, -2 to 2.
     pub frequency_penalty: f32,
+    /// The window of these three penalties: the last so many tokens of prompt and answer, as in
+    /// llama.cpp's own server. 0 switches them off.
+    pub repeat_last_n: u32,
+    /// The penalty that grows with the length of a repetition, where wanted.
+    pub dry: Option<Dry>,
     /// Added to a token's logit before sampling: (token id, bias in -100 to 100).
     pub logit_bias: Vec<(i32, f32)>,
     /// Seed of the draw; `None` draws one.
     pub seed: Option<u64>,
+}
+
+/// DRY: the token that would extend a repetition of `n` tokens, `n` at least `allowed_length`,
+/// loses `multiplier * base ^ (n - allowed_length)` of its logit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dry {
+    /// Above 0.
+    pub multiplier: f32,
+    /// At least 1.
+    pub base: f32,
+    /// Repetitions shorter than this are free.
+    pub allowed_length: u32,
+    /// The window, in tokens of prompt and answer.
+    pub last_n: u32,
+    /// Texts that no repetition reaches across; each non-empty, without a null.
+    pub breakers: Vec<String>,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repeat_last_n: 64,
+            dry: None,
+            logit_bias: Vec::new(),
+            seed: None,
+        }
+    }
 }
 
 /// One generation.
@@ -66,6 +113,12 @@ pub struct Job {
     pub stop: Vec<String>,
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// What the answer must match, from [`crate::Engine::constrain`].
+    #[serde(skip)]
+    pub constraint: Option<Constraint>,
+    /// Whether each token's log probability is told, and how many of the likeliest tokens in its
+    /// place, at most [`TOP_LOGPROBS_MAX`].
+    pub logprobs: Option<u32>,
     /// Attributed engine time after which the job ends with [`Finish::EngineTime`]: the bound a
     /// reservation was computed from.
     pub engine_time_max: Duration,
@@ -116,6 +169,9 @@ pub enum JobEvent {
         /// Tokens generated since the last event: a text can be held back while it may become a
         /// stop string or while a character is incomplete.
         tokens: u32,
+        /// The log probabilities of the tokens in the text, where they were asked for. A token that
+        /// makes no whole character yet comes with the one that completes it.
+        logprobs: Vec<TokenLogprob>,
     },
     /// The job ended well.
     Finished {
@@ -130,6 +186,14 @@ pub enum JobEvent {
         /// Time spent in the queue.
         queued: Duration,
     },
+    /// What the request demands of its answer takes more than a request may take: it is at fault,
+    /// and the engine is not.
+    Refused {
+        /// What it was.
+        reason: String,
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
     /// The engine could not go on with this job.
     Failed {
         /// What went wrong, for the operator's log: no prompt text in it.
@@ -139,11 +203,33 @@ pub enum JobEvent {
     },
 }
 
+/// A generated token and how likely the model found it, before any sampler or constraint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// The token.
+    pub chosen: Likely,
+    /// The likeliest tokens in its place, best first.
+    pub top: Vec<Likely>,
+}
+
+/// A token that could have come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Likely {
+    /// Its id.
+    pub token: i32,
+    /// Its bytes: not always whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
-    /// The model ended its turn, or a stop text was met.
+    /// The model ended its turn.
     Stop,
+    /// A stop text was met: its index in [`Job::stop`].
+    StopText(usize),
     /// `max_tokens` were generated, or the context is full.
     Length,
     /// `engine_time_max` was reached.

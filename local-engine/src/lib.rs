@@ -5,23 +5,31 @@
 //! templates and tokenise on their own threads. Start reading at [`Engine`], a loaded model; the
 //! story of a job is told in `scheduler.rs`, that of several models in `host.rs`.
 
+#[cfg(test)]
+mod asking_tests;
 mod attribution;
+mod calls;
 mod cells;
 #[cfg(test)]
 mod cells_tests;
 mod config;
+mod constraint;
 mod costs;
 mod desk;
 mod device;
 mod digest;
 mod drill;
+mod embedding;
 mod engine;
 mod error;
 mod evictions;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gbnf;
 mod generation;
 pub mod gguf;
+#[cfg(test)]
+mod guard_tests;
 mod host;
 mod hosted;
 mod info;
@@ -29,6 +37,7 @@ mod job;
 mod keeper;
 mod llama;
 mod load;
+mod logprobs;
 mod meter;
 mod outbox;
 mod placed;
@@ -47,12 +56,16 @@ mod step;
 mod swap;
 mod template;
 mod text;
+mod tools;
 mod turns;
 mod validate;
 mod with_model;
 
+pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
+pub use constraint::{Constraint, ConstraintError, Rule};
 pub use drill::Drill;
+pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedJob, Embedding, Pooling};
 pub use engine::Engine;
 pub use error::{LoadError, NotLoaded, PromptError, SubmitError};
 pub use evictions::{Eviction, EvictionKind, JobRef};
@@ -60,6 +73,11 @@ pub use generation::Generation;
 pub use host::{Host, HostConfig, HostStatus};
 pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
 pub use info::{Device, ModelInfo};
-pub use job::{Finish, Job, JobEvent, JobUsage, Message, Priority, Role, Sampling, Scheduling};
+pub use job::{
+    Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
+    TOP_LOGPROBS_MAX, TokenLogprob,
+};
 pub use process::{Isolation, Worker, serve_parent};
 pub use status::{EngineState, Status, StepCosts};
+pub use template::Chat;
+pub use tools::{Function, ToolChoice, ToolFormat, Tools};

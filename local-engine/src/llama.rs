@@ -1,9 +1,12 @@
-//! The only file that names llama.cpp. It turns its aborts, null pointers and log lines into
+//! The only module that names llama.cpp. It turns its aborts, null pointers and log lines into
 //! checks, errors and events, and holds no policy: who is computed when is `scheduler.rs`'s.
 //!
 //! What is guarded here because llama.cpp answers it by killing the process: a batch longer than
 //! `n_batch`, sampling at a row without logits, logits that are not numbers, `seq_cp` of a part
 //! between separate caches, ids outside the vocabulary.
+
+mod embedding;
+mod sampler;
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -23,23 +26,23 @@ use llama_cpp_2::{
     llama_backend::LlamaBackend,
     llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
-    sampling::LlamaSampler,
-    token::{LlamaToken, logit_bias::LlamaLogitBias},
+    token::LlamaToken,
     token_type::LlamaTokenAttr,
 };
 
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Fault},
+    embedding::Pooling,
     info::Device,
-    job::Sampling,
+    job::{Job, Likely, TokenLogprob},
+    logprobs,
     template::TemplateSource,
 };
 
-/// Tokens the repeat penalty looks back on, as in llama.cpp's own tools.
-const REPEAT_WINDOW: usize = 64;
-/// Below this a temperature means greedy: dividing logits by less overflows.
-const TEMPERATURE_MIN: f32 = 1e-5;
+pub(crate) use sampler::Sampler;
+
+use embedding::{Embedder, Embedding};
 
 /// llama.cpp's global state: made once, never freed, since another engine may still run.
 static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
@@ -239,21 +242,27 @@ impl Model {
         tokens.into_iter().map(|token| token.0).collect()
     }
 
+    /// A token's bytes; a control token's are its name, and it is told so.
+    pub(crate) fn token_bytes(&self, token: i32) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        if !(0..self.vocabulary).contains(&token) {
+            return (bytes, false);
+        }
+        let (vocab, token) = (self.model.vocab(), LlamaToken::new(token));
+        vocab.token_to_piece_into(token, &mut bytes, false, None);
+        if !bytes.is_empty() {
+            return (bytes, false);
+        }
+        vocab.token_to_piece_into(token, &mut bytes, true, None);
+        (bytes, true)
+    }
+
     /// The longest token's bytes: no text of n bytes has fewer than n / this many tokens.
     pub(crate) fn token_bytes_max(&self) -> usize {
         let vocab = self.model.vocab();
         let texts = (0..self.vocabulary).filter_map(|id| vocab.text(LlamaToken::new(id)));
         texts.map(|text| text.to_bytes().len()).max().unwrap_or(1).max(1)
     }
-}
-
-/// How one job draws.
-#[derive(Debug)]
-pub(crate) enum Sampler {
-    /// The likeliest token, found without llama.cpp's candidate array.
-    Greedy,
-    /// llama.cpp's chain.
-    Chain(LlamaSampler),
 }
 
 /// A context on a model: the KV cache and what computes.
@@ -270,6 +279,9 @@ pub(crate) struct LlamaDevice<'m> {
     /// The sliding window, where the model has one.
     window: Option<u32>,
     can_reuse: bool,
+    embedder: Embedder,
+    /// Made for the first text to embed.
+    embedding: Option<Embedding<'m>>,
 }
 
 impl<'m> LlamaDevice<'m> {
@@ -299,6 +311,8 @@ impl<'m> LlamaDevice<'m> {
             unified: config.unified(),
             slots: config.sequences(),
             window: window.and_then(|tokens| tokens.parse().ok()).filter(|tokens| *tokens > 0),
+            embedder: Embedder::new(model, config),
+            embedding: None,
             can_reuse: config.prefix_reuse
                 && !model.model.is_recurrent()
                 && !model.model.is_hybrid(),
@@ -306,10 +320,15 @@ impl<'m> LlamaDevice<'m> {
         let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
         crate::device::Device::decode(&mut device, &[token]).map_err(|fault| match fault {
             Fault::Full => "the KV cache holds not even one token".to_owned(),
-            Fault::Broken(reason) => reason,
+            Fault::Broken(reason) | Fault::Sequence(reason) => reason,
         })?;
         device.context.clear_kv_cache();
         Ok(device)
+    }
+
+    /// Longest text that can be embedded.
+    pub(crate) fn embed_tokens_max(&self) -> u32 {
+        self.embedder.tokens_max
     }
 
     /// Whether a slot now holds exactly its first `keep` tokens. A model with a sliding window may
@@ -347,8 +366,8 @@ impl crate::device::Device for LlamaDevice<'_> {
         self.can_reuse
     }
 
-    fn sampler(&self, sampling: &Sampling, prompt: &[i32], max_tokens: u32) -> Sampler {
-        build_sampler(self.model.vocabulary, sampling, prompt, max_tokens)
+    fn sampler(&self, job: &Job) -> Sampler {
+        Sampler::new(self.model, job)
     }
 
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
@@ -394,12 +413,46 @@ impl crate::device::Device for LlamaDevice<'_> {
         let Some(index) = index else {
             return Err(Fault::Broken("a token without logits was about to be sampled".to_owned()));
         };
-        let likeliest = likeliest(self.context.get_logits_ith(index))
-            .ok_or_else(|| Fault::Broken("the model computed no numbers".to_owned()))?;
-        Ok(match sampler {
-            Sampler::Greedy => likeliest,
-            Sampler::Chain(chain) => chain.sample(&self.context, index).0,
+        sampler.draw(&self.context, index)
+    }
+
+    fn logprobs(&self, row: usize, token: i32, top: u32) -> Option<TokenLogprob> {
+        let index = i32::try_from(row).ok().filter(|_| self.rows.get(row) == Some(&true))?;
+        let (chosen, top) = logprobs::of_row(self.context.get_logits_ith(index), token, top)?;
+        let likely = |(token, logprob)| {
+            let bytes = self.model.token_bytes(token).0;
+            Likely { token, bytes, logprob }
+        };
+        Some(TokenLogprob {
+            chosen: likely((token, chosen)),
+            top: top.into_iter().map(likely).collect(),
         })
+    }
+
+    fn pooling(&self) -> Pooling {
+        self.embedder.pooling
+    }
+
+    fn embeds_whole(&self) -> bool {
+        self.embedder.whole
+    }
+
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault> {
+        let most = usize::try_from(self.embedder.tokens_max).unwrap_or(usize::MAX);
+        let known = |token: &i32| (0..self.model.vocabulary).contains(token);
+        if tokens.is_empty() || from + tokens.len() > most || !tokens.iter().all(known) {
+            return Err(Fault::Sequence("a text of a wrong size or with a wrong token".to_owned()));
+        }
+        let embedding = match &mut self.embedding {
+            Some(embedding) => embedding,
+            none => none.insert(self.embedder.context(self.model).map_err(Fault::Sequence)?),
+        };
+        embedding.read(tokens, from, show)
     }
 
     fn is_end(&self, token: i32) -> bool {
@@ -462,88 +515,5 @@ impl crate::device::Device for LlamaDevice<'_> {
         }
         self.empty(slot);
         false
-    }
-}
-
-/// The token with the highest logit; `None` if any is not a number.
-fn likeliest(logits: &[f32]) -> Option<i32> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, logit) in (0_i32..).zip(logits) {
-        if logit.is_nan() {
-            return None;
-        }
-        if *logit > best.1 {
-            best = (token, *logit);
-        }
-    }
-    best.1.is_finite().then_some(best.0)
-}
-
-/// The order of llama.cpp's own tools: biases, penalties, top-k, top-p, min-p, temperature, draw.
-fn build_sampler(vocabulary: i32, sampling: &Sampling, prompt: &[i32], most: u32) -> Sampler {
-    let mut chain = Vec::new();
-    if !sampling.logit_bias.is_empty() {
-        let bias = |(token, bias): &(i32, f32)| LlamaLogitBias::new(LlamaToken::new(*token), *bias);
-        let biases: Vec<LlamaLogitBias> = sampling.logit_bias.iter().map(bias).collect();
-        chain.push(LlamaSampler::logit_bias(vocabulary, &biases));
-    }
-    if (sampling.repeat_penalty - 1.0).abs() > f32::EPSILON {
-        let window = i32::try_from(REPEAT_WINDOW).unwrap_or(0);
-        let recent = &prompt[prompt.len().saturating_sub(REPEAT_WINDOW)..];
-        let penalty =
-            LlamaSampler::penalties(vocabulary, window, sampling.repeat_penalty, 0.0, 0.0);
-        chain.push(penalty.with_tokens(recent.iter().map(|token| LlamaToken::new(*token))));
-    }
-    let (presence, frequency) = (sampling.presence_penalty, sampling.frequency_penalty);
-    if presence.abs() > f32::EPSILON || frequency.abs() > f32::EPSILON {
-        // OpenAI's penalties count what was generated, all of it, and not the prompt.
-        let window = i32::try_from(most).unwrap_or(i32::MAX).min(65_536);
-        chain.push(LlamaSampler::penalties(vocabulary, window, 1.0, frequency, presence));
-    }
-    if sampling.temperature < TEMPERATURE_MIN {
-        if chain.is_empty() {
-            return Sampler::Greedy;
-        }
-        chain.push(LlamaSampler::greedy());
-        return Sampler::Chain(LlamaSampler::chain(chain, true));
-    }
-    if let Some(k) = sampling.top_k {
-        chain.push(LlamaSampler::top_k(i32::try_from(k).unwrap_or(i32::MAX)));
-    }
-    if sampling.top_p < 1.0 {
-        chain.push(LlamaSampler::top_p(sampling.top_p, 1));
-    }
-    if sampling.min_p > 0.0 {
-        chain.push(LlamaSampler::min_p(sampling.min_p, 1));
-    }
-    chain.push(LlamaSampler::temp(sampling.temperature));
-    chain.push(LlamaSampler::dist(seed(sampling.seed)));
-    Sampler::Chain(LlamaSampler::chain(chain, true))
-}
-
-/// llama.cpp's seeds have 32 bits, and all ones mean "draw one".
-fn seed(wanted: Option<u64>) -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    let wanted = wanted.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());
-    let folded = (wanted ^ (wanted >> 32)) & u64::from(u32::MAX);
-    u32::try_from(folded).unwrap_or(0).min(u32::MAX - 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{likeliest, seed};
-
-    #[test]
-    fn logits_that_are_not_numbers_are_refused() {
-        assert_eq!(likeliest(&[0.5, 2.0, -1.0]), Some(1));
-        assert_eq!(likeliest(&[0.5, f32::NAN]), None);
-        assert_eq!(likeliest(&[f32::NEG_INFINITY]), None);
-        assert_eq!(likeliest(&[1.0, f32::INFINITY]), None);
-    }
-
-    #[test]
-    fn a_seed_never_means_a_random_one() {
-        assert_eq!(seed(Some(7)), 7);
-        assert_eq!(seed(Some(u64::from(u32::MAX))), u32::MAX - 1);
     }
 }

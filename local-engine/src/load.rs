@@ -5,6 +5,7 @@ use std::{fs::File, path::Path, sync::Arc, time::Instant};
 
 use crate::{
     config::EngineConfig,
+    constraint::Compiler,
     device::Device,
     digest::hex_sha256,
     engine::file_stem,
@@ -23,6 +24,11 @@ use crate::{
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
     pub(crate) template: Option<ChatTemplate>,
+    pub(crate) constraints: Compiler,
+    /// Tokens of the longest text that can be embedded.
+    pub(crate) embed_tokens_max: u32,
+    /// Most choices of one request.
+    pub(crate) choices_max: u32,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -105,6 +111,11 @@ pub(crate) fn load(
     Err(failure)
 }
 
+/// Most choices of one request: as many as can be decoded together, and wait together.
+fn choices_max(config: &EngineConfig) -> u32 {
+    config.slots.min(u32::try_from(config.queue_max).unwrap_or(u32::MAX))
+}
+
 /// What makes prompts for a model that a child computes, and has described.
 pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loaded, LoadError> {
     let refused = |reason| LoadError::Model { file: config.file.clone(), reason };
@@ -113,6 +124,10 @@ pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loade
     Ok(Loaded {
         token_bytes_max: model.token_bytes_max(),
         template: template.transpose()?,
+        constraints: Compiler::new(Arc::clone(&model)),
+        choices_max: choices_max(config),
+        // The child takes no texts to embed.
+        embed_tokens_max: 0,
         model,
         info,
     })
@@ -172,6 +187,9 @@ fn describe(
     };
     Ok(Loaded {
         model: Arc::clone(model),
+        embed_tokens_max: device.embed_tokens_max(),
+        choices_max: choices_max(config),
+        constraints: Compiler::new(Arc::clone(model)),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),
         info,

@@ -2,7 +2,10 @@
 //! the job's owner loads, so that a job that was left early can still be charged for what it took.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,8 @@ pub(crate) struct Meter {
     pub(crate) cancelled: AtomicBool,
     /// Set by the scheduler: wake it when an event was read.
     pub(crate) paused: AtomicBool,
+    /// Set by the scheduler with the last event.
+    pub(crate) closed: AtomicBool,
     prompt_tokens: AtomicU32,
     cached_tokens: AtomicU32,
     generated_tokens: AtomicU32,
@@ -28,6 +33,11 @@ impl Meter {
         self.cached_tokens.store(cached_tokens, Relaxed);
     }
 
+    /// Counts tokens of texts to embed as they are read.
+    pub(crate) fn read(&self, tokens: u32) {
+        self.prompt_tokens.fetch_add(tokens, Relaxed);
+    }
+
     pub(crate) fn generated(&self) {
         self.generated_tokens.fetch_add(1, Relaxed);
     }
@@ -38,6 +48,12 @@ impl Meter {
 
     pub(crate) fn spend_decode(&self, ns: u64) {
         self.decode_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// Whether the other choices of its request may come in: its prompt is in the cache, or never
+    /// will be.
+    pub(crate) fn releases(&self) -> bool {
+        self.generated_tokens() > 0 || self.closed.load(SeqCst) || self.cancelled.load(SeqCst)
     }
 
     pub(crate) fn generated_tokens(&self) -> u32 {

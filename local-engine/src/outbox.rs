@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender, error::TrySendError};
 
 use crate::{
-    job::{JobEvent, JobUsage},
+    job::{JobEvent, JobUsage, TokenLogprob},
     meter::Meter,
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Outbox {
     for_last_event: OwnedPermit<JobEvent>,
     unsent: String,
     unsent_tokens: u32,
+    unsent_logprobs: Vec<TokenLogprob>,
     paused_since: Option<Instant>,
     meter: Arc<Meter>,
     /// Counts the job as open until it has ended.
@@ -38,6 +39,7 @@ impl Outbox {
             events,
             unsent: String::new(),
             unsent_tokens: 0,
+            unsent_logprobs: Vec::new(),
             paused_since: None,
             meter,
             open: None,
@@ -78,6 +80,11 @@ impl Outbox {
         self.flush(now);
     }
 
+    /// Log probabilities that go with the next text.
+    pub(crate) fn logprobs(&mut self, of_text: impl IntoIterator<Item = TokenLogprob>) {
+        self.unsent_logprobs.extend(of_text);
+    }
+
     /// Since when the reader has had no room.
     pub(crate) fn paused_since(&self) -> Option<Instant> {
         self.paused_since
@@ -104,9 +111,12 @@ impl Outbox {
 
     fn try_flush(&mut self) -> bool {
         let text = std::mem::take(&mut self.unsent);
-        match self.events.try_send(JobEvent::Text { text, tokens: self.unsent_tokens }) {
-            Err(TrySendError::Full(JobEvent::Text { text, .. })) => {
+        let logprobs = std::mem::take(&mut self.unsent_logprobs);
+        let event = JobEvent::Text { text, tokens: self.unsent_tokens, logprobs };
+        match self.events.try_send(event) {
+            Err(TrySendError::Full(JobEvent::Text { text, logprobs, .. })) => {
                 self.unsent = text;
+                self.unsent_logprobs = logprobs;
                 false
             }
             // A reader that left is noticed by `abandoned`.
@@ -121,9 +131,10 @@ impl Outbox {
     pub(crate) fn close(mut self, rest: &str, last: impl FnOnce(JobUsage) -> JobEvent) {
         self.unsent.push_str(rest);
         if !self.unsent.is_empty() {
-            let (text, tokens) = (self.unsent, self.unsent_tokens);
-            self.for_last_text.send(JobEvent::Text { text, tokens });
+            let (text, tokens, logprobs) = (self.unsent, self.unsent_tokens, self.unsent_logprobs);
+            self.for_last_text.send(JobEvent::Text { text, tokens, logprobs });
         }
+        self.meter.closed.store(true, SeqCst);
         self.for_last_event.send(last(self.meter.usage()));
     }
 }

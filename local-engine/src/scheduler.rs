@@ -64,7 +64,7 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) gap_target: Option<Duration>,
     pub(crate) share_prefixes: bool,
     pub(crate) swap_bytes_max: usize,
-    queue_wait_max: Duration,
+    pub(crate) queue_wait_max: Duration,
     reader_stall_max: Duration,
     pub(crate) cells: usize,
     /// Cells that may be promised, overcommit included.
@@ -109,7 +109,8 @@ impl<D: Device> Scheduler<D> {
         self.tidy_queue(now);
         self.bring_back(now);
         while self.admit(now) {}
-        let computed = self.step(now)?;
+        let embedded = self.embed(now)?;
+        let computed = self.step(now)? || embedded;
         self.publish();
         if computed {
             return Ok(Turn::Again);
@@ -140,8 +141,10 @@ impl<D: Device> Scheduler<D> {
 
     fn may_end(&self, now: Instant) -> bool {
         let queue = self.shared.queue();
-        let nothing_left =
-            queue.jobs.is_empty() && self.swapped.is_empty() && self.running().next().is_none();
+        let nothing_left = queue.jobs.is_empty()
+            && self.swapped.is_empty()
+            && self.shared.embeds.is_empty()
+            && self.running().next().is_none();
         !queue.open && (nothing_left || queue.end_at.is_some_and(|end_at| now >= end_at))
     }
 
@@ -185,7 +188,9 @@ impl<D: Device> Scheduler<D> {
             return;
         }
         let waited = |waiting: &Waiting| now.saturating_duration_since(waiting.submitted);
-        let over = |waiting: &Waiting| waited(waiting) >= self.queue_wait_max;
+        // Another choice of a request that runs does not expire: the answer would break.
+        let over =
+            |waiting: &Waiting| waiting.after.is_none() && waited(waiting) >= self.queue_wait_max;
         let mut queue = self.shared.queue();
         if !queue.jobs.iter().any(|waiting| waiting.outbox.abandoned() || over(waiting)) {
             return;
@@ -211,8 +216,12 @@ impl<D: Device> Scheduler<D> {
             return false;
         }
         let mut queue = self.shared.queue();
-        let fits = queue.jobs.front().is_some_and(|waiting| self.has_room(&waiting.job));
-        let front = if fits { queue.jobs.pop_front() } else { None };
+        // Other choices of a request wait until its prompt is in the cache.
+        let first = queue.jobs.iter().position(|waiting| !waiting.held());
+        let fits = first
+            .and_then(|at| queue.jobs.get(at))
+            .is_some_and(|waiting| self.has_room(&waiting.job));
+        let front = first.filter(|_| fits).and_then(|at| queue.jobs.remove(at));
         self.shared.count_queue(&queue);
         drop(queue);
         let Some(waiting) = front else { return false };
@@ -267,6 +276,7 @@ where
 pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     let mut queue = shared.queue();
     queue.open = false;
+    shared.embeds.clear();
     for waiting in std::mem::take(&mut queue.jobs) {
         shared.gauges.failed.fetch_add(1, Relaxed);
         waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });

@@ -10,9 +10,10 @@ use std::{
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Device, Fault},
+    embedding::Pooling,
     error::SubmitError,
     generation::Generation,
-    job::{Finish, Job, JobEvent, Sampling, Scheduling},
+    job::{Finish, Job, JobEvent, Likely, Sampling, Scheduling, TokenLogprob},
     scheduler::{Scheduler, Turn},
     shared::Shared,
     status::EngineState,
@@ -41,6 +42,7 @@ pub(crate) struct Script {
     cells_made: usize,
     faults: Faults,
     decodes: Vec<Vec<BatchToken>>,
+    pub(crate) embedded: Vec<usize>,
     attempts: usize,
 }
 
@@ -72,7 +74,7 @@ impl Device for Script {
         true
     }
 
-    fn sampler(&self, _: &Sampling, _: &[i32], _: u32) {}
+    fn sampler(&self, _: &Job) {}
 
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
         self.attempts += 1;
@@ -98,6 +100,32 @@ impl Device for Script {
         let entry = self.decodes.last().expect("decoded")[row];
         assert!(entry.logits, "only rows with logits are sampled");
         Ok(if entry.token >= A + 25 { END } else { entry.token + 1 })
+    }
+
+    fn logprobs(&self, _: usize, token: i32, _: u32) -> Option<TokenLogprob> {
+        let chosen = Likely { token, bytes: vec![u8::try_from(token).ok()?], logprob: 0.0 };
+        Some(TokenLogprob { chosen, top: Vec::new() })
+    }
+
+    fn pooling(&self) -> Pooling {
+        Pooling::Mean
+    }
+
+    fn embeds_whole(&self) -> bool {
+        false
+    }
+
+    fn embed(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault> {
+        self.embedded.push(tokens.len());
+        for offset in 0..tokens.len() {
+            show(offset, &[if from + offset == 0 { 3.0 } else { 0.0 }, 4.0]);
+        }
+        Ok(())
     }
 
     fn is_end(&self, token: i32) -> bool {
@@ -154,17 +182,9 @@ pub(crate) fn greedy(prompt: &[i32]) -> Job {
         prompt: prompt.to_vec(),
         max_tokens: 1,
         stop: Vec::new(),
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: None,
-        },
+        sampling: Sampling::default(),
+        constraint: None,
+        logprobs: None,
         engine_time_max: Duration::from_secs(60),
         scheduling: Scheduling::default(),
     }
@@ -195,6 +215,7 @@ impl Bench {
             cells_made: 0,
             faults,
             decodes: Vec::new(),
+            embedded: Vec::new(),
             attempts: 0,
         };
         let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::{
     device::Device,
     evictions::JobRef,
-    job::{Finish, JobEvent, Scheduling},
+    job::{Finish, JobEvent, Scheduling, TokenLogprob},
+    logprobs::Pending,
     outbox::Outbox,
     shared::Waiting,
     text::TextStream,
@@ -23,6 +24,14 @@ pub(crate) struct Slot<S> {
     pub(crate) running: Option<Sequence<S>>,
 }
 
+/// A token drawn for a job.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Drawn {
+    pub(crate) token: i32,
+    /// How likely it was, where the job asked.
+    pub(crate) logprob: Option<TokenLogprob>,
+}
+
 /// A job in a slot.
 #[derive(Debug)]
 pub(crate) struct Sequence<S> {
@@ -36,6 +45,9 @@ pub(crate) struct Sequence<S> {
     pub(crate) order: u64,
     pub(crate) sampler: S,
     pub(crate) text: TextStream,
+    /// How many alternatives are told for each token, where log probabilities are.
+    pub(crate) logprobs: Option<u32>,
+    pending: Pending,
     /// Sampled, and not computed yet: the history's last; `None` while the prompt is read.
     pub(crate) next: Option<i32>,
     pub(crate) outbox: Outbox,
@@ -52,6 +64,8 @@ impl<S> Sequence<S> {
             order,
             sampler,
             text: TextStream::new(waiting.job.stop),
+            logprobs: waiting.job.logprobs,
+            pending: Pending::default(),
             next: None,
             outbox: waiting.outbox,
         }
@@ -74,20 +88,27 @@ impl<S> Sequence<S> {
     }
 
     /// Takes a sampled token; says whether the job ends with it.
-    pub(crate) fn take<D>(&mut self, token: i32, device: &D, now: Instant) -> Option<Finish>
+    pub(crate) fn take<D>(&mut self, drawn: Drawn, device: &D, now: Instant) -> Option<Finish>
     where
         D: Device<Sampler = S>,
     {
+        let Drawn { token, logprob } = drawn;
         self.outbox.meter().generated();
         if device.is_end(token) {
             return Some(Finish::Stop);
         }
         let mut piece = Vec::new();
         device.piece(token, &mut piece);
+        let before = self.text.taken();
         let text = self.text.push(&piece);
+        if let Some(logprob) = logprob {
+            self.pending.push(before..self.text.taken(), logprob);
+        }
+        let stopped = self.text.stopped();
+        self.outbox.logprobs(self.pending.shown(self.text.shown(), stopped.is_some()));
         self.outbox.token(&text, now);
-        if self.text.stopped() {
-            return Some(Finish::Stop);
+        if let Some(stop) = stopped {
+            return Some(Finish::StopText(stop));
         }
         if self.outbox.meter().generated_tokens() >= self.max_tokens {
             return Some(Finish::Length);
@@ -105,7 +126,13 @@ impl<S> Sequence<S> {
     /// Says the last words of a job that ended well.
     pub(crate) fn finish(mut self, finish: Finish) {
         let rest = self.text.rest();
+        self.outbox.logprobs(self.pending.shown(self.text.shown(), true));
         self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
+    }
+
+    /// Says the last words of a job whose own demands keep it from going on.
+    pub(crate) fn refuse(self, reason: &str) {
+        self.outbox.close("", |usage| JobEvent::Refused { reason: reason.to_owned(), usage });
     }
 
     /// Says the last words of a job that could not go on.

@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::mpsc::Receiver;
 
 use crate::{
+    embedding::Embeds,
     error::SubmitError,
     evictions::Evictions,
     job::{Job, JobEvent},
@@ -25,12 +26,24 @@ use crate::{
     status::{EngineState, Gauges},
 };
 
+/// The reader's end of a queued job.
+pub(crate) type Queued = (Receiver<JobEvent>, Arc<Meter>);
+
 /// A job in the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) job: Job,
     pub(crate) outbox: Outbox,
     pub(crate) submitted: Instant,
+    /// The job whose prompt this one shares: the first choice of its request.
+    pub(crate) after: Option<Arc<Meter>>,
+}
+
+impl Waiting {
+    /// Whether it waits for the first choice of its request, whose cells it will share.
+    pub(crate) fn held(&self) -> bool {
+        self.after.as_ref().is_some_and(|first| !first.releases())
+    }
 }
 
 /// The jobs in the queue, oldest first.
@@ -51,6 +64,8 @@ pub(crate) struct Shared {
     lag_max: usize,
     pub(crate) gauges: Gauges,
     pub(crate) evictions: Evictions,
+    /// Embedding jobs.
+    pub(crate) embeds: Embeds,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -72,6 +87,7 @@ impl Shared {
             lag_max,
             gauges: Gauges::new(),
             evictions: Evictions::default(),
+            embeds: Embeds::new(queue_max),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
             woken: AtomicBool::new(false),
@@ -102,6 +118,11 @@ impl Shared {
     /// Whether no job waits or runs. Exact, unlike the numbers, which follow a step later.
     pub(crate) fn has_no_jobs(&self) -> bool {
         Arc::strong_count(&self.open_jobs) == 1
+    }
+
+    /// What counts a job as open while it is kept.
+    pub(crate) fn open_job(&self) -> Arc<()> {
+        Arc::clone(&self.open_jobs)
     }
 
     /// Says whether other models share the device.
@@ -137,11 +158,18 @@ impl Shared {
     }
 
     /// Queues a checked job, or says why not.
-    pub(crate) fn enqueue(
+    pub(crate) fn enqueue(&self, job: Job, now: Instant) -> Result<Queued, SubmitError> {
+        let mut queued = self.enqueue_choices(vec![job], now)?;
+        queued.pop().ok_or(SubmitError::Stopped)
+    }
+
+    /// Queues the checked jobs of one request, all or none. They have one prompt: all but the first
+    /// wait until it is read.
+    pub(crate) fn enqueue_choices(
         &self,
-        job: Job,
+        jobs: Vec<Job>,
         now: Instant,
-    ) -> Result<(Receiver<JobEvent>, Arc<Meter>), SubmitError> {
+    ) -> Result<Vec<Queued>, SubmitError> {
         let mut queue = self.queue();
         if !queue.open {
             return Err(match self.gauges.state() {
@@ -149,25 +177,31 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        if queue.jobs.len() >= self.queue_max {
+        let room = |queue: &Queue| queue.jobs.len().saturating_add(jobs.len()) <= self.queue_max;
+        if !room(&queue) {
             // The scheduler may be in a long step: those who left make room at once.
             let before = queue.jobs.len();
             queue.jobs.retain(|waiting| !waiting.outbox.abandoned());
             let left = u64::try_from(before - queue.jobs.len()).unwrap_or(0);
             self.gauges.cancelled.fetch_add(left, Relaxed);
         }
-        if queue.jobs.len() >= self.queue_max {
+        if !room(&queue) {
             return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
         }
-        let meter = Arc::new(Meter::default());
-        let (mut outbox, events) =
-            Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
-        outbox.count_in(Arc::clone(&self.open_jobs));
-        queue.jobs.push_back(Waiting { job, outbox, submitted: now });
+        let mut queued: Vec<Queued> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let meter = Arc::new(Meter::default());
+            let (mut outbox, events) =
+                Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
+            outbox.count_in(Arc::clone(&self.open_jobs));
+            let after = queued.first().map(|(_, first)| Arc::clone(first));
+            queue.jobs.push_back(Waiting { job, outbox, submitted: now, after });
+            queued.push((events, meter));
+        }
         self.count_queue(&queue);
         drop(queue);
         self.wake();
-        Ok((events, meter))
+        Ok(queued)
     }
 
     /// Publishes the queue's length.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::{
     config::{EngineConfig, KvLayout},
     device::{BatchToken, Device},
-    job::Sampling,
+    job::{Job, Sampling},
     llama::{LlamaDevice, Model, Sampler},
     scheduler_tests::greedy,
 };
@@ -24,9 +24,8 @@ fn config(kv_layout: KvLayout) -> EngineConfig {
 }
 
 fn drawn(device: &LlamaDevice<'_>) -> Sampler {
-    let sampling =
-        Sampling { temperature: 1.2, top_p: 0.98, seed: Some(7), ..greedy(&[1]).sampling };
-    device.sampler(&sampling, &[], TOKENS)
+    let sampling = Sampling { temperature: 1.2, top_p: 0.98, seed: Some(7), ..Sampling::default() };
+    device.sampler(&Job { sampling, max_tokens: TOKENS, ..greedy(&[1]) })
 }
 
 fn compute(device: &mut LlamaDevice<'_>, slot: u32, from: u32, tokens: &[i32]) {

@@ -12,7 +12,7 @@ use crate::{
     evictions::JobRef,
     job::Finish,
     scheduler::Scheduler,
-    sequence::Sequence,
+    sequence::{Drawn, Sequence},
     status::nanoseconds,
 };
 
@@ -35,7 +35,9 @@ struct Part {
     /// The row after which its next token is sampled.
     row: Option<usize>,
     /// That token, once sampled.
-    sampled: Option<i32>,
+    sampled: Option<Drawn>,
+    /// Why none could be.
+    failed: Option<String>,
     /// Time spent on sampling it, then all time attributed.
     ns: u64,
 }
@@ -76,6 +78,7 @@ impl Plan {
             decode,
             row,
             sampled: None,
+            failed: None,
             ns: 0,
         });
     }
@@ -95,7 +98,8 @@ impl<D: Device> Scheduler<D> {
         let decoded = Instant::now();
         self.sample(&mut parts, decoded)?;
         self.attribute(&mut parts, nanoseconds(decoded.saturating_duration_since(started)));
-        let ended: Vec<_> = parts.iter().filter_map(|part| self.deliver(part, now)).collect();
+        self.fail_undrawn(&mut parts);
+        let ended: Vec<_> = parts.iter_mut().filter_map(|part| self.deliver(part, now)).collect();
         // Whoever reads the last event finds the job in the numbers.
         self.shared.gauges.finished.fetch_add(count(ended.len()), Relaxed);
         self.publish();
@@ -204,7 +208,7 @@ impl<D: Device> Scheduler<D> {
         loop {
             match self.device.decode(batch) {
                 Ok(()) => return Ok(true),
-                Err(Fault::Broken(reason)) => return Err(reason),
+                Err(Fault::Broken(reason) | Fault::Sequence(reason)) => return Err(reason),
                 Err(Fault::Full) if self.evict_oldest(by, now) => {}
                 Err(Fault::Full) if self.preempt(by, now) => return Ok(false),
                 Err(Fault::Full) => {
@@ -228,7 +232,12 @@ impl<D: Device> Scheduler<D> {
             let Some(sequence) = &mut self.slots[part.slot].running else { continue };
             let Some(row) = part.row else { continue };
             match self.device.sample(&mut sequence.sampler, row) {
-                Ok(token) => part.sampled = Some(token),
+                Ok(token) => {
+                    let top = sequence.logprobs;
+                    let logprob = top.and_then(|top| self.device.logprobs(row, token, top));
+                    part.sampled = Some(Drawn { token, logprob });
+                }
+                Err(Fault::Sequence(reason)) => part.failed = Some(reason),
                 Err(Fault::Broken(reason)) => return Err(reason),
                 Err(Fault::Full) => return Err("sampling ran out of cells".to_owned()),
             }
@@ -273,16 +282,28 @@ impl<D: Device> Scheduler<D> {
         }
     }
 
+    /// Ends the jobs for which no token could be drawn.
+    fn fail_undrawn(&mut self, parts: &mut [Part]) {
+        for part in parts {
+            let Some(reason) = part.failed.take() else { continue };
+            if let Some(sequence) = self.slots[part.slot].running.take() {
+                self.shared.gauges.finished.fetch_add(1, Relaxed);
+                self.publish();
+                sequence.refuse(&reason);
+            }
+        }
+    }
+
     /// Moves a job on by what was computed for it; takes it out of its slot when it ends.
-    fn deliver(&mut self, part: &Part, now: Instant) -> Option<(Sequence<D::Sampler>, Finish)> {
+    fn deliver(&mut self, part: &mut Part, now: Instant) -> Option<(Sequence<D::Sampler>, Finish)> {
         self.tree.extend(part.slot, &part.tokens);
         let slot = &mut self.slots[part.slot];
         let sequence = slot.running.as_mut()?;
         if part.decode {
             sequence.next = None;
         }
-        let finish = match part.sampled {
-            Some(token) => sequence.take(token, &self.device, now),
+        let finish = match part.sampled.take() {
+            Some(drawn) => sequence.take(drawn, &self.device, now),
             None => sequence.overspent(),
         }?;
         slot.running.take().map(|sequence| (sequence, finish))

@@ -9,42 +9,70 @@ pub(crate) struct TextStream {
     bytes: Vec<u8>,
     /// Text that may be the beginning of a stop text.
     held: String,
-    stopped: bool,
+    /// Which stop text was met.
+    stopped: Option<usize>,
+    /// Bytes of text that came in, and that went out.
+    taken: usize,
+    shown: usize,
 }
 
 impl TextStream {
     /// `stops` are not empty strings.
     pub(crate) fn new(stops: Vec<String>) -> TextStream {
-        TextStream { stops, bytes: Vec::new(), held: String::new(), stopped: false }
+        TextStream {
+            stops,
+            bytes: Vec::new(),
+            held: String::new(),
+            stopped: None,
+            taken: 0,
+            shown: 0,
+        }
     }
 
     /// Takes a token's bytes and yields the text that may be shown.
     pub(crate) fn push(&mut self, piece: &[u8]) -> String {
-        if self.stopped {
+        if self.stopped.is_some() {
             return String::new();
         }
         self.bytes.extend_from_slice(piece);
         let text = whole_characters(&mut self.bytes);
+        self.taken += text.len();
         self.held.push_str(&text);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.stopped = true;
+        let places = self.stops.iter().enumerate();
+        let met = places.filter_map(|(stop, text)| Some((self.held.find(text.as_str())?, stop)));
+        if let Some((at, stop)) = met.min() {
+            self.stopped = Some(stop);
             self.bytes.clear();
             self.held.truncate(at);
+            self.shown += at;
             return std::mem::take(&mut self.held);
         }
         let held_back = self.held.split_off(self.held.len() - self.undecided());
-        std::mem::replace(&mut self.held, held_back)
+        let text = std::mem::replace(&mut self.held, held_back);
+        self.shown += text.len();
+        text
     }
 
-    /// Whether a stop text was met: what follows is never shown.
-    pub(crate) fn stopped(&self) -> bool {
+    /// The index of the stop text that was met: what follows is never shown.
+    pub(crate) fn stopped(&self) -> Option<usize> {
         self.stopped
+    }
+
+    /// Bytes of text taken so far.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Bytes of text that may be shown, and have been yielded.
+    pub(crate) fn shown(&self) -> usize {
+        self.shown
     }
 
     /// What was held back, when the job ends for another reason than a stop text. A character that
     /// the cap cut in two is not shown: half of it is no text.
     pub(crate) fn rest(&mut self) -> String {
         self.bytes.clear();
+        self.shown += self.held.len();
         std::mem::take(&mut self.held)
     }
 
@@ -96,7 +124,7 @@ mod tests {
         let mut text = String::new();
         for piece in pieces {
             text.push_str(&stream.push(piece.as_bytes()));
-            if stream.stopped() {
+            if stream.stopped().is_some() {
                 return (text, true);
             }
         }
@@ -133,7 +161,7 @@ mod tests {
         assert_eq!(stream.push(&crab[3..]), "🦀");
         assert_eq!(stream.push(&"é".as_bytes()[..1]), "");
         assert_eq!(stream.push(&"é".as_bytes()[1..]), "");
-        assert!(stream.stopped());
+        assert_eq!(stream.stopped(), Some(0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod harness;
 
 mod admin;
 mod answers;
+mod asking;
 mod behind_another;
 mod budgets;
 mod charging;

@@ -107,7 +107,9 @@ fn the_local_engine_knows_no_http_money_or_policy() {
         .filter(|(_, text)| code(text).any(|(_, line)| line.contains("llama_cpp_2")))
         .map(|(file, _)| file)
         .collect();
-    assert_eq!(naming.len(), 1, "one file names llama-cpp-2: {naming:?}");
+    let inside = |file: &String| file.starts_with("local-engine/src/llama");
+    assert!(naming.iter().all(inside), "one module names llama-cpp-2: {naming:?}");
+    assert!(!naming.is_empty());
 }
 
 /// Files of `gateway/src` outside `allowed`, and not tests, whose code has one of `words`.

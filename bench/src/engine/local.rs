@@ -125,16 +125,12 @@ fn job(args: &EngineArgs, prompt: Vec<i32>) -> Job {
         max_tokens: args.output_tokens,
         stop: Vec::new(),
         sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
             logit_bias: args.never_tokens.iter().map(|token| (*token, -100.0)).collect(),
             seed: Some(1),
+            ..Sampling::default()
         },
+        constraint: None,
+        logprobs: None,
         engine_time_max: std::time::Duration::from_secs(600),
         scheduling: Scheduling::default(),
     }

@@ -267,10 +267,10 @@ fn local_route(
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
         can: Capabilities {
-            tools: Some(false),
+            tools: Some(true),
             images: Some(false),
-            structured: Some(false),
-            logprobs: Some(false),
+            structured: Some(true),
+            logprobs: Some(true),
         },
         retry: RetryConfig::never(),
         breaker: BreakerConfig::default(),

@@ -5,7 +5,7 @@
 //! absent. A provider's payload stays as it is to the byte, but for the cost in its `usage`.
 
 use super::{
-    Choice, Delta, DeltaKind, FinishReason, Gathered, Likely, TokenLogprob,
+    Choice, Delta, DeltaKind, FinishReason, Gathered, Likely, TokenLogprob, ToolCall,
     json::{self, Span},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -47,6 +47,8 @@ pub struct Chunks {
     tail: &'static [u8],
     /// Choices whose first chunk is out, a bit each: there are at most 128.
     begun: u128,
+    /// Whether calls go out in the older format of functions.
+    legacy: bool,
     buffer: BytesMut,
 }
 
@@ -60,7 +62,13 @@ impl Chunks {
         start.extend_from_slice(b"data: ");
         put_head(&mut start, head, "chat.completion.chunk");
         let tail: &[u8] = if include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
-        Self { head: start, tail, begun: 0, buffer: BytesMut::with_capacity(BUFFER_BYTES) }
+        Self {
+            head: start,
+            tail,
+            begun: 0,
+            legacy: false,
+            buffer: BytesMut::with_capacity(BUFFER_BYTES),
+        }
     }
 
     /// The chunk of a piece, after the one that says who speaks where the choice begins with it;
@@ -73,7 +81,14 @@ impl Chunks {
             DeltaKind::Refusal(text) => self.put_text(delta.choice, "refusal", text),
             DeltaKind::ToolCall { index, id, name } => {
                 self.put_choice(delta.choice);
+                self.legacy = id.is_empty();
                 self.put_call_start(*index, id, name);
+            }
+            DeltaKind::ToolArguments { json, .. } if self.legacy => {
+                self.put_choice(delta.choice);
+                self.buffer.put_slice(br#""function_call":{"arguments":"#);
+                put_string(&mut self.buffer, json);
+                self.buffer.put_slice(b"}");
             }
             DeltaKind::ToolArguments { index, json } => {
                 self.put_choice(delta.choice);
@@ -130,7 +145,14 @@ impl Chunks {
         put_string(&mut self.buffer, text);
     }
 
+    /// The beginning of a call; one without an id is of the older format of functions.
     fn put_call_start(&mut self, index: u32, id: &str, name: &str) {
+        if id.is_empty() {
+            self.buffer.put_slice(br#""function_call":{"name":"#);
+            put_string(&mut self.buffer, name);
+            self.buffer.put_slice(br#","arguments":""}"#);
+            return;
+        }
         let _ = write!(self.buffer, r#""tool_calls":[{{"index":{index},"id":"#);
         put_string(&mut self.buffer, id);
         self.buffer.put_slice(br#","type":"function","function":{"name":"#);
@@ -176,23 +198,41 @@ fn put_whole_choice(out: &mut BytesMut, index: usize, choice: &Choice) {
         out.put_slice(b",\"reasoning_content\":");
         put_string(out, &choice.reasoning);
     }
-    for (at, call) in choice.calls.iter().enumerate() {
-        out.put_slice(if at == 0 { b",\"tool_calls\":[" } else { b"," });
-        out.put_slice(b"{\"id\":");
-        put_string(out, &call.id);
-        out.put_slice(br#","type":"function","function":{"name":"#);
-        put_string(out, &call.name);
-        out.put_slice(b",\"arguments\":");
-        put_string(out, &call.arguments);
-        out.put_slice(b"}}");
-    }
-    if !choice.calls.is_empty() {
-        out.put_slice(b"]");
+    if let [call] = choice.calls.as_slice()
+        && call.id.is_empty()
+    {
+        out.put_slice(b",\"function_call\":");
+        put_function(out, call);
+    } else {
+        put_calls(out, &choice.calls);
     }
     out.put_slice(b"},\"logprobs\":");
     put_logprobs(out, &choice.logprobs);
     out.put_slice(b",\"finish_reason\":");
     put_string(out, choice.finish.as_ref().map_or("stop", FinishReason::as_str));
+    out.put_slice(b"}");
+}
+
+fn put_calls(out: &mut BytesMut, calls: &[ToolCall]) {
+    for (at, call) in calls.iter().enumerate() {
+        out.put_slice(if at == 0 { b",\"tool_calls\":[" } else { b"," });
+        out.put_slice(b"{\"id\":");
+        put_string(out, &call.id);
+        out.put_slice(br#","type":"function","function":"#);
+        put_function(out, call);
+        out.put_slice(b"}");
+    }
+    if !calls.is_empty() {
+        out.put_slice(b"]");
+    }
+}
+
+/// `{"name":…,"arguments":…}`.
+fn put_function(out: &mut BytesMut, call: &ToolCall) {
+    out.put_slice(b"{\"name\":");
+    put_string(out, &call.name);
+    out.put_slice(b",\"arguments\":");
+    put_string(out, &call.arguments);
     out.put_slice(b"}");
 }
 

@@ -3,25 +3,25 @@
 //! **Invariant:** nothing that would change the answer is ignored. What the engine cannot do is
 //! refused by its name.
 
+mod raw;
+mod rules;
+mod sampling;
+mod tools;
+
 use super::{
-    Ask, BadRequest, ChatRequest, check,
+    BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
 };
-use local_engine::{Message, Role, Sampling};
+use local_engine::{Message, Role, Rule, Sampling, Tools};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Longest stop string in bytes: the engine holds back that much text.
 const STOP_BYTES_MAX: usize = 1024;
 
-// What a request that says nothing about sampling gets, as in llama.cpp's own server. OpenAI's plain
-// temperature 1 suits models of hundreds of billions of parameters; a small one rambles under it.
-const DEFAULT_TEMPERATURE: f32 = 0.8;
-const DEFAULT_TOP_P: f32 = 0.95;
-const DEFAULT_TOP_K: u32 = 40;
-const DEFAULT_MIN_P: f32 = 0.05;
+pub use raw::{LocalCompletion, local_completion, local_embedding};
 
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]
@@ -30,31 +30,45 @@ pub struct LocalAsk {
     pub messages: Vec<Message>,
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// Whether the model may not end its turn by itself.
+    pub ignore_end: bool,
     /// Texts that end the answer, each non-empty.
     pub stop: Vec<String>,
+    /// How many alternatives are wanted for each token, where log probabilities are.
+    pub logprobs: Option<u32>,
+    /// Choices, at least 1.
+    pub choices: u32,
+    /// Whether the answer goes on with the last message.
+    pub continued: bool,
+    /// Functions that may be called.
+    pub tools: Option<Tools>,
+    /// Whether they were asked for as `functions`, and a call is to be told so.
+    pub legacy_functions: bool,
+    /// What the answer must match, and the parameter that says so.
+    pub rule: Option<(&'static str, Rule)>,
 }
 
 /// Fields the engine cannot serve, whatever they say.
 const UNSUPPORTED: [Field; 19] = [
     Field::BadWords,
-    Field::ContinueFinalMessage,
     Field::Documents,
-    Field::DryMultiplier,
-    Field::Echo,
-    Field::Grammar,
-    Field::GuidedChoice,
+    Field::DynatempRange,
     Field::GuidedGrammar,
-    Field::GuidedJson,
-    Field::GuidedRegex,
-    Field::IgnoreEos,
-    Field::JsonSchema,
     Field::MinTokens,
     Field::Mirostat,
+    Field::NPredict,
+    Field::NProbs,
+    Field::Prediction,
+    Field::Samplers,
     Field::StopTokenIds,
     Field::StructuredOutputs,
     Field::Suffix,
-    Field::TypicalP,
+    Field::TMaxPredictMs,
+    Field::TopNSigma,
+    Field::UseBeamSearch,
+    Field::WebSearchOptions,
     Field::XtcProbability,
+    Field::Audio,
 ];
 
 /// Turns `request` into the engine's words.
@@ -62,35 +76,30 @@ const UNSUPPORTED: [Field; 19] = [
 /// # Errors
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
-    if request.ask != Ask::Chat {
-        let message = "the local model serves conversations alone, at /v1/chat/completions";
-        return Err(BadRequest::unsupported("model", message));
+    refuse_fields(request)?;
+    if request.given(Field::Echo).is_some_and(|raw| raw != "false") {
+        return Err(cannot("echo", "`echo` of a conversation"));
     }
-    refuse_unsupported(request)?;
+    let (rule, tools) = (rules::read(request)?, tools::read(request)?);
+    let messages = conversation(request)?;
+    let continued = continued(request, &messages)?;
+    refuse_combinations(request, rule.as_ref(), tools.is_some(), continued)?;
     Ok(LocalAsk {
-        messages: conversation(request)?,
-        sampling: sampling(request)?,
+        messages,
+        continued,
+        legacy_functions: tools.as_ref().is_some_and(|(_, legacy)| *legacy),
+        tools: tools.map(|(tools, _)| tools),
+        sampling: sampling::read(request)?,
+        ignore_end: ignore_end(request)?,
         stop: stop(request)?,
+        logprobs: logprobs(request)?,
+        choices: request.choices,
+        rule,
     })
 }
 
-fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
-    let cannot = |param: &str, what: &str| {
-        BadRequest::unsupported(param, format!("the local model does not serve {what}"))
-    };
-    if request.choices > 1 {
-        return Err(cannot("n", "more than one choice (`n`)"));
-    }
-    if request.needs.tools {
-        let legacy = request.given(Field::Tools).is_none();
-        return Err(cannot(if legacy { "functions" } else { "tools" }, "tools"));
-    }
-    if request.needs.logprobs {
-        return Err(cannot("logprobs", "log probabilities (`logprobs`)"));
-    }
-    if request.needs.structured {
-        return Err(cannot("response_format", "a `response_format` other than text"));
-    }
+/// Refuses the fields that the engine cannot serve, whatever is asked for.
+fn refuse_fields(request: &ChatRequest) -> Result<(), BadRequest> {
     if request.given(Field::ChatTemplateKwargs).is_some_and(|raw| !is_empty_object(raw)) {
         return Err(cannot("chat_template_kwargs", "`chat_template_kwargs`"));
     }
@@ -100,6 +109,68 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), BadRequest> {
         Some(field) => Err(cannot(field.name(), &format!("`{}`", field.name()))),
         None => Ok(()),
     }
+}
+
+/// What each is served alone and not together.
+fn refuse_combinations(
+    request: &ChatRequest,
+    rule: Option<&(&'static str, Rule)>,
+    tools: bool,
+    continued: bool,
+) -> Result<(), BadRequest> {
+    let both = |param: &str, other: &str| {
+        let message = format!("the local model does not serve `{param}` together with {other}");
+        Err(BadRequest::unsupported(param, message))
+    };
+    if let Some((param, _)) = rule {
+        if tools {
+            return both(param, "tools: both say what the answer must be");
+        }
+        if continued {
+            return both(param, "an answer that goes on with the last message");
+        }
+    }
+    if tools && continued {
+        return both("tools", "an answer that goes on with the last message");
+    }
+    if tools && request.needs.logprobs {
+        return both("logprobs", "tools: a call has no text of its own");
+    }
+    Ok(())
+}
+
+/// Whether the answer goes on with the last message, the assistant's: as in llama.cpp's own server,
+/// unless `continue_final_message` says no.
+fn continued(request: &ChatRequest, messages: &[Message]) -> Result<bool, BadRequest> {
+    let name = Field::ContinueFinalMessage.name();
+    let asked = request.given(Field::ContinueFinalMessage);
+    let asked = asked.map(|raw| check::boolean(name, raw)).transpose()?;
+    let possible = messages.last().is_some_and(|last| {
+        last.role == Role::Assistant && last.tool_calls_json.is_none() && !last.content.is_empty()
+    });
+    if asked == Some(true) && !possible {
+        let message = format!("`{name}` needs a last message of the assistant with text");
+        return Err(BadRequest::value(name, message));
+    }
+    Ok(possible && asked != Some(false))
+}
+
+fn cannot(param: &str, what: &str) -> BadRequest {
+    BadRequest::unsupported(param, format!("the local model does not serve {what}"))
+}
+
+/// How many alternatives are wanted for each token, where log probabilities are.
+fn logprobs(request: &ChatRequest) -> Result<Option<u32>, BadRequest> {
+    if !request.needs.logprobs {
+        return Ok(None);
+    }
+    let top = request.given(Field::TopLogprobs);
+    let top = top.map(|raw| check::integer("top_logprobs", raw, 0, 20)).transpose()?;
+    Ok(Some(top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0)))
+}
+
+fn ignore_end(request: &ChatRequest) -> Result<bool, BadRequest> {
+    request.given(Field::IgnoreEos).map_or(Ok(false), |raw| check::boolean("ignore_eos", raw))
 }
 
 fn is_empty_object(raw: &str) -> bool {
@@ -150,59 +221,6 @@ fn one_message(index: usize, message: &RawMessage<'_>) -> Result<Message, BadReq
         },
         tool_call_id: text("tool_call_id", message.tool_call_id)?,
     })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the engine samples in f32; every value is small and has been checked"
-)]
-fn sampling(request: &ChatRequest) -> Result<Sampling, BadRequest> {
-    let number = |field: Field, min: f64, max: f64, default: f32| {
-        request.given(field).map_or(Ok(default), |raw| {
-            check::number(field.name(), raw, min, max).map(|value| value as f32)
-        })
-    };
-    let seed = request
-        .given(Field::Seed)
-        .map(|raw| check::integer("seed", raw, i64::MIN, i64::MAX).map(i64::cast_unsigned))
-        .transpose()?;
-    let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
-    Ok(Sampling {
-        temperature: number(Field::Temperature, 0.0, 2.0, DEFAULT_TEMPERATURE)?,
-        // 0 leaves the likeliest token, as the smallest positive nucleus does.
-        top_p: number(Field::TopP, 0.0, 1.0, DEFAULT_TOP_P)?.max(f32::EPSILON),
-        top_k: top_k(request)?,
-        min_p: number(Field::MinP, 0.0, 1.0, DEFAULT_MIN_P)?,
-        repeat_penalty: number(Field::RepeatPenalty, 0.01, 10.0, penalty)?,
-        presence_penalty: number(Field::PresencePenalty, -2.0, 2.0, 0.0)?,
-        frequency_penalty: number(Field::FrequencyPenalty, -2.0, 2.0, 0.0)?,
-        logit_bias: logit_bias(request)?,
-        seed,
-    })
-}
-
-/// 0 and -1 switch it off.
-fn top_k(request: &ChatRequest) -> Result<Option<u32>, BadRequest> {
-    let Some(raw) = request.given(Field::TopK) else { return Ok(Some(DEFAULT_TOP_K)) };
-    let k = check::integer("top_k", raw, -1, i64::from(i32::MAX))?;
-    Ok(u32::try_from(k).ok().filter(|k| *k > 0))
-}
-
-fn logit_bias(request: &ChatRequest) -> Result<Vec<(i32, f32)>, BadRequest> {
-    let mut biases = Vec::new();
-    let Some(raw) = request.given(Field::LogitBias) else { return Ok(biases) };
-    json::members(raw, |key, member| {
-        let token = key.parse().map_err(|_| {
-            BadRequest::value("logit_bias", "a key of `logit_bias` must be a token id")
-        })?;
-        let bias = member
-            .raw
-            .parse::<f32>()
-            .map_err(|_| BadRequest::kind(format_args!("logit_bias.{key}"), "a number"))?;
-        biases.push((token, bias));
-        Ok::<_, BadRequest>(())
-    })?;
-    Ok(biases)
 }
 
 /// The stop strings; an empty one stops nothing.

@@ -26,7 +26,7 @@ pub use ask::{Ask, CompletionAsk, EmbeddingAsk, Prompt, prompts};
 pub use event::{Delta, DeltaKind, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
-pub use local::{LocalAsk, local_ask};
+pub use local::{LocalAsk, LocalCompletion, local_ask, local_completion, local_embedding};
 pub use outer::{Outer, id_prefix};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::frames::{Order, Report, read, write};
 use crate::{
+    constraint::Rule,
     engine::Engine,
     generation::Generation,
     job::{Job, JobEvent, JobUsage},
@@ -66,54 +67,65 @@ fn follow(
             Order::Cancel(id) => {
                 running.remove(&id);
             }
-            Order::Submit(id, job) => {
+            Order::Submit(id, job, rule) => {
                 running.retain(|_, cancel| !cancel.is_closed());
                 let (cancel, cancelled) = watch::channel(false);
-                match submit(engine, *job) {
-                    Ok(generation) => {
-                        running.insert(id, cancel);
-                        relay(id, generation, cancelled, Arc::clone(to_parent))?;
-                    }
-                    Err(reason) => {
-                        let usage = JobUsage::default();
-                        let failed = JobEvent::Failed { reason, usage };
-                        write(&mut *lock(to_parent), &Report::Event(id, failed, usage))?;
-                    }
-                }
+                running.insert(id, cancel);
+                let work = Work { id, job: *job, rule, cancelled };
+                work.start(engine.clone(), Arc::clone(to_parent))?;
             }
         }
     }
 }
 
-fn submit(engine: &Engine, job: Job) -> Result<Generation, String> {
-    engine.submit(job).map_err(|error| error.to_string())
+/// A job and what cancels it: the other end of `cancelled` is dropped then.
+struct Work {
+    id: u64,
+    job: Job,
+    rule: Option<Rule>,
+    cancelled: watch::Receiver<bool>,
 }
 
-/// Sends a job's events until its end, or until it is cancelled: the other end of `cancelled` is
-/// dropped then.
-fn relay(
-    id: u64,
-    mut generation: Generation,
-    mut cancelled: watch::Receiver<bool>,
-    to_parent: ToParent,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    std::thread::Builder::new().name("engine-job".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                let event = tokio::select! {
-                    event = generation.next() => event,
-                    _ = cancelled.changed() => None,
-                };
-                let Some(event) = event else { return };
-                let report = Report::Event(id, event, generation.usage());
-                if write(&mut *lock(&to_parent), &report).is_err() {
-                    return;
-                }
+impl Work {
+    /// Computes it on a thread that waits for its events.
+    fn start(self, engine: Engine, to_parent: ToParent) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let thread = std::thread::Builder::new().name("engine-job".to_owned());
+        thread.spawn(move || runtime.block_on(self.run(&engine, &to_parent)))?;
+        Ok(())
+    }
+
+    async fn run(mut self, engine: &Engine, to_parent: &ToParent) {
+        let mut generation = match self.submit(engine) {
+            Ok(generation) => generation,
+            Err(reason) => {
+                let usage = JobUsage::default();
+                let failed = Report::Event(self.id, JobEvent::Failed { reason, usage }, usage);
+                let _heard = write(&mut *lock(to_parent), &failed);
+                return;
             }
-        });
-    })?;
-    Ok(())
+        };
+        loop {
+            let event = tokio::select! {
+                event = generation.next() => event,
+                _ = self.cancelled.changed() => None,
+            };
+            let Some(event) = event else { return };
+            let report = Report::Event(self.id, event, generation.usage());
+            if write(&mut *lock(to_parent), &report).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn submit(&mut self, engine: &Engine) -> Result<Generation, String> {
+        let mut job = self.job.clone();
+        job.constraint = match &self.rule {
+            None => None,
+            Some(rule) => Some(engine.constrain(rule).map_err(|error| error.to_string())?),
+        };
+        engine.submit(job).map_err(|error| error.to_string())
+    }
 }
 
 /// Tells the engine's numbers until `ended` is dropped.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     config::EngineConfig,
+    constraint::Rule,
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage},
     status::Status,
@@ -20,8 +21,8 @@ const FRAME_BYTES_MAX: u32 = 256 << 20;
 pub(super) enum Order {
     /// The first one: what to load.
     Load(Box<EngineConfig>),
-    /// Compute a job.
-    Submit(u64, Box<Job>),
+    /// Compute a job, under this rule.
+    Submit(u64, Box<Job>, Option<Rule>),
     /// Nobody reads a job any more.
     Cancel(u64),
 }

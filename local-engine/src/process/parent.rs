@@ -24,7 +24,7 @@ use crate::{
     config::EngineConfig,
     error::LoadError,
     info::ModelInfo,
-    job::{JobEvent, JobUsage},
+    job::{Job, JobEvent, JobUsage},
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
@@ -174,7 +174,7 @@ impl Remote {
                 return self.dismiss();
             }
             while let Some((id, job)) = self.next_job(&mut next) {
-                if self.order(&Order::Submit(id, job)).is_err() {
+                if self.order(&submit(id, job)).is_err() {
                     break;
                 }
             }
@@ -188,7 +188,7 @@ impl Remote {
         write(&mut *lock(&self.to_child), order)
     }
 
-    fn next_job(&self, next: &mut u64) -> Option<(u64, Box<crate::job::Job>)> {
+    fn next_job(&self, next: &mut u64) -> Option<(u64, Box<Job>)> {
         let mut jobs = lock(&self.jobs);
         if jobs.len() >= self.jobs_max {
             return None;
@@ -265,7 +265,10 @@ impl Remote {
         outbox.meter().set(&usage);
         match event {
             JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
-            JobEvent::Text { text, tokens } => outbox.relay(&text, tokens, Instant::now()),
+            JobEvent::Text { text, tokens, logprobs } => {
+                outbox.logprobs(logprobs);
+                outbox.relay(&text, tokens, Instant::now());
+            }
             last => {
                 if let Some(outbox) = jobs.remove(&id) {
                     drop(jobs);
@@ -284,6 +287,12 @@ impl Remote {
         }
         crate::scheduler::fail_queue(&self.shared, reason);
     }
+}
+
+/// A job as it is sent: its compiled rule stays here, and is compiled there again.
+fn submit(id: u64, job: Box<Job>) -> Order {
+    let rule = job.constraint.as_ref().and_then(|constraint| constraint.rule().cloned());
+    Order::Submit(id, job, rule)
 }
 
 /// Waits for a child's end, and kills it if that takes too long.

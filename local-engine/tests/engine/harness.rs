@@ -42,17 +42,7 @@ pub(crate) fn user(content: &str) -> Message {
 }
 
 pub(crate) fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: None,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: None,
-    }
+    Sampling::default()
 }
 
 pub(crate) fn warm(seed: u64) -> Sampling {
@@ -66,6 +56,8 @@ pub(crate) fn ask(engine: &Engine, content: &str, max_tokens: u32) -> Job {
         max_tokens,
         stop: Vec::new(),
         sampling: greedy(),
+        constraint: None,
+        logprobs: None,
         engine_time_max: Duration::from_secs(600),
         scheduling: Scheduling::default(),
     }
@@ -99,7 +91,9 @@ impl Answer {
 
     pub(crate) fn usage(&self) -> JobUsage {
         match &self.end {
-            JobEvent::Finished { usage, .. } | JobEvent::Failed { usage, .. } => *usage,
+            JobEvent::Finished { usage, .. }
+            | JobEvent::Refused { usage, .. }
+            | JobEvent::Failed { usage, .. } => *usage,
             other => panic!("the job did not end: {other:?}"),
         }
     }
@@ -111,7 +105,7 @@ pub(crate) async fn read(mut generation: Generation) -> Answer {
     loop {
         match generation.next().await.expect("every job ends with an event") {
             JobEvent::Started { cached_tokens, .. } => cached = cached_tokens,
-            JobEvent::Text { text, tokens } => {
+            JobEvent::Text { text, tokens, .. } => {
                 assert!(!text.is_empty(), "a text is never empty");
                 texts.push(text);
                 tokens_told += tokens;

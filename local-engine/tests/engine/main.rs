@@ -5,10 +5,14 @@
 
 mod accounting;
 mod batching;
+mod constraints;
+mod embeddings;
 mod harness;
 mod hostile;
 mod hosting;
 mod loading;
 mod prompts;
+mod sampling;
 mod sharing;
 mod stopping;
+mod tools;

@@ -39,7 +39,7 @@ async fn a_stop_text_and_what_follows_are_never_shown() {
         let mut job = ask(&engine, "Count from one to twenty.", 24);
         job.stop = vec!["never there".to_owned(), stop.clone()];
         let answer = answer(&engine, job).await;
-        assert_eq!(answer.finish(), Finish::Stop, "stop {stop:?} after piece {at}");
+        assert_eq!(answer.finish(), Finish::StopText(1), "stop {stop:?} after piece {at}");
         assert_eq!(answer.text(), &text[..begins], "stop {stop:?}");
         assert!(answer.usage().generated_tokens <= whole.usage().generated_tokens);
     }

@@ -2,22 +2,50 @@
 
 use super::{body_of, body_with, read};
 use crate::wire::local_ask;
-use local_engine::Role;
+use local_engine::{Role, Rule, ToolChoice};
 
 #[test]
 fn what_the_engine_cannot_do_is_refused_by_name() {
     let tool = r#"[{"type":"function","function":{"name":"f"}}]"#;
     for (more, param) in [
-        (r#""n":2"#, "n"),
-        (&format!(r#""tools":{tool}"#), "tools"),
-        (&format!(r#""tools":{tool},"tool_choice":"required""#), "tools"),
-        (r#""functions":[{"name":"f"}]"#, "functions"),
-        (r#""logprobs":true"#, "logprobs"),
-        (r#""response_format":{"type":"json_object"}"#, "response_format"),
         (r#""suffix":"x""#, "suffix"),
-        (r#""grammar":"root ::= x""#, "grammar"),
-        (r#""guided_json":{"type":"object"}"#, "guided_json"),
-        (r#""ignore_eos":true"#, "ignore_eos"),
+        (r#""echo":true"#, "echo"),
+        (r#""bad_words":["x"]"#, "bad_words"),
+        (r#""documents":[{"text":"x"}]"#, "documents"),
+        (r#""min_tokens":5"#, "min_tokens"),
+        (r#""mirostat":2"#, "mirostat"),
+        (r#""n_predict":5"#, "n_predict"),
+        (r#""n_probs":5"#, "n_probs"),
+        (r#""samplers":["top_k"]"#, "samplers"),
+        (r#""stop_token_ids":[5]"#, "stop_token_ids"),
+        (r#""structured_outputs":{"json":{}}"#, "structured_outputs"),
+        (r#""guided_grammar":"root ::= x""#, "guided_grammar"),
+        (r#""t_max_predict_ms":5"#, "t_max_predict_ms"),
+        (r#""top_n_sigma":1.5"#, "top_n_sigma"),
+        (r#""dynatemp_range":0.5"#, "dynatemp_range"),
+        (r#""xtc_probability":0.5"#, "xtc_probability"),
+        (r#""ignore_eos":1"#, "ignore_eos"),
+        (r#""continue_final_message":true"#, "continue_final_message"),
+        (&format!(r#""tools":{tool},"functions":[{{"name":"g"}}]"#), "functions"),
+        (&format!(r#""tools":{tool},"logprobs":true"#), "logprobs"),
+        (&format!(r#""tools":{tool},"grammar":"root ::= x""#), "grammar"),
+        (
+            &format!(r#""tools":{tool},"response_format":{{"type":"json_object"}}"#),
+            "response_format",
+        ),
+        (r#""tools":[{"type":"function","function":{"name":"a b"}}]"#, "tools[0].function.name"),
+        (r#""tools":[{"type":"custom","custom":{"name":"f"}}]"#, "tools[0].type"),
+        (r#""grammar":"root ::= x","guided_regex":"x""#, "guided_regex"),
+        (r#""json_schema":{},"response_format":{"type":"json_object"}"#, "json_schema"),
+        (r#""json_schema":7"#, "json_schema"),
+        (r#""guided_choice":[]"#, "guided_choice"),
+        (r#""typical_p":1.5"#, "typical_p"),
+        (r#""repeat_last_n":-2"#, "repeat_last_n"),
+        (r#""dry_multiplier":-1"#, "dry_multiplier"),
+        (r#""dry_base":0.5"#, "dry_base"),
+        (r#""dry_allowed_length":-1"#, "dry_allowed_length"),
+        (r#""dry_penalty_last_n":1.5"#, "dry_penalty_last_n"),
+        (r#""dry_sequence_breakers":[""]"#, "dry_sequence_breakers[0]"),
         (r#""chat_template_kwargs":{"enable_thinking":false}"#, "chat_template_kwargs"),
         (r#""top_k":"many""#, "top_k"),
         (r#""min_p":2"#, "min_p"),
@@ -97,4 +125,98 @@ fn sampling_is_what_was_asked() {
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap().sampling;
     assert_eq!(plain.temperature.to_bits(), 0.8f32.to_bits(), "as llama.cpp's own server");
     assert_eq!((plain.seed, plain.top_k), (None, Some(40)));
+}
+
+#[test]
+fn what_is_asked_of_the_samplers_goes_by_llama_servers_names() {
+    let request = read(&body_with(
+        r#""typical_p":0.5,"repeat_last_n":-1,"dry_multiplier":0.8,"dry_base":2,"dry_allowed_length":3,
+        "dry_penalty_last_n":100,"dry_sequence_breakers":["\n"],"ignore_eos":true,"n":3,"logprobs":true,"top_logprobs":5"#,
+    ))
+    .unwrap();
+    let ask = local_ask(&request).unwrap();
+    assert_eq!(ask.sampling.typical_p.to_bits(), 0.5f32.to_bits());
+    assert_eq!(ask.sampling.repeat_last_n, 65_536);
+    let dry = ask.sampling.dry.unwrap();
+    assert_eq!((dry.allowed_length, dry.last_n, dry.breakers), (3, 100, vec!["\n".to_owned()]));
+    assert_eq!((ask.choices, ask.logprobs, ask.ignore_end), (3, Some(5), true));
+    let plain = local_ask(&read(&body_with("")).unwrap()).unwrap();
+    assert_eq!((plain.choices, plain.logprobs, plain.ignore_end), (1, None, false));
+    assert_eq!(plain.sampling.dry, None);
+}
+
+#[test]
+fn a_rule_is_handed_over_whole_whoever_names_it() {
+    let schema = r#"{"type":"object"}"#;
+    for (more, param, rule) in [
+        (
+            r#""response_format":{"type":"json_object"}"#.to_owned(),
+            "response_format",
+            Rule::JsonObject,
+        ),
+        (
+            format!(
+                r#""response_format":{{"type":"json_schema","json_schema":{{"name":"a","schema":{schema}}}}}"#
+            ),
+            "response_format",
+            Rule::JsonSchema(schema.to_owned()),
+        ),
+        (format!(r#""json_schema":{schema}"#), "json_schema", Rule::JsonSchema(schema.to_owned())),
+        (format!(r#""guided_json":{schema}"#), "guided_json", Rule::JsonSchema(schema.to_owned())),
+        (
+            r#""grammar":"root ::= \"x\"""#.to_owned(),
+            "grammar",
+            Rule::Gbnf("root ::= \"x\"".to_owned()),
+        ),
+        (r#""guided_regex":"[0-9]+""#.to_owned(), "guided_regex", Rule::Regex("[0-9]+".to_owned())),
+        (
+            r#""guided_choice":["a","\"b"]"#.to_owned(),
+            "guided_choice",
+            Rule::Lark("start: OPTION\nOPTION: \"a\" | \"\\\"b\"".to_owned()),
+        ),
+    ] {
+        let ask = local_ask(&read(&body_with(&more)).expect(&more)).expect(&more);
+        assert_eq!(ask.rule, Some((param, rule)), "{more}");
+    }
+}
+
+#[test]
+fn tools_and_the_choice_among_them_are_kept() {
+    let tools = r#""tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}},
+        {"type":"function","function":{"name":"g"}}]"#;
+    for (more, choice, parallel) in [
+        ("", ToolChoice::Auto, true),
+        (r#","tool_choice":"auto","parallel_tool_calls":false"#, ToolChoice::Auto, false),
+        (r#","tool_choice":"required""#, ToolChoice::Required, true),
+        (
+            r#","tool_choice":{"type":"function","function":{"name":"g"}}"#,
+            ToolChoice::Named("g".to_owned()),
+            true,
+        ),
+    ] {
+        let ask = local_ask(&read(&body_with(&format!("{tools}{more}"))).unwrap()).unwrap();
+        let asked = ask.tools.unwrap();
+        assert_eq!((asked.choice, asked.parallel, ask.legacy_functions), (choice, parallel, false));
+        assert_eq!(asked.functions[0].parameters.as_deref(), Some(r#"{"type":"object"}"#));
+        assert_eq!(asked.functions[1].name, "g");
+    }
+    let legacy = r#""functions":[{"name":"f"}],"function_call":{"name":"f"}"#;
+    let ask = local_ask(&read(&body_with(legacy)).unwrap()).unwrap();
+    let asked = ask.tools.unwrap();
+    assert_eq!((asked.choice, asked.parallel), (ToolChoice::Named("f".to_owned()), false));
+    assert!(ask.legacy_functions);
+}
+
+#[test]
+fn a_last_message_of_the_assistant_is_continued_unless_it_says_no() {
+    let messages = r#"[{"role":"user","content":"a"},{"role":"assistant","content":"The"}]"#;
+    let ask = local_ask(&read(&body_of(messages)).unwrap()).unwrap();
+    assert!(ask.continued);
+    let body = format!(r#"{{"model":"m","messages":{messages},"continue_final_message":false}}"#);
+    assert!(!local_ask(&read(&body).unwrap()).unwrap().continued);
+    let body = format!(
+        r#"{{"model":"m","messages":{messages},"response_format":{{"type":"json_object"}}}}"#
+    );
+    let error = local_ask(&read(&body).unwrap()).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("response_format"));
 }

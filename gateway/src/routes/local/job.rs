@@ -1,0 +1,382 @@
+//! A request turned into the engine's terms: prompts tokenised, caps settled, rules compiled, and
+//! the bounds that a reservation is computed from.
+//!
+//! `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings` all come through
+//! [`LocalRoute::prepare`] and [`LocalRoute::start`], told apart by `ChatRequest::ask`; an answer to
+//! texts continued numbers its choices text by text, and one to texts embedded is one
+//! `Event::Vectors`.
+
+use super::{
+    Fault, FaultKind, LocalRoute,
+    answer::{Asked, Calls, LocalAnswer},
+    not_loaded, unfit,
+    vectors::Vectors,
+};
+use crate::{
+    ledger::ModelFile,
+    wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt},
+};
+use local_engine::{
+    Chat, Constraint, ConstraintError, EmbedJob, Engine, Generation, Job, PromptError, Rule,
+    Scheduling, SubmitError,
+};
+use policies::WorstCase;
+use std::time::Duration;
+
+/// Bodies up to this size are tokenised on the request's own thread (mostly well under a
+/// millisecond); longer ones on a blocking thread, so that they do not hold up others.
+const TOKENIZE_INLINE_BYTES_MAX: usize = 4 * 1024;
+/// A bias under which a token never comes while there is another.
+const NEVER_BIAS: f32 = -100.0;
+
+/// A request turned into the engine's terms.
+#[derive(Debug)]
+pub struct LocalJob {
+    /// The model the prompt was tokenised for: another file may have the name by now.
+    engine: Engine,
+    work: Work,
+    one_step: Duration,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// A job for each prompt, each to be answered so many times.
+    Answers {
+        jobs: Vec<Job>,
+        choices: u32,
+        calls: Option<Calls>,
+        /// The parameter of what the answer must match.
+        rule: Option<&'static str>,
+    },
+    /// Texts to embed.
+    Vectors(EmbedJob),
+}
+
+/// How every prompt of a request is answered.
+struct Drawing {
+    sampling: local_engine::Sampling,
+    ignore_end: bool,
+    stop: Vec<String>,
+    logprobs: Option<u32>,
+    constraint: Option<Constraint>,
+}
+
+// === impl LocalRoute ===
+
+impl LocalRoute {
+    /// Tokenises what is asked, compiles its rules and settles the output cap: never above what the
+    /// context leaves, and never below what the caller asked for unless the context forces it.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unfit`] when the engine cannot do what is asked or a prompt is too long,
+    /// [`FaultKind::Busy`] and [`FaultKind::Engine`] when the model is not there.
+    pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
+        let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
+        let work = match &request.ask {
+            Ask::Chat => self.chat(&engine, request, output_cap).await?,
+            Ask::Completion(asked) => self.completion(&engine, request, asked, output_cap).await?,
+            Ask::Embedding(asked) => self.embedding(&engine, request, asked).await?,
+        };
+        // The engine looks at the clock between steps: a job can go over by its part of one.
+        let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
+        Ok(LocalJob { engine, work, one_step })
+    }
+
+    async fn chat(
+        &self,
+        engine: &Engine,
+        request: &ChatRequest,
+        output_cap: u64,
+    ) -> Result<Work, Fault> {
+        let ask = wire::local_ask(request).map_err(unfit)?;
+        let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
+        let calls = chat.tools.is_some().then(|| engine.tool_format()).flatten();
+        let tools_param = if ask.legacy_functions { "functions" } else { "tools" };
+        let rule = ask.rule;
+        let rule_param = rule.as_ref().map(|(param, _)| *param);
+        let rule_param = if chat.tools.is_some() { Some(tools_param) } else { rule_param };
+        let inline = rule.is_none()
+            && chat.tools.is_none()
+            && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
+        let make = move |engine: &Engine| {
+            let prompt =
+                engine.tokenize(&chat).map_err(|error| prompt_fault("messages", &error))?;
+            let constraint = match &chat.tools {
+                Some(tools) => {
+                    let compiled = engine.constrain_calls(tools);
+                    Some(compiled.map_err(|error| rule_fault(tools_param, &error))?)
+                }
+                None => compiled(engine, rule.as_ref())?,
+            };
+            Ok((prompt, constraint))
+        };
+        let (prompt, constraint) = made(engine, inline, make).await?;
+        let drawing = Drawing {
+            sampling: ask.sampling,
+            ignore_end: ask.ignore_end,
+            stop: ask.stop,
+            logprobs: ask.logprobs,
+            constraint,
+        };
+        Ok(Work::Answers {
+            jobs: vec![self.job(engine, &drawing, prompt, output_cap, "messages")?],
+            choices: ask.choices,
+            calls: calls.map(|format| Calls { format, legacy: ask.legacy_functions }),
+            rule: rule_param,
+        })
+    }
+
+    async fn completion(
+        &self,
+        engine: &Engine,
+        request: &ChatRequest,
+        asked: &CompletionAsk,
+        output_cap: u64,
+    ) -> Result<Work, Fault> {
+        let ask = wire::local_completion(request, asked).map_err(unfit)?;
+        let inline = ask.rule.is_none() && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
+        let (prompts, rule) = (ask.prompts, ask.rule);
+        let rule_param = rule.as_ref().map(|(param, _)| *param);
+        let make = move |engine: &Engine| {
+            let prompts: Result<Vec<_>, _> =
+                prompts.into_iter().map(|prompt| tokens(engine, "prompt", prompt)).collect();
+            Ok((prompts?, compiled(engine, rule.as_ref())?))
+        };
+        let (prompts, constraint) = made(engine, inline, make).await?;
+        let drawing = Drawing {
+            sampling: ask.sampling,
+            ignore_end: ask.ignore_end,
+            stop: ask.stop,
+            logprobs: ask.logprobs,
+            constraint,
+        };
+        let job = |prompt| self.job(engine, &drawing, prompt, output_cap, "prompt");
+        let jobs = prompts.into_iter().map(job).collect::<Result<Vec<_>, _>>()?;
+        Ok(Work::Answers { jobs, choices: ask.choices, calls: None, rule: rule_param })
+    }
+
+    async fn embedding(
+        &self,
+        engine: &Engine,
+        request: &ChatRequest,
+        asked: &EmbeddingAsk,
+    ) -> Result<Work, Fault> {
+        let texts = wire::local_embedding(request, asked).map_err(unfit)?;
+        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
+        let make = move |engine: &Engine| {
+            texts
+                .into_iter()
+                .map(|text| tokens(engine, "input", text))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let inputs = made(engine, inline, make).await?;
+        let most = engine.embed_tokens_max();
+        if let Some(long) = inputs.iter().map(Vec::len).find(|tokens| *tokens > most as usize) {
+            return Err(unfit(too_long("input", long, most)));
+        }
+        let prompt_tokens: usize = inputs.iter().map(Vec::len).sum();
+        let engine_time_max = self.engine_time_max(prompt_tokens as u64, 0);
+        Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max }))
+    }
+
+    fn job(
+        &self,
+        engine: &Engine,
+        drawing: &Drawing,
+        prompt: Vec<i32>,
+        output_cap: u64,
+        param: &'static str,
+    ) -> Result<Job, Fault> {
+        let context = engine.info().context_tokens;
+        let room = usize::try_from(context).unwrap_or(usize::MAX).saturating_sub(prompt.len());
+        if room == 0 {
+            return Err(unfit(too_long(param, prompt.len(), context)));
+        }
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
+        let mut sampling = drawing.sampling.clone();
+        if drawing.ignore_end {
+            let ends = engine.info().end_tokens.iter();
+            sampling.logit_bias.extend(ends.map(|token| (*token, NEVER_BIAS)));
+        }
+        Ok(Job {
+            engine_time_max: self.engine_time_max(prompt.len() as u64, u64::from(max_tokens)),
+            prompt,
+            max_tokens,
+            stop: drawing.stop.clone(),
+            sampling,
+            constraint: drawing.constraint.clone(),
+            logprobs: drawing.logprobs,
+            scheduling: Scheduling::default(),
+        })
+    }
+
+    /// Hands the job to the scheduler.
+    ///
+    /// # Errors
+    /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do
+    /// what is asked, [`FaultKind::Engine`] when the engine is down.
+    pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
+        let engine = job.engine;
+        match job.work {
+            Work::Vectors(job) => {
+                let embedding = engine.embed(job).map_err(|error| submit_fault("input", error))?;
+                Ok(LocalAnswer::Vectors(Vectors::new(embedding)))
+            }
+            Work::Answers { jobs, choices, calls, rule } => {
+                let stops = jobs.first().map(|job| job.stop.clone()).unwrap_or_default();
+                let mut answers: Vec<Generation> = Vec::new();
+                for job in jobs {
+                    // Those already submitted are cancelled where one cannot be.
+                    let submitted = match choices {
+                        1 => engine.submit(job).map(|generation| vec![generation]),
+                        choices => engine.submit_choices(&job, choices),
+                    };
+                    answers.extend(submitted.map_err(|error| submit_fault("messages", error))?);
+                }
+                Ok(LocalAnswer::texts(answers, choices, Asked { stops, calls, rule }))
+            }
+        }
+    }
+}
+
+// === impl LocalJob ===
+
+impl LocalJob {
+    /// The file behind the answer, for the ledger; `None` if it can no longer be read.
+    #[must_use]
+    pub fn model_file(&self) -> Option<ModelFile> {
+        let info = self.engine.info();
+        Some(ModelFile {
+            sha256: self.engine.sha256()?.to_owned(),
+            quantisation: info.quantisation.clone(),
+            template_hash: info.template_sha256.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Says whose job it is and how urgent.
+    pub fn schedule(&mut self, scheduling: Scheduling) {
+        if let Work::Answers { jobs, .. } = &mut self.work {
+            for job in jobs {
+                job.scheduling = scheduling;
+            }
+        }
+    }
+
+    /// The bounds of this job; the prompts' tokens are exact.
+    #[must_use]
+    pub fn bounds(&self) -> WorstCase {
+        match &self.work {
+            Work::Answers { jobs, choices, .. } => {
+                let each = jobs.iter().map(|job| job.engine_time_max.saturating_add(self.one_step));
+                WorstCase {
+                    prompt_tokens: jobs.iter().map(|job| job.prompt.len() as u64).sum(),
+                    output_tokens: jobs
+                        .iter()
+                        .map(|job| u64::from(job.max_tokens))
+                        .max()
+                        .unwrap_or(0),
+                    choices: u64::from(*choices).saturating_mul(jobs.len() as u64),
+                    engine_time: each
+                        .fold(Duration::ZERO, Duration::saturating_add)
+                        .saturating_mul(*choices),
+                }
+            }
+            Work::Vectors(job) => WorstCase {
+                prompt_tokens: job.inputs.iter().map(|input| input.len() as u64).sum(),
+                output_tokens: 0,
+                choices: 1,
+                engine_time: job.engine_time_max.saturating_add(self.one_step),
+            },
+        }
+    }
+}
+
+/// What `make` makes, here or where blocking is allowed.
+async fn made<T: Send + 'static>(
+    engine: &Engine,
+    inline: bool,
+    make: impl FnOnce(&Engine) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    if inline {
+        return make(engine);
+    }
+    let engine = engine.clone();
+    let made = tokio::task::spawn_blocking(move || make(&engine)).await;
+    made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
+}
+
+/// A text's tokens: its own, or those the caller wrote.
+fn tokens(engine: &Engine, param: &'static str, prompt: Prompt) -> Result<Vec<i32>, Fault> {
+    match prompt {
+        Prompt::Text(text) => {
+            engine.tokenize_raw(&text).map_err(|error| prompt_fault(param, &error))
+        }
+        Prompt::Tokens(ids) => {
+            let known = |id: u32| i32::try_from(id).ok().filter(|_| id < engine.info().vocabulary);
+            ids.into_iter().map(known).collect::<Option<Vec<_>>>().ok_or_else(|| {
+                let message = format!("`{param}` has a token id that this model does not know");
+                unfit(BadRequest::value(param, message))
+            })
+        }
+    }
+}
+
+fn compiled(
+    engine: &Engine,
+    rule: Option<&(&'static str, Rule)>,
+) -> Result<Option<Constraint>, Fault> {
+    let compile = |(param, rule): &(&'static str, Rule)| {
+        engine.constrain(rule).map_err(|error| rule_fault(param, &error))
+    };
+    rule.map(compile).transpose()
+}
+
+fn submit_fault(param: &'static str, error: SubmitError) -> Fault {
+    match error {
+        SubmitError::QueueFull { .. } => Fault::new(FaultKind::Busy, "the engine's queue is full"),
+        SubmitError::ContextOverflow { prompt_tokens, context_tokens, .. } => {
+            unfit(too_long(param, prompt_tokens as usize, context_tokens))
+        }
+        SubmitError::Invalid { parameter, reason } => {
+            unfit(BadRequest::value(parameter, format!("`{parameter}` {reason}")))
+        }
+        SubmitError::EmptyPrompt => {
+            unfit(BadRequest::value(param, format!("`{param}` has no token")))
+        }
+        SubmitError::Stopped | SubmitError::Failed { .. } => {
+            Fault::new(FaultKind::Engine, error.to_string())
+        }
+    }
+}
+
+fn too_long(param: &'static str, prompt_tokens: usize, context_tokens: u32) -> BadRequest {
+    let advice = if param == "messages" { "; shorten the conversation" } else { "" };
+    BadRequest {
+        param: Some(param.to_owned()),
+        message: format!(
+            "this model's context holds {context_tokens} tokens and the prompt alone has \
+             {prompt_tokens}{advice}"
+        ),
+        code: "context_length_exceeded",
+    }
+}
+
+fn prompt_fault(param: &'static str, error: &PromptError) -> Fault {
+    let code = match error {
+        PromptError::TooLong { .. } => "context_length_exceeded",
+        _ => "invalid_value",
+    };
+    unfit(BadRequest { param: Some(param.to_owned()), message: error.to_string(), code })
+}
+
+/// A rule that is not taken is the caller's fault, and never left out.
+fn rule_fault(param: &'static str, error: &ConstraintError) -> Fault {
+    match error {
+        ConstraintError::Busy => Fault::new(FaultKind::Busy, error.to_string()),
+        ConstraintError::Refused(_) | ConstraintError::TooDear => {
+            let message = format!("`{param}` cannot be enforced by the local model: {error}");
+            unfit(BadRequest::unsupported(param, message))
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The engine's answer to texts to embed: all vectors, then the end.
+
+use super::{Fault, FaultKind};
+use crate::wire::Event;
+use local_engine::{EmbedError, Embedding};
+use policies::{Usage, UsageSource};
+
+/// Vectors on their way.
+#[derive(Debug)]
+pub struct Vectors {
+    embedding: Embedding,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Told,
+    Ended,
+}
+
+impl Vectors {
+    pub(super) fn new(embedding: Embedding) -> Self {
+        Self { embedding, state: State::Waiting }
+    }
+
+    /// What the job has taken so far, and its engine time in nanoseconds.
+    pub(super) fn metered(&self) -> (Usage, u64) {
+        let usage = self.embedding.usage();
+        let buckets = Usage { input: u64::from(usage.prompt_tokens), ..Usage::default() };
+        (buckets, u64::try_from(usage.prefill_time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The next event; `None` after the last.
+    pub(super) async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        match self.state {
+            State::Ended => None,
+            State::Told => {
+                self.state = State::Ended;
+                let (usage, engine_ns) = self.metered();
+                let source = UsageSource::Counted;
+                Some(Ok(Event::End { usage, source, engine_ns: Some(engine_ns) }))
+            }
+            State::Waiting => match self.embedding.vectors().await {
+                Ok(vectors) => {
+                    self.state = State::Told;
+                    Some(Ok(Event::Vectors(vectors)))
+                }
+                Err(error) => {
+                    self.state = State::Ended;
+                    let kind = match error {
+                        EmbedError::Expired(_) => FaultKind::Busy,
+                        EmbedError::EngineTime | EmbedError::Unable(_) | EmbedError::Ended => {
+                            FaultKind::Engine
+                        }
+                    };
+                    Some(Err(Fault::new(kind, error.to_string())))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Reads a model's answer as it comes, and tells text from calls.
+//!
+//! The answer was drawn under [`crate::Tools`]' rule, so there is one way to write each thing; what
+//! comes otherwise is text. Nothing of a call's frame is ever shown as text, and arguments are
+//! passed on as they come: whole, they are one JSON object.
+
+use crate::tools::{Frame, GENERIC_CALLS, GENERIC_CALLS_END, GENERIC_REPLY, ToolFormat};
+
+/// A piece of an answer to a request with tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallEvent {
+    /// Text for the user; never empty.
+    Text(String),
+    /// A call begins.
+    Call {
+        /// Its number, from 0.
+        index: u32,
+        /// The function.
+        name: String,
+    },
+    /// A piece of the JSON text of a call's arguments; never empty.
+    Arguments {
+        /// The call's number.
+        index: u32,
+        /// The piece.
+        json: String,
+    },
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct CallReader {
+    format: ToolFormat,
+    state: State,
+    /// What has come and is not understood yet.
+    held: String,
+    calls: u32,
+    complete: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before anything of an answer that is JSON as a whole.
+    Start,
+    /// In text in which a call may begin.
+    Text,
+    /// In text to the end.
+    Rest,
+    /// In the JSON string of a reply.
+    Reply,
+    /// Before a call.
+    Open,
+    /// In a function's name.
+    Name,
+    /// In arguments.
+    Arguments(Json),
+    /// After arguments.
+    Close,
+    /// After a call.
+    Between,
+    /// After everything.
+    End,
+}
+
+/// Where in a JSON value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Json {
+    depth: u32,
+    string: bool,
+    escaped: bool,
+}
+
+impl CallReader {
+    /// A reader of one answer.
+    #[must_use]
+    pub fn new(format: ToolFormat) -> CallReader {
+        let state = if format == ToolFormat::Hermes { State::Text } else { State::Start };
+        CallReader { format, state, held: String::new(), calls: 0, complete: 0 }
+    }
+
+    /// Calls whose arguments are whole.
+    #[must_use]
+    pub fn complete(&self) -> u32 {
+        self.complete
+    }
+
+    /// Whether it stands inside a call, or its arguments were cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.calls > self.complete || matches!(self.state, State::Name)
+    }
+
+    /// Takes text and tells what it is.
+    pub fn push(&mut self, text: &str, out: &mut Vec<CallEvent>) {
+        self.held.push_str(text);
+        while self.step(out) {}
+    }
+
+    /// The answer has ended: what was held back is text, unless it is a part of a call.
+    pub fn end(&mut self, out: &mut Vec<CallEvent>) {
+        let held = std::mem::take(&mut self.held);
+        if matches!(self.state, State::Start | State::Text | State::Rest) {
+            text(held, out);
+        }
+    }
+
+    /// Understands one more piece; false when more must come first.
+    fn step(&mut self, out: &mut Vec<CallEvent>) -> bool {
+        let frame = self.format.frame();
+        match self.state {
+            State::Start => self.start(&frame),
+            State::Text => self.text(&frame, out),
+            State::Rest => {
+                text(std::mem::take(&mut self.held), out);
+                false
+            }
+            State::Reply => self.reply(out),
+            State::Open => self.expect(&[(frame.open, State::Name)]),
+            State::Name => self.name(&frame, out),
+            State::Arguments(json) => self.arguments(json, out),
+            State::Close => self.close(&frame),
+            State::Between => self.between(&frame),
+            State::End => {
+                self.held.clear();
+                false
+            }
+        }
+    }
+
+    /// Goes on by the text that comes. What is none of them is text to the end.
+    fn expect(&mut self, wanted: &[(&'static str, State)]) -> bool {
+        for (literal, next) in wanted {
+            if self.held.starts_with(literal) {
+                self.held.drain(..literal.len());
+                self.state = *next;
+                return true;
+            }
+        }
+        if wanted.iter().any(|(literal, _)| literal.starts_with(&self.held)) {
+            return false;
+        }
+        self.state = State::Rest;
+        true
+    }
+
+    fn start(&mut self, frame: &Frame) -> bool {
+        match self.format {
+            ToolFormat::Llama => self.expect(&[(frame.open, State::Name)]),
+            ToolFormat::Hermes | ToolFormat::Generic => {
+                self.expect(&[(GENERIC_CALLS, State::Open), (GENERIC_REPLY, State::Reply)])
+            }
+        }
+    }
+
+    /// Text in which a call may begin: its longest end that may be one is held back.
+    fn text(&mut self, frame: &Frame, out: &mut Vec<CallEvent>) -> bool {
+        if let Some(at) = self.held.find(frame.open) {
+            let rest = self.held.split_off(at + frame.open.len());
+            self.held.truncate(at);
+            text(std::mem::replace(&mut self.held, rest), out);
+            self.state = State::Name;
+            return true;
+        }
+        let begins = |at: &usize| {
+            let tail = &self.held[*at..];
+            frame.open.starts_with(tail) && !tail.is_empty()
+        };
+        let places = self.held.char_indices().map(|(at, _)| at);
+        let keep = places.into_iter().find(begins).unwrap_or(self.held.len());
+        let held = self.held.split_off(keep);
+        text(std::mem::replace(&mut self.held, held), out);
+        false
+    }
+
+    fn name(&mut self, frame: &Frame, out: &mut Vec<CallEvent>) -> bool {
+        let Some(end) = self.held.find(frame.arguments) else { return false };
+        let name: String = self.held.drain(..end).collect();
+        self.held.drain(..frame.arguments.len());
+        out.push(CallEvent::Call { index: self.calls, name });
+        self.calls += 1;
+        self.state = State::Arguments(Json::default());
+        true
+    }
+
+    /// Arguments up to the brace that closes them.
+    fn arguments(&mut self, mut json: Json, out: &mut Vec<CallEvent>) -> bool {
+        let end = self.held.bytes().position(|byte| json.closes(byte));
+        let count = end.map_or(self.held.len(), |end| end + 1);
+        let piece: String = self.held.drain(..count).collect();
+        if !piece.is_empty() {
+            out.push(CallEvent::Arguments { index: self.calls.saturating_sub(1), json: piece });
+        }
+        match end {
+            Some(_) => {
+                self.complete += 1;
+                self.state = State::Close;
+                true
+            }
+            None => {
+                self.state = State::Arguments(json);
+                false
+            }
+        }
+    }
+
+    fn close(&mut self, frame: &Frame) -> bool {
+        let next = if self.format == ToolFormat::Llama { State::End } else { State::Between };
+        self.expect(&[(frame.close, next)])
+    }
+
+    fn between(&mut self, frame: &Frame) -> bool {
+        match self.format {
+            ToolFormat::Hermes => self.expect(&[(frame.between, State::Open)]),
+            ToolFormat::Llama | ToolFormat::Generic => {
+                self.expect(&[(frame.between, State::Open), (GENERIC_CALLS_END, State::End)])
+            }
+        }
+    }
+
+    /// The inside of a JSON string, whole escapes at a time.
+    fn reply(&mut self, out: &mut Vec<CallEvent>) -> bool {
+        let (taken, ended) = whole_escapes(&self.held);
+        let raw: String = self.held.drain(..taken).collect();
+        // Half of a surrogate pair alone is no text.
+        let decoded = serde_json::from_str::<String>(&format!("\"{raw}\""));
+        text(decoded.unwrap_or_else(|_| "\u{FFFD}".to_owned()), out);
+        if ended {
+            self.state = State::End;
+        }
+        ended
+    }
+}
+
+impl Json {
+    /// Moves on by a byte; whether it closes the value, an object.
+    fn closes(&mut self, byte: u8) -> bool {
+        if self.string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.string = true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                return self.depth == 0;
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Bytes of a JSON string's inside up to its quote or its last whole escape, and whether the quote
+/// has come. A surrogate pair is one escape.
+fn whole_escapes(held: &str) -> (usize, bool) {
+    let bytes = held.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let length = match (byte, bytes.get(at + 1)) {
+            (b'"', _) => return (at, true),
+            (b'\\', None) => return (at, false),
+            (b'\\', Some(b'u')) => {
+                let high = held.get(at + 2..at + 4).is_some_and(|hex| {
+                    matches!(hex.as_bytes(), [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B'])
+                });
+                if high { 12 } else { 6 }
+            }
+            (b'\\', Some(_)) => 2,
+            _ => 1,
+        };
+        if at + length > bytes.len() {
+            return (at, false);
+        }
+        at += length;
+    }
+    (at, false)
+}
+
+fn text(text: String, out: &mut Vec<CallEvent>) {
+    if !text.is_empty() {
+        out.push(CallEvent::Text(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CallEvent, CallReader};
+    use crate::tools::ToolFormat;
+
+    /// The text and the calls of an answer that comes in pieces of `size` bytes.
+    fn read(format: ToolFormat, answer: &str, size: usize) -> (String, Vec<(String, String)>) {
+        let mut reader = CallReader::new(format);
+        let mut out = Vec::new();
+        let characters: Vec<char> = answer.chars().collect();
+        for piece in characters.chunks(size) {
+            reader.push(&piece.iter().collect::<String>(), &mut out);
+        }
+        reader.end(&mut out);
+        let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
+        for event in out {
+            match event {
+                CallEvent::Text(more) => text.push_str(&more),
+                CallEvent::Call { index, name } => {
+                    assert_eq!(index as usize, calls.len());
+                    calls.push((name, String::new()));
+                }
+                CallEvent::Arguments { index, json } => calls[index as usize].1.push_str(&json),
+            }
+        }
+        (text, calls)
+    }
+
+    fn call(name: &str, arguments: &str) -> (String, String) {
+        (name.to_owned(), arguments.to_owned())
+    }
+
+    #[test]
+    fn every_format_is_read_in_pieces_of_any_size() {
+        let two = vec![call("f", "{\"a\": \"}\\\"{\"}"), call("g-2", "{\"b\":[{}]}")];
+        for size in 1..40 {
+            let hermes = "Let me see.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"{\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"g-2\", \"arguments\": {\"b\":[{}]}}\n</tool_call>";
+            let read_back = read(ToolFormat::Hermes, hermes, size);
+            assert_eq!(read_back, ("Let me see.\n".to_owned(), two.clone()), "size {size}");
+            let generic = "{\"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"{\"}}, {\"name\": \"g-2\", \"arguments\": {\"b\":[{}]}}]}";
+            assert_eq!(read(ToolFormat::Generic, generic, size), (String::new(), two.clone()));
+            let llama = "{\"name\": \"f\", \"parameters\": {\"a\": \"}\\\"{\"}}";
+            assert_eq!(read(ToolFormat::Llama, llama, size), (String::new(), two[..1].to_vec()));
+            let reply = "{\"response\": \"a \\\"b\\\"\\n\\u00e9\\ud83d\\ude00 é\"}";
+            let said = "a \"b\"\né😀 é".to_owned();
+            assert_eq!(read(ToolFormat::Generic, reply, size), (said, Vec::new()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_call_is_text() {
+        for (format, answer) in [
+            (ToolFormat::Hermes, "a <tool_cal and <tool_call> {}"),
+            (ToolFormat::Llama, "{\"nom\": 1}"),
+            (ToolFormat::Llama, "hello {\"name\": \"f\""),
+            (ToolFormat::Generic, "hello"),
+            (ToolFormat::Generic, "{\"tool"),
+        ] {
+            assert_eq!(read(format, answer, 3), (answer.to_owned(), Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_cut_is_not_complete_and_no_text() {
+        let mut reader = CallReader::new(ToolFormat::Generic);
+        let mut out = Vec::new();
+        reader.push("{\"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"a\": ", &mut out);
+        reader.end(&mut out);
+        assert_eq!(reader.complete(), 0);
+        assert!(reader.is_cut());
+        assert!(!out.iter().any(|event| matches!(event, CallEvent::Text(_))));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced() {
+        let reply = "{\"response\": \"\\ud83dxxxxxx\"}";
+        assert!(read(ToolFormat::Generic, reply, 1).0.contains('\u{FFFD}'));
+    }
+}

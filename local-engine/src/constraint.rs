@@ -1,0 +1,341 @@
+//! What an answer must match, enforced token by token by llguidance. A rule that cannot be enforced
+//! is an error; no answer is ever left unconstrained for one.
+//!
+//! Rules come from callers, so each is measured before any parser sees it, compiled on a thread of
+//! its own with a deep stack, and bounded in what it may compute for a token: a job whose rule
+//! costs more than that fails, and no other waits for it.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc},
+    time::Duration,
+};
+
+use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
+use serde_json::Value as Json;
+use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+
+use crate::{gbnf, llama::Model};
+
+/// Longest rule in bytes.
+const RULE_BYTES_MAX: usize = 256 * 1024;
+/// Deepest nesting of a schema's JSON: a property takes two levels.
+const SCHEMA_DEPTH_MAX: usize = 64;
+/// Most values (members and elements) in a schema.
+const SCHEMA_VALUES_MAX: usize = 20_000;
+/// Longest regular expression in a schema, in bytes.
+const PATTERN_BYTES_MAX: usize = 4 * 1024;
+/// Longest compilation, and longest wait for one of the others to end.
+const COMPILE_MAX: Duration = Duration::from_secs(5);
+/// Rules compiled at the same time: they take cores from the model.
+const COMPILERS_MAX: usize = 2;
+/// Stack of the compiling thread: parsers recurse on a rule's nesting.
+const STACK_BYTES: usize = 32 << 20;
+/// Characters of a reason that are passed on.
+const REASON_CHARS_MAX: usize = 300;
+/// White space between a JSON answer's tokens. Without a bound a small model writes line feeds until
+/// its cap; this is what llama.cpp's own grammars allow.
+const JSON_SPACE: &str = r"( |\n{1,2}[ \t]{0,20})?";
+
+/// What an answer must match.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum Rule {
+    /// Any JSON object.
+    JsonObject,
+    /// A JSON schema, as JSON text.
+    JsonSchema(String),
+    /// A grammar in llama.cpp's GBNF; its start is `root`.
+    Gbnf(String),
+    /// A regular expression that the whole answer matches.
+    Regex(String),
+    /// A grammar in llguidance's Lark dialect, for the engine's own rules.
+    Lark(String),
+}
+
+/// Why a rule was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// It is malformed, or asks for something that cannot be enforced.
+    #[error("{0}")]
+    Refused(String),
+    /// It takes more to compile than a caller may ask for.
+    #[error("it takes too much to compile")]
+    TooDear,
+    /// As many are compiled as may be.
+    #[error("too many rules are being compiled")]
+    Busy,
+}
+
+/// A compiled rule at a place in an answer. A clone goes on by itself.
+pub struct Constraint {
+    matcher: Matcher,
+    /// What it was compiled from, for another process.
+    rule: Option<Arc<Rule>>,
+}
+
+/// The tokens that may come next.
+#[derive(Debug)]
+pub(crate) struct Allowed(SimpleVob);
+
+/// Compiles rules for one model. Made with it; its view of the vocabulary is made for the first rule.
+pub(crate) struct Compiler {
+    model: Arc<Model>,
+    factory: OnceLock<Option<Arc<ParserFactory>>>,
+    running: Arc<Running>,
+}
+
+/// How many rules are being compiled.
+#[derive(Debug, Default)]
+struct Running {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+/// One of them, counted until it is dropped.
+struct Turn(Arc<Running>);
+
+// === impl Constraint ===
+
+impl Constraint {
+    /// What it was compiled from.
+    pub(crate) fn rule(&self) -> Option<&Rule> {
+        self.rule.as_deref()
+    }
+
+    /// The tokens that may come next: never none, the end of the turn where the rule is fulfilled.
+    pub(crate) fn allowed(&mut self) -> Result<Allowed, String> {
+        let mask = self.matcher.compute_mask_or_eos();
+        mask.map(Allowed)
+            .map_err(|_| "the request's constraint takes too much to compute".to_owned())
+    }
+
+    /// Goes on by a token that was allowed.
+    pub(crate) fn accept(&mut self, token: i32) -> Result<(), String> {
+        // After the end only the end is allowed, and there is nothing to go on from.
+        if self.matcher.is_stopped() {
+            return Ok(());
+        }
+        let token = u32::try_from(token).unwrap_or(u32::MAX);
+        let taken = self.matcher.consume_token(token);
+        taken.map_err(|_| "the request's constraint takes too much to compute".to_owned())
+    }
+}
+
+impl Clone for Constraint {
+    fn clone(&self) -> Constraint {
+        Constraint { matcher: self.matcher.deep_clone(), rule: self.rule.clone() }
+    }
+}
+
+/// Without the rule: it is a caller's.
+impl std::fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Constraint").finish_non_exhaustive()
+    }
+}
+
+// === impl Allowed ===
+
+impl Allowed {
+    /// Whether `token` may come.
+    pub(crate) fn has(&self, token: i32) -> bool {
+        u32::try_from(token).is_ok_and(|token| self.0.is_allowed(token))
+    }
+}
+
+// === impl Compiler ===
+
+impl Compiler {
+    pub(crate) fn new(model: Arc<Model>) -> Compiler {
+        Compiler { model, factory: OnceLock::new(), running: Arc::default() }
+    }
+
+    /// Compiles a rule; blocks for up to twice [`COMPILE_MAX`].
+    pub(crate) fn compile(&self, rule: &Rule) -> Result<Constraint, ConstraintError> {
+        let grammar = grammar(rule)?;
+        let refused = |reason: &str| ConstraintError::Refused(reason.to_owned());
+        let factory = self.factory.get_or_init(|| factory(&self.model).map(Arc::new));
+        let factory = Arc::clone(
+            factory
+                .as_ref()
+                .ok_or_else(|| refused("this model's vocabulary cannot be constrained"))?,
+        );
+        let turn = Running::turn(&self.running).ok_or(ConstraintError::Busy)?;
+        let (told, result) = mpsc::sync_channel(1);
+        let compile = move || {
+            let _turn = turn;
+            let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                compile(&factory, grammar)
+            }));
+            let _ = told.send(compiled.unwrap_or(Err(ConstraintError::TooDear)));
+        };
+        let thread = std::thread::Builder::new().name("constraint".to_owned());
+        thread.stack_size(STACK_BYTES).spawn(compile).map_err(|_| ConstraintError::Busy)?;
+        let compiled = result.recv_timeout(COMPILE_MAX).unwrap_or(Err(ConstraintError::TooDear));
+        compiled.map(|compiled| Constraint { rule: Some(Arc::new(rule.clone())), ..compiled })
+    }
+}
+
+impl std::fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").finish_non_exhaustive()
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Waits for a turn, not for ever.
+    fn turn(running: &Arc<Running>) -> Option<Turn> {
+        let count = running.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut count, _) = running
+            .fewer
+            .wait_timeout_while(count, COMPILE_MAX, |count| *count >= COMPILERS_MAX)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *count >= COMPILERS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Turn(Arc::clone(running)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = count.saturating_sub(1);
+        self.0.fewer.notify_one();
+    }
+}
+
+/// The grammar of a rule that is not too large to be looked at.
+fn grammar(rule: &Rule) -> Result<TopLevelGrammar, ConstraintError> {
+    let refused = |reason: String| Err(ConstraintError::Refused(reason));
+    let (Rule::JsonSchema(text) | Rule::Gbnf(text) | Rule::Regex(text) | Rule::Lark(text)) = rule
+    else {
+        return Ok(schema_grammar(serde_json::json!({ "type": "object" })));
+    };
+    if text.len() > RULE_BYTES_MAX {
+        return refused(format!("it has more than {RULE_BYTES_MAX} bytes"));
+    }
+    Ok(match rule {
+        Rule::Gbnf(text) => {
+            TopLevelGrammar::from_lark(gbnf::to_lark(text).map_err(ConstraintError::Refused)?)
+        }
+        Rule::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+        Rule::Regex(text) if text.len() > PATTERN_BYTES_MAX => {
+            return refused(format!("it has more than {PATTERN_BYTES_MAX} bytes"));
+        }
+        Rule::Regex(text) => TopLevelGrammar::from_regex(text),
+        Rule::JsonObject | Rule::JsonSchema(_) => schema_grammar(schema(text)?),
+    })
+}
+
+/// Reads a schema within the limits, as it is to be compiled.
+fn schema(text: &str) -> Result<Json, ConstraintError> {
+    let refused = |reason: String| ConstraintError::Refused(reason);
+    // The parser itself refuses more than 128 levels.
+    let schema: Json = serde_json::from_str(text)
+        .map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
+    let mut values = 0;
+    measure(&schema, 0, &mut values)?;
+    match schema {
+        Json::Object(mut fields) => {
+            // The compiler's own switches, one of which would leave parts of a schema unenforced.
+            fields.remove("x-guidance");
+            Ok(Json::Object(fields))
+        }
+        Json::Bool(_) => Ok(schema),
+        _ => Err(refused("a schema must be an object or a boolean".to_owned())),
+    }
+}
+
+fn measure(value: &Json, depth: usize, values: &mut usize) -> Result<(), ConstraintError> {
+    let refused = |reason: String| Err(ConstraintError::Refused(reason));
+    *values += 1;
+    if *values > SCHEMA_VALUES_MAX {
+        return refused(format!("it has more than {SCHEMA_VALUES_MAX} values"));
+    }
+    if depth > SCHEMA_DEPTH_MAX {
+        return refused(format!("it nests deeper than {SCHEMA_DEPTH_MAX} levels"));
+    }
+    match value {
+        Json::Array(items) => items.iter().try_for_each(|item| measure(item, depth + 1, values)),
+        Json::Object(fields) => fields.iter().try_for_each(|(key, value)| {
+            if key == "pattern" && value.as_str().is_some_and(|text| text.len() > PATTERN_BYTES_MAX)
+            {
+                return refused(format!("a pattern has more than {PATTERN_BYTES_MAX} bytes"));
+            }
+            measure(value, depth + 1, values)
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn schema_grammar(schema: Json) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_space(schema))
+}
+
+/// A schema with our bound on white space.
+fn with_space(schema: Json) -> Json {
+    let mut fields = match schema {
+        Json::Object(fields) => fields,
+        // `true` allows everything, `false` nothing.
+        other => serde_json::Map::from_iter([("allOf".to_owned(), Json::from(vec![other]))]),
+    };
+    fields.insert("x-guidance".to_owned(), serde_json::json!({ "whitespace_pattern": JSON_SPACE }));
+    Json::Object(fields)
+}
+
+/// A caller's schema as a part of one of the engine's own rules.
+pub(crate) fn json_rule(schema: &str) -> Result<Json, ConstraintError> {
+    if schema.len() > RULE_BYTES_MAX {
+        return Err(ConstraintError::Refused(format!("it has more than {RULE_BYTES_MAX} bytes")));
+    }
+    self::schema(schema).map(with_space)
+}
+
+fn compile(
+    factory: &ParserFactory,
+    grammar: TopLevelGrammar,
+) -> Result<Constraint, ConstraintError> {
+    let parser = factory.create_parser(grammar);
+    let mut matcher = Matcher::new(parser);
+    if matcher.is_error() {
+        let reason = matcher.get_error().unwrap_or_default();
+        return Err(ConstraintError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()));
+    }
+    let mut warnings = matcher.grammar_warnings();
+    if let Some(warning) = warnings.pop() {
+        return Err(ConstraintError::Refused(warning.chars().take(REASON_CHARS_MAX).collect()));
+    }
+    // The first mask is the dearest, and shows whether anything can begin.
+    matcher.compute_mask().map_err(|_| ConstraintError::TooDear)?;
+    Ok(Constraint { matcher, rule: None })
+}
+
+/// The vocabulary as llguidance sees it: texts as bytes, control tokens marked so that no text
+/// matches them. `None`: it has no token that ends a turn.
+fn factory(model: &Model) -> Option<ParserFactory> {
+    let words = (0..i32::try_from(model.vocabulary()).unwrap_or(i32::MAX)).map(|token| {
+        let (bytes, control) = model.token_bytes(token);
+        if control && !bytes.is_empty() { [&[0xFF][..], &bytes].concat() } else { bytes }
+    });
+    let words: Vec<Vec<u8>> = words.collect();
+    let ends: Vec<u32> =
+        model.end_tokens().into_iter().filter_map(|token| u32::try_from(token).ok()).collect();
+    let info = TokRxInfo::new(model.vocabulary(), *ends.first()?);
+    let trie = TokTrie::from(&info, &words).with_eos_tokens(&ends);
+    let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+    let mut factory = ParserFactory::new_simple(&environment).ok()?;
+    // It would print parts of answers.
+    factory.quiet();
+    let limits = factory.limits_mut();
+    limits.verbose_errors = false;
+    // For each token about 5 ms and 2 ms, some MB for each constraint, 20 ms to begin.
+    limits.step_lexer_fuel = 70_000;
+    limits.step_max_items = 40_000;
+    limits.max_lexer_states = 20_000;
+    limits.initial_lexer_fuel = 1_000_000;
+    limits.max_grammar_size = 100_000;
+    Some(factory)
+}

@@ -1,0 +1,111 @@
+//! The context that embeds: made for the first text, beside the one that generates and on the same
+//! weights. It has no pooling of its own, so that a text can be read in chunks and pooled by the
+//! caller; a model whose attention looks both ways must read a text whole.
+
+use std::num::NonZeroU32;
+
+use llama_cpp_2::{
+    context::{
+        LlamaContext,
+        params::{LlamaContextParams, LlamaPoolingType},
+    },
+    llama_batch::LlamaBatch,
+    token::LlamaToken,
+};
+
+use super::{Model, backend, last_error};
+use crate::{config::EngineConfig, device::Fault, embedding::Pooling};
+
+/// Longest text that is read whole: its attention's buffers grow with the square.
+const WHOLE_TOKENS_MAX: u32 = 512;
+
+/// What is known before a context is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Embedder {
+    pub(super) pooling: Pooling,
+    pub(super) whole: bool,
+    pub(super) tokens_max: u32,
+    batch_tokens: u32,
+    threads: i32,
+}
+
+/// The context.
+#[derive(Debug)]
+pub(super) struct Embedding<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+}
+
+impl Embedder {
+    /// Reads the model's own word on it.
+    pub(super) fn new(model: &Model, config: &EngineConfig) -> Embedder {
+        let architecture = model.metadata("general.architecture").unwrap_or_default();
+        let value = |key: &str| model.metadata(&format!("{architecture}.{key}"));
+        let whole = value("attention.causal").as_deref() == Some("false");
+        // 0 is none, 1 mean, 2 the first token's (`cls`), 3 the last one's.
+        let pooling = match value("pooling_type").as_deref() {
+            Some("2") => Pooling::First,
+            Some("3") => Pooling::Last,
+            _ => Pooling::Mean,
+        };
+        let context = config.context_tokens.min(model.trained_context_tokens());
+        Embedder {
+            pooling,
+            whole,
+            tokens_max: if whole { context.min(WHOLE_TOKENS_MAX) } else { context },
+            batch_tokens: if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens },
+            threads: i32::try_from(config.threads()).unwrap_or(1),
+        }
+    }
+
+    pub(super) fn context<'m>(&self, model: &'m Model) -> Result<Embedding<'m>, String> {
+        let _ = last_error();
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(self.tokens_max))
+            .with_n_batch(self.batch_tokens)
+            .with_n_ubatch(self.batch_tokens.min(512))
+            .with_n_seq_max(1)
+            .with_embeddings(true)
+            .with_pooling_type(LlamaPoolingType::None)
+            .with_n_threads(self.threads)
+            .with_n_threads_batch(self.threads)
+            .with_no_perf(true);
+        let context = model.model.new_context(backend()?, params).map_err(|_| last_error())?;
+        let tokens = usize::try_from(self.batch_tokens).unwrap_or(usize::MAX);
+        Ok(Embedding { context, batch: LlamaBatch::new(tokens, 1) })
+    }
+}
+
+impl Embedding<'_> {
+    /// Reads checked tokens after the `from` that came before them, and shows each one's vector.
+    pub(super) fn read(
+        &mut self,
+        tokens: &[i32],
+        from: usize,
+        show: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Fault> {
+        let broken = |reason: String| Fault::Sequence(reason);
+        if from == 0 {
+            self.context.clear_kv_cache();
+        }
+        self.batch.clear();
+        for (offset, token) in tokens.iter().enumerate() {
+            let position = i32::try_from(from + offset).unwrap_or(i32::MAX);
+            self.batch
+                .add(LlamaToken::new(*token), position, &[0], true)
+                .map_err(|error| broken(error.to_string()))?;
+        }
+        self.context.decode(&mut self.batch).map_err(|error| broken(error.to_string()))?;
+        self.context.synchronize();
+        for offset in 0..tokens.len() {
+            let row = i32::try_from(offset).unwrap_or(i32::MAX);
+            let vector =
+                self.context.embeddings_ith(row).map_err(|error| broken(error.to_string()))?;
+            if !vector.iter().all(|value| value.is_finite()) {
+                return Err(broken("the model computed no numbers".to_owned()));
+            }
+            show(offset, vector);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Embeddings of the real model: one vector of length 1 for each text, the same however they are
+//! asked for, and nobody's tokens wait for them.
+
+use std::time::Duration;
+
+use local_engine::{EmbedJob, Engine, JobEvent, Pooling, SubmitError};
+
+use super::harness::{ask, engine, first_text, small};
+
+fn texts(engine: &Engine, texts: &[&str], pooling: Option<Pooling>) -> EmbedJob {
+    let tokens = |text: &&str| engine.tokenize_raw(text).expect("fits");
+    EmbedJob {
+        inputs: texts.iter().map(tokens).collect(),
+        pooling,
+        engine_time_max: Duration::from_secs(600),
+    }
+}
+
+async fn vectors(engine: &Engine, job: EmbedJob) -> Vec<Vec<f32>> {
+    engine.embed(job).expect("taken").vectors().await.expect("computed")
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test]
+async fn vectors_have_length_one_and_do_not_depend_on_their_company() {
+    let engine = engine(&small());
+    let long = "The quick brown fox jumps over the lazy dog and runs away. ".repeat(8);
+    let all = ["The cat sat on the mat.", "Interest rates rose again.", long.as_str()];
+    let together = vectors(&engine, texts(&engine, &all, None)).await;
+    assert_eq!(together.len(), 3);
+    for (at, text) in all.iter().enumerate() {
+        let length = cosine(&together[at], &together[at]);
+        assert!((length - 1.0).abs() < 1e-3, "{length}");
+        let alone = vectors(&engine, texts(&engine, &[text], None)).await;
+        assert!(cosine(&alone[0], &together[at]) > 0.9999, "text {at}");
+    }
+    // Read in chunks of 32 or in one piece: the same text is the same vector.
+    let mut config = small();
+    config.prefill_chunk = 256;
+    let whole = vectors(&super::harness::engine(&config), texts(&engine, &[&long], None)).await;
+    assert!(cosine(&whole[0], &together[2]) > 0.999);
+}
+
+#[tokio::test]
+async fn pooling_is_what_was_asked_for() {
+    let engine = engine(&small());
+    let text = ["A sentence of some words."];
+    let mean = vectors(&engine, texts(&engine, &text, Some(Pooling::Mean))).await;
+    let first = vectors(&engine, texts(&engine, &text, Some(Pooling::First))).await;
+    let last = vectors(&engine, texts(&engine, &text, Some(Pooling::Last))).await;
+    let default = vectors(&engine, texts(&engine, &text, None)).await;
+    assert!(cosine(&mean[0], &default[0]) > 0.9999, "the file says nothing: the mean");
+    assert!(cosine(&mean[0], &last[0]) < 0.999 && cosine(&first[0], &last[0]) < 0.999);
+}
+
+#[tokio::test]
+async fn a_running_answer_goes_on_between_the_chunks() {
+    let engine = engine(&small());
+    let mut job = ask(&engine, "Tell me a long story.", 60);
+    job.sampling.logit_bias = super::harness::never_ending(&engine);
+    let mut running = engine.submit(job).expect("taken");
+    first_text(&mut running).await;
+    let long = "one two three four five six seven eight nine ten ".repeat(12);
+    let mut embedding = engine.embed(texts(&engine, &[&long], None)).expect("taken");
+    let before = engine.status().decode_tokens;
+    embedding.vectors().await.expect("computed");
+    assert!(engine.status().decode_tokens > before, "tokens came while the text was read");
+    let usage = embedding.usage();
+    assert!(usage.prompt_tokens > 100 && usage.prefill_time > Duration::ZERO);
+    let status = engine.status();
+    assert_eq!(status.busy, status.attributed, "all time is somebody's");
+    drop(running);
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_empty_is_refused_with_the_numbers() {
+    let engine = engine(&small());
+    let most = engine.embed_tokens_max();
+    let job = |inputs| EmbedJob { inputs, pooling: None, engine_time_max: Duration::MAX };
+    let too_long = vec![5; most as usize + 1];
+    let refused = engine.embed(job(vec![too_long])).expect_err("too long");
+    let numbers = SubmitError::ContextOverflow {
+        prompt_tokens: most + 1,
+        max_tokens: 0,
+        context_tokens: most,
+    };
+    assert_eq!(refused, numbers);
+    assert_eq!(engine.embed(job(vec![vec![]])).expect_err("empty"), SubmitError::EmptyPrompt);
+    assert!(engine.embed(job(vec![vec![-1]])).is_err());
+    assert!(engine.embed(job(Vec::new())).is_err());
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_with_what_the_assistant_began() {
+    let engine = engine(&small());
+    let mut begun = super::harness::user("The three primary colors are");
+    begun.role = local_engine::Role::Assistant;
+    let messages = vec![super::harness::user("Name the primary colors."), begun];
+    let chat = local_engine::Chat { messages, tools: None, continued: true };
+    let mut job = ask(&engine, "unused", 12);
+    job.prompt = engine.tokenize(&chat).expect("renders");
+    assert_eq!(engine.count(&chat), Ok(job.prompt.len()));
+    let mut generation = engine.submit(job).expect("taken");
+    let mut ended = false;
+    while let Some(event) = generation.next().await {
+        ended = matches!(event, JobEvent::Finished { .. });
+    }
+    assert!(ended);
+}

@@ -1,0 +1,129 @@
+//! How tokens are drawn: penalties, biases, probabilities, several choices of one prompt.
+
+use local_engine::{Dry, Finish, Generation, JobEvent, Sampling, SubmitError, TokenLogprob};
+
+use super::harness::{answer, ask, engine, greedy, never_ending, read, small, warm};
+
+/// The text and log probabilities of a whole answer.
+async fn read_logprobs(mut generation: Generation) -> (String, Vec<TokenLogprob>, Finish) {
+    let (mut text, mut logprobs) = (String::new(), Vec::new());
+    loop {
+        match generation.next().await.expect("every job ends with an event") {
+            JobEvent::Started { .. } => {}
+            JobEvent::Text { text: more, logprobs: told, .. } => {
+                text.push_str(&more);
+                logprobs.extend(told);
+            }
+            JobEvent::Finished { finish, .. } => return (text, logprobs, finish),
+            other => panic!("did not end well: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_sampler_changes_the_answer_and_none_its_repeatability() {
+    let engine = engine(&small());
+    let base = warm(7);
+    let dry = Dry {
+        multiplier: 5.0,
+        base: 1.75,
+        allowed_length: 1,
+        last_n: 1_024,
+        breakers: vec!["\n".to_owned()],
+    };
+    let narrow = Sampling { temperature: 1.5, seed: Some(7), ..greedy() };
+    let mut seen = Vec::new();
+    for (name, sampling) in [
+        ("warm", base.clone()),
+        ("typical", Sampling { typical_p: 0.2, ..narrow.clone() }),
+        ("min_p", Sampling { min_p: 0.9, ..narrow.clone() }),
+        ("repeat", Sampling { repeat_penalty: 1.8, ..base.clone() }),
+        ("presence", Sampling { presence_penalty: 2.0, repeat_last_n: 256, ..greedy() }),
+        ("dry", Sampling { dry: Some(dry), ..greedy() }),
+    ] {
+        let mut job = ask(&engine, "Write the word apple ten times.", 24);
+        job.sampling = sampling;
+        job.sampling.logit_bias.extend(never_ending(&engine));
+        let first = answer(&engine, job.clone()).await.text();
+        assert_eq!(first, answer(&engine, job).await.text(), "{name} is not repeatable");
+        seen.push((name, first));
+    }
+    for (at, (name, text)) in seen.iter().enumerate() {
+        let others = seen[..at].iter().filter(|(_, other)| other == text);
+        assert_eq!(others.count(), 0, "{name} changed nothing");
+    }
+}
+
+#[tokio::test]
+async fn penalties_count_the_prompt_within_their_window() {
+    let engine = engine(&small());
+    let mut job = ask(&engine, "Repeat: banana banana banana banana banana", 8);
+    let plain = answer(&engine, job.clone()).await.text();
+    job.sampling.frequency_penalty = 2.0;
+    let counted = answer(&engine, job.clone()).await.text();
+    job.sampling.repeat_last_n = 0;
+    assert_eq!(answer(&engine, job).await.text(), plain, "no window, no penalty");
+    assert_ne!(counted, plain);
+}
+
+#[tokio::test]
+async fn probabilities_are_told_for_the_text_and_for_nothing_else() {
+    let engine = engine(&small());
+    let mut job = ask(&engine, "Count from one to ten.", 12);
+    job.logprobs = Some(3);
+    let (text, logprobs, _) = read_logprobs(engine.submit(job.clone()).expect("taken")).await;
+    let bytes: Vec<u8> = logprobs.iter().flat_map(|token| token.chosen.bytes.clone()).collect();
+    assert_eq!(String::from_utf8_lossy(&bytes), text);
+    for token in &logprobs {
+        assert_eq!(token.top.len(), 3);
+        assert!(token.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob));
+        assert_eq!(token.top[0].token, token.chosen.token, "greedy takes the likeliest");
+        assert!(token.chosen.logprob <= 0.0 && token.chosen.logprob > -20.0);
+    }
+    // A stop text is shown neither as text nor as probabilities.
+    let middle = logprobs.len() / 2;
+    let stop = String::from_utf8(logprobs[middle].chosen.bytes.clone()).expect("a word");
+    job.stop = vec![stop.clone()];
+    let (shown, told, finish) = read_logprobs(engine.submit(job.clone()).expect("taken")).await;
+    assert_eq!(finish, Finish::StopText(0));
+    assert!(!shown.contains(&stop));
+    let told: Vec<u8> = told.iter().flat_map(|token| token.chosen.bytes.clone()).collect();
+    assert_eq!(String::from_utf8_lossy(&told), shown);
+    job.logprobs = None;
+    let (_, none, _) = read_logprobs(engine.submit(job).expect("taken")).await;
+    assert_eq!(none, []);
+}
+
+#[tokio::test]
+async fn choices_share_the_prompt_and_draw_by_themselves() {
+    let mut config = small();
+    config.slots = 4;
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    let mut job = ask(&engine, "Name an animal and say what it does all day long.", 8);
+    job.sampling = warm(11);
+    job.sampling.logit_bias = never_ending(&engine);
+    let alone = answer(&engine, job.clone()).await;
+    let prompt = alone.usage().prompt_tokens;
+    let mut answers = Vec::new();
+    for choice in engine.submit_choices(&job, 4).expect("taken") {
+        answers.push(read(choice).await);
+    }
+    assert_eq!(answers.len(), 4);
+    for (at, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.usage().generated_tokens, 8);
+        assert_eq!(answer.cached, prompt - 1, "choice {at} reads one token of the prompt");
+        let others = answers[..at].iter().filter(|other| other.text() == answer.text());
+        assert_eq!(others.count(), 0, "choice {at} draws with a seed of its own");
+    }
+}
+
+#[tokio::test]
+async fn more_choices_than_slots_are_refused_by_name() {
+    let engine = engine(&small());
+    let job = ask(&engine, "Say hello.", 1);
+    for choices in [0, 3] {
+        let refused = engine.submit_choices(&job, choices).expect_err("too many");
+        assert!(matches!(refused, SubmitError::Invalid { parameter: "n", .. }), "{refused:?}");
+    }
+}

@@ -1,0 +1,134 @@
+//! Tools on the real model: a call always parses and matches its schema, in every format.
+
+use local_engine::{
+    CallEvent, CallReader, Chat, Engine, Finish, Function, Job, ToolChoice, ToolFormat, Tools,
+};
+use serde_json::Value;
+
+use super::harness::{answer, ask, engine, small, user, warm};
+
+fn tools(choice: ToolChoice) -> Tools {
+    let weather = Function {
+        name: "get_weather".to_owned(),
+        description: Some("The weather in a city".to_owned()),
+        parameters: Some(
+            r#"{"type":"object","properties":{"city":{"type":"string","maxLength":12},"days":{"type":"integer","minimum":1,"maximum":9}},"required":["city","days"],"additionalProperties":false}"#
+                .to_owned(),
+        ),
+    };
+    let clock = Function {
+        name: "now".to_owned(),
+        description: None,
+        parameters: Some(
+            "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}".to_owned(),
+        ),
+    };
+    Tools { functions: vec![weather, clock], choice, parallel: true }
+}
+
+/// Text and calls of an answer.
+fn read(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>, u32) {
+    let mut reader = CallReader::new(format);
+    let mut events = Vec::new();
+    reader.push(text, &mut events);
+    reader.end(&mut events);
+    let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
+    for event in events {
+        match event {
+            CallEvent::Text(text) => said.push_str(&text),
+            CallEvent::Call { name, .. } => calls.push((name, String::new())),
+            CallEvent::Arguments { json, .. } => {
+                calls.last_mut().expect("a call").1.push_str(&json);
+            }
+        }
+    }
+    (said, calls, reader.complete())
+}
+
+fn valid(call: &(String, String)) -> bool {
+    let arguments: Value = serde_json::from_str(&call.1).expect("arguments are JSON");
+    match call.0.as_str() {
+        "get_weather" => {
+            arguments["city"].is_string()
+                && arguments["days"].as_u64().is_some_and(|days| (1..=9).contains(&days))
+        }
+        "now" => arguments == serde_json::json!({}),
+        _ => false,
+    }
+}
+
+fn job(engine: &Engine, format: ToolFormat, tools: &Tools, seed: u64) -> Job {
+    let chat = Chat {
+        messages: vec![user("What is the weather in Paris?")],
+        tools: Some(tools.clone()),
+        continued: false,
+    };
+    let mut job = ask(engine, "unused", 80);
+    job.prompt = engine.tokenize(&chat).expect("renders");
+    job.constraint =
+        Some(engine.constrain(&tools.rule(format).expect("a rule")).expect("enforced"));
+    job.sampling = warm(seed);
+    job
+}
+
+#[tokio::test]
+async fn a_forced_call_always_parses_and_matches_its_schema() {
+    let mut config = small();
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    assert_eq!(
+        engine.tool_format(),
+        Some(ToolFormat::Generic),
+        "SmolLM2's template knows no tools"
+    );
+    for format in [ToolFormat::Generic, ToolFormat::Hermes, ToolFormat::Llama] {
+        for seed in 0..2 {
+            let named = ToolChoice::Named("get_weather".to_owned());
+            let choice = if seed % 2 == 0 { ToolChoice::Required } else { named.clone() };
+            let tools = tools(choice.clone());
+            let answer = answer(&engine, job(&engine, format, &tools, seed)).await;
+            let (said, calls, complete) = read(format, &answer.text());
+            assert_eq!(said, "", "{format:?}: {}", answer.text());
+            if answer.finish() == Finish::Stop {
+                assert!(!calls.is_empty() && calls.len() == complete as usize, "{}", answer.text());
+                assert!(calls.iter().all(valid), "{format:?}: {calls:?}");
+            }
+            if choice == named {
+                assert_eq!(answer.finish(), Finish::Stop, "{}", answer.text());
+                assert!(calls.len() == 1 && calls[0].0 == "get_weather", "{calls:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_free_answer_is_text_or_calls_and_never_half_of_each() {
+    let mut config = small();
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    for format in [ToolFormat::Generic, ToolFormat::Hermes, ToolFormat::Llama] {
+        for seed in 0..2 {
+            let tools = tools(ToolChoice::Auto);
+            let answer = answer(&engine, job(&engine, format, &tools, seed)).await;
+            let (said, calls, complete) = read(format, &answer.text());
+            assert!(!said.contains("tool_call") && !said.contains("{\"name\""), "{said}");
+            if answer.finish() == Finish::Stop {
+                assert_eq!(calls.len(), complete as usize);
+                assert!(calls.iter().all(valid), "{calls:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_call_is_one_call() {
+    let mut config = small();
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    let tools = Tools { parallel: false, ..tools(ToolChoice::Required) };
+    for seed in 0..2 {
+        let answer = answer(&engine, job(&engine, ToolFormat::Generic, &tools, seed)).await;
+        let (_, calls, _) = read(ToolFormat::Generic, &answer.text());
+        assert_eq!((calls.len(), answer.finish()), (1, Finish::Stop), "{}", answer.text());
+    }
+}
