@@ -56,7 +56,9 @@ pub(crate) struct Remote {
 /// # Errors
 /// It cannot be loaded, or the child died of it.
 pub(crate) fn try_out(config: &EngineConfig, worker: &Worker) -> Result<(), LoadError> {
-    let (mut child, socket, loaded) = launch(config, worker)?;
+    // A rehearsed fault is for the child that will compute.
+    let config = EngineConfig { drill: None, ..config.clone() };
+    let (mut child, socket, loaded) = launch(&config, worker)?;
     drop(socket);
     end(&mut child);
     loaded.map(|_| ())
