@@ -9,7 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 WITH := scripts/with-env
 
-.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-soak fuzz standin
+.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-ledger bench-soak fuzz standin
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ fuzz: need model ## mutated inputs for what reads foreign bytes, SECONDS_EACH fo
 bench-soak: need model ## whether the engine holds out: 30 minutes at twice its capacity
 	@$(WITH) cargo build --release --locked -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" soak'
+
+bench-ledger: need ## how fast the books are (15 minutes, 8 GB of disk, an otherwise idle machine)
+	@$(WITH) cargo build --release --locked -p bench --bins
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" ledger'
 
 standin: need ## a stand-in cloud on 127.0.0.1:8656 for trying things by hand
 	@$(WITH) cargo run --locked -p e2e --bin standin-cloud -- --listen 127.0.0.1:8656

@@ -8,6 +8,8 @@ slow=false
 [ "${1:-}" = --slow ] && slow=true
 export TOLLGATE_MODEL=${TOLLGATE_MODEL:-$PWD/models/SmolLM2-135M-Instruct-Q4_1.gguf}
 if $slow; then
+    # A model with a sliding window, for the tests that skip themselves without it.
+    scripts/gemma.sh
     export TOLLGATE_SLOW_TESTS=1 PROPTEST_CASES=${PROPTEST_CASES:-4096}
 fi
 
@@ -23,7 +25,11 @@ cargo test --workspace --locked --no-run
 echo "== client SDKs" >&2
 scripts/sdk.sh
 
+echo "== conformance" >&2
+scripts/conformance.sh
+
 if $slow; then
+    shopt -s nullglob
     for script in scripts/slow/*.sh; do
         echo "== $script" >&2
         "$script"

@@ -148,6 +148,19 @@ fn tail(log: &Path) -> String {
     String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
 }
 
+/// The tollgate binary: the one given, else the one beside this program.
+pub(crate) fn tollgate(given: Option<&Path>) -> Result<PathBuf, String> {
+    let beside = || std::env::current_exe().ok().map(|exe| exe.with_file_name("tollgate"));
+    let path = given.map(Path::to_owned).or_else(beside).unwrap_or_else(|| "tollgate".into());
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!(
+        "no tollgate at {}: build it with `cargo build --release -p gateway`, or name it with --tollgate",
+        path.display()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 
 mod child;
 mod engine;
+mod hedge;
+mod ledger;
 mod load;
 mod machine;
 mod money;
@@ -37,13 +39,17 @@ enum Command {
     Engine(engine::EngineArgs),
     /// Whether the local engine holds out at twice its capacity, with callers who leave.
     Soak(soak::SoakArgs),
+    /// TTFT with and without hedging, where a provider stalls now and then.
+    Hedge(hedge::HedgeArgs),
+    /// How fast the books are, beside a bare append + fdatasync.
+    Ledger(ledger::LedgerArgs),
     /// What budgets refuse under a recorded trace, in simulated time.
     Budgets(money::MoneyArgs),
     /// What abuse costs with and without the guard, over a recorded trace in simulated time.
     Redteam(money::MoneyArgs),
     /// The load generator by itself, against any OpenAI-compatible server.
     Load(load::LoadArgs),
-    /// The mock provider (started by `overhead`).
+    /// The mock provider (started by `overhead` and `hedge`).
     Upstream(upstream::UpstreamArgs),
     /// The bare axum + reqwest proxy, the floor (started by `overhead`).
     Proxy(proxy::ProxyArgs),
@@ -65,6 +71,8 @@ fn run(command: Command) -> Result<(), String> {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Soak(args) => one_thread()?.block_on(soak::run(args)),
+        Command::Hedge(args) => hedge::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
         Command::Budgets(args) => money::budgets(&args),
         Command::Redteam(args) => money::redteam(&args),
         Command::Load(args) => load::run(&args),

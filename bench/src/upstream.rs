@@ -40,6 +40,12 @@ pub(crate) struct UpstreamArgs {
     /// Address to listen on; port 0 takes a free one, and the address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Every so many streams one stalls before its first piece; unset: none does.
+    #[arg(long)]
+    stall_every: Option<std::num::NonZeroU64>,
+    /// How long it stalls, milliseconds.
+    #[arg(long, default_value_t = 1000)]
+    stall_ms: u64,
 }
 
 type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
@@ -49,6 +55,8 @@ type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 struct Mock {
     whole: Bytes,
     served: AtomicU64,
+    stall_every: Option<std::num::NonZeroU64>,
+    stall: Duration,
 }
 
 /// Serves until the process is ended.
@@ -56,7 +64,12 @@ pub(crate) async fn run(args: UpstreamArgs) -> Result<(), String> {
     let listener = TcpListener::bind(args.listen).await.map_err(|e| format!("listen: {e}"))?;
     let address = listener.local_addr().map_err(|e| format!("listen: {e}"))?;
     crate::say(&format!("listening {address}"))?;
-    let mock = Arc::new(Mock { whole: whole_answer(), served: AtomicU64::new(0) });
+    let mock = Arc::new(Mock {
+        whole: whole_answer(),
+        served: AtomicU64::new(0),
+        stall_every: args.stall_every,
+        stall: Duration::from_millis(args.stall_ms),
+    });
     let mut connections = JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await.map_err(|e| format!("accept: {e}"))?;
@@ -89,11 +102,14 @@ async fn answer(
         let error = Either::Left(Full::from("{\"error\":{\"message\":\"body\"}}"));
         return Ok(reply(StatusCode::BAD_REQUEST, "application/json", error));
     };
-    mock.served.fetch_add(1, Ordering::Relaxed);
+    let number = mock.served.fetch_add(1, Ordering::Relaxed) + 1;
     let wish = Wish::read(&body);
     if !wish.stream {
         let whole = Either::Left(Full::new(mock.whole.clone()));
         return Ok(reply(StatusCode::OK, "application/json", whole));
+    }
+    if mock.stall_every.is_some_and(|every| number % every == 0) {
+        tokio::time::sleep(mock.stall).await;
     }
     let body = StreamBody::new(pieces(wish).map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync();
     Ok(reply(StatusCode::OK, "text/event-stream", Either::Right(body)))

@@ -4,7 +4,7 @@
 //! and nowhere else. **Invariants:** one caller never gets what another asked for; what a guard does
 //! not allow now is not given from here either; every answer has an entry of its own.
 
-mod flight;
+pub mod flight;
 mod idempotency;
 mod key;
 mod shelf;
@@ -43,7 +43,7 @@ pub enum LookUp {
     Hit(Waiter),
     /// The answer to a like request that is running.
     Coalesced(Waiter),
-    /// Nothing: this request's answer will be kept and shared.
+    /// Nothing: this request's answer will be shared, and kept if it is whole and not too large.
     Miss(Takeoff),
     /// Nothing, and this request's answer is its own: it has a deadline or a ceiling of cost that
     /// others did not ask for.

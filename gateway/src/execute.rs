@@ -40,8 +40,8 @@ use tokio::time::Instant;
 /// A route that has yielded its first visible event.
 #[derive(Debug)]
 pub struct Started {
-    /// Its place in the entry.
-    pub attempt: AttemptIndex,
+    /// Its place in the entry; `None` for another request's answer.
+    pub attempt: Option<AttemptIndex>,
     /// The route.
     pub route: Arc<Route>,
     /// The rest of the answer.
@@ -57,7 +57,26 @@ pub struct Started {
     /// Prompt tokens to book where the route reports none.
     pub prompt_tokens: u64,
     /// Counts the request on its route.
-    pub in_flight: InFlight,
+    pub in_flight: Option<InFlight>,
+}
+
+impl Started {
+    /// Another request's answer, of which the first event has come.
+    #[must_use]
+    pub fn shared(route: Arc<Route>, output_cap: u64, answer: Answer) -> Self {
+        let now = Instant::now();
+        Self {
+            attempt: None,
+            route,
+            answer,
+            held: VecDeque::new(),
+            sent_at: now,
+            first_at: now,
+            output_cap,
+            prompt_tokens: 0,
+            in_flight: None,
+        }
+    }
 }
 
 /// What a request's attempts are bounded by.

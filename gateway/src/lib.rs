@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod cache;
 pub mod caller;
 pub mod cli;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod guard;
 pub mod ledger;
 pub mod listen;
 pub mod policy_watch;
+pub mod price_import;
 pub mod providers;
 pub mod refusal;
 pub mod relay;
@@ -25,4 +27,6 @@ pub mod start;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;
+pub mod tls;
+pub mod upkeep;
 pub mod wire;

@@ -1,9 +1,10 @@
-//! The accept loop: HTTP/1 and HTTP/2 (without TLS) on one port.
+//! The accept loop: HTTP/1 and HTTP/2, in clear or under TLS, on one port.
 //!
 //! **Invariants:** open connections are limited; a connection that sends no head in time is closed;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
 //! end, then they are cut, and the function returns only when none is left.
 
+use crate::tls::Tls;
 use axum::{Router, body::Body};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -57,6 +59,7 @@ pub async fn serve(
     router: Router,
     limits: Listening,
     stop: CancellationToken,
+    tls: Option<Arc<Tls>>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
@@ -64,7 +67,7 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
     while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {
-        let open = Connection { peer, router: router.clone(), _place: place };
+        let open = Connection { peer, router: router.clone(), tls: tls.clone(), _place: place };
         let watched = graceful.watcher();
         connections.spawn(open.run(stream, Arc::clone(&server), limits, watched, cut.clone()));
     }
@@ -85,6 +88,7 @@ pub async fn serve(
 struct Connection {
     peer: SocketAddr,
     router: Router,
+    tls: Option<Arc<Tls>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -101,6 +105,28 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
+        let Some(tls) = &self.tls else {
+            return self.converse(stream, server, limits, watcher, cut).await;
+        };
+        let hands = tokio::time::timeout(limits.header_read_max, tls.accept(stream));
+        tokio::select! {
+            shaken = hands => match shaken {
+                Ok(Ok(stream)) => self.converse(stream, server, limits, watcher, cut).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS with this client"),
+                Err(_) => tracing::debug!("a client took too long over TLS"),
+            },
+            () = cut.cancelled() => {}
+        }
+    }
+
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        server: Arc<auto::Builder<TokioExecutor>>,
+        limits: Listening,
+        watcher: hyper_util::server::graceful::Watcher,
+        cut: CancellationToken,
+    ) {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let asked = Arc::clone(&asked);
@@ -203,7 +229,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        let served = tokio::spawn(serve(listener, router, limits, stop.clone(), None));
         Server { address, stop, served }
     }
 

@@ -45,6 +45,11 @@ pub enum Refusal {
     /// The body is larger than the limit.
     #[error("the request body is larger than the limit of {0} bytes")]
     TooLarge(usize),
+    /// The body is compressed in a way that is not known.
+    #[error(
+        "the request body's content-encoding is not known: send gzip, deflate, br, zstd or none"
+    )]
+    UnknownEncoding,
     /// The body did not arrive in time.
     #[error("the request body did not arrive within {wait}", wait = seconds(*.0))]
     BodyTimeout(Duration),
@@ -142,6 +147,7 @@ impl Refusal {
             | Self::Budget(_)
             | Self::UpstreamLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::UnknownModel(_) | Self::NoSuchPath(_) | Self::NotFound(_) => {
@@ -174,6 +180,7 @@ impl Refusal {
             Self::Budget(_) => "budget_exceeded",
             Self::Rejected { kind: Some(kind), .. } => kind,
             Self::TooLarge(_)
+            | Self::UnknownEncoding
             | Self::BodyTimeout(_)
             | Self::Bad(_)
             | Self::UnknownModel(_)
@@ -192,6 +199,29 @@ impl Refusal {
         }
     }
 
+    /// The `type` of an error in Anthropic's shape: it goes by the status.
+    #[must_use]
+    pub fn anthropic_kind(&self) -> &'static str {
+        Self::anthropic_kind_of(self.status())
+    }
+
+    /// See [`Self::anthropic_kind`].
+    #[must_use]
+    pub fn anthropic_kind_of(status: StatusCode) -> &'static str {
+        match status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::PAYMENT_REQUIRED => "billing_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+
     /// The `code` of the error object.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -204,6 +234,7 @@ impl Refusal {
             }
             Self::Budget(_) => "insufficient_quota",
             Self::TooLarge(_) => "request_too_large",
+            Self::UnknownEncoding => "unknown_encoding",
             Self::BodyTimeout(_) => "request_timeout",
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",

@@ -9,10 +9,12 @@ mod pacing;
 
 use crate::{
     admission::Permit,
+    cache::flight::{End, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
+    providers::openai,
     refusal::Refusal,
-    routes::Fault,
+    routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
         ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Outer, Seen,
@@ -22,7 +24,7 @@ use crate::{
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, Usage, UsageSource};
+use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 /// The status an answer's head leaves with.
@@ -36,12 +38,17 @@ pub struct Relay {
     /// Writes the answer in the client's format.
     outer: Option<Outer>,
     include_usage: bool,
+    stream: bool,
+    /// Whether it is another request's answer, which costs this one nothing.
+    spared: bool,
+    /// Its price, where there is no entry to ask.
+    shared: Option<Box<SharedPrice>>,
     pacing: Pacing,
     seen: SeenSoFar,
     /// Frames ready for the socket.
     ready: VecDeque<Bytes>,
     phase: Phase,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 /// What has been counted while the answer flowed.
@@ -50,8 +57,31 @@ struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
     visible_bytes: u64,
     reasoning_bytes: u64,
+    service: Option<ServiceTier>,
     finish: Option<FinishReason>,
     id: Option<String>,
+    /// Engine time, nanoseconds.
+    engine_ns: Option<u64>,
+}
+
+/// What an answer costs that somebody else books: a flight's, of which this relay is one waiter.
+#[derive(Debug)]
+struct SharedPrice {
+    price: RoutePrice,
+    /// What was asked for; its usage and time come with the answer.
+    used: Used,
+}
+
+impl SharedPrice {
+    fn of(started: &Started, request: &ChatRequest) -> Self {
+        let used = Used {
+            service: request.service,
+            images: request.images,
+            at_unix_s: request.admitted_unix_s,
+            ..Used::default()
+        };
+        Self { price: started.route.price(request), used }
+    }
 }
 
 #[derive(Debug)]
@@ -74,21 +104,29 @@ pub struct Whole {
 }
 
 impl Relay {
-    /// Takes over an answer that has begun.
+    /// Takes over an answer that has begun. Without an entry somebody else books it: a flight, of
+    /// which this is one waiter.
     #[must_use]
     pub fn new(
         started: Started,
-        mut open: OpenEntry,
+        mut open: Option<OpenEntry>,
         request: &ChatRequest,
         head: AnswerHead,
-        permit: Permit,
+        permit: Option<Permit>,
     ) -> Self {
-        open.timeline.end(Stage::Attempt);
-        let pacing = Pacing::start(started.sent_at, open.timeline.arrived());
+        if let Some(open) = &mut open {
+            open.timeline.end(Stage::Attempt);
+        }
+        let arrived = open.as_ref().map_or(started.sent_at, |open| open.timeline.arrived());
+        let prompt_tokens = started.prompt_tokens;
+        let pacing = Pacing::start(started.sent_at, arrived);
         Self {
+            spared: started.attempt.is_none() && open.is_some(),
+            shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
             started,
-            open: Some(open),
-            outer: Some(Outer::new(head, request)),
+            open,
+            stream: request.stream,
+            outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
             seen: SeenSoFar::default(),
@@ -103,6 +141,33 @@ impl Relay {
         futures::stream::unfold(self, |mut relay| async move {
             relay.next_frame().await.map(|frame| (Ok(frame), relay))
         })
+    }
+
+    /// The answer for everybody who shares the flight; says whether it is good enough to be kept.
+    pub async fn into_flight(mut self, flight: &Flight) -> bool {
+        let fault = loop {
+            match self.next_event().await {
+                Some(Ok(event)) if flight.push(&event) => {}
+                Some(Ok(_)) => {
+                    break Some(Fault::new(FaultKind::Broken, "it is too long to share"));
+                }
+                Some(Err(fault)) => break Some(fault),
+                None => break None,
+            }
+        };
+        if let Some(fault) = fault {
+            self.broken(&fault, self.stream.then_some(ANSWERED));
+            flight.end(End::Broken(fault));
+            return false;
+        }
+        let cost = self.cost().map(|cost| cost.total);
+        let good = self.seen.finish != Some(FinishReason::ContentFilter);
+        self.complete();
+        if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
+            wait(ticket).await;
+        }
+        flight.end(End::Whole { cost });
+        good
     }
 
     /// The next bytes for the socket; `None` after the last.
@@ -141,6 +206,9 @@ impl Relay {
             match self.next_event().await {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
+                Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
+                    openai::deltas(&whole).into_iter().for_each(|delta| gathered.add(delta));
+                }
                 Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
@@ -154,7 +222,7 @@ impl Relay {
             (None, cost) => {
                 let (usage, _) = self.usage();
                 let outer = self.outer.take();
-                outer.map_or_else(Bytes::new, |it| it.whole(&gathered, &usage, cost.as_ref()))
+                outer.map_or_else(Bytes::new, |it| it.whole(gathered, &usage, cost.as_ref()))
             }
         };
         self.complete();
@@ -195,9 +263,7 @@ impl Relay {
             }
             Event::End { usage, source, engine_ns } => {
                 self.seen.usage = Some((*usage, *source));
-                if let (Some(engine_ns), Some(open)) = (engine_ns, &mut self.open) {
-                    open.attempt(self.started.attempt).times.engine_ns = Some(*engine_ns);
-                }
+                self.seen.engine_ns = *engine_ns;
             }
         }
     }
@@ -205,6 +271,11 @@ impl Relay {
     /// Writes an event as frames of the client's stream.
     fn frame(&mut self, event: Event) {
         match event {
+            Event::Chunk { data: payload, .. } | Event::Whole { body: payload, .. }
+                if !self.passes() =>
+            {
+                openai::deltas(&payload).iter().for_each(|delta| self.write(delta));
+            }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
             Event::Chunk { data, seen } => {
@@ -214,12 +285,7 @@ impl Relay {
             }
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
             Event::Begin { .. } | Event::Vectors(_) => {}
-            Event::Delta(delta) => {
-                let ready = &mut self.ready;
-                if let Some(outer) = &mut self.outer {
-                    outer.delta(&delta, &mut |frame| ready.push_back(frame));
-                }
-            }
+            Event::Delta(delta) => self.write(&delta),
             Event::End { usage, .. } => {
                 let cost = self.cost();
                 let ready = &mut self.ready;
@@ -230,9 +296,26 @@ impl Relay {
         }
     }
 
+    /// Whether a provider's bytes are what the client reads.
+    fn passes(&self) -> bool {
+        self.outer.as_ref().is_none_or(Outer::passes)
+    }
+
+    /// Writes a piece of the answer as frames of the client's stream.
+    fn write(&mut self, delta: &Delta) {
+        let ready = &mut self.ready;
+        if let Some(outer) = &mut self.outer {
+            outer.delta(delta, &mut |frame| ready.push_back(frame));
+        }
+    }
+
     /// The answer is whole: settle it.
     fn complete(&mut self) {
-        let last = self.outer.as_mut().map_or_else(Bytes::new, Outer::end);
+        let (usage, _) = self.usage();
+        // Only these tell the cost at their very end.
+        let cost = if self.passes() { None } else { self.cost() };
+        let last = self.outer.as_mut().map(|outer| outer.end(&usage, cost.as_ref()));
+        let last = last.unwrap_or_default();
         let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
         self.phase = Phase::Settling(ticket, last);
     }
@@ -250,7 +333,7 @@ impl Relay {
     /// the refusal.
     fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
         tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
-        if fault.is_upstreams() {
+        if fault.is_upstreams() && self.started.attempt.is_some() {
             self.started.route.live.failed();
             self.started.route.breaker.failed();
         }
@@ -270,16 +353,20 @@ impl Relay {
         let mut open = self.open.take()?;
         open.timeline.end(Stage::Relay);
         let route = &self.started.route;
-        if attempt == AttemptOutcome::Completed {
+        if self.spared {
+            open.notes.saved_cost = self.started.answer.shared_cost();
+        } else if attempt == AttemptOutcome::Completed {
             let output = self.seen.usage.map(|(usage, _)| usage.completion());
             let ttft = self.started.first_at - self.started.sent_at;
             route.live.answered(Some(ttft), output);
         }
-        open.end_attempt(self.started.attempt, attempt, false);
+        if let Some(index) = self.started.attempt {
+            open.end_attempt(index, attempt, false);
+        }
         Some(open.finish(Ending {
             outcome,
             status: Some(status),
-            answered_by: Some(self.started.attempt),
+            answered_by: self.started.attempt,
             ttft_us: self.pacing.client_ttft_us(),
             tpot_ns: self.pacing.tpot_ns(self.output_tokens()),
         }))
@@ -288,19 +375,25 @@ impl Relay {
     /// Writes what is known by now into the attempt's record, so that it can be settled at any
     /// point, by whoever ends it.
     fn book(&mut self) {
+        let Some(attempt) = self.started.attempt else { return };
         let ended = self.seen.usage.is_some();
-        let metered = self.started.answer.metered().filter(|_| !ended);
-        if let (Some((usage, engine_ns)), Some(open)) = (metered, &mut self.open) {
+        if let Some((usage, engine_ns)) = self.started.answer.metered().filter(|_| !ended) {
             self.seen.usage = Some((usage, UsageSource::Counted));
-            open.attempt(self.started.attempt).times.engine_ns = Some(engine_ns);
+            self.seen.engine_ns = Some(engine_ns);
         }
         let (usage, source) = self.usage();
         let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
-        let record = open.attempt(self.started.attempt);
+        let record = open.attempt(attempt);
+        if let Some(engine_ns) = self.seen.engine_ns {
+            record.times.engine_ns = Some(engine_ns);
+        }
         record.usage = Some(usage);
         record.usage_source = Some(source);
+        if let Some(service) = self.seen.service.or(self.started.answer.service()) {
+            record.service_tier = Some(service.as_str().to_owned());
+        }
         record.finish = finish;
         record.upstream_id = self.seen.id.take();
         self.pacing.write(&mut record.times, self.started.first_at, output);
@@ -316,16 +409,22 @@ impl Relay {
 
     /// What the answer costs by what is known now; `None` when its price is unknown.
     fn cost(&self) -> Option<Cost> {
-        let engine_ns = self
-            .open
-            .as_ref()
-            .and_then(|open| open.attempt_ref(self.started.attempt).times.engine_ns);
-        let engine_time = Duration::from_nanos(engine_ns.unwrap_or(0));
-        let (usage, _) = self.usage();
-        let price = &self.started.route.config.price;
-        let total = price.cost(&usage, engine_time).ok().flatten()?;
+        if self.spared {
+            return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
+        }
+        let usage = self.usage().0;
+        let (price, used) = match (&self.open, self.started.attempt, &self.shared) {
+            (Some(open), Some(attempt), _) => open.priced(attempt, usage),
+            (_, _, Some(shared)) => {
+                let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
+                let service = self.seen.service.unwrap_or(shared.used.service);
+                (&shared.price, Used { usage, engine_time, service, ..shared.used })
+            }
+            _ => return None,
+        };
+        let total = price.cost(&used).ok().flatten()?;
         let details = match price {
-            RoutePrice::Tokens(price) => price.parts(&usage).ok()?.to_vec(),
+            RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
             RoutePrice::Compute(_) => vec![("engine_time", total)],
             RoutePrice::Unknown => Vec::new(),
         };
@@ -346,6 +445,9 @@ impl SeenSoFar {
         self.reasoning_bytes += u64::from(seen.reasoning_bytes);
         if let Some(usage) = seen.usage {
             self.usage = Some((usage, UsageSource::Reported));
+        }
+        if seen.service.is_some() {
+            self.service = seen.service;
         }
         if seen.finish.is_some() {
             self.finish.clone_from(&seen.finish);

@@ -2,16 +2,26 @@
 //!
 //! [`answer`] is the whole of it, one line per step; each step's name tells which module to open.
 
+mod body;
+mod count;
 mod facts;
 mod headers;
+mod outside;
 mod pages;
+mod shared;
+mod stored;
+mod watched;
+
+pub(crate) use watched::served;
 
 use crate::{
     admission::{Admission, Permit},
+    cache::{AnswerCache, Idempotency},
     caller::{Caller, Keys},
     clock::Clock,
     config::Config,
     execute::{Bounds, Execution, Hedging, Started},
+    guard::Guard,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -22,7 +32,7 @@ use crate::{
     routes::Routes,
     telemetry::Metrics,
     timeline::{Stage, Timeline},
-    wire::{self, ChatRequest, chat::AnswerHead},
+    wire::{self, ChatRequest, Context, Kept, chat::AnswerHead},
 };
 use axum::{
     Router,
@@ -31,11 +41,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use bytes::Bytes;
 use facts::facts;
 use http::{HeaderMap, HeaderValue};
-use http_body_util::{BodyExt as _, Limited};
 use policies::{Decision, Facts, Verdict};
+use shared::Source;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +61,8 @@ pub struct Gateway {
     pub admission: Admission,
     /// Budgets and the ledger.
     pub books: Books,
+    /// Sees and stops abuse.
+    pub guard: Arc<Guard>,
     /// The policy in force.
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
@@ -60,32 +71,74 @@ pub struct Gateway {
     pub host: Option<local_engine::Host>,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
+    /// Answers that may be given again.
+    pub cache: AnswerCache,
+    /// Requests that may be repeated.
+    pub idempotency: Idempotency,
     /// What hedges are allowed.
     pub hedging: Hedging,
     /// What is counted for operators.
     pub metrics: Arc<Metrics>,
+    /// Answers kept for `previous_response_id`, where the operator keeps any.
+    pub kept: Option<Arc<Kept>>,
     /// Work that outlives its request; shutdown waits for it.
     pub tasks: TaskTracker,
 }
 
+/// Which planes a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planes {
+    /// Both.
+    Both,
+    /// What callers ask.
+    Data,
+    /// What operators ask.
+    Admin,
+}
+
 /// The data plane, the admin plane and the small pages.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    planes(gateway, Planes::Both)
+}
+
+/// The planes of one listener.
+pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
     let page = || async { Refusal::WrongMethod("GET, HEAD") };
-    Router::new()
-        .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
-        .route("/v1/completions", asks(Endpoint::Completions))
-        .route("/v1/embeddings", asks(Endpoint::Embeddings))
-        .route("/v1/models", get(pages::models).fallback(page))
-        .route("/v1/models/{id}", get(pages::model).fallback(page))
+    let mut router = Router::new()
         .route("/health", get(pages::health).fallback(page))
-        .route("/ready", get(pages::ready).fallback(page))
-        .route("/metrics", get(pages::metrics).fallback(page))
-        .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-        .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)))
+        .route("/ready", get(pages::ready).fallback(page));
+    if planes != Planes::Admin {
+        router = router
+            .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
+            .route("/v1/completions", asks(Endpoint::Completions))
+            .route("/v1/embeddings", asks(Endpoint::Embeddings))
+            .route("/v1/responses", asks(Endpoint::Responses))
+            .route("/v1/messages", asks(Endpoint::Messages))
+            .route(
+                "/v1/messages/count_tokens",
+                post(count::count_tokens).fallback(|| async { Refusal::WrongMethod("POST") }),
+            )
+            .route(
+                "/v1/responses/{id}",
+                get(stored::show)
+                    .delete(stored::delete)
+                    .fallback(|| async { Refusal::WrongMethod("GET, HEAD, DELETE") }),
+            )
+            .route("/v1/models", get(pages::models).fallback(page))
+            .route("/v1/models/{id}", get(pages::model).fallback(page));
+    }
+    if planes != Planes::Data {
+        router = router
+            .route("/metrics", get(pages::metrics).fallback(page))
+            .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
+            .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
+    }
+    router
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
         .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), outside::finish))
         .with_state(gateway)
 }
 
@@ -108,6 +161,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         caller: None,
         decision: None,
         recorded: false,
+        watched: false,
     };
     match answer(gateway, request, &mut life).await {
         Ok(response) => response,
@@ -116,7 +170,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
 }
 
 /// What is known of a request so far; what a refusal is told with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Life {
     id: RequestId,
     /// What was asked, and so the format of the answer.
@@ -130,6 +184,8 @@ struct Life {
     decision: Option<Arc<Decision>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
+    /// Whether the guard counts it as running.
+    watched: bool,
 }
 
 /// From the head of a request to the head of its answer.
@@ -147,58 +203,89 @@ async fn answer(
     let permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
-    let mut request = read(gateway, life.endpoint, body, &head.headers).await?;
+    let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
     request.upstream_request_id = Some(life.id_header.clone());
     life.timeline.end(Stage::Read);
 
-    let facts = facts(gateway, &caller, &request)?;
+    let mut facts = facts(gateway, &caller, &request)?;
     let policy = gateway.policy.current();
     if headers::asks_dry_run(&head.headers) {
         return Ok(pages::dry_run(&policy, &facts));
     }
+    let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
+    life.watched = true;
     let decision = decide(&policy, &facts)?;
     life.decision = Some(Arc::clone(&decision));
     life.timeline.end(Stage::Decide);
 
+    let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
-    let started = execute(gateway, &request, &decision, &mut open).await;
-    match started {
-        Ok(started) => {
-            // Whatever becomes of it now, an entry tells of it.
-            life.recorded = true;
-            relay(gateway, life, &request, started, open, permit).await
+    open.notes.actions = actions;
+    match source {
+        Source::Route(cache) => {
+            open.notes.cache = cache;
+            ask(gateway, life, &request, &decision, open, permit).await
         }
-        Err(refusal) => Err(unanswered(gateway, open, refusal, life)),
+        Source::Flight(takeoff, cache) => {
+            open.notes.cache = cache;
+            shared::lead(gateway, life, request, open, permit, takeoff).await
+        }
+        Source::Other(waiter, cache) => {
+            open.notes.cache = cache;
+            shared::follow(gateway, life, &request, open, permit, waiter).await
+        }
+        Source::Repeat(waiter) => {
+            open.notes.idempotent_replay = true;
+            shared::follow(gateway, life, &request, open, permit, waiter).await
+        }
     }
 }
 
-/// The size- and time-limited body as the inner request.
+/// Asks the routes of the plan and relays what the first one says that answers.
+async fn ask(
+    gateway: &Gateway,
+    life: &mut Life,
+    request: &ChatRequest,
+    decision: &Decision,
+    mut open: OpenEntry,
+    permit: Permit,
+) -> Result<Response, Refusal> {
+    let started = match execute(gateway, request, decision, &mut open).await {
+        Ok(started) => started,
+        Err(refusal) => return Err(unanswered(gateway, open, refusal, life)),
+    };
+    // Whatever becomes of it now, an entry tells of it.
+    life.recorded = true;
+    let told = headers::Told {
+        route: started.route.id(),
+        attempts: open.attempts(),
+        output_cap: started.output_cap,
+        output_cap_asked: open.output_cap_asked(),
+        cache: open.notes.cache,
+        path: open.path(),
+        timeline: &open.timeline,
+    };
+    let headers = headers::answer(gateway, life, &told, permit.rate());
+    relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
+}
+
+/// The body as the inner request.
 async fn read(
     gateway: &Gateway,
     endpoint: Endpoint,
+    caller: &Caller,
     body: Body,
     headers: &HeaderMap,
 ) -> Result<ChatRequest, Refusal> {
-    let limits = &gateway.config.limits;
-    headers::refuse_long_body(headers, limits.body_bytes_max)?;
-    let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
-        .await
-        .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
-    Ok(wire::read(endpoint, body, headers, limits.output_tokens_default)?)
-}
-
-async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Refusal::TooLarge(bytes_max))
-        }
-        Err(_) => Err(Refusal::Bad(wire::BadRequest {
-            param: None,
-            message: "the request body ended before it was whole".to_owned(),
-            code: "invalid_body",
-        })),
-    }
+    let body = body::whole(gateway, body, headers).await?;
+    let context = Context {
+        kept: gateway.kept.as_ref(),
+        owner: &caller.record.id,
+        output_tokens_default: gateway.config.limits.output_tokens_default,
+    };
+    let mut request = wire::read(endpoint, body, headers, &context)?;
+    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
+    Ok(request)
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {
@@ -237,8 +324,8 @@ fn open_entry(
         stream: request.stream,
         output_cap_asked: request.output_cap,
         decision: record,
-        parent: None,
-        step: None,
+        parent: request.parent,
+        step: request.step.clone(),
         timeline: life.timeline.clone(),
     };
     gateway.books.open_entry(head).map_err(|error| Refusal::StoreDown(error.to_string()))
@@ -277,17 +364,10 @@ async fn relay(
     gateway: &Gateway,
     life: &Life,
     request: &ChatRequest,
-    started: Started,
-    open: OpenEntry,
-    permit: Permit,
+    mut headers: HeaderMap,
+    (started, open, permit): (Started, Option<OpenEntry>, Option<Permit>),
 ) -> Result<Response, Refusal> {
-    let mut headers = headers::answer(gateway, life, &started, &open, permit.rate());
-    let model = started.route.model();
-    let head = AnswerHead {
-        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
-        created: gateway.clock.unix_ms() / 1000,
-        model: model.to_owned(),
-    };
+    let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
@@ -296,6 +376,15 @@ async fn relay(
     let whole = relay.into_whole().await?;
     headers::whole(&mut headers, whole.cost);
     Ok(response(headers, Body::from(whole.body)))
+}
+
+/// What an answer in the client's format begins with.
+fn answer_head(gateway: &Gateway, life: &Life, started: &Started) -> AnswerHead {
+    AnswerHead {
+        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
+        created: gateway.clock.unix_ms() / 1000,
+        model: started.route.model().to_owned(),
+    }
 }
 
 /// A 200 with these headers and no others: cheaper than merging them into a default head.
@@ -327,6 +416,9 @@ impl Life {
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = headers::status(gateway, &refusal);
+        if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
+            gateway.guard.unserved(&watched::of_caller(caller));
+        }
         if !self.recorded {
             gateway.books.refuse(RefusedRow {
                 id: self.id,
@@ -339,7 +431,10 @@ impl Life {
             });
         }
         gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
-        let mut response = refusal.into_response();
+        let mut response = match self.endpoint {
+            Endpoint::Messages => outside::in_anthropics_shape(&refusal, &self.id.to_string()),
+            _ => refusal.into_response(),
+        };
         *response.status_mut() = status;
         headers::refusal(&mut response, &self, gateway);
         response

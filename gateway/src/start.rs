@@ -3,15 +3,18 @@
 
 use crate::{
     admission::Admission,
+    cache::{AnswerCache, Idempotency},
     caller::{Keys, KeysError},
     clock::Clock,
     config::{Config, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
+    guard::Guard,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
+    wire::Kept,
 };
 use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, Worker};
 use std::{sync::Arc, time::Duration};
@@ -72,10 +75,18 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     load_at_start(&routes)?;
     let metrics = Arc::new(Metrics::new());
     let counting = Arc::clone(&metrics);
-    books.observe(move |entry| counting.ended(entry));
+    let guard = Arc::new(Guard::new(config.guard.clone()));
+    let (watching, time) = (Arc::clone(&guard), clock.clone());
+    books.observe(move |entry| {
+        counting.ended(entry);
+        crate::serve::served(&watching, entry, time.unix_ms());
+    });
     let gateway = Gateway {
+        guard,
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        cache: AnswerCache::new(config.cache),
+        idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics,
         tasks: TaskTracker::new(),
@@ -85,6 +96,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         keys,
         books,
         clock,
+        kept: config.responses.map(|limits| Arc::new(Kept::new(limits))),
         config,
     };
     Ok((Arc::new(gateway), recovered))
@@ -110,8 +122,11 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
     keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
+        guard: Arc::new(Guard::new(config.guard.clone())),
         admission: Admission::new(&config.limits),
         started_unix_ms: clock.unix_ms(),
+        cache: AnswerCache::new(config.cache),
+        idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
         tasks: TaskTracker::new(),
@@ -121,6 +136,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         keys,
         books,
         clock,
+        kept: None,
         config,
     }))
 }
@@ -130,6 +146,7 @@ fn books_config(config: &Config) -> BooksConfig {
         dir: config.data_dir.clone(),
         durability: config.ledger.durability,
         low_water_bytes: config.ledger.low_water_bytes,
+        ballast_bytes: config.ledger.ballast_bytes,
         segment_entries_max: config.ledger.segment_entries_max,
         time_zone: config.time_zone.clone(),
         global_budgets: config.global_budgets.clone(),
@@ -197,6 +214,7 @@ fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
         overcommit_percent: local.overcommit_percent,
         swap_bytes_max: local.swap_bytes_max,
         gpu_layers: local.gpu_layers,
+        gpu_device: local.gpu_device.clone(),
         drill: local.drill.clone(),
         ..EngineConfig::new(local.file.clone())
     })

@@ -60,8 +60,10 @@ pub struct EngineConfig {
     /// `prefill_chunk` are read in it when that many would take longer, by what steps have cost so
     /// far. `None`: always as many as `prefill_chunk`.
     pub gap_target: Option<Duration>,
-    /// Layers offloaded to a GPU; `None` is as many as fit. Without a GPU backend it is always 0.
+    /// Layers offloaded to a GPU; `None` is as many as fit. A number above 0 is kept or refused.
     pub gpu_layers: Option<u32>,
+    /// The only GPU to use, by its backend's name for it (`CUDA0`, `Vulkan1`); `None` is all.
+    pub gpu_device: Option<String>,
     /// The layout of the KV cache.
     pub kv_layout: KvLayout,
     /// Whether a job may start from the cells another job with the same prefix left.
@@ -114,6 +116,7 @@ impl EngineConfig {
             prefill_chunk: 128,
             gap_target: Some(Duration::from_millis(250)),
             gpu_layers: None,
+            gpu_device: None,
             kv_layout: KvLayout::Auto,
             prefix_reuse: true,
             prefix_sharing: PrefixSharing::Caller,

@@ -19,6 +19,7 @@ use crate::{
     info::ModelInfo,
     job::{Job, Message},
     load::Loaded,
+    predict::Prediction,
     process::Remote,
     shared::Shared,
     status::{EngineState, Status},
@@ -237,6 +238,13 @@ impl Engine {
             None => self.inner.shared.gauges.read(),
             Some(remote) => remote.status(),
         }
+    }
+
+    /// When a job with so many prompt tokens could be expected to begin to answer if it came now;
+    /// `None` before anything was computed, and where a process of its own computes. Takes no lock.
+    #[must_use]
+    pub fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
+        self.inner.shared.gauges.predict(prompt_tokens)
     }
 
     /// The last times cells of one job were taken for another, oldest first; bounded.

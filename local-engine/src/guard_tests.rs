@@ -7,6 +7,7 @@ use crate::{
     config::{EngineConfig, KvLayout},
     device::{BatchToken, Device, Fault},
     llama::{LlamaDevice, Model},
+    offload::CPU,
     scheduler_tests::greedy,
 };
 
@@ -40,7 +41,7 @@ fn token(token: i32, position: u32, slot: u32) -> BatchToken {
 fn refused(case: &str) -> bool {
     let separate = case == "part-of-separate-cache";
     let config = config(if separate { KvLayout::Separate } else { KvLayout::Unified });
-    let model = Model::load(&config.file, 0).expect("loads");
+    let model = Model::load(&config.file, CPU).expect("loads");
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
     let outside = i32::try_from(model.vocabulary()).expect("small");
     let broken = |result: Result<(), Fault>| matches!(result, Err(Fault::Broken(_)));
@@ -58,7 +59,7 @@ fn refused(case: &str) -> bool {
             let logits = BatchToken { logits: true, ..token(1, 1, 0) };
             device.decode(&[token(1, 0, 0), logits]).expect("computed");
             let row = if case == "row-without-logits" { 0 } else { 1_000_000 };
-            let mut sampler = device.sampler(&greedy(&[1]).sampling, &[1], 1);
+            let mut sampler = device.sampler(&greedy(&[1]));
             device.sample(&mut sampler, row).is_err()
         }
         "part-of-separate-cache" => {

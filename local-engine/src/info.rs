@@ -57,8 +57,13 @@ pub struct ModelInfo {
     pub layers: u32,
     /// Those of them on a GPU.
     pub layers_offloaded: u32,
-    /// The devices llama.cpp found.
+    /// The devices those layers are on, by name; empty where the CPU has all.
+    pub offloaded_to: Vec<String>,
+    /// The devices llama.cpp found, as they were before the model was loaded.
     pub devices: Vec<Device>,
+    /// Bytes of GPU memory that weights, KV cache and work space took, by what the devices report;
+    /// another process that takes memory meanwhile is counted too.
+    pub gpu_memory_bytes: u64,
     /// Threads that compute.
     pub threads: u32,
     /// Time taken to load, context included.
@@ -71,7 +76,8 @@ impl ModelInfo {
     /// The backend that computes: the first GPU's when layers are offloaded, else `CPU`.
     #[must_use]
     pub fn backend(&self) -> &str {
-        let gpu = self.devices.iter().find(|device| device.gpu && self.layers_offloaded > 0);
+        let first = self.offloaded_to.first();
+        let gpu = self.devices.iter().find(|device| Some(&device.name) == first);
         gpu.map_or("CPU", |device| &device.backend)
     }
 }

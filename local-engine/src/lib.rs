@@ -39,10 +39,15 @@ mod llama;
 mod load;
 mod logprobs;
 mod meter;
+mod offload;
 mod outbox;
 mod placed;
+mod predict;
 mod prefix_tree;
 mod process;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
@@ -77,6 +82,7 @@ pub use job::{
     Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
     TOP_LOGPROBS_MAX, TokenLogprob,
 };
+pub use predict::Prediction;
 pub use process::{Isolation, Worker, serve_parent};
 pub use status::{EngineState, Status, StepCosts};
 pub use template::Chat;

@@ -37,6 +37,7 @@ use crate::{
     info::Device,
     job::{Job, Likely, TokenLogprob},
     logprobs,
+    offload::Offload,
     template::TemplateSource,
 };
 
@@ -121,12 +122,6 @@ pub(crate) fn devices() -> Result<Vec<Device>, String> {
         .collect())
 }
 
-/// Whether this build can use a GPU and found one.
-pub(crate) fn offloads() -> Result<bool, String> {
-    let supported = backend()?.supports_gpu_offload();
-    Ok(supported && devices()?.iter().any(|device| device.gpu))
-}
-
 /// The layers a file says it has, the output layer included.
 pub(crate) fn layers_of(file: &Path) -> Option<u32> {
     let gguf = GgufContext::from_file(file)?;
@@ -151,11 +146,19 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Loads a model with that many layers on a GPU.
-    pub(crate) fn load(file: &Path, gpu_layers: u32) -> Result<Model, String> {
+    /// Loads a model, its layers where `plan` puts them.
+    pub(crate) fn load(file: &Path, plan: Offload) -> Result<Model, String> {
         let backend = backend()?;
         let _ = last_error();
-        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+        let mut params = LlamaModelParams::default().with_n_gpu_layers(plan.layers);
+        // Without layers on it a GPU would still be handed large batches: none is offered then.
+        let only = match plan {
+            Offload { layers: 0, .. } => Some(Vec::new()),
+            Offload { device, .. } => device.map(|index| vec![index]),
+        };
+        if let Some(devices) = only {
+            params = params.with_devices(&devices).map_err(|error| error.to_string())?;
+        }
         let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
         let vocabulary = model.vocab().n_tokens();
         if vocabulary <= 0 {

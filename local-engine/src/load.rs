@@ -11,8 +11,9 @@ use crate::{
     engine::file_stem,
     error::LoadError,
     gguf::{self, Header},
-    info::{ModelInfo, quantisation},
+    info::{self, ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
+    offload::{self, Offload},
     scheduler::Scheduler,
     shared::Shared,
     template::ChatTemplate,
@@ -71,14 +72,17 @@ pub(crate) fn load(
     shared: &Arc<Shared>,
 ) -> Result<(WithModel, Loaded), LoadError> {
     let started = Instant::now();
-    let plans = layer_plans(config)?;
+    let devices = llama::devices().map_err(LoadError::Start)?;
+    let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
+    let plans = offload::plans(&devices, all, config.gpu_layers, config.gpu_device.as_deref())
+        .map_err(LoadError::Config)?;
     let mut failure = LoadError::Start("no plan to load by".to_owned());
-    for gpu_layers in plans {
+    for plan in plans {
         let file = config.file.clone();
-        let model = match Model::load(&config.file, gpu_layers) {
+        let model = match Model::load(&config.file, plan) {
             Ok(model) => Arc::new(model),
             Err(reason) => {
-                failure = LoadError::Model { file, reason };
+                failure = fall_short(plan, LoadError::Model { file, reason });
                 continue;
             }
         };
@@ -89,12 +93,13 @@ pub(crate) fn load(
         let scheduler = match made {
             Ok(scheduler) => scheduler,
             Err(reason) => {
-                failure = LoadError::Context { context_tokens: config.context_tokens, reason };
+                let context_tokens = config.context_tokens;
+                failure = fall_short(plan, LoadError::Context { context_tokens, reason });
                 continue;
             }
         };
         let loaded = scheduler.with_dependent(|model, scheduler| {
-            describe(model, &scheduler.device, config, gpu_layers, started)
+            describe(model, &scheduler.device, config, plan, &devices, started)
         })?;
         tracing::info!(
             model = loaded.info.name,
@@ -102,6 +107,8 @@ pub(crate) fn load(
             backend = loaded.info.backend(),
             layers = loaded.info.layers,
             layers_offloaded = loaded.info.layers_offloaded,
+            offloaded_to = loaded.info.offloaded_to.join(","),
+            gpu_memory_mib = loaded.info.gpu_memory_bytes >> 20,
             kv_cells = loaded.info.kv_cells,
             threads = loaded.info.threads,
             "model loaded"
@@ -133,26 +140,18 @@ pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loade
     })
 }
 
-/// The numbers of GPU layers to try, in order. Only an automatic number steps down: one that was
-/// asked for is kept or refused.
-fn layer_plans(config: &EngineConfig) -> Result<Vec<u32>, LoadError> {
-    if !llama::offloads().map_err(LoadError::Start)? {
-        return Ok(vec![0]);
-    }
-    if let Some(layers) = config.gpu_layers {
-        return Ok(vec![layers]);
-    }
-    let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
-    let mut plans = vec![all, all / 4 * 3, all / 2, all / 4, 0];
-    plans.dedup();
-    Ok(plans)
+/// Tells the operator that a plan did not fit; the next one is tried.
+fn fall_short(plan: Offload, failure: LoadError) -> LoadError {
+    tracing::warn!(layers_offloaded = plan.layers, reason = %failure, "the model does not load so");
+    failure
 }
 
 fn describe(
     model: &Arc<Model>,
     device: &LlamaDevice<'_>,
     config: &EngineConfig,
-    gpu_layers: u32,
+    plan: Offload,
+    before: &[info::Device],
     started: Instant,
 ) -> Result<Loaded, LoadError> {
     let source = model.template();
@@ -179,8 +178,10 @@ fn describe(
         kv_unified: device.unified(),
         template_sha256,
         layers,
-        layers_offloaded: gpu_layers.min(layers),
-        devices: llama::devices().map_err(LoadError::Start)?,
+        layers_offloaded: plan.layers.min(layers),
+        offloaded_to: plan.devices(before),
+        devices: before.to_vec(),
+        gpu_memory_bytes: offload::taken(before, &llama::devices().map_err(LoadError::Start)?),
         threads: config.threads(),
         load_time: started.elapsed(),
         memory_bytes: 0,

@@ -14,6 +14,7 @@ use crate::{
     device::Device,
     evictions::JobRef,
     job::JobEvent,
+    predict::Seen,
     prefix_tree::PrefixTree,
     sequence::{Sequence, Slot},
     shared::{Shared, Waiting},
@@ -59,6 +60,7 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) swapped: Vec<Swapped<D::Sampler, D::Saved>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) costs: Costs,
+    pub(crate) seen: Seen,
     pub(crate) batch_tokens: usize,
     pub(crate) prefill_chunk: usize,
     pub(crate) gap_target: Option<Duration>,
@@ -86,6 +88,7 @@ impl<D: Device> Scheduler<D> {
             cells,
             cells_promised: cells.saturating_mul(size(config.overcommit_percent)) / 100,
             costs: Costs::default(),
+            seen: Seen::default(),
             gap_target: config.gap_target,
             share_prefixes: config.prefix_sharing == PrefixSharing::All,
             swap_bytes_max: config.swap_bytes_max,
@@ -187,41 +190,32 @@ impl<D: Device> Scheduler<D> {
         if self.shared.gauges.queued.load(Relaxed) == 0 {
             return;
         }
-        let waited = |waiting: &Waiting| now.saturating_duration_since(waiting.submitted);
         // Another choice of a request that runs does not expire: the answer would break.
-        let over =
-            |waiting: &Waiting| waiting.after.is_none() && waited(waiting) >= self.queue_wait_max;
+        let over = |waiting: &Waiting| {
+            let waited = now.saturating_duration_since(waiting.submitted);
+            waiting.after.is_none() && waited >= waiting.wait_max(self.queue_wait_max)
+        };
         let mut queue = self.shared.queue();
-        if !queue.jobs.iter().any(|waiting| waiting.outbox.abandoned() || over(waiting)) {
-            return;
-        }
-        for waiting in std::mem::take(&mut queue.jobs) {
-            if waiting.outbox.abandoned() {
+        for gone in queue.jobs.take(|waiting| waiting.outbox.abandoned() || over(waiting)) {
+            if gone.outbox.abandoned() {
                 self.shared.gauges.cancelled.fetch_add(1, Relaxed);
-            } else if over(&waiting) {
-                let queued = waited(&waiting);
-                self.shared.gauges.expired.fetch_add(1, Relaxed);
-                waiting.outbox.close("", |_| JobEvent::Expired { queued });
             } else {
-                queue.jobs.push_back(waiting);
+                self.shared.gauges.expired.fetch_add(1, Relaxed);
+                gone.expire(now);
             }
         }
         self.shared.count_queue(&queue);
     }
 
-    /// Brings in the job that waited longest, if a slot and its cells are free. A job that does
-    /// not fit is not overtaken, or a large one would wait for ever.
+    /// Brings in the job whose turn it is, if a slot and its cells are free. A job that does not fit
+    /// is not overtaken by its equals, or a large one would wait for ever.
     fn admit(&mut self, now: Instant) -> bool {
         if self.shared.gauges.queued.load(Relaxed) == 0 {
             return false;
         }
         let mut queue = self.shared.queue();
-        // Other choices of a request wait until its prompt is in the cache.
-        let first = queue.jobs.iter().position(|waiting| !waiting.held());
-        let fits = first
-            .and_then(|at| queue.jobs.get(at))
-            .is_some_and(|waiting| self.has_room(&waiting.job));
-        let front = first.filter(|_| fits).and_then(|at| queue.jobs.remove(at));
+        let fits = queue.jobs.next().is_some_and(|job| self.has_room(job));
+        let front = if fits { queue.jobs.pop() } else { None };
         self.shared.count_queue(&queue);
         drop(queue);
         let Some(waiting) = front else { return false };
@@ -236,6 +230,7 @@ impl<D: Device> Scheduler<D> {
         gauges.kv_used.store(count32(self.tree.cells()), Relaxed);
         let paused = self.running().filter(|(_, job)| job.outbox.paused_since().is_some());
         gauges.paused.store(count32(paused.count()), Relaxed);
+        self.publish_wait();
     }
 
     /// Until the next deadline of somebody who waits.
@@ -248,7 +243,8 @@ impl<D: Device> Scheduler<D> {
             Some(left(since, self.reader_stall_max))
         });
         let queue = self.shared.queue();
-        let waits = queue.jobs.front().map(|front| left(front.submitted, self.queue_wait_max));
+        let wait = |job: &Waiting| left(job.submitted, job.wait_max(self.queue_wait_max));
+        let waits = queue.jobs.iter().map(wait).min();
         let end = queue.end_at.map(|end_at| end_at.saturating_duration_since(now));
         stalls.chain(waits).chain(end).fold(HEARTBEAT, Duration::min)
     }
@@ -277,7 +273,7 @@ pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     let mut queue = shared.queue();
     queue.open = false;
     shared.embeds.clear();
-    for waiting in std::mem::take(&mut queue.jobs) {
+    for waiting in queue.jobs.take(|_| true) {
         shared.gauges.failed.fetch_add(1, Relaxed);
         waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
     }

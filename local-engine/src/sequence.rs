@@ -40,6 +40,9 @@ pub(crate) struct Sequence<S> {
     pub(crate) prompt_tokens: usize,
     pub(crate) max_tokens: u32,
     pub(crate) scheduling: Scheduling,
+    pub(crate) submitted: Instant,
+    /// How long its first token was expected to take when it came.
+    pub(crate) predicted: Option<Duration>,
     pub(crate) engine_time_max: Duration,
     /// The order of admission.
     pub(crate) order: u64,
@@ -59,6 +62,8 @@ impl<S> Sequence<S> {
             prompt_tokens: waiting.job.prompt.len(),
             history: waiting.job.prompt,
             scheduling: waiting.job.scheduling,
+            submitted: waiting.submitted,
+            predicted: waiting.predicted,
             max_tokens: waiting.job.max_tokens,
             engine_time_max: waiting.job.engine_time_max,
             order,

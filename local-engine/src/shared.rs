@@ -2,7 +2,6 @@
 //! numbers, and the way to wake the thread. No lock is held while anything is computed.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
@@ -11,7 +10,7 @@ use std::{
         },
     },
     thread::Thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::Receiver;
@@ -23,6 +22,7 @@ use crate::{
     job::{Job, JobEvent},
     meter::Meter,
     outbox::Outbox,
+    queue::FairQueue,
     status::{EngineState, Gauges},
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Waiting {
     pub(crate) job: Job,
     pub(crate) outbox: Outbox,
     pub(crate) submitted: Instant,
+    /// How long its first token was expected to take when it came.
+    pub(crate) predicted: Option<Duration>,
     /// The job whose prompt this one shares: the first choice of its request.
     pub(crate) after: Option<Arc<Meter>>,
 }
@@ -46,10 +48,23 @@ impl Waiting {
     }
 }
 
-/// The jobs in the queue, oldest first.
+impl Waiting {
+    /// How long it may wait.
+    pub(crate) fn wait_max(&self, queue_wait_max: Duration) -> Duration {
+        self.job.scheduling.queue_wait_max.map_or(queue_wait_max, |own| own.min(queue_wait_max))
+    }
+
+    /// Tells the job that it waited in vain.
+    pub(crate) fn expire(self, now: Instant) {
+        let queued = now.saturating_duration_since(self.submitted);
+        self.outbox.close("", |_| JobEvent::Expired { queued });
+    }
+}
+
+/// The jobs in the queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    pub(crate) jobs: VecDeque<Waiting>,
+    pub(crate) jobs: FairQueue,
     /// Whether jobs are taken.
     pub(crate) open: bool,
     /// When to end with jobs unfinished; set by the first shutdown.
@@ -60,7 +75,6 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
-    queue_max: usize,
     lag_max: usize,
     pub(crate) gauges: Gauges,
     pub(crate) evictions: Evictions,
@@ -82,8 +96,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(queue_max: usize, lag_max: usize) -> Shared {
         Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), open: true, end_at: None }),
-            queue_max,
+            queue: Mutex::new(Queue { jobs: FairQueue::new(queue_max), open: true, end_at: None }),
             lag_max,
             gauges: Gauges::new(),
             evictions: Evictions::default(),
@@ -177,16 +190,20 @@ impl Shared {
                 _ => SubmitError::Stopped,
             });
         }
-        let room = |queue: &Queue| queue.jobs.len().saturating_add(jobs.len()) <= self.queue_max;
-        if !room(&queue) {
+        if !queue.jobs.has_room_for(jobs.len()) {
             // The scheduler may be in a long step: those who left make room at once.
-            let before = queue.jobs.len();
-            queue.jobs.retain(|waiting| !waiting.outbox.abandoned());
-            let left = u64::try_from(before - queue.jobs.len()).unwrap_or(0);
-            self.gauges.cancelled.fetch_add(left, Relaxed);
+            let left = queue.jobs.take(|waiting| waiting.outbox.abandoned()).len();
+            self.gauges.cancelled.fetch_add(u64::try_from(left).unwrap_or(0), Relaxed);
         }
-        if !room(&queue) {
-            return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
+        if !queue.jobs.has_room_for(jobs.len()) {
+            // Who floods the queue makes room for the others.
+            let caller = jobs.first().map(|job| job.scheduling.caller);
+            let one = caller.filter(|_| jobs.len() == 1);
+            let Some(displaced) = one.and_then(|caller| queue.jobs.displace_for(caller)) else {
+                return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
+            };
+            self.gauges.expired.fetch_add(1, Relaxed);
+            displaced.expire(now);
         }
         let mut queued: Vec<Queued> = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -195,7 +212,8 @@ impl Shared {
                 Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
             outbox.count_in(Arc::clone(&self.open_jobs));
             let after = queued.first().map(|(_, first)| Arc::clone(first));
-            queue.jobs.push_back(Waiting { job, outbox, submitted: now, after });
+            let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
+            queue.jobs.push(Waiting { job, outbox, submitted: now, predicted, after });
             queued.push((events, meter));
         }
         self.count_queue(&queue);

@@ -1,6 +1,7 @@
 //! The engine's live numbers. The scheduler stores them, anyone loads them: no lock, so that
 //! health answers while the engine is busy or stuck.
 
+use crate::predict::Prediction;
 use std::{
     sync::{
         OnceLock,
@@ -75,6 +76,8 @@ pub struct Status {
     pub swap_time: Duration,
     /// What a step costs, as far as it is known: none before the first.
     pub costs: Option<StepCosts>,
+    /// How long a job that came now would wait in the queue; none before the first step.
+    pub predicted_wait: Option<Duration>,
     /// Jobs that ended well.
     pub finished: u64,
     /// Jobs whose reader left before the end.
@@ -132,6 +135,11 @@ pub(crate) struct Gauges {
     cost_fixed_ns: AtomicU64,
     cost_decode_ns: AtomicU64,
     cost_prefill_ns: AtomicU64,
+    wait_ns: AtomicU64,
+    /// Reading one prompt token as a newcomer; 0 before the first step.
+    read_each_ns: AtomicU64,
+    /// 95th percentile of real over expected waits, in thousandths; 0 before it is known.
+    off_permille: AtomicU64,
     pub(crate) finished: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -167,6 +175,9 @@ impl Gauges {
             cost_fixed_ns: AtomicU64::new(0),
             cost_decode_ns: AtomicU64::new(0),
             cost_prefill_ns: AtomicU64::new(0),
+            wait_ns: AtomicU64::new(0),
+            read_each_ns: AtomicU64::new(0),
+            off_permille: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -196,6 +207,32 @@ impl Gauges {
             prefill: load(&self.cost_prefill_ns),
         };
         (!costs.prefill.is_zero()).then_some(costs)
+    }
+
+    /// What a newcomer would wait, read each of its prompt tokens for, and how far such numbers
+    /// were off.
+    pub(crate) fn set_prediction(&self, wait: f64, read_each: f64, off: Option<f64>) {
+        let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let off = duration(off.unwrap_or(0.0)).as_millis();
+        self.wait_ns.store(nanoseconds(duration(wait)), Relaxed);
+        self.off_permille.store(u64::try_from(off).unwrap_or(u64::MAX), Relaxed);
+        self.read_each_ns.store(nanoseconds(duration(read_each)).max(1), Relaxed);
+    }
+
+    /// When a job with such a prompt could be expected to begin to answer if it came now.
+    pub(crate) fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
+        let read_each = self.read_each_ns.load(Relaxed);
+        if read_each == 0 {
+            return None;
+        }
+        let wait = self.wait_ns.load(Relaxed);
+        let tokens = u64::try_from(prompt_tokens).unwrap_or(u64::MAX);
+        let ttft = wait.saturating_add(read_each.saturating_mul(tokens));
+        let off = Some(self.off_permille.load(Relaxed)).filter(|off| *off > 0);
+        let p95 = off.map(|off| u128::from(ttft) * u128::from(off) / 1_000);
+        let p95 = p95.map(|ns| Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)));
+        let duration = Duration::from_nanos;
+        Some(Prediction { wait: duration(wait), ttft: duration(ttft), ttft_p95: p95 })
     }
 
     pub(crate) fn drain(&self) {
@@ -251,6 +288,7 @@ impl Gauges {
             recomputed: self.recomputed.load(Relaxed),
             swap_time: Duration::from_nanos(self.swap_ns.load(Relaxed)),
             costs: self.costs(),
+            predicted_wait: self.predict(0).map(|expected| expected.wait),
             finished: self.finished.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
             expired: self.expired.load(Relaxed),

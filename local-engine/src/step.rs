@@ -10,7 +10,7 @@ use crate::{
     attribution::{DECODE_WEIGHT, PREFILL_WEIGHT, split},
     device::{BatchToken, Device, Fault},
     evictions::JobRef,
-    job::Finish,
+    job::{Finish, Scheduling},
     scheduler::Scheduler,
     sequence::{Drawn, Sequence},
     status::nanoseconds,
@@ -102,6 +102,7 @@ impl<D: Device> Scheduler<D> {
         let ended: Vec<_> = parts.iter_mut().filter_map(|part| self.deliver(part, now)).collect();
         // Whoever reads the last event finds the job in the numbers.
         self.shared.gauges.finished.fetch_add(count(ended.len()), Relaxed);
+        self.settle(&parts, &ended);
         self.publish();
         for (sequence, finish) in ended {
             sequence.finish(finish);
@@ -279,6 +280,24 @@ impl<D: Device> Scheduler<D> {
                 gauges.prefill_tokens.fetch_add(tokens, Relaxed);
             }
             gauges.attributed_ns.fetch_add(part.ns, Relaxed);
+        }
+    }
+
+    /// Learns from those who began and those who ended, and gives back what of their caps was not
+    /// used.
+    fn settle(&mut self, parts: &[Part], ended: &[(Sequence<D::Sampler>, Finish)]) {
+        for part in parts.iter().filter(|part| !part.decode && part.row.is_some()) {
+            let job = self.slots[part.slot].running.as_ref();
+            if let Some((predicted, submitted)) = job.map(|job| (job.predicted, job.submitted)) {
+                self.note_first_token(predicted, submitted);
+            }
+        }
+        for (sequence, _) in ended {
+            let generated = sequence.outbox.meter().generated_tokens();
+            self.seen.answered(generated);
+            let unused = u64::from(sequence.max_tokens.saturating_sub(generated));
+            let Scheduling { caller, priority, .. } = sequence.scheduling;
+            self.shared.queue().jobs.give_back(caller, priority, unused);
         }
     }
 

@@ -153,6 +153,12 @@ pub struct RouteFacts {
     pub ttft_p50_us: Option<u64>,
     /// 95th percentile of TTFT of recent attempts in microseconds.
     pub ttft_p95_us: Option<u64>,
+    /// How long this request would wait in the route's queue, by what is running and waiting there,
+    /// in microseconds; `None` where nobody can say, as for a cloud.
+    pub predicted_wait_us: Option<u64>,
+    /// Within this its first token would come in 95 of 100 cases, in microseconds: the expected wait
+    /// and the reading of its prompt, stretched by how far such expectations were off lately.
+    pub predicted_ttft_p95_us: Option<u64>,
     /// Failed attempts among recent ones, in thousandths, upstream faults only.
     pub failed_permille: Option<u32>,
 }

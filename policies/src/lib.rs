@@ -11,7 +11,6 @@ mod file;
 mod money;
 mod policy;
 mod price;
-mod price_list;
 mod units;
 mod usage;
 
@@ -30,8 +29,8 @@ pub use policy::{
     SignalRead, Trace, TraceVerdict, choose, decide, explain, guard, shipped,
 };
 pub use price::{
-    ComputePrice, PriceId, PriceName, RoutePrice, Tier, TiersError, TokenPrice, TokenRates,
-    WorstCase,
+    ComputePrice, DatedPrices, Fees, HoursRates, Power, PriceId, PriceList, PriceName, PriceRow,
+    Pricing, RateTable, RoutePrice, RowRates, ServiceTier, Tier, TiersError, TokenPrice,
+    TokenRates, Used, WorstCase, write_rows,
 };
-pub use price_list::{PriceList, PriceRow};
 pub use usage::{Usage, UsageSource};

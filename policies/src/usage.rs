@@ -18,6 +18,15 @@ pub struct Usage {
     pub output: u64,
     /// Answer tokens spent on hidden reasoning.
     pub reasoning: u64,
+    /// Prompt tokens of images, where the provider counts them apart and has a rate for them.
+    #[serde(default)]
+    pub image: u64,
+    /// Prompt tokens of audio, likewise.
+    #[serde(default)]
+    pub audio: u64,
+    /// Answer tokens of audio, likewise.
+    #[serde(default)]
+    pub audio_output: u64,
 }
 
 /// Who counted the tokens. The ledger never mixes these silently.
@@ -42,12 +51,41 @@ impl Usage {
             .saturating_add(self.cache_read)
             .saturating_add(self.cache_write_5m)
             .saturating_add(self.cache_write_1h)
+            .saturating_add(self.image)
+            .saturating_add(self.audio)
     }
 
     /// All answer tokens, seen and hidden.
     #[must_use]
     pub const fn completion(&self) -> u64 {
-        self.output.saturating_add(self.reasoning)
+        self.output.saturating_add(self.reasoning).saturating_add(self.audio_output)
+    }
+
+    /// Every bucket once, in the order of the fields.
+    #[must_use]
+    pub const fn all(&self) -> [u64; 9] {
+        let Self {
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            image,
+            audio,
+            audio_output,
+        } = *self;
+        [
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            image,
+            audio,
+            audio_output,
+        ]
     }
 
     /// Prompt and answer together.
@@ -66,6 +104,9 @@ impl Usage {
             cache_write_1h: self.cache_write_1h.saturating_add(other.cache_write_1h),
             output: self.output.saturating_add(other.output),
             reasoning: self.reasoning.saturating_add(other.reasoning),
+            image: self.image.saturating_add(other.image),
+            audio: self.audio.saturating_add(other.audio),
+            audio_output: self.audio_output.saturating_add(other.audio_output),
         }
     }
 }

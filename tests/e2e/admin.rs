@@ -148,3 +148,89 @@ async fn the_routes_tell_their_state() {
     assert_eq!(routes.len(), 1);
     assert!(!routes[0].to_string().contains("canary"), "no key of a provider: {}", routes[0]);
 }
+
+#[tokio::test]
+async fn exports_hold_every_attempt_and_their_costs_sum_to_the_ledgers() {
+    let (cloud, gate) = a_cloud().await;
+    for n in 1..=5 {
+        cloud.next(Script::default().using(100 * n, 10 * n));
+        gate.ask("Count me.").send().await.ok();
+    }
+    let cost: u128 = gate.ledger().entries().await.iter().map(|e| e.cost().unwrap()).sum();
+    let csv = gate.admin_text("/ledger/export?format=csv").await;
+    let focus = gate.admin_text("/ledger/export?format=focus").await;
+    for (text, column) in [(csv, "cost_usd"), (focus, "BilledCost")] {
+        let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let head = lines.next().expect("a head");
+        let at = head.iter().position(|name| *name == column).expect(column);
+        // No cell before that column is quoted here.
+        let sum: u128 = lines.map(|cells| pico(&Value::from(cells[at])).expect("a cost")).sum();
+        assert_eq!(sum, cost, "{column}");
+    }
+    let lines = gate.admin_text("/ledger/export?format=jsonl").await;
+    assert_eq!(lines.lines().count(), 5);
+    for line in lines.lines() {
+        let entry: Value = serde_json::from_str(line).expect("a line of JSON");
+        assert_eq!(entry["attempts"].as_array().map(Vec::len), Some(1));
+    }
+    assert_eq!(gate.admin_send("GET", "/ledger/export?format=xml", Value::Null).await.status, 400);
+}
+
+#[tokio::test]
+async fn openais_usage_and_cost_pages_have_its_shapes_and_the_ledgers_sums() {
+    let (cloud, gate) = a_cloud().await;
+    for n in 1..=4 {
+        cloud.next(Script::default().using(100 * n, 10 * n));
+        gate.ask("Count me.").send().await.ok();
+    }
+    let usage = gate
+        .organization("/usage/completions?start_time=0&bucket_width=1d&limit=1&group_by=model")
+        .await;
+    assert_eq!(usage["object"], "page");
+    assert_eq!(usage["data"][0]["object"], "bucket");
+    assert_eq!(usage["has_more"], true);
+    assert_eq!(usage["next_page"], "page_86400");
+    let arrived = gate.ledger().entries().await[0].0["arrived_unix_ms"].as_u64().expect("a time");
+    let today = arrived / 1_000 - arrived / 1_000 % 86_400;
+    let page = format!("start_time={today}&bucket_width=1d");
+    let usage = gate.organization(&format!("/usage/completions?{page}&group_by=model")).await;
+    let result = &usage["data"][0]["results"][0];
+    assert_eq!(usage["data"][0]["start_time"], today);
+    assert_eq!(usage["data"][0]["end_time"], today + 86_400);
+    assert_eq!(result["object"], "organization.usage.completions.result");
+    assert_eq!(result["input_tokens"], 1_000);
+    assert_eq!(result["output_tokens"], 100);
+    assert_eq!(result["num_model_requests"], 4);
+    assert!(result["model"].is_string() && result["project_id"].is_null());
+    let fields: Vec<&String> = result.as_object().expect("a result").keys().collect();
+    assert_eq!(
+        fields,
+        [
+            "object",
+            "input_tokens",
+            "output_tokens",
+            "input_cached_tokens",
+            "input_audio_tokens",
+            "output_audio_tokens",
+            "num_model_requests",
+            "project_id",
+            "user_id",
+            "api_key_id",
+            "model",
+            "service_tier",
+            "batch"
+        ]
+    );
+    let costs = gate.organization(&format!("/costs?{page}")).await;
+    let result = &costs["data"][0]["results"][0];
+    assert_eq!(result["object"], "organization.costs.result");
+    assert_eq!(result["amount"]["currency"], "usd");
+    let cost: u128 = gate.ledger().entries().await.iter().map(|e| e.cost().unwrap()).sum();
+    let value = result["amount"]["value"].to_string();
+    assert_eq!(pico(&Value::from(value)).expect("a number"), cost);
+    let key = gate.key().secret.clone();
+    let headers = [("authorization", format!("Bearer {key}"))];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let path = format!("/v1/organization/costs?{page}");
+    assert_eq!(gate.send("GET", &path, &headers, Vec::new()).await.status, 403);
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 /// How often the process is killed; `make test-all` does it more often.
 fn rounds() -> usize {
-    if std::env::var_os("TOLLGATE_SLOW_TESTS").is_some() { 100 } else { 20 }
+    if std::env::var_os("TOLLGATE_SLOW_TESTS").is_some() { 50 } else { 20 }
 }
 
 async fn a_cloud(budget: &str) -> (StandIn, Gate, Key) {
@@ -59,6 +59,7 @@ async fn no_acknowledged_entry_is_lost_to_kill_9() {
     let (cloud, mut gate, key) = a_cloud("1000").await;
     cloud.always(Script::default().using(10, 5));
     let mut promised = BTreeSet::new();
+    let mut kept = BTreeSet::new();
     for round in 0..rounds() {
         // A different moment each time, always with requests in flight.
         promised.extend(acknowledged(&gate, &key, 1 + (round * 7) % 23).await);
@@ -66,10 +67,21 @@ async fn no_acknowledged_entry_is_lost_to_kill_9() {
         let report = gate.ledger_verify().await;
         assert_eq!(report.code, 0, "round {round}: {}{}", report.stdout, report.stderr);
         gate = gate.restarted_after(|_| {}).await;
-        let kept = the_books_add_up(&gate, &key).await;
+        kept = the_books_add_up(&gate, &key).await;
         let lost: Vec<_> = promised.difference(&kept).collect();
         assert!(lost.is_empty(), "round {round} lost {lost:?}");
     }
+    let spent = gate.budget(&key).await.spent();
+    let overspent = spent.saturating_sub(1_000 * 1_000_000_000_000);
+    println!(
+        "{} times kill -9: {} requests in the ledger, {} acknowledged, {} lost, {overspent} \
+         pico-USD overspent",
+        rounds(),
+        kept.len(),
+        promised.len(),
+        promised.difference(&kept).count(),
+    );
+    assert_eq!(overspent, 0);
 }
 
 #[tokio::test]

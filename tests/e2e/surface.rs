@@ -1,8 +1,9 @@
 //! The other endpoints live the same life as a chat: reserved, answered, charged, written down once.
 
-use crate::harness::Gate;
-use e2e::standin::{Script, StandIn};
-use serde_json::json;
+use crate::harness::{Answer, Gate};
+use e2e::standin::{Fault, Script, StandIn};
+use serde_json::{Value, json};
+use std::io::Write as _;
 
 async fn a_cloud() -> (StandIn, Gate) {
     let cloud = StandIn::start().await.unwrap();
@@ -92,4 +93,204 @@ async fn what_is_no_answer_of_the_endpoint_is_no_answer() {
         answer.error();
     }
     gate.ledger().until_entries(2).await;
+}
+
+/// The events of a stream whose events are named.
+fn named(answer: &Answer) -> Vec<(String, Value)> {
+    answer
+        .body_text()
+        .split_terminator("\n\n")
+        .map(|event| {
+            let (name, data) = event.split_once("\ndata: ").unwrap_or_else(|| panic!("{event}"));
+            let name = name.strip_prefix("event: ").expect("a name").to_owned();
+            (name, serde_json::from_str(data).expect("JSON"))
+        })
+        .collect()
+}
+
+fn message(stream: bool) -> Value {
+    json!({"model": "auto", "max_tokens": 30, "stream": stream, "system": "Be brief.",
+           "messages": [{"role": "user", "content": "Hi."}]})
+}
+
+#[tokio::test]
+async fn a_message_is_answered_by_a_route_of_another_format() {
+    let (cloud, gate) = a_cloud().await;
+    let answer = gate.post("/v1/messages", &message(false)).await.ok();
+    let body = answer.json();
+    assert_eq!(body["content"], json!([{"type": "text", "text": "All is well in the cloud."}]));
+    assert_eq!(body["stop_reason"], "end_turn");
+    assert_eq!(body["usage"]["input_tokens"], 10);
+    assert_eq!(body["usage"]["cost"], 0.000_022);
+    let asked = cloud.asked().pop().unwrap();
+    assert_eq!(asked.path, "/v1/chat/completions");
+    assert_eq!(asked.json()["messages"][0], json!({"role": "system", "content": "Be brief."}));
+    let entry = gate.ledger().only_entry().await;
+    entry.adds_up();
+    assert_eq!((entry.text("endpoint").as_str(), entry.cost()), ("messages", Some(22_000_000)));
+}
+
+#[tokio::test]
+async fn a_streamed_message_has_anthropics_events_in_their_order() {
+    let (_cloud, gate) = a_cloud().await;
+    let answer = gate.post("/v1/messages", &message(true)).await.ok();
+    let events = named(&answer);
+    let mut names: Vec<_> = events.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    assert_eq!(
+        names,
+        [
+            "message_start",
+            "content_block_start",
+            "ping",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop"
+        ]
+    );
+    let text: String = events.iter().filter_map(|(_, e)| e["delta"]["text"].as_str()).collect();
+    assert_eq!(text, "All is well in the cloud.");
+    let (_, delta) = &events[events.len() - 2];
+    assert_eq!(delta["usage"]["output_tokens"], 6);
+    assert_eq!(gate.ledger().only_entry().await.cost(), Some(22_000_000));
+}
+
+#[tokio::test]
+async fn a_tool_call_and_a_break_reach_every_format() {
+    let (cloud, gate) = a_cloud().await;
+    cloud.always(Script::calls("look", r#"{"city":"Oslo"}"#));
+    let answer = gate.post("/v1/messages", &message(false)).await.ok().json();
+    assert_eq!(answer["content"][0]["input"], json!({"city": "Oslo"}));
+    assert_eq!(answer["stop_reason"], "tool_use");
+    let asked = json!({"model": "auto", "input": "Hi.", "stream": true});
+    let events = named(&gate.post("/v1/responses", &asked).await.ok());
+    let (name, last) = events.last().unwrap();
+    assert_eq!(name, "response.completed");
+    assert_eq!(last["response"]["output"][0]["arguments"], r#"{"city":"Oslo"}"#);
+
+    cloud.always(Script::default().with(Fault::CloseMidStream));
+    let events = named(&gate.post("/v1/messages", &message(true)).await.ok());
+    assert_eq!(events.last().unwrap().0, "error");
+    let events = named(&gate.post("/v1/responses", &asked).await.ok());
+    assert_eq!(events.last().unwrap().0, "response.failed");
+    gate.until_nothing_is_reserved().await;
+    assert_eq!(gate.ledger().until_entries(4).await.len(), 4);
+}
+
+#[tokio::test]
+async fn anthropics_paths_answer_errors_in_its_shape() {
+    let (_cloud, gate) = a_cloud().await;
+    let no_key = gate.send("POST", "/v1/messages", &[], b"{}".to_vec()).await;
+    let wrong_method = gate.get("/v1/messages").await;
+    let no_path = gate.get("/v1/messages/nothing").await;
+    let bad = gate.post("/v1/messages", &json!({"model": "auto"})).await;
+    for (answer, status, kind) in [
+        (no_key, 401, "authentication_error"),
+        (wrong_method, 405, "invalid_request_error"),
+        (no_path, 404, "not_found_error"),
+        (bad, 400, "invalid_request_error"),
+    ] {
+        assert_eq!(answer.status, status);
+        let body = answer.json();
+        assert_eq!(body["type"], "error", "{body}");
+        assert_eq!(body["error"]["type"], kind, "{body}");
+        assert_eq!(body["request_id"], answer.id());
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_counted_without_asking_anybody() {
+    let (cloud, gate) = a_cloud().await;
+    let body = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}]});
+    let answer = gate.post("/v1/messages/count_tokens", &body).await.ok();
+    assert!(answer.json()["input_tokens"].as_u64().unwrap() > 0);
+    assert_eq!(answer.header("x-tollgate-count"), "estimate");
+    assert_eq!(cloud.counts().requests, 0);
+    assert!(gate.ledger().entries().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
+    let (_cloud, gate) = a_cloud().await;
+    let first = gate.post("/v1/responses", &json!({"model": "auto", "input": "Hi."})).await.ok();
+    assert_eq!(first.json()["store"], false, "nothing is kept unless the operator says so");
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    let next = json!({"model": "auto", "input": "And?", "previous_response_id": id});
+    let refused = gate.post("/v1/responses", &next).await;
+    assert_eq!(refused.error().param.as_deref(), Some("previous_response_id"));
+    assert_eq!(gate.get(&format!("/v1/responses/{id}")).await.status, 404);
+
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).ledger("[responses]\nstore = true").start().await;
+    let first = gate.post("/v1/responses", &json!({"model": "auto", "input": "Hi."})).await.ok();
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    let next = json!({"model": "auto", "input": "And?", "previous_response_id": id});
+    gate.post("/v1/responses", &next).await.ok();
+    let said = cloud.asked().pop().unwrap().json()["messages"].clone();
+    assert_eq!(said[1], json!({"role": "assistant", "content": "All is well in the cloud."}));
+    let path = format!("/v1/responses/{id}");
+    assert_eq!(gate.get(&path).await.ok().json(), first.json());
+    let other = gate.new_key().named("other").create().await;
+    let stranger = format!("Bearer {}", other.secret);
+    let headers = [("authorization", stranger.as_str())];
+    assert_eq!(gate.send("DELETE", &path, &headers, Vec::new()).await.status, 404);
+    let own = format!("Bearer {}", gate.key().secret);
+    let headers = [("authorization", own.as_str())];
+    assert_eq!(gate.send("DELETE", &path, &headers, Vec::new()).await.ok().json()["deleted"], true);
+    assert_eq!(gate.get(&path).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_read_and_a_bomb_is_not() {
+    let (cloud, gate) = a_cloud().await;
+    let bearer = format!("Bearer {}", gate.key().secret);
+    let gzip = |body: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        out.write_all(body).unwrap();
+        out.finish().unwrap()
+    };
+    let post = async |encoding: &str, body: Vec<u8>| {
+        let headers = [("authorization", bearer.as_str()), ("content-encoding", encoding)];
+        gate.send("POST", "/v1/messages", &headers, body).await
+    };
+    let plain = message(false).to_string();
+    post("gzip", gzip(plain.as_bytes())).await.ok();
+    post("identity", plain.clone().into_bytes()).await.ok();
+    let asked = cloud.counts().requests;
+    let bomb = gzip(&vec![b' '; 64 << 20]);
+    assert!(bomb.len() < 100_000);
+    assert_eq!(post("gzip", bomb).await.status, 413);
+    assert_eq!(post("gzip", plain.clone().into_bytes()).await.status, 400);
+    assert_eq!(post("compress", plain.into_bytes()).await.status, 415);
+    assert_eq!(cloud.counts().requests, asked);
+}
+
+#[tokio::test]
+async fn a_page_of_an_allowed_origin_may_ask_and_read() {
+    let cloud = StandIn::start().await.unwrap();
+    let origins = r#"cors_origins = ["https://app.example.com"]"#;
+    let gate = Gate::builder().cloud(&cloud).server(origins).start().await;
+    let preflight = async |origin: &str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,x-stainless-lang"),
+        ];
+        gate.send("OPTIONS", "/v1/chat/completions", &headers, Vec::new()).await
+    };
+    let allowed = preflight("https://app.example.com").await;
+    assert_eq!(allowed.status, 204);
+    assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example.com");
+    assert!(allowed.header("access-control-allow-headers").contains("x-stainless-lang"));
+    assert!(allowed.header("access-control-allow-headers").contains("authorization"));
+    let stranger = preflight("https://evil.example.com").await;
+    assert_eq!(stranger.header("access-control-allow-origin"), "");
+    let headers = [("origin", "https://app.example.com")];
+    let refused = gate.send("POST", "/v1/chat/completions", &headers, b"{}".to_vec()).await;
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.header("access-control-allow-origin"), "https://app.example.com");
+    assert!(refused.header("access-control-expose-headers").contains("x-request-id"));
+    let admin = gate.send("OPTIONS", "/admin/v1/keys", &headers, Vec::new()).await;
+    assert_eq!(admin.header("access-control-allow-origin"), "", "the admin plane is closed");
 }

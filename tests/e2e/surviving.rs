@@ -200,3 +200,40 @@ async fn what_cannot_come_in_time_is_refused_before_it_costs() {
     assert_eq!(gate.ledger().until_entries(8).await.len(), 8, "and nothing booked");
     gate.ask("In time.").header("x-tollgate-deadline-ms", "20000").send().await.ok();
 }
+
+#[tokio::test]
+async fn the_admin_plane_can_have_an_address_of_its_own() {
+    let cloud = StandIn::start().await.unwrap();
+    // A port that is free now is free in a moment.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let gate = Gate::builder().cloud(&cloud).admin_at(&address).start().await;
+    gate.ask("Hello.").send().await.ok();
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "operators ask there");
+    assert!(gate.metrics().await.contains("tollgate_requests_total"));
+    for path in ["/admin/v1/keys", "/metrics", "/v1/organization/costs"] {
+        assert_eq!(gate.get(path).await.status, 404, "{path} is not served to callers");
+    }
+    for (path, status) in [("/v1/models", 404), ("/health", 200)] {
+        let there = gate.send_to(&format!("http://{address}{path}")).await;
+        assert_eq!(there.status, status, "{path}: callers are not served there");
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_finds_that_a_route_is_well_again_before_a_caller_does() {
+    let health = "health = { interval_ms = 50, timeout_ms = 5000 }";
+    let resting = "breaker = { failures_max = 1, open_ms = 100, open_max_ms = 100 }";
+    let (cloud, gate) = one_cloud(&format!("{health}\n{resting}")).await;
+    cloud.next(Script::default().with(Fault::Status500));
+    assert_eq!(gate.ask("Well?").send().await.status, 503);
+    eventually("a check to close the breaker", || async {
+        let ready = gate.get("/ready").await.json();
+        (ready["routes"][0]["breaker"]["state"] == "closed").then_some(())
+    })
+    .await;
+    let checks = cloud.asked().iter().filter(|asked| asked.path == "/v1/models").count();
+    assert!(checks > 0, "it was asked for its models");
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "a check is no request");
+}

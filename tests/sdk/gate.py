@@ -31,6 +31,30 @@ usd_per_hour = "0.05"
 slots = 4
 """
 
+CLOUD_CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+data_dir = "{folder}/data"
+[ledger]
+low_water_mib = 1
+[policy]
+shipped = "cloud-only"
+[routes.cloud]
+kind = "openai"
+provider = "standin"
+base_url = "{base_url}"
+model = "standin-1"
+context_tokens = 1024
+[routes.cloud.price]
+input = "1"
+output = "2"
+"""
+# Long enough that a stream comes in pieces and a stop string stands in its middle.
+SAYS = (
+    "Waves carry old stories towards every distant shore. Gulls circle above quiet boats while morning light "
+    "spreads over cold water. Nobody hears the tide leave, yet everything it touched has changed before evening."
+)
+
 
 @dataclasses.dataclass
 class Gate:
@@ -56,13 +80,27 @@ class Gate:
 
 
 @contextlib.contextmanager
-def running(program: str, more: str = "") -> Iterator[Gate]:
-    """Starts PROGRAM with the model that TOLLGATE_MODEL names, and stops it in the end."""
+def standin(program: str) -> Iterator[str]:
+    """Starts the stand-in cloud and yields its base URL."""
+    arguments = ["--listen", "127.0.0.1:0", "--says", SAYS, "--between-ms", "5"]
+    cloud = subprocess.Popen([pathlib.Path(program).resolve(), *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        yield cloud.stdout.readline().strip()
+    finally:
+        cloud.terminate()
+        cloud.wait(60)
+
+
+@contextlib.contextmanager
+def running(program: str, base_url: str = "") -> Iterator[Gate]:
+    """Starts PROGRAM and stops it in the end: with the model that TOLLGATE_MODEL names, or with a cloud
+    route to `base_url`."""
     model = pathlib.Path(os.environ["TOLLGATE_MODEL"]).resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = folder / "tollgate.toml"
-        config.write_text(CONFIG.format(folder=folder, model=model) + more)
+        text = CLOUD_CONFIG if base_url else CONFIG
+        config.write_text(text.format(folder=folder, model=model, base_url=base_url))
         gateway = subprocess.Popen(
             [pathlib.Path(program).resolve(), "serve", "--config", config],
             stdout=subprocess.PIPE,

@@ -18,15 +18,28 @@ pub(crate) struct Server {
     url: reqwest::Url,
     key: String,
     model: String,
+    /// Tokens that are never drawn.
+    never_tokens: Vec<i32>,
 }
 
 impl Server {
     /// The server at a base URL.
     pub(crate) fn new(base: &str, args: &EngineArgs) -> Result<Server, String> {
+        Server::at(base, &args.key, &args.model, &[])
+    }
+
+    /// The server at a base URL, asked never to draw some tokens.
+    pub(super) fn at(
+        base: &str,
+        key: &str,
+        model: &str,
+        never_tokens: &[i32],
+    ) -> Result<Server, String> {
         let url = format!("{}/v1/chat/completions", base.trim_end_matches('/'));
         let url = url.parse().map_err(|e| format!("{url}: {e}"))?;
         let client = crate::http_client()?;
-        Ok(Server { client, url, key: args.key.clone(), model: args.model.clone() })
+        let never_tokens = never_tokens.to_vec();
+        Ok(Server { client, url, key: key.to_owned(), model: model.to_owned(), never_tokens })
     }
 
     /// What was measured.
@@ -43,7 +56,7 @@ impl Server {
         let mut readers = JoinSet::new();
         let start = Instant::now();
         for prompt in prompts {
-            let body = json!({
+            let mut body = json!({
                 "model": self.model,
                 "messages": [
                     {"role": "system", "content": prompt.system},
@@ -54,6 +67,11 @@ impl Server {
                 "stream": true,
                 "stream_options": {"include_usage": true},
             });
+            if !self.never_tokens.is_empty() {
+                let never = |token: &i32| (token.to_string(), json!(-100));
+                let biases: serde_json::Map<_, _> = self.never_tokens.iter().map(never).collect();
+                body["logit_bias"] = Value::Object(biases);
+            }
             readers.spawn(ask(self.clone(), body.to_string(), Watch::new(start)));
         }
         let mut answers = Vec::new();

@@ -61,13 +61,24 @@ impl Local {
             info.name,
             info.quantisation,
             info.threads,
-            info.backend(),
+            self.computes_on(),
             info.layers_offloaded,
             info.layers,
             self.config.slots,
             info.kv_cells,
             self.config.prefill_chunk,
             if self.config.prefix_reuse { "on" } else { "off" },
+        )
+    }
+
+    /// The device by its maker's name, or the processor.
+    fn computes_on(&self) -> String {
+        let info = self.engine.info();
+        let first = info.offloaded_to.first();
+        let device = info.devices.iter().find(|device| Some(&device.name) == first);
+        device.map_or_else(
+            || "CPU".to_owned(),
+            |device| format!("{} ({})", device.name, device.description),
         )
     }
 

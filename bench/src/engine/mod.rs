@@ -9,6 +9,7 @@ mod http;
 mod local;
 mod prompt;
 mod report;
+mod versus;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub(crate) struct EngineArgs {
     /// threads, slots and cache are then its own, and its answers may end early.
     #[arg(long)]
     url: Option<String>,
+    #[command(flatten)]
+    versus: versus::VersusArgs,
     /// Bearer key for --url.
     #[arg(long, env = "TOLLGATE_KEY", default_value = "none", hide_env_values = true)]
     key: String,
@@ -138,6 +141,9 @@ pub(crate) fn run(args: &EngineArgs) -> Result<(), String> {
     if args.rounds + args.shared_rounds == 0 || args.streams.contains(&0) || args.streams.is_empty()
     {
         return Err("there must be a round and each number of streams at least 1".to_owned());
+    }
+    if let Some(llama_server) = &args.versus.llama_server {
+        return versus::run(args, llama_server);
     }
     let subject = match &args.url {
         Some(url) => Subject::Server(http::Server::new(url, args)?),

@@ -84,33 +84,40 @@ pub(super) fn run(rows: &[Row]) -> Result<(), String> {
         needed[key(at)] += row.cost();
     }
     say(&format!(
-        "{} requests of the trace by {KEYS} keys; each asks for {MAX_TOKENS} tokens; each key's \
-         budget is nine tenths of what its requests cost",
+        "{} requests of the trace by {KEYS} keys; each asks for {MAX_TOKENS} tokens",
         rows.len()
     ))?;
-    for mode in [
-        Mode { name: "refuse at once", waits: false, clamps: false },
-        Mode { name: "wait", waits: true, clamps: false },
-        Mode { name: "clamp", waits: false, clamps: true },
-        Mode { name: "wait and clamp", waits: true, clamps: true },
-    ] {
-        let limits: Vec<u64> = needed.iter().map(|cost| cost / 10 * 9).collect();
-        let tally = play(rows, limits, mode);
-        say(&format!(
-            "{:<16} requests {} acknowledged {} (cut short {}, waited {}) refused {} of which \
-             affordable {} ({:.2} %) lost 0 overspent {} pico-USD",
-            mode.name,
-            tally.requests,
-            tally.answered,
-            tally.truncated,
-            tally.waited,
-            tally.refused,
-            tally.falsely,
-            100.0 * tally.falsely as f64 / tally.requests as f64,
-            tally.overspent
-        ))?;
+    for percent in [90, 100, 110] {
+        say(&format!("each key's budget is {percent} % of what its requests cost:"))?;
+        for mode in MODES {
+            let limits: Vec<u64> = needed.iter().map(|cost| cost / 100 * percent).collect();
+            report(mode, &play(rows, limits, mode))?;
+        }
     }
     Ok(())
+}
+
+const MODES: [Mode; 4] = [
+    Mode { name: "refuse at once", waits: false, clamps: false },
+    Mode { name: "wait", waits: true, clamps: false },
+    Mode { name: "clamp", waits: false, clamps: true },
+    Mode { name: "wait and clamp", waits: true, clamps: true },
+];
+
+fn report(mode: Mode, tally: &Tally) -> Result<(), String> {
+    say(&format!(
+        "{:<16} requests {} acknowledged {} (cut short {}, waited {}) refused {} of which \
+         affordable {} ({:.2} %) overspent {} pico-USD",
+        mode.name,
+        tally.requests,
+        tally.answered,
+        tally.truncated,
+        tally.waited,
+        tally.refused,
+        tally.falsely,
+        100.0 * tally.falsely as f64 / tally.requests as f64,
+        tally.overspent
+    ))
 }
 
 fn key(at: usize) -> usize {

@@ -11,7 +11,7 @@ mod measure;
 mod report;
 mod subject;
 mod summary;
-mod tollgate;
+pub(crate) mod tollgate;
 
 use std::path::PathBuf;
 use std::time::Duration;

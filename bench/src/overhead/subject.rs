@@ -2,7 +2,7 @@
 //! same mock upstream.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::OverheadArgs;
 use super::tollgate::{self, LedgerCheck, Tollgate};
-use crate::child::Child;
+use crate::child::{self, Child};
 use crate::procfs::CpuReading;
 
 /// A way from the generator to the upstream.
@@ -104,7 +104,7 @@ impl Subjects {
         for (subject, durability) in [(Subject::Grouped, "grouped"), (Subject::Strict, "strict")] {
             if args.subjects.contains(&subject) {
                 let setup = tollgate::Setup {
-                    binary: binary(args.tollgate.as_deref())?,
+                    binary: child::tollgate(args.tollgate.as_deref())?,
                     folder: folder.path().join(durability),
                     durability,
                     upstream: url.clone(),
@@ -233,18 +233,7 @@ fn own(args: &[&str]) -> Result<Command, String> {
 
 /// When the tollgate binary was built: a stale one would be measured without complaint.
 pub(crate) fn built(args: &OverheadArgs) -> Option<String> {
-    let modified = binary(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
+    let modified =
+        child::tollgate(args.tollgate.as_deref()).ok()?.metadata().ok()?.modified().ok()?;
     Some(jiff::Timestamp::try_from(modified).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
-fn binary(given: Option<&Path>) -> Result<PathBuf, String> {
-    let beside = || std::env::current_exe().ok().map(|exe| exe.with_file_name("tollgate"));
-    let path = given.map(Path::to_owned).or_else(beside).unwrap_or_else(|| "tollgate".into());
-    if path.is_file() {
-        return Ok(path);
-    }
-    Err(format!(
-        "no tollgate at {}: build it with `cargo build --release -p gateway`, or name it with --tollgate",
-        path.display()
-    ))
 }

@@ -164,12 +164,12 @@ impl LedgerCheck {
 
 /// A port nobody listens on. Another process could take it before tollgate does; then tollgate
 /// says so and the run ends.
-fn free_address() -> Result<SocketAddr, String> {
+pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("free port: {e}"))?;
     listener.local_addr().map_err(|e| format!("free port: {e}"))
 }
 
-fn read_secret(path: &Path) -> Result<String, String> {
+pub(crate) fn read_secret(path: &Path) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(text.trim().to_owned())
 }
@@ -215,7 +215,7 @@ output = "2.00"
 }
 
 /// A key with every kind of limit.
-async fn create_key(address: SocketAddr, admin_key: &str) -> Result<String, String> {
+pub(crate) async fn create_key(address: SocketAddr, admin_key: &str) -> Result<String, String> {
     let body = json!({
         "label": "bench",
         "budgets": [{"window": "month", "money_usd": "1000000", "hard": true}],

@@ -15,7 +15,8 @@ use super::{
     times::rfc3339,
 };
 use crate::{
-    ledger::{Attempt, Entry, Filter},
+    config::DailyExport,
+    ledger::{Attempt, Books, Entry, Filter},
     refusal::Refusal,
 };
 use axum::{
@@ -78,25 +79,10 @@ type Piece = io::Result<Bytes>;
 /// Writes everything to `pieces`; an error is the last of them. Blocking.
 fn write(ledger: &Ledger, filter: &Filter, form: Form, pieces: &mpsc::Sender<Piece>) {
     let mut out = String::new();
-    match form {
-        Form::Csv => row(&mut out, CSV.iter().map(|name| (*name).to_owned())),
-        Form::Focus => row(&mut out, focus::COLUMNS.iter().map(|name| (*name).to_owned())),
-        Form::Jsonl => {}
-    }
+    heads(&mut out, form);
     let read = ledger.reader().and_then(|reader| {
         reader.each(filter, &mut |unix_ms, entry| {
-            match form {
-                Form::Csv => csv(&mut out, unix_ms, &entry),
-                Form::Jsonl => {
-                    let mut line = json!(brief(&entry));
-                    super::drop_nulls(&mut line);
-                    out.push_str(&line.to_string());
-                    out.push('\n');
-                }
-                Form::Focus => {
-                    focus::rows(unix_ms, &entry).into_iter().for_each(|cells| row(&mut out, cells));
-                }
-            }
+            lines(&mut out, form, unix_ms, &entry);
             out.len() < PIECE_BYTES || send(pieces, &mut out)
         })
     });
@@ -108,6 +94,63 @@ fn write(ledger: &Ledger, filter: &Filter, form: Form, pieces: &mpsc::Sender<Pie
             tracing::error!(%error, "an export was broken off");
             // A reader that left needs no error.
             let _left = pieces.blocking_send(Err(io::Error::other(error.to_string())));
+        }
+    }
+}
+
+/// Writes what ended in a stretch of time. Blocking.
+///
+/// # Errors
+/// What could not be read or written.
+pub(crate) fn write_days(
+    books: &Books,
+    form: DailyExport,
+    from_ms: u64,
+    to_ms: u64,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let filter =
+        Filter { from_unix_ms: Some(from_ms), to_unix_ms: Some(to_ms), ..Filter::default() };
+    let form = match form {
+        DailyExport::Csv => Form::Csv,
+        DailyExport::Jsonl => Form::Jsonl,
+        DailyExport::Focus => Form::Focus,
+    };
+    let mut text = String::new();
+    heads(&mut text, form);
+    let mut written = Ok(());
+    let read = books.reader().each(&filter, &mut |unix_ms, entry| {
+        lines(&mut text, form, unix_ms, &entry);
+        if text.len() >= PIECE_BYTES {
+            written = out.write_all(text.as_bytes());
+            text.clear();
+        }
+        written.is_ok()
+    });
+    written?;
+    read.map_err(io::Error::other)?;
+    out.write_all(text.as_bytes())
+}
+
+fn heads(out: &mut String, form: Form) {
+    match form {
+        Form::Csv => row(out, CSV.iter().map(|name| (*name).to_owned())),
+        Form::Focus => row(out, focus::COLUMNS.iter().map(|name| (*name).to_owned())),
+        Form::Jsonl => {}
+    }
+}
+
+fn lines(out: &mut String, form: Form, unix_ms: u64, entry: &Entry) {
+    match form {
+        Form::Csv => csv(out, unix_ms, entry),
+        Form::Jsonl => {
+            let mut line = json!(brief(entry));
+            super::drop_nulls(&mut line);
+            out.push_str(&line.to_string());
+            out.push('\n');
+        }
+        Form::Focus => {
+            focus::rows(unix_ms, entry).into_iter().for_each(|cells| row(out, cells));
         }
     }
 }

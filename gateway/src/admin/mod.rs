@@ -8,9 +8,11 @@
 
 mod asked;
 mod budgets;
+mod engine_view;
 mod export;
 mod focus;
 mod groups;
+mod guard;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
@@ -24,6 +26,7 @@ mod state;
 mod tests;
 mod times;
 
+pub(crate) use export::write_days;
 use groups::Kind;
 pub(crate) use state::price_rows;
 
@@ -61,6 +64,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
                 "GET, HEAD, PATCH, DELETE",
             ),
         )
+        .route("/guard", reads(get(guard::show)))
+        .route("/guard/{subject}", only(axum::routing::delete(guard::lift), "DELETE"))
         .nest("/teams", groups::router(Kind::Team))
         .nest("/users", groups::router(Kind::User))
         .nest("/tags", groups::router(Kind::Tag))

@@ -1,6 +1,6 @@
 //! How things stand now: budgets, reservations, refusals, routes, prices.
 
-use super::{Answer, list, read::Params, reading, times::rfc3339};
+use super::{Answer, engine_view, list, read::Params, reading, times::rfc3339};
 use crate::{
     caller::Window,
     config::{RouteConfig, RouteSource},
@@ -10,7 +10,10 @@ use crate::{
     serve::Gateway,
 };
 use axum::extract::State;
-use policies::{PicoUsd, PicoUsdTotal, PriceList, PriceRow, RoutePrice, TokenPrice, TokenRates};
+use policies::{
+    HoursRates, PicoUsd, PicoUsdTotal, PriceList, PriceRow, Pricing, RateTable, RoutePrice,
+    TokenPrice, TokenRates,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -104,10 +107,11 @@ pub(super) async fn refusals(State(gateway): State<Arc<Gateway>>) -> Answer {
 
 /// GET /routes: every configured route and its live state.
 pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
+    let now_s = gateway.clock.unix_ms() / 1000;
     let view = |config: &RouteConfig| {
-        let mut view = configured(config);
+        let mut view = configured(config, now_s);
         match gateway.routes.get(&config.id) {
-            Some(route) => live(&mut view, route),
+            Some(route) => live(&gateway, &mut view, route),
             // The ledger is open without the routes: the command line looks into it.
             None => view["state"] = json!("not_running"),
         }
@@ -116,10 +120,10 @@ pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
     list(gateway.config.routes.iter().map(view).collect())
 }
 
-fn configured(config: &RouteConfig) -> Value {
+fn configured(config: &RouteConfig, now_s: u64) -> Value {
     let (kind, provider, model) = match &config.source {
         RouteSource::Local(local) => ("local", "local", &local.model),
-        RouteSource::Cloud(cloud) => ("openai", cloud.provider.as_str(), &cloud.model),
+        RouteSource::Cloud(cloud) => (cloud.kind.name(), cloud.provider.as_str(), &cloud.model),
     };
     json!({
         "id": config.id,
@@ -129,12 +133,12 @@ fn configured(config: &RouteConfig) -> Value {
         "aliases": config.aliases,
         "context_tokens": config.context_tokens,
         "budgeted": config.budgeted,
-        "price": price(&config.price),
+        "price": price(&config.price, now_s),
         "unknown_price_max_usd": config.unknown_price_max,
     })
 }
 
-fn live(view: &mut Value, route: &Route) {
+fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
     let (p50, p95) = route.live.ttft_us();
     view["state"] = json!(route.state());
     view["context_tokens"] = json!(route.context_tokens());
@@ -145,30 +149,32 @@ fn live(view: &mut Value, route: &Route) {
     view["breaker"] = route.breaker.report();
     view["predicted_wait_us"] = json!(route.places_wait().map(crate::timeline::micros));
     view["failed_permille"] = json!(route.live.failed_permille());
+    if let Source::Cloud(cloud) = &route.source {
+        view["provider_rate"] = json!(cloud.rate());
+    }
     if let Source::Local(local) = &route.source {
         view["model_state"] = local.report();
-        let Some(status) = local.model().loaded().map(|engine| engine.status()) else { return };
-        view["engine"] = json!({
-            "running": status.running,
-            "kv_cells_used": status.kv_used,
-            "kv_cells": status.kv_total,
-            "busy_us": crate::timeline::micros(status.busy),
-            "prefill_tokens": status.prefill_tokens,
-            "decode_tokens": status.decode_tokens,
-            "heartbeat_age_us": crate::timeline::micros(status.heartbeat_age),
-        });
+        if let Some(engine) = local.model().loaded() {
+            view["engine"] = engine_view::engine(gateway, &engine);
+        }
     }
 }
 
-fn price(price: &RoutePrice) -> Value {
-    match price {
+/// The price at a second of the Unix epoch.
+fn price(price: &Pricing, now_s: u64) -> Value {
+    match price.at(now_s) {
         RoutePrice::Tokens(price) => {
-            let mut view = token_price(price);
+            let mut view = token_price(&price);
             view["kind"] = json!("tokens");
             view
         }
         RoutePrice::Compute(price) => {
-            json!({ "kind": "compute", "id": price.id, "usd_per_hour": price.per_hour })
+            json!({
+                "kind": "compute",
+                "id": price.id,
+                "usd_per_hour": price.per_hour,
+                "power_usd_per_hour": price.power_per_hour,
+            })
         }
         RoutePrice::Unknown => json!({ "kind": "unknown" }),
     }
@@ -201,6 +207,7 @@ pub(crate) fn price_rows(
         view["provider"] = json!(row.provider);
         view["model"] = json!(row.model);
         view["effective_from"] = json!(row.effective_from);
+        view["snapshots"] = json!(row.snapshots);
         view["source"] = json!(row.source);
         view["source_date"] = json!(row.source_date);
         view
@@ -214,7 +221,28 @@ pub(crate) fn price_rows(
 
 /// Rates in USD per million tokens, as providers publish them.
 fn token_price(price: &TokenPrice) -> Value {
-    let tiers: Vec<Value> = price
+    let hours = |hours: &HoursRates| {
+        let mut view = table(&hours.rates);
+        let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+        view["from"] = json!(time(hours.from_minute));
+        view["to"] = json!(time(hours.to_minute));
+        view
+    };
+    let mut view = table(&price.standard);
+    view["id"] = json!(price.id);
+    view["per_request_usd"] = json!(price.fees.per_request);
+    view["per_image_usd"] = json!(price.fees.per_image);
+    view["hours"] = price.hours.iter().map(hours).collect();
+    let services = price.services.iter();
+    let services: serde_json::Map<String, Value> =
+        services.map(|(tier, rates)| (tier.as_str().to_owned(), table(rates))).collect();
+    view["services"] = Value::Object(services);
+    view
+}
+
+/// Rates by the length of the prompt.
+fn table(table: &RateTable) -> Value {
+    let tiers: Vec<Value> = table
         .tiers
         .iter()
         .map(|tier| {
@@ -224,12 +252,7 @@ fn token_price(price: &TokenPrice) -> Value {
             })
         })
         .collect();
-    json!({
-        "id": price.id,
-        "per_million_usd": rates(&price.base),
-        "per_request_usd": price.per_request,
-        "tiers": tiers,
-    })
+    json!({ "per_million_usd": rates(&table.base), "tiers": tiers })
 }
 
 fn rates(rates: &TokenRates) -> Value {
@@ -241,5 +264,8 @@ fn rates(rates: &TokenRates) -> Value {
         "cache_write_1h": million(rates.cache_write_1h),
         "output": million(rates.output),
         "reasoning": million(rates.reasoning),
+        "image": million(rates.image),
+        "audio": million(rates.audio),
+        "audio_output": million(rates.audio_output),
     })
 }

@@ -67,7 +67,7 @@ fn config(dir: &Path) -> Config {
     let text = "[policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
                 provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n\
                 api_key = \"sk-upstream-secret\"\n";
-    let surroundings = Surroundings { lookup: &|_| None, today: "2026-11-22" };
+    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
     Config::parse(text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 

@@ -32,7 +32,7 @@ pub struct Flight {
     waiters: AtomicUsize,
     keep: Keep,
     /// Ends the task.
-    pub(super) cancel: CancellationToken,
+    cancel: CancellationToken,
 }
 
 /// How long a flight lasts.
@@ -63,8 +63,6 @@ pub struct Head {
     pub attempts: usize,
     /// The output cap that was sent.
     pub output_cap: u64,
-    /// The stages of that request until now, as `Server-Timing` shows them.
-    pub timing: String,
 }
 
 /// How a flight ended.
@@ -76,7 +74,12 @@ pub enum End {
         cost: Option<PicoUsd>,
     },
     /// No route answered.
-    Refused(Refusal),
+    Refused {
+        /// What the caller is told.
+        refusal: Refusal,
+        /// Whether an entry tells of it already.
+        recorded: bool,
+    },
     /// The answer broke off.
     Broken(Fault),
 }
@@ -116,7 +119,24 @@ impl Flight {
     #[must_use]
     pub fn join(self: &Arc<Self>) -> Option<Waiter> {
         let waiter = self.share();
-        (!self.cancel.is_cancelled() || self.is_whole()).then_some(waiter)
+        self.is_wanted().then_some(waiter)
+    }
+
+    /// Whether it runs on, or has come to its end.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.cancel.is_cancelled() || self.is_whole()
+    }
+
+    /// Whether it runs on when nobody waits.
+    #[must_use]
+    pub fn runs_to_its_end(&self) -> bool {
+        self.keep == Keep::ToItsEnd
+    }
+
+    /// Returns when nobody waits for it any more, or the program stops.
+    pub async fn unwanted(&self) {
+        self.cancel.cancelled().await;
     }
 
     /// The first event has come.
@@ -195,21 +215,23 @@ impl Waiter {
     /// Waits until the answer begins.
     ///
     /// # Errors
-    /// Why it does not.
-    pub async fn begun(&mut self) -> Result<Head, Refusal> {
+    /// Why it does not, and whether an entry tells of it already.
+    pub async fn begun(&mut self) -> Result<Head, (Refusal, bool)> {
         loop {
             self.changed.borrow_and_update();
             {
                 let state = self.flight.lock();
                 match (&state.head, &state.end) {
                     (Some(head), _) => return Ok(head.clone()),
-                    (None, Some(End::Refused(refusal))) => return Err(refusal.clone()),
-                    (None, Some(_)) => return Err(gone()),
+                    (None, Some(End::Refused { refusal, recorded })) => {
+                        return Err((refusal.clone(), *recorded));
+                    }
+                    (None, Some(_)) => return Err((gone(), false)),
                     (None, None) => {}
                 }
             }
             if self.changed.changed().await.is_err() {
-                return Err(gone());
+                return Err((gone(), false));
             }
         }
     }
@@ -227,7 +249,7 @@ impl Waiter {
                 match &state.end {
                     Some(End::Whole { .. }) => return None,
                     Some(End::Broken(fault)) => return Some(Err(fault.clone())),
-                    Some(End::Refused(_)) => return Some(Err(broken())),
+                    Some(End::Refused { .. }) => return Some(Err(broken())),
                     None => {}
                 }
             }
@@ -262,7 +284,7 @@ impl fmt::Debug for Waiter {
     }
 }
 
-fn gone() -> Refusal {
+pub(super) fn gone() -> Refusal {
     Refusal::Upstream("the request that this one waited for was given up".to_owned())
 }
 

@@ -75,9 +75,11 @@ impl Idempotency {
         let found = self.shelf.find(key, fingerprint, Keep::ToItsEnd);
         match found {
             Found::Yours(takeoff) => Ok(Repeat::First(takeoff)),
-            Found::Whole(kept) | Found::Flying(kept) if kept.fingerprint != fingerprint => Err(bad(
-                "this idempotency key was used for another request; use a new key for a new request",
-            )),
+            Found::Whole(kept) | Found::Flying(kept) if kept.fingerprint != fingerprint => {
+                Err(bad(
+                    "this idempotency key was used for another request; use a new key for a new request",
+                ))
+            }
             Found::Whole(kept) => Ok(Repeat::Again(kept.flight.share())),
             Found::Flying(_) => Err(Refusal::Conflict(
                 "the first request with this idempotency key is still running; ask again later"

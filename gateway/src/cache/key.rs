@@ -17,12 +17,16 @@ const DEPTH_MAX: usize = 128;
 
 /// What two like requests share: a BLAKE3 hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CacheKey([u8; 32]);
+pub(super) struct CacheKey([u8; 32]);
 
 impl CacheKey {
     /// The key of a request; `None` where it cannot be told apart.
     #[must_use]
-    pub fn of(request: &ChatRequest, caller: &KeyId, policy: &PolicyVersion) -> Option<Self> {
+    pub(super) fn of(
+        request: &ChatRequest,
+        caller: &KeyId,
+        policy: &PolicyVersion,
+    ) -> Option<Self> {
         let body: Value = serde_json::from_slice(&request.body).ok()?;
         let mut hash = blake3::Hasher::new();
         text(&mut hash, &caller.0);
@@ -44,7 +48,7 @@ impl CacheKey {
 
     /// The key of an `Idempotency-Key`.
     #[must_use]
-    pub fn of_idempotency(key: &str, caller: &KeyId) -> Self {
+    pub(super) fn of_idempotency(key: &str, caller: &KeyId) -> Self {
         let mut hash = blake3::Hasher::new();
         text(&mut hash, &caller.0);
         text(&mut hash, key);
@@ -77,10 +81,8 @@ fn value(hash: &mut blake3::Hasher, json: &Value, depth: usize) -> Option<()> {
             }
         }
         Value::Object(members) => {
-            let important =
-                |name: &str| depth > 0 || !UNIMPORTANT.iter().any(|member| *member == name);
-            let mut sorted: Vec<_> =
-                members.iter().filter(|(name, _)| important(name)).collect();
+            let important = |name: &str| depth > 0 || !UNIMPORTANT.contains(&name);
+            let mut sorted: Vec<_> = members.iter().filter(|(name, _)| important(name)).collect();
             sorted.sort_unstable_by_key(|(name, _)| *name);
             hash.update(b"{");
             count(hash, sorted.len());

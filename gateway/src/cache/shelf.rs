@@ -5,7 +5,7 @@
 //! became of the flight.
 
 use super::{
-    flight::{Flight, Keep, Waiter},
+    flight::{End, Flight, Keep, Waiter, gone},
     key::CacheKey,
 };
 use moka::sync::Cache;
@@ -21,7 +21,7 @@ const OVERHEAD_BYTES: usize = 1024;
 
 /// Flights by key.
 #[derive(Debug)]
-pub struct Shelf {
+pub(super) struct Shelf {
     kept: Cache<CacheKey, Kept>,
     flying: Mutex<HashMap<CacheKey, Kept>>,
     /// Cancelled when the program stops: ends every flight.
@@ -30,16 +30,16 @@ pub struct Shelf {
 
 /// A flight, and what it was asked with.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub(super) struct Kept {
     /// The flight.
-    pub flight: Arc<Flight>,
+    pub(super) flight: Arc<Flight>,
     /// Tells whether another request of the same key is the same one.
-    pub fingerprint: CacheKey,
+    pub(super) fingerprint: CacheKey,
 }
 
 /// What there is under a key.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// A kept answer.
     Whole(Kept),
     /// A flight that runs.
@@ -74,7 +74,7 @@ pub struct Landing {
 impl Shelf {
     /// An empty one that holds so many bytes for so long.
     #[must_use]
-    pub fn new(bytes_max: u64, ttl: Duration) -> Arc<Self> {
+    pub(super) fn new(bytes_max: u64, ttl: Duration) -> Arc<Self> {
         let weight = |_: &CacheKey, kept: &Kept| {
             u32::try_from(kept.flight.bytes().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)
         };
@@ -90,7 +90,12 @@ impl Shelf {
     }
 
     /// What there is under `key`; where there is nothing, a flight is begun.
-    pub fn find(self: &Arc<Self>, key: CacheKey, fingerprint: CacheKey, keep: Keep) -> Found {
+    pub(super) fn find(
+        self: &Arc<Self>,
+        key: CacheKey,
+        fingerprint: CacheKey,
+        keep: Keep,
+    ) -> Found {
         if let Some(kept) = self.kept.get(&key) {
             return Found::Whole(kept);
         }
@@ -126,19 +131,19 @@ impl Shelf {
     }
 
     /// Forgets what is kept under `key`.
-    pub fn forget(&self, key: &CacheKey) {
+    pub(super) fn forget(&self, key: &CacheKey) {
         self.kept.invalidate(key);
     }
 
     /// Flights that run, answers that are kept and their bytes.
     #[must_use]
-    pub fn sizes(&self) -> (usize, u64, u64) {
+    pub(super) fn sizes(&self) -> (usize, u64, u64) {
         self.kept.run_pending_tasks();
         (self.flying().len(), self.kept.entry_count(), self.kept.weighted_size())
     }
 
     /// Ends every flight: the program stops.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.cancel();
     }
 
@@ -158,6 +163,8 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        // Whoever still waits must not wait for ever. After a proper end this is not heard.
+        self.kept.flight.end(End::Refused { refusal: gone(), recorded: false });
         let mut flying = self.shelf.flying();
         if self.keep {
             self.shelf.kept.insert(self.key, self.kept.clone());

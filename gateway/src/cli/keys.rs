@@ -56,7 +56,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<u32>,
     /// A budget: `WINDOW=USD[,TOKENStokens][,soft]`, such as day=5.00 or month=20,1000000tokens,soft;
-    /// windows are hour, day, month and total; may be given once for each window
+    /// windows are hour, day, week, month, total and rolling:24h (any span); may be given once for each window
     #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
     pub(crate) budgets: Vec<Value>,
     /// May pin a route by writing its name as `model`
@@ -201,7 +201,7 @@ fn show(common: &Common, key: &Value) -> Result<(), CliError> {
     line("revoked", text(key, "/revoked"))
 }
 
-fn limits(key: &Value) -> String {
+pub(super) fn limits(key: &Value) -> String {
     let known = [
         ("/limits/requests_per_minute", "requests/min"),
         ("/limits/tokens_per_minute", "tokens/min"),
@@ -214,7 +214,7 @@ fn limits(key: &Value) -> String {
     or_dash(&set.collect::<Vec<_>>())
 }
 
-fn budgets(key: &Value) -> String {
+pub(super) fn budgets(key: &Value) -> String {
     let budgets = key["budgets"].as_array().map_or(&[][..], Vec::as_slice);
     let one = |budget: &Value| {
         let mut parts = Vec::new();

@@ -21,10 +21,14 @@ pub(crate) enum LedgerCommand {
     Summary(SummaryArgs),
     /// Show a session (an agent's run): what it cost, and the tree of its requests
     Session(SessionArgs),
+    /// Write requests out: csv (a row for each attempt), jsonl (a request a line) or focus (FOCUS 1.2)
+    Export(ExportArgs),
     /// Check the whole ledger against itself
     Verify,
     /// Make the sums per minute, hour and day anew from the journal
     RebuildRollups,
+    /// Compare with what a provider says it charged, by model and day
+    Reconcile(super::reconcile::ReconcileArgs),
 }
 
 /// Which requests.
@@ -113,6 +117,19 @@ pub(crate) struct SessionArgs {
     pub(crate) id: String,
 }
 
+/// What is written out, and where.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// csv, jsonl or focus
+    #[arg(long)]
+    pub(crate) format: String,
+    /// File to write; unset: stdout. One that exists is replaced when the export is whole
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
 /// Which sums.
 #[derive(Debug, Args)]
 pub(crate) struct SummaryArgs {
@@ -145,7 +162,9 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
         LedgerCommand::Query(args) => query(common, &link, &args).await,
         LedgerCommand::Show(args) => show(common, &link, &args.id).await,
         LedgerCommand::Summary(args) => summary(common, &link, &args).await,
+        LedgerCommand::Reconcile(args) => super::reconcile::run(common, &link, &args).await,
         LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
+        LedgerCommand::Export(args) => super::export::run(&link, &args).await,
         LedgerCommand::Verify => verify(common, &link).await,
         LedgerCommand::RebuildRollups => rebuild(common, &link).await,
     }
@@ -443,7 +462,7 @@ pub(crate) async fn budgets(common: &Common) -> Result<(), CliError> {
     )
 }
 
-fn params(filter: &FilterArgs) -> String {
+pub(super) fn params(filter: &FilterArgs) -> String {
     let mut params = String::new();
     let all = [
         ("since", &filter.since),
@@ -471,7 +490,7 @@ fn params(filter: &FilterArgs) -> String {
     params
 }
 
-fn param(params: &mut String, name: &str, value: Option<&str>) {
+pub(super) fn param(params: &mut String, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         let separator = if params.is_empty() { "" } else { "&" };
         // Writing to a String cannot fail.

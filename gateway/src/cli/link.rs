@@ -25,7 +25,8 @@ use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -217,6 +218,36 @@ impl Link {
         understood(status, &bytes)
     }
 
+    /// GET of something long: writes it to `out` as it comes.
+    pub(crate) async fn copy(&self, path: &str, out: &mut dyn Write) -> Result<(), CliError> {
+        let (status, mut body) = match self {
+            Self::Server { client, base, admin } => {
+                let url = format!("{base}/admin/v1{path}");
+                let failed = |error: reqwest::Error| {
+                    CliError::new(Exit::Unreachable, format!("{base}: {}", chain(&error)))
+                };
+                let request = client.get(&url).bearer_auth(admin.reveal());
+                let answer = request.send().await.map_err(failed)?;
+                (answer.status(), Body::new(reqwest::Body::from(answer)))
+            }
+            Self::Here { router, admin, .. } => opened(router, path, Some(admin)).await?,
+            Self::Kept { router } => opened(router, path, None).await?,
+        };
+        if !status.is_success() {
+            let body = body.collect().await;
+            let body = body.map_err(|error| CliError::failed(error.to_string()))?;
+            return understood(status, &body.to_bytes()).map(|_| ());
+        }
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| CliError::failed(format!("it was broken off: {error}")))?;
+            if let Ok(piece) = frame.into_data() {
+                out.write_all(&piece).map_err(|error| CliError::failed(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// GET.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::GET, path, None).await
@@ -234,6 +265,22 @@ impl Drop for Link {
             gateway.books.close();
         }
     }
+}
+
+/// Begins a GET of a router of this process.
+async fn opened(
+    router: &Router,
+    path: &str,
+    admin: Option<&Secret>,
+) -> Result<(StatusCode, Body), CliError> {
+    let mut request = Request::get(format!("/admin/v1{path}"));
+    if let Some(admin) = admin {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", admin.reveal()));
+    }
+    let request =
+        request.body(Body::empty()).map_err(|error| CliError::usage(error.to_string()))?;
+    let Ok(answer) = router.clone().oneshot(request).await;
+    Ok((answer.status(), answer.into_body()))
 }
 
 /// Asks a router of this process.
@@ -294,7 +341,8 @@ pub(crate) fn config(common: &Common) -> Result<Config, CliError> {
 }
 
 fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
-    let surroundings = Surroundings { lookup: &|_| Some(String::new()), today: &clock.day() };
+    let surroundings =
+        Surroundings { lookup: &|_| Some(String::new()), now_s: clock.unix_ms() / 1000 };
     Config::parse(TOLLGATE_TOML, path, surroundings)
 }
 

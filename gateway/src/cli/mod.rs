@@ -4,7 +4,11 @@
 //! admin API answered, unchanged; every failure says what, why and the next command, and ends with
 //! a documented exit code.
 
+mod doctor;
 mod error;
+mod export;
+mod groups;
+mod guard;
 mod init;
 mod keys;
 mod ledger;
@@ -13,6 +17,7 @@ mod models;
 mod output;
 mod policy;
 mod prices;
+mod reconcile;
 mod routes;
 mod serve;
 mod session;
@@ -84,9 +89,23 @@ pub(crate) enum Command {
     EngineWorker,
     /// Show every budget: limit, spent, reserved, left
     Budgets,
+    /// Set and remove budgets of everyone, teams, users, tags and keys
+    #[command(subcommand)]
+    Budget(groups::BudgetCommand),
+    /// Set up, list and disable teams
+    #[command(subcommand)]
+    Team(groups::GroupCommand),
+    /// Set up, list and disable users
+    #[command(subcommand)]
+    User(groups::GroupCommand),
+    /// See and lift what the abuse guard does
+    #[command(subcommand)]
+    Guard(guard::GuardCommand),
     /// Show the dated price list
     #[command(subcommand)]
     Prices(prices::PricesCommand),
+    /// Check each route: is its provider there, does it take the key, do the clocks agree
+    Doctor,
 }
 
 /// The command by which the server starts this program as the process of an engine.
@@ -152,8 +171,13 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Policy(command) => policy::run(common, command).await,
         Command::Model(command) => models::run(common, command).await,
         Command::Routes => routes::run(common).await,
+        Command::Budget(command) => groups::budget(common, command).await,
+        Command::Team(command) => groups::run(common, "teams", command).await,
+        Command::User(command) => groups::run(common, "users", command).await,
+        Command::Guard(command) => guard::run(common, command).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
+        Command::Doctor => doctor::run(common).await,
         Command::Serve(_) | Command::Init(_) | Command::EngineWorker => Ok(()),
     }
 }

@@ -6,9 +6,11 @@ use crate::{
     clock::Clock,
     config::{Config, Environment, PolicySource},
     listen::{self, Listening},
-    serve::Gateway,
+    routes::health,
+    serve::{Gateway, Planes},
     start::{self, StartError},
     telemetry::{LogFormat, start_logging},
+    tls::Tls,
 };
 use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc};
 use tokio::{
@@ -57,13 +59,14 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
         drain_max: config.limits.drain_max,
     };
     // Before the models are loaded: a port that is taken is known at once.
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-        CliError::failed(format!("cannot listen on {}: {error}", config.listen))
-            .hint("another server may be running there; change `listen` in [server]")
-    })?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| CliError::failed(format!("no local address: {error}")))?;
+    let (listener, address) = bind(config.listen, "[server]").await?;
+
+    let admin = match config.admin_listen {
+        None => None,
+        Some(at) => Some(bind(at, "[admin]").await?),
+    };
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    let tls = tls.map_err(|error| CliError::failed(format!("[tls] {error}")))?;
 
     let gateway = blocking(move || open(config, clock)).await??;
     let background = TaskTracker::new();
@@ -71,22 +74,46 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     background.spawn(
         Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
     );
+    background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
     gateway.policy.reload(&gateway.books, false).await;
     let server_file = {
         let gateway = Arc::clone(&gateway);
+        // Where the command line asks.
+        let address = admin.as_ref().map_or(address, |(_, admin)| *admin);
         blocking(move || ServerFile::write(&gateway.config.data_dir, address, &gateway.clock))
             .await??
     };
     output::say(banner(&gateway, address, hello)?)?;
     tracing::info!(%address, "listening");
+    if let Some((_, admin)) = &admin {
+        tracing::info!(address = %admin, "the admin plane has an address of its own");
+    }
 
-    let router = crate::serve::router(Arc::clone(&gateway));
-    listen::serve(listener, router, limits, stop).await;
+    for route in gateway.routes.iter() {
+        background.spawn(health::watch(Arc::clone(route), ended.child_token()));
+    }
+    background.spawn(keep_certificates(tls.clone(), ended.child_token()));
+    let data = crate::serve::planes(
+        Arc::clone(&gateway),
+        if admin.is_some() { Planes::Data } else { Planes::Both },
+    );
+    let serving = listen::serve(listener, data, limits, stop.clone(), tls.clone());
+    match admin {
+        None => serving.await,
+        Some((listener, address)) => {
+            let router = crate::serve::planes(Arc::clone(&gateway), Planes::Admin);
+            let tls = tls.filter(|_| !address.ip().is_loopback());
+            tokio::join!(serving, listen::serve(listener, router, limits, stop, tls));
+        }
+    }
 
     tracing::info!("no connection is open any more; closing the books");
     ended.cancel();
     background.close();
     background.wait().await;
+    // What still runs for nobody is cut like a client's answer, and settled as it stands.
+    gateway.cache.stop();
+    gateway.idempotency.stop();
     gateway.tasks.close();
     gateway.tasks.wait().await;
     let drain_max = limits.drain_max;
@@ -97,6 +124,30 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     .await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr), CliError> {
+    let listener = TcpListener::bind(at).await.map_err(|error| {
+        CliError::failed(format!("cannot listen on {at}: {error}"))
+            .hint(format!("another server may be running there; change `listen` in {section}"))
+    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| CliError::failed(format!("no local address: {error}")))?;
+    Ok((listener, address))
+}
+
+/// Reads the certificates again at each SIGHUP, until `ended`.
+async fn keep_certificates(tls: Option<Arc<Tls>>, ended: CancellationToken) {
+    let (Some(tls), Ok(mut hangup)) = (tls, signal(SignalKind::hangup())) else { return };
+    while let Some(Some(())) = ended.run_until_cancelled(hangup.recv()).await {
+        let tls = Arc::clone(&tls);
+        match blocking(move || tls.reload()).await {
+            Ok(Ok(())) => tracing::info!("SIGHUP: the certificates have been read again"),
+            Ok(Err(error)) => tracing::error!(%error, "the certificates stay as they are"),
+            Err(_) => tracing::error!("the certificates stay as they are"),
+        }
+    }
 }
 
 /// Everything that blocks: the directory, the ledger, the keys, the models, the first key.
@@ -162,6 +213,7 @@ fn create_first_key(gateway: &Gateway) -> Result<(), CliError> {
 /// What an operator or a newcomer wants to know first.
 fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String, CliError> {
     let config = &gateway.config;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let dir = dir.display();
     let policy = gateway.policy.current();
@@ -174,7 +226,7 @@ fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String,
         .iter()
         .map(|route| format!("{} ({}, {})", route.id(), route.provider(), route.model()))
         .collect();
-    let mut text = format!("tollgate {} listening on http://{address}\n", version());
+    let mut text = format!("tollgate {} listening on {scheme}://{address}\n", version());
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
         let _written = writeln!(text, "  {name:<8} {value}");
@@ -189,7 +241,7 @@ fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String,
         line(
             "try",
             &format!(
-                "curl http://{address}/v1/chat/completions -H 'Authorization: Bearer {secret}' \
+                "curl {scheme}://{address}/v1/chat/completions -H 'Authorization: Bearer {secret}' \
                  -H 'Content-Type: application/json' -d '{{\"model\":\"auto\",\"messages\":\
                  [{{\"role\":\"user\",\"content\":\"Say hello.\"}}]}}'"
             ),

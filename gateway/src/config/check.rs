@@ -2,15 +2,15 @@
 //! at start, and points at its line.
 
 use super::{
-    CapField, Capabilities, CloudConfig, Config, Durability, LedgerConfig, Limits, LocalConfig,
-    PolicyConfig, PolicySource, RouteConfig, RouteSource,
+    CapField, Capabilities, CloudConfig, Config, DailyExport, Durability, LedgerConfig, Limits,
+    LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
     price, shipped,
     survive::{self, BreakerConfig, RetryConfig},
     written,
 };
-use crate::caller::BudgetSpec;
+use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
@@ -24,20 +24,20 @@ use std::{
 use toml::Spanned;
 
 /// Checks a document whose relative paths start from `base`.
-pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Config, Finding> {
+pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Config, Finding> {
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
     let policy = policy(&written.policy, base)?;
     let names = names(&routes, &policy)?;
     let prices = price::list(&written.prices, base)?;
-    let around = Around { names, base, prices: &prices, today };
+    let around = Around { names, base, prices: &prices, now_s };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
         .map(|written| route(written, &around, &mut warnings))
         .collect::<Result<_, _>>()?;
     let server = &written.server;
     let listen = listen(&server.listen)?;
-    if !listen.ip().is_loopback() {
+    if !listen.ip().is_loopback() && written.tls.is_none() {
         warnings.push(format!(
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
@@ -48,7 +48,10 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         time_zone: time_zone(&server.time_zone)?,
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
+        guard: guard(&written.guard),
         metrics_public: server.metrics_public,
+        cors_origins: cors_origins(&server.cors_origins)?,
+        responses: responses(&written.responses),
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written
             .engine
@@ -59,6 +62,10 @@ pub(super) fn check(document: Document, base: &Path, today: &str) -> Result<Conf
         prices,
         attempts: written.attempts.checked(),
         hedge: written.hedge.checked()?,
+        tls: written.tls.as_ref().map(|tls| tls.checked(base)),
+        admin_listen: written.admin.checked()?,
+        cache: written.cache.checked(),
+        idempotency: written.idempotency.checked(),
         warnings,
     };
     if config.routes.is_empty() {
@@ -85,6 +92,31 @@ fn time_zone(written: &Spanned<String>) -> Result<jiff::tz::TimeZone, Finding> {
             written.get_ref()
         );
         Finding::at(written.span(), message)
+    })
+}
+
+/// Origins as a browser writes them: a scheme and an authority, nothing after it; or `*`.
+fn cors_origins(written: &[Spanned<String>]) -> Result<Vec<String>, Finding> {
+    let origin = |written: &Spanned<String>| {
+        let text = written.get_ref();
+        let after = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_origin = after.is_some_and(|rest| {
+            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        });
+        if text == "*" || is_origin {
+            return Ok(text.to_ascii_lowercase());
+        }
+        let message = "an origin is \"*\" or such as \"https://app.example.com\"";
+        Err(Finding::at(written.span(), message))
+    };
+    written.iter().map(origin).collect()
+}
+
+fn responses(written: &written::Responses) -> Option<KeptLimits> {
+    written.store.then(|| KeptLimits {
+        entries_max: count(written.entries_max.get()),
+        bytes_max: count(written.store_mib.get()).saturating_mul(1024 * 1024),
+        ttl: Duration::from_secs(written.ttl_minutes.get().saturating_mul(60)),
     })
 }
 
@@ -117,9 +149,32 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
             written::Durability::Grouped => Durability::Grouped,
         },
         low_water_bytes: written.low_water_mib.saturating_mul(1024 * 1024),
+        ballast_bytes: written.ballast_mib.saturating_mul(1024 * 1024),
+        keep_days: written.keep_days.map(std::num::NonZero::get),
+        daily_export: written.daily_export.map(|form| match form {
+            written::DailyExport::Csv => DailyExport::Csv,
+            written::DailyExport::Jsonl => DailyExport::Jsonl,
+            written::DailyExport::Focus => DailyExport::Focus,
+        }),
         segment_entries_max: written.segment_entries_max.get(),
         budget_status,
     })
+}
+
+fn guard(written: &written::Guard) -> crate::guard::Settings {
+    crate::guard::Settings {
+        enabled: written.enabled,
+        spend: written.spend,
+        prompt_loop: written.prompt_loop,
+        session_growth: written.session_growth,
+        fast_factor: f64::from(written.fast_percent.get()) / 100.0,
+        hour_factor: f64::from(written.hour_percent.get()) / 100.0,
+        shape_factor: f64::from(written.shape_percent.get()) / 100.0,
+        floor_per_hour: written.floor_usd_per_hour.0,
+        loop_max: written.loop_max.get(),
+        hold: millis(written.hold_ms),
+        allow: written.allow.iter().cloned().collect(),
+    }
 }
 
 fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Finding> {
@@ -204,7 +259,8 @@ struct Around<'a> {
     names: HashSet<String>,
     base: &'a Path,
     prices: &'a PriceList,
-    today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    now_s: u64,
 }
 
 fn route(
@@ -216,7 +272,7 @@ fn route(
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
-    if matches!(route.price, RoutePrice::Unknown) {
+    if matches!(route.price.at(around.now_s), RoutePrice::Unknown) {
         warnings.push(unknown_price(&route));
     }
     Ok(route)
@@ -262,7 +318,7 @@ fn local_route(
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
-        price: price::of_local(written.usd_per_hour),
+        price: price::of_local(written)?,
         unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
@@ -298,7 +354,8 @@ fn local_route(
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
             swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
-            gpu_layers: written.gpu_layers,
+            gpu_layers: written.gpu_layers.0,
+            gpu_device: written.gpu_device.clone(),
             keep: keep(written),
             isolated: written.isolation == written::Isolation::Process,
             verify_load: written.verify_load,
@@ -341,7 +398,16 @@ fn cloud_route(
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
-    let base_url = base_url(&written.base_url)?;
+    let kind = provider_kind(&written.kind)?;
+    let base_url = address(written, kind)?;
+    let provider = provider(written, kind)?;
+    if let Some(version) = written.api_version.as_ref().filter(|_| kind.name() != "azure") {
+        let message = "`api_version` is for routes of kind \"azure\"";
+        return Err(Finding::at(version.span(), message));
+    }
+    if let (None, None, Some(variable)) = (&written.api_key, &written.base_url, kind.key_env()) {
+        warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
+    }
     let api_key = match &written.api_key {
         Some(key) => Some(header_value(key, "`api_key`")?),
         None => None,
@@ -356,7 +422,7 @@ fn cloud_route(
         }
         headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
     }
-    let price = price::of_cloud(written, around.prices, around.today)?;
+    let price = price::of_cloud(written, &provider, around.prices)?;
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
@@ -371,7 +437,10 @@ fn cloud_route(
             logprobs: written.logprobs,
         },
         source: RouteSource::Cloud(CloudConfig {
-            provider: filled(&written.provider, "`provider`")?,
+            provider,
+            kind,
+            api_version: written.api_version.as_ref().map(|text| text.get_ref().clone()),
+            drop_fields: written.drop_fields.clone(),
             base_url,
             api_key,
             model: filled(&written.model, "`model`")?,
@@ -383,8 +452,9 @@ fn cloud_route(
             idle_timeout: millis(written.idle_timeout_ms),
             total_timeout: millis(written.total_timeout_ms),
             cap_field: match written.cap_field {
-                written::CapField::MaxCompletionTokens => CapField::MaxCompletionTokens,
-                written::CapField::MaxTokens => CapField::MaxTokens,
+                None => kind.cap_field(),
+                Some(written::CapField::MaxCompletionTokens) => CapField::MaxCompletionTokens,
+                Some(written::CapField::MaxTokens) => CapField::MaxTokens,
             },
             reasoning: written.reasoning,
         }),
@@ -392,6 +462,39 @@ fn cloud_route(
         breaker: written.breaker.checked()?,
         health: written.health.map(survive::Health::checked),
     })
+}
+
+/// The kind of provider; the reader has seen that it is one.
+fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
+    ProviderKind::find(written.get_ref())
+        .ok_or_else(|| Finding::at(written.span(), "this is no kind of provider"))
+}
+
+/// Where the provider is.
+fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    match (&written.base_url, kind.base_url()) {
+        (Some(own), _) => base_url(own),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
+}
+
+/// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
+/// server that speaks OpenAI's format.
+fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+    let anybody = kind.name() == "openai" && written.base_url.is_some();
+    match (&written.provider, kind.provider().filter(|_| !anybody)) {
+        (Some(own), _) => filled(own, "`provider`"),
+        (None, Some(usual)) => Ok(usual.to_owned()),
+        (None, None) => {
+            let message =
+                "missing key `provider`: whose server it is, for the ledger and the prices";
+            Err(Finding::at(written.kind.span(), message))
+        }
+    }
 }
 
 /// A base URL without its trailing slash. It may have come from the environment, so no message

@@ -5,6 +5,7 @@ use super::{
     error::{Finding, closest, from_toml},
     written::{Cloud, Local, Written},
 };
+use crate::providers::KIND_NAMES;
 use serde::Deserialize;
 use std::{borrow::Cow, ops::Range};
 use toml::{
@@ -37,7 +38,9 @@ pub(super) enum Kind {
 }
 
 /// The kinds of routes, as they are written.
-const KINDS: [&str; 2] = ["local", "openai"];
+fn kinds() -> Vec<&'static str> {
+    std::iter::once("local").chain(KIND_NAMES).collect()
+}
 
 /// Reads a document.
 pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> {
@@ -47,7 +50,7 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> 
         fill_in(value, lookup, &mut from_env)?;
     }
     let routes = match table.remove("routes") {
-        Some(routes) => read_routes(routes, &from_env)?,
+        Some(routes) => read_routes(routes, &from_env, lookup)?,
         None => Vec::new(),
     };
     let whole = Spanned::new(0..text.len(), DeValue::Table(table));
@@ -59,6 +62,7 @@ pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> 
 fn read_routes(
     routes: Spanned<DeValue<'_>>,
     from_env: &[Range<usize>],
+    lookup: Lookup<'_>,
 ) -> Result<Vec<Route>, Finding> {
     let span = routes.span();
     let DeValue::Table(table) = routes.into_inner() else {
@@ -67,7 +71,7 @@ fn read_routes(
     let mut read = Vec::new();
     for (name, value) in table {
         let name = Spanned::new(name.span(), name.into_inner().into_owned());
-        let kind = read_route(&name, value, from_env)?;
+        let kind = read_route(&name, value, from_env, lookup)?;
         read.push(Route { name, kind });
     }
     // The reader sorts tables by name; the order of the file is the order of routes.
@@ -79,6 +83,7 @@ fn read_route(
     name: &Spanned<String>,
     value: Spanned<DeValue<'_>>,
     from_env: &[Range<usize>],
+    lookup: Lookup<'_>,
 ) -> Result<Kind, Finding> {
     let DeValue::Table(table) = value.get_ref() else {
         return Err(Finding::at(
@@ -86,7 +91,8 @@ fn read_route(
             format!("write a table: [routes.{}]", name.get_ref()),
         ));
     };
-    let known = KINDS.map(|kind| format!("{kind:?}")).join(" or ");
+    let kinds = kinds();
+    let known = kinds.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>().join(", ");
     let Some(kind) = table.get("kind") else {
         let message = format!("route `{}` has no `kind`: write kind = {known}", name.get_ref());
         return Err(Finding::at(name.span(), message));
@@ -97,9 +103,9 @@ fn read_route(
     };
     let local = match found {
         "local" => true,
-        "openai" => false,
+        other if KIND_NAMES.contains(&other) => false,
         other => {
-            let hint = closest(other, &KINDS)
+            let hint = closest(other, &kinds)
                 .map(|near| format!("; did you mean {near:?}?"))
                 .unwrap_or_default();
             let message = format!("unknown kind {other:?} of a route; known are {known}{hint}");
@@ -110,9 +116,22 @@ fn read_route(
     let read = if local {
         Local::deserialize(reader).map(|local| Kind::Local(Box::new(local)))
     } else {
-        Cloud::deserialize(reader).map(|cloud| Kind::Cloud(Box::new(cloud)))
+        Cloud::deserialize(reader).map(|mut cloud| {
+            usual_key(&mut cloud, lookup);
+            Kind::Cloud(Box::new(cloud))
+        })
     };
     read.map_err(|error| from_toml(&error, from_env))
+}
+
+/// The key by its usual name in the environment, where neither it nor the address is written: a key
+/// that nobody named goes to its own provider alone.
+fn usual_key(cloud: &mut Cloud, lookup: Lookup<'_>) {
+    let kind = crate::providers::Kind::find(cloud.kind.get_ref());
+    if cloud.api_key.is_none() && cloud.base_url.is_none() {
+        let found = kind.and_then(crate::providers::Kind::key_env).and_then(lookup);
+        cloud.api_key = found.filter(|key| !key.is_empty()).map(|key| Spanned::new(0..0, key));
+    }
 }
 
 /// Fills `${env.NAME}` into every string, and notes which values came from there.

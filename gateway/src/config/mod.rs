@@ -1,9 +1,11 @@
 //! The configuration in two stages: as written (`tollgate.toml`, unknown keys refused with the
 //! line) and as checked and resolved, which is all the program sees.
 
+mod cache;
 mod check;
 mod document;
 mod error;
+mod listeners;
 mod price;
 pub mod shipped;
 mod survive;
@@ -11,9 +13,11 @@ mod survive;
 mod tests;
 mod written;
 
-use crate::{caller::BudgetSpec, clock::Clock};
+use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
+pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
-use policies::{PicoUsd, PriceList, RouteId, RoutePrice};
+pub use listeners::TlsConfig;
+use policies::{PicoUsd, PriceList, Pricing, RouteId};
 use secrecy::SecretString;
 use std::{
     net::SocketAddr,
@@ -35,8 +39,14 @@ pub struct Config {
     pub limits: Limits,
     /// How the ledger is kept.
     pub ledger: LedgerConfig,
+    /// The abuse guard.
+    pub guard: crate::guard::Settings,
     /// Whether `/metrics` answers without the admin key.
     pub metrics_public: bool,
+    /// Origins whose pages may ask `/v1`; `*` is any.
+    pub cors_origins: Vec<String>,
+    /// Limits of the answers kept for `previous_response_id`; `None` keeps none.
+    pub responses: Option<KeptLimits>,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
     /// Most memory the local models may take together, in bytes by estimate; `None` is no limit.
@@ -51,6 +61,14 @@ pub struct Config {
     pub attempts: AttemptsConfig,
     /// What hedges are bounded by.
     pub hedge: HedgeConfig,
+    /// TLS; `None`: connections are in clear.
+    pub tls: Option<TlsConfig>,
+    /// The admin plane's own listener; `None`: it is served beside the data plane.
+    pub admin_listen: Option<SocketAddr>,
+    /// How answers are kept for like requests.
+    pub cache: CacheConfig,
+    /// How answers are kept for repeated ones.
+    pub idempotency: IdempotencyConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }
@@ -89,10 +107,27 @@ pub struct LedgerConfig {
     pub durability: Durability,
     /// Paid work stops when the disk has less than this left.
     pub low_water_bytes: u64,
+    /// Bytes of a file that is given up when the disk is full; 0 for none.
+    pub ballast_bytes: u64,
+    /// Days for which entries are kept; `None`: for ever.
+    pub keep_days: Option<u32>,
+    /// Form in which every day (UTC) that is over is written to `exports/`.
+    pub daily_export: Option<DailyExport>,
     /// Entries after which a segment of the journal is sealed.
     pub segment_entries_max: u32,
     /// HTTP status of a spent budget: 429 or 402.
     pub budget_status: u16,
+}
+
+/// Form of the file of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DailyExport {
+    /// A row for each attempt.
+    Csv,
+    /// A request a line.
+    Jsonl,
+    /// FOCUS 1.2.
+    Focus,
 }
 
 /// What an answer waits for.
@@ -130,8 +165,8 @@ pub struct RouteConfig {
     pub id: RouteId,
     /// Other names of `model` that mean this route.
     pub aliases: Vec<String>,
-    /// Its price.
-    pub price: RoutePrice,
+    /// Its price, now and later.
+    pub price: Pricing,
     /// For an unknown price: reserve this much per attempt (`None`: such a route is refused).
     pub unknown_price_max: Option<PicoUsd>,
     /// Whether its cost counts against money budgets.
@@ -168,7 +203,7 @@ pub struct Capabilities {
 pub enum RouteSource {
     /// The model in this process.
     Local(LocalConfig),
-    /// A provider that speaks OpenAI's format.
+    /// A provider.
     Cloud(CloudConfig),
 }
 
@@ -205,6 +240,8 @@ pub struct LocalConfig {
     pub swap_bytes_max: usize,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
+    /// The only GPU to use, by its backend's name for it; all, if none is named.
+    pub gpu_device: Option<String>,
     /// When the model is loaded, unloaded and waited for.
     pub keep: local_engine::Keep,
     /// Whether it computes in a child process.
@@ -219,7 +256,7 @@ pub struct LocalConfig {
     pub decode_per_token_max: Duration,
 }
 
-/// A provider that speaks OpenAI's format.
+/// A provider.
 #[derive(Clone, Debug)]
 pub struct CloudConfig {
     /// The provider's name in the ledger.
@@ -245,6 +282,13 @@ pub struct CloudConfig {
     pub idle_timeout: Duration,
     /// Longest attempt.
     pub total_timeout: Duration,
+    /// The kind of provider.
+    pub kind: Kind,
+    /// Azure: the version of its API, in whose address the deployment stands; `None` for its newer
+    /// API without one.
+    pub api_version: Option<String>,
+    /// Fields of requests that are left out.
+    pub drop_fields: Vec<String>,
     /// Whether it understands `max_completion_tokens` (OpenAI) or only `max_tokens`.
     pub cap_field: CapField,
     /// Whether its answers may hide reasoning: an attempt that went silent is then booked with the
@@ -277,8 +321,8 @@ pub enum Environment {
 pub struct Surroundings<'a> {
     /// Answers `${env.NAME}`.
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
-    /// The day whose prices hold, `YYYY-MM-DD`.
-    pub today: &'a str,
+    /// The second of the Unix epoch for which it is said whether a price is known.
+    pub now_s: u64,
 }
 
 impl Config {
@@ -298,7 +342,7 @@ impl Config {
             Err(_) if environment == Environment::Spared => Some(String::new()),
             found => found.ok(),
         };
-        Self::parse(&text, path, Surroundings { lookup: &lookup, today: &clock.day() })
+        Self::parse(&text, path, Surroundings { lookup: &lookup, now_s: clock.unix_ms() / 1000 })
     }
 
     /// Checks a text. `path` is named in errors, and relative paths start from its directory.
@@ -312,7 +356,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let base = path.parent().unwrap_or(Path::new(""));
         document::read(text, surroundings.lookup)
-            .and_then(|document| check::check(document, base, surroundings.today))
+            .and_then(|document| check::check(document, base, surroundings.now_s))
             .map_err(|finding| ConfigError::place(&finding, text, path))
     }
 }

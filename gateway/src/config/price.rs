@@ -3,9 +3,12 @@
 
 use super::{
     error::Finding,
-    written::{Cloud, Money, Price, Prices, Rates},
+    written::{Cloud, Local, Money, Price, Prices, Rates},
 };
-use policies::{ComputePrice, PicoUsd, PriceList, PriceName, RoutePrice, TokenPrice, TokenRates};
+use policies::{
+    ComputePrice, Fees, PicoUsd, Power, PriceList, PriceName, Pricing, RateTable, RoutePrice,
+    RowRates, TokenPrice, TokenRates,
+};
 use std::{path::Path, sync::Arc};
 use toml::Spanned;
 
@@ -28,6 +31,9 @@ pub(super) fn rates(written: &Rates) -> Result<TokenRates, Finding> {
         cache_write_1h: or(&written.cache_write_1h, input)?,
         output,
         reasoning: or(&written.reasoning, output)?,
+        image: or(&written.image, input)?,
+        audio: or(&written.audio, input)?,
+        audio_output: or(&written.audio_output, output)?,
     })
 }
 
@@ -40,39 +46,68 @@ fn per_token(per_million: &Spanned<Money>) -> Result<PicoUsd, Finding> {
     Ok(PicoUsd::from_pico(pico / TOKENS))
 }
 
-/// The price of a local route.
-pub(super) fn of_local(usd_per_hour: Option<Money>) -> RoutePrice {
-    usd_per_hour.map_or(RoutePrice::Unknown, |per_hour| {
-        RoutePrice::Compute(Arc::new(ComputePrice::from_usd_per_hour(per_hour.0)))
-    })
+/// The price of a local route: the machine's hour, and the power of a working engine.
+pub(super) fn of_local(written: &Local) -> Result<Pricing, Finding> {
+    let power = match (&written.watts, written.usd_per_kwh) {
+        (None, None) => None,
+        (Some(watts), Some(usd_per_kwh)) => Some(Power {
+            milliwatts: u64::from(watts.get_ref().get()) * 1000,
+            usd_per_kwh: usd_per_kwh.0,
+        }),
+        (Some(watts), None) => {
+            let message = "`watts` has no price without `usd_per_kwh`";
+            return Err(Finding::at(watts.span(), message));
+        }
+        (None, Some(_)) => {
+            let message = "`usd_per_kwh` prices nothing without `watts`".to_owned();
+            return Err(Finding { span: None, message });
+        }
+    };
+    let machine = written.usd_per_hour.map(|per_hour| per_hour.0);
+    let price = match (machine, power) {
+        (None, None) => return Ok(Pricing::Always(RoutePrice::Unknown)),
+        (Some(per_hour), None) => ComputePrice::from_usd_per_hour(per_hour),
+        (machine, Some(power)) => {
+            ComputePrice::with_power(machine.unwrap_or(PicoUsd::ZERO), power).map_err(|error| {
+                Finding { span: None, message: format!("`watts` x `usd_per_kwh`: {error}") }
+            })?
+        }
+    };
+    Ok(Pricing::Always(RoutePrice::Compute(Arc::new(price))))
 }
 
-/// The price of a cloud route: its own rates, the row it names, or the row of its provider and
+/// The price of a cloud route: its own rates, the rows it names, or the rows of its provider and
 /// model.
 pub(super) fn of_cloud(
     written: &Cloud,
+    provider: &str,
     prices: &PriceList,
-    today: &str,
-) -> Result<RoutePrice, Finding> {
-    let (provider, model) = (written.provider.get_ref(), written.model.get_ref());
+) -> Result<Pricing, Finding> {
+    let model = written.model.get_ref();
     let found = match written.price.as_ref().map(|price| (price.span(), price.get_ref())) {
-        None => prices.find(provider, model, today),
+        None => prices.dated(provider, model),
         Some((span, Price::Listed(name))) => {
             let Some((provider, model)) = name.split_once('/') else {
                 let message = "a row of the price list is named \"provider/model\"";
                 return Err(Finding::at(span, message));
             };
-            prices.find(provider, model, today)
+            prices.dated(provider, model)
         }
         Some((span, Price::Inline(inline))) => {
             let per_request = inline.per_request_usd.map_or(PicoUsd::ZERO, |money| money.0);
             let name = PriceName { provider, model, effective_from: "configured" };
-            let price = TokenPrice::new(name, rates(inline)?, Vec::new(), per_request)
+            let per_image = inline.per_image_usd.map_or(PicoUsd::ZERO, |money| money.0);
+            let rates = RowRates {
+                standard: RateTable { base: rates(inline)?, tiers: Vec::new() },
+                fees: Fees { per_request, per_image },
+                ..RowRates::default()
+            };
+            let price = TokenPrice::new(name, rates)
                 .map_err(|error| Finding::at(span, error.to_string()))?;
-            Some(Arc::new(price))
+            return Ok(Pricing::Always(RoutePrice::Tokens(Arc::new(price))));
         }
     };
-    Ok(found.map_or(RoutePrice::Unknown, RoutePrice::Tokens))
+    Ok(found.map_or(Pricing::Always(RoutePrice::Unknown), |dated| Pricing::Dated(Arc::new(dated))))
 }
 
 /// The shipped list, with the operator's rows over it.

@@ -263,14 +263,14 @@ fn health_timeout_ms() -> NonZeroU64 {
     nonzero64(5_000)
 }
 
-const fn nonzero32(number: u32) -> NonZeroU32 {
+pub(super) const fn nonzero32(number: u32) -> NonZeroU32 {
     match NonZeroU32::new(number) {
         Some(number) => number,
         None => NonZeroU32::MIN,
     }
 }
 
-const fn nonzero64(number: u64) -> NonZeroU64 {
+pub(super) const fn nonzero64(number: u64) -> NonZeroU64 {
     match NonZeroU64::new(number) {
         Some(number) => number,
         None => NonZeroU64::MIN,

@@ -1,9 +1,13 @@
 //! Promises of the configuration: the shipped file is sound, and every error points at its line.
 
 use super::*;
+use policies::RoutePrice;
 use std::path::Path;
 
 const EDGE: &str = "[routes.edge]\nkind = \"local\"\nfile = \"m.gguf\"\nusd_per_hour = \"1\"\n";
+
+/// 2026-11-22.
+const NOW_S: u64 = 1_795_305_600;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     let lookup = |name: &str| match name {
@@ -11,7 +15,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
         "ADDRESS" => Some("secret-address".to_owned()),
         _ => None,
     };
-    let surroundings = Surroundings { lookup: &lookup, today: "2026-11-22" };
+    let surroundings = Surroundings { lookup: &lookup, now_s: NOW_S };
     Config::parse(text, Path::new("/etc/tollgate/tollgate.toml"), surroundings)
 }
 
@@ -79,7 +83,7 @@ fn the_commented_examples_of_the_shipped_file_are_sound() {
     assert_eq!(config.routes.len(), 2);
     assert_eq!(config.global_budgets.len(), 1);
     assert_eq!(config.policy.source, PolicySource::File("/etc/tollgate/policies/mine.toml".into()));
-    assert!(matches!(config.routes[1].price, RoutePrice::Tokens(_)));
+    assert!(matches!(config.routes[1].price.at(NOW_S), RoutePrice::Tokens(_)));
 }
 
 #[test]
@@ -226,7 +230,7 @@ fn routes_keep_the_order_of_the_file() {
 #[test]
 fn an_unknown_price_is_said_and_is_not_zero() {
     let config = parse(&cloud("price = \"nobody/nothing\"\n")).unwrap();
-    assert_eq!(config.routes[0].price, RoutePrice::Unknown);
+    assert_eq!(config.routes[0].price.at(NOW_S), RoutePrice::Unknown);
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].contains("the price of route `c` is unknown"));
 }
@@ -236,11 +240,11 @@ fn inline_rates_are_per_million_tokens() {
     let text =
         cloud("[routes.c.price]\ninput = \"0.25\"\noutput = \"2\"\ncache_read = \"0.025\"\n");
     let config = parse(&text).unwrap();
-    let RoutePrice::Tokens(price) = &config.routes[0].price else { panic!("per token") };
-    assert_eq!(price.base.input, PicoUsd::from_pico(250_000));
-    assert_eq!(price.base.cache_read, PicoUsd::from_pico(25_000));
-    assert_eq!(price.base.cache_write_1h, price.base.input);
-    assert_eq!(price.base.reasoning, price.base.output);
+    let RoutePrice::Tokens(price) = config.routes[0].price.at(NOW_S) else { panic!("per token") };
+    assert_eq!(price.standard.base.input, PicoUsd::from_pico(250_000));
+    assert_eq!(price.standard.base.cache_read, PicoUsd::from_pico(25_000));
+    assert_eq!(price.standard.base.cache_write_1h, price.standard.base.input);
+    assert_eq!(price.standard.base.reasoning, price.standard.base.output);
 }
 
 #[test]
@@ -251,4 +255,19 @@ fn what_others_can_reach_is_said() {
     assert!(config.warnings[0].contains("sends its key in clear"));
     let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://[::1]:9")).unwrap();
     assert!(!config.warnings[0].contains("in clear"));
+}
+
+#[test]
+fn gpu_layers_are_automatic_or_a_number() {
+    let layers = |line: &str| match &parse(&format!("{EDGE}{line}")).unwrap().routes[0].source {
+        RouteSource::Local(local) => local.gpu_layers,
+        RouteSource::Cloud(_) => panic!("it is local"),
+    };
+    assert_eq!(layers(""), None);
+    assert_eq!(layers("gpu_layers = \"auto\"\n"), None);
+    assert_eq!(layers("gpu_layers = 12\n"), Some(12));
+    for wrong in ["\"all\"", "-1", "1.5"] {
+        let error = parse(&format!("{EDGE}gpu_layers = {wrong}\n")).unwrap_err();
+        assert!(error.to_string().contains("\"auto\" or a number of layers"), "{error}");
+    }
 }

@@ -22,11 +22,17 @@ pub(super) struct Written {
     pub(super) server: Server,
     pub(super) limits: Limits,
     pub(super) ledger: Ledger,
+    pub(super) guard: Guard,
     pub(super) budget: Vec<Spanned<Budget>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
+    pub(super) responses: Responses,
     pub(super) attempts: survive::Attempts,
     pub(super) hedge: survive::Hedge,
+    pub(super) tls: Option<super::listeners::Tls>,
+    pub(super) admin: super::listeners::Admin,
+    pub(super) cache: super::cache::Cache,
+    pub(super) idempotency: super::cache::Idempotency,
     pub(super) engine: Engine,
 }
 
@@ -51,6 +57,7 @@ pub(super) struct Server {
     pub(super) drain_timeout_ms: NonZeroU64,
     pub(super) output_tokens_default: NonZeroU64,
     pub(super) metrics_public: bool,
+    pub(super) cors_origins: Vec<Spanned<String>>,
 }
 
 /// `[limits]`
@@ -64,14 +71,43 @@ pub(super) struct Limits {
     pub(super) budget_wait_max_ms: u64,
 }
 
+/// Form of the file of a day.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DailyExport {
+    Csv,
+    Jsonl,
+    Focus,
+}
+
 /// `[ledger]`
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Ledger {
     pub(super) durability: Durability,
     pub(super) low_water_mib: u64,
+    pub(super) ballast_mib: u64,
     pub(super) segment_entries_max: NonZeroU32,
+    pub(super) keep_days: Option<NonZeroU32>,
+    pub(super) daily_export: Option<DailyExport>,
     pub(super) budget_status: Spanned<u16>,
+}
+
+/// `[guard]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Guard {
+    pub(super) enabled: bool,
+    pub(super) spend: crate::ledger::GuardEffect,
+    pub(super) prompt_loop: crate::ledger::GuardEffect,
+    pub(super) session_growth: crate::ledger::GuardEffect,
+    pub(super) fast_percent: NonZeroU32,
+    pub(super) hour_percent: NonZeroU32,
+    pub(super) shape_percent: NonZeroU32,
+    pub(super) floor_usd_per_hour: Money,
+    pub(super) loop_max: NonZeroU32,
+    pub(super) hold_ms: NonZeroU64,
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -94,6 +130,16 @@ pub(super) struct Budget {
     pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
+}
+
+/// `[responses]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Responses {
+    pub(super) store: bool,
+    pub(super) entries_max: NonZeroU32,
+    pub(super) store_mib: NonZeroU32,
+    pub(super) ttl_minutes: NonZeroU64,
 }
 
 /// `[policy]`
@@ -148,7 +194,9 @@ pub(super) struct Local {
     #[serde(default = "local::swap_max_mib")]
     pub(super) swap_max_mib: u32,
     #[serde(default)]
-    pub(super) gpu_layers: Option<u32>,
+    pub(super) gpu_layers: GpuLayers,
+    #[serde(default)]
+    pub(super) gpu_device: Option<String>,
     #[serde(default)]
     pub(super) load: Load,
     #[serde(default)]
@@ -169,6 +217,10 @@ pub(super) struct Local {
     pub(super) decode_token_max_us: NonZeroU64,
     #[serde(default)]
     pub(super) usd_per_hour: Option<Money>,
+    #[serde(default)]
+    pub(super) watts: Option<Spanned<NonZeroU32>>,
+    #[serde(default)]
+    pub(super) usd_per_kwh: Option<Money>,
     #[serde(default)]
     pub(super) unknown_price_max_usd: Option<Money>,
     #[serde(default)]
@@ -194,14 +246,19 @@ pub(super) enum PrefixSharing {
     All,
 }
 
-/// `[routes.<name>]` with `kind = "openai"`
+/// `[routes.<name>]` with the `kind` of a provider
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cloud {
-    #[expect(dead_code, reason = "read before, to choose this type")]
-    pub(super) kind: String,
-    pub(super) provider: Spanned<String>,
-    pub(super) base_url: Spanned<String>,
+    pub(super) kind: Spanned<String>,
+    #[serde(default)]
+    pub(super) provider: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) base_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) api_version: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) drop_fields: Vec<String>,
     pub(super) model: Spanned<String>,
     #[serde(default)]
     pub(super) api_key: Option<Spanned<String>>,
@@ -244,7 +301,7 @@ pub(super) struct Cloud {
     #[serde(default)]
     pub(super) health: Option<survive::Health>,
     #[serde(default)]
-    pub(super) cap_field: CapField,
+    pub(super) cap_field: Option<CapField>,
     #[serde(default)]
     pub(super) reasoning: bool,
 }
@@ -273,7 +330,7 @@ pub(super) enum Price {
     /// `"provider/model"`
     Listed(String),
     /// `[routes.<name>.price]`
-    Inline(Rates),
+    Inline(Box<Rates>),
 }
 
 /// `[routes.<name>.price]`: US dollars per million tokens.
@@ -292,15 +349,26 @@ pub(super) struct Rates {
     pub(super) reasoning: Option<Spanned<Money>>,
     #[serde(default)]
     pub(super) per_request_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) per_image_usd: Option<Money>,
+    #[serde(default)]
+    pub(super) image: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio: Option<Spanned<Money>>,
+    #[serde(default)]
+    pub(super) audio_output: Option<Spanned<Money>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum CapField {
-    #[default]
     MaxCompletionTokens,
     MaxTokens,
 }
+
+/// Layers on a GPU: as many as fit, or a number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GpuLayers(pub(super) Option<u32>);
 
 /// An amount in USD, written as a decimal string so that no float ever holds it.
 #[derive(Clone, Copy, Debug)]
@@ -319,6 +387,7 @@ impl Default for Server {
             drain_timeout_ms: nonzero64(30_000),
             output_tokens_default: nonzero64(1024),
             metrics_public: false,
+            cors_origins: vec![unplaced("*".to_owned())],
         }
     }
 }
@@ -340,8 +409,41 @@ impl Default for Ledger {
         Self {
             durability: Durability::Strict,
             low_water_mib: 256,
+            ballast_mib: 64,
+            keep_days: None,
+            daily_export: None,
             segment_entries_max: nonzero32(250_000),
             budget_status: unplaced(429),
+        }
+    }
+}
+
+impl Default for Responses {
+    fn default() -> Self {
+        Self {
+            store: false,
+            entries_max: nonzero32(10_000),
+            store_mib: nonzero32(64),
+            ttl_minutes: nonzero64(24 * 60),
+        }
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        use crate::ledger::GuardEffect::{LocalOnly, Logged, Throttled};
+        Self {
+            enabled: true,
+            spend: LocalOnly,
+            prompt_loop: Throttled,
+            session_growth: Logged,
+            fast_percent: nonzero32(500),
+            hour_percent: nonzero32(220),
+            shape_percent: nonzero32(400),
+            floor_usd_per_hour: Money(PicoUsd::from_pico(500_000_000_000)),
+            loop_max: nonzero32(20),
+            hold_ms: nonzero64(1_800_000),
+            allow: Vec::new(),
         }
     }
 }
@@ -421,6 +523,37 @@ mod cloud {
     }
 }
 
+impl<'de> Deserialize<'de> for GpuLayers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrNumber;
+        impl de::Visitor<'_> for AutoOrNumber {
+            type Value = GpuLayers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a number of layers")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<GpuLayers, E> {
+                match text {
+                    "auto" => Ok(GpuLayers(None)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, layers: i64) -> Result<GpuLayers, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Signed(layers), &self);
+                Ok(GpuLayers(Some(u32::try_from(layers).map_err(|_| wrong())?)))
+            }
+
+            fn visit_u64<E: de::Error>(self, layers: u64) -> Result<GpuLayers, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Unsigned(layers), &self);
+                Ok(GpuLayers(Some(u32::try_from(layers).map_err(|_| wrong())?)))
+            }
+        }
+        deserializer.deserialize_any(AutoOrNumber)
+    }
+}
+
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Amount;
@@ -454,7 +587,8 @@ impl<'de> Deserialize<'de> for Price {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Price, A::Error> {
-                Rates::deserialize(de::value::MapAccessDeserializer::new(map)).map(Price::Inline)
+                Rates::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|rates| Price::Inline(Box::new(rates)))
             }
         }
         deserializer.deserialize_any(Either)

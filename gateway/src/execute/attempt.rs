@@ -79,7 +79,7 @@ impl Execution<'_> {
         sending.at = At::Over;
         pass.succeeded();
         Ok(Started {
-            attempt,
+            attempt: Some(attempt),
             route: Arc::clone(route),
             answer,
             held,
@@ -87,7 +87,7 @@ impl Execution<'_> {
             first_at,
             output_cap,
             prompt_tokens,
-            in_flight,
+            in_flight: Some(in_flight),
         })
     }
 

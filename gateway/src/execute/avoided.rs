@@ -4,7 +4,7 @@ use crate::{
     routes::{Route, Routes},
     wire::ChatRequest,
 };
-use policies::{Decision, LeaveOut, RoutePrice, TokenPrice, Usage};
+use policies::{Decision, LeaveOut, RoutePrice, TokenPrice, Usage, Used};
 use std::sync::Arc;
 
 /// The price of the cheapest cloud route that the decision allowed, chosen or not, by what this
@@ -24,12 +24,13 @@ pub fn cheapest_cloud(
         output: request.output_cap,
         ..Usage::default()
     };
+    let used = Used { images: request.images, ..Used::tokens(usage) };
     routes
         .iter()
         .filter(|route| allowed(route))
-        .filter_map(|route| match &route.config.price {
+        .filter_map(|route| match route.price(request) {
             RoutePrice::Tokens(price) if !route.is_local() => {
-                price.cost(&usage).ok().map(|cost| (cost, Arc::clone(price)))
+                price.cost(&used).ok().map(|cost| (cost, price))
             }
             _ => None,
         })

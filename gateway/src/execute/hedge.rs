@@ -101,7 +101,7 @@ impl Execution<'_> {
         let both = [before, self.book.last()];
         if both[0] != both[1] {
             for attempt in both.into_iter().flatten() {
-                let won = attempt == started.attempt;
+                let won = started.attempt == Some(attempt);
                 self.book.note(attempt, |record| record.hedge_winner = Some(won));
             }
         }

@@ -6,7 +6,7 @@ use crate::{
     ledger::{Ask, AttemptIndex, CommitTicket, Lined, Role, Short, Unit},
     routes::{Fault, FaultKind, Prepared, Route},
 };
-use policies::{OnShort, PicoUsd};
+use policies::{OnShort, PicoUsd, ServiceTier};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -22,7 +22,8 @@ impl Execution<'_> {
         role: Role,
     ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
         for _ in 0..CLAMPS_MAX {
-            let worst = route.worst_case(&prepared.bounds).ok_or(Miss::UnknownPrice)?;
+            let price = route.price(self.request);
+            let worst = route.worst_case(&price, &prepared.bounds).ok_or(Miss::UnknownPrice)?;
             // What earlier attempts cost or still hold counts against the request's own limit.
             let left_of_max = self.bounds.cost_max.map(|max| max.less(self.book.committed()));
             let waits = self.waits.get().copied();
@@ -64,10 +65,13 @@ impl Execution<'_> {
     /// The largest output cap that what is left can pay, if the policy clamps and it is worth it.
     fn clamped(&self, route: &Route, prepared: &Prepared, left: &Left) -> Option<u64> {
         let OnShort::Clamp { min_output_tokens } = self.decision.on_short else { return None };
+        let price = route.price(self.request);
         let affords = |cap: u64| {
             let bounds = policies::WorstCase { output_tokens: cap, ..prepared.bounds };
             match left {
-                Left::Money(left) => route.worst_case(&bounds).is_some_and(|worst| worst <= *left),
+                Left::Money(left) => {
+                    route.worst_case(&price, &bounds).is_some_and(|worst| worst <= *left)
+                }
                 Left::Tokens(left) => tokens(&bounds) <= *left,
                 Left::Nothing => false,
             }
@@ -83,16 +87,23 @@ impl Execution<'_> {
             provider: route.provider().to_owned(),
             role: if parent.is_some() { role } else { Role::Primary },
             parent,
-            price: route.config.price.clone(),
+            price: route.price(self.request),
             worst_money,
             budgeted: route.config.budgeted,
             worst_tokens: tokens(&prepared.bounds),
             output_cap: prepared.bounds.output_tokens,
+            service: prepared.bounds.service,
+            images: prepared.bounds.images,
             avoided: self.avoided.clone().filter(|_| route.is_local()),
             model_file: prepared.model_file(),
-            service_tier: None,
+            service_tier: asked_tier(prepared.bounds.service),
         }
     }
+}
+
+/// The tier that is asked for, for the record; the provider's own word replaces it.
+fn asked_tier(service: ServiceTier) -> Option<String> {
+    (service != ServiceTier::Standard).then(|| service.as_str().to_owned())
 }
 
 /// What there is, where there is not enough.

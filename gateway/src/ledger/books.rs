@@ -95,6 +95,8 @@ pub(crate) struct Shared {
     pub(super) refusals: Refusals,
     pub(super) pulse: Arc<Pulse>,
     pub(super) ids: Ids,
+    /// The data directory.
+    pub(super) dir: std::path::PathBuf,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) observer: OnceLock<Observer>,
     pub(super) _lock: DirLock,

@@ -145,6 +145,18 @@ pub(crate) fn put_rollups(
     index.remove_until(&from[..ROLLUPS.len() + 1], Some(&from), changes)
 }
 
+/// The first day that has rollups.
+pub(crate) fn first_day(index: &impl Pairs) -> Result<Option<u64>, IndexError> {
+    let prefix = [ROLLUPS, &[Level::Day as u8]].concat();
+    let mut first = None;
+    let looked = index.parts(&prefix, &mut |key, _| {
+        first = key[prefix.len()..].first_chunk::<8>().map(|at| u64::from_be_bytes(*at));
+        // The first is enough.
+        Err(IndexError::Value)
+    });
+    if first.is_some() { Ok(first) } else { looked.map(|()| None) }
+}
+
 /// Writes the rows of one span.
 pub(crate) fn put_span(span: Span, rows: &Rows, changes: &mut Changes) -> Result<(), IndexError> {
     for (dims, tally) in rows {

@@ -25,6 +25,7 @@ mod rate;
 mod rebuild;
 mod recovery;
 mod refusals;
+mod retire;
 mod rollups;
 mod session;
 mod summary;
@@ -51,6 +52,7 @@ pub use open_entry::{
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;
+pub use retire::Retired;
 pub use session::{SessionNode, SessionTree};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,

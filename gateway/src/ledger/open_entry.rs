@@ -23,7 +23,7 @@ use crate::{
     },
     timeline::{Stage, Timeline, micros},
 };
-use policies::{PicoUsd, RouteId, RoutePrice, TokenPrice};
+use policies::{PicoUsd, RouteId, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -88,6 +88,10 @@ pub struct Ask {
     pub worst_tokens: u64,
     /// The output cap that is sent.
     pub output_cap: u64,
+    /// The service tier that is asked for.
+    pub service: ServiceTier,
+    /// Images in the request.
+    pub images: u32,
     /// Local attempts: the price of the cheapest allowed cloud route.
     pub avoided: Option<Arc<TokenPrice>>,
     /// Local attempts: the file that will answer.
@@ -225,6 +229,8 @@ pub struct OpenEntry {
 struct Running {
     record: Attempt,
     price: RoutePrice,
+    service: ServiceTier,
+    images: u32,
     avoided: Option<Arc<TokenPrice>>,
     worst_money: PicoUsd,
     holds: Holds,
@@ -413,6 +419,12 @@ impl OpenEntry {
         self.attempts.len()
     }
 
+    /// Whether anything is owed for what was tried so far.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.attempts.iter().any(|running| !running.record.voided)
+    }
+
     /// The key that asks; `None` once the entry is settled.
     #[must_use]
     pub fn key(&self) -> Option<&KeyId> {
@@ -456,6 +468,13 @@ impl OpenEntry {
         &mut self.attempts[usize::from(index.0)].record
     }
 
+    /// The price of an attempt, and what it used if it ended now with `usage`.
+    #[must_use]
+    pub fn priced(&self, index: AttemptIndex, usage: Usage) -> (&RoutePrice, Used) {
+        let running = &self.attempts[usize::from(index.0)];
+        (&running.price, running.used(usage, self.books.clock.unix_ms() / 1000))
+    }
+
     /// The only attempt of a test.
     #[cfg(test)]
     pub(crate) fn first_attempt(&self) -> AttemptIndex {
@@ -467,7 +486,7 @@ impl OpenEntry {
     /// reservation of this request or its end on.
     pub fn end_attempt(&mut self, index: AttemptIndex, outcome: AttemptOutcome, void: bool) {
         if let Some(running) = self.attempts.get_mut(usize::from(index.0)) {
-            running.end(outcome, void);
+            running.end(outcome, void, self.books.clock.unix_ms() / 1000);
         }
     }
 
@@ -512,8 +531,9 @@ impl OpenEntry {
     /// The one end of every request.
     fn settle(&mut self) -> CommitTicket {
         let Some(head) = self.head.take() else { return CommitTicket::ready() };
+        let now_s = self.books.clock.unix_ms() / 1000;
         for running in &mut self.attempts {
-            running.end(AttemptOutcome::Cancelled, false);
+            running.end(AttemptOutcome::Cancelled, false, now_s);
         }
         self.timeline.end(Stage::Settle);
         let running = std::mem::take(&mut self.attempts);
@@ -621,6 +641,8 @@ impl Running {
         Self {
             record,
             price: ask.price,
+            service: ask.service,
+            images: ask.images,
             avoided: ask.avoided,
             worst_money: ask.worst_money,
             holds,
@@ -630,11 +652,12 @@ impl Running {
     }
 
     /// Prices what was used. Only the first end counts.
-    fn end(&mut self, outcome: AttemptOutcome, void: bool) {
+    fn end(&mut self, outcome: AttemptOutcome, void: bool, now_s: u64) {
         if self.state != State::Open {
             return;
         }
         self.state = State::Ended;
+        let used = self.used(self.record.usage.unwrap_or_default(), now_s);
         let record = &mut self.record;
         record.outcome = outcome;
         record.voided = void;
@@ -644,14 +667,28 @@ impl Running {
             record.cost = Some(PicoUsd::ZERO);
             return;
         }
-        record.cost = cost(&self.price, record);
+        record.cost = cost(&self.price, record, &used);
         if let (true, Some(cost)) = (record.budgeted, record.cost) {
             record.overrun = cost.less(record.reserved);
         }
         record.avoided_cost = match (&self.avoided, &record.usage) {
-            (Some(price), Some(usage)) => price.cost(usage).ok(),
+            (Some(price), Some(usage)) => {
+                price.cost(&Used { at_unix_s: now_s, ..Used::tokens(*usage) }).ok()
+            }
             _ => None,
         };
+    }
+
+    /// What it used, for its price.
+    fn used(&self, usage: Usage, at_unix_s: u64) -> Used {
+        let said = self.record.service_tier.as_deref().map(ServiceTier::from_word);
+        Used {
+            usage,
+            engine_time: Duration::from_nanos(self.record.times.engine_ns.unwrap_or(0)),
+            service: said.unwrap_or(self.service),
+            images: self.images,
+            at_unix_s,
+        }
     }
 
     fn settle(&mut self, books: &Shared) {
@@ -663,13 +700,15 @@ impl Running {
 }
 
 /// The exact cost of what was used; `None` when the price or the use is unknown.
-fn cost(price: &RoutePrice, record: &Attempt) -> Option<PicoUsd> {
+fn cost(price: &RoutePrice, record: &Attempt, used: &Used) -> Option<PicoUsd> {
     if price.is_free() {
         return Some(PicoUsd::ZERO);
     }
     let priced = match price {
-        RoutePrice::Tokens(price) => price.cost(record.usage.as_ref()?),
-        RoutePrice::Compute(price) => price.cost(Duration::from_nanos(record.times.engine_ns?)),
+        RoutePrice::Tokens(price) => record.usage.map(|_| price.cost(used))?,
+        RoutePrice::Compute(price) => {
+            record.times.engine_ns.map(|_| price.cost(used.engine_time))?
+        }
         RoutePrice::Unknown => return None,
     };
     match priced {

@@ -14,6 +14,7 @@ use super::{
     keeper::{Feed, Keeper},
     recovery,
     refusals::Refusals,
+    retire,
 };
 use crate::{
     caller::BudgetSpec,
@@ -21,6 +22,7 @@ use crate::{
     config::Durability,
     store::{
         JournalError,
+        ballast::Ballast,
         catalogue::Catalogue,
         codec,
         committer::{Committer, Pulse},
@@ -54,6 +56,9 @@ pub struct BooksConfig {
     pub durability: Durability,
     /// Paid work stops when the disk has less than this left.
     pub low_water_bytes: u64,
+    /// Bytes of a file that is given up when the disk is full, so that what runs can still be
+    /// settled; 0 for none.
+    pub ballast_bytes: u64,
     /// Entries after which a segment is sealed.
     pub segment_entries_max: u32,
     /// Time zone of calendar windows.
@@ -94,6 +99,14 @@ pub enum OpenError {
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What stands for dropped segments cannot be read.
+    #[error("{path}: the base of the journal cannot be read: {reason}")]
+    Base {
+        /// The journal.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A record is whole and cannot be understood.
     #[error("{path}: event {seq}: {reason}")]
     Event {
@@ -131,8 +144,7 @@ impl Books {
             journal::open(&*disk, &journal_dir, clock.unix_ms())?;
         let catalogue = Arc::new(catalogue);
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
-        let (index, mut derived) =
-            open_index(&config.dir.join("index"), &catalogue, &clock, &mut recovered);
+        let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let saved_seq = derived.next_seq;
         recovered.replayed_events = replay(&catalogue, &mut derived)?;
 
@@ -167,6 +179,7 @@ impl Books {
             disk,
             dir: journal_dir,
             low_water_bytes: config.low_water_bytes,
+            ballast: Ballast::new(&config.dir, config.ballast_bytes),
             segment_entries_max: config.segment_entries_max.max(1),
         };
         let threads = start(committer, &keeper).map_err(io)?;
@@ -185,6 +198,7 @@ impl Books {
             refusals: Refusals::default(),
             pulse,
             ids: Ids::new(),
+            dir: config.dir.clone(),
             threads: Mutex::new(threads),
             _lock: lock,
         }));
@@ -231,11 +245,18 @@ impl Books {
 
 /// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.
 fn open_index(
-    dir: &Path,
+    data: &Path,
     catalogue: &Catalogue,
     clock: &Clock,
     recovered: &mut Recovered,
-) -> (Option<Index>, Derived) {
+) -> Result<(Option<Index>, Derived), OpenError> {
+    let (dir, journal) = (&data.join("index"), data.join("journal"));
+    let base = match retire::begin(&journal) {
+        Ok((_, base)) => base,
+        Err(error) => {
+            return Err(OpenError::Base { path: journal, reason: error.to_string() });
+        }
+    };
     let end = catalogue.snapshot().next_seq();
     for _ in 0..2 {
         let loaded = Index::open(dir).and_then(|index| {
@@ -243,9 +264,12 @@ fn open_index(
             Ok((index, derived))
         });
         let reason = match loaded {
-            Ok((index, None)) if index.is_empty() => return (Some(index), Derived::new()),
+            Ok((index, None)) if index.is_empty() => return Ok((Some(index), base)),
+            Ok((_, Some(derived))) if derived.next_seq < base.next_seq => {
+                "it is older than the base of the journal".to_owned()
+            }
             Ok((index, Some(derived))) if derived.next_seq <= end => {
-                return (Some(index), derived);
+                return Ok((Some(index), derived));
             }
             Ok((_, Some(_))) => "it is ahead of the journal".to_owned(),
             Ok((_, None)) => "it was written by another version".to_owned(),
@@ -260,7 +284,7 @@ fn open_index(
             }
         }
     }
-    (None, Derived::new())
+    Ok((None, base))
 }
 
 /// Applies what the journal has after the checkpoint.

@@ -54,6 +54,15 @@ struct Found {
 }
 
 impl Books {
+    /// The day (UTC, since the Unix epoch) of the oldest request that is kept.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn first_day(&self) -> Result<Option<u64>, BooksError> {
+        let blocks = self.0.catalogue.snapshot().blocks();
+        Ok(blocks.first().map(|block| block.first_ms / 86_400_000))
+    }
+
     /// The ledger as it is now, with everything that has been queued. Blocking.
     #[must_use]
     pub fn reader(&self) -> Reader {

@@ -8,6 +8,7 @@ use super::{
     checkpoint,
     keeper::Keeper,
     query::{Reader, unreadable},
+    retire,
     rollups::{Level, Rollups, Rows, SETS},
 };
 use crate::store::{
@@ -39,8 +40,10 @@ impl Books {
         let reader = self.reader();
         let keeper = &self.0.keeper;
         let mut rebuilt = Rebuilt::default();
-        let mut rollups = Rollups::default();
-        let mut next_seq = 0;
+        let dir = self.0.dir.join("journal");
+        let (_, base) = retire::begin(&dir).map_err(|error| broken(&error))?;
+        let mut rollups = base.rollups;
+        let mut next_seq = base.next_seq;
         // Most of it while the books go on, the rest while they wait for it.
         fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, u64::MAX)?;
         let mut derived = keeper.derived();

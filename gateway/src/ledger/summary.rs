@@ -14,7 +14,7 @@ use super::{
     query::{Reader, unreadable},
     rollups::{Level, MINUTES_KEPT, Set, Span},
 };
-use crate::store::{BooksError, catalogue::Block};
+use crate::store::{BooksError, catalogue::Block, index::IndexError};
 use policies::PicoUsdTotal;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -288,8 +288,10 @@ impl Reader {
             let rollups = &derived.rollups;
             (rollups.past().clone(), rollups.names.clone(), rollups.minute())
         };
-        // Nothing was committed before the first block.
-        let beginning = first.first_ms - first.first_ms % Level::Day.ms();
+        // Days whose entries were dropped are still known by their sums.
+        let oldest = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
+        let beginning = (first.first_ms / Level::Day.ms()).min(oldest.unwrap_or(u64::MAX));
+        let beginning = beginning * Level::Day.ms();
         let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));
         let longest = if gathering.groups_by(GroupBy::Minute) {
             Level::Minute
@@ -304,7 +306,7 @@ impl Reader {
                 Some(rows) => rows,
                 None => {
                     stored = checkpoint::span_rows(index, span, &[set])
-                        .map_err(|error| BooksError::Unreadable(error.to_string().into()))?;
+                        .map_err(|error| unindexed(&error))?;
                     &stored
                 }
             };
@@ -314,6 +316,10 @@ impl Reader {
         }
         Ok(taken)
     }
+}
+
+fn unindexed(error: &IndexError) -> BooksError {
+    BooksError::Unreadable(error.to_string().into())
 }
 
 /// Time that was taken from rollups: ranges in order, apart from each other.

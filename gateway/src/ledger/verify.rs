@@ -12,6 +12,7 @@ use super::{
     effect::Effect,
     entry::Entry,
     query::Reader,
+    retire,
     rollups::{Level, MINUTES_KEPT, Rows, SETS, Span},
 };
 use crate::store::{
@@ -90,7 +91,7 @@ impl Books {
             checkpoint::span_rows(index, span, &SETS).ok()
         };
         let kept = Kept { lasting: &current, past: &stored };
-        verify(&snapshot, Some((&derived, kept)))
+        verify(&snapshot, base(&self.0.catalogue.snapshot()), Some((&derived, kept)))
     }
 }
 
@@ -98,7 +99,7 @@ impl Reader {
     /// Checks the journal alone. Blocking, reads everything.
     #[must_use]
     pub fn verify(&self) -> Report {
-        verify(&self.snapshot, None)
+        verify(&self.snapshot, base(&self.snapshot), None)
     }
 }
 
@@ -115,15 +116,30 @@ fn to_bytes(rows: &Rows) -> Option<Vec<u8>> {
     postcard::to_allocvec(rows).ok()
 }
 
-fn verify(snapshot: &Snapshot, derived: Option<Stored<'_>>) -> Report {
+/// The state before the first segment.
+fn base(snapshot: &Snapshot) -> Result<Derived, String> {
+    let Some(dir) = snapshot.dir() else { return Ok(Derived::new()) };
+    retire::begin(&dir).map(|(_, derived)| derived).map_err(|error| error.to_string())
+}
+
+fn verify(
+    snapshot: &Snapshot,
+    base: Result<Derived, String>,
+    derived: Option<Stored<'_>>,
+) -> Report {
     let mut report = Report { segments: snapshot.segments.len() as u64, ..Report::default() };
     let end = derived.map_or(u64::MAX, |(derived, _)| derived.next_seq);
-    let mut fold = Derived::new();
+    let mut fold = base.unwrap_or_else(|error| {
+        report.find(None, format!("the base of the journal cannot be read: {error}"));
+        Derived::new()
+    });
+    // Segments that a base already stands for are only waiting to be deleted.
+    let begins = fold.next_seq;
     let mut last_ms = 0;
     let mut readable = true;
     for block in snapshot.blocks() {
         let read = snapshot.read(&block, &mut |record| {
-            if record.head.seq < end {
+            if record.head.seq < end && record.head.seq >= begins {
                 check(&mut report, &mut fold, &mut last_ms, record);
             }
         });

@@ -34,7 +34,7 @@ impl Case {
 fn config(dir: &Path) -> Config {
     let route = |name: &str| format!("[routes.{name}]\nkind = \"local\"\nfile = \"m\"\n");
     let text = format!("[policy]\nfile = \"mine.toml\"\n{}{}", route("one"), route("two"));
-    let surroundings = Surroundings { lookup: &|_| None, today: "2026-11-22" };
+    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
     Config::parse(&text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 

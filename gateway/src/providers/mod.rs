@@ -1,3 +1,22 @@
 //! Per-provider request and stream conversion. Only this module and `wire/` know anybody's JSON.
 
+pub(crate) mod anthropic;
+mod blame;
+mod conversation;
+mod costs;
+pub(crate) mod gemini;
+mod kinds;
+mod limits;
 pub mod openai;
+mod probe;
+mod reading;
+mod reshape;
+
+pub(crate) use blame::{Blame, blame};
+pub(crate) use costs::charged;
+pub(crate) use kinds::Auth;
+pub use kinds::{Format, KIND_NAMES, Kind};
+pub use limits::RateSeen;
+pub(crate) use probe::probe;
+pub(crate) use reading::Read;
+pub(crate) use reshape::{Shape, reshape};

@@ -1,4 +1,4 @@
-//! A route to a cloud provider that speaks OpenAI's format.
+//! A route to a cloud provider.
 //!
 //! **Invariants:** a request is sent at most once (no redirect is followed, nothing is sent again
 //! after a byte of it may have left); dropping an answer cancels it upstream; the caller's
@@ -10,6 +10,7 @@
 //! of the environment are not followed: where prompts go stands in the configuration alone.
 
 mod answer;
+mod check;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -17,13 +18,15 @@ mod tests;
 pub use answer::CloudAnswer;
 
 use super::{Fault, FaultKind};
+use crate::providers::Auth;
 use crate::{
     config::{CapField, CloudConfig},
     ledger::Endpoint,
-    providers::openai,
-    wire::ChatRequest,
+    providers::{self, Format, Kind, RateSeen, anthropic, gemini, openai},
+    wire::{BadRequest, ChatRequest},
 };
 use answer::Limits;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::{Client, Request, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
@@ -31,7 +34,7 @@ use std::{
     error::Error,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -41,6 +44,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+/// The version of Anthropic's API that is spoken here.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// Idle connections are closed after this, before most servers close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Probes of a connection that carries an answer: a peer that vanished is found.
@@ -51,8 +56,13 @@ pub struct CloudRoute {
     client: Client,
     urls: Urls,
     provider: String,
-    /// The model's name there, as a JSON string.
+    kind: Kind,
+    /// The model's name there, and as a JSON string.
+    model_name: String,
     model: String,
+    drop_fields: Vec<String>,
+    /// The provider's own rate limit as it last told it.
+    rate: Mutex<Option<RateSeen>>,
     cap_field: CapField,
     streamed: HeaderMap,
     unstreamed: HeaderMap,
@@ -87,9 +97,17 @@ impl CloudRoute {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let mut secrets = Vec::new();
         if let Some(key) = &config.api_key {
-            let value = format!("Bearer {}", key.expose_secret());
-            headers.insert(header::AUTHORIZATION, sensitive("api_key", &value)?);
+            let (name, value) = match config.kind.auth() {
+                Auth::Bearer => (header::AUTHORIZATION, format!("Bearer {}", key.expose_secret())),
+                Auth::Header(name) => {
+                    (HeaderName::from_static(name), key.expose_secret().to_owned())
+                }
+            };
+            headers.insert(name, sensitive("api_key", &value)?);
             secrets.push(key.clone());
+        }
+        if config.kind.format() == Format::Anthropic {
+            headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
         }
         for (name, value) in &config.headers {
             let header = HeaderName::try_from(name)
@@ -104,9 +122,13 @@ impl CloudRoute {
         };
         Ok(Self {
             client: client(&config)?,
-            urls: Urls::under(&config.base_url)?,
+            urls: Urls::of_provider(&config)?,
+            kind: config.kind,
+            drop_fields: config.drop_fields.clone(),
+            rate: Mutex::new(None),
             model: serde_json::to_string(&config.model)
                 .map_err(|error| format!("model: {error}"))?,
+            model_name: config.model.clone(),
             cap_field: config.cap_field,
             streamed: accepting("text/event-stream"),
             unstreamed: accepting("application/json"),
@@ -157,18 +179,21 @@ impl CloudRoute {
         let total_by = sent + self.limits.total;
         let first_by = sent + self.limits.first_token;
         let by = if request.stream { first_by.min(total_by) } else { total_by };
-        let outbound = self.outbound(request, output_cap);
+        let outbound = self.outbound(request, output_cap)?;
         let response = match timeout_at(by, self.client.execute(outbound)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(self.unsent_or_broken(error)),
             Err(_) if by == total_by => return Err(self.late(FaultKind::Total)),
             Err(_) => return Err(self.late(FaultKind::FirstToken)),
         };
+        if let Some(seen) = RateSeen::read(response.headers()) {
+            *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        }
         if !response.status().is_success() {
             let by = by.min(Instant::now() + self.limits.idle);
             return Err(status::fault(response, by, &self.provider, &self.secrets).await);
         }
-        CloudAnswer::new(response, place, request, self.limits, sent)
+        CloudAnswer::new(response, place, request, self.limits, (sent, self.kind.format()))
     }
 
     /// How long the next request would wait for a place: those ahead of it × the mean time that one
@@ -202,8 +227,18 @@ impl CloudRoute {
         Place { _permit: permit, since: Instant::now(), held_mean_us }
     }
 
-    fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Request {
-        let mut outbound = Request::new(Method::POST, self.urls.of(request.endpoint).clone());
+    /// The provider's own rate limit as it last told it.
+    #[must_use]
+    pub fn rate(&self) -> Option<RateSeen> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Result<Request, Fault> {
+        let body = self.body(request, output_cap).map_err(|bad| {
+            Fault::new(FaultKind::Unfit(bad), "the provider's format has no place for it")
+        })?;
+        let url = self.urls.of(request.endpoint, request.stream).clone();
+        let mut outbound = Request::new(Method::POST, url);
         let headers = if request.stream { &self.streamed } else { &self.unstreamed };
         outbound.headers_mut().clone_from(headers);
         if let Some(parent) = &request.traceparent {
@@ -212,9 +247,27 @@ impl CloudRoute {
         if let Some(id) = &request.upstream_request_id {
             outbound.headers_mut().insert("x-client-request-id", id.clone());
         }
-        let body = openai::upstream_body(request, &self.model, self.cap_field, output_cap);
         *outbound.body_mut() = Some(body.into());
-        outbound
+        Ok(outbound)
+    }
+
+    /// The request as the provider takes it.
+    fn body(&self, request: &ChatRequest, output_cap: u64) -> Result<Bytes, BadRequest> {
+        let format = self.kind.format();
+        if format != Format::OpenAi
+            && matches!(request.endpoint, Endpoint::Completions | Endpoint::Embeddings)
+        {
+            let message = "this route's provider continues conversations alone";
+            return Err(BadRequest::unsupported("model", message));
+        }
+        match format {
+            Format::OpenAi => {
+                let body = openai::upstream_body(request, &self.model, self.cap_field, output_cap);
+                providers::reshape(body, self.kind.shape(), &self.drop_fields)
+            }
+            Format::Anthropic => anthropic::body(request, &self.model_name, output_cap),
+            Format::Gemini => gemini::body(request, &self.model_name, output_cap),
+        }
     }
 
     fn unsent_or_broken(&self, error: reqwest::Error) -> Fault {
@@ -301,21 +354,44 @@ fn client(config: &CloudConfig) -> Result<Client, String> {
 #[derive(Clone, Debug)]
 struct Urls {
     chat: Url,
+    streamed_chat: Url,
     completions: Url,
     embeddings: Url,
 }
 
 impl Urls {
-    fn under(base_url: &str) -> Result<Self, String> {
-        Ok(Self {
-            chat: endpoint(base_url, &["chat", "completions"])?,
-            completions: endpoint(base_url, &["completions"])?,
-            embeddings: endpoint(base_url, &["embeddings"])?,
-        })
+    fn of_provider(config: &CloudConfig) -> Result<Self, String> {
+        let model = config.model.as_str();
+        let at = |path: &[&str]| -> Result<Url, String> {
+            let Some(version) = &config.api_version else {
+                return endpoint(&config.base_url, path);
+            };
+            // Azure's older API: the deployment stands in the path.
+            let mut whole = vec!["openai", "deployments", model];
+            whole.extend(path);
+            let mut url = endpoint(&config.base_url, &whole)?;
+            url.query_pairs_mut().append_pair("api-version", version);
+            Ok(url)
+        };
+        let (chat, streamed_chat) = match config.kind.format() {
+            Format::OpenAi => (at(&["chat", "completions"])?, at(&["chat", "completions"])?),
+            Format::Anthropic => (at(&["messages"])?, at(&["messages"])?),
+            Format::Gemini => {
+                let whole = at(&["models", &format!("{model}:generateContent")])?;
+                let mut streamed = at(&["models", &format!("{model}:streamGenerateContent")])?;
+                streamed.query_pairs_mut().append_pair("alt", "sse");
+                (whole, streamed)
+            }
+        };
+        let (completions, embeddings) = (at(&["completions"])?, at(&["embeddings"])?);
+        Ok(Self { chat, streamed_chat, completions, embeddings })
     }
 
-    const fn of(&self, endpoint: Endpoint) -> &Url {
+    const fn of(&self, endpoint: Endpoint, stream: bool) -> &Url {
         match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages if stream => {
+                &self.streamed_chat
+            }
             Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => &self.chat,
             Endpoint::Completions => &self.completions,
             Endpoint::Embeddings => &self.embeddings,

@@ -9,7 +9,9 @@ pub use job::LocalJob;
 
 use super::{Fault, FaultKind};
 use crate::{config::LocalConfig, wire::BadRequest};
-use local_engine::{Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded};
+use local_engine::{
+    Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded, Prediction,
+};
 use policies::RouteState;
 use std::time::Duration;
 
@@ -82,6 +84,13 @@ impl LocalRoute {
         }
     }
 
+    /// When a job with such a prompt could be expected to begin to answer if it came now; `None`
+    /// while no model is loaded.
+    #[must_use]
+    pub fn predicted(&self, prompt_tokens: u64) -> Option<Prediction> {
+        self.model.loaded()?.predict(usize::try_from(prompt_tokens).unwrap_or(usize::MAX))
+    }
+
     /// Whether it can take a job now. A model that will be loaded by the next request can.
     #[must_use]
     pub fn state(&self) -> RouteState {
@@ -149,6 +158,18 @@ fn state_name(state: &ModelState) -> &'static str {
     }
 }
 
+/// A device as `/ready` tells it.
+fn device(device: &local_engine::Device) -> serde_json::Value {
+    serde_json::json!({
+        "name": device.name,
+        "description": device.description,
+        "backend": device.backend,
+        "gpu": device.gpu,
+        "memory_total_bytes": device.memory_total,
+        "memory_free_bytes": device.memory_free,
+    })
+}
+
 /// What is known about a model while it is loaded.
 fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     let (info, status) = (engine.info(), engine.status());
@@ -157,7 +178,9 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     report["quantisation"] = info.quantisation.as_str().into();
     report["template_sha256"] = info.template_sha256.as_deref().into();
     report["backend"] = info.backend().into();
-    report["devices"] = info.devices.iter().map(|device| device.name.as_str()).collect();
+    report["devices"] = info.devices.iter().map(device).collect();
+    report["offloaded_to"] = info.offloaded_to.as_slice().into();
+    report["gpu_memory_bytes"] = info.gpu_memory_bytes.into();
     report["layers"] = info.layers.into();
     report["layers_offloaded"] = info.layers_offloaded.into();
     report["context_tokens"] = info.context_tokens.into();

@@ -7,23 +7,27 @@
 pub mod breaker;
 pub mod cloud;
 mod fault;
+pub mod health;
 pub mod live;
 pub mod local;
 mod scheduling;
 
 pub use fault::{Fault, FaultKind};
+pub(crate) use scheduling::caller_number;
 
 use crate::{
+    cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
     ledger::{KeyId, ModelFile},
-    wire::{ChatRequest, Event},
+    timeline::micros,
+    wire::{BadRequest, ChatRequest, Event},
 };
 use breaker::{Breaker, BreakerState};
 use cloud::{CloudAnswer, CloudRoute};
 use live::Live;
 use local::{LocalAnswer, LocalRoute};
-use policies::{PicoUsd, RouteFacts, RouteId, RoutePrice, RouteState, Usage, WorstCase};
+use policies::{PicoUsd, RouteFacts, RouteId, RoutePrice, RouteState, Usage, Used, WorstCase};
 use std::{sync::Arc, time::Duration};
 
 /// Retries that a route may spend at once, beyond its share.
@@ -105,6 +109,8 @@ pub enum Answer {
     Local(LocalAnswer),
     /// A provider's.
     Cloud(CloudAnswer),
+    /// Another request's, kept or running.
+    Shared(Waiter),
 }
 
 /// Every configured route, in the order of the configuration.
@@ -168,6 +174,12 @@ impl Route {
         matches!(&self.config.source, RouteSource::Cloud(cloud) if cloud.reasoning)
     }
 
+    /// What its answer to this request costs: the price of the second it was admitted in.
+    #[must_use]
+    pub fn price(&self, request: &ChatRequest) -> RoutePrice {
+        self.config.price.at(request.admitted_unix_s)
+    }
+
     /// What exactly will be asked, under `output_cap` tokens per choice.
     ///
     /// # Errors
@@ -183,16 +195,25 @@ impl Route {
                 })
             }
             Source::Cloud(_) => Ok(Prepared {
-                bounds: WorstCase {
-                    prompt_tokens: request.prompt_tokens_max,
-                    output_tokens: output_cap,
-                    choices: u64::from(request.choices),
-                    engine_time: Duration::ZERO,
-                },
+                bounds: self.cloud_bounds(request, output_cap)?,
                 prompt_tokens: request.prompt_tokens_estimate,
                 ask: PreparedAsk::Cloud,
             }),
         }
+    }
+
+    /// What a provider is asked for at most; refused where that has no price.
+    fn cloud_bounds(&self, request: &ChatRequest, output_cap: u64) -> Result<WorstCase, Fault> {
+        if !self.price(request).prices(request.service) {
+            let message = format!(
+                "route `{}` has no price for the service tier `{}`",
+                self.id(),
+                request.service.as_str()
+            );
+            let bad = BadRequest::unsupported("service_tier", message);
+            return Err(Fault::new(FaultKind::Unfit(bad), "a service tier without a price"));
+        }
+        Ok(WorstCase { output_tokens: output_cap, ..bounds(request) })
     }
 
     /// Waits for room, for a bounded time.
@@ -232,18 +253,21 @@ impl Route {
     /// worst cases use, `prompt_tokens_estimate` the likely number.
     #[must_use]
     pub fn facts(&self, request: &ChatRequest) -> RouteFacts {
+        let price = self.price(request);
         let bounds = WorstCase {
-            prompt_tokens: request.prompt_tokens_max,
-            output_tokens: request.output_cap,
-            choices: u64::from(request.choices),
             engine_time: match &self.source {
                 Source::Local(local) => {
                     local.engine_time_max(request.prompt_tokens_estimate, request.output_cap)
                 }
                 Source::Cloud(_) => Duration::ZERO,
             },
+            ..bounds(request)
         };
         let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let predicted = match &self.source {
+            Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
+            Source::Cloud(_) => None,
+        };
         let can = &self.config.can;
         RouteFacts {
             id: self.config.id.clone(),
@@ -256,14 +280,16 @@ impl Route {
             images: can.images,
             structured: can.structured,
             logprobs: can.logprobs,
-            free: self.config.price.is_free(),
+            free: price.is_free(),
             budgeted: self.config.budgeted,
-            worst_case: self.worst_case(&bounds),
-            expected: self.expected(request),
+            worst_case: self.worst_case(&price, &bounds),
+            expected: self.expected(&price, request),
             queued: self.queued(),
             in_flight: self.live.in_flight(),
             ttft_p50_us,
             ttft_p95_us,
+            predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
+            predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
             failed_permille: self.live.failed_permille(),
         }
     }
@@ -271,14 +297,14 @@ impl Route {
     /// The most an attempt within `bounds` can cost: by the price, or the configured maximum where
     /// the price is unknown; `None` when neither is known or the sum does not fit an amount.
     #[must_use]
-    pub fn worst_case(&self, bounds: &WorstCase) -> Option<PicoUsd> {
-        match &self.config.price {
+    pub fn worst_case(&self, price: &RoutePrice, bounds: &WorstCase) -> Option<PicoUsd> {
+        match price {
             RoutePrice::Unknown => self.config.unknown_price_max,
             price => price.worst_case(bounds).ok().flatten(),
         }
     }
 
-    fn expected(&self, request: &ChatRequest) -> Option<PicoUsd> {
+    fn expected(&self, price: &RoutePrice, request: &ChatRequest) -> Option<PicoUsd> {
         let usual = self.live.output_tokens_mean().unwrap_or(request.output_cap);
         let output = usual.min(request.output_cap).saturating_mul(u64::from(request.choices));
         let input = request.prompt_tokens_estimate;
@@ -287,7 +313,14 @@ impl Route {
             Source::Local(local) => local.engine_time_expected(input, output),
             Source::Cloud(_) => Duration::ZERO,
         };
-        self.config.price.cost(&usage, engine_time).ok().flatten()
+        let used = Used {
+            usage,
+            engine_time,
+            service: request.service,
+            images: request.images,
+            at_unix_s: request.admitted_unix_s,
+        };
+        price.cost(&used).ok().flatten()
     }
 
     /// Whether it can take a request now.
@@ -352,6 +385,18 @@ impl Route {
     }
 }
 
+/// The bounds of a request without the engine's time.
+fn bounds(request: &ChatRequest) -> WorstCase {
+    WorstCase {
+        prompt_tokens: request.prompt_tokens_max,
+        output_tokens: request.output_cap,
+        choices: u64::from(request.choices),
+        engine_time: Duration::ZERO,
+        service: request.service,
+        images: request.images,
+    }
+}
+
 // === impl Answer ===
 
 impl Answer {
@@ -359,8 +404,17 @@ impl Answer {
     #[must_use]
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Shared(_) => None,
             Self::Cloud(answer) => Some(answer.status()),
+        }
+    }
+
+    /// The service tier that the provider says served it, where no event says so.
+    #[must_use]
+    pub fn service(&self) -> Option<policies::ServiceTier> {
+        match self {
+            Self::Local(_) | Self::Shared(_) => None,
+            Self::Cloud(answer) => answer.service(),
         }
     }
 
@@ -370,7 +424,16 @@ impl Answer {
     pub fn metered(&self) -> Option<(Usage, u64)> {
         match self {
             Self::Local(answer) => Some(answer.metered()),
-            Self::Cloud(_) => None,
+            Self::Cloud(_) | Self::Shared(_) => None,
+        }
+    }
+
+    /// What a shared answer cost whoever asked the route.
+    #[must_use]
+    pub fn shared_cost(&self) -> Option<PicoUsd> {
+        match self {
+            Self::Shared(waiter) => waiter.cost(),
+            Self::Local(_) | Self::Cloud(_) => None,
         }
     }
 
@@ -379,6 +442,7 @@ impl Answer {
         match self {
             Self::Local(answer) => answer.next().await,
             Self::Cloud(answer) => answer.next().await,
+            Self::Shared(waiter) => waiter.next().await,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn of(key: &KeyId, request: &ChatRequest) -> Scheduling {
 }
 
 /// The number by which the engine knows a key: the same as long as this process runs.
-pub(super) fn caller_number(key: &KeyId) -> u64 {
+pub(crate) fn caller_number(key: &KeyId) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.0.hash(&mut hasher);
     hasher.finish()

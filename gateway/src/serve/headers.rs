@@ -3,14 +3,14 @@
 use super::{Gateway, Life};
 use crate::{
     admission::Rate,
-    execute::Started,
-    ledger::{OpenEntry, RequestId, TokenRate},
+    ledger::{BudgetPath, CacheUse, RequestId, TokenRate},
     listen::Peer,
     refusal::Refusal,
+    timeline::Timeline,
 };
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RuleName};
+use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RouteId, RuleName};
 use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,29 +29,46 @@ const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-toke
 /// Headers of an answer, with room for those hyper adds.
 const ANSWER_HEADERS: usize = 24;
 
+/// What the headers of an answer tell.
+pub(super) struct Told<'a> {
+    /// The route that answers.
+    pub(super) route: &'a RouteId,
+    /// Attempts that were made for this request.
+    pub(super) attempts: usize,
+    /// The output cap that was sent.
+    pub(super) output_cap: u64,
+    /// The one that was asked for.
+    pub(super) output_cap_asked: u64,
+    /// How the cache was used.
+    pub(super) cache: CacheUse,
+    /// Whose limits it counts against.
+    pub(super) path: &'a BudgetPath,
+    /// The stages so far.
+    pub(super) timeline: &'a Timeline,
+}
+
 /// The headers of an answer when its head leaves.
 pub(super) fn answer(
     gateway: &Gateway,
     life: &Life,
-    started: &Started,
-    open: &OpenEntry,
+    told: &Told<'_>,
     rate: Option<Rate>,
 ) -> HeaderMap {
-    let cap_asked = open.output_cap_asked();
     let mut headers = HeaderMap::with_capacity(ANSWER_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(REQUEST_ID, life.id_header.clone());
-    set(&mut headers, ROUTE, started.route.id().as_str());
-    headers.insert(ATTEMPTS, HeaderValue::from(open.attempts()));
+    set(&mut headers, ROUTE, told.route.as_str());
+    headers.insert(ATTEMPTS, HeaderValue::from(told.attempts));
     if let Some(decision) = &life.decision {
         decided(&mut headers, decision);
     }
-    if started.output_cap < cap_asked {
-        headers.insert(OUTPUT_CAP, HeaderValue::from(started.output_cap));
+    headers.insert(CACHE, HeaderValue::from_static(cache_word(told.cache)));
+    if told.output_cap < told.output_cap_asked {
+        headers.insert(OUTPUT_CAP, HeaderValue::from(told.output_cap));
     }
     request_rates(&mut headers, rate);
-    token_rates(&mut headers, gateway.books.token_rate(open.path()));
-    own(&mut headers, SERVER_TIMING, server_timing(open));
+    token_rates(&mut headers, gateway.books.token_rate(told.path));
+    own(&mut headers, SERVER_TIMING, server_timing(told.timeline));
     headers
 }
 
@@ -199,7 +216,6 @@ fn decided(headers: &mut HeaderMap, decision: &Decision) {
     set(headers, RULE, &decision.rule.0);
     let (name, version) = (&decision.policy.0, &decision.version.0);
     own(headers, POLICY, [name, "@", version].concat());
-    // Answers are not cached yet; a caller that reads this header learns so.
     headers.insert(CACHE, HeaderValue::from_static("BYPASS"));
 }
 
@@ -219,6 +235,16 @@ fn token_rates(headers: &mut HeaderMap, rate: Option<TokenRate>) {
     own(headers, RESET_TOKENS, reset(rate.reset));
 }
 
+/// How the cache was used, in a header's word.
+const fn cache_word(cache: CacheUse) -> &'static str {
+    match cache {
+        CacheUse::Bypass => "BYPASS",
+        CacheUse::Miss => "MISS",
+        CacheUse::Hit => "HIT",
+        CacheUse::Coalesced => "COALESCED",
+    }
+}
+
 fn reset(after: Duration) -> String {
     format!("{}ms", after.as_millis())
 }
@@ -229,9 +255,9 @@ pub(super) fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
 }
 
 /// The stages finished so far, in milliseconds.
-fn server_timing(open: &OpenEntry) -> String {
+fn server_timing(timeline: &Timeline) -> String {
     let mut text = String::with_capacity(128);
-    for (name, micros) in open.timeline.stages().named() {
+    for (name, micros) in timeline.stages().named() {
         if micros > 0 {
             text.push_str(if text.is_empty() { "" } else { ", " });
             text.push_str(name);

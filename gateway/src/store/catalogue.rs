@@ -100,6 +100,11 @@ impl Catalogue {
         self.lock().push(Segment::Plain(plain));
     }
 
+    /// The segments below `seq` are no longer part of the ledger.
+    pub(crate) fn drop_until(&self, seq: u64) {
+        self.lock().retain(|segment| segment.next_seq() > seq);
+    }
+
     /// A plain segment is sealed now.
     pub(crate) fn seal(&self, sealed: &Arc<Sealed>) {
         for segment in self.lock().iter_mut() {
@@ -256,6 +261,11 @@ impl Snapshot {
     /// Whether a block's columns are stored beside its records.
     pub(crate) fn stores_columns(&self, block: &Block) -> bool {
         matches!(&self.segments[block.segment], Segment::Sealed(sealed) if sealed.has_columns())
+    }
+
+    /// The directory of the segments; `None` without any.
+    pub(crate) fn dir(&self) -> Option<PathBuf> {
+        self.segments.first().and_then(|segment| Some(segment.path().parent()?.to_owned()))
     }
 
     /// The file a block is in, for messages.

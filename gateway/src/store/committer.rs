@@ -7,6 +7,7 @@
 //! nothing ever waits for this thread without a way out.
 
 use super::{
+    ballast::Ballast,
     disk::Disk,
     progress::Condition,
     queue::{Queue, Woken},
@@ -66,6 +67,7 @@ pub(crate) struct Committer<T> {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
     pub(crate) low_water_bytes: u64,
+    pub(crate) ballast: Ballast,
     pub(crate) segment_entries_max: u32,
 }
 
@@ -160,7 +162,10 @@ impl<T> Committer<T> {
         }
     }
 
-    fn failed(&self, error: &io::Error) {
+    fn failed(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::StorageFull {
+            self.ballast.give_up();
+        }
         let reason: Arc<str> = error.to_string().into();
         if !matches!(self.queue.progress.condition(), Condition::Failed { .. }) {
             tracing::error!(%reason, "the ledger cannot be written; paid work stops until it can");
@@ -176,7 +181,7 @@ impl<T> Committer<T> {
     }
 
     /// Looks at the free space now and then; whether it is below the low-water mark.
-    fn look(&self, looked: &mut Option<Instant>) -> bool {
+    fn look(&mut self, looked: &mut Option<Instant>) -> bool {
         let condition = self.queue.progress.condition();
         let was_low = matches!(condition, Condition::LowSpace { .. });
         let pause = if was_low { RETRY / 2 } else { LOOK };
@@ -189,6 +194,7 @@ impl<T> Committer<T> {
         let Ok(free_bytes) = self.disk.free_bytes(&self.dir) else { return was_low };
         let low_water_bytes = self.low_water_bytes;
         let is_low = free_bytes < low_water_bytes;
+        self.ballast.take_back(free_bytes.saturating_sub(low_water_bytes));
         if is_low {
             if !was_low {
                 tracing::error!(

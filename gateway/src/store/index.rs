@@ -31,7 +31,7 @@ pub(crate) enum IndexError {
 }
 
 /// Sees a key and its value.
-type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
 
 /// Changes that belong together.
 #[derive(Debug, Default)]
@@ -165,6 +165,11 @@ impl Pairs for Index {
 }
 
 impl Changes {
+    /// The changes in their order: key, and its value or that it goes.
+    pub(crate) fn all(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+        self.0.into_iter()
+    }
+
     /// Sets `key` to `value`, in parts where it is large.
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         let mut rest = value;

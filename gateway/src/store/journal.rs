@@ -5,6 +5,7 @@
 //! names the file and the offset, and leaves the file as it is.
 
 use super::{
+    base::Base,
     catalogue::{Catalogue, Plain, Segment},
     disk::{Disk, DiskFile, private, sync_parent},
     sealed::Sealed,
@@ -68,6 +69,8 @@ pub(crate) struct Opened {
 pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), JournalError> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut tail = None;
+    // What was dropped before the first segment stands in a base.
+    let begins = base_seq(dir)?;
     let files = files(dir)?;
     let last = files.keys().next_back().copied();
     for (first_seq, file) in files {
@@ -87,13 +90,18 @@ pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), Journa
                 Err(error) => return Err(damaged(&path, error)),
             }
         };
-        let expected = segments.last().map_or(segment.first_seq(), Segment::next_seq);
+        let expected = segments.last().map_or_else(|| first_seq.min(begins), Segment::next_seq);
         if segment.first_seq() != expected || segment.first_seq() != first_seq {
             return Err(JournalError::Gap { path, expected });
         }
         segments.push(segment);
     }
     Ok((segments, tail))
+}
+
+/// The number of the first event that no base stands for.
+fn base_seq(dir: &Path) -> Result<u64, JournalError> {
+    Base::begins(dir).map_err(|source| JournalError::Io { path: dir.to_owned(), source })
 }
 
 /// Opens the journal for writing: creates it, or cuts off a torn tail.
@@ -113,7 +121,8 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, J
             live.clone()
         }
         (last, _) => {
-            let first_seq = last.as_ref().map_or(1, |last| last.next_seq());
+            let begins = base_seq(dir)?;
+            let first_seq = last.as_ref().map_or(begins, |last| last.next_seq());
             let now_ms = last.as_ref().map_or(now_ms, |last| last.last_ms());
             let (plain, _) = create(disk, dir, first_seq, now_ms).map_err(io)?;
             segments.push(Segment::Plain(plain.clone()));

@@ -242,7 +242,14 @@ fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob]) {
         out.put_slice(b"null");
         return;
     }
-    out.put_slice(b"{\"content\":[");
+    out.put_slice(b"{\"content\":");
+    put_tokens(logprobs, out);
+    out.put_slice(b",\"refusal\":null}");
+}
+
+/// Tokens and how likely they were, as a list.
+pub(super) fn put_tokens(logprobs: &[TokenLogprob], out: &mut impl BufMut) {
+    out.put_slice(b"[");
     for (index, token) in logprobs.iter().enumerate() {
         out.put_slice(if index == 0 { b"{" } else { b",{" });
         put_likely(out, &token.chosen);
@@ -254,7 +261,7 @@ fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob]) {
         }
         out.put_slice(b"]}");
     }
-    out.put_slice(b"],\"refusal\":null}");
+    out.put_slice(b"]");
 }
 
 /// A logarithm that JSON can hold: it has no infinity.
@@ -264,14 +271,14 @@ pub(super) fn finite(logprob: f32) -> f32 {
 
 /// `"token":…,"logprob":…,"bytes":[…]`: a token that is not whole characters is shown with
 /// replacement characters, its bytes as they are.
-fn put_likely(out: &mut BytesMut, likely: &Likely) {
+fn put_likely(out: &mut impl BufMut, likely: &Likely) {
     out.put_slice(b"\"token\":");
     put_string(out, &String::from_utf8_lossy(&likely.bytes));
     let logprob = finite(likely.logprob);
-    let _ = write!(out, ",\"logprob\":{logprob:?},\"bytes\":[");
+    out.put_slice(format!(",\"logprob\":{logprob:?},\"bytes\":[").as_bytes());
     for (index, byte) in likely.bytes.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        let _ = write!(out, "{comma}{byte}");
+        out.put_slice(format!("{comma}{byte}").as_bytes());
     }
     out.put_slice(b"]");
 }
@@ -383,7 +390,7 @@ pub(super) fn put_cost(out: &mut BytesMut, cost: Option<&Cost>) {
 }
 
 /// `{"name":0.0001,…}`.
-fn put_details(out: &mut String, cost: &Cost) {
+pub(super) fn put_details(out: &mut String, cost: &Cost) {
     out.push('{');
     for (index, (name, amount)) in cost.details.iter().enumerate() {
         out.push_str(if index == 0 { "\"" } else { ",\"" });

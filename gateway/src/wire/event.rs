@@ -1,7 +1,7 @@
 //! What a route yields while it answers: the one inner event type.
 
 use bytes::Bytes;
-use policies::{Usage, UsageSource};
+use policies::{ServiceTier, Usage, UsageSource};
 
 /// One event of an answer on its way from a route to the client.
 ///
@@ -120,6 +120,8 @@ pub struct Seen {
     pub finish: Option<FinishReason>,
     /// Usage that it reports, in disjoint buckets.
     pub usage: Option<Usage>,
+    /// The service tier that it says served it.
+    pub service: Option<ServiceTier>,
     /// Where its usage object stands in the bytes, so that a cost can be put there without looking
     /// for it again.
     pub usage_at: Option<std::ops::Range<usize>>,
@@ -149,6 +151,27 @@ pub enum FinishReason {
     Other(String),
 }
 
+// === impl Event ===
+
+impl Event {
+    /// Bytes that it holds, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let held = match self {
+            Self::Chunk { data, .. } => data.len(),
+            Self::Whole { body, .. } => body.len(),
+            Self::Delta(delta) => {
+                let likely: usize = delta.logprobs.iter().map(|token| 64 * token.top.len()).sum();
+                let text = delta.visible_bytes().saturating_add(delta.reasoning_bytes());
+                usize::try_from(text).unwrap_or(usize::MAX).saturating_add(likely)
+            }
+            Self::Vectors(vectors) => vectors.iter().map(|vector| 4 * vector.len()).sum(),
+            Self::Begin { .. } | Self::End { .. } => 0,
+        };
+        held.saturating_add(size_of::<Self>())
+    }
+}
+
 // === impl Delta ===
 
 impl Delta {
@@ -162,6 +185,19 @@ impl Delta {
     #[must_use]
     pub fn visible(&self) -> bool {
         self.visible_bytes() > 0
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match &self.kind {
+            DeltaKind::Text(text)
+            | DeltaKind::Reasoning(text)
+            | DeltaKind::Signature(text)
+            | DeltaKind::Refusal(text)
+            | DeltaKind::ToolArguments { json: text, .. } => text.is_empty(),
+            DeltaKind::ToolCall { .. } | DeltaKind::Finish(_) => false,
+        }
     }
 
     /// Bytes of visible output in it: text, refusal, or a tool call's part.

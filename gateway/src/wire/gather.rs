@@ -77,6 +77,26 @@ impl Gathered {
     }
 }
 
+impl Gathered {
+    /// The pieces again: each choice whole, in the order in which a stream has them.
+    pub fn into_deltas(self) -> impl Iterator<Item = Delta> {
+        self.choices.into_iter().zip(0_u32..).flat_map(|(choice, number)| {
+            let Choice { text, reasoning, signature, refusal, calls, logprobs, finish } = choice;
+            let text = Delta { logprobs, ..Delta::new(number, DeltaKind::Text(text)) };
+            let before = [DeltaKind::Reasoning(reasoning), DeltaKind::Signature(signature)];
+            let calls = calls.into_iter().zip(0_u32..).flat_map(|(call, index)| {
+                let ToolCall { id, name, arguments: json } = call;
+                [DeltaKind::ToolCall { index, id, name }, DeltaKind::ToolArguments { index, json }]
+            });
+            let after = [DeltaKind::Refusal(refusal)].into_iter().chain(calls);
+            let after = after.chain(finish.map(DeltaKind::Finish));
+            let said = move |kind| Delta::new(number, kind);
+            let before = before.into_iter().map(said);
+            before.chain([text]).chain(after.map(said)).filter(|delta| !delta.is_empty())
+        })
+    }
+}
+
 /// The element at `index`, made with those before it where it is not there yet.
 fn grown<T: Default>(list: &mut Vec<T>, index: u32, most: usize) -> Option<&mut T> {
     let index = usize::try_from(index).ok().filter(|index| *index < most)?;

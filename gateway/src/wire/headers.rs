@@ -2,6 +2,7 @@
 //! never ignored: a limit that silently does not hold is worse than none.
 
 use super::BadRequest;
+use crate::ledger::RequestId;
 use http::{HeaderMap, HeaderValue};
 use policies::PicoUsd;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use std::time::Duration;
 const TAGS_MAX: (usize, usize) = (16, 64);
 /// Longest session id in bytes.
 const SESSION_BYTES_MAX: usize = 256;
+/// Longest name of a step in bytes.
+const STEP_BYTES_MAX: usize = 128;
 /// Longest deadline: a day.
 const DEADLINE_MS_MAX: u64 = 86_400_000;
 
@@ -50,6 +53,27 @@ pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, BadRequest>
         return Ok(Some(session.to_owned()));
     }
     Ok(None)
+}
+
+/// `x-tollgate-parent`: the id (`x-request-id`) of the request that caused this one.
+pub(super) fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, BadRequest> {
+    const NAME: &str = "x-tollgate-parent";
+    let read = |id: &str| {
+        let wrong = |_| BadRequest::value(NAME, format!("`{NAME}` must be the id of a request"));
+        id.parse().map_err(wrong)
+    };
+    one(headers, NAME)?.filter(|id| !id.is_empty()).map(read).transpose()
+}
+
+/// `x-tollgate-step`: the caller's name for the step of its run.
+pub(super) fn step(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
+    const NAME: &str = "x-tollgate-step";
+    let step = one(headers, NAME)?.filter(|step| !step.is_empty());
+    if step.is_some_and(|step| step.len() > STEP_BYTES_MAX) {
+        let message = format!("`{NAME}` is longer than {STEP_BYTES_MAX} bytes");
+        return Err(BadRequest::value(NAME, message));
+    }
+    Ok(step.map(str::to_owned))
 }
 
 /// `x-tollgate-max-cost-usd`: the most this request may cost.

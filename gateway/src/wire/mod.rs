@@ -1,6 +1,7 @@
 //! The edge: what clients and providers write, and the one inner request and event type both are
 //! turned into. Only this module and `providers/` know anybody's JSON.
 
+pub mod anthropic;
 mod ask;
 pub mod chat;
 mod check;
@@ -15,8 +16,11 @@ mod local;
 mod messages;
 mod outer;
 mod priced;
+mod put;
+mod question;
 mod read;
 mod request;
+pub mod responses;
 pub mod sse;
 #[cfg(test)]
 mod tests;
@@ -28,5 +32,7 @@ pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
 pub use local::{LocalAsk, LocalCompletion, local_ask, local_completion, local_embedding};
 pub use outer::{Outer, id_prefix};
+pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};
+pub use responses::{Context, Kept, KeptLimits};

@@ -5,9 +5,12 @@
 
 use super::{
     Ask, ChatRequest, Delta, Gathered,
+    anthropic::Messages,
     chat::{self, AnswerHead, Chunks, Cost},
     completions::Completion,
-    embeddings, sse,
+    embeddings,
+    responses::{Responses, ResponsesAsk},
+    sse,
 };
 use crate::{ledger::Endpoint, refusal::Refusal};
 use bytes::Bytes;
@@ -20,6 +23,10 @@ pub enum Outer {
     Chat(Box<Chat>),
     /// `/v1/completions`.
     Completion(Box<Completion>),
+    /// `/v1/messages`.
+    Messages(Box<Messages>),
+    /// `/v1/responses`.
+    Responses(Box<Responses>),
     /// `/v1/embeddings`: never streamed.
     Embedding {
         /// The model that answers.
@@ -41,10 +48,16 @@ pub struct Chat {
 // === impl Outer ===
 
 impl Outer {
-    /// A writer for the answer to `request`.
+    /// A writer for the answer to `request`, whose prompt has about so many tokens.
     #[must_use]
-    pub fn new(head: AnswerHead, request: &ChatRequest) -> Self {
+    pub fn new(head: AnswerHead, request: &ChatRequest, prompt_tokens: u64) -> Self {
         match &request.ask {
+            Ask::Chat if request.endpoint == Endpoint::Messages => {
+                Self::Messages(Box::new(Messages::new(head, prompt_tokens)))
+            }
+            Ask::Chat if let Some(ask) = &request.responses => {
+                Self::Responses(Box::new(Responses::new(head, ResponsesAsk::clone(ask))))
+            }
             Ask::Chat => Self::Chat(Box::new(Chat {
                 head,
                 include_usage: request.include_usage,
@@ -58,7 +71,7 @@ impl Outer {
     /// Whether bytes in OpenAI's format are the client's own format.
     #[must_use]
     pub fn passes(&self) -> bool {
-        true
+        !matches!(self, Self::Messages(_) | Self::Responses(_))
     }
 
     /// Writes a piece of a streamed answer.
@@ -66,6 +79,8 @@ impl Outer {
         match self {
             Self::Chat(chat) => chat.chunks().delta(delta, out),
             Self::Completion(completion) => completion.delta(delta, out),
+            Self::Messages(messages) => messages.delta(delta, out),
+            Self::Responses(responses) => responses.delta(delta, out),
             Self::Embedding { .. } => {}
         }
     }
@@ -82,21 +97,35 @@ impl Outer {
     }
 
     /// What ends a whole stream.
-    pub fn end(&mut self) -> Bytes {
-        Bytes::from_static(sse::DONE)
+    pub fn end(&mut self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        match self {
+            Self::Messages(messages) => messages.end(usage, cost),
+            Self::Responses(responses) => responses.end(usage, cost),
+            Self::Chat(_) | Self::Completion(_) | Self::Embedding { .. } => {
+                Bytes::from_static(sse::DONE)
+            }
+        }
     }
 
     /// What a stream that broke ends with.
     pub fn broken(&mut self, refusal: &Refusal) -> Bytes {
-        sse::event(refusal.to_json().as_bytes())
+        match self {
+            Self::Messages(messages) => messages.broken(refusal),
+            Self::Responses(responses) => responses.broken(refusal),
+            Self::Chat(_) | Self::Completion(_) | Self::Embedding { .. } => {
+                sse::event(refusal.to_json().as_bytes())
+            }
+        }
     }
 
     /// The whole unstreamed answer.
     #[must_use]
-    pub fn whole(self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+    pub fn whole(self, answer: Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
         match self {
-            Self::Chat(it) => chat::whole(&it.head, answer, usage, cost),
-            Self::Completion(completion) => completion.whole(answer, usage, cost),
+            Self::Chat(it) => chat::whole(&it.head, &answer, usage, cost),
+            Self::Completion(completion) => completion.whole(&answer, usage, cost),
+            Self::Messages(messages) => messages.whole(&answer, usage, cost),
+            Self::Responses(responses) => responses.whole(answer, usage, cost),
             Self::Embedding { model, base64 } => {
                 embeddings::whole(&model, &answer.vectors, base64, usage, cost)
             }

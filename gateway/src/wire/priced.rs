@@ -1,10 +1,13 @@
 //! Fields that change what an answer costs, or put something into the prompt whose size cannot be
-//! known here. No price list covers them yet, so they are refused by name rather than booked
+//! known here. Those that prices cover are read, the others are refused by name rather than booked
 //! wrongly: a reservation must be an upper bound.
+//!
+//! `service_tier` is priced: a route whose price has no rates for the tier asked for refuses it, and
+//! `auto` is held at the dearest tier. Refused are:
 //!
 //! | field | why |
 //! |---|---|
-//! | `service_tier` other than `auto`, `default` | other rates |
+//! | `service_tier` = `batch` or an unknown word | no answer now, or no known rate |
 //! | `web_search_options`, `search_parameters`, `plugins` | fees per search, and found text as input |
 //! | `prediction` | rejected predicted tokens are billed above the output cap |
 //! | `audio`, `modalities` other than text | audio rates |
@@ -19,10 +22,14 @@ use super::{
     fields::Field,
     json::{self, Kind},
 };
+use policies::ServiceTier;
 use serde_json::value::RawValue;
 
-/// Refuses a price-bearing field. `given` is a field's value where it is neither absent nor null.
-pub(super) fn check<'a>(given: impl Fn(Field) -> Option<&'a str>) -> Result<(), BadRequest> {
+/// The service tier asked for; refuses every other price-bearing field. `given` is a field's value
+/// where it is neither absent nor null.
+pub(super) fn check<'a>(
+    given: impl Fn(Field) -> Option<&'a str>,
+) -> Result<ServiceTier, BadRequest> {
     let refused = [
         (Field::WebSearchOptions, "searches cost extra"),
         (Field::SearchParameters, "searches cost extra"),
@@ -34,11 +41,6 @@ pub(super) fn check<'a>(given: impl Fn(Field) -> Option<&'a str>) -> Result<(), 
         if given(field).is_some() {
             return Err(unpriced(field, why));
         }
-    }
-    if let Some(raw) = given(Field::ServiceTier)
-        && !matches!(check::string("service_tier", raw)?.as_ref(), "auto" | "default")
-    {
-        return Err(unpriced(Field::ServiceTier, "only the tiers auto and default have a price"));
     }
     for field in [Field::Plugins, Field::Models, Field::Provider] {
         if let Some(raw) = given(field)
@@ -53,7 +55,21 @@ pub(super) fn check<'a>(given: impl Fn(Field) -> Option<&'a str>) -> Result<(), 
     if given(Field::UseBeamSearch).is_some_and(|raw| raw != "false") {
         return Err(unpriced(Field::UseBeamSearch, "more is generated than returned"));
     }
-    modalities(given(Field::Modalities))
+    modalities(given(Field::Modalities))?;
+    service(given(Field::ServiceTier))
+}
+
+fn service(raw: Option<&str>) -> Result<ServiceTier, BadRequest> {
+    let Some(raw) = raw else { return Ok(ServiceTier::Standard) };
+    let word = check::string("service_tier", raw)?;
+    match (ServiceTier::from_word(&word), word.as_ref()) {
+        (ServiceTier::Batch, _) => {
+            Err(unpriced(Field::ServiceTier, "batches are not answered while a caller waits"))
+        }
+        (ServiceTier::Unknown, "auto") => Ok(ServiceTier::Unknown),
+        (ServiceTier::Unknown, _) => Err(unpriced(Field::ServiceTier, "this tier has no price")),
+        (tier, _) => Ok(tier),
+    }
 }
 
 fn modalities(raw: Option<&str>) -> Result<(), BadRequest> {

@@ -6,11 +6,11 @@
 //! that names it. `null` is "not given".
 
 use super::{
-    BadRequest, ChatRequest, Needs, check, completions, embeddings,
+    BadRequest, ChatRequest, Context, Needs, anthropic, check, completions, embeddings,
     fields::{Field, Fields, Place},
     json,
     messages::{self, Conversation},
-    priced, tools,
+    priced, responses, tools,
 };
 use crate::ledger::Endpoint;
 use bytes::Bytes;
@@ -45,14 +45,15 @@ pub fn read(
     endpoint: Endpoint,
     body: Bytes,
     headers: &HeaderMap,
-    output_tokens_default: u64,
+    context: &Context<'_>,
 ) -> Result<ChatRequest, BadRequest> {
+    let default = context.output_tokens_default;
     match endpoint {
+        Endpoint::ChatCompletions => read_chat(body, headers, default),
         Endpoint::Completions => completions::read_completion(body, headers),
         Endpoint::Embeddings => embeddings::read_embedding(body, headers),
-        Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
-            read_chat(body, headers, output_tokens_default)
-        }
+        Endpoint::Responses => responses::read_response(body, headers, context),
+        Endpoint::Messages => anthropic::read_messages(body, headers, default),
     }
 }
 
@@ -84,7 +85,7 @@ pub fn read_chat(
     };
     let metadata = read.metadata()?;
     read.rest()?;
-    priced::check(|field| read.given(field))?;
+    let service = priced::check(|field| read.given(field))?;
     let prompt_tokens_max = prompt_tokens_max(&conversation, read.extra_bytes, needs.tools);
     let prompt_tokens_estimate = estimate_prompt_tokens(
         conversation.text.ascii.saturating_add(read.extra_bytes),
@@ -93,6 +94,8 @@ pub fn read_chat(
         u64::from(conversation.images),
     );
     Ok(ChatRequest {
+        service,
+        images: conversation.images,
         stream,
         include_usage,
         prompt_tokens_max,
@@ -134,6 +137,24 @@ fn prompt_tokens_max(conversation: &Conversation, extra_bytes: u64, tools: bool)
         + IMAGE_TOKENS_MAX * u64::from(conversation.images)
 }
 
+/// The body as text, checked to be a JSON object by its first byte and not to nest too deep.
+pub(super) fn object_text(body: &[u8]) -> Result<&str, BadRequest> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
+    match text.trim_ascii_start().as_bytes().first() {
+        Some(b'{') => {}
+        None => return Err(BadRequest::body("the request body is empty")),
+        Some(_) => return Err(BadRequest::body("the request body must be a JSON object")),
+    }
+    if !json::depth_is_bounded(body) {
+        return Err(BadRequest::body(format!(
+            "the request body nests deeper than {} levels",
+            json::DEPTH_MAX
+        )));
+    }
+    Ok(text)
+}
+
 /// The body's fields, found and not yet checked.
 pub(super) struct Read<'a> {
     text: &'a str,
@@ -145,19 +166,7 @@ pub(super) struct Read<'a> {
 
 impl<'a> Read<'a> {
     pub(super) fn new(body: &'a [u8]) -> Result<Self, BadRequest> {
-        let text = std::str::from_utf8(body)
-            .map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
-        match text.trim_ascii_start().as_bytes().first() {
-            Some(b'{') => {}
-            None => return Err(BadRequest::body("the request body is empty")),
-            Some(_) => return Err(BadRequest::body("the request body must be a JSON object")),
-        }
-        if !json::depth_is_bounded(body) {
-            return Err(BadRequest::body(format!(
-                "the request body nests deeper than {} levels",
-                json::DEPTH_MAX
-            )));
-        }
+        let text = object_text(body)?;
         let mut fields = Fields::new();
         let mut extra_bytes = 0;
         json::members(text, |key, member| {

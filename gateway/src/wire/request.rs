@@ -5,11 +5,12 @@ use super::{
     fields::{Field, Fields},
     headers,
     json::Span,
+    responses::ResponsesAsk,
 };
-use crate::ledger::Endpoint;
+use crate::ledger::{Endpoint, RequestId};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use policies::PicoUsd;
+use policies::{PicoUsd, ServiceTier};
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 /// A chat request as tollgate works with it. The messages stay in the client's own bytes
@@ -26,8 +27,17 @@ pub struct ChatRequest {
     /// The client's own body where it is not in OpenAI's chat format, for a provider that speaks
     /// the client's.
     pub outer_body: Option<Bytes>,
+    /// What the answer's writer needs where the client asked `/v1/responses`.
+    pub(crate) responses: Option<Box<ResponsesAsk>>,
     /// The `model` the client wrote.
     pub model: String,
+    /// When it was admitted, second of the Unix epoch, set by whoever admits it: prices are looked
+    /// up by it.
+    pub admitted_unix_s: u64,
+    /// The service tier it asks for; `auto` is not known which.
+    pub service: ServiceTier,
+    /// Images in its messages.
+    pub images: u32,
     /// Whether the client asked for a stream.
     pub stream: bool,
     /// Whether the client asked for the usage chunk of a stream.
@@ -54,6 +64,10 @@ pub struct ChatRequest {
     pub metadata: BTreeMap<String, String>,
     /// `x-session-id`.
     pub session: Option<String>,
+    /// `x-tollgate-parent`: the request of the session that caused this one.
+    pub parent: Option<RequestId>,
+    /// `x-tollgate-step`: the caller's name for the step of its run.
+    pub step: Option<String>,
     /// `x-tollgate-max-cost-usd`.
     pub max_cost: Option<PicoUsd>,
     /// `x-tollgate-deadline-ms`, from arrival.
@@ -95,6 +109,13 @@ pub struct BadRequest {
 // === impl ChatRequest ===
 
 impl ChatRequest {
+    /// Whether the client asked for temperature 0, so that one answer is as good as another.
+    #[must_use]
+    pub fn is_deterministic(&self) -> bool {
+        let zero = |text: &str| text.parse::<f64>().is_ok_and(|temperature| temperature == 0.0);
+        self.given(Field::Temperature).is_some_and(zero)
+    }
+
     /// A request that asks nothing yet, with what its headers say.
     pub(super) fn empty(model: String, headers: &HeaderMap) -> Result<Self, BadRequest> {
         Ok(Self {
@@ -102,7 +123,11 @@ impl ChatRequest {
             ask: Ask::Chat,
             body: Bytes::new(),
             outer_body: None,
+            responses: None,
             model,
+            admitted_unix_s: 0,
+            service: ServiceTier::Standard,
+            images: 0,
             stream: false,
             include_usage: false,
             prompt_tokens_max: 0,
@@ -115,6 +140,8 @@ impl ChatRequest {
             tags: headers::tags(headers)?,
             metadata: BTreeMap::new(),
             session: headers::session(headers)?,
+            parent: headers::parent(headers)?,
+            step: headers::step(headers)?,
             max_cost: headers::max_cost(headers)?,
             deadline: headers::deadline(headers)?,
             traceparent: headers::traceparent(headers),

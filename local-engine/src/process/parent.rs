@@ -196,7 +196,7 @@ impl Remote {
             return None;
         }
         let mut queue = self.shared.queue();
-        let waiting = queue.jobs.pop_front()?;
+        let waiting = queue.jobs.pop()?;
         self.shared.count_queue(&queue);
         drop(queue);
         *next += 1;
@@ -264,7 +264,12 @@ impl Remote {
     fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
         let mut jobs = lock(&self.jobs);
         let Some(outbox) = jobs.get_mut(&id) else { return };
+        let first = outbox.meter().generated_tokens() == 0 && usage.generated_tokens > 0;
         outbox.meter().set(&usage);
+        if first {
+            // Other choices of its request may go now.
+            self.shared.wake();
+        }
         match event {
             JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
             JobEvent::Text { text, tokens, logprobs } => {

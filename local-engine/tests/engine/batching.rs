@@ -1,6 +1,8 @@
 //! Jobs are computed together, join and leave between decodes, and do not disturb each other.
 
-use crate::harness::{answer, ask, engine, first_text, never_ending, read, small, warm};
+use crate::harness::{
+    answer, ask, engine, first_text, never_ending, read, reproducible, small, warm,
+};
 
 #[tokio::test]
 async fn a_greedy_answer_is_the_same_alone_and_in_company() {
@@ -43,7 +45,7 @@ async fn jobs_join_and_leave_while_others_run() {
 
 #[tokio::test]
 async fn the_same_seed_draws_the_same_answer() {
-    let engine = engine(&small());
+    let engine = engine(&reproducible());
     let draw = async |seed| {
         let mut job = ask(&engine, "Write a line of poetry.", 16);
         job.sampling = warm(seed);

@@ -27,6 +27,12 @@ pub(crate) fn small() -> EngineConfig {
     config
 }
 
+/// [`small`], but every prompt is read anew: the same job then has the same batches, without which
+/// a GPU draws other tokens for the same seed.
+pub(crate) fn reproducible() -> EngineConfig {
+    EngineConfig { prefix_reuse: false, ..small() }
+}
+
 pub(crate) fn engine(config: &EngineConfig) -> Engine {
     Engine::load(config).expect("the model loads")
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use local_engine::{Finish, JobEvent, SubmitError};
 
-use crate::harness::{answer, ask, engine, first_text, never_ending, read, small};
+use crate::harness::{answer, ask, engine, first_text, never_ending, read, reproducible, small};
 
 #[tokio::test]
 async fn max_tokens_end_with_length_and_are_counted_exactly() {
@@ -28,7 +28,7 @@ async fn the_end_of_turn_is_a_stop_and_counts_as_a_token() {
 
 #[tokio::test]
 async fn a_stop_text_and_what_follows_are_never_shown() {
-    let engine = engine(&small());
+    let engine = engine(&reproducible());
     let whole = answer(&engine, ask(&engine, "Count from one to twenty.", 24)).await;
     let text = whole.text();
     // Every stop text that straddles a token boundary, from the end of one piece into the next.
@@ -47,7 +47,7 @@ async fn a_stop_text_and_what_follows_are_never_shown() {
 
 #[tokio::test]
 async fn a_stop_text_that_never_completes_is_shown() {
-    let engine = engine(&small());
+    let engine = engine(&reproducible());
     let whole = answer(&engine, ask(&engine, "Name a color.", 6)).await;
     let mut job = ask(&engine, "Name a color.", 6);
     job.stop = vec![whole.text() + "\u{10FFFF}"];

@@ -73,6 +73,8 @@ pub(crate) enum RouteNumber {
     InFlight,
     TtftP50,
     TtftP95,
+    PredictedWait,
+    PredictedTtftP95,
     FailedFraction,
     ExpectedUsd,
     WorstUsd,
@@ -227,11 +229,13 @@ impl FlagSignal {
 // === impl RouteNumber, RouteFlag ===
 
 impl RouteNumber {
-    pub(crate) const NAMED: [(&'static str, Self); 8] = [
+    pub(crate) const NAMED: [(&'static str, Self); 10] = [
         ("queued", Self::Queued),
         ("in_flight", Self::InFlight),
         ("ttft_p50", Self::TtftP50),
         ("ttft_p95", Self::TtftP95),
+        ("predicted_wait", Self::PredictedWait),
+        ("predicted_ttft_p95", Self::PredictedTtftP95),
         ("failed_fraction", Self::FailedFraction),
         ("expected_usd", Self::ExpectedUsd),
         ("worst_usd", Self::WorstUsd),
@@ -241,7 +245,9 @@ impl RouteNumber {
     pub(crate) const fn unit(self) -> Unit {
         match self {
             Self::Queued | Self::InFlight | Self::ContextTokens => Unit::Count,
-            Self::TtftP50 | Self::TtftP95 => Unit::Duration,
+            Self::TtftP50 | Self::TtftP95 | Self::PredictedWait | Self::PredictedTtftP95 => {
+                Unit::Duration
+            }
             Self::FailedFraction => Unit::Fraction,
             Self::ExpectedUsd | Self::WorstUsd => Unit::Usd,
         }
@@ -253,6 +259,8 @@ impl RouteNumber {
             Self::InFlight => Some(u64::from(route.in_flight)),
             Self::TtftP50 => route.ttft_p50_us,
             Self::TtftP95 => route.ttft_p95_us,
+            Self::PredictedWait => route.predicted_wait_us,
+            Self::PredictedTtftP95 => route.predicted_ttft_p95_us,
             Self::ExpectedUsd => route.expected.map(|amount| amount.pico()),
             Self::WorstUsd => route.worst_case.map(|amount| amount.pico()),
             Self::ContextTokens => route.context_tokens,

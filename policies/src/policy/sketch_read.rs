@@ -187,6 +187,8 @@ fn plain_route(name: &str, local: bool) -> RouteFacts {
         in_flight: 0,
         ttft_p50_us: None,
         ttft_p95_us: None,
+        predicted_wait_us: None,
+        predicted_ttft_p95_us: None,
         failed_permille: None,
     }
 }
@@ -229,6 +231,9 @@ fn read_route(node: &Node<'_>) -> Result<RouteFacts, FileError> {
     }
     route.ttft_p50_us = number(fields.take("ttft_p50"), Unit::Duration)?.map(|n| n.num);
     route.ttft_p95_us = number(fields.take("ttft_p95"), Unit::Duration)?.map(|n| n.num);
+    let duration = |node| Ok::<_, FileError>(number(node, Unit::Duration)?.map(|n| n.num));
+    route.predicted_wait_us = duration(fields.take("predicted_wait"))?;
+    route.predicted_ttft_p95_us = duration(fields.take("predicted_ttft_p95"))?;
     let failed = number(fields.take("failed_fraction"), Unit::Fraction)?;
     route.failed_permille = failed.and_then(|n| u32::try_from(n.num * 1_000 / n.den).ok());
     fields.finish()?;

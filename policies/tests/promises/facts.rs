@@ -31,6 +31,8 @@ pub(crate) fn route(name: &str, local: bool) -> RouteFacts {
         in_flight: 0,
         ttft_p50_us: None,
         ttft_p95_us: None,
+        predicted_wait_us: None,
+        predicted_ttft_p95_us: None,
         failed_permille: None,
     }
 }
@@ -124,6 +126,8 @@ prop_compose! {
             in_flight,
             ttft_p50_us,
             ttft_p95_us,
+            predicted_wait_us: None,
+            predicted_ttft_p95_us: None,
             failed_permille,
             ..route(name, local)
         }

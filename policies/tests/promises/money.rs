@@ -1,13 +1,24 @@
 //! Money is exact: what is written is what is read, sums lose nothing, a worst case is one.
 
 use policies::{
-    ComputePrice, PicoUsd, PicoUsdTotal, PriceName, RoutePrice, Tier, TokenPrice, TokenRates,
-    Usage, WorstCase,
+    ComputePrice, Fees, HoursRates, PicoUsd, PicoUsdTotal, Power, PriceList, PriceName, PriceRow,
+    RateTable, RoutePrice, RowRates, ServiceTier, Tier, TokenPrice, TokenRates, Usage, Used,
+    WorstCase, write_rows,
 };
 use proptest::{collection, prelude::*};
 use std::{sync::Arc, time::Duration};
 
 const NAME: PriceName<'_> = PriceName { provider: "p", model: "m", effective_from: "2025-01-01" };
+const TIERS: [ServiceTier; 4] =
+    [ServiceTier::Batch, ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Fast];
+const ALL_TIERS: [ServiceTier; 6] = [
+    ServiceTier::Standard,
+    ServiceTier::Batch,
+    ServiceTier::Flex,
+    ServiceTier::Priority,
+    ServiceTier::Fast,
+    ServiceTier::Unknown,
+];
 const HOUR_NS: u128 = 3_600_000_000_000;
 
 fn any_amount() -> impl Strategy<Value = PicoUsd> {
@@ -15,7 +26,7 @@ fn any_amount() -> impl Strategy<Value = PicoUsd> {
 }
 
 prop_compose! {
-    fn any_rates()(pico in any::<[u32; 6]>()) -> TokenRates {
+    fn any_rates()(pico in any::<[u32; 9]>()) -> TokenRates {
         let rate = |ix: usize| PicoUsd::from_pico(u64::from(pico[ix]));
         TokenRates {
             input: rate(0),
@@ -24,6 +35,9 @@ prop_compose! {
             cache_write_1h: rate(3),
             output: rate(4),
             reasoning: rate(5),
+            image: rate(6),
+            audio: rate(7),
+            audio_output: rate(8),
         }
     }
 }
@@ -37,16 +51,18 @@ fn dearer(rates: &TokenRates, by: &TokenRates) -> TokenRates {
         cache_write_1h: sum(rates.cache_write_1h, by.cache_write_1h),
         output: sum(rates.output, by.output),
         reasoning: sum(rates.reasoning, by.reasoning),
+        image: sum(rates.image, by.image),
+        audio: sum(rates.audio, by.audio),
+        audio_output: sum(rates.audio_output, by.audio_output),
     }
 }
 
 prop_compose! {
-    /// A price whose tiers begin where prompts of these tests do.
-    fn any_price()(
+    /// Rates whose tiers begin where prompts of these tests do.
+    fn any_table()(
         base in any_rates(),
         steps in collection::vec((1..2_000_u64, any_rates()), 0..3),
-        fee in 0..1_000_000_u64,
-    ) -> TokenPrice {
+    ) -> RateTable {
         let mut tiers: Vec<Tier> = Vec::new();
         let (mut bound, mut rates) = (0, base);
         for (step, more) in steps {
@@ -54,12 +70,49 @@ prop_compose! {
             rates = dearer(&rates, &more);
             tiers.push(Tier { above_prompt_tokens: bound, rates });
         }
-        TokenPrice::new(NAME, base, tiers, PicoUsd::from_pico(fee)).expect("ascending tiers")
+        RateTable::new(base, tiers).expect("ascending tiers")
     }
 }
 
 prop_compose! {
-    fn any_usage()(tokens in collection::vec(0..1_500_u64, 6)) -> Usage {
+    /// A price with hours and service tiers of its own.
+    fn any_price()(
+        standard in any_table(),
+        hours in collection::vec((0..1_440_u16, 1..1_440_u16, any_table()), 0..3),
+        services in collection::vec(any_table(), 0..=4),
+        fees in (0..1_000_000_u64, 0..1_000_000_u64),
+    ) -> TokenPrice {
+        let hours = hours.into_iter().map(|(from_minute, length, rates)| HoursRates {
+            from_minute,
+            to_minute: (from_minute + length) % 1_440,
+            rates,
+        });
+        let (per_request, per_image) = (PicoUsd::from_pico(fees.0), PicoUsd::from_pico(fees.1));
+        let rates = RowRates {
+            standard,
+            hours: hours.collect(),
+            services: TIERS.into_iter().zip(services).collect(),
+            fees: Fees { per_request, per_image },
+        };
+        TokenPrice::new(NAME, rates).expect("a sound price")
+    }
+}
+
+fn plain(base: TokenRates) -> TokenPrice {
+    let standard = RateTable { base, tiers: Vec::new() };
+    TokenPrice::new(NAME, RowRates { standard, ..RowRates::default() }).expect("a sound price")
+}
+
+prop_compose! {
+    fn any_use()(
+        usage in any_usage(), tier in 0..6_usize, images in 0..5_u32, at_unix_s in 0..4_000_000_000_u64,
+    ) -> Used {
+        Used { usage, service: ALL_TIERS[tier], images, at_unix_s, ..Used::default() }
+    }
+}
+
+prop_compose! {
+    fn any_usage()(tokens in collection::vec(0..1_500_u64, 9)) -> Usage {
         Usage {
             input: tokens[0],
             cache_read: tokens[1],
@@ -67,12 +120,15 @@ prop_compose! {
             cache_write_1h: tokens[3],
             output: tokens[4],
             reasoning: tokens[5],
+            image: tokens[6],
+            audio: tokens[7],
+            audio_output: tokens[8],
         }
     }
 }
 
 fn bounds(prompt_tokens: u64, output_tokens: u64, choices: u64) -> WorstCase {
-    WorstCase { prompt_tokens, output_tokens, choices, engine_time: Duration::ZERO }
+    WorstCase { prompt_tokens, output_tokens, choices, ..WorstCase::default() }
 }
 
 proptest! {
@@ -131,21 +187,55 @@ proptest! {
 
     #[test]
     fn no_usage_within_the_bounds_costs_more_than_the_worst_case(
-        price in any_price(), usage in any_usage(),
+        price in any_price(), used in any_use(),
         slack in (0..3_000_u64, 0..3_000_u64), choices in 1..4_u64,
     ) {
-        let bounds = bounds(
-            usage.prompt() + slack.0,
-            usage.completion().div_ceil(choices) + slack.1,
-            choices,
-        );
-        prop_assert!(price.worst_case(&bounds).expect("fits") >= price.cost(&usage).expect("fits"));
+        let (prompt, output) = (used.usage.prompt(), used.usage.completion().div_ceil(choices));
+        let bounds = WorstCase {
+            service: used.service,
+            images: used.images,
+            ..bounds(prompt + slack.0, output + slack.1, choices)
+        };
+        prop_assert!(price.worst_case(&bounds).expect("fits") >= price.cost(&used).expect("fits"));
     }
 
     #[test]
-    fn more_tokens_never_cost_less(price in any_price(), usage in any_usage(), more in any_usage()) {
-        let cost = |usage: &Usage| price.cost(usage).expect("fits");
-        prop_assert!(cost(&usage.plus(&more)) >= cost(&usage));
+    fn more_tokens_never_cost_less(price in any_price(), used in any_use(), more in any_usage()) {
+        let cost = |used: &Used| price.cost(used).expect("fits");
+        let longer = Used { usage: used.usage.plus(&more), ..used };
+        prop_assert!(cost(&longer) >= cost(&used));
+    }
+
+    #[test]
+    fn the_parts_sum_to_the_cost(price in any_price(), used in any_use()) {
+        let parts = price.parts(&used).expect("fits");
+        let sum: PicoUsdTotal = parts.iter().map(|(_, part)| *part).sum();
+        prop_assert_eq!(sum, PicoUsdTotal::from(price.cost(&used).expect("fits")));
+    }
+
+    #[test]
+    fn a_tier_that_nobody_knows_costs_as_much_as_the_dearest(price in any_price(), used in any_use()) {
+        let cost = |service| price.cost(&Used { service, ..used }).expect("fits");
+        let unknown = cost(ServiceTier::Unknown);
+        for tier in ALL_TIERS {
+            prop_assert!(price.services.is_empty() || unknown >= cost(tier), "{:?}", tier);
+        }
+    }
+
+    #[test]
+    fn a_written_row_reads_back_as_the_same_row(price in any_price()) {
+        let row = PriceRow {
+            provider: "p".to_owned(),
+            model: "m".to_owned(),
+            effective_from: "2025-01-01".to_owned(),
+            snapshots: true,
+            source: "a \"source\"".to_owned(),
+            source_date: "2025-01-02".to_owned(),
+            price: Arc::new(price),
+        };
+        let text = write_rows(std::slice::from_ref(&row));
+        let list = PriceList::parse("written", &text).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        prop_assert_eq!(list.rows(), &[row]);
     }
 
     #[test]
@@ -156,14 +246,18 @@ proptest! {
 
     #[test]
     fn attempts_cost_the_sum_of_their_buckets(rates in any_rates(), usage in any_usage()) {
-        let price = TokenPrice::new(NAME, rates, Vec::new(), PicoUsd::ZERO).expect("no tiers");
+        let price = plain(rates);
         let exact = u128::from(rates.input.pico()) * u128::from(usage.input)
             + u128::from(rates.cache_read.pico()) * u128::from(usage.cache_read)
             + u128::from(rates.cache_write_5m.pico()) * u128::from(usage.cache_write_5m)
             + u128::from(rates.cache_write_1h.pico()) * u128::from(usage.cache_write_1h)
             + u128::from(rates.output.pico()) * u128::from(usage.output)
-            + u128::from(rates.reasoning.pico()) * u128::from(usage.reasoning);
-        prop_assert_eq!(u128::from(price.cost(&usage).expect("fits").pico()), exact);
+            + u128::from(rates.reasoning.pico()) * u128::from(usage.reasoning)
+            + u128::from(rates.image.pico()) * u128::from(usage.image)
+            + u128::from(rates.audio.pico()) * u128::from(usage.audio)
+            + u128::from(rates.audio_output.pico()) * u128::from(usage.audio_output);
+        let cost = price.cost(&Used::tokens(usage)).expect("fits");
+        prop_assert_eq!(u128::from(cost.pico()), exact);
     }
 
     #[test]
@@ -183,7 +277,8 @@ proptest! {
         let price = RoutePrice::Compute(Arc::new(ComputePrice::from_usd_per_hour(PicoUsd::from_pico(per_hour))));
         let bounds = WorstCase { engine_time: Duration::from_nanos(ns), ..bounds(0, 0, 1) };
         let worst = price.worst_case(&bounds).expect("fits");
-        let cost = price.cost(&Usage::default(), Duration::from_nanos(ns.saturating_sub(less)));
+        let engine_time = Duration::from_nanos(ns.saturating_sub(less));
+        let cost = price.cost(&Used { engine_time, ..Used::default() });
         prop_assert!(worst >= cost.expect("fits"));
     }
 }
@@ -196,6 +291,20 @@ fn halves_round_to_the_even_neighbour() {
         price.cost(Duration::from_secs(1_800 * halves)).expect("fits").pico()
     };
     assert_eq!([cost(1, 1), cost(1, 3), cost(1, 5), cost(3, 1)], [0, 2, 2, 2]);
+}
+
+#[test]
+fn watts_are_priced_by_the_kilowatt_hour_and_idling_costs_the_machine_alone() {
+    let usd = |text: &str| text.parse::<PicoUsd>().expect("an amount");
+    let power = Power { milliwatts: 65_000, usd_per_kwh: usd("0.30") };
+    let price = ComputePrice::with_power(usd("0.05"), power).expect("fits");
+    assert_eq!(price.per_hour, usd("0.0695"));
+    assert_eq!(price.power_per_hour, usd("0.0195"));
+    assert_eq!(price.cost(Duration::from_secs(60)), Ok(usd("0.001158333333")));
+    assert_eq!(price.idle_cost(Duration::from_secs(1_800)), Ok(usd("0.025")));
+    assert_ne!(price.id, ComputePrice::from_usd_per_hour(usd("0.0695")).id);
+    let too_much = Power { milliwatts: u64::MAX, usd_per_kwh: PicoUsd::MAX };
+    assert!(ComputePrice::with_power(PicoUsd::ZERO, too_much).is_err());
 }
 
 #[test]
@@ -215,7 +324,8 @@ fn what_is_no_amount_says_so() {
 #[test]
 fn an_unknown_price_is_neither_free_nor_zero() {
     let unknown = RoutePrice::Unknown;
-    assert_eq!(unknown.cost(&Usage { input: 1, ..Usage::default() }, Duration::ZERO), Ok(None));
+    let used = Used::tokens(Usage { input: 1, ..Usage::default() });
+    assert_eq!(unknown.cost(&used), Ok(None));
     assert_eq!(unknown.worst_case(&bounds(1, 1, 1)), Ok(None));
     assert!(!unknown.is_free());
     assert_eq!(unknown.id(), None);
@@ -224,8 +334,8 @@ fn an_unknown_price_is_neither_free_nor_zero() {
 #[test]
 fn a_cost_that_does_not_fit_is_an_error() {
     let rates = TokenRates { input: PicoUsd::MAX, ..TokenRates::default() };
-    let price = TokenPrice::new(NAME, rates, Vec::new(), PicoUsd::ZERO).expect("no tiers");
-    assert!(price.cost(&Usage { input: 2, ..Usage::default() }).is_err());
+    let price = plain(rates);
+    assert!(price.cost(&Used::tokens(Usage { input: 2, ..Usage::default() })).is_err());
     assert!(price.worst_case(&bounds(2, 0, 1)).is_err());
     assert!(price.worst_case(&bounds(0, u64::MAX, 2)).is_err());
 }

@@ -123,6 +123,16 @@ impl Ask<'_> {
         }
     }
 
+    /// Sends it and leaves once `until` is over, or with the answer if that was faster.
+    pub(crate) async fn leave_after(self, until: impl Future<Output = ()>) {
+        let answer = self.request().send();
+        tokio::select! {
+            biased;
+            () = until => {}
+            _answered = answer => {}
+        }
+    }
+
     /// Sends it and leaves before the head, once `until` is over.
     pub(crate) async fn leave_before_head(self, until: impl Future<Output = ()>) {
         let answer = self.request().send();

@@ -21,6 +21,7 @@ pub(crate) struct GateBuilder {
     budgets: String,
     policy: String,
     routes: String,
+    admin_at: Option<String>,
 }
 
 impl Default for GateBuilder {
@@ -30,9 +31,10 @@ impl Default for GateBuilder {
             server: String::new(),
             limits: "budget_wait_max_ms = 0\n".to_owned(),
             ledger: "low_water_mib = 1\n".to_owned(),
-            budgets: String::new(),
+            budgets: "\n[guard]\nenabled = false\n".to_owned(),
             policy: "shipped = \"cloud-only\"\n".to_owned(),
             routes: String::new(),
+            admin_at: None,
         }
     }
 }
@@ -81,6 +83,15 @@ cache_read = "0.5"
         )
         .expect("a string");
         self
+    }
+
+    /// A cloud route of that name whose provider is of this `kind`, with the usual prices.
+    pub(crate) fn cloud_of_kind(self, name: &str, cloud: &StandIn, kind: &str) -> Self {
+        let mut gate = self.cloud_named(name, cloud, "");
+        let route = gate.routes.rfind("kind = \"openai\"").expect("a cloud route");
+        let written = gate.routes.split_off(route).replace("\"openai\"", &format!("\"{kind}\""));
+        gate.routes.push_str(&written);
+        gate
     }
 
     /// A cloud route `cloud` whose price nobody knows.
@@ -172,6 +183,17 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
     pub(crate) fn ledger(mut self, line: &str) -> Self {
         writeln!(self.ledger, "{line}").expect("a string");
         self
+    }
+
+    /// The admin plane on an address of its own.
+    pub(crate) fn admin_at(mut self, address: &str) -> Self {
+        self.admin_at = Some(address.to_owned());
+        self.section(&format!("[admin]\nlisten = \"{address}\""))
+    }
+
+    /// Where the admin plane was put, if anywhere.
+    pub(crate) fn admin_address(&self) -> Option<&str> {
+        self.admin_at.as_deref()
     }
 
     /// A section of its own, or several.

@@ -100,6 +100,11 @@ impl Gate {
         format!("http://{}", self.child.address())
     }
 
+    /// Where the admin plane is.
+    fn admin_url(&self) -> String {
+        self.builder.admin_address().map_or_else(|| self.url(), |at| format!("http://{at}"))
+    }
+
     /// The key that a request is sent with unless it names another.
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -109,6 +114,11 @@ impl Gate {
     pub(crate) async fn get(&self, path: &str) -> Answer {
         let request = self.client.get(format!("{}{path}", self.url()));
         Answer::of(request.bearer_auth(&self.key.secret)).await
+    }
+
+    /// GET of any address, without a key.
+    pub(crate) async fn send_to(&self, url: &str) -> Answer {
+        Answer::of(self.client.get(url)).await
     }
 
     /// Any method, no key, a body of bytes.
@@ -153,12 +163,27 @@ impl Gate {
         answer.json()
     }
 
+    /// GET of the admin API that answers with text.
+    pub(crate) async fn admin_text(&self, path: &str) -> String {
+        let answer = self.admin_send("GET", path, Value::Null).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body_text());
+        answer.body_text()
+    }
+
+    /// GET below /v1/organization, with the admin key.
+    pub(crate) async fn organization(&self, path: &str) -> Value {
+        let request = self.client.get(format!("{}/v1/organization{path}", self.url()));
+        let answer = Answer::of(request.bearer_auth(&self.admin_key)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body_text());
+        answer.json()
+    }
+
     /// Any call of the admin API.
     pub(crate) async fn admin_send(&self, method: &str, path: &str, body: Value) -> Answer {
         let method = method.parse().expect("a method");
         let mut request = self
             .client
-            .request(method, format!("{}/admin/v1{path}", self.url()))
+            .request(method, format!("{}/admin/v1{path}", self.admin_url()))
             .bearer_auth(&self.admin_key);
         if !body.is_null() {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -169,7 +194,7 @@ impl Gate {
     /// The metrics as text.
     pub(crate) async fn metrics(&self) -> String {
         let request =
-            self.client.get(format!("{}/metrics", self.url())).bearer_auth(&self.admin_key);
+            self.client.get(format!("{}/metrics", self.admin_url())).bearer_auth(&self.admin_key);
         Answer::of(request).await.body_text()
     }
 }

@@ -1,10 +1,15 @@
 //! A script as bytes: OpenAI's wire format of an answer, streamed and not.
 
-use super::{Asked, Reported, Script, shapes};
+use super::{Asked, Reported, Script, dialects::Dialect, shapes};
 use serde_json::{Value, json};
 
 /// When every answer of the stand-in was created: it has no clock.
 const CREATED: u64 = 1_750_000_000;
+
+/// Its id.
+pub(super) const ID: &str = "standin";
+/// Where OpenAI's format is spoken.
+const OPENAI: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 
 /// An answer, ready to be written.
 pub(super) struct Answer {
@@ -46,10 +51,11 @@ pub(super) fn answer(asked: &Asked, script: &Script) -> Answer {
     let path = asked.path.split('?').next().unwrap_or_default();
     let (status, body) = match (asked.method.as_str(), path) {
         ("GET", "/v1/models") => (200, Body::Whole(models())),
-        ("POST", "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
-            let body = match &script.body {
-                Some(body) => Body::Whole(body.clone().into_bytes()),
-                None => scripted(path, &request, script),
+        ("POST", path) if Dialect::of(path).is_some() || OPENAI.contains(&path) => {
+            let body = match (&script.body, Dialect::of(path)) {
+                (Some(body), _) => Body::Whole(body.clone().into_bytes()),
+                (None, Some(dialect)) => dialect.body(&request, script),
+                (None, None) => scripted(path, &request, script),
             };
             (script.status, body)
         }

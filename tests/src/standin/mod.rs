@@ -1,10 +1,11 @@
 //! A stand-in for a cloud provider: a real server on a real socket that speaks OpenAI's wire
-//! format and misbehaves on demand.
+//! format, Anthropic's and Gemini's, and misbehaves on demand.
 //!
 //! It is written on the bare socket, so that a fault can happen at any byte. **Invariant:** it counts
 //! every connection and keeps every request that reached it, so that a test can say that none did.
 
 mod answer;
+mod dialects;
 mod http;
 mod script;
 mod serve;

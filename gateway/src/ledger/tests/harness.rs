@@ -12,8 +12,9 @@ use crate::{
     timeline::Timeline,
 };
 use policies::{
-    CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, RequestFacts, RouteId,
-    RoutePrice, RuleName, TimeFacts, TokenPrice, TokenRates, Usage, UsageSource,
+    CallerFacts, Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, RateTable, RequestFacts,
+    RouteId, RoutePrice, RuleName, ServiceTier, TimeFacts, TokenPrice, TokenRates, Usage,
+    UsageSource,
 };
 use std::{path::Path, sync::Arc};
 
@@ -36,6 +37,7 @@ impl House {
             dir: dir.path().join("data"),
             durability: Durability::Strict,
             low_water_bytes: 0,
+            ballast_bytes: 0,
             segment_entries_max: 250_000,
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::new(),
@@ -176,9 +178,13 @@ pub(super) fn price() -> RoutePrice {
 pub(super) fn token_price() -> TokenPrice {
     TokenPrice {
         id: PriceId(Arc::from("test-price")),
-        base: TokenRates { input: usd("0.01"), output: usd("0.02"), ..TokenRates::default() },
-        tiers: Vec::new(),
-        per_request: PicoUsd::ZERO,
+        standard: RateTable {
+            base: TokenRates { input: usd("0.01"), output: usd("0.02"), ..TokenRates::default() },
+            tiers: Vec::new(),
+        },
+        hours: Vec::new(),
+        services: Vec::new(),
+        fees: Fees::default(),
     }
 }
 
@@ -234,6 +240,8 @@ pub(super) fn ask(worst: &str, tokens: u64) -> Ask {
         budgeted: true,
         worst_tokens: tokens,
         output_cap: 100,
+        service: ServiceTier::Standard,
+        images: 0,
         avoided: None,
         model_file: None,
         service_tier: None,
@@ -242,7 +250,7 @@ pub(super) fn ask(worst: &str, tokens: u64) -> Ask {
 
 /// The same on a route that costs nothing.
 pub(super) fn free(tokens: u64) -> Ask {
-    let price = TokenPrice { base: TokenRates::default(), ..token_price() };
+    let price = TokenPrice { standard: RateTable::default(), ..token_price() };
     Ask {
         route: RouteId::new("edge"),
         provider: "local".to_owned(),

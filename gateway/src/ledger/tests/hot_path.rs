@@ -10,9 +10,7 @@ use crate::{
         Ask, AttemptOutcome, Filter, Outcome, RefusedRow, Role, Scope, Short, SummaryQuery, Unit,
     },
 };
-use policies::{
-    ComputePrice, PicoUsd, PolicyName, PolicyVersion, PriceId, RoutePrice, UsageSource,
-};
+use policies::{ComputePrice, PicoUsd, PolicyName, PolicyVersion, RoutePrice, UsageSource};
 use std::sync::Arc;
 
 #[test]
@@ -168,7 +166,7 @@ fn a_provider_that_bills_above_the_bound_is_booked_in_full_and_marked() {
 fn local_time_is_priced_and_what_the_cloud_would_have_cost_stands_beside_it() {
     let house = House::new();
     let books = house.open();
-    let price = ComputePrice { id: PriceId(Arc::from("box")), per_hour: usd("3.6") };
+    let price = ComputePrice::from_usd_per_hour(usd("3.6"));
     let local = Ask {
         price: RoutePrice::Compute(Arc::new(price)),
         budgeted: false,

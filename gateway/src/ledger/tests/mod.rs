@@ -6,4 +6,6 @@ mod disk;
 mod harness;
 mod hot_path;
 mod migration;
+mod power;
 mod queries;
+mod retention;

@@ -39,11 +39,19 @@ struct Written<'a> {
     param: Option<&'a RawValue>,
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
+    /// Google's word for it.
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
 }
 
 /// Reads an error body; fields that are not there, or a body that is no JSON, give `None`s.
 #[must_use]
 pub fn provider_error(body: &[u8]) -> ProviderError {
+    // Google's streams wrap their errors in a list.
+    let body = match serde_json::from_slice::<[&RawValue; 1]>(body) {
+        Ok([first]) => first.get().as_bytes(),
+        Err(_) => body,
+    };
     let Ok(outer) = serde_json::from_slice::<Written<'_>>(body) else {
         return ProviderError::default();
     };
@@ -66,7 +74,7 @@ fn read(written: &Written<'_>) -> ProviderError {
     };
     ProviderError {
         message: written.message.or(written.detail).and_then(|raw| text(raw.get())),
-        error_type: word(written.error_type),
+        error_type: word(written.error_type.or(written.status)),
         param: word(written.param),
         code: word(written.code),
     }

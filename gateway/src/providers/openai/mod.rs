@@ -1,6 +1,7 @@
 //! OpenAI's chat format as a provider speaks it, and every server that is compatible with it.
 
 mod body;
+mod deltas;
 mod error;
 mod seen;
 #[cfg(test)]
@@ -8,5 +9,6 @@ mod tests;
 mod usage;
 
 pub use body::upstream_body;
+pub use deltas::deltas;
 pub use error::{ProviderError, provider_error};
 pub use seen::{Payload, read_chunk, read_vectors, read_whole};

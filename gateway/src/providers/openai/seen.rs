@@ -6,6 +6,7 @@ use crate::wire::{
     FinishReason, Seen,
     json::{self, Kind, TextBytes},
 };
+use policies::ServiceTier;
 use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor},
@@ -38,6 +39,8 @@ struct Written<'a> {
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    service_tier: Option<&'a RawValue>,
 }
 
 /// What all choices of a payload hold together.
@@ -147,6 +150,7 @@ fn payload(data: &[u8], written: &Written<'_>, id_wanted: bool) -> Payload {
         finish: finish.clone(),
         usage_only: count == 0 && written.usage.is_some(),
         usage,
+        service: written.service_tier.and_then(|raw| service(raw.get())),
         usage_at,
         error: written.error.is_some_and(|raw| is_truthy(raw.get())),
         id: id
@@ -155,6 +159,11 @@ fn payload(data: &[u8], written: &Written<'_>, id_wanted: bool) -> Payload {
             .map(Cow::into_owned),
     };
     Payload { seen, finished, choices: count }
+}
+
+/// The tier that a provider says served the answer.
+fn service(raw: &str) -> Option<ServiceTier> {
+    json::text_of(raw).map(|word| ServiceTier::from_word(&word))
 }
 
 /// Clients take an event for an error when its `error` is truthy.

@@ -94,6 +94,12 @@ fn shown(seen: &Seen) -> String {
     add(seen.finish.is_some(), format!("finish {:?}", seen.finish));
     if let Some(usage) = &seen.usage {
         let policies::Usage { input, cache_read, cache_write_5m, output, reasoning, .. } = usage;
+        let policies::Usage { cache_write_1h, image, audio, audio_output, .. } = usage;
+        add(*cache_write_1h > 0, format!("write 1h {cache_write_1h}"));
+        add(
+            image + audio + audio_output > 0,
+            format!("image {image}, audio {audio} + {audio_output}"),
+        );
         add(
             true,
             format!(

@@ -29,13 +29,28 @@ struct Written {
 #[serde(default)]
 struct PromptDetails {
     cached_tokens: Count,
+    /// OpenAI's and OpenRouter's name.
     cache_write_tokens: Count,
+    /// LiteLLM's name for the same.
+    cache_creation_tokens: Count,
+    #[serde(deserialize_with = "or_default")]
+    cache_creation_token_details: CacheCreation,
+    audio_tokens: Count,
+    image_tokens: Count,
+}
+
+/// Cache writes by how long they live, as gateways to Anthropic pass them on.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CacheCreation {
+    ephemeral_1h_input_tokens: Count,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CompletionDetails {
     reasoning_tokens: Count,
+    audio_tokens: Count,
 }
 
 /// A count that may be absent, null or of a type that is no count.
@@ -55,10 +70,20 @@ pub(super) fn read(raw: &str) -> Option<Usage> {
     if prompt == 0 && completion == 0 {
         return None;
     }
-    let cached = written.prompt_tokens_details.cached_tokens.0;
-    let cache_read = cached.or(written.prompt_cache_hit_tokens.0).unwrap_or(0).min(prompt);
-    let cache_write =
-        written.prompt_tokens_details.cache_write_tokens.0.unwrap_or(0).min(prompt - cache_read);
+    let details = &written.prompt_tokens_details;
+    let mut prompt_left = prompt;
+    // Each bucket takes what the ones before it left, so that none is negative.
+    let mut take = |count: Option<u64>| {
+        let taken = count.unwrap_or(0).min(prompt_left);
+        prompt_left -= taken;
+        taken
+    };
+    let cache_read = take(details.cached_tokens.0.or(written.prompt_cache_hit_tokens.0));
+    let cache_write_1h = take(details.cache_creation_token_details.ephemeral_1h_input_tokens.0);
+    let writes = details.cache_write_tokens.0.or(details.cache_creation_tokens.0);
+    let cache_write_5m = take(writes.map(|all| all.saturating_sub(cache_write_1h)));
+    let audio = take(details.audio_tokens.0);
+    let image = take(details.image_tokens.0);
     let reasoning = written.completion_tokens_details.reasoning_tokens.0.unwrap_or(0);
     // Some providers count reasoning beside the completion and not in it: their total says so, or
     // there is more reasoning than completion.
@@ -68,13 +93,18 @@ pub(super) fn read(raw: &str) -> Option<Usage> {
                 Some(total)
                     == prompt.checked_add(completion).and_then(|sum| sum.checked_add(reasoning))
             });
+    let visible = if beside { completion } else { completion - reasoning };
+    let audio_output = written.completion_tokens_details.audio_tokens.0.unwrap_or(0).min(visible);
     Some(Usage {
-        input: prompt - cache_read - cache_write,
+        input: prompt_left,
         cache_read,
-        cache_write_5m: cache_write,
-        cache_write_1h: 0,
-        output: if beside { completion } else { completion - reasoning },
+        cache_write_5m,
+        cache_write_1h,
+        output: visible - audio_output,
         reasoning,
+        image,
+        audio,
+        audio_output,
     })
 }
 

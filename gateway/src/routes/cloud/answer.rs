@@ -7,7 +7,10 @@
 use super::{Place, describe, status};
 use crate::{
     ledger::Endpoint,
-    providers::openai::{self, Payload},
+    providers::{
+        self, Format, anthropic, gemini,
+        openai::{self, Payload},
+    },
     routes::{Fault, FaultKind},
     wire::{
         ChatRequest, Event,
@@ -17,8 +20,9 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::header;
+use policies::ServiceTier;
 use reqwest::Response;
-use std::{fmt, pin::Pin, time::Duration};
+use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Longest event of a stream.
@@ -52,6 +56,21 @@ pub struct CloudAnswer {
     id_wanted: bool,
     /// Whether vectors were asked for.
     vectors: bool,
+    /// Whose format it comes in.
+    reader: Reader,
+    /// Events that were read and not handed on yet.
+    ready: VecDeque<Event>,
+    /// The service tier that is said to have served it, in formats that say so at the end.
+    service: Option<ServiceTier>,
+    /// Prompt tokens to book where none are reported.
+    prompt_tokens: u64,
+}
+
+/// Whose format an answer comes in.
+enum Reader {
+    OpenAi,
+    Anthropic(Box<anthropic::Stream>),
+    Gemini(Box<gemini::Stream>),
 }
 
 /// Where the bytes come from, and the place they take.
@@ -79,6 +98,7 @@ struct Watch {
 }
 
 /// What an event of the stream came to.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, for an instant, on the stack")]
 enum Read {
     Event(Event),
     Nothing,
@@ -93,8 +113,17 @@ impl CloudAnswer {
         place: Place,
         request: &ChatRequest,
         limits: Limits,
-        sent: Instant,
+        (sent, format): (Instant, Format),
     ) -> Result<Self, Fault> {
+        let prompt_tokens = request.prompt_tokens_estimate;
+        let reader = match format {
+            Format::OpenAi => Reader::OpenAi,
+            Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),
+            Format::Gemini => {
+                let stream = gemini::Stream::new(prompt_tokens, request.choices);
+                Reader::Gemini(Box::new(stream))
+            }
+        };
         let form = if request.stream {
             check_is_event_stream(&response)?;
             Form::Streamed(Box::new(Decoder::new(EVENT_BYTES_MAX)))
@@ -110,6 +139,10 @@ impl CloudAnswer {
             finished: 0,
             id_wanted: true,
             vectors: request.endpoint == Endpoint::Embeddings,
+            reader,
+            ready: VecDeque::new(),
+            service: None,
+            prompt_tokens,
         })
     }
 
@@ -119,12 +152,21 @@ impl CloudAnswer {
         self.status
     }
 
+    /// The service tier that is said to have served it; for OpenAI's format it stands in the events.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceTier> {
+        self.service
+    }
+
     /// The next event; `None` after the last, and after a fault. Dropping the future loses
     /// nothing.
     ///
     /// # Errors
     /// A [`Fault`]: the answer broke, or a timeout passed. The request is then cancelled upstream.
     pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        if let Some(event) = self.ready.pop_front() {
+            return Some(Ok(event));
+        }
         self.source.as_ref()?;
         let next = match self.form {
             Form::Streamed(_) => self.next_streamed().await,
@@ -180,6 +222,11 @@ impl CloudAnswer {
             }
         }
         self.source = None;
+        if let Reader::Gemini(stream) = &mut self.reader
+            && let Some(end) = stream.end()
+        {
+            return Ok(Some(end));
+        }
         if self.is_finished() {
             return Ok(None);
         }
@@ -204,6 +251,15 @@ impl CloudAnswer {
         if data.is_empty() {
             return Ok(Read::Nothing);
         }
+        let read = match &mut self.reader {
+            Reader::OpenAi => None,
+            Reader::Anthropic(stream) => Some(stream.read(data)),
+            Reader::Gemini(stream) => Some(stream.read(data)),
+        };
+        if let Some(read) = read {
+            self.converted(data, read.map_err(broken)?)?;
+            return Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event));
+        }
         let failed = event.name.as_deref() == Some(b"error");
         let Payload { seen, finished, .. } =
             openai::read_chunk(data, self.id_wanted).map_err(broken)?;
@@ -218,6 +274,29 @@ impl CloudAnswer {
         Ok(Read::Event(Event::Chunk { data: event.data.clone(), seen }))
     }
 
+    /// Events of another format, in line to be handed on.
+    fn converted(&mut self, data: &[u8], read: providers::Read) -> Result<(), Fault> {
+        let events = match read {
+            providers::Read::Failed => return Err(failed_within(data)),
+            providers::Read::Events(events) => events,
+            providers::Read::Last { events, service } => {
+                self.service = service;
+                self.finished = self.choices;
+                self.end();
+                events
+            }
+        };
+        let speaks = |event: &Event| match event {
+            Event::Delta(delta) => delta.visible() || delta.reasoning_bytes() > 0,
+            _ => false,
+        };
+        if events.iter().any(speaks) {
+            self.watch.spoke();
+        }
+        self.ready.extend(events);
+        Ok(())
+    }
+
     async fn whole(&mut self) -> Result<Event, Fault> {
         let mut body = BytesMut::new();
         while let Some(piece) = self.piece().await? {
@@ -228,6 +307,15 @@ impl CloudAnswer {
         }
         self.source = None;
         let body = body.freeze();
+        let read = match self.reader {
+            Reader::OpenAi => None,
+            Reader::Anthropic(_) => Some(anthropic::whole(&body, self.prompt_tokens)),
+            Reader::Gemini(_) => Some(gemini::whole(&body, self.prompt_tokens, self.choices)),
+        };
+        if let Some(read) = read {
+            self.converted(&body, read.map_err(broken)?)?;
+            return self.ready.pop_front().ok_or_else(|| broken("the body holds nothing"));
+        }
         let read = if self.vectors { openai::read_vectors } else { openai::read_whole };
         let Payload { seen, .. } = read(&body).map_err(broken)?;
         if seen.error {

@@ -5,7 +5,10 @@
 
 use crate::{
     clock::Clock,
-    providers::openai::{ProviderError, provider_error},
+    providers::{
+        Blame, blame,
+        openai::{ProviderError, provider_error},
+    },
     routes::{Fault, FaultKind},
 };
 use bytes::BytesMut;
@@ -31,9 +34,11 @@ pub(super) async fn fault(
     let retry_after = retry_after(response.headers());
     // A body that does not come in time says nothing; the status has said enough.
     let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
-    let error = provider_error(&body);
+    let mut error = provider_error(&body);
+    let blame = blame(status.as_u16(), &mut error);
     let detail = detail(provider, status, &error);
     let kind = match status {
+        _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE

@@ -4,6 +4,7 @@
 use super::{CloudAnswer, CloudRoute};
 use crate::{
     config::{CapField, CloudConfig},
+    providers::Kind,
     routes::{Fault, FaultKind},
     wire::{ChatRequest, Event, FinishReason, read_chat},
 };
@@ -100,6 +101,9 @@ fn config(base_url: &str) -> CloudConfig {
         first_token_timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
         total_timeout: Duration::from_secs(600),
+        kind: Kind::find("openai").unwrap(),
+        api_version: None,
+        drop_fields: Vec::new(),
         cap_field: CapField::MaxCompletionTokens,
         reasoning: false,
     }

@@ -280,6 +280,7 @@ impl LocalJob {
                     engine_time: each
                         .fold(Duration::ZERO, Duration::saturating_add)
                         .saturating_mul(*choices),
+                    ..WorstCase::default()
                 }
             }
             Work::Vectors(job) => WorstCase {
@@ -287,6 +288,7 @@ impl LocalJob {
                 output_tokens: 0,
                 choices: 1,
                 engine_time: job.engine_time_max.saturating_add(self.one_step),
+                ..WorstCase::default()
             },
         }
     }

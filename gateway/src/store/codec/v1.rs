@@ -388,6 +388,7 @@ impl From<Usage> for policies::Usage {
             cache_write_1h: old.cache_write_1h,
             output: old.output,
             reasoning: old.reasoning,
+            ..Self::default()
         }
     }
 }
@@ -559,6 +560,8 @@ impl From<RouteFacts> for policies::RouteFacts {
             in_flight: old.in_flight,
             ttft_p50_us: old.ttft_p50_us,
             ttft_p95_us: old.ttft_p95_us,
+            predicted_wait_us: None,
+            predicted_ttft_p95_us: None,
             failed_permille: old.failed_permille,
         }
     }

@@ -1,10 +1,11 @@
 //! Completions and embeddings: what is read, and what is written.
 
 use crate::{
-    ledger::Endpoint,
+    ledger::{Endpoint, KeyId},
     wire::{
-        Ask, BadRequest, ChatRequest, CompletionAsk, Delta, DeltaKind, EmbeddingAsk, FinishReason,
-        Gathered, Likely, Outer, Prompt, TokenLogprob, chat::AnswerHead, embeddings, prompts, read,
+        Ask, BadRequest, ChatRequest, CompletionAsk, Context, Delta, DeltaKind, EmbeddingAsk,
+        FinishReason, Gathered, Likely, Outer, Prompt, TokenLogprob, chat::AnswerHead, embeddings,
+        prompts, read,
     },
 };
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use policies::Usage;
 use serde_json::{Value, json};
 
 fn asked(endpoint: Endpoint, body: &Value) -> Result<ChatRequest, BadRequest> {
-    read(endpoint, Bytes::from(body.to_string()), &HeaderMap::new(), 1000)
+    let owner = KeyId("key".into());
+    let context = Context { kept: None, owner: &owner, output_tokens_default: 1000 };
+    read(endpoint, Bytes::from(body.to_string()), &HeaderMap::new(), &context)
 }
 
 fn completion(more: &Value) -> Result<ChatRequest, BadRequest> {
@@ -142,7 +145,7 @@ fn pieces() -> Vec<Delta> {
 #[test]
 fn a_streamed_completion_has_openais_shape() {
     let request = completion(&json!({"n": 2, "echo": true, "logprobs": 1, "stream": true}));
-    let mut outer = Outer::new(head(), &request.unwrap());
+    let mut outer = Outer::new(head(), &request.unwrap(), 3);
     let mut frames = Vec::new();
     for delta in pieces() {
         outer.delta(&delta, &mut |frame| frames.push(frame));
@@ -176,7 +179,7 @@ fn a_whole_completion_has_openais_shape() {
     for delta in pieces() {
         answer.add(delta);
     }
-    let body = Outer::new(head(), &request).whole(&answer, &usage(), None);
+    let body = Outer::new(head(), &request, 3).whole(answer, &usage(), None);
     let body: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
         body["choices"],

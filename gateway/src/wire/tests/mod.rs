@@ -3,6 +3,7 @@
 
 mod chat;
 mod completions;
+mod conversions;
 mod local;
 mod read;
 mod sse;

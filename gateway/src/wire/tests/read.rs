@@ -83,7 +83,8 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""parallel_tool_calls":1"#, "parallel_tool_calls"),
     (r#""reasoning_effort":5"#, "reasoning_effort"),
     // What an answer would cost cannot be known.
-    (r#""service_tier":"flex""#, "service_tier"),
+    (r#""service_tier":"batch""#, "service_tier"),
+    (r#""service_tier":"platinum""#, "service_tier"),
     (r#""service_tier":5"#, "service_tier"),
     (r#""web_search_options":{}"#, "web_search_options"),
     (r#""prediction":{"type":"content","content":"x"}"#, "prediction"),

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The OpenAI-compatibility conformance kit, where there is one: TOLLGATE_CONFORMANCE names its
-# folder (it has a run.sh that takes BASE_URL, API_KEY and MODEL).
+# folder (it has a run.sh that takes BASE_URL, API_KEY and MODEL). Once against the local route, once
+# against a cloud route to the stand-in.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 
 kit=${TOLLGATE_CONFORMANCE:-../shared/conformance}
 if [ ! -x "$kit/run.sh" ]; then
@@ -12,4 +13,6 @@ fi
 kit=$(cd "$kit" && pwd)
 scripts/pip-into .venv/conformance "$kit/requirements.txt"
 export PYTHONPATH=$PWD/.venv/conformance
-exec python3 tests/sdk/conformance.py "${CARGO_TARGET_DIR:-target}/debug/tollgate-under-test" "$kit"
+built=${CARGO_TARGET_DIR:-target}/debug
+python3 tests/sdk/conformance.py "$kit" "$built/tollgate-under-test"
+python3 tests/sdk/conformance.py "$kit" "$built/tollgate-under-test" "$built/standin-cloud"

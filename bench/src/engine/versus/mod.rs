@@ -1,0 +1,115 @@
+//! `bench engine --llama-server PATH`: tollgate's local route and llama-server over HTTP in one run,
+//! with the same model, threads, slots and prompts, taking turns; beside them the ceiling that
+//! llama-batched-bench gives.
+//!
+//! Invariant: in every round both servers get prompts of the same form and number, one directly
+//! after the other, and who is first alternates; a figure is compared only within its round.
+
+mod load;
+mod report;
+mod servers;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Answer, EngineArgs};
+use crate::machine::Birthplace;
+use crate::output;
+use load::Load;
+use servers::Servers;
+
+/// What `bench engine` needs for a comparison.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct VersusArgs {
+    /// Compare tollgate's local route with this llama-server binary (built elsewhere), both started
+    /// for it.
+    #[arg(long)]
+    pub(super) llama_server: Option<PathBuf>,
+    /// The tollgate binary for --llama-server [default: beside this one].
+    #[arg(long)]
+    pub(super) tollgate: Option<PathBuf>,
+    /// llama-batched-bench, for the ceiling without HTTP.
+    #[arg(long)]
+    pub(super) batched_bench: Option<PathBuf>,
+}
+
+/// The two that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Subject {
+    Tollgate,
+    LlamaServer,
+}
+
+/// One load on one server in one round.
+#[derive(Debug, Serialize)]
+struct Turn {
+    round: usize,
+    subject: Subject,
+    load: Load,
+    answers: Vec<Answer>,
+}
+
+/// What `engine-versus.json` holds.
+#[derive(Debug, Serialize)]
+struct Run {
+    birthplace: Birthplace,
+    /// Settings of both, in words.
+    settings: String,
+    /// The ceiling's own output lines.
+    ceiling: Option<String>,
+    turns: Vec<Turn>,
+}
+
+/// Runs the comparison and writes its results.
+pub(super) fn run(args: &EngineArgs, llama_server: &std::path::Path) -> Result<(), String> {
+    let birthplace = Birthplace::look(args.date.as_deref());
+    let threads = args.threads.unwrap_or_else(|| {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        u32::try_from(cores).unwrap_or(1)
+    });
+    let ceiling = match &args.versus.batched_bench {
+        Some(binary) => Some(servers::ceiling(binary, args, threads)?),
+        None => None,
+    };
+    let turns = crate::one_thread()?.block_on(async {
+        let servers = Servers::start(args, llama_server, threads).await?;
+        measured(args, &servers).await
+    })?;
+    let settings = format!(
+        "{}, {threads} threads, {} slots, {} KV cells, prompts of about {} tokens, {} out, greedy",
+        args.file.display(),
+        args.slots,
+        args.context_tokens,
+        args.prompt_tokens,
+        args.output_tokens
+    );
+    let run = Run { birthplace, settings, ceiling, turns };
+    let table = report::table(&run);
+    crate::say(&table)?;
+    let folder = output::folder(args.out.as_deref(), &run.birthplace);
+    output::write(&folder, "engine-versus", &run, &table)
+}
+
+async fn measured(args: &EngineArgs, servers: &Servers) -> Result<Vec<Turn>, String> {
+    let mut prompts = load::Prompts::new(args);
+    // Both read their weights once before anything counts.
+    for subject in [Subject::Tollgate, Subject::LlamaServer] {
+        Load::Streams(1).put(servers.of(subject), &mut prompts, args).await?;
+    }
+    let mut loads: Vec<Load> = args.streams.iter().map(|streams| Load::Streams(*streams)).collect();
+    loads.extend([Load::Mixed, Load::NextTurn]);
+    let mut turns = Vec::new();
+    for round in 0..args.rounds {
+        for load in crate::stats::rotated(&loads, round) {
+            for subject in crate::stats::rotated(&[Subject::Tollgate, Subject::LlamaServer], round)
+            {
+                let answers = load.put(servers.of(subject), &mut prompts, args).await?;
+                crate::progress(&format!("round {} {} on {subject:?}", round + 1, load.name()));
+                turns.push(Turn { round, subject, load, answers });
+            }
+        }
+    }
+    Ok(turns)
+}

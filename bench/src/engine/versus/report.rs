@@ -1,0 +1,134 @@
+//! The comparison's table: each load's figures for both, and their ratio within the rounds.
+
+use std::time::Duration;
+
+use super::load::Load;
+use super::{Answer, Run, Subject, Turn};
+use crate::output::{heading, shown};
+use crate::stats::{Spread, percentile};
+
+/// Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom.
+const T95: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
+
+/// A figure of one turn.
+type Figure = fn(&[Answer]) -> Option<f64>;
+
+const FIGURES: [(&str, Figure, usize); 4] = [
+    ("tokens/s", tokens_per_s, 1),
+    ("TTFT p50 ms", |answers| over(answers, firsts, 5_000), 0),
+    ("TTFT p95 ms", |answers| over(answers, firsts, 9_500), 0),
+    ("gap p99 ms", |answers| over(answers, gaps, 9_900), 1),
+];
+
+pub(super) fn table(run: &Run) -> String {
+    let mut text = heading("bench engine --llama-server", &run.birthplace);
+    text.push_str(&format!(
+        "\n{}. Both servers are up all the time and are asked in turns, in alternating order. Values \
+         are the median of the rounds with (min..max). Ratio = tollgate / llama-server within a \
+         round, its mean, and the lower and upper end of its 95 % interval over the rounds (Student's \
+         t). Tokens/s = generated tokens / time from the first request to the last end. TTFT = turn \
+         start to an answer's first text. Gap = between two texts of one answer.\n\n\
+         | load | figure | tollgate | llama-server | ratio (95 % interval) | cached, mean |\n\
+         |---|---|---|---|---|---|\n",
+        run.settings
+    ));
+    let mut loads: Vec<Load> = Vec::new();
+    for turn in &run.turns {
+        if !loads.contains(&turn.load) {
+            loads.push(turn.load);
+        }
+    }
+    for load in loads {
+        for (name, figure, digits) in FIGURES {
+            text.push_str(&line(&run.turns, load, (name, figure, digits)));
+        }
+    }
+    if let Some(ceiling) = &run.ceiling {
+        text.push_str("\nThe ceiling, without HTTP, as llama-batched-bench tells it:\n\n");
+        text.push_str(ceiling);
+        text.push('\n');
+    }
+    text
+}
+
+fn line(turns: &[Turn], load: Load, (name, figure, digits): (&str, Figure, usize)) -> String {
+    let of = |subject: Subject| {
+        let own = turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
+        own.map(|turn| figure(&turn.answers)).collect::<Option<Vec<f64>>>()
+    };
+    let (ours, theirs) = (of(Subject::Tollgate), of(Subject::LlamaServer));
+    let ratios = ours.clone().zip(theirs.clone()).map(|(ours, theirs)| {
+        ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<f64>>()
+    });
+    let cached = |subject| {
+        let own = turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
+        let all: Vec<f64> = own
+            .flat_map(|turn| &turn.answers)
+            .map(|answer| f64::from(u32::try_from(answer.cached_tokens).unwrap_or(u32::MAX)))
+            .collect();
+        mean(&all).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.0}"))
+    };
+    format!(
+        "| {} | {name} | {} | {} | {} | {} / {} |\n",
+        load.name(),
+        shown(ours.and_then(Spread::of).as_ref(), digits),
+        shown(theirs.and_then(Spread::of).as_ref(), digits),
+        ratios.and_then(|ratios| interval(&ratios)).unwrap_or_else(|| "-".to_owned()),
+        cached(Subject::Tollgate),
+        cached(Subject::LlamaServer),
+    )
+}
+
+/// `1.02 (0.98..1.06)`: the mean and its 95 % interval; the mean alone of fewer than two rounds.
+fn interval(ratios: &[f64]) -> Option<String> {
+    let middle = mean(ratios)?;
+    let count = f64::from(u32::try_from(ratios.len()).ok()?);
+    if ratios.len() < 2 {
+        return Some(format!("{middle:.3}"));
+    }
+    let squares: f64 = ratios.iter().map(|ratio| (ratio - middle).powi(2)).sum();
+    let t = T95.get(ratios.len() - 2).copied().unwrap_or(2.0);
+    let half = t * (squares / (count - 1.0)).sqrt() / count.sqrt();
+    Some(format!("{middle:.3} ({:.3}..{:.3})", middle - half, middle + half))
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    let count = f64::from(u32::try_from(values.len()).ok()?);
+    (count > 0.0).then(|| values.iter().sum::<f64>() / count)
+}
+
+fn tokens_per_s(answers: &[Answer]) -> Option<f64> {
+    let tokens: u64 = answers.iter().map(|answer| answer.output_tokens).sum();
+    let end = answers.iter().map(|answer| answer.end_ns).max()?;
+    let tokens = f64::from(u32::try_from(tokens).ok()?);
+    Some(tokens / Duration::from_nanos(end).as_secs_f64())
+}
+
+fn firsts(answer: &Answer) -> Vec<u64> {
+    vec![answer.first_ns]
+}
+
+fn gaps(answer: &Answer) -> Vec<u64> {
+    answer.gaps_ns.clone()
+}
+
+fn over(answers: &[Answer], pick: fn(&Answer) -> Vec<u64>, per_10_000: u16) -> Option<f64> {
+    let mut all: Vec<u64> = answers.iter().flat_map(pick).collect();
+    all.sort_unstable();
+    percentile(&all, per_10_000).map(|ns| Duration::from_nanos(ns).as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interval;
+
+    #[test]
+    fn the_interval_is_students_over_the_rounds() {
+        assert_eq!(interval(&[1.0, 1.0, 1.0]).as_deref(), Some("1.000 (1.000..1.000)"));
+        // Standard deviation 0.1 over 5 rounds: half = 2.78 x 0.1 / sqrt(5).
+        let told = interval(&[0.9, 0.9, 1.0, 1.1, 1.1]);
+        assert_eq!(told.as_deref(), Some("1.000 (0.876..1.124)"));
+        assert_eq!(interval(&[1.5]).as_deref(), Some("1.500"));
+        assert_eq!(interval(&[]), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! The two servers, started for the comparison with equal settings, and the ceiling's program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::EngineArgs;
+use super::super::http::Server;
+use super::Subject;
+use crate::child::Child;
+use crate::overhead::tollgate::{create_key, free_address, read_secret};
+
+/// Both, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Servers {
+    tollgate: Server,
+    llama_server: Server,
+    _children: [Child; 2],
+    _folder: tempfile::TempDir,
+}
+
+impl Servers {
+    /// Starts both. They stay up together, but only one is asked at a time.
+    pub(super) async fn start(
+        args: &EngineArgs,
+        llama_server: &Path,
+        threads: u32,
+    ) -> Result<Servers, String> {
+        let folder = tempfile::Builder::new().prefix("tollgate-bench-").tempdir();
+        let folder = folder.map_err(|e| format!("temporary folder: {e}"))?;
+        let (tollgate, ours) = tollgate(args, folder.path(), threads).await?;
+        let (llama_server, theirs) =
+            start_llama_server(args, llama_server, folder.path(), threads).await?;
+        Ok(Servers { tollgate, llama_server, _children: [ours, theirs], _folder: folder })
+    }
+
+    pub(super) fn of(&self, subject: Subject) -> &Server {
+        match subject {
+            Subject::Tollgate => &self.tollgate,
+            Subject::LlamaServer => &self.llama_server,
+        }
+    }
+}
+
+async fn tollgate(
+    args: &EngineArgs,
+    folder: &Path,
+    threads: u32,
+) -> Result<(Server, Child), String> {
+    let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let beside = || {
+        let own = std::env::current_exe().map_err(|e| format!("this program: {e}"))?;
+        Ok::<PathBuf, String>(own.with_file_name("tollgate"))
+    };
+    let binary = match &args.versus.tollgate {
+        Some(binary) => binary.clone(),
+        None => beside()?,
+    };
+    let file = fs::canonicalize(&args.file).map_err(|e| format!("{}: {e}", args.file.display()))?;
+    let address = free_address()?;
+    let (slots, context) = (args.slots, args.context_tokens);
+    let file = file.display();
+    let config = format!(
+        r#"[server]
+listen = "{address}"
+data_dir = "data"
+
+[policy]
+shipped = "edge-first"
+
+[routes.edge]
+kind = "local"
+file = "{file}"
+slots = {slots}
+context_tokens = {context}
+threads = {threads}
+usd_per_hour = "0.05"
+"#
+    );
+    let path = folder.join("tollgate.toml");
+    fs::write(&path, config).map_err(fault)?;
+    let mut command = Command::new(&binary);
+    command.arg("serve").arg("--config").arg(&path).current_dir(folder);
+    let mut child = Child::start(command, None, &folder.join("tollgate.log"))?;
+    child.ready(&format!("http://{address}/ready")).await?;
+    let admin_key = read_secret(&folder.join("data/admin.key"))?;
+    let key = create_key(address, &admin_key).await.map_err(|e| child.complain(&e))?;
+    let server = Server::at(&format!("http://{address}"), &key, "edge", &args.never_tokens)?;
+    Ok((server, child))
+}
+
+async fn start_llama_server(
+    args: &EngineArgs,
+    binary: &Path,
+    folder: &Path,
+    threads: u32,
+) -> Result<(Server, Child), String> {
+    let address = free_address()?;
+    let mut command = Command::new(binary);
+    command.arg("-m").arg(&args.file);
+    command.args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    command.args(["-np", &args.slots.to_string(), "-c", &args.context_tokens.to_string()]);
+    command.args(["-t", &threads.to_string(), "-tb", &threads.to_string(), "--jinja"]);
+    let mut child = Child::start(command, None, &folder.join("llama-server.log"))?;
+    child.ready(&format!("http://{address}/health")).await?;
+    let server = Server::at(&format!("http://{address}"), "none", "edge", &args.never_tokens)?;
+    Ok((server, child))
+}
+
+/// The table of llama-batched-bench at the streams asked for: decoding without HTTP.
+pub(super) fn ceiling(binary: &Path, args: &EngineArgs, threads: u32) -> Result<String, String> {
+    let streams: Vec<String> = args.streams.iter().map(u32::to_string).collect();
+    let mut command = Command::new(binary);
+    command.arg("-m").arg(&args.file);
+    command.args(["-c", &args.context_tokens.to_string(), "-t", &threads.to_string()]);
+    command.args(["-npp", &args.prompt_tokens.to_string()]);
+    command.args(["-ntg", &args.output_tokens.to_string(), "-npl", &streams.join(",")]);
+    let output = command.output().map_err(|e| format!("{}: {e}", binary.display()))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{} ended with {}: {words}", binary.display(), output.status));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+    Ok(rows.join("\n"))
+}

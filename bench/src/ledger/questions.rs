@@ -1,0 +1,83 @@
+//! What is asked of a full ledger, and how long the answers take.
+
+use std::time::Instant;
+
+use gateway::ledger::{Books, Filter, GroupBy, SummaryQuery};
+
+use super::{BEGIN_MS, Figure, LedgerArgs, memory, nanos};
+use crate::stats::Ladder;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Asks everything several times.
+pub(super) fn ask(books: &Books, args: &LedgerArgs) -> Result<Vec<Figure>, String> {
+    let mut figures = Vec::new();
+    let time = Filter::default;
+    let one_day = Filter {
+        from_unix_ms: Some(BEGIN_MS),
+        to_unix_ms: Some(BEGIN_MS + DAY_MS),
+        ..Filter::default()
+    };
+    let sums = |what: &str, target: &'static str, filter: Filter, by: GroupBy, exact: bool| {
+        let query = SummaryQuery {
+            filter,
+            group_by: vec![by],
+            exact: Some(exact),
+            ..SummaryQuery::default()
+        };
+        let mut said = String::new();
+        let mut taken = Vec::new();
+        for _ in 0..args.rounds.max(1) {
+            let began = Instant::now();
+            let summary = books.summary(&query).map_err(|error| error.to_string())?;
+            taken.push(nanos(began));
+            said = format!(
+                "{} requests in {} groups; {} entries read, {} spans from rollups; {}",
+                summary.total.requests,
+                summary.groups.len(),
+                summary.entries_read,
+                summary.spans_from_rollups,
+                memory()
+            );
+        }
+        Ok::<_, String>(Figure {
+            what: what.to_owned(),
+            target,
+            per_s: None,
+            ns: Ladder::of(&mut taken),
+            note: said,
+        })
+    };
+    let everything = format!("summary of {} entries by model, from rollups", args.entries);
+    figures.push(sums(&everything, "under 50 ms", time(), GroupBy::Model, false)?);
+    let by_user = Filter { user: Some("user-7".to_owned()), ..one_day.clone() };
+    let scan = "a day filtered by user, summed by model, from entries";
+    figures.push(sums(scan, "under 1 s", by_user, GroupBy::Model, false)?);
+    let scan = "a day summed by session, from entries";
+    figures.push(sums(scan, "", one_day.clone(), GroupBy::Session, false)?);
+    let scan = "a day summed by rule with exact percentiles, from entries";
+    figures.push(sums(scan, "", one_day, GroupBy::Rule, true)?);
+    figures.push(pages(books, args)?);
+    Ok(figures)
+}
+
+/// The newest requests of one session in the middle.
+fn pages(books: &Books, args: &LedgerArgs) -> Result<Figure, String> {
+    let session = format!("run-{}", args.entries / 24);
+    let filter = Filter { session: Some(session), ..Filter::default() };
+    let mut taken = Vec::new();
+    let mut found = 0;
+    for _ in 0..args.rounds.max(1) {
+        let began = Instant::now();
+        let page = books.requests(&filter, None, 100).map_err(|error| error.to_string())?;
+        taken.push(nanos(began));
+        found = page.entries.len();
+    }
+    Ok(Figure {
+        what: "the requests of one session".to_owned(),
+        target: "",
+        per_s: None,
+        ns: Ladder::of(&mut taken),
+        note: format!("{found} requests found; {}", memory()),
+    })
+}

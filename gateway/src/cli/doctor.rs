@@ -1,0 +1,208 @@
+//! `tollgate doctor`: is each route's provider there, does it take our key, and do our clocks agree?
+//! Says what is wrong and the next step. Nothing is generated and nothing is paid for: providers are
+//! asked for their list of models.
+//!
+//! **Invariant:** no key is ever shown, in no message and no error.
+
+use super::{
+    CliError, Common, link,
+    output::{self, Align, text},
+};
+use crate::{
+    clock::Clock,
+    config::{CloudConfig, Config, Environment, RouteSource},
+    providers::probe,
+};
+use policies::RoutePrice;
+use reqwest::{StatusCode, header};
+use serde_json::{Value, json};
+use std::{error::Error as _, time::Duration};
+
+/// Longest wait for one provider.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Largest difference of clocks that passes, in seconds: signed requests and dated prices bear it.
+const SKEW_MAX_S: i64 = 60;
+
+/// What was found about one route.
+struct Found {
+    route: String,
+    kind: String,
+    ok: bool,
+    found: String,
+    next: Option<String>,
+}
+
+/// Looks at every route.
+pub(crate) async fn run(common: &Common) -> Result<(), CliError> {
+    let config = match Config::load(&common.config, Environment::Needed, &Clock::system()) {
+        Ok(config) => config,
+        // A missing variable is worth a word and no reason to look at nothing.
+        Err(error) => {
+            output::note(format!("{error}"));
+            link::config(common)?
+        }
+    };
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(ANSWER_MAX)
+        .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| CliError::failed(error.to_string()))?;
+    let mut all = Vec::new();
+    for route in &config.routes {
+        let (kind, mut found) = match &route.source {
+            RouteSource::Local(local) => ("local", model_file(&local.file)),
+            RouteSource::Cloud(cloud) => (cloud.kind.name(), provider(&client, cloud).await),
+        };
+        let now_s = Clock::system().unix_ms() / 1000;
+        if found.ok && matches!(route.price.at(now_s), RoutePrice::Unknown) {
+            found.found.push_str("; its price is not known, so policies leave it out");
+            found.next = Some("give it a price: tollgate prices check".to_owned());
+        }
+        all.push(Found { route: route.id.to_string(), kind: kind.to_owned(), ..found });
+    }
+    report(common, &all)
+}
+
+fn report(common: &Common, all: &[Found]) -> Result<(), CliError> {
+    let view = |found: &Found| {
+        json!({
+            "route": found.route,
+            "kind": found.kind,
+            "ok": found.ok,
+            "found": found.found,
+            "next": found.next,
+        })
+    };
+    let rows: Vec<Value> = all.iter().map(view).collect();
+    if common.json {
+        output::json(&json!({ "object": "list", "data": rows }))?;
+    } else {
+        output::table(
+            &rows,
+            &[
+                ("ROUTE", Align::Left, &|row| text(row, "/route")),
+                ("KIND", Align::Left, &|row| text(row, "/kind")),
+                ("OK", Align::Left, &|row| text(row, "/ok")),
+                ("FOUND", Align::Left, &|row| text(row, "/found")),
+                ("NEXT", Align::Left, &|row| text(row, "/next")),
+            ],
+        )?;
+    }
+    let wrong = all.iter().filter(|found| !found.ok).count();
+    if wrong == 0 {
+        return Ok(());
+    }
+    Err(CliError::failed(format!("{wrong} of {} routes would not answer", all.len())))
+}
+
+fn good(found: impl Into<String>) -> Found {
+    let (route, kind) = (String::new(), String::new());
+    Found { route, kind, ok: true, found: found.into(), next: None }
+}
+
+fn bad(found: impl Into<String>, next: impl Into<String>) -> Found {
+    Found { ok: false, next: Some(next.into()), ..good(found) }
+}
+
+fn model_file(file: &std::path::Path) -> Found {
+    match std::fs::metadata(file) {
+        Ok(found) => good(format!("the model's file is there, {} MiB", found.len() >> 20)),
+        Err(error) => bad(
+            format!("{}: {error}", file.display()),
+            "put a GGUF file there, or correct `file` of the route",
+        ),
+    }
+}
+
+async fn provider(client: &reqwest::Client, cloud: &CloudConfig) -> Found {
+    let request = match probe(client, cloud) {
+        Ok(request) => request,
+        Err(why) => return bad(why, "correct the route in the configuration"),
+    };
+    let response = match client.execute(request).await {
+        Ok(response) => response,
+        Err(error) => return unreachable(&error.without_url(), cloud),
+    };
+    let skew = skew(response.headers().get(header::DATE), &Clock::system());
+    match response.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => bad(
+            format!("it does not take the key (status {})", response.status().as_u16()),
+            key_hint(cloud),
+        ),
+        StatusCode::BAD_REQUEST if cloud.kind.name() == "gemini" => {
+            bad("it does not take the key (status 400)", key_hint(cloud))
+        }
+        StatusCode::PAYMENT_REQUIRED => {
+            bad("the account has no credit left (status 402)", "top the account up")
+        }
+        status if status.is_server_error() => {
+            bad(format!("it fails (status {})", status.as_u16()), "look at its status page")
+        }
+        status => match skew {
+            Some(seconds) if seconds.abs() > SKEW_MAX_S => bad(
+                format!("it answers, and its clock is {seconds} s from this machine's"),
+                "set this machine's clock: systemctl status systemd-timesyncd, or chronyc tracking",
+            ),
+            // Some servers have no list of models: that they answer is what was asked.
+            _ if status == StatusCode::NOT_FOUND => good("it answers, and lists no models"),
+            _ => good("it answers and takes the key"),
+        },
+    }
+}
+
+fn key_hint(cloud: &CloudConfig) -> String {
+    match cloud.kind.key_env() {
+        Some(name) if cloud.api_key.is_none() => format!("set {name}, or `api_key` of the route"),
+        Some(name) => format!("look at {name}, or `api_key` of the route"),
+        None => "set `api_key` of the route".to_owned(),
+    }
+}
+
+/// No answer: which step failed.
+fn unreachable(error: &reqwest::Error, cloud: &CloudConfig) -> Found {
+    let mut chain = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        chain.push_str(": ");
+        chain.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    let lower = chain.to_ascii_lowercase();
+    let next = if lower.contains("certificate") || lower.contains("tls") {
+        "its certificate is not trusted here: look at the address, or at what stands between"
+    } else if lower.contains("dns") || lower.contains("resolve") || lower.contains("lookup") {
+        "its name is not found: look at `base_url` and at this machine's DNS"
+    } else if error.is_timeout() {
+        "it does not answer in time: look at the network and the firewall"
+    } else if cloud.base_url.contains("127.0.0.1") || cloud.base_url.contains("localhost") {
+        "nothing listens there: start the server, or correct `base_url`"
+    } else {
+        "look at `base_url`, the network and the firewall"
+    };
+    bad(format!("no connection: {chain}"), next)
+}
+
+/// How many seconds the provider's clock is ahead of ours.
+fn skew(date: Option<&header::HeaderValue>, clock: &Clock) -> Option<i64> {
+    let theirs = jiff::fmt::rfc2822::parse(date?.to_str().ok()?).ok()?.timestamp().as_second();
+    Some(theirs - i64::try_from(clock.unix_ms() / 1000).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clock, skew};
+    use reqwest::header::HeaderValue;
+
+    #[test]
+    fn the_clocks_are_compared_by_the_date_of_the_answer() {
+        let (clock, _hand) = Clock::standing(1_795_305_600_000);
+        let at = |date| skew(Some(&HeaderValue::from_static(date)), &clock);
+        assert_eq!(at("Sun, 22 Nov 2026 00:00:00 GMT"), Some(0));
+        assert_eq!(at("Sun, 22 Nov 2026 00:02:00 GMT"), Some(120));
+        assert_eq!(at("Sat, 21 Nov 2026 23:59:00 GMT"), Some(-60));
+        assert_eq!(at("yesterday"), None);
+        assert_eq!(skew(None, &clock), None);
+    }
+}

@@ -1,0 +1,165 @@
+//! `tollgate team`, `user` and `budget`: set up, list, change, disable.
+
+use super::{
+    CliError, Common, keys,
+    ledger::escaped,
+    link::{Link, Missing},
+    output::{self, Align, rows, text},
+};
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+
+/// Teams or users.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Set one up
+    Create(CreateArgs),
+    /// List all
+    List,
+    /// Show one
+    Show(NameArgs),
+    /// Disable it: none of its keys works until it is enabled
+    Disable(NameArgs),
+    /// Enable it again
+    Enable(NameArgs),
+}
+
+/// A name.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Its name
+    pub(crate) name: String,
+}
+
+/// What a new one may do.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name, as keys name it
+    pub(crate) name: String,
+    /// The team of a user
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// Requests per minute of all its keys together
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens per minute of all its keys together
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Requests in flight of all its keys together
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<u32>,
+    /// A budget, as for `key create`; may be given once for each window
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = keys::budget)]
+    pub(crate) budgets: Vec<Value>,
+    /// A budget of each session of its keys
+    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = keys::budget)]
+    pub(crate) session_budgets: Vec<Value>,
+}
+
+/// Budgets one by one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetCommand {
+    /// Show every budget: limit, spent, reserved, left
+    List,
+    /// Set a budget on global, team:NAME, user:NAME, tag:NAME or a key's id
+    Set(SetArgs),
+    /// Remove a budget
+    Remove(IdArgs),
+}
+
+/// A budget's id.
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// Its id, such as team:red/month
+    pub(crate) id: String,
+}
+
+/// A budget to set.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Whose: global, team:NAME, user:NAME, tag:NAME or a key's id
+    pub(crate) scope: String,
+    /// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft]`, such as rolling:24h=5.00
+    #[arg(value_parser = keys::budget)]
+    pub(crate) budget: Value,
+    /// Of each session below the scope
+    #[arg(long)]
+    pub(crate) of_sessions: bool,
+}
+
+/// Runs a team or user command; `kind` is `teams` or `users`.
+pub(crate) async fn run(
+    common: &Common,
+    kind: &str,
+    command: GroupCommand,
+) -> Result<(), CliError> {
+    let link = Link::open(common, Missing::Refuse).await?;
+    let path = |name: &str| format!("/{kind}/{}", escaped(name));
+    let shown = match command {
+        GroupCommand::List => {
+            let groups = link.get(&format!("/{kind}")).await?;
+            return list(common, &groups);
+        }
+        GroupCommand::Create(args) => {
+            let body = json!({
+                "name": args.name,
+                "team": args.team,
+                "limits": {
+                    "requests_per_minute": args.requests_per_minute,
+                    "tokens_per_minute": args.tokens_per_minute,
+                    "concurrency": args.concurrency,
+                },
+                "budgets": args.budgets,
+                "session_budgets": args.session_budgets,
+            });
+            link.ask(Method::POST, &format!("/{kind}"), Some(&body)).await?
+        }
+        GroupCommand::Show(args) => link.get(&path(&args.name)).await?,
+        GroupCommand::Disable(args) => {
+            let body = json!({ "disabled": true });
+            link.ask(Method::PATCH, &path(&args.name), Some(&body)).await?
+        }
+        GroupCommand::Enable(args) => {
+            let body = json!({ "disabled": false });
+            link.ask(Method::PATCH, &path(&args.name), Some(&body)).await?
+        }
+    };
+    list(common, &json!({ "data": [shown] }))
+}
+
+fn list(common: &Common, groups: &Value) -> Result<(), CliError> {
+    if common.json {
+        return output::json(groups);
+    }
+    output::table(
+        rows(groups),
+        &[
+            ("NAME", Align::Left, &|row| text(row, "/name")),
+            ("TEAM", Align::Left, &|row| text(row, "/team")),
+            ("STATE", Align::Left, &|row| text(row, "/state")),
+            ("KEYS", Align::Right, &|row| text(row, "/keys")),
+            ("LIMITS", Align::Left, &keys::limits),
+            ("BUDGETS", Align::Left, &keys::budgets),
+        ],
+    )
+}
+
+/// Runs a budget command.
+pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<(), CliError> {
+    let (method, path, body) = match command {
+        BudgetCommand::List => return super::ledger::budgets(common).await,
+        BudgetCommand::Set(args) => {
+            let mut body = args.budget;
+            body["scope"] = json!(args.scope);
+            body["of_sessions"] = json!(args.of_sessions);
+            (Method::POST, "/budgets".to_owned(), Some(body))
+        }
+        BudgetCommand::Remove(args) => {
+            (Method::DELETE, format!("/budgets/{}", escaped(&args.id)), None)
+        }
+    };
+    let link = Link::open(common, Missing::Refuse).await?;
+    let done = link.ask(method, &path, body.as_ref()).await?;
+    if common.json { output::json(&done) } else { output::say(text(&done, "/id")) }
+}

@@ -1,0 +1,103 @@
+//! What the configuration says about keeping answers: the cache, off unless it is switched on, and
+//! the answers of requests that carry an `Idempotency-Key`.
+
+use serde::Deserialize;
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
+
+/// How answers are kept for like requests.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheConfig {
+    /// For which requests.
+    pub mode: CacheMode,
+    /// How long an answer is kept.
+    pub ttl: Duration,
+    /// Bytes of all kept answers.
+    pub bytes_max: u64,
+    /// Bytes of one answer that is kept.
+    pub answer_bytes_max: usize,
+}
+
+/// Which requests the cache is for. A request that says `x-tollgate-cache: on` or `off` decides for
+/// itself, unless the cache is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheMode {
+    /// For none: nothing is kept.
+    #[default]
+    Off,
+    /// For those that ask for it.
+    Asked,
+    /// For those with temperature 0 too.
+    TemperatureZero,
+    /// For all.
+    All,
+}
+
+/// How answers are kept for a repeated `Idempotency-Key`.
+#[derive(Clone, Copy, Debug)]
+pub struct IdempotencyConfig {
+    /// How long a key is remembered.
+    pub ttl: Duration,
+    /// Bytes of all answers remembered; 0 refuses such keys.
+    pub bytes_max: u64,
+}
+
+/// `[cache]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cache {
+    mode: CacheMode,
+    ttl_s: NonZeroU64,
+    memory_mib: NonZeroU32,
+    answer_kib_max: NonZeroU32,
+}
+
+/// `[idempotency]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Idempotency {
+    ttl_s: NonZeroU64,
+    memory_mib: u32,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            mode: CacheMode::Off,
+            ttl_s: super::survive::nonzero64(300),
+            memory_mib: super::survive::nonzero32(64),
+            answer_kib_max: super::survive::nonzero32(1024),
+        }
+    }
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self { ttl_s: super::survive::nonzero64(3600), memory_mib: 32 }
+    }
+}
+
+impl Cache {
+    pub(super) fn checked(self) -> CacheConfig {
+        CacheConfig {
+            mode: self.mode,
+            ttl: Duration::from_secs(self.ttl_s.get()),
+            bytes_max: u64::from(self.memory_mib.get()) << 20,
+            answer_bytes_max: usize::try_from(self.answer_kib_max.get())
+                .unwrap_or(usize::MAX)
+                .saturating_mul(1024),
+        }
+    }
+}
+
+impl Idempotency {
+    pub(super) fn checked(self) -> IdempotencyConfig {
+        IdempotencyConfig {
+            ttl: Duration::from_secs(self.ttl_s.get()),
+            bytes_max: u64::from(self.memory_mib) << 20,
+        }
+    }
+}

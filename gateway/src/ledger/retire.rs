@@ -1,0 +1,123 @@
+//! Dropping what is older than the operator wants to keep.
+//!
+//! **Invariants:** whole sealed segments go, from the oldest on; what they added up to (balances,
+//! keys, policies in force, rollups, open reservations) is durable in a base before they go, so that
+//! neither a budget nor a sum of a day forgets; a segment with a reservation that is still open
+//! stays. Entries that are gone are gone: export them first.
+
+use super::{
+    books::Books,
+    checkpoint,
+    derived::Derived,
+    query::{Reader, unreadable},
+};
+use crate::store::{
+    BooksError,
+    base::Base,
+    catalogue::{Segment, Snapshot},
+    codec,
+    index::IndexError,
+};
+use serde::Serialize;
+use std::{io, path::Path};
+
+/// What was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Retired {
+    /// Segments.
+    pub segments: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Number of the first event that is kept.
+    pub first_seq: u64,
+}
+
+impl Books {
+    /// Drops the segments whose last event was committed before `before_ms`. Blocking; reads what
+    /// it drops.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`]: nothing was dropped then.
+    pub fn retire(&self, before_ms: u64) -> Result<Retired, BooksError> {
+        let reader = self.reader();
+        let dir = self.0.dir.join("journal");
+        let (oldest_open, note) = {
+            let derived = self.0.keeper.derived();
+            let open = derived.open.values().flat_map(|open| &open.attempts);
+            let oldest = open.map(|open| open.reserved_seq).min().unwrap_or(u64::MAX);
+            (oldest, derived.policies.last().cloned())
+        };
+        let old = old_segments(&reader.snapshot, before_ms, oldest_open);
+        let Some(last) = old.last() else { return Ok(Retired::default()) };
+        let cut = last.next_seq();
+        // The text of the policy in force is looked up in the journal: it must not go.
+        if let Some(note) = note.filter(|note| note.seq < cut)
+            && let Some(source) = reader.policy_source(&note.version)?
+        {
+            self.put_policy(&note.name, &note.version, &source).blocking()?;
+        }
+        let fault = |error: &dyn std::fmt::Display| unreadable(&dir, error);
+        let base = base_until(&reader, &dir, cut)?;
+        base.save(&dir, cut).map_err(|error| fault(&error))?;
+        let retired = Retired {
+            segments: old.len() as u64,
+            entries: old.iter().map(entries_of).sum(),
+            first_seq: cut,
+        };
+        self.0.catalogue.drop_until(cut);
+        remove(&old).and_then(|()| Base::forget_old(&dir)).map_err(|error| fault(&error))?;
+        Ok(retired)
+    }
+}
+
+/// The sealed segments at the beginning that are old enough.
+fn old_segments(snapshot: &Snapshot, before_ms: u64, oldest_open: u64) -> Vec<Segment> {
+    let old = |segment: &&Segment| {
+        matches!(segment, Segment::Sealed(_))
+            && segment.last_ms() < before_ms
+            && segment.next_seq() <= oldest_open
+    };
+    snapshot.segments.iter().take_while(old).cloned().collect()
+}
+
+fn entries_of(segment: &Segment) -> u64 {
+    match segment {
+        Segment::Sealed(sealed) => sealed.footer.entries,
+        Segment::Plain(_) => 0,
+    }
+}
+
+fn remove(segments: &[Segment]) -> io::Result<()> {
+    segments.iter().try_for_each(|segment| std::fs::remove_file(segment.path()))
+}
+
+/// The state after every event below `cut`.
+fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError> {
+    let fault = |error: &dyn std::fmt::Display| unreadable(dir, error);
+    let (base, mut derived) = begin(dir).map_err(|error| fault(&error))?;
+    let keep =
+        |derived: &mut Derived| checkpoint::save(&base, derived).map_err(|error| fault(&error));
+    let blocks = reader.snapshot.blocks();
+    for block in blocks.iter().filter(|block| block.seq < cut) {
+        reader.records(block, &mut |record| {
+            let head = record.head;
+            if head.seq >= derived.next_seq && head.seq < cut {
+                let event = codec::decode(head.kind, head.version, record.payload)?;
+                derived.apply(head.seq, head.unix_ms, event.into());
+            }
+            Ok(())
+        })?;
+        keep(&mut derived)?;
+    }
+    keep(&mut derived)?;
+    Ok(base)
+}
+
+/// The base that there is, and the state that it holds; both new where nothing was dropped yet.
+pub(super) fn begin(dir: &Path) -> Result<(Base, Derived), IndexError> {
+    let Some((_, base)) = Base::newest(dir)? else { return Ok((Base::default(), Derived::new())) };
+    match checkpoint::load(&base)? {
+        Some(derived) => Ok((base, derived)),
+        None => Err(IndexError::Value),
+    }
+}

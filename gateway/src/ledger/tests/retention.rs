@@ -1,0 +1,116 @@
+//! What is older than it is to be kept goes, and nothing that it added up to is forgotten.
+
+use super::harness::{House, NOON, ask, key, money, request, used};
+use crate::{
+    caller::Window,
+    ledger::{Books, Filter, GroupBy, SummaryQuery},
+    store::base::Base,
+};
+use policies::{PolicyName, PolicyVersion};
+use std::{fs, sync::Arc};
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Four days with ten requests each, five to a segment, all full ones sealed.
+fn four_days() -> (House, Books) {
+    let house = House::new().with(|config| config.segment_entries_max = 5);
+    let books = house.open();
+    books.put_key(key("key_a", vec![money(Window::Total, "100")])).blocking().unwrap();
+    let version = PolicyVersion(Arc::from("v1"));
+    books.put_policy(&PolicyName(Arc::from("mine")), &version, "text").blocking().unwrap();
+    for day in 0..4 {
+        for at in 0..10 {
+            house.hand.set(NOON + day * DAY_MS + at * 1_000);
+            request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+        }
+    }
+    crate::ledger::keeper::seal_all(&books.0.catalogue, &false.into()).unwrap();
+    (house, books)
+}
+
+fn requests(books: &Books) -> usize {
+    books.requests(&Filter::default(), None, 1_000).unwrap().entries.len()
+}
+
+#[test]
+fn old_days_go_and_balances_keys_policies_and_sums_stay() {
+    let (house, books) = four_days();
+    let spent = books.budgets()[0].money.unwrap().spent;
+    let retired = books.retire(NOON + 2 * DAY_MS).unwrap();
+    assert_eq!((retired.segments, retired.entries), (4, 20));
+    assert_eq!(requests(&books), 20);
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    books.close();
+    drop(books);
+
+    // The index is thrown away: what was dropped now stands in the base alone.
+    fs::remove_dir_all(house.data().join("index")).unwrap();
+    let books = house.open();
+    assert_eq!(books.budgets()[0].money.unwrap().spent, spent);
+    assert_eq!(books.keys().len(), 1);
+    let version = PolicyVersion(Arc::from("v1"));
+    assert_eq!(books.policy_source(&version).unwrap().as_deref(), Some("text"));
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    let all = SummaryQuery {
+        filter: Filter { from_unix_ms: Some(NOON - NOON % DAY_MS), ..Filter::default() },
+        group_by: vec![GroupBy::Day],
+        exact: Some(false),
+        ..SummaryQuery::default()
+    };
+    let days = books.summary(&all).unwrap();
+    // Their entries are gone, their sums are not.
+    assert_eq!((days.total.requests, days.groups.len()), (40, 4));
+}
+
+#[test]
+fn a_second_time_goes_on_from_the_first() {
+    let (house, books) = four_days();
+    let spent = books.budgets()[0].money.unwrap().spent;
+    books.retire(NOON + DAY_MS).unwrap();
+    assert_eq!(books.retire(NOON + DAY_MS).unwrap().segments, 0);
+    books.retire(NOON + 3 * DAY_MS).unwrap();
+    books.close();
+    drop(books);
+    fs::remove_dir_all(house.data().join("index")).unwrap();
+    let books = house.open();
+    assert_eq!((requests(&books), books.budgets()[0].money.unwrap().spent), (10, spent));
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+}
+
+#[test]
+fn a_crash_between_the_base_and_the_deletion_loses_and_doubles_nothing() {
+    let (house, books) = four_days();
+    let after = house.crashed();
+    let spent = books.budgets()[0].money.unwrap().spent;
+    books.retire(NOON + 2 * DAY_MS).unwrap();
+    // The base is there, the segments are too.
+    for item in fs::read_dir(house.journal()).unwrap() {
+        let path = item.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "base") {
+            fs::copy(&path, after.journal().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    fs::remove_dir_all(after.data().join("index")).unwrap();
+    let books = after.open();
+    assert_eq!(books.budgets()[0].money.unwrap().spent, spent);
+    assert_eq!(requests(&books), 40);
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+}
+
+#[test]
+fn a_first_segment_that_is_gone_without_a_base_is_an_error() {
+    let (house, books) = four_days();
+    books.close();
+    drop(books);
+    let mut files: Vec<_> = fs::read_dir(house.journal())
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "sealed"))
+        .collect();
+    files.sort();
+    fs::remove_file(&files[0]).unwrap();
+    assert_eq!(Base::begins(&house.journal()).unwrap(), 1);
+    let error = house.try_open().unwrap_err().to_string();
+    assert!(error.contains("gap: event 1"), "{error}");
+}

@@ -1,0 +1,10 @@
+//! Anthropic's Messages API as a provider speaks it.
+
+mod request;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub(crate) use request::body;
+pub(crate) use stream::{Stream, whole};

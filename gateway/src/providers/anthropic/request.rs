@@ -1,0 +1,318 @@
+//! A chat request as Anthropic's Messages API takes it.
+//!
+//! **Invariants:** the output cap is always there; results of tools stand together in the one
+//! message that follows their calls; a client's own Messages body goes out as it is, but for the
+//! model's name, the cap and the stream.
+
+use crate::{
+    providers::conversation::{Choice, Content, Conversation, Message, Piece, empty_object, given},
+    wire::{BadRequest, ChatRequest, json},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    max_tokens: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    system: Vec<Value>,
+    messages: Vec<Turn>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<ToolWritten<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stop_sequences: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
+    stream: bool,
+}
+
+#[derive(Serialize)]
+struct Turn {
+    role: &'static str,
+    content: Vec<Block>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Block {
+    Plain(Value),
+    Use {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        id: String,
+        name: String,
+        input: Box<RawValue>,
+    },
+    Raw(Box<RawValue>),
+}
+
+#[derive(Serialize)]
+struct ToolWritten<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    input_schema: Box<RawValue>,
+}
+
+#[derive(Default, Serialize)]
+struct OutputConfig<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    schema: &'a RawValue,
+}
+
+/// The body for Anthropic: `model` is its name there; the answer is capped at `output_cap`.
+///
+/// # Errors
+/// [`BadRequest`] naming what Anthropic has no counterpart for.
+pub(crate) fn body(
+    request: &ChatRequest,
+    model: &str,
+    output_cap: u64,
+) -> Result<Bytes, BadRequest> {
+    if let Some(own) = verbatim(request, model, output_cap)? {
+        return Ok(own);
+    }
+    if request.choices > 1 {
+        return Err(BadRequest::unsupported("n", "Anthropic answers with one choice"));
+    }
+    let read = Conversation::of(request)?;
+    read.refuse_sampling_extras("Anthropic")?;
+    let (system, messages) = turns(&read.messages)?;
+    let functions = read.functions();
+    let tools = functions.map(|function| ToolWritten {
+        name: &function.name,
+        description: function.description.as_deref(),
+        input_schema: given(function.parameters).map_or_else(object_schema, |raw| raw.to_owned()),
+    });
+    let (thinking, effort) = reasoning(&read, model, output_cap);
+    let format = format(&read)?;
+    let output_config =
+        (format.is_some() || effort.is_some()).then_some(OutputConfig { format, effort });
+    let body = Body {
+        model,
+        max_tokens: output_cap,
+        system,
+        messages,
+        tools: tools.collect(),
+        tool_choice: tool_choice(&read)?,
+        stop_sequences: read.stops(),
+        temperature: given(read.temperature),
+        top_p: given(read.top_p),
+        top_k: given(read.top_k),
+        metadata: read.user.as_ref().map(|user| json!({ "user_id": user })),
+        thinking,
+        output_config,
+        service_tier: None,
+        stream: request.stream,
+    };
+    Ok(serde_json::to_vec(&body)?.into())
+}
+
+/// The client's own body where it is one of Messages.
+fn verbatim(
+    request: &ChatRequest,
+    model: &str,
+    output_cap: u64,
+) -> Result<Option<Bytes>, BadRequest> {
+    if request.endpoint != crate::ledger::Endpoint::Messages {
+        return Ok(None);
+    }
+    let Some(own) = &request.outer_body else { return Ok(None) };
+    let text =
+        std::str::from_utf8(own).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
+    let mut out = format!(
+        "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{}",
+        serde_json::to_string(model)?,
+        request.stream
+    );
+    json::members::<BadRequest>(text.trim(), |key, member| {
+        if !matches!(key, "model" | "max_tokens" | "stream") {
+            out.push(',');
+            out.push_str(&serde_json::to_string(key)?);
+            out.push(':');
+            out.push_str(member.raw);
+        }
+        Ok(())
+    })?;
+    out.push('}');
+    Ok(Some(out.into()))
+}
+
+fn object_schema() -> Box<RawValue> {
+    serde_json::value::to_raw_value(&json!({ "type": "object", "properties": {} }))
+        .unwrap_or_else(|_| empty_object())
+}
+
+/// The system's blocks and the turns.
+fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest> {
+    let mut system = Vec::new();
+    let mut turns: Vec<Turn> = Vec::new();
+    for message in messages {
+        let (role, content) = match message.role.as_ref() {
+            "system" | "developer" => {
+                system.extend(blocks(message.content.as_ref())?);
+                continue;
+            }
+            "assistant" => ("assistant", answered(message)?),
+            "tool" => ("user", vec![result(message)?]),
+            _ => {
+                let blocks = blocks(message.content.as_ref())?;
+                ("user", blocks.into_iter().map(Block::Plain).collect())
+            }
+        };
+        if content.is_empty() {
+            continue;
+        }
+        match turns.last_mut() {
+            Some(last) if last.role == role => last.content.extend(content),
+            _ => turns.push(Turn { role, content }),
+        }
+    }
+    Ok((system, turns))
+}
+
+fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
+    let thinking = message.thinking_blocks.iter().flatten();
+    let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
+    content.extend(blocks(message.content.as_ref())?.into_iter().map(Block::Plain));
+    for call in message.tool_calls.iter().flatten() {
+        content.push(Block::Use {
+            kind: "tool_use",
+            id: call.id.to_string(),
+            name: call.function.name.to_string(),
+            input: call.function.arguments(),
+        });
+    }
+    Ok(content)
+}
+
+fn result(message: &Message<'_>) -> Result<Block, BadRequest> {
+    let content = blocks(message.content.as_ref())?;
+    let id = message.tool_call_id.as_deref().unwrap_or_default();
+    Ok(Block::Plain(json!({ "type": "tool_result", "tool_use_id": id, "content": content })))
+}
+
+/// A content's blocks; empty texts, which Anthropic refuses, are left out.
+fn blocks(content: Option<&Content<'_>>) -> Result<Vec<Value>, BadRequest> {
+    let mut blocks = Vec::new();
+    match content {
+        None => {}
+        Some(Content::Text(text)) if text.is_empty() => {}
+        Some(Content::Text(text)) => blocks.push(json!({ "type": "text", "text": text })),
+        Some(Content::Parts(parts)) => {
+            for part in parts {
+                let mut block = match part.piece()? {
+                    Piece::Text("") => continue,
+                    Piece::Text(text) => json!({ "type": "text", "text": text }),
+                    Piece::Inline { media, data } => json!({
+                        "type": "image",
+                        "source": { "type": "base64", "media_type": media, "data": data },
+                    }),
+                    Piece::Address(url) => {
+                        json!({ "type": "image", "source": { "type": "url", "url": url } })
+                    }
+                };
+                if let Some(mark) = &part.cache_control {
+                    block["cache_control"] = mark.clone();
+                }
+                blocks.push(block);
+            }
+        }
+    }
+    Ok(blocks)
+}
+
+fn tool_choice(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {
+    let choice = read.choice()?;
+    let one = read.parallel_tool_calls == Some(false) && read.tools.is_some();
+    let mut written = match choice {
+        None if one => json!({ "type": "auto" }),
+        None => return Ok(None),
+        Some(Choice::Auto) => json!({ "type": "auto" }),
+        Some(Choice::None) => return Ok(Some(json!({ "type": "none" }))),
+        Some(Choice::Required) => json!({ "type": "any" }),
+        Some(Choice::Named(name)) => json!({ "type": "tool", "name": name }),
+    };
+    if one {
+        written["disable_parallel_tool_use"] = json!(true);
+    }
+    Ok(Some(written))
+}
+
+fn format<'a>(read: &Conversation<'a>) -> Result<Option<Format<'a>>, BadRequest> {
+    let Some(format) = &read.response_format else { return Ok(None) };
+    match (format.kind.as_ref(), &format.json_schema) {
+        ("text", _) => Ok(None),
+        ("json_schema", Some(schema)) if schema.schema.is_some() => {
+            Ok(schema.schema.map(|schema| Format { kind: "json_schema", schema }))
+        }
+        (kind, _) => Err(BadRequest::unsupported(
+            "response_format",
+            format!("Anthropic has no answer format `{kind}`: give a `json_schema`"),
+        )),
+    }
+}
+
+/// Smallest thinking budget that Anthropic takes, in tokens.
+const THINKING_MIN: u64 = 1024;
+
+/// How hard to think: the client's own `thinking`, or its `reasoning_effort` as an effort where the
+/// model knows one and as a budget of tokens below the cap where it does not.
+fn reasoning<'a>(
+    read: &'a Conversation<'_>,
+    model: &str,
+    output_cap: u64,
+) -> (Option<Value>, Option<&'a str>) {
+    if let Some(own) = given(read.thinking) {
+        return (serde_json::from_str(own.get()).ok(), None);
+    }
+    let effort = match read.reasoning_effort.as_deref() {
+        None | Some("none" | "minimal") => return (None, None),
+        Some(effort) => effort,
+    };
+    if knows_effort(model) {
+        return (Some(json!({ "type": "adaptive" })), Some(effort));
+    }
+    let budget = match effort {
+        "low" => THINKING_MIN,
+        "medium" => 2 * THINKING_MIN,
+        _ => 4 * THINKING_MIN,
+    };
+    let budget = budget.min(output_cap.saturating_sub(1));
+    let thinks = budget >= THINKING_MIN;
+    (thinks.then(|| json!({ "type": "enabled", "budget_tokens": budget })), None)
+}
+
+/// Models before 4.6 take a budget, later ones an effort.
+fn knows_effort(model: &str) -> bool {
+    let old = ["claude-2", "claude-3", "claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-2025"];
+    let older =
+        ["claude-sonnet-4-0", "claude-sonnet-4-2025", "claude-opus-4-5", "claude-sonnet-4-5"];
+    let last = ["claude-haiku-4-5", "claude-v1"];
+    !old.iter().chain(&older).chain(&last).any(|start| model.starts_with(start))
+}

@@ -1,0 +1,295 @@
+//! Anthropic's published examples and the faults that peers had, in and out.
+
+use super::{Stream, body, whole};
+use crate::{
+    providers::Read,
+    wire::{DeltaKind, Event, FinishReason, read_chat},
+};
+use bytes::Bytes;
+use http::HeaderMap;
+use policies::{Usage, UsageSource};
+use serde_json::{Value, json};
+
+fn sent_to(model: &str, request: &Value) -> Value {
+    let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
+    serde_json::from_slice(&body(&request, model, request.output_cap).unwrap()).unwrap()
+}
+
+fn sent(request: &Value) -> Value {
+    sent_to("claude-sonnet-4-5", request)
+}
+
+fn refused(request: &Value) -> Option<String> {
+    let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
+    body(&request, "claude-sonnet-4-5", 500).unwrap_err().param
+}
+
+#[test]
+fn a_conversation_with_tools_becomes_turns_of_blocks() {
+    let written = sent(&json!({
+        "model": "auto", "stream": true, "max_tokens": 300, "stop": "END", "temperature": 0.5,
+        "user": "u1", "seed": 7,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [
+                {"type": "text", "text": "What is this?", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            ]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{\"at\":1.50}"}},
+                {"id": "b", "type": "function", "function": {"name": "wait", "arguments": ""}},
+            ]},
+            {"role": "tool", "tool_call_id": "a", "content": "a cat"},
+            {"role": "tool", "tool_call_id": "b", "content": "done"},
+            {"role": "user", "content": "And now?"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "description": "Looks.",
+            "parameters": {"type": "object", "properties": {"z": {}, "a": {}}}}}],
+        "tool_choice": "required", "parallel_tool_calls": false,
+    }));
+    assert_eq!(
+        written,
+        json!({
+            "model": "claude-sonnet-4-5", "max_tokens": 300, "stream": true, "temperature": 0.5,
+            "stop_sequences": ["END"], "metadata": {"user_id": "u1"},
+            "system": [{"type": "text", "text": "Be brief."}],
+            "messages": [
+                {"role": "user", "content": [
+                    {"type": "text", "text": "What is this?", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                ]},
+                {"role": "assistant", "content": [
+                    {"type": "tool_use", "id": "a", "name": "look", "input": {"at": 1.50}},
+                    {"type": "tool_use", "id": "b", "name": "wait", "input": {}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "a cat"}]},
+                    {"type": "tool_result", "tool_use_id": "b", "content": [{"type": "text", "text": "done"}]},
+                    {"type": "text", "text": "And now?"},
+                ]},
+            ],
+            "tools": [{"name": "look", "description": "Looks.",
+                "input_schema": {"type": "object", "properties": {"z": {}, "a": {}}}}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+        })
+    );
+}
+
+#[test]
+fn structured_output_and_effort_are_said_in_anthropics_words() {
+    let hi = json!([{"role": "user", "content": "Hi"}]);
+    let written = sent(&json!({"model": "auto", "messages": hi, "response_format": {
+        "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}}));
+    let format = json!({"type": "json_schema", "schema": {"type": "object"}});
+    assert_eq!(written["output_config"]["format"], format);
+    let effort =
+        json!({"model": "auto", "messages": hi, "reasoning_effort": "medium", "max_tokens": 9000});
+    assert_eq!(sent(&effort)["thinking"], json!({"type": "enabled", "budget_tokens": 2048}));
+    let new = sent_to("claude-opus-5-5", &effort);
+    assert_eq!(new["output_config"], json!({"effort": "medium"}));
+    assert_eq!(new["thinking"], json!({"type": "adaptive"}));
+    let short =
+        json!({"model": "auto", "messages": hi, "reasoning_effort": "high", "max_tokens": 900});
+    assert_eq!(sent(&short).get("thinking"), None, "no room below the cap");
+}
+
+#[test]
+fn what_has_no_counterpart_is_refused_by_name() {
+    let with = |name: &str, value: Value| {
+        let mut request = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}]});
+        request[name] = value;
+        refused(&request)
+    };
+    for (name, value) in [
+        ("n", json!(2)),
+        ("logprobs", json!(true)),
+        ("frequency_penalty", json!(0.5)),
+        ("logit_bias", json!({"1": 1})),
+        ("response_format", json!({"type": "json_object"})),
+        ("functions", json!([{"name": "f"}])),
+    ] {
+        assert_eq!(with(name, value).as_deref(), Some(name));
+    }
+    let harmless = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}],
+        "n": 1, "logprobs": false, "frequency_penalty": 0, "logit_bias": {}, "store": true});
+    assert_eq!(sent(&harmless)["max_tokens"], json!(500), "the cap is always sent");
+}
+
+/// The events of a stream, and whether it ended.
+fn read(frames: &[Value]) -> (Vec<Event>, bool) {
+    let mut stream = Stream::new(11);
+    let mut all = Vec::new();
+    for frame in frames {
+        match stream.read(frame.to_string().as_bytes()).unwrap() {
+            Read::Events(events) => all.extend(events),
+            Read::Last { events, .. } => {
+                all.extend(events);
+                return (all, true);
+            }
+            Read::Failed => return (all, false),
+        }
+    }
+    (all, false)
+}
+
+fn kinds(events: &[Event]) -> Vec<DeltaKind> {
+    let deltas = events.iter().filter_map(|event| match event {
+        Event::Delta(delta) => Some(delta.kind.clone()),
+        _ => None,
+    });
+    deltas.collect()
+}
+
+fn end(events: &[Event]) -> (Usage, UsageSource) {
+    match events.last() {
+        Some(Event::End { usage, source, .. }) => (*usage, *source),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn start(usage: &Value) -> Value {
+    json!({"type": "message_start", "message": {"id": "msg_1", "type": "message", "content": [], "usage": usage}})
+}
+
+fn delta(delta: &Value) -> Value {
+    json!({"type": "content_block_delta", "index": 0, "delta": delta})
+}
+
+fn stop(reason: &str, usage: &Value) -> [Value; 2] {
+    let delta = json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null}, "usage": usage});
+    [delta, json!({"type": "message_stop"})]
+}
+
+#[test]
+fn a_stream_of_thinking_text_and_calls_becomes_deltas() {
+    let [last, end_frame] = stop("tool_use", &json!({"output_tokens": 89}));
+    let (events, whole) = read(&[
+        start(&json!({"input_tokens": 472, "output_tokens": 2})),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
+        json!({"type": "ping"}),
+        delta(&json!({"type": "thinking_delta", "thinking": "Hm."})),
+        delta(&json!({"type": "signature_delta", "signature": "EqQB"})),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}),
+        delta(&json!({"type": "text_delta", "text": "Okay"})),
+        json!({"type": "content_block_stop", "index": 1}),
+        json!({"type": "content_block_start", "index": 2, "content_block": {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}}),
+        delta(&json!({"type": "input_json_delta", "partial_json": ""})),
+        delta(&json!({"type": "input_json_delta", "partial_json": "{\"city\":"})),
+        delta(&json!({"type": "input_json_delta", "partial_json": " \"Rome\"}"})),
+        json!({"type": "content_block_stop", "index": 2}),
+        json!({"type": "content_block_start", "index": 3, "content_block": {"type": "tool_use", "id": "toolu_2", "name": "now", "input": {}}}),
+        json!({"type": "content_block_stop", "index": 3}),
+        last,
+        end_frame,
+    ]);
+    assert!(whole);
+    assert!(matches!(&events[0], Event::Begin { id } if id == "msg_1"));
+    assert_eq!(
+        kinds(&events),
+        [
+            DeltaKind::Reasoning("Hm.".to_owned()),
+            DeltaKind::Signature("EqQB".to_owned()),
+            DeltaKind::Text("Okay".to_owned()),
+            DeltaKind::ToolCall {
+                index: 0,
+                id: "toolu_1".to_owned(),
+                name: "get_weather".to_owned()
+            },
+            DeltaKind::ToolArguments { index: 0, json: "{\"city\":".to_owned() },
+            DeltaKind::ToolArguments { index: 0, json: " \"Rome\"}".to_owned() },
+            DeltaKind::ToolCall { index: 1, id: "toolu_2".to_owned(), name: "now".to_owned() },
+            DeltaKind::ToolArguments { index: 1, json: "{}".to_owned() },
+            DeltaKind::Finish(FinishReason::ToolCalls),
+        ]
+    );
+    let usage = Usage { input: 472, output: 89, ..Usage::default() };
+    assert_eq!(end(&events), (usage, UsageSource::Reported), "the last count, not the sum");
+}
+
+#[test]
+fn cache_reads_and_one_hour_writes_are_counted_once_each() {
+    let start = start(&json!({
+        "input_tokens": 21, "cache_creation_input_tokens": 1000, "cache_read_input_tokens": 188_086,
+        "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 800},
+        "output_tokens": 1, "service_tier": "standard",
+    }));
+    let [last, end_frame] =
+        stop("end_turn", &json!({"output_tokens": 393, "cache_read_input_tokens": 188_086}));
+    let (events, _) = read(&[start, last, end_frame]);
+    let usage = Usage {
+        input: 21,
+        cache_read: 188_086,
+        cache_write_5m: 200,
+        cache_write_1h: 800,
+        output: 393,
+        ..Usage::default()
+    };
+    assert_eq!(end(&events).0, usage);
+}
+
+#[test]
+fn usage_that_nobody_reports_is_estimated_and_says_so() {
+    let text = delta(&json!({"type": "text_delta", "text": "12345678"}));
+    let [mut last, end_frame] = stop("end_turn", &json!({}));
+    last["usage"] = Value::Null;
+    let silent = json!({"type": "message_start", "message": {"id": "m"}});
+    let (events, _) = read(&[silent, text.clone(), last.clone(), end_frame.clone()]);
+    let usage = Usage { input: 11, output: 2, ..Usage::default() };
+    assert_eq!(end(&events), (usage, UsageSource::Estimated));
+    let known =
+        start(&json!({"input_tokens": 5, "cache_read_input_tokens": 4, "output_tokens": 1}));
+    let (events, _) = read(&[known, text, last, end_frame]);
+    let usage = Usage { input: 5, cache_read: 4, output: 2, ..Usage::default() };
+    assert_eq!(end(&events), (usage, UsageSource::Estimated), "the prompt is known all the same");
+}
+
+#[test]
+fn an_answer_ends_well_only_when_it_says_so() {
+    let begun = start(&json!({"input_tokens": 1}));
+    let error =
+        json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    assert!(!read(&[begun.clone(), error]).1);
+    let mut stream = Stream::new(1);
+    let _begun = stream.read(begun.to_string().as_bytes()).unwrap();
+    assert!(stream.read(b"{\"type\":\"message_stop\"}").is_err(), "no reason was given");
+    for data in ["secret", "[1]", "{}"] {
+        assert!(!stream.read(data.as_bytes()).unwrap_err().contains("secret"));
+    }
+    for (reason, expected) in [
+        ("max_tokens", FinishReason::Length),
+        ("refusal", FinishReason::ContentFilter),
+        ("pause_turn", FinishReason::Other("pause_turn".to_owned())),
+    ] {
+        let [last, end_frame] = stop(reason, &json!({"output_tokens": 1}));
+        let (events, _) = read(&[begun.clone(), last, end_frame]);
+        assert_eq!(kinds(&events), [DeltaKind::Finish(expected)]);
+    }
+}
+
+#[test]
+fn a_whole_message_is_read_as_its_stream_is() {
+    let message = json!({
+        "id": "msg_2", "type": "message", "role": "assistant",
+        "content": [{"type": "text", "text": "Hi!"}, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}],
+        "stop_reason": "stop_sequence", "stop_sequence": "END",
+        "usage": {"input_tokens": 9, "cache_read_input_tokens": 3, "output_tokens": 7, "output_tokens_details": {"thinking_tokens": 5}},
+    });
+    let Read::Last { events, .. } = whole(message.to_string().as_bytes(), 1).unwrap() else {
+        panic!("no whole answer");
+    };
+    assert_eq!(
+        kinds(&events),
+        [
+            DeltaKind::Text("Hi!".to_owned()),
+            DeltaKind::ToolCall { index: 0, id: "t".to_owned(), name: "f".to_owned() },
+            DeltaKind::ToolArguments { index: 0, json: "{\"a\":1}".to_owned() },
+            DeltaKind::Finish(FinishReason::StopString("END".to_owned())),
+        ]
+    );
+    let usage = Usage { input: 9, cache_read: 3, output: 2, reasoning: 5, ..Usage::default() };
+    assert_eq!(end(&events), (usage, UsageSource::Reported));
+    assert!(whole(b"{\"id\":1}", 1).is_err());
+    let failed = whole(b"{\"type\":\"error\",\"error\":{}}", 1).unwrap();
+    assert!(matches!(failed, Read::Failed));
+}

@@ -1,0 +1,330 @@
+//! The inner chat request taken apart for a provider that speaks another format.
+//!
+//! **Invariants:** what changes the meaning of an answer and has no counterpart is refused by name,
+//! so that another route can serve it; hints (`seed`, `user`, `store`) are let go. JSON that callers
+//! wrote (schemas, arguments) stays as they wrote it, to the byte.
+
+use crate::wire::{BadRequest, ChatRequest};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// A chat request's fields as far as other formats have a place for them.
+#[derive(Deserialize)]
+pub(super) struct Conversation<'a> {
+    #[serde(borrow)]
+    pub(super) messages: Vec<Message<'a>>,
+    #[serde(borrow, default)]
+    pub(super) tools: Option<Vec<Tool<'a>>>,
+    #[serde(borrow, default)]
+    pub(super) tool_choice: Option<&'a RawValue>,
+    #[serde(default)]
+    pub(super) parallel_tool_calls: Option<bool>,
+    #[serde(borrow, default)]
+    pub(super) response_format: Option<ResponseFormat<'a>>,
+    #[serde(borrow, default)]
+    pub(super) stop: Option<OneOrMany<'a>>,
+    #[serde(borrow, default)]
+    pub(super) temperature: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) top_p: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) top_k: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) seed: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) user: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) reasoning_effort: Option<Cow<'a, str>>,
+    /// Anthropic's own field, as LiteLLM's users send it.
+    #[serde(borrow, default)]
+    pub(super) thinking: Option<&'a RawValue>,
+    #[serde(default)]
+    pub(super) frequency_penalty: Option<f64>,
+    #[serde(default)]
+    pub(super) presence_penalty: Option<f64>,
+    #[serde(default)]
+    pub(super) logprobs: Option<bool>,
+    #[serde(borrow, default)]
+    pub(super) logit_bias: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    functions: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    function_call: Option<&'a RawValue>,
+}
+
+/// One message.
+#[derive(Deserialize)]
+pub(super) struct Message<'a> {
+    #[serde(borrow)]
+    pub(super) role: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) content: Option<Content<'a>>,
+    #[serde(borrow, default)]
+    pub(super) tool_calls: Option<Vec<Call<'a>>>,
+    #[serde(borrow, default)]
+    pub(super) tool_call_id: Option<Cow<'a, str>>,
+    /// Signed reasoning of an earlier answer, as LiteLLM's users send it back.
+    #[serde(borrow, default)]
+    pub(super) thinking_blocks: Option<Vec<&'a RawValue>>,
+}
+
+/// A message's content.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Content<'a> {
+    /// As text.
+    Text(#[serde(borrow)] Cow<'a, str>),
+    /// In parts.
+    Parts(Vec<Part>),
+}
+
+/// One part of a content.
+#[derive(Deserialize)]
+pub(super) struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    refusal: Option<String>,
+    #[serde(default)]
+    image_url: Option<ImageUrl>,
+    /// Anthropic's mark of where a cached prefix ends.
+    #[serde(default)]
+    pub(super) cache_control: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ImageUrl {
+    Plain(String),
+    Object { url: String },
+}
+
+/// What a part comes to.
+pub(super) enum Piece<'p> {
+    /// Text.
+    Text(&'p str),
+    /// An image's own bytes.
+    Inline {
+        /// Its media type.
+        media: &'p str,
+        /// Base64.
+        data: &'p str,
+    },
+    /// An image somewhere else.
+    Address(&'p str),
+}
+
+/// One tool.
+#[derive(Deserialize)]
+pub(super) struct Tool<'a> {
+    #[serde(borrow, default)]
+    pub(super) function: Option<Function<'a>>,
+}
+
+/// A function that can be called.
+#[derive(Deserialize)]
+pub(super) struct Function<'a> {
+    #[serde(borrow)]
+    pub(super) name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) description: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) parameters: Option<&'a RawValue>,
+}
+
+/// A call that an earlier answer made.
+#[derive(Deserialize)]
+pub(super) struct Call<'a> {
+    #[serde(borrow)]
+    pub(super) id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) function: Called<'a>,
+}
+
+/// What was called.
+#[derive(Deserialize)]
+pub(super) struct Called<'a> {
+    #[serde(borrow)]
+    pub(super) name: Cow<'a, str>,
+    #[serde(borrow)]
+    arguments: Cow<'a, str>,
+}
+
+/// The form of the answer.
+#[derive(Deserialize)]
+pub(super) struct ResponseFormat<'a> {
+    #[serde(rename = "type", borrow)]
+    pub(super) kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) json_schema: Option<Schema<'a>>,
+}
+
+/// A schema with its name.
+#[derive(Deserialize)]
+pub(super) struct Schema<'a> {
+    #[serde(borrow, default)]
+    pub(super) schema: Option<&'a RawValue>,
+}
+
+/// A string or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany<'a> {
+    /// One.
+    One(#[serde(borrow)] Cow<'a, str>),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// Which tools may or must be called.
+pub(super) enum Choice {
+    Auto,
+    None,
+    Required,
+    Named(String),
+}
+
+impl<'a> Conversation<'a> {
+    /// Takes a chat request apart.
+    ///
+    /// # Errors
+    /// [`BadRequest`] naming what has no counterpart anywhere but with OpenAI.
+    pub(super) fn of(request: &'a ChatRequest) -> Result<Self, BadRequest> {
+        let read: Self = serde_json::from_slice(&request.body)?;
+        for (name, given) in [("functions", read.functions), ("function_call", read.function_call)]
+        {
+            if given.is_some_and(|raw| raw.get() != "null") {
+                let message =
+                    format!("`{name}` is served by routes in OpenAI's format alone: use `tools`");
+                return Err(BadRequest::unsupported(name, message));
+            }
+        }
+        Ok(read)
+    }
+
+    /// `tool_choice` and `tools` together.
+    ///
+    /// # Errors
+    /// [`BadRequest`] for a choice of another form.
+    pub(super) fn choice(&self) -> Result<Option<Choice>, BadRequest> {
+        #[derive(Deserialize)]
+        struct Named {
+            function: Name,
+        }
+        #[derive(Deserialize)]
+        struct Name {
+            name: String,
+        }
+        let Some(raw) = self.tool_choice.map(RawValue::get) else { return Ok(None) };
+        Ok(match raw {
+            "null" => None,
+            "\"auto\"" => Some(Choice::Auto),
+            "\"none\"" => Some(Choice::None),
+            "\"required\"" => Some(Choice::Required),
+            other => {
+                let named: Named = serde_json::from_str(other).map_err(|_| {
+                    BadRequest::unsupported("tool_choice", "this choice of tools is not served")
+                })?;
+                Some(Choice::Named(named.function.name))
+            }
+        })
+    }
+
+    /// The functions offered.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &Function<'a>> {
+        self.tools.iter().flatten().filter_map(|tool| tool.function.as_ref())
+    }
+
+    /// The stop strings.
+    pub(super) fn stops(&self) -> Vec<&str> {
+        match &self.stop {
+            None => Vec::new(),
+            Some(OneOrMany::One(one)) => vec![one.as_ref()],
+            Some(OneOrMany::Many(many)) => many.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Refuses what a provider has no counterpart for: log probabilities, a bias, penalties.
+    ///
+    /// # Errors
+    /// [`BadRequest`] naming the first.
+    pub(super) fn refuse_sampling_extras(&self, provider: &str) -> Result<(), BadRequest> {
+        let biased = self.logit_bias.is_some_and(|raw| !matches!(raw.get(), "null" | "{}"));
+        let says = |penalty: Option<f64>| penalty.is_some_and(|by| by != 0.0);
+        for (name, given) in [
+            ("logprobs", self.logprobs == Some(true)),
+            ("logit_bias", biased),
+            ("frequency_penalty", says(self.frequency_penalty)),
+            ("presence_penalty", says(self.presence_penalty)),
+        ] {
+            if given {
+                let message = format!("`{name}` has no counterpart with {provider}");
+                return Err(BadRequest::unsupported(name, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Content<'_> {
+    /// All text of it, joined.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Parts(parts) => {
+                let texts = parts.iter().filter_map(|part| match part.piece() {
+                    Ok(Piece::Text(text)) => Some(text),
+                    _ => None,
+                });
+                Cow::Owned(texts.collect())
+            }
+        }
+    }
+}
+
+impl Part {
+    /// What it holds.
+    ///
+    /// # Errors
+    /// [`BadRequest`] for a kind of part that only OpenAI has.
+    pub(super) fn piece(&self) -> Result<Piece<'_>, BadRequest> {
+        if let Some(text) = self.text.as_ref().or(self.refusal.as_ref()) {
+            return Ok(Piece::Text(text));
+        }
+        match &self.image_url {
+            Some(ImageUrl::Plain(url) | ImageUrl::Object { url }) => Ok(inline(url)),
+            None => {
+                let message = format!("content parts of type `{}` are not served here", self.kind);
+                Err(BadRequest::unsupported("messages", message))
+            }
+        }
+    }
+}
+
+/// `data:image/png;base64,…`, or an address.
+fn inline(url: &str) -> Piece<'_> {
+    let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+    data.map_or(Piece::Address(url), |(media, data)| Piece::Inline { media, data })
+}
+
+impl Called<'_> {
+    /// The arguments as a JSON object; what is none stands in one, as LiteLLM has it.
+    pub(super) fn arguments(&self) -> Box<RawValue> {
+        let text = self.arguments.trim();
+        let object = text.starts_with('{').then(|| RawValue::from_string(text.to_owned()).ok());
+        object.flatten().unwrap_or_else(empty_object)
+    }
+}
+
+/// `{}`
+pub(super) fn empty_object() -> Box<RawValue> {
+    serde_json::value::to_raw_value(&serde_json::Map::new()).unwrap_or_default()
+}
+
+/// The field of an answer is not there or null.
+pub(super) fn given(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}

@@ -1,0 +1,246 @@
+//! Gemini's answers, streamed and whole, as inner events.
+//!
+//! **Invariants:** thoughts are counted beside the candidates and not in them, and are reasoning;
+//! cached tokens are in the prompt's count and are taken off it once; counts of a stream are
+//! cumulative, so the last ones hold; a prompt that was blocked is an answer that was filtered.
+
+use super::SIGNED;
+use crate::{
+    providers::reading::{Read, Tally},
+    wire::{Delta, DeltaKind, Event, FinishReason},
+};
+use policies::Usage;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    #[serde(borrow, default)]
+    candidates: Vec<Candidate<'a>>,
+    #[serde(default)]
+    prompt_feedback: Option<Feedback>,
+    #[serde(default)]
+    usage_metadata: Option<UsageWritten>,
+    #[serde(default)]
+    response_id: Option<String>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate<'a> {
+    #[serde(default)]
+    index: u32,
+    #[serde(borrow, default)]
+    content: Option<ContentWritten<'a>>,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ContentWritten<'a> {
+    #[serde(borrow, default)]
+    parts: Vec<Part<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part<'a> {
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    thought: bool,
+    #[serde(borrow, default)]
+    function_call: Option<Call<'a>>,
+    #[serde(default)]
+    thought_signature: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(default)]
+    name: String,
+    #[serde(borrow, default)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Feedback {
+    #[serde(default)]
+    block_reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct UsageWritten {
+    prompt_token_count: Option<u64>,
+    tool_use_prompt_token_count: Option<u64>,
+    candidates_token_count: Option<u64>,
+    thoughts_token_count: Option<u64>,
+    cached_content_token_count: Option<u64>,
+    total_token_count: Option<u64>,
+    prompt_tokens_details: Vec<Modality>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Modality {
+    modality: String,
+    token_count: u64,
+}
+
+/// A stream being read.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    tally: Tally,
+    usage: Option<Usage>,
+    begun: bool,
+    choices: u32,
+    finished: u32,
+    calls: Vec<u32>,
+}
+
+impl Stream {
+    pub(crate) fn new(prompt_tokens: u64, choices: u32) -> Self {
+        Self {
+            tally: Tally::new(prompt_tokens),
+            usage: None,
+            begun: false,
+            choices: choices.max(1),
+            finished: 0,
+            calls: Vec::new(),
+        }
+    }
+
+    /// Reads one event of the stream.
+    ///
+    /// # Errors
+    /// What is no event of this format, never with its text.
+    pub(crate) fn read(&mut self, data: &[u8]) -> Result<Read, &'static str> {
+        let written: Written<'_> = serde_json::from_slice(data)
+            .map_err(|_| "an event of the stream is no generated content")?;
+        if written.error.is_some() {
+            return Ok(Read::Failed);
+        }
+        let mut events = Vec::new();
+        if !self.begun {
+            self.begun = true;
+            events.push(Event::Begin { id: written.response_id.unwrap_or_default() });
+        }
+        let blocked = written.prompt_feedback.is_some_and(|said| said.block_reason.is_some());
+        if blocked && written.candidates.is_empty() {
+            self.finished = self.choices;
+            events.push(delta(0, DeltaKind::Finish(FinishReason::ContentFilter)));
+        }
+        for candidate in written.candidates {
+            self.candidate(candidate, &mut events);
+        }
+        self.usage = written.usage_metadata.and_then(|usage| usage.read()).or(self.usage);
+        self.tally.note(&events);
+        Ok(Read::Events(events))
+    }
+
+    /// The body has ended: the answer's end, if it was whole.
+    pub(crate) fn end(&mut self) -> Option<Event> {
+        (self.finished >= self.choices).then(|| self.tally.end(self.usage, None))
+    }
+
+    fn candidate(&mut self, candidate: Candidate<'_>, events: &mut Vec<Event>) {
+        let choice = candidate.index;
+        for part in candidate.content.into_iter().flat_map(|content| content.parts) {
+            if let Some(call) = part.function_call {
+                self.call(choice, &call, part.thought_signature, events);
+            } else if let Some(text) = part.text.filter(|text| !text.is_empty()) {
+                let kind = if part.thought { DeltaKind::Reasoning } else { DeltaKind::Text };
+                events.push(delta(choice, kind(text)));
+            }
+        }
+        if let Some(reason) = candidate.finish_reason {
+            self.finished += 1;
+            let called = self.calls_of(choice) > 0;
+            events.push(delta(choice, DeltaKind::Finish(finish(&reason, called))));
+        }
+    }
+
+    fn call(
+        &mut self,
+        choice: u32,
+        call: &Call<'_>,
+        signature: Option<String>,
+        events: &mut Vec<Event>,
+    ) {
+        let index = self.calls_of(choice);
+        if let Some(count) = usize::try_from(choice).ok().and_then(|at| self.calls.get_mut(at)) {
+            *count += 1;
+        }
+        let signature = signature.map(|text| format!("{SIGNED}{text}")).unwrap_or_default();
+        let id = format!("call_{}{signature}", uuid::Uuid::now_v7().simple());
+        events.push(delta(choice, DeltaKind::ToolCall { index, id, name: call.name.clone() }));
+        let json = call.args.map_or("{}", RawValue::get).to_owned();
+        events.push(delta(choice, DeltaKind::ToolArguments { index, json }));
+    }
+
+    /// Calls of a choice so far; choices beyond those asked for are counted as the last.
+    fn calls_of(&mut self, choice: u32) -> u32 {
+        let at = usize::try_from(choice.min(127)).unwrap_or(0);
+        if self.calls.len() <= at {
+            self.calls.resize(at + 1, 0);
+        }
+        self.calls.get(at).copied().unwrap_or(0)
+    }
+}
+
+/// Reads a whole answer.
+///
+/// # Errors
+/// What is no generated content, never with its text.
+pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Read, &'static str> {
+    let mut stream = Stream::new(prompt_tokens, choices);
+    let mut events = match stream.read(body).map_err(|_| "the body is no generated content")? {
+        Read::Events(events) => events,
+        other => return Ok(other),
+    };
+    events.push(stream.end().ok_or("the body is generated content without an end")?);
+    Ok(Read::Last { events, service: None })
+}
+
+fn delta(choice: u32, kind: DeltaKind) -> Event {
+    Event::Delta(Delta::new(choice, kind))
+}
+
+fn finish(reason: &str, called: bool) -> FinishReason {
+    match reason {
+        "STOP" if called => FinishReason::ToolCalls,
+        "STOP" => FinishReason::Stop,
+        "MAX_TOKENS" => FinishReason::Length,
+        "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"
+        | "LANGUAGE" => FinishReason::ContentFilter,
+        other => FinishReason::Other(other.to_ascii_lowercase()),
+    }
+}
+
+impl UsageWritten {
+    /// The buckets; `None` where nothing is said.
+    fn read(&self) -> Option<Usage> {
+        let prompt = self.prompt_token_count?;
+        let reasoning = self.thoughts_token_count.unwrap_or(0);
+        let rest = self.total_token_count.and_then(|total| total.checked_sub(prompt + reasoning));
+        let output = self.candidates_token_count.or(rest)?;
+        let mut left = prompt + self.tool_use_prompt_token_count.unwrap_or(0);
+        let mut take = |count: u64| {
+            let taken = count.min(left);
+            left -= taken;
+            taken
+        };
+        let of = |name: &str| {
+            let details = self.prompt_tokens_details.iter();
+            details.filter(|detail| detail.modality == name).map(|detail| detail.token_count).sum()
+        };
+        let cache_read = take(self.cached_content_token_count.unwrap_or(0));
+        let (audio, image) = (take(of("AUDIO")), take(of("IMAGE")));
+        Some(Usage { input: left, cache_read, output, reasoning, image, audio, ..Usage::default() })
+    }
+}

@@ -1,0 +1,12 @@
+//! Google Gemini's `generateContent` as a provider speaks it.
+
+mod answer;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use answer::{Stream, whole};
+pub(crate) use request::body;
+
+/// Stands in a call's id before the signature that Gemini wants back with the call.
+const SIGNED: &str = "__thought__";

@@ -1,0 +1,293 @@
+//! A chat request as Gemini's `generateContent` takes it.
+//!
+//! **Invariants:** the output cap is always there; a call goes back with the signature it came with,
+//! which travels in its id, so that nothing is kept here between requests.
+
+use super::SIGNED;
+use crate::{
+    providers::conversation::{Choice, Content, Conversation, Message, Piece, given},
+    wire::{BadRequest, ChatRequest},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+use std::collections::HashMap;
+
+/// What Gemini takes in place of a signature that a call never had.
+const UNSIGNED: &str = "skip_thought_signature_validator";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_instruction: Option<Turn>,
+    contents: Vec<Turn>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tools<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_config: Option<Value>,
+    generation_config: Generation<'a>,
+}
+
+#[derive(Serialize)]
+struct Turn {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    parts: Vec<PartWritten>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PartWritten {
+    Plain(Value),
+    #[serde(rename_all = "camelCase")]
+    Call {
+        function_call: CallWritten,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thought_signature: Option<String>,
+    },
+}
+
+#[derive(Serialize)]
+struct CallWritten {
+    name: String,
+    args: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tools<'a> {
+    function_declarations: Vec<Declaration<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Declaration<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters_json_schema: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Generation<'a> {
+    max_output_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stop_sequences: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_mime_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_json_schema: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking_config: Option<Value>,
+}
+
+/// The body for Gemini; the model's name stands in the path.
+///
+/// # Errors
+/// [`BadRequest`] naming what Gemini has no counterpart for.
+pub(crate) fn body(
+    request: &ChatRequest,
+    model: &str,
+    output_cap: u64,
+) -> Result<Bytes, BadRequest> {
+    let mut read = Conversation::of(request)?;
+    let penalties = (read.presence_penalty.take(), read.frequency_penalty.take());
+    read.refuse_sampling_extras("Gemini")?;
+    let (system, contents) = turns(&read.messages, model)?;
+    let declarations: Vec<Declaration<'_>> = read
+        .functions()
+        .map(|function| Declaration {
+            name: &function.name,
+            description: function.description.as_deref(),
+            parameters_json_schema: given(function.parameters),
+        })
+        .collect();
+    let (response_mime_type, response_json_schema) = format(&read)?;
+    let generation_config = Generation {
+        max_output_tokens: output_cap,
+        candidate_count: (request.choices > 1).then_some(request.choices),
+        temperature: given(read.temperature),
+        top_p: given(read.top_p),
+        top_k: given(read.top_k),
+        seed: given(read.seed),
+        presence_penalty: penalties.0,
+        frequency_penalty: penalties.1,
+        stop_sequences: read.stops(),
+        response_mime_type,
+        response_json_schema,
+        thinking_config: thinking(&read, model, output_cap),
+    };
+    let tools = if declarations.is_empty() {
+        Vec::new()
+    } else {
+        vec![Tools { function_declarations: declarations }]
+    };
+    let system_instruction = (!system.is_empty()).then_some(Turn { role: None, parts: system });
+    let tool_config = tool_config(&read)?;
+    let body = Body { system_instruction, contents, tools, tool_config, generation_config };
+    Ok(serde_json::to_vec(&body)?.into())
+}
+
+fn turns(
+    messages: &[Message<'_>],
+    model: &str,
+) -> Result<(Vec<PartWritten>, Vec<Turn>), BadRequest> {
+    let mut system = Vec::new();
+    let mut turns: Vec<Turn> = Vec::new();
+    // A result names its function there, and its call here.
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    for message in messages {
+        for call in message.tool_calls.iter().flatten() {
+            names.insert(&call.id, &call.function.name);
+        }
+        let mut parts = Vec::new();
+        let role = match message.role.as_ref() {
+            "system" | "developer" => {
+                write(message.content.as_ref(), &mut system)?;
+                continue;
+            }
+            "assistant" => {
+                write(message.content.as_ref(), &mut parts)?;
+                calls(message, model, &mut parts);
+                "model"
+            }
+            "tool" => {
+                let id = message.tool_call_id.as_deref().unwrap_or_default();
+                let name = names.get(id).copied().unwrap_or(id);
+                parts.push(result(name, message.content.as_ref()));
+                "user"
+            }
+            _ => {
+                write(message.content.as_ref(), &mut parts)?;
+                "user"
+            }
+        };
+        if parts.is_empty() {
+            continue;
+        }
+        match turns.last_mut() {
+            Some(last) if last.role == Some(role) => last.parts.extend(parts),
+            _ => turns.push(Turn { role: Some(role), parts }),
+        }
+    }
+    Ok((system, turns))
+}
+
+fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
+    match content {
+        None => {}
+        Some(Content::Text(text)) if text.is_empty() => {}
+        Some(Content::Text(text)) => out.push(PartWritten::Plain(json!({ "text": text }))),
+        Some(Content::Parts(parts)) => {
+            for part in parts {
+                out.push(PartWritten::Plain(match part.piece()? {
+                    Piece::Text("") => continue,
+                    Piece::Text(text) => json!({ "text": text }),
+                    Piece::Inline { media, data } => {
+                        json!({ "inlineData": { "mimeType": media, "data": data } })
+                    }
+                    Piece::Address(_) => {
+                        let message =
+                            "Gemini fetches no images: send the image itself as a data: URL";
+                        return Err(BadRequest::unsupported("messages", message));
+                    }
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The calls of an earlier answer, the first with its signature.
+fn calls(message: &Message<'_>, model: &str, parts: &mut Vec<PartWritten>) {
+    let signs = !["gemini-1", "gemini-2", "gemma"].iter().any(|old| model.starts_with(old));
+    for (index, call) in message.tool_calls.iter().flatten().enumerate() {
+        let signature = call.id.split_once(SIGNED).map(|(_, signature)| signature.to_owned());
+        let stand_in = (signs && index == 0).then(|| UNSIGNED.to_owned());
+        parts.push(PartWritten::Call {
+            function_call: CallWritten {
+                name: call.function.name.to_string(),
+                args: call.function.arguments(),
+            },
+            thought_signature: signature.or(stand_in),
+        });
+    }
+}
+
+/// What a call came to: an object as it is, anything else as the result of one.
+fn result(name: &str, content: Option<&Content<'_>>) -> PartWritten {
+    let text = content.map(Content::text).unwrap_or_default();
+    let response = match serde_json::from_str::<Value>(&text) {
+        Ok(object @ Value::Object(_)) => object,
+        _ => json!({ "result": text }),
+    };
+    PartWritten::Plain(json!({ "functionResponse": { "name": name, "response": response } }))
+}
+
+fn tool_config(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {
+    let mode = |mode: &str| json!({ "functionCallingConfig": { "mode": mode } });
+    Ok(match read.choice()? {
+        None => None,
+        Some(Choice::Auto) => Some(mode("AUTO")),
+        Some(Choice::None) => Some(mode("NONE")),
+        Some(Choice::Required) => Some(mode("ANY")),
+        Some(Choice::Named(name)) => Some(json!({
+            "functionCallingConfig": { "mode": "ANY", "allowedFunctionNames": [name] },
+        })),
+    })
+}
+
+type Answered<'a> = (Option<&'static str>, Option<&'a RawValue>);
+
+fn format<'a>(read: &Conversation<'a>) -> Result<Answered<'a>, BadRequest> {
+    const JSON: Option<&str> = Some("application/json");
+    let Some(format) = &read.response_format else { return Ok((None, None)) };
+    match (format.kind.as_ref(), &format.json_schema) {
+        ("text", _) => Ok((None, None)),
+        ("json_object", _) => Ok((JSON, None)),
+        ("json_schema", Some(schema)) => Ok((JSON, schema.schema)),
+        (kind, _) => Err(BadRequest::unsupported(
+            "response_format",
+            format!("Gemini has no answer format `{kind}`"),
+        )),
+    }
+}
+
+/// `reasoning_effort` as a level where the model knows levels and as a budget where it does not.
+fn thinking(read: &Conversation<'_>, model: &str, output_cap: u64) -> Option<Value> {
+    let effort = read.reasoning_effort.as_deref()?;
+    if !model.starts_with("gemini-2") {
+        let level = match effort {
+            "none" | "minimal" => "minimal",
+            "low" | "medium" => effort,
+            _ => "high",
+        };
+        return Some(json!({ "thinkingLevel": level, "includeThoughts": true }));
+    }
+    let budget = match effort {
+        "none" => 0,
+        "minimal" => 512,
+        "low" => 1024,
+        "medium" => 8192,
+        _ => 24_576,
+    };
+    let budget = budget.min(output_cap);
+    Some(json!({ "thinkingBudget": budget, "includeThoughts": budget > 0 }))
+}

@@ -1,0 +1,199 @@
+//! Gemini's published examples and the faults that peers had, in and out.
+
+use super::{Stream, body, whole};
+use crate::{
+    providers::Read,
+    wire::{DeltaKind, Event, FinishReason, read_chat},
+};
+use bytes::Bytes;
+use http::HeaderMap;
+use policies::{Usage, UsageSource};
+use serde_json::{Value, json};
+
+fn sent_to(model: &str, request: &Value) -> Value {
+    let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
+    serde_json::from_slice(&body(&request, model, request.output_cap).unwrap()).unwrap()
+}
+
+#[test]
+fn a_conversation_with_tools_becomes_contents() {
+    let request = json!({
+        "model": "auto", "max_tokens": 300, "stop": ["END"], "temperature": 0.5, "seed": 7, "n": 2,
+        "presence_penalty": 0.5,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            ]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "call_1__thought__c2ln", "type": "function", "function": {"name": "look", "arguments": "{\"at\":1}"}},
+                {"id": "b", "type": "function", "function": {"name": "wait", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": "call_1__thought__c2ln", "content": "a cat"},
+            {"role": "tool", "tool_call_id": "b", "content": "{\"ok\":true}"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+    });
+    assert_eq!(
+        sent_to("gemini-2.5-flash", &request),
+        json!({
+            "systemInstruction": {"parts": [{"text": "Be brief."}]},
+            "contents": [
+                {"role": "user", "parts": [
+                    {"text": "What is this?"},
+                    {"inlineData": {"mimeType": "image/png", "data": "AAAA"}},
+                ]},
+                {"role": "model", "parts": [
+                    {"functionCall": {"name": "look", "args": {"at": 1}}, "thoughtSignature": "c2ln"},
+                    {"functionCall": {"name": "wait", "args": {}}},
+                ]},
+                {"role": "user", "parts": [
+                    {"functionResponse": {"name": "look", "response": {"result": "a cat"}}},
+                    {"functionResponse": {"name": "wait", "response": {"ok": true}}},
+                ]},
+            ],
+            "tools": [{"functionDeclarations": [{"name": "look", "parametersJsonSchema": {"type": "object"}}]}],
+            "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["look"]}},
+            "generationConfig": {
+                "maxOutputTokens": 300, "candidateCount": 2, "temperature": 0.5, "seed": 7,
+                "presencePenalty": 0.5, "stopSequences": ["END"],
+                "responseMimeType": "application/json", "responseJsonSchema": {"type": "object"},
+            },
+        })
+    );
+}
+
+#[test]
+fn a_call_from_elsewhere_carries_a_stand_in_for_its_signature_where_one_is_needed() {
+    let request = json!({"model": "auto", "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "x", "content": "1"}], "reasoning_effort": "low"});
+    let signature = |model: &str| {
+        sent_to(model, &request)["contents"][1]["parts"][0]["thoughtSignature"].clone()
+    };
+    assert_eq!(signature("gemini-3.5-flash"), json!("skip_thought_signature_validator"));
+    assert_eq!(signature("gemini-2.5-flash"), Value::Null);
+    let thinking =
+        |model: &str| sent_to(model, &request)["generationConfig"]["thinkingConfig"].clone();
+    assert_eq!(
+        thinking("gemini-3.5-flash"),
+        json!({"thinkingLevel": "low", "includeThoughts": true})
+    );
+    assert_eq!(
+        thinking("gemini-2.5-flash"),
+        json!({"thinkingBudget": 500, "includeThoughts": true})
+    );
+}
+
+fn read(chunks: &[Value], choices: u32) -> Option<Vec<Event>> {
+    let mut stream = Stream::new(11, choices);
+    let mut all = Vec::new();
+    for chunk in chunks {
+        match stream.read(chunk.to_string().as_bytes()).unwrap() {
+            Read::Events(events) => all.extend(events),
+            other => panic!("{other:?}"),
+        }
+    }
+    all.push(stream.end()?);
+    Some(all)
+}
+
+fn kinds(events: &[Event]) -> Vec<DeltaKind> {
+    let deltas = events.iter().filter_map(|event| match event {
+        Event::Delta(delta) => Some(delta.kind.clone()),
+        _ => None,
+    });
+    deltas.collect()
+}
+
+fn end(events: &[Event]) -> (Usage, UsageSource) {
+    match events.last() {
+        Some(Event::End { usage, source, .. }) => (*usage, *source),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn chunk(parts: &Value, finish: Option<&str>, usage: &Value) -> Value {
+    json!({"candidates": [{"content": {"parts": parts, "role": "model"}, "finishReason": finish, "index": 0}],
+        "usageMetadata": usage, "modelVersion": "gemini-2.5-flash", "responseId": "r1"})
+}
+
+#[test]
+fn a_stream_of_thoughts_and_text_becomes_deltas_and_the_last_counts_hold() {
+    let events = read(&[
+        chunk(&json!([{"text": "Hm.", "thought": true}]), None,
+            &json!({"promptTokenCount": 1200, "totalTokenCount": 1290, "thoughtsTokenCount": 90})),
+        chunk(&json!([{"text": "Okay"}]), None, &json!({"promptTokenCount": 1200, "candidatesTokenCount": 1})),
+        chunk(&json!([{"text": ""}]), Some("STOP"), &json!({
+            "promptTokenCount": 1200, "cachedContentTokenCount": 1000, "candidatesTokenCount": 30,
+            "thoughtsTokenCount": 90, "totalTokenCount": 1320, "toolUsePromptTokenCount": 8,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 1100}, {"modality": "IMAGE", "tokenCount": 100}],
+        })),
+    ], 1).unwrap();
+    assert!(matches!(&events[0], Event::Begin { id } if id == "r1"));
+    assert_eq!(
+        kinds(&events),
+        [
+            DeltaKind::Reasoning("Hm.".to_owned()),
+            DeltaKind::Text("Okay".to_owned()),
+            DeltaKind::Finish(FinishReason::Stop),
+        ]
+    );
+    let usage = Usage {
+        input: 108,
+        cache_read: 1000,
+        image: 100,
+        output: 30,
+        reasoning: 90,
+        ..Usage::default()
+    };
+    assert_eq!(end(&events), (usage, UsageSource::Reported));
+    assert_eq!(usage.total(), 1328, "thoughts beside the candidates, the cache within the prompt");
+}
+
+#[test]
+fn calls_keep_their_signature_in_their_id() {
+    let body = chunk(
+        &json!([
+            {"functionCall": {"name": "f", "args": {"a": 1}}, "thoughtSignature": "c2ln"},
+            {"functionCall": {"name": "g"}},
+        ]),
+        Some("STOP"),
+        &json!({}),
+    );
+    let Read::Last { events, .. } = whole(body.to_string().as_bytes(), 11, 1).unwrap() else {
+        panic!("no whole answer");
+    };
+    let kinds = kinds(&events);
+    let DeltaKind::ToolCall { index: 0, id, name } = &kinds[0] else { panic!("{kinds:?}") };
+    assert!(name == "f" && id.starts_with("call_") && id.ends_with("__thought__c2ln"));
+    assert_eq!(kinds[1], DeltaKind::ToolArguments { index: 0, json: "{\"a\":1}".to_owned() });
+    let DeltaKind::ToolCall { index: 1, id, .. } = &kinds[2] else { panic!("{kinds:?}") };
+    assert!(!id.contains("__thought__"));
+    assert_eq!(kinds[3], DeltaKind::ToolArguments { index: 1, json: "{}".to_owned() });
+    assert_eq!(kinds[4], DeltaKind::Finish(FinishReason::ToolCalls), "a STOP after calls");
+    assert_eq!(end(&events).1, UsageSource::Estimated, "no usage is never zero");
+    assert_eq!(end(&events).0.input, 11);
+}
+
+#[test]
+fn a_blocked_prompt_is_filtered_and_an_unfinished_answer_is_none() {
+    let blocked = json!({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 4, "totalTokenCount": 4}});
+    let events = read(&[blocked], 1).unwrap();
+    assert_eq!(kinds(&events), [DeltaKind::Finish(FinishReason::ContentFilter)]);
+    assert_eq!(end(&events).0, Usage { input: 4, ..Usage::default() });
+    let text = chunk(&json!([{"text": "a"}]), None, &json!({}));
+    assert!(read(std::slice::from_ref(&text), 1).is_none());
+    let last = chunk(&json!([{"text": "a"}]), Some("MAX_TOKENS"), &json!({}));
+    assert!(read(&[text, last], 2).is_none(), "one of two choices is missing");
+    let mut stream = Stream::new(1, 1);
+    assert!(matches!(stream.read(b"{\"error\":{\"code\":503}}"), Ok(Read::Failed)));
+    for data in ["secret", "[\"secret\"]"] {
+        assert!(!stream.read(data.as_bytes()).unwrap_err().contains("secret"));
+    }
+}

@@ -1,0 +1,83 @@
+//! What providers say about the rate that is left, in whichever headers they say it.
+
+use http::HeaderMap;
+use serde::Serialize;
+
+/// A provider's own rate limit as it last told it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RateSeen {
+    /// Requests left in its window.
+    pub requests_left: Option<u64>,
+    /// Tokens left in its window.
+    pub tokens_left: Option<u64>,
+    /// When the requests are full again, in the provider's own words (`6m0s`, a date).
+    pub requests_reset: Option<String>,
+    /// When the tokens are full again, likewise.
+    pub tokens_reset: Option<String>,
+}
+
+/// Longest reset that is kept.
+const RESET_BYTES_MAX: usize = 40;
+
+impl RateSeen {
+    /// Reads an answer's headers; `None` where they say nothing.
+    #[must_use]
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
+        let text = |names: &[&str]| {
+            let found = names.iter().find_map(|name| headers.get(*name))?;
+            found.to_str().ok().filter(|text| text.len() <= RESET_BYTES_MAX).map(str::to_owned)
+        };
+        let number = |names: &[&str]| text(names)?.parse().ok();
+        let seen = Self {
+            requests_left: number(&[
+                "x-ratelimit-remaining-requests",
+                "anthropic-ratelimit-requests-remaining",
+                "x-ratelimit-remaining",
+            ]),
+            tokens_left: number(&[
+                "x-ratelimit-remaining-tokens",
+                "anthropic-ratelimit-tokens-remaining",
+                "x-ratelimitbysize-remaining-minute",
+            ]),
+            requests_reset: text(&[
+                "x-ratelimit-reset-requests",
+                "anthropic-ratelimit-requests-reset",
+                "x-ratelimit-reset",
+            ]),
+            tokens_reset: text(&["x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"]),
+        };
+        (seen != Self::default()).then_some(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RateSeen;
+    use http::HeaderMap;
+
+    #[test]
+    fn openais_and_anthropics_headers_are_read() {
+        let read = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            RateSeen::read(&headers)
+        };
+        assert_eq!(read(&[("content-type", "x")]), None);
+        let openai = read(&[
+            ("x-ratelimit-remaining-requests", "59"),
+            ("x-ratelimit-remaining-tokens", "149984"),
+            ("x-ratelimit-reset-requests", "1s"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ]);
+        let openai = openai.unwrap();
+        assert_eq!((openai.requests_left, openai.tokens_left), (Some(59), Some(149_984)));
+        assert_eq!(openai.tokens_reset.as_deref(), Some("6m0s"));
+        let anthropic = read(&[
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("anthropic-ratelimit-tokens-reset", "2026-11-26T12:00:00Z"),
+        ]);
+        assert_eq!(anthropic.unwrap().requests_left, Some(49));
+    }
+}

@@ -1,0 +1,225 @@
+//! Answers that are not this request's alone: kept ones, running ones, repeated ones.
+//!
+//! The request that asks a route for others too hands everything it has to a task, the flight, and
+//! becomes one of its waiters like those. So the flight outlives its leader and dies with its last
+//! waiter; its entry is the leader's, every other waiter has its own.
+
+use super::{Gateway, Life, ask, execute, headers, relay, unanswered};
+use crate::{
+    admission::Permit,
+    cache::{
+        LookUp, Repeat, Takeoff,
+        flight::{End, Flight, Head, Waiter},
+    },
+    caller::Caller,
+    execute::Started,
+    ledger::{CacheUse, OpenEntry},
+    refusal::Refusal,
+    relay::Relay,
+    routes::Answer,
+    wire::ChatRequest,
+};
+use axum::response::Response;
+use http::HeaderMap;
+use policies::Decision;
+use std::sync::Arc;
+
+/// Where a request's answer comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A route, for this request alone.
+    Route(CacheUse),
+    /// A route, for whoever asks the same; the entry says how the cache was used.
+    Flight(Takeoff, CacheUse),
+    /// Another request.
+    Other(Waiter, CacheUse),
+    /// The first request with this idempotency key.
+    Repeat(Waiter),
+}
+
+/// Looks for an answer before a route is asked.
+///
+/// # Errors
+/// An idempotency key that cannot be honoured now.
+pub(super) fn look_up(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: &ChatRequest,
+    headers: &HeaderMap,
+    decision: &Decision,
+) -> Result<Source, Refusal> {
+    match gateway.idempotency.look_up(request, headers, caller.id())? {
+        Repeat::Again(waiter) => return Ok(Source::Repeat(waiter)),
+        Repeat::First(takeoff) => return Ok(Source::Flight(takeoff, CacheUse::Bypass)),
+        Repeat::None => {}
+    }
+    Ok(match gateway.cache.look_up(request, headers, caller.id(), decision) {
+        LookUp::Bypass => Source::Route(CacheUse::Bypass),
+        LookUp::MissAlone => Source::Route(CacheUse::Miss),
+        LookUp::Miss(takeoff) => Source::Flight(takeoff, CacheUse::Miss),
+        LookUp::Hit(waiter) => Source::Other(waiter, CacheUse::Hit),
+        LookUp::Coalesced(waiter) => Source::Other(waiter, CacheUse::Coalesced),
+    })
+}
+
+/// Asks the routes in a task of its own, and waits for the answer like everybody else.
+pub(super) async fn lead(
+    gateway: &Arc<Gateway>,
+    life: &mut Life,
+    request: ChatRequest,
+    open: OpenEntry,
+    permit: Permit,
+    takeoff: Takeoff,
+) -> Result<Response, Refusal> {
+    let Takeoff { flight, mut waiter, landing } = takeoff;
+    let (cache, rate, cap) = (open.notes.cache, permit.rate(), open.output_cap_asked());
+    let path = open.path().clone();
+    let repeatable = flight.runs_to_its_end();
+    let Some(decision) = life.decision.clone() else {
+        return Err(Refusal::Upstream("nothing was decided".to_owned()));
+    };
+    let request = Arc::new(request);
+    gateway.tasks.spawn({
+        let leader = Leader {
+            gateway: Arc::clone(gateway),
+            life: life.clone(),
+            request: Arc::clone(&request),
+            decision,
+            open,
+            permit,
+        };
+        let gateway = Arc::clone(gateway);
+        async move {
+            let fate = tokio::select! {
+                biased;
+                fate = leader.fly(&flight) => fate,
+                () = flight.unwanted() => Fate::Free,
+            };
+            let keep = match fate {
+                Fate::Good => repeatable || gateway.cache.keeps(flight.bytes()),
+                Fate::Spent => repeatable,
+                Fate::Free => false,
+            };
+            if keep {
+                landing.keep();
+            }
+        }
+    });
+    let head = begun(&mut waiter, life).await?;
+    let told = headers::Told {
+        route: head.route.id(),
+        attempts: head.attempts,
+        output_cap: head.output_cap,
+        output_cap_asked: cap,
+        cache,
+        path: &path,
+        timeline: &life.timeline,
+    };
+    let headers = headers::answer(gateway, life, &told, rate);
+    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    relay(gateway, life, &request, headers, (started, None, None)).await
+}
+
+/// Gives another request's answer, under an entry of its own.
+pub(super) async fn follow(
+    gateway: &Gateway,
+    life: &mut Life,
+    request: &ChatRequest,
+    mut open: OpenEntry,
+    permit: Permit,
+    mut waiter: Waiter,
+) -> Result<Response, Refusal> {
+    let head = match begun(&mut waiter, life).await {
+        Ok(head) => head,
+        Err(refusal) => {
+            life.recorded = false;
+            open.discard();
+            return Err(refusal);
+        }
+    };
+    // Whoever answered a like request, this one's guards may not allow it: then it asks for itself.
+    let barred = life.decision.clone().filter(|decision| {
+        !open.notes.idempotent_replay && !crate::cache::allows(decision, head.route.id())
+    });
+    if let Some(decision) = barred {
+        life.recorded = false;
+        open.notes.cache = CacheUse::Miss;
+        return ask(gateway, life, request, &decision, open, permit).await;
+    }
+    life.recorded = true;
+    open.notes.answer_of = Some(head.request);
+    let told = headers::Told {
+        route: head.route.id(),
+        attempts: 0,
+        output_cap: head.output_cap,
+        output_cap_asked: open.output_cap_asked(),
+        cache: open.notes.cache,
+        path: open.path(),
+        timeline: &open.timeline,
+    };
+    let mut headers = headers::answer(gateway, life, &told, permit.rate());
+    if open.notes.idempotent_replay {
+        headers.insert("idempotent-replayed", http::HeaderValue::from_static("true"));
+    }
+    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
+}
+
+async fn begun(waiter: &mut Waiter, life: &mut Life) -> Result<Head, Refusal> {
+    match waiter.begun().await {
+        Ok(head) => {
+            life.recorded = true;
+            Ok(head)
+        }
+        Err((refusal, recorded)) => {
+            life.recorded = recorded;
+            Err(refusal)
+        }
+    }
+}
+
+/// What becomes of a flight that has ended.
+enum Fate {
+    /// A whole answer: worth giving again.
+    Good,
+    /// Money was spent on it: a repeated request must not spend it again.
+    Spent,
+    /// It owed nothing: it may be tried anew.
+    Free,
+}
+
+/// What a flight needs of the request that began it.
+struct Leader {
+    gateway: Arc<Gateway>,
+    life: Life,
+    request: Arc<ChatRequest>,
+    decision: Arc<Decision>,
+    open: OpenEntry,
+    permit: Permit,
+}
+
+impl Leader {
+    /// From the first attempt to the entry.
+    async fn fly(mut self, flight: &Flight) -> Fate {
+        let gateway = &self.gateway;
+        let started = execute(gateway, &self.request, &self.decision, &mut self.open).await;
+        let started = match started {
+            Ok(started) => started,
+            Err(refusal) => {
+                let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
+                let refusal = unanswered(gateway, self.open, refusal, &mut self.life);
+                flight.end(End::Refused { refusal, recorded: self.life.recorded });
+                return fate;
+            }
+        };
+        flight.begin(Head {
+            request: self.life.id,
+            route: Arc::clone(&started.route),
+            attempts: self.open.attempts(),
+            output_cap: started.output_cap,
+        });
+        let head = super::answer_head(gateway, &self.life, &started);
+        let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
+        if relay.into_flight(flight).await { Fate::Good } else { Fate::Spent }
+    }
+}

@@ -1,0 +1,52 @@
+//! `GET` and `DELETE /v1/responses/{id}`: an answer that was kept, for the key that asked for it.
+
+use super::{Gateway, headers};
+use crate::{ledger::KeyId, refusal::Refusal, wire::Kept};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderValue, header};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(super) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (kept, owner) = kept(&gateway, &request)?;
+    let response = kept.and_then(|kept| kept.response(&id, &owner)).ok_or_else(|| absent(&id))?;
+    let mut response = Body::from(response).into_response();
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
+}
+
+pub(super) async fn delete(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, Refusal> {
+    let (kept, owner) = kept(&gateway, &request)?;
+    if kept.is_some_and(|kept| kept.delete(&id, &owner)) {
+        return Ok(Json(json!({ "id": id, "object": "response", "deleted": true })));
+    }
+    Err(absent(&id))
+}
+
+/// The answers that are kept, and whose may be seen.
+fn kept<'g>(
+    gateway: &'g Gateway,
+    request: &Request,
+) -> Result<(Option<&'g Arc<Kept>>, KeyId), Refusal> {
+    let peer = headers::peer(request.extensions());
+    let caller = gateway.keys.authenticate(request.headers(), peer)?;
+    Ok((gateway.kept.as_ref(), caller.record.id.clone()))
+}
+
+fn absent(id: &str) -> Refusal {
+    Refusal::NotFound(format!("no answer `{id}` is kept"))
+}

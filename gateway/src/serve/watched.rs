@@ -1,0 +1,96 @@
+//! What the abuse guard does to a request.
+
+use super::Gateway;
+use crate::{
+    caller::Caller,
+    guard::{Asked, Effect, Served, Subject, subjects},
+    ledger::{Entry, GuardAction, GuardEffect},
+    refusal::Refusal,
+    wire::{self, ChatRequest},
+};
+use policies::{Facts, RouteState};
+use std::{sync::Arc, time::Duration};
+
+/// How long a throttled caller is told to wait.
+const THROTTLED: Duration = Duration::from_secs(10);
+
+/// Who is watched of a caller.
+pub(super) fn of_caller(caller: &Caller) -> Vec<Subject> {
+    subjects(&caller.record.id.0, caller.record.user.as_deref())
+}
+
+/// Asks the guard. What it does stands in the facts, as tags that a policy can look at, and in the
+/// actions for the entry.
+///
+/// # Errors
+/// [`Refusal::RateLimited`] or [`Refusal::Forbidden`] for a request that it turns away.
+pub(super) fn watched(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: &ChatRequest,
+    facts: &mut Facts,
+) -> Result<Vec<GuardAction>, Refusal> {
+    let left = facts.budgets.iter().filter(|budget| budget.hard);
+    let left = left.filter_map(|budget| Some(budget.money?.1.pico())).min();
+    let asked = Asked {
+        unix_ms: facts.time.unix_ms,
+        question: wire::question(request),
+        model: wire::hashed(&request.model),
+        hour: u8::try_from(facts.time.minute_of_day / 60).unwrap_or(0),
+        session: request.session.as_deref().map(wire::hashed),
+        prompt_tokens: request.prompt_tokens_estimate,
+        left,
+    };
+    let verdict = gateway.guard.ask(&of_caller(caller), &asked);
+    let action = |signal: &str, effect, seen: &str| GuardAction {
+        signal: signal.to_owned(),
+        effect,
+        seen: seen.to_owned(),
+    };
+    let logged = verdict.events.iter().filter(|event| event.effect == GuardEffect::Logged);
+    let mut actions: Vec<GuardAction> =
+        logged.map(|event| action(event.signal.name(), event.effect, &event.seen)).collect();
+    if let Some(effect) = verdict.effect {
+        turned_away(&effect)?;
+        facts.request.tags.push(format!("guard:{}", effect.signal.name()));
+        if effect.effect == GuardEffect::LocalOnly {
+            facts.request.tags.push("guard:local_only".to_owned());
+            let outside = facts.routes.iter_mut().filter(|route| !route.local);
+            outside.for_each(|route| route.state = RouteState::Unavailable);
+        }
+        actions.push(action(effect.signal.name(), effect.effect, &effect.seen));
+    }
+    Ok(actions)
+}
+
+fn turned_away(effect: &Effect) -> Result<(), Refusal> {
+    if !effect.turned_away {
+        return Ok(());
+    }
+    if effect.effect == GuardEffect::Throttled {
+        return Err(Refusal::RateLimited {
+            scope: "this key's".to_owned(),
+            limit: format!("one request in 10 s ({})", effect.signal.name()),
+            left: 0,
+            retry_after: THROTTLED,
+        });
+    }
+    Err(Refusal::Forbidden(format!(
+        "this key is stopped for a time by the abuse guard ({}); its operator can lift it",
+        effect.signal.name()
+    )))
+}
+
+/// Tells the guard what a request came to.
+pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u64) {
+    let mut served = Served { unix_ms, cost: 0, input: 0, output: 0 };
+    for attempt in &entry.attempts {
+        served.cost = served.cost.saturating_add(attempt.charge().money.pico());
+        if let Some(usage) = &attempt.usage {
+            served.input = served.input.saturating_add(usage.total());
+            served.output = served.output.saturating_add(usage.output + usage.reasoning);
+        }
+    }
+    served.input = served.input.saturating_sub(served.output);
+    guard.served(&subjects(&entry.key.0, entry.user.as_deref()), &served);
+}

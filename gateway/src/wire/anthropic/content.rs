@@ -1,0 +1,246 @@
+//! Messages and their blocks as chat messages and their parts.
+
+use crate::wire::{
+    BadRequest, check,
+    json::{self, Kind},
+    put::{List, Object},
+};
+use serde_json::value::RawValue;
+use std::fmt::Display;
+
+/// What the blocks of one message came to.
+#[derive(Default)]
+struct Blocks {
+    /// Parts of the content, each a JSON object.
+    parts: Vec<String>,
+    /// The text of the only part, as it is written, while there is no other.
+    only_text: Option<String>,
+    /// Tool calls of an assistant, each a JSON object.
+    calls: Vec<String>,
+    /// Messages with results of tools, each a JSON object.
+    results: Vec<String>,
+}
+
+/// Writes the system prompt and the messages as a chat's list of messages.
+pub(super) fn messages(
+    system: Option<&str>,
+    raw: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), BadRequest> {
+    check::array("messages", raw)?;
+    let mut list = List::begin(out);
+    if let Some(system) = system {
+        let mut blocks = Blocks::default();
+        content("system", system, &mut blocks)?;
+        message("system", &blocks, &mut list);
+    }
+    let before = list.is_empty();
+    let mut any = false;
+    json::elements(raw, |index, element: Result<&RawValue, _>| {
+        any = true;
+        let at = format_args!("messages[{index}]");
+        let [role, said] = check::members(at, element?.get(), ["role", "content"])?;
+        let param = format_args!("{at}.role");
+        let role = check::string(param, role.ok_or_else(|| BadRequest::missing(param))?)?;
+        if !matches!(role.as_ref(), "user" | "assistant" | "system") {
+            return Err(BadRequest::value(param, "a role must be user or assistant"));
+        }
+        let param = format_args!("{at}.content");
+        let mut blocks = Blocks::default();
+        content(param, said.ok_or_else(|| BadRequest::missing(param))?, &mut blocks)?;
+        for result in &blocks.results {
+            list.next().extend_from_slice(result.as_bytes());
+        }
+        // A message of results alone is those results and nothing else.
+        if blocks.results.is_empty() || !blocks.parts.is_empty() {
+            message(&role, &blocks, &mut list);
+        }
+        Ok(())
+    })?;
+    list.end();
+    if !any && before {
+        return Err(BadRequest::value("messages", "`messages` must have at least one message"));
+    }
+    Ok(())
+}
+
+fn message(role: &str, blocks: &Blocks, list: &mut List<'_>) {
+    let mut message = Object::begin(list.next());
+    message.text("role", role);
+    let content = message.member("content");
+    match (&blocks.only_text, blocks.parts.as_slice()) {
+        (Some(text), [_]) => content.extend_from_slice(text.as_bytes()),
+        (_, []) if !blocks.calls.is_empty() => content.extend_from_slice(b"null"),
+        (_, []) => content.extend_from_slice(b"\"\""),
+        (_, parts) => put_all(parts, content),
+    }
+    if !blocks.calls.is_empty() {
+        put_all(&blocks.calls, message.member("tool_calls"));
+    }
+    message.end();
+}
+
+fn put_all(values: &[String], out: &mut Vec<u8>) {
+    let mut list = List::begin(out);
+    for value in values {
+        list.next().extend_from_slice(value.as_bytes());
+    }
+    list.end();
+}
+
+/// Reads a content: a string or a list of blocks.
+fn content(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
+    match json::kind(raw) {
+        Kind::String => {
+            check::string(at, raw)?;
+            blocks.text(raw);
+            Ok(())
+        }
+        Kind::Array => json::elements(raw, |index, element: Result<&RawValue, _>| {
+            block(format_args!("{at}[{index}]"), element?.get(), blocks)
+        }),
+        _ => Err(BadRequest::kind(at, "a string or a list of blocks")),
+    }
+}
+
+fn block(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
+    let [kind, text, source] = check::members(at, raw, ["type", "text", "source"])?;
+    let param = format_args!("{at}.type");
+    let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
+    match kind.as_ref() {
+        "text" => {
+            let param = format_args!("{at}.text");
+            let text = text.ok_or_else(|| BadRequest::missing(param))?;
+            check::string(param, text)?;
+            blocks.text(text);
+            Ok(())
+        }
+        "image" => {
+            let address = image(format_args!("{at}.source"), source)?;
+            blocks.part(format!(r#"{{"type":"image_url","image_url":{{"url":{address}}}}}"#));
+            Ok(())
+        }
+        "document" => document(format_args!("{at}.source"), source, blocks),
+        "tool_use" => tool_use(at, raw, blocks),
+        "tool_result" => tool_result(at, raw, blocks),
+        // Only the provider that wrote them can read them: it gets the client's own body.
+        "thinking" | "redacted_thinking" => Ok(()),
+        other => Err(BadRequest::unsupported(
+            param,
+            format!("blocks of type `{}` are not served", other.escape_debug()),
+        )),
+    }
+}
+
+/// The image's address as a JSON string.
+fn image(at: impl Display + Copy, source: Option<&str>) -> Result<String, BadRequest> {
+    let raw = source.ok_or_else(|| BadRequest::missing(at))?;
+    let [kind, media_type, data, url] =
+        check::members(at, raw, ["type", "media_type", "data", "url"])?;
+    let text = |name: &str, raw: Option<&str>| {
+        let param = format!("{at}.{name}");
+        let raw = raw.ok_or_else(|| BadRequest::missing(&param))?;
+        check::string(&param, raw).map(std::borrow::Cow::into_owned)
+    };
+    match text("type", kind)?.as_str() {
+        "base64" => {
+            let address =
+                format!("data:{};base64,{}", text("media_type", media_type)?, text("data", data)?);
+            Ok(serde_json::Value::String(address).to_string())
+        }
+        "url" => {
+            text("url", url)?;
+            Ok(url.unwrap_or_default().to_owned())
+        }
+        _ => Err(BadRequest::unsupported(
+            format_args!("{at}.type"),
+            "an image must come as base64 or url; stored files are not served",
+        )),
+    }
+}
+
+/// A document of plain text; others are read by the provider at a price of its own.
+fn document(
+    at: impl Display + Copy,
+    source: Option<&str>,
+    blocks: &mut Blocks,
+) -> Result<(), BadRequest> {
+    let raw = source.ok_or_else(|| BadRequest::missing(at))?;
+    let [kind, data, said] = check::members(at, raw, ["type", "data", "content"])?;
+    match (kind, data, said) {
+        (Some("\"text\""), Some(data), _) => {
+            check::string(format_args!("{at}.data"), data)?;
+            blocks.text(data);
+            Ok(())
+        }
+        (Some("\"content\""), _, Some(said)) => content(format_args!("{at}.content"), said, blocks),
+        _ => Err(BadRequest::unsupported(
+            format_args!("{at}.type"),
+            "a document must be text; other documents cost what cannot be known before",
+        )),
+    }
+}
+
+fn tool_use(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
+    let [id, name, input] = check::members(at, raw, ["id", "name", "input"])?;
+    let string = |field: &str, raw: Option<&'_ str>| {
+        let param = format!("{at}.{field}");
+        let raw = raw.ok_or_else(|| BadRequest::missing(&param))?;
+        check::string(&param, raw)?;
+        Ok::<_, BadRequest>(raw.to_owned())
+    };
+    let (id, name) = (string("id", id)?, string("name", name)?);
+    let input = input.unwrap_or("{}");
+    check::object(format_args!("{at}.input"), input)?;
+    let arguments = serde_json::Value::String(input.to_owned());
+    blocks.calls.push(format!(
+        r#"{{"id":{id},"type":"function","function":{{"name":{name},"arguments":{arguments}}}}}"#
+    ));
+    Ok(())
+}
+
+/// A result becomes a message of its own, before what else the user says. An image in it, which a
+/// chat's tool message cannot hold, becomes part of what the user says.
+fn tool_result(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
+    let [id, said] = check::members(at, raw, ["tool_use_id", "content"])?;
+    let param = format_args!("{at}.tool_use_id");
+    let id = id.ok_or_else(|| BadRequest::missing(param))?;
+    check::string(param, id)?;
+    let mut inner = Blocks::default();
+    if let Some(said) = said {
+        content(format_args!("{at}.content"), said, &mut inner)?;
+    }
+    let is_image = |part: &String| part.starts_with(r#"{"type":"image_url""#);
+    let (images, texts): (Vec<_>, Vec<_>) = inner.parts.into_iter().partition(is_image);
+    let mut result = Vec::new();
+    let mut message = Object::begin(&mut result);
+    message.text("role", "tool");
+    message.raw("tool_call_id", id);
+    let written = message.member("content");
+    match (&inner.only_text, texts.as_slice()) {
+        (Some(text), [_]) => written.extend_from_slice(text.as_bytes()),
+        (_, []) => written.extend_from_slice(b"\"\""),
+        (_, texts) => put_all(texts, written),
+    }
+    message.end();
+    blocks.results.push(String::from_utf8_lossy(&result).into_owned());
+    for image in images {
+        blocks.part(image);
+    }
+    Ok(())
+}
+
+impl Blocks {
+    /// A part of text, given as a JSON string.
+    fn text(&mut self, raw: &str) {
+        self.part(format!(r#"{{"type":"text","text":{raw}}}"#));
+        if self.parts.len() == 1 {
+            self.only_text = Some(raw.to_owned());
+        }
+    }
+
+    fn part(&mut self, part: String) {
+        self.only_text = None;
+        self.parts.push(part);
+    }
+}

@@ -1,0 +1,208 @@
+//! A message request as the chat request that asks the same.
+
+use super::{content, tools};
+use crate::{
+    ledger::Endpoint,
+    wire::{
+        BadRequest, ChatRequest, check,
+        json::{self, Kind},
+        put::Object,
+        read::{object_text, read_chat},
+    },
+};
+use bytes::Bytes;
+use http::HeaderMap;
+
+/// The members of a request that are not taken over as they stand; null is absent.
+#[derive(Default)]
+struct Given<'a> {
+    max_tokens: Option<&'a str>,
+    messages: Option<&'a str>,
+    system: Option<&'a str>,
+    temperature: Option<&'a str>,
+    stop_sequences: Option<&'a str>,
+    tools: Option<&'a str>,
+    tool_choice: Option<&'a str>,
+    thinking: Option<&'a str>,
+    metadata: Option<&'a str>,
+    service_tier: Option<&'a str>,
+    output_config: Option<&'a str>,
+    output_format: Option<&'a str>,
+    /// Everything else, as it stands.
+    others: Vec<(String, &'a str)>,
+}
+
+/// Reads a message request.
+///
+/// # Errors
+/// [`BadRequest`] naming the parameter or the header.
+pub fn read_messages(
+    body: Bytes,
+    headers: &HeaderMap,
+    output_tokens_default: u64,
+) -> Result<ChatRequest, BadRequest> {
+    let given = Given::read(object_text(&body)?)?;
+    if given.max_tokens.is_none() {
+        return Err(BadRequest::missing("max_tokens"));
+    }
+    let inner = Bytes::from(given.to_chat()?);
+    let request = read_chat(inner, headers, output_tokens_default)?;
+    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
+}
+
+/// Reads a request whose tokens are to be counted: a message request that need not say how long an
+/// answer may get.
+///
+/// # Errors
+/// [`BadRequest`] naming the parameter or the header.
+pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
+    let inner = Bytes::from(Given::read(object_text(&body)?)?.to_chat()?);
+    let request = read_chat(inner, headers, 1)?;
+    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
+}
+
+impl<'a> Given<'a> {
+    fn read(text: &'a str) -> Result<Self, BadRequest> {
+        let mut given = Self::default();
+        let mut seen: Vec<String> = Vec::new();
+        json::members(text, |key, member| {
+            if seen.iter().any(|known| known == key) {
+                return Err(check::twice(key));
+            }
+            seen.push(key.to_owned());
+            let slot = match key {
+                "max_tokens" => &mut given.max_tokens,
+                "messages" => &mut given.messages,
+                "system" => &mut given.system,
+                "temperature" => &mut given.temperature,
+                "stop_sequences" => &mut given.stop_sequences,
+                "tools" => &mut given.tools,
+                "tool_choice" => &mut given.tool_choice,
+                "thinking" => &mut given.thinking,
+                "metadata" => &mut given.metadata,
+                "service_tier" => &mut given.service_tier,
+                "output_config" => &mut given.output_config,
+                "output_format" => &mut given.output_format,
+                // They only say what may be cached, or cleared from a long history.
+                "cache_control" | "context_management" => return Ok(()),
+                "container" | "mcp_servers" if member.raw != "null" && member.raw != "[]" => {
+                    let message = "what a provider runs itself is not served, since it costs extra";
+                    return Err(BadRequest::unsupported(key, format!("`{key}`: {message}")));
+                }
+                "container" | "mcp_servers" => return Ok(()),
+                _ => {
+                    given.others.push((key.to_owned(), member.raw));
+                    return Ok(());
+                }
+            };
+            *slot = (member.raw != "null").then_some(member.raw);
+            Ok(())
+        })?;
+        Ok(given)
+    }
+
+    /// The chat request that asks the same.
+    fn to_chat(&self) -> Result<Vec<u8>, BadRequest> {
+        let messages = self.messages.ok_or_else(|| BadRequest::missing("messages"))?;
+        let mut out = Vec::with_capacity(messages.len() + messages.len() / 4 + 512);
+        let mut body = Object::begin(&mut out);
+        for (name, raw) in &self.others {
+            body.raw(name, raw);
+        }
+        content::messages(self.system, messages, body.member("messages"))?;
+        body.maybe("max_tokens", self.max_tokens);
+        if let Some(raw) = self.temperature {
+            check::number("temperature", raw, 0.0, 1.0)?;
+            body.raw("temperature", raw);
+        }
+        if let Some(raw) = self.stop_sequences {
+            check::array("stop_sequences", raw)?;
+            if raw != "[]" {
+                body.raw("stop", raw);
+            }
+        }
+        if let Some(raw) = self.tools {
+            tools::list(raw, &mut body)?;
+        }
+        if let Some(raw) = self.tool_choice {
+            tools::choice(raw, &mut body)?;
+        }
+        self.effort(&mut body)?;
+        self.user(&mut body)?;
+        if let Some(raw) = self.service_tier
+            && !matches!(check::string("service_tier", raw)?.as_ref(), "auto" | "standard_only")
+        {
+            let message = "`service_tier` must be auto or standard_only";
+            return Err(BadRequest::value("service_tier", message));
+        }
+        self.format(&mut body)?;
+        body.end();
+        Ok(out)
+    }
+
+    /// How hard to think: the effort asked for, or what a budget of thinking tokens amounts to.
+    fn effort(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {
+        if let Some(raw) = self.output_config {
+            let [effort] = check::members("output_config", raw, ["effort"])?;
+            if let Some(raw) = effort {
+                match check::string("output_config.effort", raw)?.as_ref() {
+                    "max" => body.text("reasoning_effort", "high"),
+                    same => body.text("reasoning_effort", same),
+                }
+                return Ok(());
+            }
+        }
+        let Some(raw) = self.thinking else { return Ok(()) };
+        let [kind, budget] = check::members("thinking", raw, ["type", "budget_tokens"])?;
+        let kind = kind.ok_or_else(|| BadRequest::missing("thinking.type"))?;
+        match check::string("thinking.type", kind)?.as_ref() {
+            "enabled" => {
+                let raw = budget.ok_or_else(|| BadRequest::missing("thinking.budget_tokens"))?;
+                let budget = check::integer("thinking.budget_tokens", raw, 1, i64::from(u32::MAX))?;
+                let effort = match budget {
+                    ..=2048 => "low",
+                    2049..=8192 => "medium",
+                    _ => "high",
+                };
+                body.text("reasoning_effort", effort);
+                Ok(())
+            }
+            "disabled" | "adaptive" => Ok(()),
+            _ => Err(BadRequest::value(
+                "thinking.type",
+                "`thinking.type` must be enabled, disabled or adaptive",
+            )),
+        }
+    }
+
+    fn user(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {
+        let Some(raw) = self.metadata else { return Ok(()) };
+        let [user] = check::members("metadata", raw, ["user_id"])?;
+        if let Some(raw) = user {
+            check::string("metadata.user_id", raw)?;
+            body.raw("user", raw);
+        }
+        Ok(())
+    }
+
+    /// A structured answer, under the name it has or the one it had while it was new.
+    fn format(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {
+        let of_config = match self.output_config {
+            Some(raw) => check::members("output_config", raw, ["format"])?[0],
+            None => None,
+        };
+        let Some(raw) = of_config.or(self.output_format) else { return Ok(()) };
+        let at = "output_config.format";
+        let [kind, schema] = check::members(at, raw, ["type", "schema"])?;
+        let is_schema = kind.is_some_and(|raw| raw == "\"json_schema\"");
+        let Some(schema) = schema.filter(|raw| is_schema && json::kind(raw) == Kind::Object) else {
+            let message = format!("`{at}` must be a json_schema with its schema");
+            return Err(BadRequest::value(at, message));
+        };
+        let written = format!(
+            r#"{{"type":"json_schema","json_schema":{{"name":"answer","strict":true,"schema":{schema}}}}}"#
+        );
+        body.raw("response_format", &written);
+        Ok(())
+    }
+}

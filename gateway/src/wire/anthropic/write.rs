@@ -1,0 +1,330 @@
+//! An answer in Anthropic's shapes: one message, or the events of its stream in their order.
+
+use crate::{
+    refusal::Refusal,
+    wire::{
+        Choice, Delta, DeltaKind, FinishReason, Gathered, ToolCall,
+        chat::{self, AnswerHead, Cost},
+        put::{List, Object},
+    },
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
+use policies::Usage;
+use serde_json::{Value, json, value::RawValue};
+
+/// Writes one answer. A message has one choice: others are left out.
+#[derive(Debug)]
+pub struct Messages {
+    head: AnswerHead,
+    /// Tokens of the prompt as far as they are known before the answer's end.
+    prompt_tokens: u64,
+    begun: bool,
+    /// The block that is open.
+    open: Option<Block>,
+    /// Blocks begun so far.
+    blocks: u32,
+    /// The block of each tool call, by the call's number.
+    calls: Vec<(u32, u32)>,
+    finish: Option<FinishReason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    Thinking,
+    Text,
+    Tool(u32),
+}
+
+// === impl Messages ===
+
+impl Messages {
+    /// A writer for one answer.
+    #[must_use]
+    pub fn new(head: AnswerHead, prompt_tokens: u64) -> Self {
+        Self {
+            head,
+            prompt_tokens,
+            begun: false,
+            open: None,
+            blocks: 0,
+            calls: Vec::new(),
+            finish: None,
+        }
+    }
+
+    /// Writes a piece of a streamed answer.
+    pub fn delta(&mut self, delta: &Delta, out: &mut impl FnMut(Bytes)) {
+        if delta.choice > 0 {
+            return;
+        }
+        self.begin(out);
+        match &delta.kind {
+            DeltaKind::Text(text) | DeltaKind::Refusal(text) => {
+                self.block(Block::Text, out);
+                out(piece(self.index(), "text_delta", "text", text));
+            }
+            DeltaKind::Reasoning(text) => {
+                self.block(Block::Thinking, out);
+                out(piece(self.index(), "thinking_delta", "thinking", text));
+            }
+            DeltaKind::Signature(text) => {
+                self.block(Block::Thinking, out);
+                out(piece(self.index(), "signature_delta", "signature", text));
+            }
+            DeltaKind::ToolCall { index, id, name } => {
+                self.close(out);
+                self.calls.push((*index, self.blocks));
+                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+                self.open(Block::Tool(*index), &block, out);
+            }
+            DeltaKind::ToolArguments { index, json } => {
+                let of = |(call, block): &(u32, u32)| (call == index).then_some(*block);
+                if let Some(block) = self.calls.iter().find_map(of) {
+                    out(piece(block, "input_json_delta", "partial_json", json));
+                }
+            }
+            DeltaKind::Finish(finish) => self.finish = Some(finish.clone()),
+        }
+    }
+
+    /// Writes the end of a streamed answer.
+    pub fn end(&mut self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        let mut last = BytesMut::new();
+        let mut out = |frame: Bytes| last.put_slice(&frame);
+        self.begin(&mut out);
+        self.close(&mut out);
+        let (reason, sequence) = stop(self.finish.as_ref());
+        out(event("message_delta", |it| {
+            let mut delta = Object::begin(it.member("delta"));
+            delta.text("stop_reason", reason);
+            delta.raw("stop_sequence", &json!(sequence).to_string());
+            delta.end();
+            put_usage(it.member("usage"), usage, cost);
+        }));
+        out(event("message_stop", |_| {}));
+        last.freeze()
+    }
+
+    /// Writes the end of a stream that broke.
+    #[must_use]
+    pub fn broken(&self, refusal: &Refusal) -> Bytes {
+        let mut frame = BytesMut::from(&b"event: error\ndata: "[..]);
+        frame.put_slice(error_body(refusal, None).as_bytes());
+        frame.put_slice(b"\n\n");
+        frame.freeze()
+    }
+
+    /// Writes the whole unstreamed answer.
+    #[must_use]
+    pub fn whole(&self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        let quiet = Choice::default();
+        let choice = answer.choices.first().unwrap_or(&quiet);
+        let mut body = Vec::with_capacity(choice.text.len() + 512);
+        let mut message = Object::begin(&mut body);
+        self.put_head(&mut message);
+        put_content(message.member("content"), choice);
+        let (reason, sequence) = stop(choice.finish.as_ref());
+        message.text("stop_reason", reason);
+        message.raw("stop_sequence", &json!(sequence).to_string());
+        put_usage(message.member("usage"), usage, cost);
+        message.end();
+        Bytes::from(body)
+    }
+
+    fn put_head(&self, message: &mut Object<'_>) {
+        message.text("id", &self.head.id);
+        message.text("type", "message");
+        message.text("role", "assistant");
+        message.text("model", &self.head.model);
+    }
+
+    /// The first event, where it is not out yet.
+    fn begin(&mut self, out: &mut impl FnMut(Bytes)) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        out(event("message_start", |it| {
+            let mut message = Object::begin(it.member("message"));
+            self.put_head(&mut message);
+            message.raw("content", "[]");
+            message.raw("stop_reason", "null");
+            message.raw("stop_sequence", "null");
+            let usage = Usage { input: self.prompt_tokens, ..Usage::default() };
+            put_usage(message.member("usage"), &usage, None);
+            message.end();
+        }));
+    }
+
+    /// Makes a block of this kind the open one.
+    fn block(&mut self, block: Block, out: &mut impl FnMut(Bytes)) {
+        if self.open == Some(block) {
+            return;
+        }
+        self.close(out);
+        let empty = match block {
+            Block::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),
+            Block::Text | Block::Tool(_) => json!({"type": "text", "text": ""}),
+        };
+        self.open(block, &empty, out);
+    }
+
+    fn open(&mut self, block: Block, empty: &Value, out: &mut impl FnMut(Bytes)) {
+        let index = self.blocks;
+        self.blocks = self.blocks.saturating_add(1);
+        self.open = Some(block);
+        out(event("content_block_start", |it| {
+            it.raw("index", &index.to_string());
+            it.raw("content_block", &empty.to_string());
+        }));
+        if index == 0 {
+            out(event("ping", |_| {}));
+        }
+    }
+
+    fn close(&mut self, out: &mut impl FnMut(Bytes)) {
+        if self.open.take().is_some() {
+            let index = self.index();
+            out(event("content_block_stop", |it| it.raw("index", &index.to_string())));
+        }
+    }
+
+    /// The number of the last block.
+    const fn index(&self) -> u32 {
+        self.blocks.saturating_sub(1)
+    }
+}
+
+/// An event: its name, and an object that begins with it.
+fn event(name: &str, fill: impl FnOnce(&mut Object<'_>)) -> Bytes {
+    let mut frame = Vec::with_capacity(192);
+    frame.extend_from_slice(b"event: ");
+    frame.extend_from_slice(name.as_bytes());
+    frame.extend_from_slice(b"\ndata: ");
+    let mut data = Object::begin(&mut frame);
+    data.text("type", name);
+    fill(&mut data);
+    data.end();
+    frame.extend_from_slice(b"\n\n");
+    Bytes::from(frame)
+}
+
+/// A piece of a block.
+fn piece(index: u32, kind: &str, member: &str, text: &str) -> Bytes {
+    event("content_block_delta", |it| {
+        it.raw("index", &index.to_string());
+        let mut delta = Object::begin(it.member("delta"));
+        delta.text("type", kind);
+        delta.text(member, text);
+        delta.end();
+    })
+}
+
+fn put_content(out: &mut Vec<u8>, choice: &Choice) {
+    let mut blocks = List::begin(out);
+    if !choice.reasoning.is_empty() || !choice.signature.is_empty() {
+        let mut block = Object::begin(blocks.next());
+        block.text("type", "thinking");
+        block.text("thinking", &choice.reasoning);
+        block.text("signature", &choice.signature);
+        block.end();
+    }
+    for text in [&choice.text, &choice.refusal].into_iter().filter(|text| !text.is_empty()) {
+        put_text(blocks.next(), text);
+    }
+    for call in &choice.calls {
+        let mut block = Object::begin(blocks.next());
+        block.text("type", "tool_use");
+        block.text("id", &call.id);
+        block.text("name", &call.name);
+        block.raw("input", &input(call));
+        block.end();
+    }
+    // Applications look at the first block.
+    if blocks.is_empty() {
+        put_text(blocks.next(), "");
+    }
+    blocks.end();
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let mut block = Object::begin(out);
+    block.text("type", "text");
+    block.text("text", text);
+    block.end();
+}
+
+/// A call's arguments as the object that this format has; where the model wrote none, its text as
+/// the only member.
+fn input(call: &ToolCall) -> String {
+    match serde_json::from_str::<&RawValue>(&call.arguments) {
+        Ok(raw) if raw.get().starts_with('{') => raw.get().to_owned(),
+        _ if call.arguments.trim().is_empty() => "{}".to_owned(),
+        _ => json!({ "arguments": call.arguments }).to_string(),
+    }
+}
+
+/// The stop reason, and the stop sequence where it is known which was met.
+fn stop(finish: Option<&FinishReason>) -> (&str, Option<&str>) {
+    match finish {
+        None | Some(FinishReason::Stop) => ("end_turn", None),
+        Some(FinishReason::StopString(met)) => ("stop_sequence", Some(met)),
+        Some(FinishReason::Length) => ("max_tokens", None),
+        Some(FinishReason::ToolCalls) => ("tool_use", None),
+        Some(FinishReason::ContentFilter) => ("refusal", None),
+        Some(FinishReason::Other(word)) => match word.as_str() {
+            "function_call" => ("tool_use", None),
+            "pause_turn" | "refusal" | "model_context_window_exceeded" => (word, None),
+            _ => ("end_turn", None),
+        },
+    }
+}
+
+fn put_usage(out: &mut Vec<u8>, usage: &Usage, cost: Option<&Cost>) {
+    let writes = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+    let mut object = Object::begin(out);
+    for (name, tokens) in [
+        ("input_tokens", usage.input),
+        ("cache_creation_input_tokens", writes),
+        ("cache_read_input_tokens", usage.cache_read),
+        ("output_tokens", usage.completion()),
+    ] {
+        object.raw(name, &tokens.to_string());
+    }
+    let kinds = json!({
+        "ephemeral_5m_input_tokens": usage.cache_write_5m,
+        "ephemeral_1h_input_tokens": usage.cache_write_1h,
+    });
+    object.raw("cache_creation", &kinds.to_string());
+    if let Some(cost) = cost {
+        object.raw("cost", &cost.total.to_plain());
+        let mut details = String::new();
+        chat::put_details(&mut details, cost);
+        if !cost.details.is_empty() {
+            object.raw("cost_details", &details);
+        }
+    }
+    object.end();
+}
+
+/// The body of a count of tokens.
+#[must_use]
+pub fn counted(tokens: u64) -> Bytes {
+    Bytes::from(json!({ "input_tokens": tokens }).to_string())
+}
+
+/// The body of an error.
+#[must_use]
+pub fn error_body(refusal: &Refusal, request_id: Option<&str>) -> String {
+    let error = json!({"type": refusal.anthropic_kind(), "message": refusal.to_string()});
+    json!({"type": "error", "error": error, "request_id": request_id}).to_string()
+}
+
+/// An error in OpenAI's shape in this one.
+#[must_use]
+pub fn error_from_openai(body: &[u8], status: StatusCode, request_id: Option<&str>) -> String {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = body["error"]["message"].as_str().unwrap_or("the request was refused");
+    let error = json!({"type": Refusal::anthropic_kind_of(status), "message": message});
+    json!({"type": "error", "error": error, "request_id": request_id}).to_string()
+}

@@ -1,0 +1,194 @@
+//! Answers that are kept for a while, so that a conversation can be continued by the id of its last
+//! answer.
+//!
+//! **Invariants:** bounded in entries, bytes and time, the oldest go first; an answer is found only by
+//! the key that asked for it; nothing is written to a disk.
+
+use crate::ledger::KeyId;
+use bytes::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Limits of what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptLimits {
+    /// Answers.
+    pub entries_max: usize,
+    /// Bytes of answers and conversations together.
+    pub bytes_max: usize,
+    /// How long one is kept.
+    pub ttl: Duration,
+}
+
+/// The answers that are kept.
+pub struct Kept {
+    limits: KeptLimits,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<String, Record>,
+    /// Ids, oldest first; an id that was deleted may still stand here.
+    order: VecDeque<(Instant, String)>,
+    bytes: usize,
+}
+
+struct Record {
+    owner: KeyId,
+    expires: Instant,
+    /// Chat messages, separated by commas.
+    conversation: Bytes,
+    /// The response object.
+    response: Bytes,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// A store that keeps nothing yet.
+    #[must_use]
+    pub fn new(limits: KeptLimits) -> Self {
+        Self { limits, state: Mutex::default() }
+    }
+
+    /// Keeps an answer. One that is larger than all that may be kept is not.
+    pub fn put(&self, id: &str, owner: KeyId, conversation: Bytes, response: Bytes) {
+        let bytes = id.len() + conversation.len() + response.len();
+        if bytes > self.limits.bytes_max {
+            return;
+        }
+        let expires = Instant::now() + self.limits.ttl;
+        self.with(|state| {
+            state.remove(id);
+            state.bytes += bytes;
+            state.order.push_back((expires, id.to_owned()));
+            let record = Record { owner, expires, conversation, response };
+            state.records.insert(id.to_owned(), record);
+            while state.bytes > self.limits.bytes_max || state.order.len() > self.limits.entries_max
+            {
+                let Some((_, oldest)) = state.order.pop_front() else { break };
+                state.remove(&oldest);
+            }
+        });
+    }
+
+    /// The response object.
+    #[must_use]
+    pub fn response(&self, id: &str, owner: &KeyId) -> Option<Bytes> {
+        self.with(|state| state.get(id, owner).map(|record| record.response.clone()))
+    }
+
+    /// The conversation up to and with the answer.
+    #[must_use]
+    pub fn conversation(&self, id: &str, owner: &KeyId) -> Option<Bytes> {
+        self.with(|state| state.get(id, owner).map(|record| record.conversation.clone()))
+    }
+
+    /// Forgets an answer; `false` where there was none.
+    #[must_use]
+    pub fn delete(&self, id: &str, owner: &KeyId) -> bool {
+        self.with(|state| {
+            let found = state.get(id, owner).is_some();
+            if found {
+                state.remove(id);
+                state.order.retain(|(_, known)| known != id);
+            }
+            found
+        })
+    }
+
+    fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while state.order.front().is_some_and(|(expires, _)| *expires <= now) {
+            if let Some((_, id)) = state.order.pop_front() {
+                state.remove(&id);
+            }
+        }
+        body(&mut state)
+    }
+}
+
+impl State {
+    fn get(&self, id: &str, owner: &KeyId) -> Option<&Record> {
+        let record = self.records.get(id)?;
+        (record.owner == *owner && record.expires > Instant::now()).then_some(record)
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(record) = self.records.remove(id) {
+            self.bytes -= id.len() + record.conversation.len() + record.response.len();
+        }
+    }
+}
+
+/// Without what is kept: prompts must not reach a log.
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bytes, Duration, Kept, KeptLimits, KeyId};
+
+    fn kept(entries_max: usize, bytes_max: usize) -> Kept {
+        Kept::new(KeptLimits { entries_max, bytes_max, ttl: Duration::from_secs(60) })
+    }
+
+    fn put(kept: &Kept, id: &str, owner: &str) {
+        let text = Bytes::from_static(b"0123456789");
+        kept.put(id, KeyId(owner.into()), text.clone(), text);
+    }
+
+    fn has(kept: &Kept, id: &str, owner: &str) -> bool {
+        kept.response(id, &KeyId(owner.into())).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_belongs_to_its_key_and_ends_with_its_time() {
+        let kept = kept(10, 1000);
+        put(&kept, "a", "ann");
+        assert!(has(&kept, "a", "ann") && !has(&kept, "a", "bob"));
+        assert!(!kept.delete("a", &KeyId("bob".into())));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(!has(&kept, "a", "ann"));
+        put(&kept, "b", "ann");
+        assert!(kept.delete("b", &KeyId("ann".into())) && !has(&kept, "b", "ann"));
+        assert!(!kept.delete("b", &KeyId("ann".into())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_go_first() {
+        let kept = kept(2, 1000);
+        for id in ["a", "b", "c"] {
+            put(&kept, id, "ann");
+        }
+        assert!(!has(&kept, "a", "ann") && has(&kept, "b", "ann") && has(&kept, "c", "ann"));
+        let kept = self::kept(10, 42);
+        for id in ["a", "b", "c"] {
+            put(&kept, id, "ann");
+        }
+        assert!(!has(&kept, "a", "ann"), "42 bytes hold two of 21");
+        assert!(has(&kept, "b", "ann") && has(&kept, "c", "ann"));
+        let kept = self::kept(10, 20);
+        put(&kept, "a", "ann");
+        assert!(!has(&kept, "a", "ann"), "larger than all that may be kept");
+        // Deleted ones take no place.
+        let kept = self::kept(2, 1000);
+        for round in 0..50 {
+            let id = format!("r{round}");
+            put(&kept, &id, "ann");
+            assert!(kept.delete(&id, &KeyId("ann".into())));
+        }
+        put(&kept, "a", "ann");
+        put(&kept, "b", "ann");
+        assert!(has(&kept, "a", "ann") && has(&kept, "b", "ann"));
+    }
+}

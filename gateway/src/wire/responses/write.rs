@@ -1,0 +1,406 @@
+//! An answer as a response object, or as the events of its stream in their order.
+
+use super::{
+    ResponsesAsk,
+    output::{Call, Item, ItemKind, Part, as_chat, put_reasoning},
+};
+use crate::{
+    refusal::Refusal,
+    wire::{
+        Delta, DeltaKind, FinishReason, Gathered,
+        chat::{AnswerHead, Cost, put_details, put_tokens},
+        put::{List, Object},
+    },
+};
+use bytes::Bytes;
+use policies::Usage;
+use serde_json::json;
+
+/// Most items of one answer: what a provider writes beyond is left out.
+const ITEMS_MAX: usize = 512;
+
+/// Writes one answer. A response has one choice: others are left out.
+#[derive(Debug)]
+pub struct Responses {
+    head: AnswerHead,
+    ask: ResponsesAsk,
+    /// The number of the next event.
+    sequence: u64,
+    begun: bool,
+    items: Vec<Item>,
+    /// Whether the last item is still open.
+    open: bool,
+    finish: Option<FinishReason>,
+}
+
+/// How the response stands.
+#[derive(Clone, Copy)]
+enum Standing<'a> {
+    InProgress,
+    Ended { usage: &'a Usage, cost: Option<&'a Cost> },
+    Failed(&'a Refusal),
+}
+
+// === impl Responses ===
+
+impl Responses {
+    /// A writer for one answer.
+    #[must_use]
+    pub fn new(head: AnswerHead, ask: ResponsesAsk) -> Self {
+        Self { head, ask, sequence: 0, begun: false, items: Vec::new(), open: false, finish: None }
+    }
+
+    /// Writes a piece of a streamed answer.
+    pub fn delta(&mut self, delta: &Delta, out: &mut impl FnMut(Bytes)) {
+        if delta.choice > 0 {
+            return;
+        }
+        self.begin(out);
+        match &delta.kind {
+            DeltaKind::Text(text) => self.said(delta, false, text, out),
+            DeltaKind::Refusal(text) => self.said(delta, true, text, out),
+            DeltaKind::Reasoning(text) => self.thought(text, out),
+            DeltaKind::Signature(piece) => {
+                if let Some(Item { kind: ItemKind::Reasoning { signature, .. }, .. }) =
+                    self.items.last_mut()
+                {
+                    signature.push_str(piece);
+                }
+            }
+            DeltaKind::ToolCall { index, id, name } => {
+                let call = Call {
+                    number: *index,
+                    call_id: id.clone(),
+                    name: name.clone(),
+                    input: String::new(),
+                    custom: self.ask.custom.contains(name),
+                };
+                self.open("fc", ItemKind::Call(call), out);
+            }
+            DeltaKind::ToolArguments { index, json } => self.argued(*index, json, out),
+            DeltaKind::Finish(finish) => self.finish = Some(finish.clone()),
+        }
+    }
+
+    /// Writes the end of a streamed answer.
+    pub fn end(&mut self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        let mut last = Vec::new();
+        let mut out = |frame: Bytes| last.extend_from_slice(&frame);
+        self.begin(&mut out);
+        self.close(&mut out);
+        let standing = Standing::Ended { usage, cost };
+        let response = self.response(standing);
+        self.keep(&response);
+        let name = match self.status(standing) {
+            "incomplete" => "response.incomplete",
+            _ => "response.completed",
+        };
+        out(self.event(name, |it| it.member("response").extend_from_slice(&response)));
+        Bytes::from(last)
+    }
+
+    /// Writes the end of a stream that broke.
+    pub fn broken(&mut self, refusal: &Refusal) -> Bytes {
+        let mut last = Vec::new();
+        self.begin(&mut |frame| last.extend_from_slice(&frame));
+        let response = self.response(Standing::Failed(refusal));
+        let failed = self.event("response.failed", |it| {
+            it.member("response").extend_from_slice(&response);
+        });
+        last.extend_from_slice(&failed);
+        Bytes::from(last)
+    }
+
+    /// Writes the whole unstreamed answer.
+    #[must_use]
+    pub fn whole(mut self, answer: Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        for delta in answer.into_deltas() {
+            self.delta(&delta, &mut |_| {});
+        }
+        self.close(&mut |_| {});
+        let response = Bytes::from(self.response(Standing::Ended { usage, cost }));
+        self.keep(&response);
+        response
+    }
+
+    /// The first two events, where they are not out yet.
+    fn begin(&mut self, out: &mut impl FnMut(Bytes)) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        let response = self.response(Standing::InProgress);
+        for name in ["response.created", "response.in_progress"] {
+            out(self.event(name, |it| it.member("response").extend_from_slice(&response)));
+        }
+    }
+
+    fn said(&mut self, delta: &Delta, refusal: bool, text: &str, out: &mut impl FnMut(Bytes)) {
+        if !self.open
+            || !matches!(self.items.last(), Some(Item { kind: ItemKind::Message { .. }, .. }))
+        {
+            self.open("msg", ItemKind::Message { parts: Vec::new() }, out);
+        }
+        if self.last_part().is_none_or(|(_, part)| part.refusal != refusal) {
+            self.close_part(out);
+            let part = Part { refusal, text: String::new(), logprobs: Vec::new() };
+            if let Some(Item { kind: ItemKind::Message { parts }, .. }) = self.items.last_mut() {
+                parts.push(part.clone());
+            }
+            let at = self.last_part().map_or(0, |(at, _)| at);
+            self.item_event("response.content_part.added", out, |it| {
+                it.raw("content_index", &at.to_string());
+                part.put(it.member("part"));
+            });
+        }
+        let at = self.last_part().map_or(0, |(at, _)| at);
+        if let Some(Item { kind: ItemKind::Message { parts }, .. }) = self.items.last_mut()
+            && let Some(part) = parts.last_mut()
+        {
+            part.text.push_str(text);
+            part.logprobs.extend(delta.logprobs.iter().cloned());
+        }
+        let name = if refusal { "response.refusal.delta" } else { "response.output_text.delta" };
+        self.item_event(name, out, |it| {
+            it.raw("content_index", &at.to_string());
+            it.text("delta", text);
+            if !refusal {
+                put_tokens(&delta.logprobs, it.member("logprobs"));
+            }
+        });
+    }
+
+    fn thought(&mut self, text: &str, out: &mut impl FnMut(Bytes)) {
+        if !self.open
+            || !matches!(self.items.last(), Some(Item { kind: ItemKind::Reasoning { .. }, .. }))
+        {
+            let empty = ItemKind::Reasoning { text: String::new(), signature: String::new() };
+            self.open("rs", empty, out);
+            self.item_event("response.content_part.added", out, |it| {
+                it.raw("content_index", "0");
+                put_reasoning("", it.member("part"));
+            });
+        }
+        if let Some(Item { kind: ItemKind::Reasoning { text: all, .. }, .. }) =
+            self.items.last_mut()
+        {
+            all.push_str(text);
+        }
+        self.item_event("response.reasoning_text.delta", out, |it| {
+            it.raw("content_index", "0");
+            it.text("delta", text);
+        });
+    }
+
+    fn argued(&mut self, number: u32, piece: &str, out: &mut impl FnMut(Bytes)) {
+        let of =
+            |item: &&mut Item| matches!(&item.kind, ItemKind::Call(call) if call.number == number);
+        let mut found = self.items.iter_mut().enumerate();
+        let Some((index, item)) = found.rfind(|(_, item)| of(item)) else { return };
+        let ItemKind::Call(call) = &mut item.kind else { return };
+        call.input.push_str(piece);
+        let (id, name) = (item.id.clone(), [call.event(), ".delta"].concat());
+        out(self.event(&name, |it| {
+            it.text("item_id", &id);
+            it.raw("output_index", &index.to_string());
+            it.text("delta", piece);
+        }));
+    }
+
+    /// Opens an item, after closing the one before it.
+    fn open(&mut self, prefix: &str, kind: ItemKind, out: &mut impl FnMut(Bytes)) {
+        self.close(out);
+        if self.items.len() >= ITEMS_MAX {
+            return;
+        }
+        let number = self.items.len();
+        let of = self.head.id.strip_prefix("resp_").unwrap_or(&self.head.id);
+        let item = Item { id: format!("{prefix}_{of}{number:02x}"), kind };
+        let mut written = Vec::new();
+        item.put(false, &mut written);
+        self.items.push(item);
+        self.open = true;
+        out(self.event("response.output_item.added", |it| {
+            it.raw("output_index", &number.to_string());
+            it.member("item").extend_from_slice(&written);
+        }));
+    }
+
+    /// Closes the open item.
+    fn close(&mut self, out: &mut impl FnMut(Bytes)) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        self.close_part(out);
+        let Some(item) = self.items.last().cloned() else { return };
+        match &item.kind {
+            ItemKind::Message { .. } => {}
+            ItemKind::Reasoning { text, .. } => {
+                self.item_event("response.reasoning_text.done", out, |it| {
+                    it.raw("content_index", "0");
+                    it.text("text", text);
+                });
+                self.item_event("response.content_part.done", out, |it| {
+                    it.raw("content_index", "0");
+                    put_reasoning(text, it.member("part"));
+                });
+            }
+            ItemKind::Call(call) => {
+                let name = [call.event(), ".done"].concat();
+                self.item_event(&name, out, |it| {
+                    it.text("name", &call.name);
+                    it.text(call.member(), &call.input);
+                });
+            }
+        }
+        let index = self.items.len() - 1;
+        out(self.event("response.output_item.done", |it| {
+            it.raw("output_index", &index.to_string());
+            item.put(true, it.member("item"));
+        }));
+    }
+
+    /// Closes the last part of a message.
+    fn close_part(&mut self, out: &mut impl FnMut(Bytes)) {
+        let Some((at, part)) = self.last_part().map(|(at, part)| (at, part.clone())) else {
+            return;
+        };
+        let (name, member) = if part.refusal {
+            ("response.refusal.done", "refusal")
+        } else {
+            ("response.output_text.done", "text")
+        };
+        self.item_event(name, out, |it| {
+            it.raw("content_index", &at.to_string());
+            it.text(member, &part.text);
+            if !part.refusal {
+                put_tokens(&part.logprobs, it.member("logprobs"));
+            }
+        });
+        self.item_event("response.content_part.done", out, |it| {
+            it.raw("content_index", &at.to_string());
+            part.put(it.member("part"));
+        });
+    }
+
+    /// The last part of the last item, where that is a message, and its place.
+    fn last_part(&self) -> Option<(usize, &Part)> {
+        match &self.items.last()?.kind {
+            ItemKind::Message { parts } => parts.last().map(|part| (parts.len() - 1, part)),
+            _ => None,
+        }
+    }
+
+    /// An event of the last item.
+    fn item_event(
+        &mut self,
+        name: &str,
+        out: &mut impl FnMut(Bytes),
+        fill: impl FnOnce(&mut Object<'_>),
+    ) {
+        let Some(item) = self.items.last() else { return };
+        let (id, index) = (item.id.clone(), self.items.len() - 1);
+        out(self.event(name, |it| {
+            it.text("item_id", &id);
+            it.raw("output_index", &index.to_string());
+            fill(it);
+        }));
+    }
+
+    /// An event: its name, and an object that begins with it and its number.
+    fn event(&mut self, name: &str, fill: impl FnOnce(&mut Object<'_>)) -> Bytes {
+        let mut frame = Vec::with_capacity(256);
+        frame.extend_from_slice(b"event: ");
+        frame.extend_from_slice(name.as_bytes());
+        frame.extend_from_slice(b"\ndata: ");
+        let mut data = Object::begin(&mut frame);
+        data.text("type", name);
+        data.raw("sequence_number", &self.sequence.to_string());
+        fill(&mut data);
+        data.end();
+        frame.extend_from_slice(b"\n\n");
+        self.sequence += 1;
+        Bytes::from(frame)
+    }
+
+    fn status(&self, standing: Standing<'_>) -> &'static str {
+        match (standing, &self.finish) {
+            (Standing::InProgress, _) => "in_progress",
+            (Standing::Failed(_), _) => "failed",
+            (_, Some(FinishReason::Length | FinishReason::ContentFilter)) => "incomplete",
+            (Standing::Ended { .. }, _) => "completed",
+        }
+    }
+
+    /// The response object as it stands.
+    fn response(&self, standing: Standing<'_>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.ask.echo.len() + 1024);
+        let status = self.status(standing);
+        let mut object = Object::begin(&mut out);
+        object.text("id", &self.head.id);
+        object.text("object", "response");
+        object.raw("created_at", &self.head.created.to_string());
+        object.text("status", status);
+        let error = match standing {
+            Standing::Failed(refusal) => {
+                json!({"code": "server_error", "message": refusal.to_string()})
+            }
+            _ => json!(null),
+        };
+        object.raw("error", &error.to_string());
+        let why = match (status, &self.finish) {
+            ("incomplete", Some(FinishReason::Length)) => json!({"reason": "max_output_tokens"}),
+            ("incomplete", _) => json!({"reason": "content_filter"}),
+            _ => json!(null),
+        };
+        object.raw("incomplete_details", &why.to_string());
+        object.text("model", &self.head.model);
+        let mut output = List::begin(object.member("output"));
+        for item in &self.items {
+            item.put(!matches!(standing, Standing::InProgress), output.next());
+        }
+        output.end();
+        match standing {
+            Standing::Ended { usage, cost } => put_usage(object.member("usage"), usage, cost),
+            _ => object.raw("usage", "null"),
+        }
+        object.end();
+        // The rest repeats the request.
+        out.pop();
+        out.push(b',');
+        out.extend_from_slice(self.ask.echo.as_bytes());
+        out.push(b'}');
+        out
+    }
+
+    /// Keeps the answer, where answers are kept.
+    fn keep(&self, response: &[u8]) {
+        let Some(keep) = &self.ask.keep else { return };
+        let mut conversation = keep.conversation.to_vec();
+        if !conversation.is_empty() {
+            conversation.push(b',');
+        }
+        conversation.extend_from_slice(&as_chat(&self.items));
+        let (id, response) = (&self.head.id, Bytes::copy_from_slice(response));
+        keep.kept.put(id, keep.owner.clone(), Bytes::from(conversation), response);
+    }
+}
+
+fn put_usage(out: &mut Vec<u8>, usage: &Usage, cost: Option<&Cost>) {
+    let mut object = Object::begin(out);
+    object.raw("input_tokens", &usage.prompt().to_string());
+    let cached = json!({"cached_tokens": usage.cache_read});
+    object.raw("input_tokens_details", &cached.to_string());
+    object.raw("output_tokens", &usage.completion().to_string());
+    let reasoning = json!({"reasoning_tokens": usage.reasoning});
+    object.raw("output_tokens_details", &reasoning.to_string());
+    object.raw("total_tokens", &usage.total().to_string());
+    if let Some(cost) = cost {
+        object.raw("cost", &cost.total.to_plain());
+        if !cost.details.is_empty() {
+            let mut details = String::new();
+            put_details(&mut details, cost);
+            object.raw("cost_details", &details);
+        }
+    }
+    object.end();
+}

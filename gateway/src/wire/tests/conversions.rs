@@ -1,0 +1,332 @@
+//! Golden files of the conversions: a request of another format as the chat request that asks the same
+//! (`golden/*.in.json`, `*.chat.json`), and an answer's deltas as that format's stream and whole answer
+//! (`golden/*.sse`, `*.out.json`). `TOLLGATE_GOLDEN=write` writes what is made in place of comparing.
+
+use crate::{
+    ledger::{Endpoint, KeyId},
+    providers::openai,
+    refusal::Refusal,
+    wire::{
+        BadRequest, ChatRequest, Context, Delta, DeltaKind, FinishReason, Gathered, Kept,
+        KeptLimits, Outer, chat::AnswerHead, chat::Cost, read,
+    },
+};
+use bytes::Bytes;
+use http::HeaderMap;
+use policies::{PicoUsd, Usage};
+use serde_json::{Value, json};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/wire/tests/golden").join(name)
+}
+
+fn same(name: &str, made: &str) {
+    let file = golden(name);
+    if std::env::var_os("TOLLGATE_GOLDEN").is_some_and(|mode| mode == "write") {
+        std::fs::write(&file, made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(made, kept, "{}", file.display());
+}
+
+fn pretty(json: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(json).unwrap();
+    serde_json::to_string_pretty(&value).unwrap() + "\n"
+}
+
+fn asked_with(
+    endpoint: Endpoint,
+    body: &Value,
+    kept: Option<&Arc<Kept>>,
+) -> Result<ChatRequest, BadRequest> {
+    let owner = KeyId("key".into());
+    let context = Context { kept, owner: &owner, output_tokens_default: 1000 };
+    read(endpoint, Bytes::from(body.to_string()), &HeaderMap::new(), &context)
+}
+
+fn asked(endpoint: Endpoint, body: &Value) -> Result<ChatRequest, BadRequest> {
+    asked_with(endpoint, body, None)
+}
+
+fn converts(endpoint: Endpoint, name: &str) {
+    let outer = std::fs::read(golden(&format!("{name}.in.json"))).unwrap();
+    let body: Value = serde_json::from_slice(&outer).unwrap();
+    let request = asked(endpoint, &body).unwrap();
+    assert_eq!(request.endpoint, endpoint);
+    let outer_body: Value = serde_json::from_slice(request.outer_body.as_ref().unwrap()).unwrap();
+    assert_eq!(outer_body, body, "a provider of the same format gets the client's own body");
+    same(&format!("{name}.chat.json"), &pretty(&request.body));
+}
+
+#[test]
+fn a_message_request_asks_the_same_as_a_chat() {
+    converts(Endpoint::Messages, "messages");
+}
+
+#[test]
+fn a_response_request_asks_the_same_as_a_chat() {
+    converts(Endpoint::Responses, "responses");
+}
+
+/// Reasoning, text, two calls, the end.
+fn pieces() -> Vec<Delta> {
+    let call = |index, id: &str| DeltaKind::ToolCall { index, id: id.into(), name: "look".into() };
+    let kinds = [
+        DeltaKind::Reasoning("Let me ".into()),
+        DeltaKind::Reasoning("see.".into()),
+        DeltaKind::Signature("c2ln".into()),
+        DeltaKind::Text("It is \"7\"".into()),
+        DeltaKind::Text("°.\n".into()),
+        call(0, "call_a"),
+        DeltaKind::ToolArguments { index: 0, json: "{\"city\":".into() },
+        DeltaKind::ToolArguments { index: 0, json: "\"Oslo\"}".into() },
+        call(1, "call_b"),
+        DeltaKind::ToolArguments { index: 1, json: "{}".into() },
+        DeltaKind::Finish(FinishReason::ToolCalls),
+    ];
+    kinds.into_iter().map(|kind| Delta::new(0, kind)).collect()
+}
+
+fn usage() -> Usage {
+    let usage = Usage { input: 7, cache_read: 3, output: 4, reasoning: 2, ..Usage::default() };
+    Usage { cache_write_5m: 5, ..usage }
+}
+
+fn outer(endpoint: Endpoint, request: &ChatRequest) -> Outer {
+    let id = crate::wire::id_prefix(endpoint).to_owned() + "1";
+    let head = AnswerHead { id, created: 1_700_000_000, model: "smol".into() };
+    Outer::new(head, request, 10)
+}
+
+fn simple(endpoint: Endpoint, more: &Value) -> ChatRequest {
+    let mut body = match endpoint {
+        Endpoint::Responses => json!({"model": "auto", "input": "Hi."}),
+        _ => {
+            json!({"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]})
+        }
+    };
+    for (name, value) in more.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    asked(endpoint, &body).unwrap()
+}
+
+fn stream(outer: &mut Outer, deltas: &[Delta]) -> String {
+    let mut frames = Vec::new();
+    for delta in deltas {
+        outer.delta(delta, &mut |frame| frames.extend_from_slice(&frame));
+    }
+    frames.extend_from_slice(&outer.end(&usage(), Some(&cost())));
+    String::from_utf8(frames).unwrap()
+}
+
+fn cost() -> Cost {
+    Cost { total: PicoUsd::from_pico(412_500_000), details: Vec::new() }
+}
+
+fn writes(endpoint: Endpoint, name: &str) {
+    let request = simple(endpoint, &json!({}));
+    let streamed = stream(&mut outer(endpoint, &request), &pieces());
+    same(&format!("{name}.sse"), &streamed);
+    let mut answer = Gathered::default();
+    pieces().into_iter().for_each(|delta| answer.add(delta));
+    let whole = outer(endpoint, &request).whole(answer, &usage(), Some(&cost()));
+    same(&format!("{name}.out.json"), &pretty(&whole));
+    // What a client puts together from the stream is the whole answer.
+    if endpoint == Endpoint::Responses {
+        let last = streamed.trim_end().rsplit("data: ").next().unwrap();
+        let last: Value = serde_json::from_str(last).unwrap();
+        assert_eq!(last["response"], serde_json::from_slice::<Value>(&whole).unwrap());
+    }
+}
+
+#[test]
+fn an_answer_is_a_message() {
+    writes(Endpoint::Messages, "messages");
+}
+
+#[test]
+fn an_answer_is_a_response() {
+    writes(Endpoint::Responses, "responses");
+}
+
+#[test]
+fn the_events_of_a_response_are_numbered_and_named() {
+    let request = simple(Endpoint::Responses, &json!({}));
+    let streamed = stream(&mut outer(Endpoint::Responses, &request), &pieces());
+    for (number, event) in streamed.trim_end().split("\n\n").enumerate() {
+        let (name, data) = event.split_once("\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["sequence_number"], number);
+        assert_eq!(Some(name), data["type"].as_str().map(|t| format!("event: {t}")).as_deref());
+    }
+}
+
+#[test]
+fn how_an_answer_ended_is_told_in_each_formats_words() {
+    let end = |endpoint, finish: FinishReason| {
+        let request = simple(endpoint, &json!({}));
+        let mut answer = Gathered::default();
+        answer.add(Delta::new(0, DeltaKind::Finish(finish)));
+        let whole = outer(endpoint, &request).whole(answer, &usage(), None);
+        serde_json::from_slice::<Value>(&whole).unwrap()
+    };
+    for (finish, reason, sequence) in [
+        (FinishReason::Stop, "end_turn", Value::Null),
+        (FinishReason::StopString("END".into()), "stop_sequence", json!("END")),
+        (FinishReason::Length, "max_tokens", Value::Null),
+        (FinishReason::ToolCalls, "tool_use", Value::Null),
+        (FinishReason::ContentFilter, "refusal", Value::Null),
+    ] {
+        let message = end(Endpoint::Messages, finish);
+        assert_eq!(
+            (&message["stop_reason"], &message["stop_sequence"]),
+            (&json!(reason), &sequence)
+        );
+        assert_eq!(message["content"], json!([{"type": "text", "text": ""}]));
+        assert!(message["usage"].get("cost").is_none(), "an unknown cost is absent");
+    }
+    let cut = end(Endpoint::Responses, FinishReason::Length);
+    assert_eq!(cut["status"], "incomplete");
+    assert_eq!(cut["incomplete_details"]["reason"], "max_output_tokens");
+    assert_eq!(end(Endpoint::Responses, FinishReason::Stop)["status"], "completed");
+}
+
+#[test]
+fn a_stream_that_broke_says_so_in_its_formats_words() {
+    let broke = Refusal::Upstream("the answer broke off: it ended".into());
+    let request = simple(Endpoint::Messages, &json!({}));
+    let frame = outer(Endpoint::Messages, &request).broken(&broke);
+    let text = std::str::from_utf8(&frame).unwrap();
+    assert!(
+        text.starts_with(
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\""
+        ),
+        "{text}"
+    );
+    let request = simple(Endpoint::Responses, &json!({}));
+    let frame = outer(Endpoint::Responses, &request).broken(&broke);
+    let text = std::str::from_utf8(&frame).unwrap();
+    assert!(text.contains("event: response.failed\n") && text.contains("\"status\":\"failed\""));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_by_its_name() {
+    let user = json!([{"role": "user", "content": "Hi."}]);
+    for (more, param) in [
+        (json!({"max_tokens": null}), "max_tokens"),
+        (json!({"messages": null}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"temperature": 1.5}), "temperature"),
+        (json!({"tools": [{"type": "web_search_20250305", "name": "w"}]}), "tools[0].type"),
+        (json!({"mcp_servers": [{}]}), "mcp_servers"),
+        (json!({"thinking": {"type": "enabled"}}), "thinking.budget_tokens"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}),
+            "messages[0].content[0].type",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "document",
+            "source": {"type": "base64", "data": ""}}]}]}),
+            "messages[0].content[0].source.type",
+        ),
+    ] {
+        let mut body = json!({"model": "auto", "max_tokens": 9, "messages": user});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let bad = asked(Endpoint::Messages, &body).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(param), "{more}");
+    }
+    for (more, param) in [
+        (json!({"input": null}), "input"),
+        (json!({"input": 5}), "input"),
+        (json!({"input": []}), "input"),
+        (json!({"max_output_tokens": -1}), "max_output_tokens"),
+        (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
+        (json!({"background": true}), "background"),
+        (json!({"conversation": "conv_1"}), "conversation"),
+        (json!({"prompt": {"id": "p"}}), "prompt"),
+        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "code_interpreter"}]}), "tools[0].type"),
+        (json!({"input": [{"type": "computer_call"}]}), "input[0].type"),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}),
+            "input[0].content[0].type",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}),
+            "input[0].content[0].type",
+        ),
+    ] {
+        let mut body = json!({"model": "auto", "input": "Hi."});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let bad = asked(Endpoint::Responses, &body).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(param), "{more}");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_from_a_kept_answer() {
+    let limits = KeptLimits { entries_max: 9, bytes_max: 1 << 20, ttl: Duration::from_secs(60) };
+    let kept = Arc::new(Kept::new(limits));
+    let first = json!({"model": "auto", "instructions": "Be brief.", "input": "Hi."});
+    let request = asked_with(Endpoint::Responses, &first, Some(&kept)).unwrap();
+    stream(&mut outer(Endpoint::Responses, &request), &pieces());
+    let second = json!({"model": "auto", "previous_response_id": "resp_1", "input": [
+        {"type": "function_call_output", "call_id": "call_a", "output": "7"}]});
+    let request = asked_with(Endpoint::Responses, &second, Some(&kept)).unwrap();
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    let call = |id, arguments| {
+        json!({"id": id, "type": "function",
+        "function": {"name": "look", "arguments": arguments}})
+    };
+    assert_eq!(
+        body["messages"],
+        json!([
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": "It is \"7\"°.\n",
+             "tool_calls": [call("call_a", "{\"city\":\"Oslo\"}"), call("call_b", "{}")]},
+            {"role": "tool", "tool_call_id": "call_a", "content": "7"},
+        ]),
+        "instructions are those of their own request"
+    );
+    let unkept = json!({"model": "auto", "input": "Hi.", "store": false});
+    let request = asked_with(Endpoint::Responses, &unkept, Some(&kept)).unwrap();
+    assert!(request.responses.unwrap().keep.is_none(), "`store` is respected");
+    let absent = json!({"model": "auto", "input": "Hi.", "previous_response_id": "resp_2"});
+    let bad = asked_with(Endpoint::Responses, &absent, Some(&kept)).unwrap_err();
+    assert_eq!(bad.code, "previous_response_not_found");
+}
+
+#[test]
+fn a_providers_chunks_are_read_as_deltas() {
+    let chunk = json!({"choices": [
+        {"index": 1, "delta": {"reasoning": "hm", "content": "a",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}},
+                           {"index": 3, "function": {"arguments": "}"}}]},
+         "finish_reason": "stop", "stop_reason": "END"},
+        {"index": 0, "delta": {"content": null, "refusal": "no"}, "finish_reason": null},
+    ]});
+    let deltas = openai::deltas(chunk.to_string().as_bytes());
+    let kinds: Vec<_> = deltas.into_iter().map(|delta| (delta.choice, delta.kind)).collect();
+    assert_eq!(
+        kinds,
+        [
+            (1, DeltaKind::Reasoning("hm".into())),
+            (1, DeltaKind::Text("a".into())),
+            (1, DeltaKind::ToolCall { index: 0, id: "c".into(), name: "f".into() }),
+            (1, DeltaKind::ToolArguments { index: 0, json: "{".into() }),
+            (1, DeltaKind::ToolArguments { index: 3, json: "}".into() }),
+            (1, DeltaKind::Finish(FinishReason::StopString("END".into()))),
+            (0, DeltaKind::Refusal("no".into())),
+        ]
+    );
+    for odd in ["", "null", "[]", "{\"choices\":5}", "{\"choices\":null}", "{}"] {
+        assert_eq!(openai::deltas(odd.as_bytes()), []);
+    }
+}

@@ -1,0 +1,127 @@
+//! Waiting, on the scripted device: callers get equal shares, a job's own deadline counts, a job
+//! that leaves is noticed wherever it is, and what a newcomer would wait is told.
+
+use std::time::Duration;
+
+use crate::{
+    error::SubmitError,
+    generation::Generation,
+    job::{JobEvent, Priority, Scheduling},
+    scheduler_tests::{A, Bench, events, finish},
+};
+
+fn of(caller: u64) -> Scheduling {
+    Scheduling { caller, ..Scheduling::default() }
+}
+
+fn one_slot() -> Bench {
+    Bench::new(|config| (config.slots, config.queue_max) = (1, 8))
+}
+
+#[test]
+fn a_flood_of_one_caller_does_not_hold_up_another() {
+    let mut bench = one_slot();
+    let flood: Vec<_> =
+        (0..6).map(|_| bench.submit_for(of(1), &[A; 20], 4).expect("taken")).collect();
+    bench.turn();
+    let mut other = bench.submit_for(of(2), &[A; 20], 4).expect("taken");
+    let mut turns = 0;
+    while finish(&events(&mut other)).is_none() {
+        bench.turn();
+        turns += 1;
+        assert!(turns < 40, "it is not kept waiting");
+    }
+    assert!(bench.shared.gauges.read().queued >= 3, "the flood still waits");
+    drop(flood);
+}
+
+#[test]
+fn a_full_queue_takes_the_job_of_who_has_fewer() {
+    let mut bench = one_slot();
+    let mut flood: Vec<_> =
+        (0..9).map(|_| bench.submit_for(of(1), &[A; 5], 90)).filter_map(Result::ok).collect();
+    assert_eq!(flood.len(), 8);
+    assert!(matches!(bench.submit_for(of(1), &[A], 1), Err(SubmitError::QueueFull { queued: 8 })));
+    let mut other = bench.submit_for(of(2), &[A], 1).expect("taken");
+    let newest = flood.last_mut().expect("eight");
+    assert!(matches!(events(newest).last(), Some(JobEvent::Expired { .. })), "and it is told");
+    bench.turns(60);
+    assert!(finish(&events(&mut other)).is_some());
+}
+
+#[test]
+fn a_high_priority_leaves_the_queue_first() {
+    let mut bench = one_slot();
+    let _running = bench.job(&[A], 3);
+    bench.turn();
+    let usual = bench.job(&[A], 5);
+    let high = Scheduling { priority: Priority::High, ..Scheduling::default() };
+    let urgent = bench.submit_for(high, &[A], 5).expect("taken");
+    bench.turns(5);
+    assert!(urgent.usage().generated_tokens > 0);
+    assert_eq!(usual.usage().generated_tokens, 0);
+}
+
+#[test]
+fn a_jobs_own_deadline_is_kept() {
+    let mut bench = one_slot();
+    let _running = bench.job(&[A], 20);
+    bench.turn();
+    let own = Scheduling { queue_wait_max: Some(Duration::from_secs(2)), ..Scheduling::default() };
+    let mut hasty = bench.submit_for(own, &[A], 1).expect("taken");
+    let mut patient = bench.job(&[A], 1);
+    assert_eq!(bench.turn(), crate::scheduler::Turn::Again);
+    bench.now += Duration::from_secs(2);
+    bench.turn();
+    assert_eq!(events(&mut hasty), [JobEvent::Expired { queued: Duration::from_secs(2) }]);
+    assert_eq!(events(&mut patient), []);
+}
+
+#[test]
+fn time_is_attributed_without_a_rest_also_when_jobs_leave_anywhere() {
+    let mut bench = Bench::new(|config| {
+        (config.slots, config.context_tokens, config.overcommit_percent) = (3, 64, 300);
+        config.queue_max = 8;
+    });
+    let jobs: Vec<Generation> = (1..8)
+        .map(|n| bench.submit_for(of(n % 3), &[A + 1; 12], 3 * u32::try_from(n).expect("small")))
+        .filter_map(Result::ok)
+        .collect();
+    let mut spent = Duration::ZERO;
+    for (n, job) in jobs.into_iter().enumerate() {
+        bench.turns(n);
+        // The next turn notices: nothing more is spent on it.
+        let usage = job.usage();
+        spent += usage.prefill_time + usage.decode_time;
+        drop(job);
+    }
+    bench.turns(3);
+    let read = bench.shared.gauges.read();
+    assert_eq!((read.running, read.queued, read.swapped), (0, 0, 0));
+    assert_eq!((spent, read.attributed), (read.busy, read.busy));
+}
+
+#[test]
+fn what_a_newcomer_would_wait_grows_with_the_queue_and_goes_away_with_it() {
+    let mut bench = one_slot();
+    assert_eq!(bench.shared.gauges.read().predicted_wait, None, "nothing was computed yet");
+    for n in 0..60_u32 {
+        let took = Duration::from_millis(2 + u64::from(5 * (n % 2)) + u64::from(n % 30));
+        bench.scheduler.costs.observe((n % 2) as usize, (n % 30) as usize, took);
+    }
+    // The scripted device takes no time: what is told comes from the steps above.
+    let running = bench.job(&[A], 100);
+    bench.scheduler.turn(bench.now).expect("no fault");
+    let told = |bench: &Bench| bench.shared.gauges.read().predicted_wait.expect("known");
+    let behind_one = told(&bench);
+    let queued: Vec<_> = (0..3).map(|_| bench.job(&[A; 50], 100)).collect();
+    bench.scheduler.publish_wait();
+    let behind_four = told(&bench);
+    assert!(behind_one > Duration::from_millis(100), "{behind_one:?}");
+    assert!(behind_four > behind_one * 3, "{behind_four:?} for {behind_one:?}");
+    drop((running, queued));
+    bench.turn();
+    assert_eq!(told(&bench), Duration::ZERO);
+    let expected = bench.shared.gauges.predict(100).expect("known");
+    assert!(expected.ttft > expected.wait, "the prompt is read too");
+}

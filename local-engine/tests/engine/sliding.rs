@@ -1,0 +1,76 @@
+//! A model with a sliding window forgets the cells before it: going back in its cache must be
+//! noticed, never answered from what is no longer there. On Gemma 3 270M, which `make test-all`
+//! fetches; without it these tests say that they were skipped.
+
+use std::{path::PathBuf, time::Duration};
+
+use local_engine::{Engine, EngineConfig, Job, KvLayout, Scheduling};
+
+use crate::harness::{answer, engine, greedy, small};
+
+/// The window of this model.
+const WINDOW: usize = 512;
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn config() -> Option<EngineConfig> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/gemma-3-270m-q4_k_m.gguf");
+    let named = std::env::var_os("TOLLGATE_SLIDING_MODEL");
+    let file = named.map_or_else(|| default.into(), PathBuf::from);
+    if !file.is_file() {
+        eprintln!("skipped: no model at {}: run scripts/gemma.sh", file.display());
+        return None;
+    }
+    let mut config = small();
+    (config.file, config.context_tokens, config.kv_layout) = (file, 2_048, KvLayout::Unified);
+    Some(config)
+}
+
+/// A job over plain tokens: a base model has no chat template.
+fn job(tokens: &[i32]) -> Job {
+    Job {
+        prompt: tokens.to_vec(),
+        max_tokens: 5,
+        stop: Vec::new(),
+        sampling: greedy(),
+        engine_time_max: Duration::from_secs(600),
+        scheduling: Scheduling::default(),
+        constraint: None,
+        logprobs: None,
+    }
+}
+
+/// Ordinary tokens after the one that begins a text.
+fn tokens(count: usize, salt: i32) -> Vec<i32> {
+    let numbers = (0_i32..).map(|n| 2_000 + (n * 37 + salt * 101) % 5_000);
+    std::iter::once(2).chain(numbers).take(count).collect()
+}
+
+#[tokio::test]
+async fn going_back_behind_the_window_never_changes_an_answer() {
+    let Some(mut config) = config() else { return };
+    let reusing = engine(&config);
+    config.prefix_reuse = false;
+    let fresh: Engine = engine(&config);
+    let long = tokens(WINDOW + 300, 1);
+    answer(&reusing, job(&long)).await;
+    // Back by a little, to inside the window, to its edge, far behind it; then on from there.
+    for keep in [long.len() - 3, long.len() - 200, WINDOW, 20, 700] {
+        let mut prompt = long[..keep.min(long.len())].to_vec();
+        prompt.extend(&tokens(12, 7)[1..]);
+        let (again, alone) =
+            (answer(&reusing, job(&prompt)).await, answer(&fresh, job(&prompt)).await);
+        assert_eq!(again.text(), alone.text(), "back to {keep}, {} cached", again.cached);
+        assert_eq!(again.usage().prompt_tokens as usize, prompt.len());
+    }
+}
+
+#[tokio::test]
+async fn the_next_turn_goes_on_within_the_window() {
+    let Some(config) = config() else { return };
+    let engine = engine(&config);
+    let mut prompt = tokens(100, 3);
+    answer(&engine, job(&prompt)).await;
+    prompt.extend(tokens(10, 4));
+    let next = answer(&engine, job(&prompt)).await;
+    assert_eq!(next.cached, 100, "all of the first turn is still there");
+}

@@ -1,0 +1,162 @@
+//! Equal requests share one upstream call, and an answer is given again only to whom it belongs;
+//! every request has an entry of its own, with what it spared.
+
+use crate::harness::{Gate, eventually};
+use e2e::standin::{Fault, Hold, Script, StandIn};
+use serde_json::json;
+
+const ON: &str = "[cache]\nmode = \"asked\"";
+
+async fn a_cloud_with(section: &str) -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).section(section).start().await;
+    (cloud, gate)
+}
+
+#[tokio::test]
+async fn the_same_request_is_answered_again_without_asking_or_paying() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    cloud.always(Script::says("once and for all").using(10, 4));
+    for (round, stream) in [(1, false), (2, true)] {
+        let ask = || {
+            let ask = gate.ask("Same?").header("x-tollgate-cache", "on");
+            if stream { ask.streamed_with_usage() } else { ask }
+        };
+        let first = ask().send().await.ok();
+        assert_eq!(first.header("x-tollgate-cache"), "MISS");
+        let again = ask().send().await.ok();
+        assert_eq!(again.header("x-tollgate-cache"), "HIT");
+        assert_eq!(again.header("x-tollgate-attempts"), "0");
+        assert_eq!((again.text(), again.finish()), (first.text(), first.finish()));
+        assert_eq!(again.usage()["cost"], 0.0, "{}", again.usage());
+        assert_eq!(cloud.counts().requests, round, "one call each");
+
+        let (paid, spared) =
+            (gate.ledger().entry(first.id()).await, gate.ledger().entry(again.id()).await);
+        paid.adds_up();
+        spared.adds_up();
+        assert_eq!(spared.0["cache"], "hit");
+        assert_eq!((spared.cost(), spared.attempts().len()), (Some(0), 0));
+        assert_eq!(spared.0["saved_cost_usd"], paid.0["cost_usd"]);
+        assert_eq!(spared.0["answer_of"], first.id());
+    }
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn what_is_not_the_same_is_not_shared() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    let other = gate.new_key().named("other").create().await;
+    let on = |text: &str| gate.ask(text).header("x-tollgate-cache", "on");
+    on("Mine?").send().await.ok();
+    for (what, ask) in [
+        ("another key", on("Mine?").by(&other)),
+        ("another text", on("Yours?")),
+        ("another cap", on("Mine?").at_most(17)),
+        ("another seed", on("Mine?").set("seed", json!(7))),
+        ("other tags", on("Mine?").header("x-tollgate-tags", "b")),
+        ("asked anew", gate.ask("Mine?").header("x-tollgate-cache", "refresh")),
+    ] {
+        assert_eq!(ask.send().await.ok().header("x-tollgate-cache"), "MISS", "{what}");
+    }
+    assert_eq!(cloud.counts().requests, 7);
+    let out = gate.ask("Mine?").header("x-tollgate-cache", "off").send().await.ok();
+    assert_eq!(out.header("x-tollgate-cache"), "BYPASS");
+    let unsaid = gate.ask("Mine?").send().await.ok();
+    assert_eq!(unsaid.header("x-tollgate-cache"), "BYPASS", "nobody asked for it");
+    // A failure is not kept.
+    cloud.next(Script::default().with(Fault::Status500));
+    assert_eq!(on("Broken?").send().await.status, 503);
+    assert_eq!(on("Broken?").send().await.ok().header("x-tollgate-cache"), "MISS");
+}
+
+#[tokio::test]
+async fn it_is_off_unless_it_is_switched_on() {
+    let (cloud, gate) = a_cloud_with("").await;
+    for _ in 0..2 {
+        let answer = gate.ask("Same?").header("x-tollgate-cache", "on").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-cache"), "BYPASS");
+    }
+    assert_eq!(cloud.counts().requests, 2);
+    let (_cloud, gate) = a_cloud_with("[cache]\nmode = \"temperature_zero\"").await;
+    let zero = || gate.ask("Same?").set("temperature", json!(0));
+    zero().send().await.ok();
+    assert_eq!(zero().send().await.ok().header("x-tollgate-cache"), "HIT");
+    let warm = gate.ask("Same?").set("temperature", json!(0.7)).send().await.ok();
+    assert_eq!(warm.header("x-tollgate-cache"), "BYPASS");
+}
+
+#[tokio::test]
+async fn fifty_equal_requests_at_once_make_one_call_and_fifty_entries() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("all of you").using(10, 3).held(&hold));
+    let asked: Vec<_> = (0..50)
+        .map(|_| gate.ask("Everybody?").streamed().header("x-tollgate-cache", "on").open())
+        .collect();
+    let mut open = futures::future::join_all(asked).await;
+    // The one that asked leaves: the others do not notice.
+    let leader = open.iter().position(|one| one.headers["x-tollgate-cache"] == "MISS").unwrap();
+    open.swap_remove(leader).leave();
+    hold.let_go();
+    for one in open {
+        let answer = one.rest().await.ok();
+        assert_eq!(answer.header("x-tollgate-cache"), "COALESCED");
+        assert_eq!((answer.text().as_str(), answer.done()), ("all of you", true));
+    }
+    assert_eq!(cloud.counts().requests, 1);
+    let entries = gate.ledger().until_entries(50).await;
+    let costs: u128 = entries.iter().map(|entry| entry.cost().unwrap()).sum();
+    assert_eq!(costs, 10 * 1_000_000 + 3 * 2_000_000, "paid once");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_shared_call_ends_with_its_last_waiter() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("anybody there").held(&hold));
+    let ask = || gate.ask("Wait.").streamed().header("x-tollgate-cache", "on").open();
+    let (first, second) = (ask().await, ask().await);
+    first.leave();
+    second.leave();
+    cloud.until(|counts| counts.left == 1).await.expect("the upstream is cancelled");
+    let entries = gate.ledger().until_entries(2).await;
+    assert!(entries.iter().all(|entry| entry.outcome() == "client_gone"), "{entries:#?}");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_request_sent_twice_under_one_key_is_answered_and_charged_once() {
+    let (cloud, gate) = a_cloud_with("").await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("just once").using(10, 2).held(&hold));
+    let ask = |text: &str| gate.ask(text).streamed().header("idempotency-key", "order-1");
+    let mut first = ask("Charge me.").open().await;
+    first.read_pieces(1).await;
+    let running = ask("Charge me.").send().await;
+    assert_eq!((running.status, running.error().code.as_deref()), (409, Some("conflict")));
+    // The connection breaks; the work goes on, because the client may come back.
+    first.leave();
+    hold.let_go();
+    let again = eventually("the first one's answer", || async {
+        let again = ask("Charge me.").send().await;
+        (again.status == 200).then_some(again)
+    })
+    .await;
+    assert_eq!(again.text(), "just once");
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(cloud.counts().requests, 1);
+    let entry = gate.ledger().entry(again.id()).await;
+    entry.adds_up();
+    assert_eq!((entry.cost(), &entry.0["idempotent_replay"]), (Some(0), &json!(true)));
+
+    let other = ask("Something else.").send().await;
+    assert_eq!((other.status, other.error().param.as_deref()), (400, Some("Idempotency-Key")));
+    // What owed nothing may be tried again.
+    cloud.next(Script::default().with(Fault::Status503));
+    let retry = || gate.ask("Try.").header("idempotency-key", "order-2").send();
+    assert_eq!(retry().await.status, 503);
+    retry().await.ok();
+    gate.until_nothing_is_reserved().await;
+}

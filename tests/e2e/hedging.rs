@@ -1,0 +1,115 @@
+//! When a route is late with its first token another one starts beside it: who speaks first answers,
+//! the other is cancelled and booked, and the extra calls stay within their share.
+
+use crate::harness::{EntrySeen, Gate};
+use e2e::standin::{Cut, Point, Script, StandIn};
+
+const POLICY: &str = "description = \"hedged\"\n[[choose]]\nname = \"hedged\"\n\
+                      hedge = [\"first\", \"second\"]\n";
+const REQUESTS: usize = 200;
+/// 2 % of the requests stall.
+const STALL_EVERY: usize = 50;
+/// Attempts that teach the route its usual time to the first token.
+const LEARNING: usize = 16;
+
+struct Case {
+    first: StandIn,
+    second: StandIn,
+    gate: Gate,
+}
+
+async fn hedged(first_token_timeout_ms: u32) -> Case {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let timeout = format!("first_token_timeout_ms = {first_token_timeout_ms}");
+    let gate = Gate::builder()
+        .cloud_named("first", &first, &timeout)
+        .cloud_named("second", &second, "")
+        .policy_text(POLICY)
+        // A late answer is told from a busy machine by a wide margin.
+        .section("[hedge]\ndelay_min_ms = 400")
+        .start()
+        .await;
+    for _ in 0..LEARNING {
+        gate.ask("Learn.").streamed().send().await.ok();
+    }
+    Case { first, second, gate }
+}
+
+fn stalls() -> Script {
+    Script::default().cut(Cut::Hang(Point::Piece(0)))
+}
+
+fn is_hedged(entry: &EntrySeen) -> bool {
+    entry.attempts().iter().any(|attempt| attempt.text("role") == "hedge")
+}
+
+#[tokio::test]
+async fn the_second_route_answers_where_the_first_stalls_and_within_its_share() {
+    let Case { first, second, gate } = hedged(20_000).await;
+    second.always(Script::says("From the second.").using(10, 3));
+    for number in 1..=REQUESTS {
+        let stalled = number % STALL_EVERY == 0;
+        if stalled {
+            first.next(stalls());
+        }
+        let answer = gate.ask("Quick!").streamed().send().await.ok();
+        if !stalled {
+            continue;
+        }
+        assert_eq!(answer.text(), "From the second.");
+        assert_eq!(answer.header("x-tollgate-route"), "second");
+        let entry = gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        assert_eq!((entry.outcome().as_str(), &entry.0["answered_by"]), ("completed", &1.into()));
+        let attempts = entry.attempts();
+        let (lost, won) = (&attempts[0], &attempts[1]);
+        assert_eq!((lost.text("role"), won.text("role")), ("primary".into(), "hedge".into()));
+        assert_eq!(
+            (&lost.0["hedge_winner"], &won.0["hedge_winner"]),
+            (&false.into(), &true.into())
+        );
+        assert_eq!(lost.outcome(), "cancelled");
+        assert_eq!(lost.text("usage_source"), "estimated", "the provider may bill it");
+        assert!(lost.cost().unwrap() > 0 && lost.cost().unwrap() <= lost.reserved());
+        assert_eq!(won.cost(), Some(10 * 1_000_000 + 3 * 2_000_000));
+    }
+    let stalled = REQUESTS / STALL_EVERY;
+    first.until(|counts| counts.left >= stalled as u64).await.expect("the losers are cancelled");
+    let entries = gate.ledger().entries().await;
+    assert_eq!(entries.len(), LEARNING + REQUESTS, "one entry each");
+    let extra = usize::try_from(second.counts().requests).unwrap();
+    assert!(extra >= stalled, "{extra} extra calls for {stalled} stalls");
+    assert!(extra <= (LEARNING + REQUESTS) * 50 / 1000 + 1, "{extra} extra calls");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn the_share_of_extra_calls_holds_when_everything_stalls() {
+    let Case { first, second, gate } = hedged(900).await;
+    first.always(stalls());
+    let asked: Vec<_> = (0..12).map(|_| gate.ask("Anyone?").streamed().send()).collect();
+    let mut hedged = 0;
+    for answer in futures::future::join_all(asked).await {
+        let answer = answer.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "second");
+        let entry = gate.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        hedged += usize::from(is_hedged(&entry));
+        if !is_hedged(&entry) {
+            assert_eq!(entry.attempts()[1].text("role"), "fallback", "it waited its turn");
+        }
+    }
+    assert_eq!(second.counts().requests, 12);
+    assert!((1..=(LEARNING + 12) * 50 / 1000 + 1).contains(&hedged), "{hedged} were hedged");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_unstreamed_request_is_not_hedged() {
+    let Case { first, second, gate } = hedged(20_000).await;
+    let slow = std::time::Duration::from_millis(600);
+    first.next(Script { before_head: slow, ..Script::default() });
+    let answer = gate.ask("Slowly.").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "first");
+    assert_eq!(second.counts().requests, 0);
+}
