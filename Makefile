@@ -9,7 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 WITH := scripts/with-env
 
-.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-ledger standin
+.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-ledger bench-soak fuzz standin
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ bench-overhead: need ## what the gateway adds to a request (5 1/2 minutes, an ot
 bench-engine: need model ## what the local engine yields (4 minutes, an otherwise idle machine)
 	@$(WITH) cargo build --release --locked -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" engine'
+
+fuzz: need model ## mutated inputs for what reads foreign bytes, SECONDS_EACH for each target (600)
+	@$(WITH) cargo build --locked -p e2e --bin fuzz
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/debug/fuzz" --seconds $${SECONDS_EACH:-600}'
+
+bench-soak: need model ## whether the engine holds out: 30 minutes at twice its capacity
+	@$(WITH) cargo build --release --locked -p bench --bins
+	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" soak'
 
 bench-ledger: need ## how fast the books are (15 minutes, 8 GB of disk, an otherwise idle machine)
 	@$(WITH) cargo build --release --locked -p bench --bins

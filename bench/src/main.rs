@@ -14,6 +14,7 @@ mod output;
 mod overhead;
 mod procfs;
 mod proxy;
+mod soak;
 mod stats;
 mod upstream;
 
@@ -36,6 +37,8 @@ enum Command {
     Overhead(overhead::OverheadArgs),
     /// What the local engine yields at several numbers of streams.
     Engine(engine::EngineArgs),
+    /// Whether the local engine holds out at twice its capacity, with callers who leave.
+    Soak(soak::SoakArgs),
     /// TTFT with and without hedging, where a provider stalls now and then.
     Hedge(hedge::HedgeArgs),
     /// How fast the books are, beside a bare append + fdatasync.
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Overhead(args) => overhead::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Soak(args) => one_thread()?.block_on(soak::run(args)),
         Command::Hedge(args) => hedge::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Budgets(args) => money::budgets(&args),

@@ -16,9 +16,12 @@ use crate::{
     telemetry::Metrics,
     wire::Kept,
 };
-use local_engine::{EngineConfig, Host, HostConfig, LoadError};
+use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, Worker};
 use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
+
+/// Longest time that a child process may take to load a model: large ones come from slow disks.
+const CHILD_LOAD_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +181,8 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
         RouteSource::Local(local) => {
             let failed = |source| StartError::Engine { route: route(), source };
             let host = host.ok_or_else(|| failed(LoadError::Start("no device".to_owned())))?;
-            let kept = host.keep(config.id.as_str(), engine_config(local), local.keep.clone());
+            let engine = engine_config(local).map_err(failed)?;
+            let kept = host.keep(config.id.as_str(), engine, local.keep.clone());
             Source::Local(Box::new(LocalRoute::new(kept.map_err(failed)?, local.clone())))
         }
         RouteSource::Cloud(cloud) => Source::Cloud(Box::new(
@@ -189,8 +193,14 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
     Ok(Arc::new(Route::new(config, source)))
 }
 
-fn engine_config(local: &LocalConfig) -> EngineConfig {
-    EngineConfig {
+fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
+    let worker = if local.isolated || local.verify_load { Some(worker()?) } else { None };
+    Ok(EngineConfig {
+        verify_load: worker.clone().filter(|_| local.verify_load),
+        isolation: match worker {
+            Some(worker) if local.isolated => Isolation::Process(worker),
+            _ => Isolation::InProcess,
+        },
         context_tokens: local.context_tokens,
         slots: local.slots,
         queue_max: local.queue_max,
@@ -207,5 +217,12 @@ fn engine_config(local: &LocalConfig) -> EngineConfig {
         gpu_device: local.gpu_device.clone(),
         drill: local.drill.clone(),
         ..EngineConfig::new(local.file.clone())
-    }
+    })
+}
+
+/// This program, as it computes for another of its kind.
+fn worker() -> Result<Worker, LoadError> {
+    let program = std::env::current_exe().map_err(|error| LoadError::Start(error.to_string()))?;
+    let args = vec![crate::cli::ENGINE_WORKER.to_owned()];
+    Ok(Worker { program, args, load_max: CHILD_LOAD_MAX })
 }

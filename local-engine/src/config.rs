@@ -3,13 +3,19 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{drill::Drill, error::LoadError};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    drill::Drill,
+    error::LoadError,
+    process::{Isolation, Worker},
+};
 
 /// llama.cpp's compiled-in limit on sequences in one context.
 const SLOTS_MAX: u32 = 256;
 
 /// How the KV cache is laid out over the slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvLayout {
     /// [`KvLayout::Unified`] up to 8 slots, [`KvLayout::Separate`] above.
     Auto,
@@ -21,7 +27,7 @@ pub enum KvLayout {
 }
 
 /// Who may go on from whose cached prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PrefixSharing {
     /// A caller from its own jobs' only: what others asked cannot be guessed from how fast an
     /// answer begins or from the cached tokens in its usage.
@@ -31,7 +37,7 @@ pub enum PrefixSharing {
 }
 
 /// The settings of one engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineConfig {
     /// The GGUF file.
     pub file: PathBuf,
@@ -78,9 +84,21 @@ pub struct EngineConfig {
     /// Longest pause for a reader that does not read; then the job fails and its slot is free.
     pub reader_stall_max: Duration,
     /// Seconds since the Unix epoch, for templates that print the date.
+    #[serde(skip, default = "system_clock")]
     pub unix_now: fn() -> i64,
     /// A fault to rehearse.
     pub drill: Option<Drill>,
+    /// Where it computes.
+    #[serde(skip)]
+    pub isolation: Isolation,
+    /// Loads each file in a child first, which may die of it.
+    #[serde(skip)]
+    pub verify_load: Option<Worker>,
+}
+
+/// The system's clock, as `unix_now`.
+fn system_clock() -> fn() -> i64 {
+    || jiff::Timestamp::now().as_second()
 }
 
 impl EngineConfig {
@@ -107,8 +125,10 @@ impl EngineConfig {
             swap_bytes_max: 512 << 20,
             reader_lag_max: 64,
             reader_stall_max: Duration::from_secs(30),
-            unix_now: || jiff::Timestamp::now().as_second(),
+            unix_now: system_clock(),
             drill: None,
+            isolation: Isolation::InProcess,
+            verify_load: None,
         }
     }
 

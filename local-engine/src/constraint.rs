@@ -37,7 +37,7 @@ const REASON_CHARS_MAX: usize = 300;
 const JSON_SPACE: &str = r"( |\n{1,2}[ \t]{0,20})?";
 
 /// What an answer must match.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Rule {
     /// Any JSON object.
     JsonObject,
@@ -68,6 +68,8 @@ pub enum ConstraintError {
 /// A compiled rule at a place in an answer. A clone goes on by itself.
 pub struct Constraint {
     matcher: Matcher,
+    /// What it was compiled from, for another process.
+    rule: Option<Arc<Rule>>,
 }
 
 /// The tokens that may come next.
@@ -94,6 +96,11 @@ struct Turn(Arc<Running>);
 // === impl Constraint ===
 
 impl Constraint {
+    /// What it was compiled from.
+    pub(crate) fn rule(&self) -> Option<&Rule> {
+        self.rule.as_deref()
+    }
+
     /// The tokens that may come next: never none, the end of the turn where the rule is fulfilled.
     pub(crate) fn allowed(&mut self) -> Result<Allowed, String> {
         let mask = self.matcher.compute_mask_or_eos();
@@ -115,7 +122,7 @@ impl Constraint {
 
 impl Clone for Constraint {
     fn clone(&self) -> Constraint {
-        Constraint { matcher: self.matcher.deep_clone() }
+        Constraint { matcher: self.matcher.deep_clone(), rule: self.rule.clone() }
     }
 }
 
@@ -163,7 +170,8 @@ impl Compiler {
         };
         let thread = std::thread::Builder::new().name("constraint".to_owned());
         thread.stack_size(STACK_BYTES).spawn(compile).map_err(|_| ConstraintError::Busy)?;
-        result.recv_timeout(COMPILE_MAX).unwrap_or(Err(ConstraintError::TooDear))
+        let compiled = result.recv_timeout(COMPILE_MAX).unwrap_or(Err(ConstraintError::TooDear));
+        compiled.map(|compiled| Constraint { rule: Some(Arc::new(rule.clone())), ..compiled })
     }
 }
 
@@ -302,7 +310,7 @@ fn compile(
     }
     // The first mask is the dearest, and shows whether anything can begin.
     matcher.compute_mask().map_err(|_| ConstraintError::TooDear)?;
-    Ok(Constraint { matcher })
+    Ok(Constraint { matcher, rule: None })
 }
 
 /// The vocabulary as llguidance sees it: texts as bytes, control tokens marked so that no text

@@ -10,18 +10,21 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::status::Gauges;
 
 /// What happens, and after how many computed steps. Written as `panic:40`, `fault:40`, `abort:40`
 /// or `block:40:2000` (milliseconds).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Drill {
     kind: Kind,
     after_steps: u64,
+    #[serde(skip)]
     done: Arc<AtomicBool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     /// The scheduler panics.
     Panic,
@@ -38,6 +41,12 @@ impl Drill {
     #[must_use]
     pub fn aborts(&self) -> bool {
         self.kind == Kind::Abort
+    }
+
+    /// The drill for a child process, which only the first one gets.
+    pub(crate) fn take(&self) -> Option<Drill> {
+        let first = !self.done.swap(true, SeqCst);
+        first.then(|| Drill { done: Arc::default(), ..self.clone() })
     }
 
     /// Does it, when it is time.

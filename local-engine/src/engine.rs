@@ -15,11 +15,12 @@ use crate::{
     error::{LoadError, PromptError, SubmitError},
     evictions::Eviction,
     generation::Generation,
-    host::{self, Host, HostConfig},
+    host::{self, Host, HostConfig, InPlace},
     info::ModelInfo,
     job::{Job, Message},
     load::Loaded,
     predict::Prediction,
+    process::Remote,
     shared::Shared,
     status::{EngineState, Status},
     template::{Chat, ChatTemplate},
@@ -38,6 +39,8 @@ struct Inner {
     loaded: Loaded,
     shared: Arc<Shared>,
     digest: Arc<Digest>,
+    /// The child that computes, where it is not this process.
+    remote: Option<Arc<Remote>>,
     /// The host, where this engine is the only model on it: after `shared`, which is ended first.
     own_host: Option<Host>,
 }
@@ -49,14 +52,24 @@ impl Engine {
     /// The settings are wrong, the file is not a model, or there is not enough memory.
     pub fn load(config: &EngineConfig) -> Result<Engine, LoadError> {
         let host = Host::start(&HostConfig::default())?;
-        let (loaded, shared, digest) =
-            host::place(config, host.state().desk(), host.state().memory(), None)?;
-        Ok(Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: Some(host) }) })
+        let in_place = host::place(config, host.state().desk(), host.state().memory(), None)?;
+        Ok(Engine::over(in_place, Some(host)))
     }
 
     /// An engine over a model that has moved in at a host, which its holder keeps.
-    pub(crate) fn hosted((loaded, shared, digest): host::InPlace) -> Engine {
-        Engine { inner: Arc::new(Inner { loaded, shared, digest, own_host: None }) }
+    pub(crate) fn hosted(in_place: InPlace) -> Engine {
+        Engine::over(in_place, None)
+    }
+
+    fn over(in_place: InPlace, own_host: Option<Host>) -> Engine {
+        let InPlace { loaded, shared, digest, remote } = in_place;
+        Engine { inner: Arc::new(Inner { loaded, shared, digest, remote, own_host }) }
+    }
+
+    /// The process that computes, where it is not this one.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.inner.remote.as_ref().map(|remote| remote.process())
     }
 
     /// Renders messages by the model's own chat template and tokenises the prompt. A control
@@ -169,7 +182,11 @@ impl Engine {
     /// # Errors
     /// A text is empty or too long, too many jobs wait already, or the engine takes none.
     pub fn embed(&self, job: EmbedJob) -> Result<Embedding, SubmitError> {
-        let Inner { loaded, shared, .. } = &*self.inner;
+        let Inner { loaded, shared, remote, .. } = &*self.inner;
+        if remote.is_some() {
+            let reason = "a model in a process of its own computes no embeddings".to_owned();
+            return Err(SubmitError::Invalid { parameter: "input", reason });
+        }
         validate::check_embed(&job, loaded.embed_tokens_max, &loaded.info)?;
         match shared.gauges.state() {
             EngineState::Running => embedding::submit(shared, job, Instant::now()),
@@ -217,11 +234,14 @@ impl Engine {
     /// The engine's live numbers. Takes no lock and never waits for the scheduler.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.inner.shared.gauges.read()
+        match &self.inner.remote {
+            None => self.inner.shared.gauges.read(),
+            Some(remote) => remote.status(),
+        }
     }
 
     /// When a job with so many prompt tokens could be expected to begin to answer if it came now;
-    /// `None` before anything was computed. Takes no lock.
+    /// `None` before anything was computed, and where a process of its own computes. Takes no lock.
     #[must_use]
     pub fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
         self.inner.shared.gauges.predict(prompt_tokens)

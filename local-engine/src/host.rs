@@ -17,7 +17,8 @@ use crate::{
     hosted::{Hosted, HostedModel, Keep},
     keeper::{self, Keeper},
     load::{self, Loaded},
-    placed::{Memory, Placed},
+    placed::{Claim, Memory, Placed},
+    process::{self, Isolation, Remote, Worker},
     shared::Shared,
     turns,
 };
@@ -144,7 +145,14 @@ impl Drop for Inner {
 }
 
 /// What the callers' side of a model that has moved in consists of.
-pub(crate) type InPlace = (Loaded, Arc<Shared>, Arc<Digest>);
+#[derive(Debug)]
+pub(crate) struct InPlace {
+    pub(crate) loaded: Loaded,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) digest: Arc<Digest>,
+    /// The child that computes, where it is not this process.
+    pub(crate) remote: Option<Arc<Remote>>,
+}
 
 /// Loads a model and moves it in: the engine is ready when this returns. Blocks; other models
 /// answer meanwhile.
@@ -160,6 +168,12 @@ pub(crate) fn place(
     let claim = memory.claim(needed).map_err(|free| LoadError::Memory { needed, free })?;
     let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
     let digest = Digest::begin(&config.file, known);
+    if let Some(worker) = &config.verify_load {
+        process::try_out(config, worker)?;
+    }
+    if let Isolation::Process(worker) = &config.isolation {
+        return place_apart(config, worker, claim, (shared, digest));
+    }
     let loading = AssertUnwindSafe(|| load::load(config, &shared));
     let (scheduler, mut loaded) = catch_unwind(loading).unwrap_or_else(|panic| {
         let said = turns::panic_text(panic.as_ref());
@@ -168,7 +182,27 @@ pub(crate) fn place(
     loaded.info.memory_bytes = needed;
     let placed = Placed::new(scheduler, Arc::clone(&shared), config.drill.clone(), claim);
     desk.move_in(Box::new(placed))?;
-    Ok((loaded, shared, digest))
+    Ok(InPlace { loaded, shared, digest, remote: None })
+}
+
+/// Starts a child that computes. Here remains what makes prompts.
+fn place_apart(
+    config: &EngineConfig,
+    worker: &Worker,
+    claim: Claim,
+    (shared, digest): (Arc<Shared>, Arc<Digest>),
+) -> Result<InPlace, LoadError> {
+    let needed = claim.bytes();
+    let (remote, mut info) = process::start(config, worker, &shared, claim)?;
+    info.memory_bytes = needed;
+    let loaded = match load::vocabulary(config, info) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            shared.end(Instant::now());
+            return Err(error);
+        }
+    };
+    Ok(InPlace { loaded, shared, digest, remote: Some(remote) })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {

@@ -3,8 +3,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// A device llama.cpp found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// The backend's name for it, such as `CUDA0` or `CPU`.
     pub name: String,
@@ -21,7 +23,7 @@ pub struct Device {
 }
 
 /// A loaded model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The model's own name (`general.name`), or the file's.
     pub name: String,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::constraint::Constraint;
 
 /// Most alternatives told for each token.
@@ -36,7 +38,7 @@ pub enum Role {
 }
 
 /// How tokens are drawn. The default is greedy, everything else off.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 (greedy) to 2.
     pub temperature: f32,
@@ -67,7 +69,7 @@ pub struct Sampling {
 
 /// DRY: the token that would extend a repetition of `n` tokens, `n` at least `allowed_length`,
 /// loses `multiplier * base ^ (n - allowed_length)` of its logit.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dry {
     /// Above 0.
     pub multiplier: f32,
@@ -101,7 +103,7 @@ impl Default for Sampling {
 }
 
 /// One generation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     /// The prompt's tokens, at least one, from [`crate::Engine::tokenize_chat`].
     pub prompt: Vec<i32>,
@@ -112,6 +114,7 @@ pub struct Job {
     /// How tokens are drawn.
     pub sampling: Sampling,
     /// What the answer must match, from [`crate::Engine::constrain`].
+    #[serde(skip)]
     pub constraint: Option<Constraint>,
     /// Whether each token's log probability is told, and how many of the likeliest tokens in its
     /// place, at most [`TOP_LOGPROBS_MAX`].
@@ -124,7 +127,7 @@ pub struct Job {
 }
 
 /// Whose job it is and how urgent: what the scheduler shares the engine by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
     /// The caller, by any number that is the same for all of its jobs: waiting callers get equal
     /// shares, and cached prefixes stay with their caller where they are not shared.
@@ -136,7 +139,7 @@ pub struct Scheduling {
 }
 
 /// How urgent a job is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Priority {
     /// Somebody waits for every token.
     High,
@@ -150,7 +153,7 @@ pub enum Priority {
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or
 /// `Failed`; or `Expired` alone; or, for a job that never started, `Failed` alone. Dropping the
 /// receiver cancels the job before its next decode.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.
     Started {
@@ -201,7 +204,7 @@ pub enum JobEvent {
 }
 
 /// A generated token and how likely the model found it, before any sampler or constraint.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub chosen: Likely,
@@ -210,7 +213,7 @@ pub struct TokenLogprob {
 }
 
 /// A token that could have come.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Likely {
     /// Its id.
     pub token: i32,
@@ -221,7 +224,7 @@ pub struct Likely {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model ended its turn.
     Stop,
@@ -234,7 +237,7 @@ pub enum Finish {
 }
 
 /// Exactly what a job used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobUsage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,

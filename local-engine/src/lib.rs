@@ -23,9 +23,13 @@ mod embedding;
 mod engine;
 mod error;
 mod evictions;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gbnf;
 mod generation;
 pub mod gguf;
+#[cfg(test)]
+mod guard_tests;
 mod host;
 mod hosted;
 mod info;
@@ -40,6 +44,7 @@ mod outbox;
 mod placed;
 mod predict;
 mod prefix_tree;
+mod process;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
@@ -78,6 +83,7 @@ pub use job::{
     TOP_LOGPROBS_MAX, TokenLogprob,
 };
 pub use predict::Prediction;
+pub use process::{Isolation, Worker, serve_parent};
 pub use status::{EngineState, Status, StepCosts};
 pub use template::Chat;
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

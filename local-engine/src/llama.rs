@@ -167,6 +167,16 @@ impl Model {
         Ok(Model { model, vocabulary })
     }
 
+    /// Loads only the vocabulary and the metadata: enough to make prompts, not to compute.
+    pub(crate) fn vocabulary_of(file: &Path) -> Result<Model, String> {
+        let backend = backend()?;
+        let _ = last_error();
+        let params = LlamaModelParams::default().with_vocab_only(true);
+        let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
+        let vocabulary = model.vocab().n_tokens();
+        Ok(Model { model, vocabulary })
+    }
+
     /// A metadata value of the file.
     pub(crate) fn metadata(&self, key: &str) -> Option<String> {
         self.model.meta_val_str(key).ok()

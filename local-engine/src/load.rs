@@ -118,6 +118,28 @@ pub(crate) fn load(
     Err(failure)
 }
 
+/// Most choices of one request: as many as can be decoded together, and wait together.
+fn choices_max(config: &EngineConfig) -> u32 {
+    config.slots.min(u32::try_from(config.queue_max).unwrap_or(u32::MAX))
+}
+
+/// What makes prompts for a model that a child computes, and has described.
+pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loaded, LoadError> {
+    let refused = |reason| LoadError::Model { file: config.file.clone(), reason };
+    let model = Arc::new(Model::vocabulary_of(&config.file).map_err(refused)?);
+    let template = model.template().map(|source| ChatTemplate::compile(source, config.unix_now));
+    Ok(Loaded {
+        token_bytes_max: model.token_bytes_max(),
+        template: template.transpose()?,
+        constraints: Compiler::new(Arc::clone(&model)),
+        choices_max: choices_max(config),
+        // The child takes no texts to embed.
+        embed_tokens_max: 0,
+        model,
+        info,
+    })
+}
+
 /// Tells the operator that a plan did not fit; the next one is tried.
 fn fall_short(plan: Offload, failure: LoadError) -> LoadError {
     tracing::warn!(layers_offloaded = plan.layers, reason = %failure, "the model does not load so");
@@ -167,7 +189,7 @@ fn describe(
     Ok(Loaded {
         model: Arc::clone(model),
         embed_tokens_max: device.embed_tokens_max(),
-        choices_max: config.slots.min(u32::try_from(config.queue_max).unwrap_or(u32::MAX)),
+        choices_max: choices_max(config),
         constraints: Compiler::new(Arc::clone(model)),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),

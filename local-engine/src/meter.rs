@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::job::JobUsage;
+use crate::{job::JobUsage, status::nanoseconds};
 
 /// The state shared between a running job and its [`crate::Generation`].
 #[derive(Debug, Default)]
@@ -64,6 +64,15 @@ impl Meter {
     pub(crate) fn spent(&self) -> Duration {
         let decode = self.decode_ns.load(Relaxed);
         Duration::from_nanos(self.prefill_ns.load(Relaxed).saturating_add(decode))
+    }
+
+    /// What a child process has counted.
+    pub(crate) fn set(&self, usage: &JobUsage) {
+        self.prompt_tokens.store(usage.prompt_tokens, Relaxed);
+        self.cached_tokens.store(usage.cached_tokens, Relaxed);
+        self.generated_tokens.store(usage.generated_tokens, Relaxed);
+        self.prefill_ns.store(nanoseconds(usage.prefill_time), Relaxed);
+        self.decode_ns.store(nanoseconds(usage.decode_time), Relaxed);
     }
 
     pub(crate) fn usage(&self) -> JobUsage {

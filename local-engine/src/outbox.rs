@@ -73,6 +73,13 @@ impl Outbox {
         self.flush(now);
     }
 
+    /// Hands on a text of some tokens.
+    pub(crate) fn relay(&mut self, text: &str, tokens: u32, now: Instant) {
+        self.unsent_tokens += tokens;
+        self.unsent.push_str(text);
+        self.flush(now);
+    }
+
     /// Log probabilities that go with the next text.
     pub(crate) fn logprobs(&mut self, of_text: impl IntoIterator<Item = TokenLogprob>) {
         self.unsent_logprobs.extend(of_text);

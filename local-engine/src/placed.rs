@@ -89,6 +89,12 @@ impl Memory {
     }
 }
 
+impl Claim {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, SeqCst);

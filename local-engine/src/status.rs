@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Whether the engine takes jobs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineState {
     /// It does.
     Running,
@@ -27,7 +29,7 @@ pub enum EngineState {
 }
 
 /// A reading of the engine's numbers. Each is right by itself; together they may be one step apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Whether the engine takes jobs.
     pub state: EngineState,
@@ -88,7 +90,7 @@ pub struct Status {
 
 /// What a step costs, fitted over recent ones: `fixed + decode * generated + prefill * prompt`
 /// tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCosts {
     /// Whatever is in it.
     pub fixed: Duration,

@@ -150,3 +150,48 @@ async fn health_and_the_cloud_answer_while_the_engine_is_stuck() {
     let (stuck, ()) = tokio::join!(stuck, look);
     assert_eq!(stuck.ok().header("x-tollgate-route"), "edge", "and it goes on afterwards");
 }
+
+#[tokio::test]
+async fn an_engine_in_a_process_of_its_own_may_be_killed_or_abort() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .policy("edge-first")
+        .edge_with("isolation = \"process\"\nverify_load = true\ndrill = \"abort:8\"")
+        .cloud(&cloud)
+        .start()
+        .await;
+    let report = model(&gate, "edge").await;
+    assert_eq!(report["isolation"], "process");
+    let first = report["process"].as_u64().expect("a process");
+
+    // The drill: the child aborts as an assertion of llama.cpp would make it.
+    let aborted = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;
+    assert!(matches!(aborted.status, 502 | 503), "{}", aborted.body_text());
+    let second = eventually("another process", || async {
+        let report = model(&gate, "edge").await;
+        let process = report["process"].as_u64().filter(|process| *process != first);
+        process.filter(|_| report["state"] == "loaded")
+    })
+    .await;
+    let answer = gate.ask("Name a color.").from("edge").at_most(6).send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    entry.adds_up();
+    assert!(entry.attempts()[0].cost().unwrap() > 0, "engine time is counted in the child");
+
+    // Killed in the middle of an answer.
+    let mut open =
+        gate.ask("Tell me a long story.").from("edge").at_most(300).streamed().open().await;
+    open.read_pieces(2).await;
+    let killed = std::process::Command::new("kill").args(["-9", &second.to_string()]).status();
+    assert!(killed.unwrap().success());
+    let broken = open.rest().await;
+    assert!(broken.body_text().contains("engine failed"), "{}", broken.body_text());
+    assert_eq!(gate.get("/health").await.status, 200);
+    eventually("a third process", || async {
+        let report = model(&gate, "edge").await;
+        (report["state"] == "loaded" && report["faults"] == 2).then_some(())
+    })
+    .await;
+    gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    gate.until_nothing_is_reserved().await;
+}

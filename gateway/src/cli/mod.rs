@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Model(models::ModelCommand),
     /// Show the routes and their live state
     Routes,
+    /// Computes for the server that started it; not for people
+    #[command(name = ENGINE_WORKER, hide = true)]
+    EngineWorker,
     /// Show every budget: limit, spent, reserved, left
     Budgets,
     /// Set and remove budgets of everyone, teams, users, tags and keys
@@ -104,6 +107,9 @@ pub(crate) enum Command {
     /// Check each route: is its provider there, does it take the key, do the clocks agree
     Doctor,
 }
+
+/// The command by which the server starts this program as the process of an engine.
+pub(crate) const ENGINE_WORKER: &str = "engine-worker";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the server · \
@@ -139,6 +145,11 @@ fn run(cli: Cli) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => return serve::run(&common, &args),
         Command::Init(args) => return init::run(&common, &args),
+        Command::EngineWorker => {
+            crate::telemetry::start_logging(crate::telemetry::LogFormat::default());
+            return local_engine::serve_parent()
+                .map_err(|error| CliError::failed(format!("the engine's process: {error}")));
+        }
         Command::Policy(policy::PolicyCommand::Check(args)) => {
             return policy::check(&common, &args);
         }
@@ -167,6 +178,6 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
         Command::Doctor => doctor::run(common).await,
-        Command::Serve(_) | Command::Init(_) => Ok(()),
+        Command::Serve(_) | Command::Init(_) | Command::EngineWorker => Ok(()),
     }
 }

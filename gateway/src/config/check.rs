@@ -357,6 +357,8 @@ fn local_route(
             gpu_layers: written.gpu_layers.0,
             gpu_device: written.gpu_device.clone(),
             keep: keep(written),
+            isolated: written.isolation == written::Isolation::Process,
+            verify_load: written.verify_load,
             drill: drill(written, warnings)?,
             prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
             decode_per_token_max: Duration::from_micros(written.decode_token_max_us.get()),
@@ -380,7 +382,12 @@ fn keep(written: &written::Local) -> Keep {
 
 fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<Drill>, Finding> {
     let Some(text) = &written.drill else { return Ok(None) };
-    let drill = text.get_ref().parse().map_err(|wrong: String| Finding::at(text.span(), wrong))?;
+    let drill: Drill =
+        text.get_ref().parse().map_err(|wrong: String| Finding::at(text.span(), wrong))?;
+    if drill.aborts() && written.isolation == written::Isolation::InProcess {
+        let message = "an abort would end the gateway: set `isolation = \"process\"` too";
+        return Err(Finding::at(text.span(), message));
+    }
     warnings.push(format!("a fault of the engine is rehearsed: drill = {:?}", text.get_ref()));
     Ok(Some(drill))
 }

@@ -244,6 +244,10 @@ pub struct LocalConfig {
     pub gpu_device: Option<String>,
     /// When the model is loaded, unloaded and waited for.
     pub keep: local_engine::Keep,
+    /// Whether it computes in a child process.
+    pub isolated: bool,
+    /// Whether each file is loaded in a child process first.
+    pub verify_load: bool,
     /// A fault to rehearse.
     pub drill: Option<local_engine::Drill>,
     /// Engine time one prompt token may take at most, for reservations.

@@ -206,6 +206,10 @@ pub(super) struct Local {
     #[serde(default = "local::load_waiting_max")]
     pub(super) load_waiting_max: u32,
     #[serde(default)]
+    pub(super) isolation: Isolation,
+    #[serde(default)]
+    pub(super) verify_load: bool,
+    #[serde(default)]
     pub(super) drill: Option<Spanned<String>>,
     #[serde(default = "local::prefill_token_max_us")]
     pub(super) prefill_token_max_us: NonZeroU64,
@@ -309,6 +313,15 @@ pub(super) enum Load {
     #[default]
     Start,
     FirstUse,
+}
+
+/// Where a local route's model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Isolation {
+    #[default]
+    InProcess,
+    Process,
 }
 
 /// `price`: a row of the price list, or the rates themselves.

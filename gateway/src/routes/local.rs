@@ -190,6 +190,8 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     report["kv_total"] = status.kv_total.into();
     report["heartbeat_age_ms"] = millis(status.heartbeat_age).into();
     report["load_ms"] = millis(info.load_time).into();
+    report["isolation"] = if engine.process().is_some() { "process" } else { "in_process" }.into();
+    report["process"] = engine.process().into();
     report["memory_bytes"] = info.memory_bytes.into();
 }
 

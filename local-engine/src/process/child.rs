@@ -1,0 +1,152 @@
+//! The child's side: loads what it is told to, computes the jobs it is sent, and ends when the
+//! parent does. Each job has a thread that waits for its events, as many as may run and wait.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufReader},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::frames::{Order, Report, read, write};
+use crate::{
+    constraint::Rule,
+    engine::Engine,
+    generation::Generation,
+    job::{Job, JobEvent, JobUsage},
+};
+
+/// How often the numbers are told.
+const STATUS_EVERY: Duration = Duration::from_millis(250);
+
+/// The parent's end of the socket, written by many threads.
+type ToParent = Arc<Mutex<UnixStream>>;
+
+/// Serves the parent, whose end of the socket is this process's standard input, until it closes.
+///
+/// # Errors
+/// The socket cannot be used, or the first thing on it is not an order to load.
+pub fn serve_parent() -> io::Result<()> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let to_parent: ToParent = Arc::new(Mutex::new(socket.try_clone()?));
+    let mut from_parent = BufReader::new(socket);
+    let Order::Load(config) = read(&mut from_parent)? else {
+        return Err(io::Error::other("the first order must be to load"));
+    };
+    let engine = match Engine::load(&config) {
+        Ok(engine) => engine,
+        Err(error) => return write(&mut *lock(&to_parent), &Report::NotLoaded(error.to_string())),
+    };
+    write(&mut *lock(&to_parent), &Report::Loaded(Box::new(engine.info().clone())))?;
+    let (ended, watching) = watch::channel(());
+    let teller = tell_numbers(engine.clone(), Arc::clone(&to_parent), watching)?;
+    let orders = follow(&engine, &mut from_parent, &to_parent);
+    drop(ended);
+    let _ = teller.join();
+    engine.shutdown(Duration::ZERO);
+    match orders {
+        // The parent has closed its end: that is how it says goodbye.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        other => other,
+    }
+}
+
+/// Follows orders until there is no more.
+fn follow(
+    engine: &Engine,
+    from_parent: &mut impl io::Read,
+    to_parent: &ToParent,
+) -> io::Result<()> {
+    let mut running: HashMap<u64, watch::Sender<bool>> = HashMap::new();
+    loop {
+        match read(from_parent)? {
+            Order::Load(_) => return Err(io::Error::other("a second order to load")),
+            Order::Cancel(id) => {
+                running.remove(&id);
+            }
+            Order::Submit(id, job, rule) => {
+                running.retain(|_, cancel| !cancel.is_closed());
+                let (cancel, cancelled) = watch::channel(false);
+                running.insert(id, cancel);
+                let work = Work { id, job: *job, rule, cancelled };
+                work.start(engine.clone(), Arc::clone(to_parent))?;
+            }
+        }
+    }
+}
+
+/// A job and what cancels it: the other end of `cancelled` is dropped then.
+struct Work {
+    id: u64,
+    job: Job,
+    rule: Option<Rule>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Work {
+    /// Computes it on a thread that waits for its events.
+    fn start(self, engine: Engine, to_parent: ToParent) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let thread = std::thread::Builder::new().name("engine-job".to_owned());
+        thread.spawn(move || runtime.block_on(self.run(&engine, &to_parent)))?;
+        Ok(())
+    }
+
+    async fn run(mut self, engine: &Engine, to_parent: &ToParent) {
+        let mut generation = match self.submit(engine) {
+            Ok(generation) => generation,
+            Err(reason) => {
+                let usage = JobUsage::default();
+                let failed = Report::Event(self.id, JobEvent::Failed { reason, usage }, usage);
+                let _heard = write(&mut *lock(to_parent), &failed);
+                return;
+            }
+        };
+        loop {
+            let event = tokio::select! {
+                event = generation.next() => event,
+                _ = self.cancelled.changed() => None,
+            };
+            let Some(event) = event else { return };
+            let report = Report::Event(self.id, event, generation.usage());
+            if write(&mut *lock(to_parent), &report).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn submit(&mut self, engine: &Engine) -> Result<Generation, String> {
+        let mut job = self.job.clone();
+        job.constraint = match &self.rule {
+            None => None,
+            Some(rule) => Some(engine.constrain(rule).map_err(|error| error.to_string())?),
+        };
+        engine.submit(job).map_err(|error| error.to_string())
+    }
+}
+
+/// Tells the engine's numbers until `ended` is dropped.
+fn tell_numbers(
+    engine: Engine,
+    to_parent: ToParent,
+    mut ended: watch::Receiver<()>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("engine-status".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            while tokio::time::timeout(STATUS_EVERY, ended.changed()).await.is_err() {
+                let report = Report::Status(Box::new(engine.status()));
+                if write(&mut *lock(&to_parent), &report).is_err() {
+                    return;
+                }
+            }
+        });
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

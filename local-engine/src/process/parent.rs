@@ -1,0 +1,340 @@
+//! The parent's side: starts the child, sends it the jobs from the queue, hands their events on,
+//! and turns the child's end into each job's.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufReader},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Worker,
+    frames::{Order, Report, read, write},
+};
+use crate::{
+    config::EngineConfig,
+    error::LoadError,
+    info::ModelInfo,
+    job::{Job, JobEvent, JobUsage},
+    outbox::Outbox,
+    placed::Claim,
+    shared::Shared,
+    status::Status,
+};
+
+/// The sending thread looks around this often.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a child may take to end in order.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// A child that has loaded its model.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    shared: Arc<Shared>,
+    to_child: Mutex<UnixStream>,
+    jobs: Mutex<HashMap<u64, Outbox>>,
+    seen: Mutex<Option<(Status, Instant)>>,
+    child: Mutex<Child>,
+    /// The child's end has been dealt with.
+    gone: AtomicBool,
+    /// It was asked to end.
+    leaving: AtomicBool,
+    jobs_max: usize,
+}
+
+/// Loads a model in a child and kills the child: whether it survives is all that is asked.
+///
+/// # Errors
+/// It cannot be loaded, or the child died of it.
+pub(crate) fn try_out(config: &EngineConfig, worker: &Worker) -> Result<(), LoadError> {
+    // A rehearsed fault is for the child that will compute.
+    let config = EngineConfig { drill: None, ..config.clone() };
+    let (mut child, socket, loaded) = launch(&config, worker)?;
+    drop(socket);
+    end(&mut child);
+    loaded.map(|_| ())
+}
+
+/// Starts a child that loads the model. Blocks until it has.
+///
+/// # Errors
+/// The child cannot be started, cannot load the model, or dies of it.
+pub(crate) fn start(
+    config: &EngineConfig,
+    worker: &Worker,
+    shared: &Arc<Shared>,
+    claim: Claim,
+) -> Result<(Arc<Remote>, ModelInfo), LoadError> {
+    let (mut child, socket, loaded) = launch(config, worker)?;
+    let info = match loaded {
+        Ok(info) => info,
+        Err(error) => {
+            drop(socket);
+            end(&mut child);
+            return Err(error);
+        }
+    };
+    let failed = |error: io::Error| LoadError::Start(error.to_string());
+    socket.set_read_timeout(None).map_err(failed)?;
+    let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
+    let remote = Arc::new(Remote {
+        shared: Arc::clone(shared),
+        to_child: Mutex::new(socket.try_clone().map_err(failed)?),
+        jobs: Mutex::default(),
+        seen: Mutex::new(None),
+        child: Mutex::new(child),
+        gone: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
+        jobs_max: slots.saturating_add(config.queue_max),
+    });
+    let sender = spawn("engine-orders", {
+        let remote = Arc::clone(&remote);
+        move || remote.send_jobs()
+    })?;
+    shared.set_thread(sender);
+    spawn("engine-reports", {
+        let remote = Arc::clone(&remote);
+        move || remote.hear(socket, claim)
+    })?;
+    Ok((remote, info))
+}
+
+type Launched = (Child, UnixStream, Result<ModelInfo, LoadError>);
+
+fn launch(config: &EngineConfig, worker: &Worker) -> Result<Launched, LoadError> {
+    let failed = |error: io::Error| LoadError::Start(format!("the engine's process: {error}"));
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let mut child = Command::new(&worker.program)
+        .args(&worker.args)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        // A terminal's Ctrl-C is the parent's to answer.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let mut theirs = config.clone();
+    theirs.drill = config.drill.as_ref().and_then(crate::drill::Drill::take);
+    theirs.isolation = super::Isolation::InProcess;
+    theirs.verify_load = None;
+    // Everything the parent lets through fits the child's queue.
+    let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
+    theirs.queue_max = config.queue_max.saturating_add(slots);
+    let exchanged = ours
+        .set_read_timeout(Some(worker.load_max))
+        .and_then(|()| write(&mut ours, &Order::Load(Box::new(theirs))))
+        .and_then(|()| read(&mut ours));
+    let file = config.file.clone();
+    let loaded = match exchanged {
+        Ok(Report::Loaded(info)) => Ok(*info),
+        Ok(Report::NotLoaded(reason)) => Err(LoadError::Model { file, reason }),
+        Ok(_) => Err(LoadError::Start("the engine's process speaks out of turn".to_owned())),
+        Err(error) => {
+            let died = child.try_wait().ok().flatten();
+            let reason = died.map_or_else(|| error.to_string(), ending);
+            Err(LoadError::Model { file, reason: format!("its process {reason} while loading") })
+        }
+    };
+    Ok((child, ours, loaded))
+}
+
+impl Remote {
+    /// The child's numbers as last told, with what is known better here.
+    pub(crate) fn status(&self) -> Status {
+        let state = self.shared.gauges.state();
+        let running = u32::try_from(lock(&self.jobs).len()).unwrap_or(u32::MAX);
+        let here = self.shared.gauges.read();
+        match &*lock(&self.seen) {
+            None => Status { state, running, ..here },
+            Some((status, at)) => {
+                let queued = status.queued.saturating_add(here.queued);
+                let running = running.saturating_sub(status.queued);
+                let heartbeat_age = status.heartbeat_age.saturating_add(at.elapsed());
+                Status { state, queued, running, heartbeat_age, ..status.clone() }
+            }
+        }
+    }
+
+    /// The child's process id.
+    pub(crate) fn process(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
+    /// Sends jobs and cancellations until the child is gone or asked to go.
+    fn send_jobs(&self) {
+        let mut next = 0_u64;
+        while !self.gone.load(SeqCst) {
+            if self.shared.ending.load(SeqCst) && self.may_end() {
+                return self.dismiss();
+            }
+            while let Some((id, job)) = self.next_job(&mut next) {
+                if self.order(&submit(id, job)).is_err() {
+                    break;
+                }
+            }
+            self.tend_jobs();
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    /// A broken socket is the hearing thread's to notice.
+    fn order(&self, order: &Order) -> io::Result<()> {
+        write(&mut *lock(&self.to_child), order)
+    }
+
+    fn next_job(&self, next: &mut u64) -> Option<(u64, Box<Job>)> {
+        let mut jobs = lock(&self.jobs);
+        if jobs.len() >= self.jobs_max {
+            return None;
+        }
+        let mut queue = self.shared.queue();
+        let waiting = queue.jobs.pop()?;
+        self.shared.count_queue(&queue);
+        drop(queue);
+        *next += 1;
+        jobs.insert(*next, waiting.outbox);
+        Some((*next, Box::new(waiting.job)))
+    }
+
+    /// Cancels what nobody reads and hands on what readers had no room for.
+    fn tend_jobs(&self) {
+        let mut left = Vec::new();
+        lock(&self.jobs).retain(|id, outbox| {
+            outbox.flush(Instant::now());
+            if outbox.abandoned() {
+                left.push(*id);
+            }
+            !outbox.abandoned()
+        });
+        for id in left {
+            let _heard = self.order(&Order::Cancel(id));
+        }
+    }
+
+    fn may_end(&self) -> bool {
+        let nothing_left = lock(&self.jobs).is_empty();
+        let queue = self.shared.queue();
+        let over = queue.end_at.is_some_and(|end_at| Instant::now() >= end_at);
+        over || (nothing_left && queue.jobs.is_empty())
+    }
+
+    /// Closes the socket, which is how the child is told.
+    fn dismiss(&self) {
+        self.leaving.store(true, SeqCst);
+        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Hands on what the child says until it is gone, then tells every job.
+    fn hear(&self, socket: UnixStream, claim: Claim) {
+        let mut from_child = BufReader::new(socket);
+        while let Ok(report) = read(&mut from_child) {
+            match report {
+                Report::Event(id, event, usage) => self.hand_on(id, event, usage),
+                Report::Status(status) => *lock(&self.seen) = Some((*status, Instant::now())),
+                Report::Loaded(_) | Report::NotLoaded(_) => break,
+            }
+        }
+        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
+        let status = end(&mut lock(&self.child));
+        let reason = if self.leaving.load(SeqCst) {
+            self.shared.gauges.stop();
+            "the engine was stopped".to_owned()
+        } else {
+            let reason =
+                format!("the engine's process {}", status.map_or_else(String::new, ending));
+            tracing::error!(%reason, "the engine has failed");
+            self.shared.gauges.fail(reason.clone());
+            reason
+        };
+        self.gone.store(true, SeqCst);
+        drop(claim);
+        self.tell_all(&reason);
+        self.shared.set_ended();
+        self.shared.wake();
+    }
+
+    fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
+        let mut jobs = lock(&self.jobs);
+        let Some(outbox) = jobs.get_mut(&id) else { return };
+        let first = outbox.meter().generated_tokens() == 0 && usage.generated_tokens > 0;
+        outbox.meter().set(&usage);
+        if first {
+            // Other choices of its request may go now.
+            self.shared.wake();
+        }
+        match event {
+            JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
+            JobEvent::Text { text, tokens, logprobs } => {
+                outbox.logprobs(logprobs);
+                outbox.relay(&text, tokens, Instant::now());
+            }
+            last => {
+                if let Some(outbox) = jobs.remove(&id) {
+                    drop(jobs);
+                    outbox.close("", |_| last);
+                }
+                self.shared.wake();
+            }
+        }
+    }
+
+    /// Ends every job that runs or waits.
+    fn tell_all(&self, reason: &str) {
+        let left = std::mem::take(&mut *lock(&self.jobs));
+        for outbox in left.into_values() {
+            outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+        }
+        crate::scheduler::fail_queue(&self.shared, reason);
+    }
+}
+
+/// A job as it is sent: its compiled rule stays here, and is compiled there again.
+fn submit(id: u64, job: Box<Job>) -> Order {
+    let rule = job.constraint.as_ref().and_then(|constraint| constraint.rule().cloned());
+    Order::Submit(id, job, rule)
+}
+
+/// Waits for a child's end, and kills it if that takes too long.
+fn end(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + END_MAX;
+    let _told = child.stdin.take();
+    while Instant::now() < until {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) => std::thread::park_timeout(Duration::from_millis(10)),
+            Err(_) => break,
+        }
+    }
+    let _killed = child.kill();
+    child.wait().ok()
+}
+
+/// How a process ended, in words.
+fn ending(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was ended by signal {signal}"),
+        (_, Some(code)) => format!("ended with code {code}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<std::thread::Thread, LoadError> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    let thread = builder.spawn(body).map_err(|error| LoadError::Start(error.to_string()))?;
+    Ok(thread.thread().clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

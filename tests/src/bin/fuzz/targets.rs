@@ -1,0 +1,93 @@
+//! What is tried, and what must hold whatever the bytes are. Panics and aborts are findings of
+//! themselves.
+
+use local_engine::{Engine, EngineConfig, Message, PromptError, Role, fuzzing, gguf};
+use std::{io::Cursor, path::PathBuf};
+
+/// Tries one input; an error says what did not hold.
+pub(crate) type Target = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
+
+/// Gets a target ready.
+pub(crate) type Make = fn() -> Result<Target, String>;
+
+/// Every target by name.
+pub(crate) const TARGETS: &[(&str, Make)] = &[("gguf", header), ("text", text), ("chat", chat)];
+
+/// A model file's header: refused or sound, in bounded time.
+fn header() -> Result<Target, String> {
+    Ok(Box::new(|bytes| {
+        let length = u64::try_from(bytes.len()).map_err(|e| e.to_string())?;
+        match gguf::check(Cursor::new(bytes), length) {
+            Ok(header) if header.tensor_bytes > length => {
+                Err("tensors larger than the file passed".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }))
+}
+
+/// Token pieces and stop texts, parted by zeros: no stop text is ever shown, whole or in part where
+/// it was met, and what is shown is the beginning of the whole.
+fn text() -> Result<Target, String> {
+    Ok(Box::new(|bytes| {
+        let mut parts = bytes.split(|byte| *byte == 0);
+        let stops = parts.next().unwrap_or_default().split(|byte| *byte == b'|');
+        let stops: Vec<String> = stops
+            .map(|stop| String::from_utf8_lossy(stop).into_owned())
+            .filter(|stop| !stop.is_empty())
+            .take(64)
+            .collect();
+        let pieces: Vec<&[u8]> = parts.collect();
+        let (shown, stopped) = fuzzing::shown(&stops, &pieces);
+        let whole = pieces.concat();
+        if let Some(stop) = stops.iter().find(|stop| shown.contains(stop.as_str())) {
+            return Err(format!("the stop text {stop:?} was shown"));
+        }
+        let whole = String::from_utf8_lossy(&whole);
+        if !whole.starts_with(shown.as_str()) {
+            return Err("what was shown is not the beginning of the whole".to_owned());
+        }
+        if !stopped && stops.is_empty() && whole.len() > shown.len() + 3 {
+            return Err("text was lost".to_owned());
+        }
+        Ok(())
+    }))
+}
+
+/// Messages parted by zeros, the first byte of each saying who speaks: tokens of the vocabulary, or
+/// a refusal.
+fn chat() -> Result<Target, String> {
+    let file = std::env::var_os("TOLLGATE_MODEL")
+        .map_or_else(|| PathBuf::from("models/SmolLM2-135M-Instruct-Q4_1.gguf"), PathBuf::from);
+    let mut config = EngineConfig::new(file);
+    (config.context_tokens, config.slots) = (256, 1);
+    let engine = Engine::load(&config).map_err(|e| e.to_string())?;
+    Ok(Box::new(move |bytes| {
+        let messages: Vec<Message> = bytes.split(|byte| *byte == 0).take(64).map(message).collect();
+        match engine.tokenize_chat(&messages) {
+            Ok(tokens) => {
+                let known =
+                    |id: &i32| u32::try_from(*id).is_ok_and(|id| id < engine.info().vocabulary);
+                let sound = !tokens.is_empty() && tokens.iter().all(known);
+                if sound { Ok(()) } else { Err("tokens outside the vocabulary".to_owned()) }
+            }
+            Err(
+                PromptError::Refused(_) | PromptError::ToolCalls(_) | PromptError::TooLong { .. },
+            ) => Ok(()),
+            Err(other) => Err(other.to_string()),
+        }
+    }))
+}
+
+fn message(bytes: &[u8]) -> Message {
+    let (role, content) = match bytes.split_first() {
+        Some((b's', rest)) => (Role::System, rest),
+        Some((b'a', rest)) => (Role::Assistant, rest),
+        Some((b't', rest)) => (Role::Tool, rest),
+        Some((_, rest)) => (Role::User, rest),
+        None => (Role::User, bytes),
+    };
+    let content = String::from_utf8_lossy(content).into_owned();
+    let calls = (role == Role::Assistant && content.starts_with('[')).then(|| content.clone());
+    Message { role, content, name: None, tool_calls_json: calls, tool_call_id: None }
+}
