@@ -44,7 +44,7 @@ kind = "openai"
 provider = "standin"
 base_url = "{base_url}"
 model = "standin-1"
-context_tokens = 1024
+context_tokens = 4096
 [routes.cloud.price]
 input = "1"
 output = "2"
