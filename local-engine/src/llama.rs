@@ -304,7 +304,10 @@ impl<'m> LlamaDevice<'m> {
         let context = model.model.new_context(backend()?, params).map_err(|_| last_error())?;
         let batch_max = usize::try_from(context.n_batch().min(config.batch_tokens)).unwrap_or(1);
         let architecture = model.metadata("general.architecture").unwrap_or_default();
-        let window = model.metadata(&format!("{architecture}.attention.sliding_window"));
+        let window = model
+            .metadata(&format!("{architecture}.attention.sliding_window"))
+            .and_then(|tokens| tokens.parse().ok())
+            .filter(|tokens| *tokens > 0);
         let mut device = LlamaDevice {
             model,
             context,
@@ -313,10 +316,13 @@ impl<'m> LlamaDevice<'m> {
             rows: Vec::new(),
             unified: config.unified(),
             slots: config.sequences(),
-            window: window.and_then(|tokens| tokens.parse().ok()).filter(|tokens| *tokens > 0),
+            window,
             embedder: Embedder::new(model, config),
             embedding: None,
+            // A window's cells are overwritten in no order that can be seen from outside: a cut cache
+            // may have holes. Such a model reads every prompt anew.
             can_reuse: config.prefix_reuse
+                && window.is_none()
                 && !model.model.is_recurrent()
                 && !model.model.is_hybrid(),
         };
@@ -341,15 +347,6 @@ impl<'m> LlamaDevice<'m> {
         let begin = self.context.kv_cache_seq_pos_min(slot);
         let oldest_needed = self.window.map_or(0, |window| keep.saturating_sub(window));
         i64::from(end) == i64::from(keep) - 1 && i64::from(begin) <= i64::from(oldest_needed)
-    }
-
-    /// Whether a slot's first `keep` tokens can still be gone on from. With a sliding window the
-    /// cells before the window of the last token may have been overwritten, in any order and with
-    /// no trace in the slot's first position: once there are any, only the whole will do.
-    fn may_cut(&self, slot: i32, keep: u32) -> bool {
-        let Some(window) = self.window else { return true };
-        let tokens = i64::from(self.context.kv_cache_seq_pos_max(slot)) + 1;
-        tokens == i64::from(keep) || tokens <= i64::from(window)
     }
 
     fn empty(&mut self, slot: i32) {
@@ -478,7 +475,6 @@ impl crate::device::Device for LlamaDevice<'_> {
     fn truncate(&mut self, slot: u32, keep: u32) -> bool {
         let Some(slot) = self.slot(slot) else { return false };
         if keep > 0
-            && self.may_cut(slot, keep)
             && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
             && self.holds(slot, keep)
         {
@@ -491,7 +487,7 @@ impl crate::device::Device for LlamaDevice<'_> {
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
         let (Some(from), Some(to)) = (self.slot(from), self.slot(to)) else { return false };
         self.empty(to);
-        if from == to || keep == 0 || !self.may_cut(from, keep) {
+        if from == to || keep == 0 {
             return false;
         }
         let kept = if self.unified {
