@@ -65,6 +65,10 @@ pub(crate) trait Device {
     /// Whether a text must be embedded in one piece.
     fn embeds_whole(&self) -> bool;
 
+    /// Makes what embedding needs beside the model, if it is not there yet. Like loading, it is
+    /// nobody's engine time.
+    fn ready_to_embed(&mut self) -> Result<(), Fault>;
+
     /// Embeds tokens of a text after its first `from`, which were embedded just before, and shows
     /// each one's vector with its place among them.
     fn embed(

@@ -187,8 +187,9 @@ impl<D: Device> Scheduler<D> {
             let _ = reading.told.send(Err(EmbedError::Expired(waited)));
             return Ok(true);
         }
+        let ready = self.device.ready_to_embed();
         let started = Instant::now();
-        let read = reading.chunk(&mut self.device, self.prefill_chunk);
+        let read = ready.and_then(|()| reading.chunk(&mut self.device, self.prefill_chunk));
         let spent = nanoseconds(started.elapsed());
         reading.meter.spend_prefill(spent);
         let gauges = &self.shared.gauges;

@@ -446,6 +446,14 @@ impl crate::device::Device for LlamaDevice<'_> {
         self.embedder.whole
     }
 
+    fn ready_to_embed(&mut self) -> Result<(), Fault> {
+        if self.embedding.is_none() {
+            let embedding = self.embedder.context(self.model).map_err(Fault::Sequence)?;
+            self.embedding = Some(embedding);
+        }
+        Ok(())
+    }
+
     fn embed(
         &mut self,
         tokens: &[i32],
@@ -457,11 +465,10 @@ impl crate::device::Device for LlamaDevice<'_> {
         if tokens.is_empty() || from + tokens.len() > most || !tokens.iter().all(known) {
             return Err(Fault::Sequence("a text of a wrong size or with a wrong token".to_owned()));
         }
-        let embedding = match &mut self.embedding {
-            Some(embedding) => embedding,
-            none => none.insert(self.embedder.context(self.model).map_err(Fault::Sequence)?),
-        };
-        embedding.read(tokens, from, show)
+        match &mut self.embedding {
+            Some(embedding) => embedding.read(tokens, from, show),
+            None => Err(Fault::Sequence("there is nothing to embed with yet".to_owned())),
+        }
     }
 
     fn is_end(&self, token: i32) -> bool {

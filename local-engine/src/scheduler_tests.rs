@@ -43,6 +43,8 @@ pub(crate) struct Script {
     faults: Faults,
     decodes: Vec<Vec<BatchToken>>,
     pub(crate) embedded: Vec<usize>,
+    /// Whether it was made ready to embed.
+    pub(crate) embeds: bool,
     attempts: usize,
 }
 
@@ -115,12 +117,18 @@ impl Device for Script {
         false
     }
 
+    fn ready_to_embed(&mut self) -> Result<(), Fault> {
+        self.embeds = true;
+        Ok(())
+    }
+
     fn embed(
         &mut self,
         tokens: &[i32],
         from: usize,
         show: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Fault> {
+        assert!(self.embeds, "made ready before any time is booked");
         self.embedded.push(tokens.len());
         for offset in 0..tokens.len() {
             show(offset, &[if from + offset == 0 { 3.0 } else { 0.0 }, 4.0]);
@@ -216,6 +224,7 @@ impl Bench {
             faults,
             decodes: Vec::new(),
             embedded: Vec::new(),
+            embeds: false,
             attempts: 0,
         };
         let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));

@@ -161,6 +161,9 @@ async fn texts_are_continued_and_embedded() {
     for (at, begins) in ["Once upon", "Once upon", "The sea", "The sea"].iter().enumerate() {
         assert!(choices[at]["text"].as_str().unwrap().starts_with(begins), "{choices:?}");
     }
+    // The first of all, and as short as can be: what embedding needs is made on nobody's time.
+    let body = json!({"model": "auto", "input": "a"});
+    assert_eq!(gate.post("/v1/embeddings", &body).await.ok().usage()["prompt_tokens"], 1);
     let body = json!({"model": "auto", "input": ["a cat", "a dog", "interest rates"]});
     let answer = gate.post("/v1/embeddings", &body).await.ok();
     let data = answer.json()["data"].as_array().unwrap().clone();

@@ -52,9 +52,9 @@ pub(super) fn watched(
         logged.map(|event| action(event.signal.name(), event.effect, &event.seen)).collect();
     if let Some(effect) = verdict.effect {
         turned_away(&effect)?;
-        facts.request.tags.push(format!("guard:{}", effect.signal.name()));
+        facts.request.tags.push(format!("{}{}", wire::GUARD_TAG, effect.signal.name()));
         if effect.effect == GuardEffect::LocalOnly {
-            facts.request.tags.push("guard:local_only".to_owned());
+            facts.request.tags.push(format!("{}local_only", wire::GUARD_TAG));
             let outside = facts.routes.iter_mut().filter(|route| !route.local);
             outside.for_each(|route| route.state = RouteState::Unavailable);
         }

@@ -13,6 +13,8 @@ const TAGS_MAX: (usize, usize) = (16, 64);
 const SESSION_BYTES_MAX: usize = 256;
 /// Longest name of a step in bytes.
 const STEP_BYTES_MAX: usize = 128;
+/// What the abuse guard's tags begin with: a policy that looks at them must be able to trust them.
+pub(crate) const GUARD: &str = "guard:";
 /// Longest deadline: a day.
 const DEADLINE_MS_MAX: u64 = 86_400_000;
 
@@ -26,6 +28,10 @@ pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
         for tag in given.filter(|tag| !tag.is_empty()) {
             if tag.len() > bytes_max {
                 let message = format!("a tag of `{NAME}` is longer than {bytes_max} bytes");
+                return Err(BadRequest::value(NAME, message));
+            }
+            if tag.starts_with(GUARD) {
+                let message = format!("tags that begin with `{GUARD}` are the abuse guard's own");
                 return Err(BadRequest::value(NAME, message));
             }
             if tags.iter().any(|known| known == tag) {

@@ -175,7 +175,8 @@ impl LocalRoute {
             return Err(unfit(too_long("input", long, most)));
         }
         let prompt_tokens: usize = inputs.iter().map(Vec::len).sum();
-        let engine_time_max = self.engine_time_max(prompt_tokens as u64, 0);
+        // Every text is a step of its own, however short.
+        let engine_time_max = self.engine_time_max(prompt_tokens as u64, inputs.len() as u64);
         Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max }))
     }
 

@@ -61,6 +61,10 @@ pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRe
     Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
 }
 
+fn dearer(field: &str, why: &str) -> BadRequest {
+    BadRequest::unsupported(field, format!("`{field}` is not served: {why}"))
+}
+
 impl<'a> Given<'a> {
     fn read(text: &'a str) -> Result<Self, BadRequest> {
         let mut given = Self::default();
@@ -90,6 +94,15 @@ impl<'a> Given<'a> {
                     return Err(BadRequest::unsupported(key, format!("`{key}`: {message}")));
                 }
                 "container" | "mcp_servers" => return Ok(()),
+                // Both have rates of their own, which no price here knows: a native route would be
+                // sent the client's own body and bill more than was held.
+                "speed" if !matches!(member.raw, "null" | "\"standard\"") => {
+                    return Err(dearer(key, "only `standard` has a price"));
+                }
+                "inference_geo" if !matches!(member.raw, "null" | "\"global\"") => {
+                    return Err(dearer(key, "only `global` has a price"));
+                }
+                "speed" | "inference_geo" => return Ok(()),
                 _ => {
                     given.others.push((key.to_owned(), member.raw));
                     return Ok(());

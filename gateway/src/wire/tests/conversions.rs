@@ -221,6 +221,8 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"temperature": 1.5}), "temperature"),
         (json!({"tools": [{"type": "web_search_20250305", "name": "w"}]}), "tools[0].type"),
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
+        (json!({"speed": "fast"}), "speed"),
+        (json!({"inference_geo": "us"}), "inference_geo"),
         (json!({"thinking": {"type": "enabled"}}), "thinking.budget_tokens"),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}),

@@ -347,6 +347,7 @@ fn a_header_that_cannot_be_read_is_named() {
         ("x-session-id", "caf\u{e9}"),
         ("x-tollgate-tags", &long),
         ("x-tollgate-tags", &many),
+        ("x-tollgate-tags", "batch,guard:local_only"),
     ] {
         let error = read_with(&[(name, value)]).expect_err(value);
         assert_eq!(error.param.as_deref(), Some(name), "{value}");
