@@ -250,7 +250,8 @@ fn open_index(
     clock: &Clock,
     recovered: &mut Recovered,
 ) -> Result<(Option<Index>, Derived), OpenError> {
-    let (dir, journal) = (&data.join("index"), data.join("journal"));
+    let (index, rebuilt, journal) =
+        (data.join("index"), data.join("index.rebuilt"), data.join("journal"));
     let (pairs, base) = match retire::begin(&journal) {
         Ok(begun) => begun,
         Err(error) => {
@@ -258,7 +259,15 @@ fn open_index(
         }
     };
     let end = catalogue.snapshot().next_seq();
-    for _ in 0..2 {
+    // A sled that failed is not gone: its threads may still write files by name. What replaces it in
+    // this process has another name, and takes its place at the next start, whatever stands there.
+    if rebuilt.exists() {
+        let gone = if index.exists() { std::fs::remove_dir_all(&index) } else { Ok(()) };
+        if let Err(error) = gone.and_then(|()| std::fs::rename(&rebuilt, &index)) {
+            tracing::warn!(%error, "the rebuilt index cannot be put in its place");
+        }
+    }
+    for dir in [&index, &rebuilt] {
         let loaded = Index::open(dir).and_then(|index| {
             // A new index begins with all that the base holds: checkpoints add only what changes
             // after it, and the sums of dropped days are nowhere else.
