@@ -195,6 +195,11 @@ window = "month"
 money_usd = "1000000"
 hard = true
 
+# Watches as always, and lets go: the load of a benchmark is what it looks for.
+[guard]
+spend = "logged"
+prompt_loop = "logged"
+
 [policy]
 shipped = "cloud-only"
 
