@@ -167,7 +167,7 @@ impl<'a> Execution<'a> {
                 return Ok(started);
             }
             let Some(ready_at) = self.again(&mut walk) else {
-                return self.waited(walk).await;
+                return Box::pin(self.waited(walk)).await;
             };
             tokio::time::sleep_until(ready_at).await;
             walk.round += 1;
@@ -209,7 +209,10 @@ impl<'a> Execution<'a> {
                 step.route.retries.note();
             }
             let tried = match &step.hedge {
-                Some(second) if walk.round == 0 => self.hedged(&step.route, second).await,
+                Some(second) if walk.round == 0 => {
+                    // Boxed: it has room for two attempts, and most requests make one.
+                    Box::pin(self.hedged(&step.route, second)).await
+                }
                 _ => self.attempt(&step.route, role).await.map_err(Missed::one),
             };
             match tried {

@@ -5,13 +5,14 @@
 //! end, then they are cut, and the function returns only when none is left.
 
 use crate::tls::Tls;
-use axum::{Router, body::Body};
+use axum::{body::Body, extract::Request, response::Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{
@@ -26,7 +27,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
+use tower::Service;
 
 /// The largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -53,21 +54,24 @@ pub struct Listening {
     pub drain_max: Duration,
 }
 
-/// Serves `router` until `stop`, then drains.
-pub async fn serve(
+/// Hands requests to `service` until `stop`, then drains.
+pub async fn serve<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     limits: Listening,
     stop: CancellationToken,
     tls: Option<Arc<Tls>>,
-) {
+) where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
     while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {
-        let open = Connection { peer, router: router.clone(), tls: tls.clone(), _place: place };
+        let open = Connection { peer, service: service.clone(), tls: tls.clone(), _place: place };
         let watched = graceful.watcher();
         connections.spawn(open.run(stream, Arc::clone(&server), limits, watched, cut.clone()));
     }
@@ -85,14 +89,18 @@ pub async fn serve(
     connections.wait().await;
 }
 
-struct Connection {
+struct Connection<S> {
     peer: SocketAddr,
-    router: Router,
+    service: S,
     tls: Option<Arc<Tls>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Connection {
+impl<S> Connection<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
     async fn run(
         self,
         stream: TcpStream,
@@ -130,11 +138,11 @@ impl Connection {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let asked = Arc::clone(&asked);
-            let (router, peer) = (self.router.clone(), Peer(self.peer));
+            let (service, peer) = (self.service.clone(), Peer(self.peer));
             hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(peer);
-                router.clone().oneshot(request.map(Body::new))
+                service.clone().call(request.map(Body::new))
             })
         };
         let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -215,7 +223,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{extract::Request, routing::get};
+    use axum::{Router, routing::get};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     struct Server {

@@ -105,7 +105,7 @@ pub struct Whole {
 
 impl Relay {
     /// Takes over an answer that has begun. Without an entry somebody else books it: a flight, of
-    /// which this is one waiter.
+    /// which this is one waiter. Boxed: it is large, and a stream moves it with every frame.
     #[must_use]
     pub fn new(
         started: Started,
@@ -113,14 +113,14 @@ impl Relay {
         request: &ChatRequest,
         head: AnswerHead,
         permit: Option<Permit>,
-    ) -> Self {
+    ) -> Box<Self> {
         if let Some(open) = &mut open {
             open.timeline.end(Stage::Attempt);
         }
         let arrived = open.as_ref().map_or(started.sent_at, |open| open.timeline.arrived());
         let prompt_tokens = started.prompt_tokens;
         let pacing = Pacing::start(started.sent_at, arrived);
-        Self {
+        Box::new(Self {
             spared: started.attempt.is_none() && open.is_some(),
             shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
             started,
@@ -133,18 +133,20 @@ impl Relay {
             ready: VecDeque::with_capacity(4),
             phase: Phase::Flowing,
             _permit: permit,
-        }
+        })
     }
 
     /// The answer as the body of a stream.
-    pub fn into_stream(self) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
+    pub fn into_stream(
+        self: Box<Self>,
+    ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
         futures::stream::unfold(self, |mut relay| async move {
             relay.next_frame().await.map(|frame| (Ok(frame), relay))
         })
     }
 
     /// The answer for everybody who shares the flight; says whether it is good enough to be kept.
-    pub async fn into_flight(mut self, flight: &Flight) -> bool {
+    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> bool {
         let fault = loop {
             match self.next_event().await {
                 Some(Ok(event)) if flight.push(&event) => {}
@@ -199,7 +201,7 @@ impl Relay {
     ///
     /// # Errors
     /// What the caller is told when it broke; it is booked.
-    pub async fn into_whole(mut self) -> Result<Whole, Refusal> {
+    pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Refusal> {
         let mut gathered = Gathered::default();
         let mut body = None;
         loop {

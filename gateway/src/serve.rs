@@ -5,6 +5,7 @@
 mod body;
 mod count;
 mod facts;
+mod front;
 mod headers;
 mod outside;
 mod pages;
@@ -12,6 +13,7 @@ mod shared;
 mod stored;
 mod watched;
 
+pub use front::Front;
 pub(crate) use watched::served;
 
 use crate::{
@@ -96,13 +98,8 @@ pub enum Planes {
     Admin,
 }
 
-/// The data plane, the admin plane and the small pages.
-pub fn router(gateway: Arc<Gateway>) -> Router {
-    planes(gateway, Planes::Both)
-}
-
 /// The planes of one listener.
-pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
+pub(crate) fn router(gateway: &Arc<Gateway>, planes: Planes) -> Router {
     let page = || async { Refusal::WrongMethod("GET, HEAD") };
     let mut router = Router::new()
         .route("/health", get(pages::health).fallback(page))
@@ -130,22 +127,21 @@ pub fn planes(gateway: Arc<Gateway>, planes: Planes) -> Router {
     if planes != Planes::Data {
         router = router
             .route("/metrics", get(pages::metrics).fallback(page))
-            .nest("/admin/v1", crate::admin::router(Arc::clone(&gateway)))
-            .nest("/v1/organization", crate::admin::organization(Arc::clone(&gateway)));
+            .nest("/admin/v1", crate::admin::router(Arc::clone(gateway)))
+            .nest("/v1/organization", crate::admin::organization(Arc::clone(gateway)));
     }
     router
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
-        .layer(axum::middleware::map_response_with_state(Arc::clone(&gateway), headers::request_id))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), outside::finish))
-        .with_state(gateway)
+        .with_state(Arc::clone(gateway))
 }
 
 /// A path that answers requests of one endpoint.
 fn asks(endpoint: Endpoint) -> MethodRouter<Arc<Gateway>> {
-    post(move |State(gateway): State<Arc<Gateway>>, request: Request| async move {
-        live(&gateway, endpoint, request).await
+    // Boxed where it is made: it is large, and what stands around a handler moves it about.
+    post(move |State(gateway): State<Arc<Gateway>>, request: Request| {
+        Box::pin(async move { live(&gateway, endpoint, request).await })
     })
     .fallback(|| async { Refusal::WrongMethod("POST") })
 }
@@ -226,17 +222,18 @@ async fn answer(
             open.notes.cache = cache;
             ask(gateway, life, &request, &decision, open, permit).await
         }
+        // Boxed, so that a request which shares nothing does not carry their room about.
         Source::Flight(takeoff, cache) => {
             open.notes.cache = cache;
-            shared::lead(gateway, life, request, open, permit, takeoff).await
+            Box::pin(shared::lead(gateway, life, request, open, permit, takeoff)).await
         }
         Source::Other(waiter, cache) => {
             open.notes.cache = cache;
-            shared::follow(gateway, life, &request, open, permit, waiter).await
+            Box::pin(shared::follow(gateway, life, &request, open, permit, waiter)).await
         }
         Source::Repeat(waiter) => {
             open.notes.idempotent_replay = true;
-            shared::follow(gateway, life, &request, open, permit, waiter).await
+            Box::pin(shared::follow(gateway, life, &request, open, permit, waiter)).await
         }
     }
 }

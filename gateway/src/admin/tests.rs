@@ -5,7 +5,8 @@ use crate::{
     caller::{ADMIN_KEY_FILE, read_secret},
     clock::{Clock, Hand},
     config::{Config, Surroundings},
-    serve, start,
+    serve::{Front, Planes},
+    start,
 };
 use axum::body::Body;
 use http::{Method, Request as HttpRequest};
@@ -40,8 +41,8 @@ impl Plane {
             .header("authorization", format!("Bearer {key}"))
             .body(Body::from(body.to_owned()))
             .unwrap();
-        let router = serve::router(Arc::clone(&self.gateway));
-        let response = router.oneshot(request).await.unwrap();
+        let front = Front::new(Arc::clone(&self.gateway), Planes::Both);
+        let response = front.oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -57,9 +57,10 @@ impl Window {
     }
 }
 
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let calendar = match self {
+impl Window {
+    /// Appends its name, such as `day` or `rolling:24h`.
+    pub(crate) fn write(self, out: &mut String) {
+        out.push_str(match self {
             Self::Hour => "hour",
             Self::Day => "day",
             Self::Week => "week",
@@ -69,10 +70,18 @@ impl fmt::Display for Window {
                 let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
                 let whole = units.iter().find(|(unit, _)| seconds % unit == 0);
                 let (unit, name) = whole.copied().unwrap_or((1, 's'));
-                return write!(f, "rolling:{}{name}", seconds / unit);
+                out.push_str(&format!("rolling:{}{name}", seconds / unit));
+                return;
             }
-        };
-        f.write_str(calendar)
+        });
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut name = String::new();
+        self.write(&mut name);
+        f.write_str(&name)
     }
 }
 

@@ -184,7 +184,7 @@ impl Link {
             _ => CliError::failed(error.to_string()),
         })?;
         let admin = admin_key(&dir)?;
-        let router = serve::router(Arc::clone(&gateway));
+        let router = serve::router(&gateway, serve::Planes::Both);
         Ok(Self::Here { gateway, router, admin })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Environment, PolicySource},
     listen::{self, Listening},
     routes::health,
-    serve::{Gateway, Planes},
+    serve::{Front, Gateway, Planes},
     start::{self, StartError},
     telemetry::{LogFormat, start_logging},
     tls::Tls,
@@ -93,17 +93,15 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
         background.spawn(health::watch(Arc::clone(route), ended.child_token()));
     }
     background.spawn(keep_certificates(tls.clone(), ended.child_token()));
-    let data = crate::serve::planes(
-        Arc::clone(&gateway),
-        if admin.is_some() { Planes::Data } else { Planes::Both },
-    );
+    let data =
+        Front::new(Arc::clone(&gateway), if admin.is_some() { Planes::Data } else { Planes::Both });
     let serving = listen::serve(listener, data, limits, stop.clone(), tls.clone());
     match admin {
         None => serving.await,
         Some((listener, address)) => {
-            let router = crate::serve::planes(Arc::clone(&gateway), Planes::Admin);
+            let front = Front::new(Arc::clone(&gateway), Planes::Admin);
             let tls = tls.filter(|_| !address.ip().is_loopback());
-            tokio::join!(serving, listen::serve(listener, router, limits, stop, tls));
+            tokio::join!(serving, listen::serve(listener, front, limits, stop, tls));
         }
     }
 

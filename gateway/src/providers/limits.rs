@@ -1,6 +1,6 @@
 //! What providers say about the rate that is left, in whichever headers they say it.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde::Serialize;
 
 /// A provider's own rate limit as it last told it.
@@ -16,6 +16,27 @@ pub struct RateSeen {
     pub tokens_reset: Option<String>,
 }
 
+/// Requests left, as OpenAI, Anthropic and OpenRouter call it.
+static REQUESTS_LEFT: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+];
+/// Tokens left, as OpenAI, Anthropic and Mistral call it.
+static TOKENS_LEFT: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+    HeaderName::from_static("x-ratelimitbysize-remaining-minute"),
+];
+static REQUESTS_RESET: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+    HeaderName::from_static("anthropic-ratelimit-requests-reset"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
+static TOKENS_RESET: [HeaderName; 2] = [
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
+];
 /// Longest reset that is kept.
 const RESET_BYTES_MAX: usize = 40;
 
@@ -23,28 +44,16 @@ impl RateSeen {
     /// Reads an answer's headers; `None` where they say nothing.
     #[must_use]
     pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let text = |names: &[&str]| {
-            let found = names.iter().find_map(|name| headers.get(*name))?;
-            found.to_str().ok().filter(|text| text.len() <= RESET_BYTES_MAX).map(str::to_owned)
+        let text = |names: &[HeaderName]| {
+            let found = names.iter().find_map(|name| headers.get(name))?;
+            found.to_str().ok().filter(|text| text.len() <= RESET_BYTES_MAX)
         };
-        let number = |names: &[&str]| text(names)?.parse().ok();
+        let number = |names: &[HeaderName]| text(names)?.parse().ok();
         let seen = Self {
-            requests_left: number(&[
-                "x-ratelimit-remaining-requests",
-                "anthropic-ratelimit-requests-remaining",
-                "x-ratelimit-remaining",
-            ]),
-            tokens_left: number(&[
-                "x-ratelimit-remaining-tokens",
-                "anthropic-ratelimit-tokens-remaining",
-                "x-ratelimitbysize-remaining-minute",
-            ]),
-            requests_reset: text(&[
-                "x-ratelimit-reset-requests",
-                "anthropic-ratelimit-requests-reset",
-                "x-ratelimit-reset",
-            ]),
-            tokens_reset: text(&["x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"]),
+            requests_left: number(&REQUESTS_LEFT),
+            tokens_left: number(&TOKENS_LEFT),
+            requests_reset: text(&REQUESTS_RESET).map(str::to_owned),
+            tokens_reset: text(&TOKENS_RESET).map(str::to_owned),
         };
         (seen != Self::default()).then_some(seen)
     }

@@ -4,16 +4,15 @@
 //! **Invariant:** a preflight needs no key and tells nothing but what is configured; `Authorization` is
 //! always named, because `*` does not cover it; the admin plane is open to no other origin.
 
-use super::Gateway;
+use super::{Gateway, headers};
 use crate::{refusal::Refusal, wire::anthropic};
 use axum::{
     body::Body,
-    extract::{Request, State},
-    middleware::Next,
+    extract::Request,
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use std::sync::Arc;
+use std::future::Future;
 
 const METHODS: &str = "GET, HEAD, POST, DELETE, OPTIONS";
 /// Headers a page may send where its preflight names none.
@@ -34,14 +33,19 @@ const MAX_AGE: &str = "600";
 const ASKED_BYTES_MAX: usize = 2048;
 
 /// Answers preflights, and finishes every other response.
-pub(super) async fn finish(
-    State(gateway): State<Arc<Gateway>>,
+pub(super) async fn finish<F>(
+    gateway: &Gateway,
     request: Request,
-    next: Next,
-) -> Response {
+    next: impl FnOnce(Request) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
     let path = request.uri().path();
     if !path.starts_with("/v1/") || path.starts_with("/v1/organization") {
-        return next.run(request).await;
+        let mut response = next(request).await;
+        headers::request_id(gateway, &mut response);
+        return response;
     }
     let is_anthropics = path == "/v1/messages" || path.starts_with("/v1/messages/");
     let allowed = allowed(&gateway.config.cors_origins, request.headers());
@@ -49,7 +53,8 @@ pub(super) async fn finish(
     let is_preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response =
-        if is_preflight { preflight(allowed.is_some(), asked) } else { next.run(request).await };
+        if is_preflight { preflight(allowed.is_some(), asked) } else { next(request).await };
+    headers::request_id(gateway, &mut response);
     if is_anthropics {
         response = translated(response).await;
     }

@@ -3,7 +3,7 @@
 
 use super::BadRequest;
 use crate::ledger::RequestId;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use policies::PicoUsd;
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ const DEADLINE_MS_MAX: u64 = 86_400_000;
 
 /// `x-tollgate-tags`: comma separated, each once, in order.
 pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
-    const NAME: &str = "x-tollgate-tags";
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-tags");
     let (tags_max, bytes_max) = TAGS_MAX;
     let mut tags: Vec<String> = Vec::new();
-    for value in headers.get_all(NAME) {
-        let given = text(NAME, value)?.split(',').map(str::trim);
+    for value in headers.get_all(&NAME) {
+        let given = text(&NAME, value)?.split(',').map(str::trim);
         for tag in given.filter(|tag| !tag.is_empty()) {
             if tag.len() > bytes_max {
                 let message = format!("a tag of `{NAME}` is longer than {bytes_max} bytes");
-                return Err(BadRequest::value(NAME, message));
+                return Err(BadRequest::value(&NAME, message));
             }
             if tag.starts_with(GUARD) {
                 let message = format!("tags that begin with `{GUARD}` are the abuse guard's own");
-                return Err(BadRequest::value(NAME, message));
+                return Err(BadRequest::value(&NAME, message));
             }
             if tags.iter().any(|known| known == tag) {
                 continue;
             }
             if tags.len() == tags_max {
-                return Err(BadRequest::value(NAME, format!("`{NAME}` takes {tags_max} tags")));
+                return Err(BadRequest::value(&NAME, format!("`{NAME}` takes {tags_max} tags")));
             }
             tags.push(tag.to_owned());
         }
@@ -48,7 +48,9 @@ pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
 
 /// `x-session-id`, or the name LiteLLM's clients use.
 pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
-    for name in ["x-session-id", "x-litellm-session-id"] {
+    static NAMES: [HeaderName; 2] =
+        [HeaderName::from_static("x-session-id"), HeaderName::from_static("x-litellm-session-id")];
+    for name in &NAMES {
         let Some(session) = one(headers, name)?.filter(|session| !session.is_empty()) else {
             continue;
         };
@@ -63,37 +65,37 @@ pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, BadRequest>
 
 /// `x-tollgate-parent`: the id (`x-request-id`) of the request that caused this one.
 pub(super) fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, BadRequest> {
-    const NAME: &str = "x-tollgate-parent";
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-parent");
     let read = |id: &str| {
-        let wrong = |_| BadRequest::value(NAME, format!("`{NAME}` must be the id of a request"));
+        let wrong = |_| BadRequest::value(&NAME, format!("`{NAME}` must be the id of a request"));
         id.parse().map_err(wrong)
     };
-    one(headers, NAME)?.filter(|id| !id.is_empty()).map(read).transpose()
+    one(headers, &NAME)?.filter(|id| !id.is_empty()).map(read).transpose()
 }
 
 /// `x-tollgate-step`: the caller's name for the step of its run.
 pub(super) fn step(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
-    const NAME: &str = "x-tollgate-step";
-    let step = one(headers, NAME)?.filter(|step| !step.is_empty());
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-step");
+    let step = one(headers, &NAME)?.filter(|step| !step.is_empty());
     if step.is_some_and(|step| step.len() > STEP_BYTES_MAX) {
         let message = format!("`{NAME}` is longer than {STEP_BYTES_MAX} bytes");
-        return Err(BadRequest::value(NAME, message));
+        return Err(BadRequest::value(&NAME, message));
     }
     Ok(step.map(str::to_owned))
 }
 
 /// `x-tollgate-max-cost-usd`: the most this request may cost.
 pub(super) fn max_cost(headers: &HeaderMap) -> Result<Option<PicoUsd>, BadRequest> {
-    const NAME: &str = "x-tollgate-max-cost-usd";
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-max-cost-usd");
     let read = |amount: &str| {
-        amount.parse().map_err(|error| BadRequest::value(NAME, format!("`{NAME}`: {error}")))
+        amount.parse().map_err(|error| BadRequest::value(&NAME, format!("`{NAME}`: {error}")))
     };
-    one(headers, NAME)?.map(read).transpose()
+    one(headers, &NAME)?.map(read).transpose()
 }
 
 /// `x-tollgate-deadline-ms`: from arrival.
 pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, BadRequest> {
-    const NAME: &str = "x-tollgate-deadline-ms";
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-deadline-ms");
     let read = |millis: &str| {
         millis
             .parse()
@@ -102,15 +104,16 @@ pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, BadReque
             .map(Duration::from_millis)
             .ok_or_else(|| {
                 let message = format!("`{NAME}` must be milliseconds from 1 to {DEADLINE_MS_MAX}");
-                BadRequest::value(NAME, message)
+                BadRequest::value(&NAME, message)
             })
     };
-    one(headers, NAME)?.map(read).transpose()
+    one(headers, &NAME)?.map(read).transpose()
 }
 
 /// `traceparent`, if it has the shape of one: the standard says to ignore any other.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
-    let value = headers.get("traceparent")?;
+    static NAME: HeaderName = HeaderName::from_static("traceparent");
+    let value = headers.get(&NAME)?;
     let shaped = value.len() >= 55
         && value.len() <= 128
         && value.as_bytes().iter().enumerate().all(|(at, byte)| match at {
@@ -123,7 +126,7 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// A header's only value.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BadRequest> {
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, BadRequest> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().map(|value| text(name, value).map(str::trim)).transpose()?;
     match values.next() {
@@ -132,6 +135,6 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BadReq
     }
 }
 
-fn text<'a>(name: &str, value: &'a HeaderValue) -> Result<&'a str, BadRequest> {
+fn text<'a>(name: &HeaderName, value: &'a HeaderValue) -> Result<&'a str, BadRequest> {
     value.to_str().map_err(|_| BadRequest::value(name, format!("`{name}` must be printable ASCII")))
 }

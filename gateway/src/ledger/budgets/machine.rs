@@ -19,6 +19,7 @@ use super::{
     waiting::{Awaited, Waiting},
 };
 use crate::caller::{BudgetSpec, KeyLimits};
+use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use policies::{BudgetFacts, PicoUsd};
 use std::collections::HashMap;
@@ -28,7 +29,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Machine {
     calendar: Calendar,
-    books: HashMap<Scope, ScopeBook>,
+    books: HashMap<Scope, ScopeBook, RandomState>,
     sessions: Sessions,
     pub(super) waiting: Waiting,
 }
@@ -60,7 +61,7 @@ impl Machine {
     pub fn new(zone: TimeZone) -> Self {
         Self {
             calendar: Calendar::new(zone),
-            books: HashMap::new(),
+            books: HashMap::default(),
             sessions: Sessions::default(),
             waiting: Waiting::default(),
         }
@@ -175,9 +176,10 @@ impl Machine {
 
     fn crossings(&self, holds: &Holds, charge: Amount) -> Vec<Crossing> {
         let mut all = Vec::new();
+        let path = holds.scopes();
         for (scope, starts) in &holds.held {
             let Some(book) = self.books.get(scope) else { continue };
-            for spec in self.specs(scope, &holds.scopes()) {
+            for spec in self.specs(scope, &path) {
                 let held = starts.iter().find(|(window, _)| *window == spec.window);
                 if let Some((window, start)) = held {
                     let after = book.accounts.balance(*window, *start);
@@ -208,16 +210,21 @@ impl Machine {
     }
 
     /// The budgets of a scope; those of a session come from everything above it.
-    fn specs<'a>(&'a self, scope: &Scope, path: &[Scope]) -> Vec<&'a BudgetSpec> {
-        match scope {
-            Scope::Session(..) => path
-                .iter()
-                .filter(|above| !matches!(above, Scope::Session(..)))
-                .filter_map(|above| self.books.get(above))
-                .flat_map(|book| &book.session_budgets)
-                .collect(),
-            _ => self.books.get(scope).map_or_else(Vec::new, |book| book.budgets.iter().collect()),
-        }
+    fn specs<'a>(
+        &'a self,
+        scope: &Scope,
+        path: &'a [Scope],
+    ) -> impl Iterator<Item = &'a BudgetSpec> {
+        let (own, above) = match scope {
+            Scope::Session(..) => (None, path),
+            _ => (self.books.get(scope), &path[..0]),
+        };
+        let of_sessions = above
+            .iter()
+            .filter(|above| !matches!(above, Scope::Session(..)))
+            .filter_map(|above| self.books.get(above))
+            .flat_map(|book| &book.session_budgets);
+        own.into_iter().flat_map(|book| &book.budgets).chain(of_sessions)
     }
 
     fn take(
@@ -231,7 +238,9 @@ impl Machine {
         let mut planned = Vec::with_capacity(path.scopes().len());
         for scope in path.scopes() {
             let scope = match scope {
-                Scope::Session(key, session) if !self.specs(scope, path.scopes()).is_empty() => {
+                Scope::Session(key, session)
+                    if self.specs(scope, path.scopes()).next().is_some() =>
+                {
                     let settled = |name: &(_, _)| self.is_settled(name);
                     let found = self.sessions.place(key, session, at.unix_ms, settled);
                     forgets = found.forgets;
@@ -256,8 +265,7 @@ impl Machine {
         path: &BudgetPath,
         (need, at, place): (Need, At, Option<u64>),
     ) -> Result<Planned, Box<Obstacle>> {
-        let specs: Vec<BudgetSpec> =
-            self.specs(&scope, path.scopes()).into_iter().cloned().collect();
+        let specs: Vec<BudgetSpec> = self.specs(&scope, path.scopes()).cloned().collect();
         let starts = book::starts(specs.iter(), &mut self.calendar, at.unix_ms);
         let book = self.books.get(&scope);
         for spec in specs.iter().filter(|spec| spec.hard) {
@@ -347,8 +355,7 @@ impl Machine {
     pub fn facts(&mut self, path: &BudgetPath, at: At) -> Vec<BudgetFacts> {
         let mut facts = Vec::new();
         for scope in path.scopes() {
-            let specs: Vec<BudgetSpec> =
-                self.specs(scope, path.scopes()).into_iter().cloned().collect();
+            let specs: Vec<BudgetSpec> = self.specs(scope, path.scopes()).cloned().collect();
             for spec in &specs {
                 let start = self.calendar.span(spec.window, at.unix_ms).start;
                 let book = self.books.get(scope);
@@ -392,7 +399,7 @@ impl Machine {
                 Scope::Session(key, _) => vec![Scope::Global, Scope::Key(key.clone())],
                 _ => Vec::new(),
             };
-            let specs: Vec<BudgetSpec> = self.specs(&scope, &above).into_iter().cloned().collect();
+            let specs: Vec<BudgetSpec> = self.specs(&scope, &above).cloned().collect();
             for spec in &specs {
                 let start = self.calendar.span(spec.window, at.unix_ms).start;
                 let Some(book) = self.books.get(&scope) else { continue };

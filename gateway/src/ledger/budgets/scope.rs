@@ -84,16 +84,30 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Appends its name: `global`, a key's id, or `team:` and the like before a name.
+    pub(super) fn write(&self, out: &mut String) {
+        let (before, name) = match self {
+            Self::Global => ("global", ""),
+            Self::Key(key) => ("", &*key.0),
+            Self::Team(name) => ("team:", &**name),
+            Self::User(name) => ("user:", &**name),
+            Self::Session(key, name) => {
+                out.push_str(&key.0);
+                ("/session:", &**name)
+            }
+            Self::Tag(name) => ("tag:", &**name),
+        };
+        out.push_str(before);
+        out.push_str(name);
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Global => f.write_str("global"),
-            Self::Key(key) => write!(f, "{key}"),
-            Self::Team(name) => write!(f, "team:{name}"),
-            Self::User(name) => write!(f, "user:{name}"),
-            Self::Session(key, name) => write!(f, "{key}/session:{name}"),
-            Self::Tag(name) => write!(f, "tag:{name}"),
-        }
+        let mut name = String::new();
+        self.write(&mut name);
+        f.write_str(&name)
     }
 }
 

@@ -81,7 +81,16 @@ pub struct Crossing {
 /// A budget's id: its scope and its window.
 #[must_use]
 pub fn budget_id(scope: &Scope, window: Window) -> Arc<str> {
-    format!("{scope}/{window}").into()
+    name(scope, window).into()
+}
+
+/// The same as text, put together by hand: every request says it of each budget on its path.
+fn name(scope: &Scope, window: Window) -> String {
+    let mut name = String::with_capacity(64);
+    scope.write(&mut name);
+    name.push('/');
+    window.write(&mut name);
+    name
 }
 
 pub(super) fn state(
@@ -117,7 +126,7 @@ pub(super) fn state(
 
 pub(super) fn facts(scope: &Scope, spec: &BudgetSpec, balance: &Balance) -> BudgetFacts {
     BudgetFacts {
-        id: budget_id(scope, spec.window).as_ref().to_owned(),
+        id: name(scope, spec.window),
         hard: spec.hard,
         money: spec.money.map(|limit| (limit, left(limit, balance.money()))),
         tokens: spec.tokens.map(|limit| (limit, limit.saturating_sub(balance.tokens()))),
