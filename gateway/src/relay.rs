@@ -25,7 +25,7 @@ use crate::{
 use bytes::Bytes;
 use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
 
 /// The status an answer's head leaves with.
 const ANSWERED: u16 = 200;
@@ -47,6 +47,8 @@ pub struct Relay {
     seen: SeenSoFar,
     /// Frames ready for the socket.
     ready: VecDeque<Bytes>,
+    /// A provider's usage chunk: the last one holds, and a client gets one.
+    usage_chunk: Option<(Bytes, Option<Range<usize>>)>,
     phase: Phase,
     _permit: Option<Permit>,
 }
@@ -131,6 +133,7 @@ impl Relay {
             pacing,
             seen: SeenSoFar::default(),
             ready: VecDeque::with_capacity(4),
+            usage_chunk: None,
             phase: Phase::Flowing,
             _permit: permit,
         })
@@ -280,11 +283,10 @@ impl Relay {
             }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
-            Event::Chunk { data, seen } => {
-                let at = seen.usage_at.filter(|_| self.include_usage);
-                let priced = at.and_then(|at| Some(chat::with_cost(&data, &at, &self.cost()?)));
-                self.ready.push_back(sse::event(&priced.unwrap_or(data)));
+            Event::Chunk { data, seen } if seen.usage_only => {
+                self.usage_chunk = Some((data, seen.usage_at));
             }
+            Event::Chunk { data, seen } => self.pass(data, seen.usage_at),
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
             Event::Begin { .. } | Event::Vectors(_) => {}
             Event::Delta(delta) => self.write(&delta),
@@ -295,6 +297,19 @@ impl Relay {
                     outer.usage(&usage, cost.as_ref(), &mut |frame| ready.push_back(frame));
                 }
             }
+        }
+    }
+
+    /// A provider's own chunk, with the cost in its usage where the client asked for that.
+    fn pass(&mut self, chunk: Bytes, usage_at: Option<Range<usize>>) {
+        let at = usage_at.filter(|_| self.include_usage);
+        let priced = at.and_then(|at| Some(chat::with_cost(&chunk, &at, &self.cost()?)));
+        self.ready.push_back(sse::event(&priced.unwrap_or(chunk)));
+    }
+
+    fn pass_usage(&mut self) {
+        if let Some((chunk, usage_at)) = self.usage_chunk.take() {
+            self.pass(chunk, usage_at);
         }
     }
 
@@ -313,6 +328,7 @@ impl Relay {
 
     /// The answer is whole: settle it.
     fn complete(&mut self) {
+        self.pass_usage();
         let (usage, _) = self.usage();
         // Only these tell the cost at their very end.
         let cost = if self.passes() { None } else { self.cost() };
@@ -324,6 +340,7 @@ impl Relay {
 
     /// The stream broke after its first byte, under a 200: say so where the `[DONE]` would stand.
     fn break_off(&mut self, fault: &Fault) {
+        self.pass_usage();
         let refusal = self.broken(fault, Some(ANSWERED));
         if let Some(outer) = &mut self.outer {
             self.ready.push_back(outer.broken(&refusal));

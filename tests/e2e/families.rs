@@ -9,7 +9,7 @@ const KINDS: [&str; 3] = ["openai", "anthropic", "gemini"];
 /// A stand-in and a gateway whose only route leads to it.
 async fn gate(kind: &str) -> (StandIn, Gate) {
     let cloud = StandIn::start().await.expect("a stand-in");
-    let gate = Gate::builder().cloud_of_kind("cloud", &cloud, kind).start().await;
+    let gate = Gate::builder().cloud_of_kind("cloud", &cloud.base_url(), kind, "").start().await;
     (cloud, gate)
 }
 

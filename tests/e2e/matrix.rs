@@ -1,18 +1,21 @@
-//! The fault matrix: everything a provider can do wrong, streamed or not, with a client that stays or
-//! leaves. The right status and body, the right fallback, exactly one entry, books that balance,
-//! nothing left open.
+//! The fault matrix: everything a provider can do wrong, in every family's own format, streamed or
+//! not, with a client that stays or leaves. The right status and body, the right fallback, exactly
+//! one entry, books that balance, nothing left open.
 //!
-//! One gateway serves every cell: `first` does what the cell says, `second` stands by.
+//! One gateway serves every cell of a family: `first` does what the cell says, `second` stands by.
+//! Timings decide nothing: only a cell that stalls for ever is asked of a route that soon gives up.
 
-use crate::harness::{EntrySeen, Gate};
-use e2e::standin::{Cut, Fault, Point, Script, StandIn};
+use crate::harness::{Answer, EntrySeen, Gate, eventually};
+use e2e::standin::{Cut, Fault, Hold, Point, Reported, Script, StandIn};
 use std::time::Duration;
 
 /// What a client sees that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    /// The first route's answer.
+    /// The first route's answer, charged as it reports.
     First,
+    /// The first route's answer, charged by estimate.
+    Estimated,
     /// The second route's, after one failed attempt that owes nothing.
     SecondFree,
     /// The second route's, after one failed attempt that may be billed.
@@ -21,9 +24,18 @@ enum Comes {
     Breaks,
 }
 
+/// Where an answer stalls for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stalls {
+    Never,
+    BeforeTheFirstToken,
+    InTheMiddle,
+}
+
 struct Fall {
     name: &'static str,
     script: fn() -> Script,
+    stalls: Stalls,
     streamed: Comes,
     whole: Comes,
 }
@@ -34,110 +46,63 @@ fn said() -> Script {
     Script::says(SAID).using(10, 3)
 }
 
+const fn fall(name: &'static str, script: fn() -> Script, streamed: Comes, whole: Comes) -> Fall {
+    Fall { name, script, stalls: Stalls::Never, streamed, whole }
+}
+
+const fn stall(name: &'static str, script: fn() -> Script, stalls: Stalls, comes: Comes) -> Fall {
+    Fall { name, script, stalls, streamed: comes, whole: Comes::SecondPaid }
+}
+
 /// The faults, and what must come of each.
 const FALLS: &[Fall] = {
-    use Comes::{Breaks, First, SecondFree, SecondPaid};
+    use Comes::{Breaks, Estimated, First, SecondFree, SecondPaid};
+    use Stalls::{BeforeTheFirstToken, InTheMiddle};
     &[
-        Fall {
-            name: "429",
-            script: || said().with(Fault::RateLimited),
-            streamed: SecondFree,
-            whole: SecondFree,
-        },
-        Fall {
-            name: "500",
-            script: || said().with(Fault::Status500),
-            streamed: SecondFree,
-            whole: SecondFree,
-        },
-        Fall {
-            name: "503 with retry-after",
-            script: || said().with(Fault::Status503).header("retry-after", "3"),
-            streamed: SecondFree,
-            whole: SecondFree,
-        },
-        Fall {
-            name: "reset before",
-            script: || said().cut(Cut::Reset(Point::Head)),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "reset in the first chunk",
-            script: || said().cut(Cut::Reset(Point::Piece(0))),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "reset after the first chunk",
-            script: || said().cut(Cut::Reset(Point::Piece(1))),
-            streamed: Breaks,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "closed in the middle",
-            script: || said().cut(Cut::Close(Point::Piece(2))),
-            streamed: Breaks,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "stall before the head",
-            script: || said().cut(Cut::Hang(Point::Head)),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "stall after the head",
-            script: || said().cut(Cut::Hang(Point::Piece(0))),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "stall in the middle",
-            script: || said().cut(Cut::Hang(Point::Piece(2))),
-            streamed: Breaks,
-            whole: SecondPaid,
-        },
-        Fall { name: "slow drip", script: drip, streamed: First, whole: First },
-        Fall {
-            name: "garbage",
-            script: || said().with(Fault::WrongJson),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "a web page",
-            script: || said().with(Fault::Html),
-            streamed: SecondPaid,
-            whole: SecondPaid,
-        },
-        Fall {
-            name: "no usage",
-            script: || said().with(Fault::NoUsage),
-            streamed: First,
-            whole: First,
-        },
-        Fall {
-            name: "usage twice",
-            script: || said().with(Fault::UsageTwice),
-            streamed: First,
-            whole: First,
-        },
-        Fall { name: "half UTF-8", script: halves, streamed: First, whole: First },
-        Fall {
-            name: "wrong content type",
-            script: || said().with(Fault::WrongContentType),
-            streamed: SecondPaid,
-            whole: First,
-        },
-        Fall {
-            name: "huge chunk",
-            script: || said().with(Fault::HugeChunk),
-            streamed: SecondPaid,
-            whole: First,
-        },
+        fall("429", || said().with(Fault::RateLimited), SecondFree, SecondFree),
+        fall("500", || said().with(Fault::Status500), SecondFree, SecondFree),
+        fall("503 with retry-after", unavailable, SecondFree, SecondFree),
+        fall("reset before", || said().cut(Cut::Reset(Point::Head)), SecondPaid, SecondPaid),
+        fall("reset in", || said().cut(Cut::Reset(Point::Piece(0))), SecondPaid, SecondPaid),
+        fall("reset after", || said().cut(Cut::Reset(Point::Piece(1))), Breaks, SecondPaid),
+        fall(
+            "closed in the middle",
+            || said().cut(Cut::Close(Point::Piece(2))),
+            Breaks,
+            SecondPaid,
+        ),
+        stall(
+            "stall before the head",
+            || said().cut(Cut::Hang(Point::Head)),
+            BeforeTheFirstToken,
+            SecondPaid,
+        ),
+        stall(
+            "stall after the head",
+            || said().cut(Cut::Hang(Point::Piece(0))),
+            BeforeTheFirstToken,
+            SecondPaid,
+        ),
+        stall(
+            "stall in the middle",
+            || said().cut(Cut::Hang(Point::Piece(2))),
+            InTheMiddle,
+            Breaks,
+        ),
+        fall("slow drip", drip, First, First),
+        fall("garbage", || said().with(Fault::WrongJson), SecondPaid, SecondPaid),
+        fall("a web page", || said().with(Fault::Html), SecondPaid, SecondPaid),
+        fall("no usage", || said().reporting(Reported::Never), Estimated, Estimated),
+        fall("usage twice", || said().reporting(Reported::Twice), First, First),
+        fall("half UTF-8", halves, First, First),
+        fall("wrong content type", || said().with(Fault::WrongContentType), SecondPaid, First),
+        fall("huge chunk", || said().with(Fault::HugeChunk), SecondPaid, First),
     ]
 };
+
+fn unavailable() -> Script {
+    said().with(Fault::Status503).header("retry-after", "3")
+}
 
 fn drip() -> Script {
     Script { segment_bytes: Some(64), between_segments: Duration::from_millis(1), ..said() }
@@ -148,19 +113,65 @@ fn halves() -> Script {
     Script::says("één twée ☂").using(10, 3).with(Fault::Split)
 }
 
-/// Nobody listens on `closed`; requests tagged `refused` meet it first.
+/// A family of providers: a format, or OpenAI's with a table that differs.
+#[derive(Clone, Copy)]
+struct Family {
+    kind: &'static str,
+    /// How it reports the usage of a stream where nothing is wrong.
+    reports: Reported,
+}
+
+impl Family {
+    /// What its provider does.
+    fn does(self, fall: &Fall) -> Script {
+        let mut script = (fall.script)();
+        if script.reported == Reported::Asked {
+            script.reported = self.reports;
+        }
+        script
+    }
+}
+
+/// Which route meets the fault: one that waits, or one that gives up where the cell stalls. Nobody
+/// listens on `closed`, and behind `alone` nobody stands by.
 const POLICY: &str = r#"
 description = "the matrix"
+[[choose]]
+name = "gives up on the first token"
+when.tags.has_any = ["first-token"]
+routes = ["first-token", "second"]
+[[choose]]
+name = "gives up in the middle"
+when.tags.has_any = ["idle"]
+routes = ["idle", "second"]
+[[choose]]
+name = "gives up on the whole"
+when.tags.has_any = ["total"]
+routes = ["total", "second"]
 [[choose]]
 name = "refused"
 when.tags.has_any = ["refused"]
 routes = ["closed", "second"]
 [[choose]]
-name = "first"
+name = "alone"
+when.tags.has_any = ["alone"]
+routes = ["first"]
+[[choose]]
+name = "waits"
 routes = ["first", "second"]
 "#;
 
+fn tag(fall: &Fall, stream: bool) -> &'static str {
+    match (fall.stalls, stream) {
+        (Stalls::Never, _) => "",
+        (_, false) => "total",
+        (Stalls::BeforeTheFirstToken, true) => "first-token",
+        (Stalls::InTheMiddle, true) => "idle",
+    }
+}
+
 struct Matrix {
+    family: Family,
     first: StandIn,
     second: StandIn,
     gate: Gate,
@@ -168,28 +179,38 @@ struct Matrix {
     entries: usize,
 }
 
-async fn matrix() -> Matrix {
+async fn matrix(family: Family) -> Matrix {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
-    let impatient = "first_token_timeout_ms = 500\nidle_timeout_ms = 500\ntotal_timeout_ms = 900";
+    let (kind, base_url) = (family.kind, first.base_url());
     let gate = Gate::builder()
-        .cloud_named("first", &first, impatient)
+        .cloud_of_kind("first", &base_url, kind, "")
+        .cloud_of_kind("first-token", &base_url, kind, "first_token_timeout_ms = 300")
+        .cloud_of_kind("idle", &base_url, kind, "idle_timeout_ms = 300")
+        .cloud_of_kind("total", &base_url, kind, "total_timeout_ms = 300")
+        .cloud_of_kind("closed", "http://127.0.0.1:1/v1", kind, "")
         .cloud_named("second", &second, "")
-        .cloud_at("closed", "http://127.0.0.1:1/v1", "")
         .policy_text(POLICY)
         .start()
         .await;
     second.always(Script::says("From the second.").using(10, 4));
-    Matrix { first, second, gate, entries: 0 }
+    Matrix { family, first, second, gate, entries: 0 }
 }
 
 impl Matrix {
-    async fn stays(&mut self, fall: &Fall, stream: bool) {
-        let what = format!("{}, {}", fall.name, if stream { "streamed" } else { "whole" });
-        self.first.next((fall.script)());
-        let before = self.second.counts().requests;
-        let ask = self.gate.ask("Say it.");
-        let answer = if stream { ask.streamed_with_usage() } else { ask }.send().await;
+    async fn ask(&mut self, tag: &str, stream: bool) -> Answer {
         self.entries += 1;
+        let ask = self.gate.ask("Say it.").header("x-tollgate-tags", tag);
+        if stream { ask.streamed_with_usage() } else { ask }.send().await
+    }
+
+    async fn stays(&mut self, fall: &Fall, stream: bool) {
+        let form = if stream { "streamed" } else { "whole" };
+        let what = format!("{}, {}, {form}", self.family.kind, fall.name);
+        let script = self.family.does(fall);
+        let text = script.pieces.concat();
+        self.first.next(script);
+        let before = self.second.counts().requests;
+        let answer = self.ask(tag(fall, stream), stream).await;
         let comes = if stream { fall.streamed } else { fall.whole };
         assert_eq!(answer.status, 200, "{what}: {}", answer.body_text());
         let entry = self.gate.ledger().entry(answer.id()).await;
@@ -197,11 +218,23 @@ impl Matrix {
         let attempts = entry.attempts();
         let asked = self.second.counts().requests - before;
         match comes {
-            Comes::First => {
+            Comes::First | Comes::Estimated => {
                 assert_eq!((entry.outcome().as_str(), attempts.len()), ("completed", 1), "{what}");
                 assert_eq!(asked, 0, "{what}: nobody else is asked");
+                assert!(answer.text() == text, "{what}: every character comes");
                 assert!(!stream || answer.done(), "{what}");
-                assert!(attempts[0].cost().unwrap() > 0, "{what}");
+                let source = attempts[0].text("usage_source");
+                if comes == Comes::Estimated {
+                    assert_eq!(source, "estimated", "{what}");
+                    assert!(attempts[0].cost().unwrap() > 0, "{what}: unknown is not free");
+                } else {
+                    assert_eq!(source, "reported", "{what}");
+                    // 10 tokens at 1 and 3 at 2 USD a million, once.
+                    assert_eq!(attempts[0].cost(), Some(16_000_000), "{what}: {:#}", entry.0);
+                    let usage = answer.usage();
+                    let told = (&usage["prompt_tokens"], &usage["completion_tokens"]);
+                    assert_eq!(told, (&10.into(), &3.into()), "{what}");
+                }
             }
             Comes::SecondFree | Comes::SecondPaid => {
                 assert_eq!(answer.text(), "From the second.", "{what}");
@@ -223,10 +256,29 @@ impl Matrix {
         }
     }
 
+    /// Nobody listens: nothing is sent and nothing owed.
+    async fn is_refused(&mut self, stream: bool) {
+        let answer = self.ask("refused", stream).await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "second");
+        let entry = self.gate.ledger().entry(answer.id()).await;
+        let attempts = entry.attempts();
+        assert_eq!((attempts[0].outcome().as_str(), attempts[0].cost()), ("not_sent", Some(0)));
+    }
+
+    /// Where nobody stands by, the caller is told how long the provider asks to wait, wherever the
+    /// provider says it.
+    async fn is_told_to_wait(&mut self, stream: bool) {
+        self.first.next(said().with(Fault::RateLimited));
+        let answer = self.ask("alone", stream).await;
+        assert_eq!(answer.status, 429, "{}", answer.body_text());
+        assert_eq!(answer.header("retry-after"), "7", "{}", self.family.kind);
+        assert_eq!(answer.error().code.as_deref(), Some("rate_limit_exceeded"));
+    }
+
     async fn leaves(&mut self, fall: &Fall, stream: bool) {
         let seen = self.first.counts().requests;
-        self.first.next((fall.script)());
-        let ask = self.gate.ask("Say it.");
+        self.first.next(self.family.does(fall));
+        let ask = self.gate.ask("Say it.").header("x-tollgate-tags", tag(fall, stream));
         let ask = if stream { ask.streamed() } else { ask };
         let first = &self.first;
         ask.leave_after(async {
@@ -236,8 +288,24 @@ impl Matrix {
         self.entries += 1;
     }
 
+    /// The provider speaks, and hears that nobody listens any more.
+    async fn leaves_in_the_middle(&mut self) {
+        let hold = Hold::after_pieces(1);
+        let left = self.first.counts().left;
+        self.first.next(said().held(&hold));
+        let mut open = self.gate.ask("Say it.").streamed().open().await;
+        let id = open.headers["x-request-id"].to_str().unwrap().to_owned();
+        open.read_pieces(1).await;
+        open.leave();
+        self.entries += 1;
+        self.first.until(|counts| counts.left > left).await.expect("it is cancelled");
+        let entry = self.gate.ledger().entry(&id).await;
+        assert_eq!(entry.outcome(), "client_gone", "{}", self.family.kind);
+        assert!(entry.only_attempt().cost().unwrap() > 0, "what was seen is charged");
+    }
+
     /// What must be true after any number of cells.
-    async fn balances(&self) {
+    async fn balances(mut self) {
         let entries = self.gate.ledger().until_entries(self.entries).await;
         self.gate.until_nothing_is_reserved().await;
         for entry in &entries {
@@ -250,46 +318,69 @@ impl Matrix {
                 );
             }
         }
-        let ready = self.gate.get("/ready").await.json();
-        for route in ready["routes"].as_array().unwrap() {
-            assert_eq!((&route["in_flight"], &route["queued"]), (&0.into(), &0.into()), "{ready}");
-        }
+        eventually("every place to be given back", || async {
+            let ready = self.gate.get("/ready").await.json();
+            let idle = |route: &serde_json::Value| route["in_flight"] == 0 && route["queued"] == 0;
+            ready["routes"].as_array().unwrap().iter().all(idle).then_some(())
+        })
+        .await;
+        self.gate.stop().await;
+        let verified = self.gate.ledger_verify().await;
+        assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
     }
 }
 
-#[tokio::test]
-async fn whatever_a_provider_does_a_client_that_stays_is_served_or_told() {
-    let mut matrix = matrix().await;
-    for fall in FALLS {
-        for stream in [true, false] {
+async fn a_client_that_stays_is_served_or_told(family: Family) {
+    let mut matrix = matrix(family).await;
+    for stream in [true, false] {
+        for fall in FALLS {
             matrix.stays(fall, stream).await;
         }
-    }
-    for stream in [true, false] {
-        let ask = matrix.gate.ask("Say it.").header("x-tollgate-tags", "refused");
-        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
-        assert_eq!(answer.header("x-tollgate-route"), "second");
-        let entry = matrix.gate.ledger().entry(answer.id()).await;
-        let attempts = entry.attempts();
-        assert_eq!((attempts[0].outcome().as_str(), attempts[0].cost()), ("not_sent", Some(0)));
-        matrix.entries += 1;
+        matrix.is_refused(stream).await;
+        matrix.is_told_to_wait(stream).await;
     }
     matrix.balances().await;
-    matrix.gate.stop().await;
-    let verified = matrix.gate.ledger_verify().await;
-    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
 }
 
-#[tokio::test]
-async fn whatever_a_provider_does_a_client_that_leaves_leaves_nothing_open() {
-    let mut matrix = matrix().await;
-    for fall in FALLS {
-        for stream in [true, false] {
+async fn a_client_that_leaves_leaves_nothing_open(family: Family) {
+    let mut matrix = matrix(family).await;
+    for stream in [true, false] {
+        for fall in FALLS {
             matrix.leaves(fall, stream).await;
         }
     }
+    matrix.leaves_in_the_middle().await;
     matrix.balances().await;
-    matrix.gate.stop().await;
-    let verified = matrix.gate.ledger_verify().await;
-    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+}
+
+macro_rules! families {
+    ($($name:ident: $family:expr,)*) => {$(
+        mod $name {
+            use super::{Family, Reported};
+
+            const FAMILY: Family = $family;
+
+            #[tokio::test]
+            async fn whatever_it_does_a_client_that_stays_is_served_or_told() {
+                super::a_client_that_stays_is_served_or_told(FAMILY).await;
+            }
+
+            #[tokio::test]
+            async fn whatever_it_does_a_client_that_leaves_leaves_nothing_open() {
+                super::a_client_that_leaves_leaves_nothing_open(FAMILY).await;
+            }
+        }
+    )*};
+}
+
+families! {
+    openai: Family { kind: "openai", reports: Reported::Asked },
+    azure: Family { kind: "azure", reports: Reported::Asked },
+    // It is not asked for usage and always tells it, with the finish reason.
+    mistral: Family { kind: "mistral", reports: Reported::InLastDelta },
+    groq: Family { kind: "groq", reports: Reported::Asked },
+    xai: Family { kind: "xai", reports: Reported::Asked },
+    compatible: Family { kind: "openai-compatible", reports: Reported::Asked },
+    anthropic: Family { kind: "anthropic", reports: Reported::Asked },
+    gemini: Family { kind: "gemini", reports: Reported::Asked },
 }

@@ -85,9 +85,10 @@ cache_read = "0.5"
         self
     }
 
-    /// A cloud route of that name whose provider is of this `kind`, with the usual prices.
-    pub(crate) fn cloud_of_kind(self, name: &str, cloud: &StandIn, kind: &str) -> Self {
-        let mut gate = self.cloud_named(name, cloud, "");
+    /// A cloud route of that name whose provider is of this `kind`, with the usual prices and more
+    /// lines of configuration.
+    pub(crate) fn cloud_of_kind(self, name: &str, base_url: &str, kind: &str, more: &str) -> Self {
+        let mut gate = self.cloud_at(name, base_url, more);
         let route = gate.routes.rfind("kind = \"openai\"").expect("a cloud route");
         let written = gate.routes.split_off(route).replace("\"openai\"", &format!("\"{kind}\""));
         gate.routes.push_str(&written);

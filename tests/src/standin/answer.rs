@@ -1,6 +1,6 @@
 //! A script as bytes: OpenAI's wire format of an answer, streamed and not.
 
-use super::{Asked, Reported, Script, dialects::Dialect, shapes};
+use super::{Asked, ErrorSaid, Reported, Script, dialects::Dialect, shapes};
 use serde_json::{Value, json};
 
 /// When every answer of the stand-in was created: it has no clock.
@@ -15,6 +15,8 @@ const OPENAI: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embed
 pub(super) struct Answer {
     pub status: u16,
     pub content_type: String,
+    /// Headers beside the usual ones.
+    pub headers: Vec<(String, String)>,
     pub body: Body,
 }
 
@@ -49,24 +51,43 @@ struct Said<'a> {
 pub(super) fn answer(asked: &Asked, script: &Script) -> Answer {
     let request = asked.json();
     let path = asked.path.split('?').next().unwrap_or_default();
+    let dialect = Dialect::of(path);
+    let mut headers = script.headers.clone();
     let (status, body) = match (asked.method.as_str(), path) {
         ("GET", "/v1/models") => (200, Body::Whole(models())),
-        ("POST", path) if Dialect::of(path).is_some() || OPENAI.contains(&path) => {
-            let body = match (&script.body, Dialect::of(path)) {
-                (Some(body), _) => Body::Whole(body.clone().into_bytes()),
-                (None, Some(dialect)) => dialect.body(&request, script),
-                (None, None) => scripted(path, &request, script),
+        ("POST", path) if dialect.is_some() || OPENAI.contains(&path) => {
+            let body = match (&script.body, &script.error, dialect) {
+                (Some(body), _, _) => Body::Whole(body.clone().into_bytes()),
+                (None, Some(error), Some(dialect)) => {
+                    Body::Whole(dialect.error(script.status, error, &mut headers))
+                }
+                (None, Some(error), None) => Body::Whole(failed(error)),
+                (None, None, Some(dialect)) => dialect.body(&request, script),
+                (None, None, None) => scripted(path, &request, script),
             };
             (script.status, body)
         }
         _ => (404, Body::Whole(b"{\"error\":{\"message\":\"no such path\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}".to_vec())),
     };
+    let streams = match dialect {
+        Some(Dialect::Gemini { stream }) => stream,
+        _ => request["stream"] == json!(true),
+    };
     let usual = match &body {
         Body::Stream { .. } => "text/event-stream",
+        // What is wrong with it is its text alone.
+        Body::Whole(_) if streams && status == 200 => "text/event-stream",
         Body::Whole(_) => "application/json",
     };
     let content_type = script.content_type.clone().unwrap_or_else(|| usual.to_owned());
-    Answer { status, content_type, body }
+    Answer { status, content_type, headers, body }
+}
+
+fn failed(error: &ErrorSaid) -> Vec<u8> {
+    let ErrorSaid { kind, code, message } = error;
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+        .to_string()
+        .into_bytes()
 }
 
 fn scripted(path: &str, request: &Value, script: &Script) -> Body {

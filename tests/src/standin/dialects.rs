@@ -2,7 +2,7 @@
 //! Gemini's `generateContent`.
 
 use super::{
-    Reported, Script,
+    ErrorSaid, Reported, Script,
     answer::{Body, ID},
 };
 use serde_json::{Value, json};
@@ -23,6 +23,36 @@ impl Dialect {
             path if path.ends_with(":streamGenerateContent") => Some(Self::Gemini { stream: true }),
             _ => None,
         }
+    }
+
+    /// An error in this format. Google tells the wait in the body, and in no header.
+    pub(super) fn error(
+        self,
+        status: u16,
+        error: &ErrorSaid,
+        headers: &mut Vec<(String, String)>,
+    ) -> Vec<u8> {
+        let message = &error.message;
+        let body = match self {
+            Self::Anthropic => {
+                json!({"type": "error", "error": {"type": error.kind, "message": message}})
+            }
+            Self::Gemini { .. } => {
+                let mut details = Vec::new();
+                if let Some(at) = headers.iter().position(|(name, _)| name == "retry-after") {
+                    let (_, seconds) = headers.remove(at);
+                    details.push(json!({
+                        "@type": "type.googleapis.com/google.rpc.RetryInfo",
+                        "retryDelay": format!("{seconds}s"),
+                    }));
+                }
+                let word = google_status(status);
+                json!({"error": {
+                    "code": status, "message": message, "status": word, "details": details,
+                }})
+            }
+        };
+        body.to_string().into_bytes()
     }
 
     /// What `script` says to a request in this format.
@@ -145,6 +175,16 @@ fn anthropic_streamed(request: &Value, script: &Script) -> Body {
 }
 
 // === Gemini ===
+
+fn google_status(status: u16) -> &'static str {
+    match status {
+        400 => "INVALID_ARGUMENT",
+        401 => "UNAUTHENTICATED",
+        429 => "RESOURCE_EXHAUSTED",
+        503 => "UNAVAILABLE",
+        _ => "INTERNAL",
+    }
+}
 
 fn gemini_usage(script: &Script, pieces: usize) -> Value {
     // Thoughts are counted beside the candidates.

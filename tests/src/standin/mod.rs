@@ -12,7 +12,7 @@ mod serve;
 mod shapes;
 
 pub use http::Asked;
-pub use script::{Cut, Fault, Hold, Point, Reported, Script};
+pub use script::{Cut, ErrorSaid, Fault, Hold, Point, Reported, Script};
 
 use std::{
     collections::VecDeque,

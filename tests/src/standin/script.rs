@@ -14,6 +14,8 @@ pub struct Script {
     pub content_type: Option<String>,
     /// In place of the whole body, byte for byte.
     pub body: Option<String>,
+    /// In place of an answer, an error in the words of the format that was asked in.
+    pub error: Option<ErrorSaid>,
     /// The answer's text, one piece per token and per chunk of a stream.
     pub pieces: Vec<String>,
     /// In place of the pieces, a call of this tool with these arguments.
@@ -46,6 +48,17 @@ pub struct Script {
     pub segment_bytes: Option<usize>,
     /// Wait between segments.
     pub between_segments: Duration,
+}
+
+/// An error, in OpenAI's words.
+#[derive(Clone, Debug)]
+pub struct ErrorSaid {
+    /// Its `type`.
+    pub kind: String,
+    /// Its `code`.
+    pub code: Option<String>,
+    /// Its message.
+    pub message: String,
 }
 
 /// Which usage an answer reports.
@@ -121,6 +134,7 @@ impl Script {
             headers: Vec::new(),
             content_type: None,
             body: None,
+            error: None,
             pieces: pieces.into_iter().map(Into::into).collect(),
             call: None,
             finish: "stop".to_owned(),
@@ -147,13 +161,15 @@ impl Script {
         Self { call, ..Self::default() }
     }
 
-    /// An error with OpenAI's body.
+    /// An error, given in OpenAI's words.
     #[must_use]
     pub fn error(status: u16, kind: &str, code: Option<&str>, message: &str) -> Self {
-        let body = serde_json::json!({
-            "error": {"message": message, "type": kind, "param": null, "code": code}
-        });
-        Self { status, body: Some(body.to_string()), ..Self::default() }
+        let error = ErrorSaid {
+            kind: kind.to_owned(),
+            code: code.map(str::to_owned),
+            message: message.to_owned(),
+        };
+        Self { status, error: Some(error), ..Self::default() }
     }
 
     /// A body that is no answer.
@@ -317,7 +333,7 @@ faults! {
     Split = "split",
     /// A few bytes at a time, slowly.
     Drip = "drip",
-    /// The body is not JSON.
+    /// The body is not JSON; its content type is that of a good answer.
     WrongJson = "wrong-json",
     /// The content type is not the body's.
     WrongContentType = "wrong-type",

@@ -103,7 +103,7 @@ async fn write_answer(
     if let Some(ended) = cut_at(script, Point::Head).await {
         return Ok(ended);
     }
-    write.write_all(head(script, &answer).as_bytes()).await?;
+    write.write_all(head(&answer).as_bytes()).await?;
     match answer.body {
         Body::Whole(body) => {
             wait(script.before_first).await;
@@ -141,13 +141,13 @@ async fn write_answer(
     Ok(Ended::Whole)
 }
 
-fn head(script: &Script, answer: &Answer) -> String {
+fn head(answer: &Answer) -> String {
     let framing = match &answer.body {
         Body::Whole(body) => format!("content-length: {}", body.len()),
         Body::Stream { .. } => "transfer-encoding: chunked".to_owned(),
     };
     let own: String =
-        script.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        answer.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!(
         "HTTP/1.1 {} Scripted\r\ncontent-type: {}\r\nx-request-id: standin\r\n{own}{framing}\r\n\r\n",
         answer.status, answer.content_type

@@ -3,6 +3,7 @@
 use crate::wire::json::{self, Kind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::time::Duration;
 
 /// Longest message that is passed on, in bytes.
 const MESSAGE_BYTES_MAX: usize = 2000;
@@ -21,6 +22,8 @@ pub struct ProviderError {
     pub param: Option<String>,
     /// The code.
     pub code: Option<String>,
+    /// How long to wait, where the body says so (Google's `RetryInfo`).
+    pub retry_after: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +45,17 @@ struct Written<'a> {
     /// Google's word for it.
     #[serde(borrow, default)]
     status: Option<&'a RawValue>,
+    /// Google's details, of which one may say how long to wait.
+    #[serde(borrow, default)]
+    details: Option<&'a RawValue>,
+}
+
+/// One of Google's details.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    #[serde(borrow, default)]
+    retry_delay: Option<&'a str>,
 }
 
 /// Reads an error body; fields that are not there, or a body that is no JSON, give `None`s.
@@ -77,7 +91,19 @@ fn read(written: &Written<'_>) -> ProviderError {
         error_type: word(written.error_type.or(written.status)),
         param: word(written.param),
         code: word(written.code),
+        retry_after: written.details.and_then(|raw| retry_delay(raw.get())),
     }
+}
+
+/// `retryDelay` of the first detail that has one: seconds with a fraction and an `s`, as protobuf
+/// writes a duration.
+fn retry_delay(details: &str) -> Option<Duration> {
+    let details: Vec<&RawValue> = serde_json::from_str(details).ok()?;
+    details.iter().find_map(|detail| {
+        let detail: Detail<'_> = serde_json::from_str(detail.get()).ok()?;
+        let seconds = detail.retry_delay?.strip_suffix('s')?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    })
 }
 
 /// A string's text, cut to the longest that is passed on.

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 fn golden(folder: &str, ending: &str) -> Vec<PathBuf> {
@@ -125,6 +126,26 @@ fn what_is_no_chunk_is_an_error_without_its_text() {
 }
 
 #[test]
+fn googles_wait_is_read_from_the_errors_details() {
+    let read = |details: &str| {
+        // As in https://ai.google.dev/gemini-api/docs/troubleshooting and google.rpc.RetryInfo.
+        let body = format!(
+            r#"{{"error":{{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":{details}}}}}"#
+        );
+        provider_error(body.as_bytes()).retry_after
+    };
+    let quota = r#"{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{}]}"#;
+    let retry = r#"{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.5s"}"#;
+    assert_eq!(read(&format!("[{quota},{retry}]")), Some(Duration::from_millis(34_500)));
+    for nothing in ["[]", quota, "null", &format!("[{quota}]"), r#"[{"retryDelay":"soon"}]"#] {
+        assert_eq!(read(nothing), None, "{nothing}");
+    }
+    for odd in ["-3s", "1e400s", "3"] {
+        assert_eq!(read(&format!(r#"[{{"retryDelay":"{odd}"}}]"#)), None, "{odd}");
+    }
+}
+
+#[test]
 fn an_error_body_is_read_in_every_usual_shape() {
     let some = |text: &str| Some(text.to_owned());
     for (body, expected) in [
@@ -135,6 +156,7 @@ fn an_error_body_is_read_in_every_usual_shape() {
                 error_type: some("t"),
                 param: some("p"),
                 code: some("c"),
+                retry_after: None,
             },
         ),
         (
@@ -148,7 +170,7 @@ fn an_error_body_is_read_in_every_usual_shape() {
                 message: some("m"),
                 error_type: some("BadRequestError"),
                 code: some("400"),
-                param: None,
+                ..ProviderError::default()
             },
         ),
         (r#"{"detail":"m"}"#, ProviderError { message: some("m"), ..ProviderError::default() }),

@@ -31,10 +31,11 @@ pub(super) async fn fault(
     secrets: &[SecretString],
 ) -> Fault {
     let status = response.status();
-    let retry_after = retry_after(response.headers());
+    let told = retry_after(response.headers());
     // A body that does not come in time says nothing; the status has said enough.
     let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
     let mut error = provider_error(&body);
+    let retry_after = told.or(error.retry_after).map(|after| after.min(RETRY_AFTER_MAX));
     let blame = blame(status.as_u16(), &mut error);
     let detail = detail(provider, status, &error);
     let kind = match status {
@@ -104,14 +105,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         let value: f64 = text.parse().ok()?;
         Duration::try_from_secs_f64(value * scale).ok()
     };
-    let after = match text("retry-after-ms").and_then(|millis| seconds(millis, 0.001)) {
+    match text("retry-after-ms").and_then(|millis| seconds(millis, 0.001)) {
         Some(after) => Some(after),
         None => {
             let value = text("retry-after")?;
             seconds(value, 1.0).or_else(|| until(value, text(header::DATE.as_str())))
         }
-    };
-    after.map(|after| after.min(RETRY_AFTER_MAX))
+    }
 }
 
 /// From the provider's own idea of now, or ours, until a date. A past date is now.
