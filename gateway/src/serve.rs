@@ -201,6 +201,7 @@ async fn answer(
 
     let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
     request.upstream_request_id = Some(life.id_header.clone());
+    request.answer_by = request.deadline.map(|deadline| life.timeline.arrived() + deadline);
     life.timeline.end(Stage::Read);
 
     let mut facts = facts(gateway, &caller, &request)?;
@@ -341,7 +342,7 @@ async fn execute(
     let bounds = Bounds {
         attempts: gateway.config.attempts,
         arrived,
-        deadline: request.deadline.map(|deadline| arrived + deadline),
+        deadline: request.answer_by,
         hedging: Some(&gateway.hedging).filter(|hedging| !hedging.is_off_at(busy, places)),
         budget_wait: gateway.config.limits.budget_wait_max,
         cost_max: request.max_cost.into_iter().chain(cost_max).min(),

@@ -48,3 +48,39 @@ async fn one_behind_another_answers_counts_and_cancels() {
     let answer = outer.ask("Something odd.").send().await;
     assert_eq!((answer.status, answer.error().code.as_deref()), (400, Some("bad_thing")));
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_deadline_goes_on_to_another_tollgate_and_to_nobody_else() {
+    const ASKED_MS: u64 = 20_000;
+    let (another, stranger) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let eager = "retry = { max = 1, backoff_ms = 40 }";
+    let gate = Gate::builder()
+        .cloud_of_kind("another", &another.base_url(), "tollgate", eager)
+        .cloud_named("stranger", &stranger, "")
+        .start()
+        .await;
+    let deadline = |cloud: &StandIn| {
+        let asked = cloud.asked().pop().expect("a request");
+        let left = asked.header("x-tollgate-deadline-ms").map(str::to_owned);
+        left.map(|left| left.parse::<u64>().expect("milliseconds"))
+    };
+    gate.ask("No hurry.").from("another").send().await.ok();
+    assert_eq!(deadline(&another), None);
+
+    let hurry = |route: &str| {
+        gate.ask("Quick!").from(route).header("x-tollgate-deadline-ms", &ASKED_MS.to_string())
+    };
+    another.next(Script::default().with(Fault::Status503));
+    hurry("another").send().await.ok();
+    let tries = another.asked().split_off(1);
+    let left: Vec<u64> = tries
+        .iter()
+        .map(|asked| asked.header("x-tollgate-deadline-ms").unwrap().parse().unwrap())
+        .collect();
+    let [first, second] = left.as_slice() else { panic!("two tries: {left:?}") };
+    // The second came at least half of the backoff later.
+    assert!(*first < ASKED_MS && second + 20 <= *first, "{left:?}");
+
+    hurry("stranger").send().await.ok();
+    assert_eq!(deadline(&stranger), None, "it is no business of theirs");
+}

@@ -4,7 +4,7 @@
 //! so that another route can serve it; hints (`seed`, `user`, `store`) are let go. JSON that callers
 //! wrote (schemas, arguments) stays as they wrote it, to the byte.
 
-use crate::wire::{BadRequest, ChatRequest};
+use crate::wire::BadRequest;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -92,7 +92,7 @@ pub(super) struct Part {
     image_url: Option<ImageUrl>,
     /// Anthropic's mark of where a cached prefix ends.
     #[serde(default)]
-    pub(super) cache_control: Option<serde_json::Value>,
+    cache_control: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +115,13 @@ pub(super) enum Piece<'p> {
     },
     /// An image somewhere else.
     Address(&'p str),
+}
+
+/// A piece of a content.
+pub(super) struct Placed<'p> {
+    pub(super) piece: Piece<'p>,
+    /// Anthropic's mark that a cached prefix ends with it.
+    pub(super) mark: Option<&'p serde_json::Value>,
 }
 
 /// One tool.
@@ -188,12 +195,12 @@ pub(super) enum Choice {
 }
 
 impl<'a> Conversation<'a> {
-    /// Takes a chat request apart.
+    /// Takes the inner body of a chat request apart.
     ///
     /// # Errors
     /// [`BadRequest`] naming what has no counterpart anywhere but with OpenAI.
-    pub(super) fn of(request: &'a ChatRequest) -> Result<Self, BadRequest> {
-        let read: Self = serde_json::from_slice(&request.body)?;
+    pub(super) fn of(body: &'a [u8]) -> Result<Self, BadRequest> {
+        let read: Self = serde_json::from_slice(body)?;
         for (name, given) in [("functions", read.functions), ("function_call", read.function_call)]
         {
             if given.is_some_and(|raw| raw.get() != "null") {
@@ -270,6 +277,26 @@ impl<'a> Conversation<'a> {
 }
 
 impl Content<'_> {
+    /// Its pieces in their order, each with its part where it was written as one. Empty texts, which
+    /// other formats refuse, are left out.
+    ///
+    /// # Errors
+    /// [`BadRequest`] for a kind of part that only OpenAI has.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Result<Placed<'_>, BadRequest>> {
+        let (text, parts) = match self {
+            Self::Text(text) => (Some(Piece::Text(text)), &[][..]),
+            Self::Parts(parts) => (None, parts.as_slice()),
+        };
+        let text = text.into_iter().map(|piece| Ok(Placed { piece, mark: None }));
+        let parts = parts
+            .iter()
+            .map(|part| Ok(Placed { piece: part.piece()?, mark: part.cache_control.as_ref() }));
+        let is_empty = |placed: &Result<Placed<'_>, _>| {
+            matches!(placed, Ok(Placed { piece: Piece::Text(""), .. }))
+        };
+        text.chain(parts).filter(move |placed| !is_empty(placed))
+    }
+
     /// All text of it, joined.
     pub(super) fn text(&self) -> Cow<'_, str> {
         match self {
@@ -290,7 +317,7 @@ impl Part {
     ///
     /// # Errors
     /// [`BadRequest`] for a kind of part that only OpenAI has.
-    pub(super) fn piece(&self) -> Result<Piece<'_>, BadRequest> {
+    fn piece(&self) -> Result<Piece<'_>, BadRequest> {
         if let Some(text) = self.text.as_ref().or(self.refusal.as_ref()) {
             return Ok(Piece::Text(text));
         }

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a key that was found by its default name goes to the default address alone.
 
-use super::Shape;
+use super::reshape::{Family, Shape};
 use crate::config::CapField;
 
 /// Whose format a provider speaks.
@@ -77,12 +77,51 @@ const fn facts(
     }
 }
 
+/// OpenAI's models that think, up to GPT-5 (https://platform.openai.com/docs/guides/reasoning). From
+/// 5.1 on it depends on the effort.
+const OPENAI_THINKS: Family = Family {
+    models: &["o1", "o3", "o4-", "gpt-5"],
+    but: &["gpt-5.", "gpt-5-chat"],
+    refuses: &[
+        "temperature",
+        "top_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+    ],
+};
+/// Claude without sampling parameters: Opus from 4.7 on, and what came after
+/// (https://platform.claude.com/docs/en/about-claude/models/migration-guide).
+const CLAUDE_UNSAMPLED: Family = Family {
+    models: &[
+        "claude-opus-4-7",
+        "claude-opus-5",
+        "claude-sonnet-5-5",
+        "claude-mythos",
+        "claude-fable",
+    ],
+    but: &[],
+    refuses: &["temperature", "top_p", "top_k"],
+};
+/// Grok's models that think (https://docs.x.ai/docs/guides/reasoning).
+const GROK_THINKS: Family = Family {
+    models: &["grok-3-mini", "grok-4-0709", "grok-4-fast-reasoning", "grok-4-1-fast-reasoning"],
+    but: &[],
+    refuses: &["presence_penalty", "frequency_penalty", "stop"],
+};
+/// https://api-docs.deepseek.com/guides/reasoning_model
+const DEEPSEEK_THINKS: Family =
+    Family { models: &["deepseek-reasoner"], but: &[], refuses: &["logprobs", "top_logprobs"] };
+
 /// What each kind is. Fields that a provider answers with an error are refused before they are sent
 /// (so that another route can serve the request) where they change the answer, and left out where
 /// they are hints.
 static KINDS: [Facts; 15] = [
     Facts {
         cap_field: CapField::MaxCompletionTokens,
+        shape: Shape { families: &[OPENAI_THINKS], ..Shape::NONE },
         ..facts("openai", Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY"))
     },
     Facts {
@@ -93,6 +132,7 @@ static KINDS: [Facts; 15] = [
     Facts {
         format: Format::Anthropic,
         auth: Auth::Header("x-api-key"),
+        shape: Shape { families: &[CLAUDE_UNSAMPLED], ..Shape::NONE },
         ..facts("anthropic", Some("https://api.anthropic.com/v1"), Some("ANTHROPIC_API_KEY"))
     },
     Facts {
@@ -111,22 +151,32 @@ static KINDS: [Facts; 15] = [
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
             drops: &["stream_options", "user", "store", "service_tier", "verbosity"],
             renames: &[("seed", "random_seed")],
+            families: &[],
         },
         ..facts("mistral", Some("https://api.mistral.ai/v1"), Some("MISTRAL_API_KEY"))
     },
-    facts("deepseek", Some("https://api.deepseek.com/v1"), Some("DEEPSEEK_API_KEY")),
+    Facts {
+        shape: Shape { families: &[DEEPSEEK_THINKS], ..Shape::NONE },
+        ..facts("deepseek", Some("https://api.deepseek.com/v1"), Some("DEEPSEEK_API_KEY"))
+    },
     Facts {
         cap_field: CapField::MaxCompletionTokens,
         shape: Shape {
-            refuses: &["logprobs", "top_logprobs", "logit_bias"],
+            // https://console.groq.com/docs/openai
+            refuses: &["logprobs", "top_logprobs", "logit_bias", "n"],
             drops: &["store"],
-            renames: &[],
+            ..Shape::NONE
         },
         ..facts("groq", Some("https://api.groq.com/openai/v1"), Some("GROQ_API_KEY"))
     },
     Facts {
         cap_field: CapField::MaxCompletionTokens,
-        shape: Shape { refuses: &["logit_bias"], drops: &["store"], renames: &[] },
+        shape: Shape {
+            refuses: &["logit_bias"],
+            drops: &["store"],
+            families: &[GROK_THINKS],
+            ..Shape::NONE
+        },
         ..facts("xai", Some("https://api.x.ai/v1"), Some("XAI_API_KEY"))
     },
     facts("together", Some("https://api.together.xyz/v1"), Some("TOGETHER_API_KEY")),
@@ -185,6 +235,11 @@ impl Kind {
         self.0.cap_field
     }
 
+    /// Whether it takes what is left of a caller's deadline: another tollgate does.
+    pub(crate) fn takes_deadline(self) -> bool {
+        self.0.name == "tollgate"
+    }
+
     pub(crate) fn auth(self) -> Auth {
         self.0.auth
     }
@@ -197,6 +252,8 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::{KIND_NAMES, Kind};
+    use crate::providers::reshape;
+    use bytes::Bytes;
 
     #[test]
     fn every_name_is_a_kind_and_its_address_is_encrypted_or_at_home() {
@@ -208,5 +265,44 @@ mod tests {
             assert!(!url.ends_with('/') || url == "https://");
         }
         assert!(Kind::find("local").is_none());
+    }
+    /// The field for which a model of this kind refuses a request with all that some model refuses.
+    fn refused(kind: &str, model: &str, leave_out: &[&str]) -> Option<String> {
+        let all = Bytes::from_static(
+            br#"{"temperature":0.5,"top_k":4,"presence_penalty":0.5,"stop":["END"],"logprobs":true}"#,
+        );
+        let leave_out: Vec<String> = leave_out.iter().map(|field| (*field).to_owned()).collect();
+        let shaped = reshape(all, Kind::find(kind).unwrap().shape(), model, &leave_out);
+        shaped.err().and_then(|error| error.param)
+    }
+
+    #[test]
+    fn models_refuse_by_name_what_their_family_does_not_take() {
+        for (kind, model, field) in [
+            ("openai", "o3", "temperature"),
+            ("openai", "gpt-5-mini-2025-08-07", "temperature"),
+            ("anthropic", "claude-opus-4-7", "temperature"),
+            ("anthropic", "claude-sonnet-5-5", "temperature"),
+            ("xai", "grok-4-0709", "presence_penalty"),
+            ("deepseek", "deepseek-reasoner", "logprobs"),
+            ("groq", "openai/gpt-oss-120b", "logprobs"),
+            ("mistral", "mistral-small-latest", "logprobs"),
+        ] {
+            assert_eq!(refused(kind, model, &[]).as_deref(), Some(field), "{model}");
+        }
+        for (kind, model) in [
+            ("openai", "gpt-4.1"),
+            ("openai", "gpt-5.2"),
+            ("openai", "gpt-5-chat-latest"),
+            ("azure", "o3"),
+            ("anthropic", "claude-sonnet-4-5"),
+            ("anthropic", "claude-opus-4-6"),
+            ("xai", "grok-4-fast-non-reasoning"),
+            ("deepseek", "deepseek-chat"),
+            ("openai-compatible", "gpt-5"),
+        ] {
+            assert_eq!(refused(kind, model, &[]), None, "{model}");
+        }
+        assert_eq!(refused("deepseek", "deepseek-reasoner", &["logprobs"]), None);
     }
 }

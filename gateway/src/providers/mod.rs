@@ -19,4 +19,4 @@ pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
 pub(crate) use probe::probe;
 pub(crate) use reading::Read;
-pub(crate) use reshape::{Shape, reshape};
+pub(crate) use reshape::reshape;

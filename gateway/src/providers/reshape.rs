@@ -1,6 +1,7 @@
-//! Fields that a provider in OpenAI's format has no place for: left out, renamed or refused.
+//! Fields that a provider has no place for, or a family of its models: left out, renamed or refused.
 //!
-//! **Invariant:** everything else stays to the byte, in its order.
+//! **Invariants:** everything else stays to the byte, in its order; what the operator leaves out is
+//! never refused.
 
 use crate::wire::{BadRequest, json};
 use bytes::Bytes;
@@ -14,27 +15,53 @@ pub(crate) struct Shape {
     pub(crate) drops: &'static [&'static str],
     /// Under another name.
     pub(crate) renames: &'static [(&'static str, &'static str)],
+    /// Models that refuse more than the provider does.
+    pub(crate) families: &'static [Family],
+}
+
+/// Models that are known to refuse fields which others of their provider take. Of models that are
+/// not known yet nothing is said: their provider names what it does not take.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    /// What their names begin with.
+    pub(crate) models: &'static [&'static str],
+    /// What the names of others begin with, which `models` would take in.
+    pub(crate) but: &'static [&'static str],
+    /// Refused by name, unless they say what holds without them.
+    pub(crate) refuses: &'static [&'static str],
 }
 
 impl Shape {
     /// No difference.
-    pub(crate) const NONE: Self = Self { refuses: &[], drops: &[], renames: &[] };
+    pub(crate) const NONE: Self = Self { refuses: &[], drops: &[], renames: &[], families: &[] };
 
-    fn is_none(&self) -> bool {
-        *self == Self::NONE
+    /// What `model` refuses beside what its provider does.
+    fn refused_by(&self, model: &str) -> &'static [&'static str] {
+        let family = self.families.iter().find(|family| family.holds(model));
+        family.map_or(&[], |family| family.refuses)
     }
 }
 
-/// The body in a provider's shape; `also_dropped` are the operator's own.
+impl Family {
+    fn holds(&self, model: &str) -> bool {
+        let begins = |names: &[&str]| names.iter().any(|name| model.starts_with(name));
+        begins(self.models) && !begins(self.but)
+    }
+}
+
+/// The body in the shape that a provider's `model` takes; `left_out` are the operator's own.
 ///
 /// # Errors
-/// [`BadRequest`] naming a field that the provider refuses.
+/// [`BadRequest`] naming a field that is refused there.
 pub(crate) fn reshape(
     body: Bytes,
     shape: &Shape,
-    also_dropped: &[String],
+    model: &str,
+    left_out: &[String],
 ) -> Result<Bytes, BadRequest> {
-    if shape.is_none() && also_dropped.is_empty() {
+    let by_model = shape.refused_by(model);
+    let Shape { refuses, drops, renames, .. } = shape;
+    if [refuses.len(), drops.len(), renames.len(), by_model.len(), left_out.len()] == [0; 5] {
         return Ok(body);
     }
     let text = std::str::from_utf8(&body)
@@ -42,16 +69,16 @@ pub(crate) fn reshape(
     let mut out = String::with_capacity(text.len());
     let mut changed = false;
     json::members::<BadRequest>(text, |key, member| {
-        let said = !matches!(member.raw, "null" | "false");
-        if said && shape.refuses.contains(&key) {
-            let message = format!("`{key}` is not served by this route's provider");
-            return Err(BadRequest::unsupported(key, message));
-        }
-        if shape.drops.contains(&key) || also_dropped.iter().any(|name| name == key) {
+        if drops.contains(&key) || left_out.iter().any(|name| name == key) {
             changed = true;
             return Ok(());
         }
-        let renamed = shape.renames.iter().find(|(from, _)| *from == key);
+        let whose = if refuses.contains(&key) { "provider" } else { "model" };
+        if (refuses.contains(&key) || by_model.contains(&key)) && !says_nothing(key, member.raw) {
+            let message = format!("`{key}` is not served by this route's {whose}");
+            return Err(BadRequest::unsupported(key, message));
+        }
+        let renamed = renames.iter().find(|(from, _)| *from == key);
         changed |= renamed.is_some();
         let key = renamed.map_or(key, |(_, to)| to);
         out.push(if out.is_empty() { '{' } else { ',' });
@@ -67,21 +94,38 @@ pub(crate) fn reshape(
     Ok(out.into())
 }
 
+/// Whether a field says what holds without it too.
+fn says_nothing(key: &str, raw: &str) -> bool {
+    let default = match key {
+        "temperature" | "top_p" | "n" => Some(1.0),
+        "presence_penalty" | "frequency_penalty" => Some(0.0),
+        _ => None,
+    };
+    let is = |default: f64| raw.parse().is_ok_and(|given: f64| (given - default).abs() < 1e-9);
+    matches!(raw, "null" | "false" | "{}" | "[]") || default.is_some_and(is)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Shape, reshape};
+    use super::{Family, Shape, reshape};
     use bytes::Bytes;
 
     const SHAPE: Shape = Shape {
-        refuses: &["logprobs"],
+        refuses: &["logprobs", "n"],
         drops: &["store", "user"],
         renames: &[("seed", "random_seed")],
+        families: &[Family {
+            models: &["thinker"],
+            but: &["thinker-chat"],
+            refuses: &["temperature", "presence_penalty", "stop"],
+        }],
     };
 
     #[test]
     fn fields_are_left_out_and_renamed_and_nothing_else_changes() {
         let shaped = |body: &'static str| {
-            let shaped = reshape(Bytes::from_static(body.as_bytes()), &SHAPE, &["own".to_owned()]);
+            let body = Bytes::from_static(body.as_bytes());
+            let shaped = reshape(body, &SHAPE, "m", &["own".to_owned()]);
             String::from_utf8(shaped.unwrap().to_vec()).unwrap()
         };
         assert_eq!(
@@ -92,11 +136,32 @@ mod tests {
         assert_eq!(shaped(r#"{"store":true}"#), "{}");
     }
 
+    /// The field for which `model` refuses this body.
+    fn refused(model: &str, body: &'static str, left_out: &[String]) -> Option<String> {
+        let body = Bytes::from_static(body.as_bytes());
+        reshape(body, &SHAPE, model, left_out).err().and_then(|error| error.param)
+    }
+
     #[test]
     fn what_changes_the_answer_is_refused_by_name() {
-        let shaped = |body: &'static str| reshape(Bytes::from_static(body.as_bytes()), &SHAPE, &[]);
-        let error = shaped(r#"{"logprobs":true}"#).unwrap_err();
-        assert_eq!(error.param.as_deref(), Some("logprobs"));
-        assert!(shaped(r#"{"logprobs":false}"#).is_ok() && shaped(r#"{"logprobs":null}"#).is_ok());
+        let refused = |body| refused("m", body, &[]);
+        assert_eq!(refused(r#"{"logprobs":true}"#).as_deref(), Some("logprobs"));
+        assert_eq!(refused(r#"{"n":2}"#).as_deref(), Some("n"));
+        for harmless in [r#"{"logprobs":false}"#, r#"{"logprobs":null}"#, r#"{"n":1}"#] {
+            assert_eq!(refused(harmless), None, "{harmless}");
+        }
+    }
+
+    #[test]
+    fn a_family_refuses_more_and_what_the_operator_leaves_out_is_not_refused() {
+        let warm = r#"{"temperature":0.7}"#;
+        assert_eq!(refused("thinker-2", warm, &[]).as_deref(), Some("temperature"));
+        for model in ["m", "thinker-chat", "a-thinker"] {
+            assert_eq!(refused(model, warm, &[]), None, "{model}");
+        }
+        for says_nothing in [r#"{"temperature":1.0}"#, r#"{"presence_penalty":0,"stop":null}"#] {
+            assert_eq!(refused("thinker-2", says_nothing, &[]), None, "{says_nothing}");
+        }
+        assert_eq!(refused("thinker-2", warm, &["temperature".to_owned()]), None);
     }
 }

@@ -6,11 +6,14 @@
 //! that wait for a place, and every buffer have a limit.
 //!
 //! What is sent beside the body: our `Authorization`, the configured headers, the caller's
-//! `traceparent`, and our own request id as `x-client-request-id` where it was set. Proxy settings
+//! `traceparent`, our own request id as `x-client-request-id` where it was set, and to another tollgate
+//! what is left of the caller's deadline. Proxy settings
 //! of the environment are not followed: where prompts go stands in the configuration alone.
 
 mod answer;
 mod check;
+#[cfg(test)]
+mod golden;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -46,6 +49,8 @@ use tokio::{
 
 /// The version of Anthropic's API that is spoken here.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
+/// What is left of the caller's own deadline, in milliseconds.
+const DEADLINE: &str = "x-tollgate-deadline-ms";
 /// Idle connections are closed after this, before most servers close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Probes of a connection that carries an answer: a peer that vanished is found.
@@ -244,6 +249,12 @@ impl CloudRoute {
         if let Some(parent) = &request.traceparent {
             outbound.headers_mut().insert("traceparent", parent.clone());
         }
+        if let Some(by) = request.answer_by.filter(|_| self.kind.takes_deadline()) {
+            let left = by.saturating_duration_since(Instant::now()).as_millis().max(1);
+            if let Ok(left) = HeaderValue::from_str(&left.to_string()) {
+                outbound.headers_mut().insert(DEADLINE, left);
+            }
+        }
         if let Some(id) = &request.upstream_request_id {
             outbound.headers_mut().insert("x-client-request-id", id.clone());
         }
@@ -260,13 +271,20 @@ impl CloudRoute {
             let message = "this route's provider continues conversations alone";
             return Err(BadRequest::unsupported("model", message));
         }
+        let model = self.model_name.as_str();
+        let shaped = |body| providers::reshape(body, self.kind.shape(), model, &self.drop_fields);
         match format {
             Format::OpenAi => {
-                let body = openai::upstream_body(request, &self.model, self.cap_field, output_cap);
-                providers::reshape(body, self.kind.shape(), &self.drop_fields)
+                shaped(openai::upstream_body(request, &self.model, self.cap_field, output_cap))
             }
-            Format::Anthropic => anthropic::body(request, &self.model_name, output_cap),
-            Format::Gemini => gemini::body(request, &self.model_name, output_cap),
+            Format::Anthropic => {
+                let source = shaped(anthropic::source(request).clone())?;
+                anthropic::body(request, &source, model, output_cap)
+            }
+            Format::Gemini => {
+                let source = shaped(request.body.clone())?;
+                gemini::body(request, &source, model, output_cap)
+            }
         }
     }
 

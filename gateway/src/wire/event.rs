@@ -241,7 +241,8 @@ impl FinishReason {
 impl From<&str> for FinishReason {
     fn from(word: &str) -> Self {
         match word {
-            "stop" => Self::Stop,
+            // The second is Together's word for the same.
+            "stop" | "eos" => Self::Stop,
             "length" => Self::Length,
             "tool_calls" => Self::ToolCalls,
             "content_filter" => Self::ContentFilter,

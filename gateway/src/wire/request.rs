@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use policies::{PicoUsd, ServiceTier};
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
+use tokio::time::Instant;
 
 /// A chat request as tollgate works with it. The messages stay in the client's own bytes
 /// (`body`); what deciding, accounting and timing need has been read out of them.
@@ -72,6 +73,8 @@ pub struct ChatRequest {
     pub max_cost: Option<PicoUsd>,
     /// `x-tollgate-deadline-ms`, from arrival.
     pub deadline: Option<Duration>,
+    /// When that is over; set by whoever knows when it arrived.
+    pub answer_by: Option<Instant>,
     /// The client's `traceparent`, passed on to a cloud route as it came.
     pub traceparent: Option<HeaderValue>,
     /// Sent to a cloud route as `x-client-request-id`, so that a provider's support can find the
@@ -144,6 +147,7 @@ impl ChatRequest {
             step: headers::step(headers)?,
             max_cost: headers::max_cost(headers)?,
             deadline: headers::deadline(headers)?,
+            answer_by: None,
             traceparent: headers::traceparent(headers),
             upstream_request_id: None,
             fields: Fields::new(),

@@ -6,5 +6,5 @@ mod stream;
 mod tests;
 mod usage;
 
-pub(crate) use request::body;
+pub(crate) use request::{body, source};
 pub(crate) use stream::{Stream, whole};

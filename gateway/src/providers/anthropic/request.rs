@@ -5,7 +5,10 @@
 //! model's name, the cap and the stream.
 
 use crate::{
-    providers::conversation::{Choice, Content, Conversation, Message, Piece, empty_object, given},
+    ledger::Endpoint,
+    providers::conversation::{
+        Choice, Content, Conversation, Message, Piece, Placed, empty_object, given,
+    },
     wire::{BadRequest, ChatRequest, json},
 };
 use bytes::Bytes;
@@ -85,22 +88,33 @@ struct Format<'a> {
     schema: &'a RawValue,
 }
 
-/// The body for Anthropic: `model` is its name there; the answer is capped at `output_cap`.
+/// What the body is made of: the client's own where it is one of Messages, else the inner one.
+pub(crate) fn source(request: &ChatRequest) -> &Bytes {
+    own(request).unwrap_or(&request.body)
+}
+
+fn own(request: &ChatRequest) -> Option<&Bytes> {
+    request.outer_body.as_ref().filter(|_| request.endpoint == Endpoint::Messages)
+}
+
+/// The body for Anthropic, made of [`source`]: `model` is its name there; the answer is capped at
+/// `output_cap`.
 ///
 /// # Errors
 /// [`BadRequest`] naming what Anthropic has no counterpart for.
 pub(crate) fn body(
     request: &ChatRequest,
+    source: &[u8],
     model: &str,
     output_cap: u64,
 ) -> Result<Bytes, BadRequest> {
-    if let Some(own) = verbatim(request, model, output_cap)? {
-        return Ok(own);
+    if own(request).is_some() {
+        return verbatim(source, request.stream, model, output_cap);
     }
     if request.choices > 1 {
         return Err(BadRequest::unsupported("n", "Anthropic answers with one choice"));
     }
-    let read = Conversation::of(request)?;
+    let read = Conversation::of(source)?;
     read.refuse_sampling_extras("Anthropic")?;
     let (system, messages) = turns(&read.messages)?;
     let functions = read.functions();
@@ -109,7 +123,11 @@ pub(crate) fn body(
         description: function.description.as_deref(),
         input_schema: given(function.parameters).map_or_else(object_schema, |raw| raw.to_owned()),
     });
-    let (thinking, effort) = reasoning(&read, model, output_cap);
+    let tool_choice = tool_choice(&read)?;
+    let (thinking, effort) = reasoning(&read, model, output_cap, forces(tool_choice.as_ref()));
+    if thinking.as_ref().is_some_and(|thinking| thinking["type"] != "disabled") {
+        refuse_sampling(&read)?;
+    }
     let format = format(&read)?;
     let output_config =
         (format.is_some() || effort.is_some()).then_some(OutputConfig { format, effort });
@@ -119,7 +137,7 @@ pub(crate) fn body(
         system,
         messages,
         tools: tools.collect(),
-        tool_choice: tool_choice(&read)?,
+        tool_choice,
         stop_sequences: read.stops(),
         temperature: given(read.temperature),
         top_p: given(read.top_p),
@@ -133,22 +151,13 @@ pub(crate) fn body(
     Ok(serde_json::to_vec(&body)?.into())
 }
 
-/// The client's own body where it is one of Messages.
-fn verbatim(
-    request: &ChatRequest,
-    model: &str,
-    output_cap: u64,
-) -> Result<Option<Bytes>, BadRequest> {
-    if request.endpoint != crate::ledger::Endpoint::Messages {
-        return Ok(None);
-    }
-    let Some(own) = &request.outer_body else { return Ok(None) };
+/// The client's own body, but for the model's name, the cap and the stream.
+fn verbatim(own: &[u8], stream: bool, model: &str, output_cap: u64) -> Result<Bytes, BadRequest> {
     let text =
         std::str::from_utf8(own).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
     let mut out = format!(
-        "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{}",
+        "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{stream}",
         serde_json::to_string(model)?,
-        request.stream
     );
     json::members::<BadRequest>(text.trim(), |key, member| {
         if !matches!(key, "model" | "max_tokens" | "stream") {
@@ -160,7 +169,7 @@ fn verbatim(
         Ok(())
     })?;
     out.push('}');
-    Ok(Some(out.into()))
+    Ok(out.into())
 }
 
 fn object_schema() -> Box<RawValue> {
@@ -217,34 +226,27 @@ fn result(message: &Message<'_>) -> Result<Block, BadRequest> {
     Ok(Block::Plain(json!({ "type": "tool_result", "tool_use_id": id, "content": content })))
 }
 
-/// A content's blocks; empty texts, which Anthropic refuses, are left out.
+/// A content's blocks.
 fn blocks(content: Option<&Content<'_>>) -> Result<Vec<Value>, BadRequest> {
-    let mut blocks = Vec::new();
-    match content {
-        None => {}
-        Some(Content::Text(text)) if text.is_empty() => {}
-        Some(Content::Text(text)) => blocks.push(json!({ "type": "text", "text": text })),
-        Some(Content::Parts(parts)) => {
-            for part in parts {
-                let mut block = match part.piece()? {
-                    Piece::Text("") => continue,
-                    Piece::Text(text) => json!({ "type": "text", "text": text }),
-                    Piece::Inline { media, data } => json!({
-                        "type": "image",
-                        "source": { "type": "base64", "media_type": media, "data": data },
-                    }),
-                    Piece::Address(url) => {
-                        json!({ "type": "image", "source": { "type": "url", "url": url } })
-                    }
-                };
-                if let Some(mark) = &part.cache_control {
-                    block["cache_control"] = mark.clone();
-                }
-                blocks.push(block);
+    let placed = content.into_iter().flat_map(Content::pieces);
+    let block = |placed: Result<Placed<'_>, _>| {
+        let Placed { piece, mark } = placed?;
+        let mut block = match piece {
+            Piece::Text(text) => json!({ "type": "text", "text": text }),
+            Piece::Inline { media, data } => json!({
+                "type": "image",
+                "source": { "type": "base64", "media_type": media, "data": data },
+            }),
+            Piece::Address(url) => {
+                json!({ "type": "image", "source": { "type": "url", "url": url } })
             }
+        };
+        if let Some(mark) = mark {
+            block["cache_control"] = mark.clone();
         }
-    }
-    Ok(blocks)
+        Ok(block)
+    };
+    placed.map(block).collect()
 }
 
 fn tool_choice(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {
@@ -281,12 +283,33 @@ fn format<'a>(read: &Conversation<'a>) -> Result<Option<Format<'a>>, BadRequest>
 /// Smallest thinking budget that Anthropic takes, in tokens.
 const THINKING_MIN: u64 = 1024;
 
+/// Whether a tool must be called, which goes together with no thinking there.
+fn forces(choice: Option<&Value>) -> bool {
+    choice.is_some_and(|choice| choice["type"] == "any" || choice["type"] == "tool")
+}
+
+/// Thinking takes no other temperature than 1, and no `top_k`.
+fn refuse_sampling(read: &Conversation<'_>) -> Result<(), BadRequest> {
+    let warm = |raw: &&RawValue| raw.get().parse() != Ok(1.0);
+    for (name, field) in
+        [("temperature", given(read.temperature).filter(warm)), ("top_k", given(read.top_k))]
+    {
+        if field.is_some() {
+            let message = format!("`{name}` and thinking do not go together with Anthropic");
+            return Err(BadRequest::unsupported(name, message));
+        }
+    }
+    Ok(())
+}
+
 /// How hard to think: the client's own `thinking`, or its `reasoning_effort` as an effort where the
-/// model knows one and as a budget of tokens below the cap where it does not.
+/// model knows one and as a budget of tokens below the cap where it does not. Where a tool is `forced`
+/// the effort alone is said.
 fn reasoning<'a>(
     read: &'a Conversation<'_>,
     model: &str,
     output_cap: u64,
+    forced: bool,
 ) -> (Option<Value>, Option<&'a str>) {
     if let Some(own) = given(read.thinking) {
         return (serde_json::from_str(own.get()).ok(), None);
@@ -296,7 +319,10 @@ fn reasoning<'a>(
         Some(effort) => effort,
     };
     if knows_effort(model) {
-        return (Some(json!({ "type": "adaptive" })), Some(effort));
+        return ((!forced).then(|| json!({ "type": "adaptive" })), Some(effort));
+    }
+    if forced {
+        return (None, None);
     }
     let budget = match effort {
         "low" => THINKING_MIN,

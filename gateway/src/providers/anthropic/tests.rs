@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 fn sent_to(model: &str, request: &Value) -> Value {
     let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
-    serde_json::from_slice(&body(&request, model, request.output_cap).unwrap()).unwrap()
+    serde_json::from_slice(&body(&request, &request.body, model, request.output_cap).unwrap())
+        .unwrap()
 }
 
 fn sent(request: &Value) -> Value {
@@ -21,7 +22,7 @@ fn sent(request: &Value) -> Value {
 
 fn refused(request: &Value) -> Option<String> {
     let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
-    body(&request, "claude-sonnet-4-5", 500).unwrap_err().param
+    body(&request, &request.body, "claude-sonnet-4-5", 500).unwrap_err().param
 }
 
 #[test]
@@ -91,6 +92,28 @@ fn structured_output_and_effort_are_said_in_anthropics_words() {
     let short =
         json!({"model": "auto", "messages": hi, "reasoning_effort": "high", "max_tokens": 900});
     assert_eq!(sent(&short).get("thinking"), None, "no room below the cap");
+}
+
+#[test]
+fn thinking_goes_together_with_neither_sampling_nor_a_forced_tool() {
+    let thinks = |name: &str, value: Value| {
+        let mut request = json!({"model": "auto", "max_tokens": 9000, "reasoning_effort": "low",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}]});
+        request[name] = value;
+        request
+    };
+    for (name, value) in [("temperature", json!(0.5)), ("top_k", json!(4))] {
+        assert_eq!(refused(&thinks(name, value)).as_deref(), Some(name));
+    }
+    assert_eq!(sent(&thinks("temperature", json!(1.0)))["thinking"]["type"], "enabled");
+    for forced in [json!("required"), json!({"type": "function", "function": {"name": "f"}})] {
+        let forced = thinks("tool_choice", forced);
+        assert_eq!(sent(&forced).get("thinking"), None);
+        let new = sent_to("claude-opus-5-5", &forced);
+        assert_eq!((new.get("thinking"), &new["output_config"]["effort"]), (None, &json!("low")));
+    }
+    assert_eq!(sent(&thinks("tool_choice", json!("auto")))["thinking"]["type"], "enabled");
 }
 
 #[test]

@@ -98,16 +98,17 @@ struct Generation<'a> {
     thinking_config: Option<Value>,
 }
 
-/// The body for Gemini; the model's name stands in the path.
+/// The body for Gemini, made of the inner one; the model's name stands in the path.
 ///
 /// # Errors
 /// [`BadRequest`] naming what Gemini has no counterpart for.
 pub(crate) fn body(
     request: &ChatRequest,
+    source: &[u8],
     model: &str,
     output_cap: u64,
 ) -> Result<Bytes, BadRequest> {
-    let mut read = Conversation::of(request)?;
+    let mut read = Conversation::of(source)?;
     let penalties = (read.presence_penalty.take(), read.frequency_penalty.take());
     read.refuse_sampling_extras("Gemini")?;
     let (system, contents) = turns(&read.messages, model)?;
@@ -191,26 +192,17 @@ fn turns(
 }
 
 fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
-    match content {
-        None => {}
-        Some(Content::Text(text)) if text.is_empty() => {}
-        Some(Content::Text(text)) => out.push(PartWritten::Plain(json!({ "text": text }))),
-        Some(Content::Parts(parts)) => {
-            for part in parts {
-                out.push(PartWritten::Plain(match part.piece()? {
-                    Piece::Text("") => continue,
-                    Piece::Text(text) => json!({ "text": text }),
-                    Piece::Inline { media, data } => {
-                        json!({ "inlineData": { "mimeType": media, "data": data } })
-                    }
-                    Piece::Address(_) => {
-                        let message =
-                            "Gemini fetches no images: send the image itself as a data: URL";
-                        return Err(BadRequest::unsupported("messages", message));
-                    }
-                }));
+    for placed in content.into_iter().flat_map(Content::pieces) {
+        out.push(PartWritten::Plain(match placed?.piece {
+            Piece::Text(text) => json!({ "text": text }),
+            Piece::Inline { media, data } => {
+                json!({ "inlineData": { "mimeType": media, "data": data } })
             }
-        }
+            Piece::Address(_) => {
+                let message = "Gemini fetches no images: send the image itself as a data: URL";
+                return Err(BadRequest::unsupported("messages", message));
+            }
+        }));
     }
     Ok(())
 }

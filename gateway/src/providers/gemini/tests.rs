@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 fn sent_to(model: &str, request: &Value) -> Value {
     let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
-    serde_json::from_slice(&body(&request, model, request.output_cap).unwrap()).unwrap()
+    serde_json::from_slice(&body(&request, &request.body, model, request.output_cap).unwrap())
+        .unwrap()
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-const KEY: &str = "sk-very-secret-value";
+pub(super) const KEY: &str = "sk-very-secret-value";
 const SSE_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 const HELLO: &str = r#"data: {"id":"c1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}
@@ -88,7 +88,7 @@ async fn read_request(socket: &mut TcpStream) -> String {
     }
 }
 
-fn config(base_url: &str) -> CloudConfig {
+pub(super) fn config(base_url: &str) -> CloudConfig {
     CloudConfig {
         provider: "stand-in".into(),
         base_url: base_url.into(),
