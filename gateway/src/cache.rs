@@ -22,7 +22,10 @@ use http::HeaderMap;
 use key::CacheKey;
 use policies::{Decision, LeaveOut, RouteId};
 use shelf::{Found, Shelf};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// The header with which a request uses the cache or does not.
 const HEADER: &str = "x-tollgate-cache";
@@ -32,6 +35,28 @@ const HEADER: &str = "x-tollgate-cache";
 pub struct AnswerCache {
     config: CacheConfig,
     shelf: Arc<Shelf>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    coalesced: AtomicU64,
+}
+
+/// What the cache did since the start, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Requests that got a kept answer.
+    pub hits: u64,
+    /// Requests that it was looked at for and that asked a route.
+    pub misses: u64,
+    /// Requests that joined one that was running.
+    pub coalesced: u64,
+    /// Answers given up for room or for age.
+    pub evicted: u64,
+    /// Answers kept now.
+    pub answers: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Shared calls that run now.
+    pub flights: u64,
 }
 
 /// What the cache has for a request.
@@ -64,12 +89,35 @@ impl AnswerCache {
     /// As configured.
     #[must_use]
     pub fn new(config: CacheConfig) -> Self {
-        Self { shelf: Shelf::new(config.bytes_max, config.ttl), config }
+        Self {
+            shelf: Shelf::new(config.bytes_max, config.ttl),
+            config,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            coalesced: AtomicU64::new(0),
+        }
     }
 
     /// What there is for this request, as far as `decision` allows its route.
     #[must_use]
     pub fn look_up(
+        &self,
+        request: &ChatRequest,
+        headers: &HeaderMap,
+        caller: &KeyId,
+        decision: &Decision,
+    ) -> LookUp {
+        let found = self.find(request, headers, caller, decision);
+        match found {
+            LookUp::Bypass => {}
+            LookUp::Hit(_) => count(&self.hits),
+            LookUp::Coalesced(_) => count(&self.coalesced),
+            LookUp::Miss(_) | LookUp::MissAlone => count(&self.misses),
+        }
+        found
+    }
+
+    fn find(
         &self,
         request: &ChatRequest,
         headers: &HeaderMap,
@@ -108,10 +156,15 @@ impl AnswerCache {
         bytes <= self.config.answer_bytes_max
     }
 
-    /// Flights that run, answers that are kept and their bytes.
+    /// What it did since the start, and what it holds.
     #[must_use]
-    pub fn sizes(&self) -> (usize, u64, u64) {
-        self.shelf.sizes()
+    pub fn counts(&self) -> CacheCounts {
+        CacheCounts {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            coalesced: self.coalesced.load(Ordering::Relaxed),
+            ..self.shelf.counts()
+        }
     }
 
     /// Ends every flight: the program stops.
@@ -127,6 +180,10 @@ impl AnswerCache {
             (CacheMode::TemperatureZero, Wish::Unsaid) => request.is_deterministic(),
         }
     }
+}
+
+fn count(of: &AtomicU64) {
+    of.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Whether the guards allow `route`: it is in the plan, or only was not chosen.

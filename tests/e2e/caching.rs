@@ -160,3 +160,47 @@ async fn a_request_sent_twice_under_one_key_is_answered_and_charged_once() {
     retry().await.ok();
     gate.until_nothing_is_reserved().await;
 }
+
+#[tokio::test]
+async fn the_metrics_tell_what_the_cache_did() {
+    let cloud = StandIn::start().await.unwrap();
+    // Room for one answer of this size, not for two.
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .section(&format!("{ON}\nmemory_mib = 1\nanswer_kib_max = 1024"))
+        .start()
+        .await;
+    cloud.always(Script::pieces(["z".repeat(600 * 1024)]).using(10, 3));
+    let on = |text: &str| gate.ask(text).header("x-tollgate-cache", "on");
+    let read = |metrics: &str, name: &str| -> u64 {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("tollgate_{name} ")));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        line.rsplit(' ').next().unwrap().parse().expect("a number")
+    };
+    on("One?").send().await.ok();
+    on("One?").send().await.ok();
+    gate.ask("Unasked.").send().await.ok();
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("both of you").held(&hold));
+    let (first, second) = (on("Two?").streamed().open().await, on("Two?").streamed().open().await);
+    let metrics = gate.metrics().await;
+    assert_eq!(read(&metrics, "cache_flights"), 1);
+    hold.let_go();
+    first.rest().await.ok();
+    second.rest().await.ok();
+    on("Three?").send().await.ok();
+
+    // What is given up is given up in the cache's own time.
+    let metrics = eventually("an answer to be given up", || async {
+        let metrics = gate.metrics().await;
+        (read(&metrics, "cache_evicted_total") > 0).then_some(metrics)
+    })
+    .await;
+    for (found, count) in [("hit", 1), ("miss", 3), ("coalesced", 1)] {
+        let name = format!("cache_requests_total{{found=\"{found}\"}}");
+        assert_eq!(read(&metrics, &name), count, "{found}");
+    }
+    assert_eq!(read(&metrics, "cache_flights"), 0);
+    assert!(read(&metrics, "cache_answers") >= 1);
+    assert!((1..=1 << 20).contains(&read(&metrics, "cache_bytes")), "{metrics}");
+}

@@ -5,13 +5,17 @@
 //! became of the flight.
 
 use super::{
+    CacheCounts,
     flight::{End, Flight, Keep, Waiter, gone},
     key::CacheKey,
 };
-use moka::sync::Cache;
+use moka::{notification::RemovalCause, sync::Cache};
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +28,8 @@ const OVERHEAD_BYTES: usize = 1024;
 pub(super) struct Shelf {
     kept: Cache<CacheKey, Kept>,
     flying: Mutex<HashMap<CacheKey, Kept>>,
+    /// Answers given up for room or for age.
+    evicted: Arc<AtomicU64>,
     /// Cancelled when the program stops: ends every flight.
     stop: CancellationToken,
 }
@@ -78,13 +84,22 @@ impl Shelf {
         let weight = |_: &CacheKey, kept: &Kept| {
             u32::try_from(kept.flight.bytes().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)
         };
+        let evicted = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&evicted);
+        let gone = move |_: Arc<CacheKey>, _: Kept, why: RemovalCause| {
+            if why.was_evicted() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        };
         Arc::new(Self {
             kept: Cache::builder()
                 .max_capacity(bytes_max)
                 .weigher(weight)
                 .time_to_live(ttl)
+                .eviction_listener(gone)
                 .build(),
             flying: Mutex::default(),
+            evicted,
             stop: CancellationToken::new(),
         })
     }
@@ -135,11 +150,17 @@ impl Shelf {
         self.kept.invalidate(key);
     }
 
-    /// Flights that run, answers that are kept and their bytes.
+    /// What it gave up and what it holds.
     #[must_use]
-    pub(super) fn sizes(&self) -> (usize, u64, u64) {
+    pub(super) fn counts(&self) -> CacheCounts {
         self.kept.run_pending_tasks();
-        (self.flying().len(), self.kept.entry_count(), self.kept.weighted_size())
+        CacheCounts {
+            evicted: self.evicted.load(Ordering::Relaxed),
+            answers: self.kept.entry_count(),
+            bytes: self.kept.weighted_size(),
+            flights: self.flying().len() as u64,
+            ..CacheCounts::default()
+        }
     }
 
     /// Ends every flight: the program stops.

@@ -2,6 +2,7 @@
 //! the store) is read when it is asked for.
 
 use crate::{
+    cache::CacheCounts,
     ledger::{Attempt, AttemptOutcome, Condition, Entry, Outcome},
     routes::{Source, breaker::BreakerState},
     serve::Gateway,
@@ -20,7 +21,10 @@ use prometheus_client::{
 };
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// The content type of [`Metrics::render`].
@@ -68,6 +72,11 @@ struct State {
     store_lost: Gauge,
     reservations: Gauge,
     policy_rejected: Gauge,
+    cache_requests: Family<CacheLabels, Counter>,
+    cache_evicted: Counter,
+    cache_answers: Gauge,
+    cache_bytes: Gauge,
+    cache_flights: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +101,11 @@ struct AttemptLabels {
 struct TokenLabels {
     route: Arc<str>,
     bucket: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    found: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -171,6 +185,7 @@ impl Metrics {
             self.unknown_cost.clone(),
         );
         self.state.register(registry);
+        self.state.register_cache(registry);
     }
 
     /// A request was turned away with this code.
@@ -320,6 +335,7 @@ impl State {
         self.store_commit_us.set(signed(store.last_commit_us));
         self.store_lost.set(signed(store.lost_entries));
         self.reservations.set(signed(store.open_reservations));
+        self.read_cache(&gateway.cache.counts());
         for route in gateway.routes.iter() {
             let labels = RouteLabels { route: Arc::clone(&route.id().0) };
             self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));
@@ -349,6 +365,48 @@ impl State {
                 self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));
             }
         }
+    }
+}
+
+impl State {
+    fn register_cache(&self, registry: &mut Registry) {
+        registry.register(
+            "cache_requests",
+            "Requests that the answer cache was looked at for, by what it had (hit, miss, or \
+             coalesced: one that was running)",
+            self.cache_requests.clone(),
+        );
+        registry.register(
+            "cache_evicted",
+            "Kept answers given up for room or for age",
+            self.cache_evicted.clone(),
+        );
+        let gauges = [
+            ("cache_answers", "Answers that are kept", &self.cache_answers),
+            ("cache_bytes", "Bytes that kept answers take", &self.cache_bytes),
+            (
+                "cache_flights",
+                "Upstream calls that several requests may share",
+                &self.cache_flights,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    /// The cache counts for itself; its counters are set to what it has counted.
+    fn read_cache(&self, counts: &CacheCounts) {
+        for (found, count) in
+            [("hit", counts.hits), ("miss", counts.misses), ("coalesced", counts.coalesced)]
+        {
+            let counter = self.cache_requests.get_or_create(&CacheLabels { found });
+            counter.inner().store(count, Ordering::Relaxed);
+        }
+        self.cache_evicted.inner().store(counts.evicted, Ordering::Relaxed);
+        self.cache_answers.set(signed(counts.answers));
+        self.cache_bytes.set(signed(counts.bytes));
+        self.cache_flights.set(signed(counts.flights));
     }
 }
 
