@@ -1,8 +1,11 @@
 //! The accept loop: HTTP/1 and HTTP/2, in clear or under TLS, on one port.
 //!
-//! **Invariants:** open connections are limited; a connection that sends no head in time is closed;
+//! **Invariants:** open connections are limited; a connection that sends no head in time is closed, and
+//! so is one whose client stopped reading its answer;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
 //! end, then they are cut, and the function returns only when none is left.
+
+mod stalled;
 
 use crate::tls::Tls;
 use axum::{body::Body, extract::Request, response::Response};
@@ -11,6 +14,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use stalled::Stalled;
 use std::{
     convert::Infallible,
     io,
@@ -50,6 +54,8 @@ pub struct Listening {
     pub connections_max: usize,
     /// Longest wait for a request's head; also how long an idle connection stays open.
     pub header_read_max: Duration,
+    /// Longest wait of an answer for a client that reads nothing of it.
+    pub write_stall_max: Duration,
     /// At the stop, longest wait for running answers.
     pub drain_max: Duration,
 }
@@ -113,6 +119,7 @@ where
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
+        let stream = Stalled::new(stream, limits.write_stall_max);
         let Some(tls) = &self.tls else {
             return self.converse(stream, server, limits, watcher, cut).await;
         };
@@ -245,6 +252,7 @@ mod tests {
         Listening {
             connections_max: 8,
             header_read_max: Duration::from_secs(20),
+            write_stall_max: Duration::from_secs(20),
             drain_max: Duration::from_secs(20),
         }
     }

@@ -13,13 +13,25 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use std::{fmt, io, path::Path, sync::Arc};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// What a listener needs to speak TLS.
 pub struct Tls {
     files: TlsConfig,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What was read from the files.
+struct Current {
+    config: Arc<ServerConfig>,
+    fingerprint: String,
+}
+
+/// The hash by which a certificate is known to who has seen it: of its DER, as hex.
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    blake3::hash(certificate).to_hex().to_string()
 }
 
 impl Tls {
@@ -41,12 +53,22 @@ impl Tls {
         Ok(())
     }
 
+    /// The [`fingerprint`] of the certificate that clients are shown now.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.current.load().fingerprint.clone()
+    }
+
     /// Shakes hands.
     ///
     /// # Errors
     /// Whatever kept the two from agreeing.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.current.load_full()).accept(stream).await
+    pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = Arc::clone(&self.current.load().config);
+        TlsAcceptor::from(config).accept(stream).await
     }
 }
 
@@ -56,9 +78,10 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn read(files: &TlsConfig) -> Result<ServerConfig, String> {
+fn read(files: &TlsConfig) -> Result<Current, String> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(&files.cert)?;
+    let fingerprint = chain.first().map(fingerprint).unwrap_or_default();
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| format!("{}: no private key in PEM: {error}", files.key.display()))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -72,7 +95,7 @@ fn read(files: &TlsConfig) -> Result<ServerConfig, String> {
         .with_single_cert(chain, key)
         .map_err(|error| format!("{}: {error}", files.cert.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Current { config: Arc::new(config), fingerprint })
 }
 
 /// Clients must show a certificate that one of those in `path` has signed.

@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** both ways go through one router, so they answer alike.
 
-use super::{CliError, Common, Exit};
+use super::{CliError, Common, Exit, trust};
 use crate::{
     admin::{
         self,
@@ -43,13 +43,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The note in the data directory of a running server; removed when dropped.
 #[derive(Debug)]
-pub(crate) struct ServerFile(PathBuf);
+pub(crate) struct ServerFile {
+    path: PathBuf,
+    note: ServerNote,
+}
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct ServerNote {
     address: SocketAddr,
     pid: u32,
     started_unix_ms: u64,
+    /// The fingerprint of the certificate that it shows; absent where it speaks in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
 }
 
 /// A way to the admin API.
@@ -62,6 +68,14 @@ pub(crate) enum Link {
     Here { gateway: Arc<Gateway>, router: Router, admin: Secret },
 }
 
+/// A server that holds the directory and does not answer.
+struct Silent {
+    /// Which, and how.
+    server: String,
+    /// Whether it speaks TLS.
+    tls: bool,
+}
+
 /// Whether a command may begin a data directory where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -72,25 +86,49 @@ pub(crate) enum Missing {
 // === impl ServerFile ===
 
 impl ServerFile {
-    /// Notes which address serves this directory. Blocking.
-    pub(crate) fn write(dir: &Path, address: SocketAddr, clock: &Clock) -> Result<Self, CliError> {
-        let path = dir.join(SERVER_FILE);
+    /// Notes which address serves this directory, and by which certificate it is known. Blocking.
+    pub(crate) fn write(
+        dir: &Path,
+        address: SocketAddr,
+        certificate: Option<String>,
+        clock: &Clock,
+    ) -> Result<Self, CliError> {
         let note = ServerNote {
             address: reachable(address),
             pid: std::process::id(),
             started_unix_ms: clock.unix_ms(),
+            certificate,
         };
-        let text = serde_json::to_string(&note).unwrap_or_default();
-        fs::write(&path, text)
-            .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
+        let file = Self { path: dir.join(SERVER_FILE), note };
+        file.save(&file.note)
+            .map_err(|error| CliError::failed(format!("{}: {error}", file.path.display())))?;
+        Ok(file)
+    }
+
+    /// Notes another certificate. Blocking.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub(crate) fn renewed(&self, certificate: String) -> io::Result<()> {
+        self.save(&ServerNote { certificate: Some(certificate), ..self.note.clone() })
+    }
+
+    fn save(&self, note: &ServerNote) -> io::Result<()> {
+        fs::write(&self.path, serde_json::to_string(note)?)
     }
 }
 
 impl Drop for ServerFile {
     fn drop(&mut self) {
         // What is left behind is noticed: nobody answers there.
-        let _removed = fs::remove_file(&self.0);
+        let _removed = fs::remove_file(&self.path);
+    }
+}
+
+impl ServerNote {
+    fn base(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 }
 
@@ -125,7 +163,8 @@ impl Link {
                 Err(_) => admin_key(&config(common)?.data_dir)?,
             };
             let base = url.trim_end_matches('/').to_owned();
-            return Ok(Self::Server { client: client()?, base, admin });
+            let client = built(trust::named(client(), common)?)?;
+            return Ok(Self::Server { client, base, admin });
         }
         let config = config(common)?;
         if missing == Missing::Refuse && !config.data_dir.join("journal").is_dir() {
@@ -139,23 +178,38 @@ impl Link {
         // listen at its address by now: the admin key goes only to who holds the directory.
         let held = ledger::held(&config.data_dir).unwrap_or(false);
         let note = server_note(&config.data_dir).filter(|_| held);
-        if let Some(note) = &note
-            && let Some(link) = Self::to_running(note, &config.data_dir).await?
-        {
-            return Ok(link);
-        }
-        if read { Ok(Self::kept(&config)) } else { Self::here(config, note.as_ref()) }
+        let silent = match &note {
+            None => None,
+            Some(note) => match Self::to_running(note, &config.data_dir, common).await? {
+                Ok(link) => return Ok(link),
+                Err(silent) => Some(silent),
+            },
+        };
+        if read { Ok(Self::kept(&config)) } else { Self::here(config, silent) }
     }
 
-    async fn to_running(note: &ServerNote, dir: &Path) -> Result<Option<Self>, CliError> {
-        let client = client()?;
-        let base = format!("http://{}", note.address);
-        let alive = client.get(format!("{base}/health")).timeout(ALIVE_MAX).send().await;
-        if !alive.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok(None);
+    /// The server that noted where it is, or how it does not answer.
+    async fn to_running(
+        note: &ServerNote,
+        dir: &Path,
+        common: &Common,
+    ) -> Result<Result<Self, Silent>, CliError> {
+        let client = match &note.certificate {
+            None => client(),
+            Some(certificate) => trust::noted(client(), certificate, common)?,
+        };
+        let (client, base) = (built(client)?, note.base());
+        let silent = |why: String| Silent {
+            server: format!("process {} at {base} does not answer: {why}", note.pid),
+            tls: note.certificate.is_some(),
+        };
+        match client.get(format!("{base}/health")).timeout(ALIVE_MAX).send().await {
+            Err(error) => Ok(Err(silent(chain(&error)))),
+            Ok(answer) if !answer.status().is_success() => {
+                Ok(Err(silent(answer.status().to_string())))
+            }
+            Ok(_) => Ok(Ok(Self::Server { client, base, admin: admin_key(dir)? })),
         }
-        let admin = admin_key(dir)?;
-        Ok(Some(Self::Server { client, base, admin }))
     }
 
     fn kept(config: &Config) -> Self {
@@ -169,17 +223,22 @@ impl Link {
     }
 
     /// Blocks while the ledger is opened: nothing else runs in this process.
-    fn here(config: Config, note: Option<&ServerNote>) -> Result<Self, CliError> {
+    fn here(config: Config, silent: Option<Silent>) -> Result<Self, CliError> {
         let dir = config.data_dir.clone();
         private_dir(&dir)
             .map_err(|error| CliError::failed(format!("{}: {error}", dir.display())))?;
         let gateway = start::offline(config, Clock::system()).map_err(|error| match error {
             StartError::Books(OpenError::InUse(_)) => {
-                let at = note.map_or_else(String::new, |note| {
-                    format!("; process {} at {} does not answer", note.pid, note.address)
-                });
-                CliError::new(Exit::Unreachable, format!("{error}{at}"))
-                    .hint("wait for it to start or stop, or name its URL with --server")
+                let said = silent
+                    .as_ref()
+                    .map_or_else(String::new, |silent| format!("; {}", silent.server));
+                let hint = if silent.is_some_and(|silent| silent.tls) {
+                    "if it asks for a certificate show one with --client-cert, or give the admin \
+                     plane a listener of its own on loopback ([admin] listen)"
+                } else {
+                    "wait for it to start or stop, or name its URL with --server"
+                };
+                CliError::new(Exit::Unreachable, format!("{error}{said}")).hint(hint)
             }
             _ => CliError::failed(error.to_string()),
         })?;
@@ -371,12 +430,12 @@ fn server_note(dir: &Path) -> Option<ServerNote> {
     }
 }
 
-fn client() -> Result<reqwest::Client, CliError> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_MAX)
-        .build()
-        .map_err(|error| CliError::failed(chain(&error)))
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX)
+}
+
+fn built(client: reqwest::ClientBuilder) -> Result<reqwest::Client, CliError> {
+    client.build().map_err(|error| CliError::failed(chain(&error)))
 }
 
 /// An error with what caused it.

@@ -23,6 +23,7 @@ mod serve;
 mod session;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub(crate) use error::{CliError, Exit};
 
@@ -58,6 +59,12 @@ pub(crate) struct Common {
     /// holds the data directory
     #[arg(long, global = true, env = "TOLLGATE_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
+    /// Trust the server of --server if one of these certificates signed its own (PEM)
+    #[arg(long, global = true, env = "TOLLGATE_CA_CERT", value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// Show this certificate to a server that asks for one (PEM, its key in the same file)
+    #[arg(long, global = true, env = "TOLLGATE_CLIENT_CERT", value_name = "FILE")]
+    pub(crate) client_cert: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,

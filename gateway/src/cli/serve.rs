@@ -56,6 +56,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     let limits = Listening {
         connections_max: config.limits.connections_max,
         header_read_max: config.limits.header_read_max,
+        write_stall_max: config.limits.write_stall_max,
         drain_max: config.limits.drain_max,
     };
     // Before the models are loaded: a port that is taken is known at once.
@@ -76,13 +77,12 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     );
     background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
     gateway.policy.reload(&gateway.books, false).await;
-    let server_file = {
-        let gateway = Arc::clone(&gateway);
-        // Where the command line asks.
-        let address = admin.as_ref().map_or(address, |(_, admin)| *admin);
-        blocking(move || ServerFile::write(&gateway.config.data_dir, address, &gateway.clock))
-            .await??
-    };
+    // On loopback the admin plane is in clear.
+    let clear = admin.as_ref().is_some_and(|(_, at)| at.ip().is_loopback());
+    let admin_tls = tls.clone().filter(|_| !clear);
+    // Where the command line asks.
+    let asked_at = admin.as_ref().map_or(address, |(_, admin)| *admin);
+    let server_file = note(&gateway, asked_at, admin_tls.as_deref()).await?;
     output::say(banner(&gateway, address, hello)?)?;
     tracing::info!(%address, "listening");
     if let Some((_, admin)) = &admin {
@@ -92,16 +92,18 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     for route in gateway.routes.iter() {
         background.spawn(health::watch(Arc::clone(route), ended.child_token()));
     }
-    background.spawn(keep_certificates(tls.clone(), ended.child_token()));
+    if let Some(tls) = &tls {
+        let noted = admin_tls.is_some().then(|| Arc::clone(&server_file));
+        background.spawn(keep_certificates(Arc::clone(tls), noted, ended.child_token()));
+    }
     let data =
         Front::new(Arc::clone(&gateway), if admin.is_some() { Planes::Data } else { Planes::Both });
     let serving = listen::serve(listener, data, limits, stop.clone(), tls.clone());
     match admin {
         None => serving.await,
-        Some((listener, address)) => {
+        Some((listener, _)) => {
             let front = Front::new(Arc::clone(&gateway), Planes::Admin);
-            let tls = tls.filter(|_| !address.ip().is_loopback());
-            tokio::join!(serving, listen::serve(listener, front, limits, stop, tls));
+            tokio::join!(serving, listen::serve(listener, front, limits, stop, admin_tls));
         }
     }
 
@@ -135,14 +137,36 @@ async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr)
     Ok((listener, address))
 }
 
-/// Reads the certificates again at each SIGHUP, until `ended`.
-async fn keep_certificates(tls: Option<Arc<Tls>>, ended: CancellationToken) {
-    let (Some(tls), Ok(mut hangup)) = (tls, signal(SignalKind::hangup())) else { return };
+/// Notes in the data directory where the command line asks and whom it meets there.
+async fn note(
+    gateway: &Arc<Gateway>,
+    address: SocketAddr,
+    tls: Option<&Tls>,
+) -> Result<Arc<ServerFile>, CliError> {
+    let (gateway, certificate) = (Arc::clone(gateway), tls.map(Tls::fingerprint));
+    let write =
+        move || ServerFile::write(&gateway.config.data_dir, address, certificate, &gateway.clock);
+    Ok(Arc::new(blocking(write).await??))
+}
+
+/// Reads the certificates again at each SIGHUP, until `ended`, and notes which is shown now.
+async fn keep_certificates(
+    tls: Arc<Tls>,
+    noted: Option<Arc<ServerFile>>,
+    ended: CancellationToken,
+) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while let Some(Some(())) = ended.run_until_cancelled(hangup.recv()).await {
-        let tls = Arc::clone(&tls);
-        match blocking(move || tls.reload()).await {
+        let (tls, noted) = (Arc::clone(&tls), noted.clone());
+        let renew = move || {
+            tls.reload()?;
+            noted.map_or(Ok(()), |noted| {
+                noted.renewed(tls.fingerprint()).map_err(|error| format!("server.json: {error}"))
+            })
+        };
+        match blocking(renew).await {
             Ok(Ok(())) => tracing::info!("SIGHUP: the certificates have been read again"),
-            Ok(Err(error)) => tracing::error!(%error, "the certificates stay as they are"),
+            Ok(Err(error)) => tracing::error!(%error, "the certificates could not be renewed"),
             Err(_) => tracing::error!("the certificates stay as they are"),
         }
     }

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ async fn serving(own: &Pair, clients: Option<&Pair>) -> Case {
     let limits = Listening {
         connections_max: 8,
         header_read_max: Duration::from_secs(20),
+        write_stall_max: Duration::from_secs(20),
         drain_max: Duration::from_secs(1),
     };
     let stop = CancellationToken::new();

@@ -1,0 +1,107 @@
+//! Clients that send slowly, or read nothing, cost themselves alone.
+
+use crate::harness::Gate;
+use e2e::standin::{Script, StandIn};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// A longer wait is a failure.
+const SOON: Duration = Duration::from_secs(60);
+
+async fn a_cloud(timeouts: &str) -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).server(timeouts).start().await;
+    (cloud, gate)
+}
+
+async fn connect(gate: &Gate) -> TcpStream {
+    TcpStream::connect(gate.url().trim_start_matches("http://")).await.unwrap()
+}
+
+/// The head of a chat request of this caller.
+fn head(gate: &Gate, body_bytes: usize) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {body_bytes}\r\n\r\n",
+        gate.key().secret
+    )
+}
+
+/// Everything that comes until the connection is closed.
+async fn rest(socket: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(SOON, socket.read_to_end(&mut answer)).await;
+    // A reset is an end too.
+    drop(read.expect("the connection is closed"));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn who_sends_no_whole_head_is_closed_and_others_are_served() {
+    let (_cloud, gate) = a_cloud("header_read_timeout_ms = 300").await;
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut socket = connect(&gate).await;
+        socket.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: g").await.unwrap();
+        slow.push(socket);
+    }
+    gate.ask("Am I served?").send().await.ok();
+    for socket in &mut slow {
+        let answer = rest(socket).await;
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_sends_no_whole_body_is_told_so_and_nothing_was_asked() {
+    let (cloud, gate) = a_cloud("body_read_timeout_ms = 300").await;
+    let mut socket = connect(&gate).await;
+    socket.write_all(head(&gate, 1000).as_bytes()).await.unwrap();
+    socket.write_all(b"{\"model\":").await.unwrap();
+    let mut answer = [0; 1024];
+    let read = tokio::time::timeout(SOON, socket.read(&mut answer)).await.unwrap().unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert_eq!(cloud.counts().requests, 0);
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_its_answer_gives_its_place_back() {
+    let (cloud, gate) = a_cloud("write_stall_timeout_ms = 300").await;
+    // More than the sockets between us hold: sooner or later a write waits.
+    let piece = "x".repeat(256 * 1024);
+    cloud.next(Script::pieces((0..400).map(|_| piece.clone())).using(10, 16));
+    let body = r#"{"model":"auto","stream":true,"max_tokens":1000,"messages":[{"role":"user","content":"Flood me."}]}"#;
+    let mut socket = connect(&gate).await;
+    socket.write_all(head(&gate, body.len()).as_bytes()).await.unwrap();
+    socket.write_all(body.as_bytes()).await.unwrap();
+
+    // It reads nothing; others are served all the while, and its upstream is cancelled.
+    gate.ask("And I?").send().await.ok();
+    cloud.until(|counts| counts.left == 1).await.expect("the upstream is cancelled");
+    gate.until_nothing_is_reserved().await;
+    let entries = gate.ledger().until_entries(2).await;
+    let gone: Vec<_> = entries.iter().filter(|entry| entry.outcome() == "client_gone").collect();
+    assert_eq!(gone.len(), 1, "{entries:#?}");
+    assert!(gone[0].cost().unwrap() > 0, "what was seen is charged");
+    drop(socket);
+}
+
+#[tokio::test]
+async fn who_reads_slowly_gets_everything() {
+    let (cloud, gate) = a_cloud("write_stall_timeout_ms = 5000").await;
+    let piece = "y".repeat(64 * 1024);
+    cloud.next(Script::pieces((0..64).map(|_| piece.clone())).using(10, 16));
+    let mut open = gate.ask("Slowly, please.").at_most(1000).streamed().open().await;
+    for pieces in 1..=8 {
+        open.read_pieces(pieces).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let answer = open.rest().await.ok();
+    assert!(answer.done());
+    assert_eq!(answer.text().len(), 64 * 64 * 1024);
+}

@@ -1,0 +1,149 @@
+//! The listener under TLS: its certificate, its renewal by SIGHUP, certificates of clients, and the
+//! command line that finds its server all the same.
+//!
+//! The certificates are those of the gateway's own tests: for `localhost`, signed by themselves.
+
+use crate::harness::{Child, Gate, GateBuilder, eventually};
+use e2e::standin::StandIn;
+use reqwest::{Certificate, Client, Identity};
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/tls/fixtures");
+    std::fs::read_to_string(format!("{folder}/{name}.pem")).unwrap()
+}
+
+/// A certificate and its key, in one file's text.
+fn pair(name: &str) -> String {
+    fixture(&format!("{name}.cert")) + &fixture(&format!("{name}.key"))
+}
+
+struct Case {
+    _cloud: StandIn,
+    builder: GateBuilder,
+    child: Child,
+}
+
+impl Case {
+    /// A server that shows the certificate `one` on its only listener.
+    async fn start(more: &str) -> Self {
+        let cloud = StandIn::start().await.unwrap();
+        let section =
+            format!("[tls]\ncert = \"own.cert.pem\"\nprivate_key = \"own.key.pem\"\n{more}");
+        let builder = Gate::builder().cloud(&cloud).section(&section);
+        builder.write();
+        let directory = builder.config_file().parent().unwrap().to_owned();
+        show(&directory, "one");
+        std::fs::write(directory.join("clients.pem"), fixture("two.cert")).unwrap();
+        for name in ["one", "two", "three"] {
+            std::fs::write(directory.join(format!("{name}.pem")), pair(name)).unwrap();
+        }
+        let child = Child::start(builder.config_file()).await;
+        Self { _cloud: cloud, builder, child }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.builder.config_file().parent().unwrap().to_owned()
+    }
+
+    fn port(&self) -> u16 {
+        self.child.address().port()
+    }
+
+    /// Whether a client that trusts `trusted` and shows `shown` is served.
+    async fn serves(&self, trusted: &str, shown: Option<&str>) -> bool {
+        let root = Certificate::from_pem(fixture(&format!("{trusted}.cert")).as_bytes()).unwrap();
+        let mut client = Client::builder().no_proxy().tls_certs_only([root]);
+        if let Some(shown) = shown {
+            client = client.identity(Identity::from_pem(pair(shown).as_bytes()).unwrap());
+        }
+        let address = self.child.address();
+        let client = client.resolve("localhost", address).build().unwrap();
+        let answer = client.get(format!("https://localhost:{}/health", self.port())).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Runs `tollgate routes` and says how it ended.
+    async fn routes(&self, args: &[&str]) -> (i32, String) {
+        let ran = Child::run(&self.directory(), &[args, &["routes"]].concat()).await;
+        (ran.code, format!("{}{}", ran.stdout, ran.stderr))
+    }
+}
+
+/// Puts a certificate where the server reads its own.
+fn show(directory: &Path, name: &str) {
+    for part in ["cert", "key"] {
+        let text = fixture(&format!("{name}.{part}"));
+        std::fs::write(directory.join(format!("own.{part}.pem")), text).unwrap();
+    }
+}
+
+fn with_a_provider() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+#[tokio::test]
+async fn the_command_line_finds_a_server_under_tls_also_after_its_certificate_was_renewed() {
+    with_a_provider();
+    let case = Case::start("").await;
+    assert!(case.serves("one", None).await && !case.serves("two", None).await);
+    let clear = format!("http://127.0.0.1:{}/health", case.port());
+    assert!(Client::builder().no_proxy().build().unwrap().get(clear).send().await.is_err());
+    let (code, said) = case.routes(&[]).await;
+    assert!(code == 0 && said.contains("cloud"), "{said}");
+
+    show(&case.directory(), "two");
+    case.child.signal(libc::SIGHUP);
+    eventually("the new certificate", || async { case.serves("two", None).await.then_some(()) })
+        .await;
+    assert!(!case.serves("one", None).await, "the old one is gone");
+    // The note is renewed right after.
+    eventually("the command line to know it", || async {
+        (case.routes(&[]).await.0 == 0).then_some(())
+    })
+    .await;
+
+    // What cannot be used changes nothing.
+    std::fs::write(case.directory().join("own.cert.pem"), "no certificate").unwrap();
+    case.child.signal(libc::SIGHUP);
+    eventually("the log to say so", || async {
+        case.child.log().contains("the certificates could not be renewed").then_some(())
+    })
+    .await;
+    assert!(case.serves("two", None).await);
+    assert_eq!(case.routes(&[]).await.0, 0);
+}
+
+#[tokio::test]
+async fn another_server_at_the_noted_address_is_not_told_the_admin_key() {
+    with_a_provider();
+    let case = Case::start("").await;
+    let note = case.builder.data_dir().join("server.json");
+    let text = std::fs::read_to_string(&note).unwrap();
+    let mut noted: serde_json::Value = serde_json::from_str(&text).unwrap();
+    noted["certificate"] = "0".repeat(64).into();
+    std::fs::write(&note, noted.to_string()).unwrap();
+    let (code, said) = case.routes(&[]).await;
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+}
+
+#[tokio::test]
+async fn clients_show_a_certificate_where_one_is_asked_for_and_so_does_the_command_line() {
+    with_a_provider();
+    let case = Case::start("client_ca = \"clients.pem\"").await;
+    assert!(case.serves("one", Some("two")).await);
+    assert!(!case.serves("one", None).await, "without one");
+    assert!(!case.serves("one", Some("three")).await, "with another one");
+
+    let (code, said) = case.routes(&[]).await;
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("--client-cert"), "it says what to do: {said}");
+    let (code, said) = case.routes(&["--client-cert", "two.pem"]).await;
+    assert_eq!(code, 0, "{said}");
+    let server = format!("https://localhost:{}", case.port());
+    let by_url = ["--server", &server, "--client-cert", "two.pem"];
+    assert_ne!(case.routes(&by_url).await.0, 0, "nobody known has signed it");
+    let (code, said) = case.routes(&[&by_url[..], &["--ca-cert", "one.pem"]].concat()).await;
+    assert_eq!(code, 0, "{said}");
+}
