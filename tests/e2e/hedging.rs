@@ -2,7 +2,7 @@
 //! the other is cancelled and booked, and the extra calls stay within their share.
 
 use crate::harness::{EntrySeen, Gate};
-use e2e::standin::{Cut, Point, Script, StandIn};
+use e2e::standin::{Cut, Hold, Point, Script, StandIn};
 
 const POLICY: &str = "description = \"hedged\"\n[[choose]]\nname = \"hedged\"\n\
                       hedge = [\"first\", \"second\"]\n";
@@ -19,6 +19,10 @@ struct Case {
 }
 
 async fn hedged(first_token_timeout_ms: u32) -> Case {
+    hedged_with(first_token_timeout_ms, "", "").await
+}
+
+async fn hedged_with(first_token_timeout_ms: u32, limit: &str, hedge: &str) -> Case {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let timeout = format!("first_token_timeout_ms = {first_token_timeout_ms}");
     let gate = Gate::builder()
@@ -26,7 +30,8 @@ async fn hedged(first_token_timeout_ms: u32) -> Case {
         .cloud_named("second", &second, "")
         .policy_text(POLICY)
         // A late answer is told from a busy machine by a wide margin.
-        .section("[hedge]\ndelay_min_ms = 400")
+        .section(&format!("[hedge]\ndelay_min_ms = 400\n{hedge}"))
+        .limit(limit)
         .start()
         .await;
     for _ in 0..LEARNING {
@@ -112,4 +117,33 @@ async fn an_unstreamed_request_is_not_hedged() {
     let answer = gate.ask("Slowly.").send().await.ok();
     assert_eq!(answer.header("x-tollgate-route"), "first");
     assert_eq!(second.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_loaded_hedges_nothing() {
+    // Four places, half of them taken: this request's own and one more.
+    let Case { first, second, gate } =
+        hedged_with(900, "in_flight_max = 4", "loaded_permille = 500").await;
+    let busy = Hold::after_pieces(1);
+    first.next(Script::says("one two").held(&busy));
+    let mut open = gate.ask("Take a place.").streamed().open().await;
+    open.read_pieces(1).await;
+
+    let ask = || async {
+        first.next(stalls());
+        let answer = gate.ask("Quick!").streamed().send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "second");
+        gate.ledger().entry(answer.id()).await
+    };
+    let entry = ask().await;
+    assert!(!is_hedged(&entry), "it waited for the first to fail: {:#}", entry.0);
+    assert_eq!(entry.attempts()[0].outcome(), "first_token_timeout");
+
+    busy.let_go();
+    open.rest().await.ok();
+    // Its place comes back when its entry is written.
+    gate.ledger().until_entries(LEARNING + 2).await;
+    gate.until_nothing_is_reserved().await;
+    assert!(is_hedged(&ask().await), "and hedges again when it is not");
+    assert_eq!(second.counts().requests, 2);
 }

@@ -1,8 +1,9 @@
 //! Rate limits say when they open again, and tokens that were not used are given back.
 
 use crate::harness::{Answer, Gate};
-use e2e::standin::{Fault, Script, StandIn};
+use e2e::standin::{Fault, Hold, Script, StandIn};
 use futures::future::join_all;
+use std::time::Duration;
 
 async fn a_cloud() -> (StandIn, Gate) {
     let cloud = StandIn::start().await.unwrap();
@@ -128,6 +129,65 @@ async fn a_route_that_is_full_is_busy_and_says_so() {
     answer.error();
     let entry = gate.ledger().until_entries(1).await.remove(0);
     assert_eq!(gate.ledger().entry(&entry.id()).await.only_attempt().outcome(), "not_sent");
+}
+
+#[tokio::test]
+async fn a_wait_that_would_be_too_long_is_not_begun() {
+    const HELD: Duration = Duration::from_millis(400);
+    let cloud = StandIn::start().await.unwrap();
+    // A place is kept for longer than anybody may wait for one.
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, "in_flight_max = 1\npool_wait_max_ms = 200")
+        .start()
+        .await;
+    cloud.always(Script { before_head: HELD, ..Script::default() });
+    gate.ask("How long?").send().await.ok();
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("one two").held(&hold));
+    let mut open = gate.ask("Take the place.").streamed().open().await;
+    open.read_pieces(1).await;
+
+    let answer = gate.ask("May I wait?").send().await;
+    assert_eq!((answer.status, answer.error().code.as_deref()), (503, Some("busy")));
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(cloud.counts().requests, 2, "nothing was sent");
+    assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "nothing was reserved or booked");
+    hold.let_go();
+    open.rest().await.ok();
+    gate.ledger().until_entries(2).await;
+}
+
+#[tokio::test]
+async fn the_wait_for_a_place_is_a_time_of_its_own() {
+    const HELD: Duration = Duration::from_millis(250);
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, "in_flight_max = 1\npool_wait_max_ms = 60000")
+        .start()
+        .await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("one two").held(&hold));
+    let mut open = gate.ask("Take the place.").streamed().open().await;
+    open.read_pieces(1).await;
+    let asked = gate.ask("I wait.").send();
+    let lets_go = async {
+        crate::harness::eventually("it to wait", || async {
+            let ready = gate.get("/ready").await.json();
+            (ready["routes"][0]["queued"] == 1).then_some(())
+        })
+        .await;
+        tokio::time::sleep(HELD).await;
+        hold.let_go();
+    };
+    let (answer, ()) = tokio::join!(asked, lets_go);
+    open.rest().await.ok();
+    let entry = gate.ledger().entry(answer.ok().id()).await;
+    entry.adds_up();
+    let times = &entry.only_attempt().0["times"];
+    let waited = times["wait_us"].as_u64().unwrap_or_else(|| panic!("no wait in {times}"));
+    assert!(Duration::from_micros(waited) >= HELD, "{times}");
+    let ttft = times["ttft_us"].as_u64();
+    assert!(ttft.is_none_or(|ttft| ttft <= entry.0["stages"]["attempt_us"].as_u64().unwrap()));
 }
 
 #[tokio::test]

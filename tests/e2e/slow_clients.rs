@@ -79,6 +79,7 @@ async fn who_reads_nothing_of_its_answer_gives_its_place_back() {
     let mut socket = connect(&gate).await;
     socket.write_all(head(&gate, body.len()).as_bytes()).await.unwrap();
     socket.write_all(body.as_bytes()).await.unwrap();
+    cloud.until(|counts| counts.requests == 1).await.expect("it was asked");
 
     // It reads nothing; others are served all the while, and its upstream is cancelled.
     gate.ask("And I?").send().await.ok();

@@ -22,7 +22,8 @@ fn sent(request: &Value) -> Value {
 
 fn refused(request: &Value) -> Option<String> {
     let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
-    body(&request, &request.body, "claude-sonnet-4-5", 500).unwrap_err().param
+    let cap = request.output_cap;
+    body(&request, &request.body, "claude-sonnet-4-5", cap).unwrap_err().param
 }
 
 #[test]
