@@ -39,3 +39,4 @@ mod strict;
 mod surface;
 mod surviving;
 mod tidy;
+mod webhooks;

@@ -74,6 +74,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     background.spawn(
         Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
     );
+    background.spawn(crate::guard::keep(Arc::clone(&gateway), ended.child_token()));
     background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
     gateway.policy.reload(&gateway.books, false).await;
     let server_file = {
@@ -91,6 +92,10 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
 
     for route in gateway.routes.iter() {
         background.spawn(health::watch(Arc::clone(route), ended.child_token()));
+    }
+    for webhook in &gateway.webhooks {
+        let telling = Arc::clone(webhook).run(gateway.books.clone(), ended.child_token());
+        background.spawn(telling);
     }
     background.spawn(keep_certificates(tls.clone(), ended.child_token()));
     let data =

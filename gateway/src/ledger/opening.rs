@@ -158,7 +158,8 @@ impl Books {
             config.global_tokens_per_minute,
         );
         for (scope, kept) in &derived.accounts {
-            budgets.restore(scope, kept.accounts.clone(), kept.used_unix_ms);
+            let known = (kept.accounts.clone(), kept.marks.clone());
+            budgets.restore(scope, known, kept.used_unix_ms);
         }
         let now_ms = clock.unix_ms();
         derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
@@ -190,6 +191,7 @@ impl Books {
             strict: config.durability == Durability::Strict,
             observer: OnceLock::new(),
             lost: AtomicU64::new(0),
+            lost_notices: AtomicU64::new(0),
             reservations: AtomicU64::new(0),
             catalogue,
             keeper,
@@ -203,6 +205,7 @@ impl Books {
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
+        books.tell_untold(None);
         Ok((books, recovered))
     }
 
@@ -236,7 +239,9 @@ impl Books {
             let _at_leisure = self.0.write_entry(false, entry);
             for (hold, charge) in ends {
                 let now_ms = self.0.clock.unix_ms();
-                let _at_the_start = self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms);
+                for crossing in self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms) {
+                    self.0.tell(crossing.into());
+                }
             }
         }
         Ok(ids.len() as u64)
