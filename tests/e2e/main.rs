@@ -45,3 +45,4 @@ mod surface;
 mod surviving;
 mod tidy;
 mod tls;
+mod webhooks;

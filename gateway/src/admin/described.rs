@@ -4,9 +4,14 @@
 //! that is written; what is written without a type is closed, so that a field nobody described
 //! fails the end-to-end test that sees it.
 
+#![expect(clippy::too_many_lines, reason = "a table, one row after the other")]
+
 use super::{budgets, groups, keys, ledger_views::EntryView, models, policies, state};
 use crate::{
-    ledger::{CacheUse, Endpoint, GroupBy, GuardEffect, Line, OrderBy, Outcome, Rebuilt, Report},
+    ledger::{
+        CacheUse, Endpoint, GroupBy, GuardEffect, Line, NOTICE_KINDS, OrderBy, Outcome, Rebuilt,
+        Report,
+    },
     openapi::{
         Operation, query,
         types::{Types, list_of},
@@ -24,6 +29,7 @@ pub(crate) fn operations(types: &mut Types) -> Vec<Operation> {
     let mut operations = of_keys(types);
     operations.extend(of_groups(types));
     operations.extend(of_budgets(types));
+    operations.extend(of_events());
     operations.extend(of_guard());
     operations.extend(of_routes(types));
     operations.extend(of_models(types));
@@ -57,6 +63,7 @@ fn usd() -> Value {
 }
 
 /// An object with these fields, all but the `may` always there.
+#[expect(clippy::needless_pass_by_value, reason = "it is given literals")]
 fn object(fields: Value, may: &[&str]) -> Value {
     let names = fields.as_object().into_iter().flat_map(Map::keys);
     let required: Vec<&String> = names.filter(|name| !may.contains(&name.as_str())).collect();
@@ -227,6 +234,53 @@ fn of_budgets(types: &mut Types) -> Vec<Operation> {
             "200",
             "Counts since the ledger began.",
             &list_of(&object(json!({ "code": text(), "count": whole() }), &[])),
+        ),
+    ]
+}
+
+fn of_events() -> Vec<Operation> {
+    const TAG: &str = "Events";
+    let event = object(
+        json!({
+            "id": text(),
+            "object": { "const": "event" },
+            "type": { "enum": NOTICE_KINDS },
+            "created": text(),
+            "created_unix_ms": whole(),
+            "data": { "type": "object" },
+        }),
+        &[],
+    );
+    let receiver = object(
+        json!({
+            "name": text(),
+            "origin": text(),
+            "events": { "type": "array", "items": text() },
+            "waiting": whole(),
+            "failures_in_a_row": whole(),
+            "last_error": text(),
+            "last_delivered": text(),
+            "last_delivered_unix_ms": whole(),
+            "delivered": whole(),
+            "failed_attempts": whole(),
+            "given_up": whole(),
+        }),
+        &["last_error", "last_delivered", "last_delivered_unix_ms"],
+    );
+    let (events, webhooks) = ("/admin/v1/events", "/admin/v1/webhooks");
+    vec![
+        operation(("GET", events, TAG, "listEvents", "What operators were told of."), &["400"])
+            .says("Budgets that fill, what the guard did, and what was lifted.")
+            .takes([
+                query("type", "A kind, or what stands before its dot.", text(), json!("budget")),
+                query("after", "Older than the event with this id.", text(), json!("evt_1")),
+                query("limit", "Events of a page.", whole(), json!(100)),
+            ])
+            .answers("200", "Newest first.", &list_of(&event)),
+        operation(("GET", webhooks, TAG, "listWebhooks", "Who is told of events."), &[]).answers(
+            "200",
+            "Each receiver, and how its deliveries go.",
+            &list_of(&receiver),
         ),
     ]
 }

@@ -10,6 +10,7 @@ mod asked;
 mod budgets;
 mod described;
 mod engine_view;
+mod events;
 mod export;
 mod focus;
 mod groups;
@@ -25,7 +26,7 @@ mod read;
 mod state;
 #[cfg(test)]
 mod tests;
-mod times;
+pub(crate) mod times;
 
 pub(crate) use described::operations;
 pub(crate) use export::write_days;
@@ -88,6 +89,8 @@ fn paths() -> Paths<Arc<Gateway>> {
         .at("/keys", "GET, HEAD, POST", get(keys::list).post(keys::create))
         .at("/keys/rotate-admin", "POST", post(keys::rotate_admin))
         .at("/keys/{id}", ONE, patch(keys::change).get(keys::show).delete(keys::revoke))
+        .at("/events", READS, get(events::list))
+        .at("/webhooks", READS, get(events::webhooks))
         .at("/guard", READS, get(guard::show))
         .at("/guard/{subject}", "DELETE", delete(guard::lift))
         .below("/teams", groups::paths(Kind::Team))

@@ -72,10 +72,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     let gateway = blocking(move || open(config, clock)).await??;
     let background = TaskTracker::new();
     let ended = CancellationToken::new();
-    background.spawn(
-        Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
-    );
-    background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
+    look_after(&gateway, &background, &ended);
     gateway.policy.reload(&gateway.books, false).await;
     // On loopback the admin plane is in clear.
     let clear = admin.as_ref().is_some_and(|(_, at)| at.ip().is_loopback());
@@ -89,9 +86,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
         tracing::info!(address = %admin, "the admin plane has an address of its own");
     }
 
-    for route in gateway.routes.iter() {
-        background.spawn(health::watch(Arc::clone(route), ended.child_token()));
-    }
+    reach_out(&gateway, &background, &ended);
     if let Some(tls) = &tls {
         let noted = admin_tls.is_some().then(|| Arc::clone(&server_file));
         background.spawn(keep_certificates(Arc::clone(tls), noted, ended.child_token()));
@@ -124,6 +119,25 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     .await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What keeps the gateway itself current.
+fn look_after(gateway: &Arc<Gateway>, background: &TaskTracker, ended: &CancellationToken) {
+    let policy = Arc::clone(&gateway.policy);
+    background.spawn(policy.keep_current(gateway.books.clone(), ended.child_token()));
+    background.spawn(crate::guard::keep(Arc::clone(gateway), ended.child_token()));
+    background.spawn(crate::upkeep::run(Arc::clone(gateway), ended.child_token()));
+}
+
+/// What asks or tells others: the routes' health checks, and webhooks.
+fn reach_out(gateway: &Arc<Gateway>, background: &TaskTracker, ended: &CancellationToken) {
+    for route in gateway.routes.iter() {
+        background.spawn(health::watch(Arc::clone(route), ended.child_token()));
+    }
+    for webhook in &gateway.webhooks {
+        let telling = Arc::clone(webhook).run(gateway.books.clone(), ended.child_token());
+        background.spawn(telling);
+    }
 }
 
 async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr), CliError> {

@@ -152,18 +152,7 @@ impl Books {
         let writer =
             Writer::resume(Arc::clone(&disk), Arc::clone(&catalogue), &live, entries, codec::ENTRY)
                 .map_err(io)?;
-        let budgets = Budgets::new(
-            config.time_zone.clone(),
-            &config.global_budgets,
-            config.global_tokens_per_minute,
-        );
-        for (scope, kept) in &derived.accounts {
-            budgets.restore(scope, kept.accounts.clone(), kept.used_unix_ms);
-        }
-        let now_ms = clock.unix_ms();
-        derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
-        derived.groups.values().for_each(|record| budgets.put_group(record, now_ms));
-        let budgets = Arc::new(budgets);
+        let budgets = Arc::new(budgets(&config, &derived, clock.unix_ms()));
         let groups = RwLock::new(derived.groups.clone());
         let keys = RwLock::new(derived.keys.clone());
         let open = derived.open.clone();
@@ -190,6 +179,7 @@ impl Books {
             strict: config.durability == Durability::Strict,
             observer: OnceLock::new(),
             lost: AtomicU64::new(0),
+            lost_notices: AtomicU64::new(0),
             reservations: AtomicU64::new(0),
             catalogue,
             keeper,
@@ -203,6 +193,7 @@ impl Books {
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
+        books.tell_untold(None);
         Ok((books, recovered))
     }
 
@@ -236,11 +227,29 @@ impl Books {
             let _at_leisure = self.0.write_entry(false, entry);
             for (hold, charge) in ends {
                 let now_ms = self.0.clock.unix_ms();
-                let _at_the_start = self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms);
+                for crossing in self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms) {
+                    self.0.tell(crossing.into());
+                }
             }
         }
         Ok(ids.len() as u64)
     }
+}
+
+/// Every budget with the balance it had.
+fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
+    let budgets = Budgets::new(
+        config.time_zone.clone(),
+        &config.global_budgets,
+        config.global_tokens_per_minute,
+    );
+    for (scope, kept) in &derived.accounts {
+        let known = (kept.accounts.clone(), kept.marks.clone());
+        budgets.restore(scope, known, kept.used_unix_ms);
+    }
+    derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
+    derived.groups.values().for_each(|record| budgets.put_group(record, now_ms));
+    budgets
 }
 
 /// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.

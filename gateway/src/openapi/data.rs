@@ -1,5 +1,7 @@
 //! The operations of the data plane, and the small pages of every listener.
 
+#![expect(clippy::too_many_lines, reason = "a table, one row after the other")]
+
 use super::{
     operation::{Errors, Operation, query, reference},
     shared::{ANSWERED, steering},

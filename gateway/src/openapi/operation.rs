@@ -33,6 +33,7 @@ pub(crate) fn reference(part: &str, name: &str) -> Value {
 }
 
 /// A parameter of a query string, with a value that is taken.
+#[expect(clippy::needless_pass_by_value, reason = "it is given literals")]
 pub(crate) fn query(name: &str, description: &str, schema: Value, example: Value) -> Value {
     json!({
         "name": name,

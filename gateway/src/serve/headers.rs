@@ -185,13 +185,13 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
 }
 
 /// No context holds the prompt and the answer: in the words by which clients know it.
-fn too_long(refuse: &Refuse, facts: &Facts) -> crate::wire::BadRequest {
+fn too_long(refuse: &Refuse, facts: &Facts) -> BadRequest {
     let is_short = |id: &RouteId| {
         refuse.left_out.iter().any(|left| left.route == *id && left.reason == LeaveOut::Context)
     };
     let contexts = facts.routes.iter().filter(|route| is_short(&route.id));
     let longest = contexts.filter_map(|route| route.context_tokens).max().unwrap_or(0);
-    crate::wire::BadRequest {
+    BadRequest {
         param: Some("messages".to_owned()),
         message: format!(
             "this model's maximum context length is {longest} tokens; a prompt of up to {} tokens \

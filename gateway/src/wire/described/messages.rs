@@ -1,5 +1,7 @@
 //! What Anthropic's `/v1/messages` and `/v1/messages/count_tokens` read and write.
 
+#![expect(clippy::too_many_lines, reason = "a table, one row after the other")]
+
 use super::{chat, reference};
 use serde_json::{Map, Value, json};
 
@@ -8,7 +10,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     let mut add = |name: &str, schema: Value| schemas.insert(name.to_owned(), schema);
     let properties = properties();
     add("MessagesRequest", request(&properties, &["model", "max_tokens", "messages"]));
-    let mut counted = properties.clone();
+    let mut counted = properties;
     counted.remove("max_tokens");
     counted.remove("stream");
     add("CountRequest", request(&counted, &["model", "messages"]));
