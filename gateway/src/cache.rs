@@ -16,7 +16,8 @@ pub use shelf::{Landing, Takeoff};
 use crate::{
     config::{CacheConfig, CacheMode},
     ledger::KeyId,
-    wire::ChatRequest,
+    refusal::Refusal,
+    wire::{BadRequest, ChatRequest},
 };
 use http::HeaderMap;
 use key::CacheKey;
@@ -99,22 +100,24 @@ impl AnswerCache {
     }
 
     /// What there is for this request, as far as `decision` allows its route.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`Refusal::Bad`] for a wish that is not known.
     pub fn look_up(
         &self,
         request: &ChatRequest,
         headers: &HeaderMap,
         caller: &KeyId,
         decision: &Decision,
-    ) -> LookUp {
-        let found = self.find(request, headers, caller, decision);
+    ) -> Result<LookUp, Refusal> {
+        let found = self.find(request, headers, caller, decision)?;
         match found {
             LookUp::Bypass => {}
             LookUp::Hit(_) => count(&self.hits),
             LookUp::Coalesced(_) => count(&self.coalesced),
             LookUp::Miss(_) | LookUp::MissAlone => count(&self.misses),
         }
-        found
+        Ok(found)
     }
 
     fn find(
@@ -123,19 +126,19 @@ impl AnswerCache {
         headers: &HeaderMap,
         caller: &KeyId,
         decision: &Decision,
-    ) -> LookUp {
-        let wish = wish(headers);
+    ) -> Result<LookUp, Refusal> {
+        let wish = wish(headers)?;
         if !self.is_for(request, wish) {
-            return LookUp::Bypass;
+            return Ok(LookUp::Bypass);
         }
         let Some(key) = CacheKey::of(request, caller, &decision.version) else {
-            return LookUp::Bypass;
+            return Ok(LookUp::Bypass);
         };
         if wish == Wish::Refresh {
             self.shelf.forget(&key);
         }
         let alone = request.deadline.is_some() || request.max_cost.is_some();
-        match self.shelf.find(key, key, Keep::WhileWanted) {
+        Ok(match self.shelf.find(key, key, Keep::WhileWanted) {
             Found::Whole(kept) => {
                 let route = kept.flight.head().map(|head| head.route.id().clone());
                 match route.filter(|route| allows(decision, route)) {
@@ -147,7 +150,7 @@ impl AnswerCache {
             Found::Flying(kept) => kept.flight.join().map_or(LookUp::MissAlone, LookUp::Coalesced),
             Found::Yours(_) if alone => LookUp::MissAlone,
             Found::Yours(takeoff) => LookUp::Miss(takeoff),
-        }
+        })
     }
 
     /// Whether an answer of so many bytes is kept.
@@ -196,11 +199,20 @@ pub fn allows(decision: &Decision, route: &RouteId) -> bool {
     }
 }
 
-fn wish(headers: &HeaderMap) -> Wish {
-    match headers.get(HEADER).map(http::HeaderValue::as_bytes) {
+/// A word that is not known is refused: who wants no kept answer must not get one for a typo.
+fn wish(headers: &HeaderMap) -> Result<Wish, Refusal> {
+    Ok(match headers.get(HEADER).map(http::HeaderValue::as_bytes) {
+        None => Wish::Unsaid,
         Some(b"on") => Wish::On,
         Some(b"off") => Wish::Off,
         Some(b"refresh") => Wish::Refresh,
-        _ => Wish::Unsaid,
-    }
+        Some(_) => {
+            let message = format!("`{HEADER}` must be on, off or refresh");
+            return Err(Refusal::Bad(BadRequest {
+                param: Some(HEADER.to_owned()),
+                message,
+                code: "invalid_value",
+            }));
+        }
+    })
 }

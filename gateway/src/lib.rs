@@ -16,6 +16,8 @@ pub mod extras;
 pub mod guard;
 pub mod ledger;
 pub mod listen;
+pub(crate) mod openapi;
+pub(crate) mod paths;
 pub mod policy_watch;
 pub mod price_import;
 pub mod providers;

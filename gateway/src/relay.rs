@@ -5,7 +5,10 @@
 //! any point is settled for what was really used; in `strict` durability the last byte leaves after
 //! the entry is committed; a stream that breaks says so in an event and ends without `[DONE]`.
 
+mod keep_alive;
 mod pacing;
+
+pub use keep_alive::KeepAlive;
 
 use crate::{
     admission::Permit,

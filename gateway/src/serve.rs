@@ -4,6 +4,7 @@
 
 mod body;
 mod count;
+mod early;
 mod facts;
 mod front;
 mod headers;
@@ -28,9 +29,10 @@ use crate::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
     },
+    paths::{self, Listed, Paths},
     policy_watch::PolicyBox,
     refusal::Refusal,
-    relay::Relay,
+    relay::{KeepAlive, Relay},
     routes::Routes,
     telemetry::Metrics,
     timeline::{Stage, Timeline},
@@ -44,11 +46,17 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use facts::facts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use policies::{Decision, Facts, Verdict};
 use shared::Source;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio_util::task::TaskTracker;
+
+/// Methods of a path that is only read.
+const READS: &str = "GET, HEAD";
 
 /// Everything a request meets on its way.
 #[derive(Debug)]
@@ -100,33 +108,12 @@ pub enum Planes {
 
 /// The planes of one listener.
 pub(crate) fn router(gateway: &Arc<Gateway>, planes: Planes) -> Router {
-    let page = || async { Refusal::WrongMethod("GET, HEAD") };
-    let mut router = Router::new()
-        .route("/health", get(pages::health).fallback(page))
-        .route("/ready", get(pages::ready).fallback(page));
+    let mut router = small_pages(planes).router();
     if planes != Planes::Admin {
-        router = router
-            .route("/v1/chat/completions", asks(Endpoint::ChatCompletions))
-            .route("/v1/completions", asks(Endpoint::Completions))
-            .route("/v1/embeddings", asks(Endpoint::Embeddings))
-            .route("/v1/responses", asks(Endpoint::Responses))
-            .route("/v1/messages", asks(Endpoint::Messages))
-            .route(
-                "/v1/messages/count_tokens",
-                post(count::count_tokens).fallback(|| async { Refusal::WrongMethod("POST") }),
-            )
-            .route(
-                "/v1/responses/{id}",
-                get(stored::show)
-                    .delete(stored::delete)
-                    .fallback(|| async { Refusal::WrongMethod("GET, HEAD, DELETE") }),
-            )
-            .route("/v1/models", get(pages::models).fallback(page))
-            .route("/v1/models/{id}", get(pages::model).fallback(page));
+        router = router.merge(data_plane().router());
     }
     if planes != Planes::Data {
         router = router
-            .route("/metrics", get(pages::metrics).fallback(page))
             .nest("/admin/v1", crate::admin::router(Arc::clone(gateway)))
             .nest("/v1/organization", crate::admin::organization(Arc::clone(gateway)));
     }
@@ -137,13 +124,48 @@ pub(crate) fn router(gateway: &Arc<Gateway>, planes: Planes) -> Router {
         .with_state(Arc::clone(gateway))
 }
 
-/// A path that answers requests of one endpoint.
+/// Every path of [`router`].
+pub(crate) fn listed(planes: Planes) -> Vec<Listed> {
+    let mut listed = small_pages(planes).listed();
+    if planes != Planes::Admin {
+        listed.extend(data_plane().listed());
+    }
+    if planes != Planes::Data {
+        listed.extend(paths::below("/admin/v1", crate::admin::listed()));
+        listed.extend(paths::below("/v1/organization", crate::admin::organization_listed()));
+    }
+    listed
+}
+
+fn small_pages(planes: Planes) -> Paths<Arc<Gateway>> {
+    let document = move || pages::document(planes);
+    let pages = Paths::new()
+        .at("/health", READS, get(pages::health))
+        .at("/ready", READS, get(pages::ready))
+        .at("/openapi.json", READS, get(document));
+    if planes == Planes::Data { pages } else { pages.at("/metrics", READS, get(pages::metrics)) }
+}
+
+fn data_plane() -> Paths<Arc<Gateway>> {
+    Paths::new()
+        .at("/v1/chat/completions", "POST", asks(Endpoint::ChatCompletions))
+        .at("/v1/completions", "POST", asks(Endpoint::Completions))
+        .at("/v1/embeddings", "POST", asks(Endpoint::Embeddings))
+        .at("/v1/responses", "POST", asks(Endpoint::Responses))
+        .at("/v1/responses/{id}", "GET, HEAD, DELETE", get(stored::show).delete(stored::delete))
+        .at("/v1/responses/{id}/input_items", READS, get(stored::input_items))
+        .at("/v1/messages", "POST", asks(Endpoint::Messages))
+        .at("/v1/messages/count_tokens", "POST", post(count::count_tokens))
+        .at("/v1/models", READS, get(pages::models))
+        .at("/v1/models/{id}", READS, get(pages::model))
+}
+
+/// Asks requests of one endpoint.
 fn asks(endpoint: Endpoint) -> MethodRouter<Arc<Gateway>> {
     // Boxed where it is made: it is large, and what stands around a handler moves it about.
     post(move |State(gateway): State<Arc<Gateway>>, request: Request| {
         Box::pin(async move { live(&gateway, endpoint, request).await })
     })
-    .fallback(|| async { Refusal::WrongMethod("POST") })
 }
 
 async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
@@ -158,6 +180,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         decision: None,
         recorded: false,
         watched: false,
+        head_left: None,
     };
     match answer(gateway, request, &mut life).await {
         Ok(response) => response,
@@ -182,6 +205,8 @@ struct Life {
     recorded: bool,
     /// Whether the guard counts it as running.
     watched: bool,
+    /// Where a head may leave before there is an answer: whether it has.
+    head_left: Option<Arc<AtomicBool>>,
 }
 
 /// From the head of a request to the head of its answer.
@@ -206,7 +231,7 @@ async fn answer(
 
     let mut facts = facts(gateway, &caller, &request)?;
     let policy = gateway.policy.current();
-    if headers::asks_dry_run(&head.headers) {
+    if headers::asks_dry_run(&head.headers)? {
         return Ok(pages::dry_run(&policy, &facts));
     }
     let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
@@ -218,6 +243,25 @@ async fn answer(
     let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
     let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
     open.notes.actions = actions;
+    let asked = Asked { request, decision, source, open, permit };
+    match early::wanted(gateway, &asked) {
+        None => from(gateway, life, asked).await,
+        Some(every) => Box::pin(early::answer(gateway, life, every, asked)).await,
+    }
+}
+
+/// A request that has been let in and decided, and where its answer is to come from.
+struct Asked {
+    request: ChatRequest,
+    decision: Arc<Decision>,
+    source: Source,
+    open: OpenEntry,
+    permit: Permit,
+}
+
+/// The answer from its source.
+async fn from(gateway: &Arc<Gateway>, life: &mut Life, asked: Asked) -> Result<Response, Refusal> {
+    let Asked { request, decision, source, mut open, permit } = asked;
     match source {
         Source::Route(cache) => {
             open.notes.cache = cache;
@@ -369,7 +413,14 @@ async fn relay(
     let relay = Relay::new(started, open, request, head, permit);
     if request.stream {
         headers::stream(&mut headers);
-        return Ok(response(headers, Body::from_stream(relay.into_stream())));
+        let frames = relay.into_stream();
+        return Ok(response(
+            headers,
+            match gateway.config.keep_alive.every {
+                Some(every) => Body::from_stream(KeepAlive::new(frames, every)),
+                None => Body::from_stream(frames),
+            },
+        ));
     }
     let whole = relay.into_whole().await?;
     headers::whole(&mut headers, whole.cost);
@@ -404,16 +455,24 @@ fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut L
         Refusal::Budget(_) | Refusal::RateLimited { .. } | Refusal::StoreDown(_) => Outcome::Short,
         _ => Outcome::Failed,
     };
-    let status = Some(headers::status(gateway, &refusal).as_u16());
+    let status = Some(life.status(gateway, &refusal).as_u16());
     // Nothing waits for this commit: no answer was given and nothing was promised.
     drop(open.finish(Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None }));
     refusal
 }
 
 impl Life {
+    /// The status that the caller sees of a refusal.
+    fn status(&self, gateway: &Gateway, refusal: &Refusal) -> StatusCode {
+        match &self.head_left {
+            Some(left) if left.load(Ordering::Relaxed) => StatusCode::OK,
+            _ => headers::status(gateway, refusal),
+        }
+    }
+
     /// Writes the refusal down and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
-        let status = headers::status(gateway, &refusal);
+        let status = self.status(gateway, &refusal);
         if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
             gateway.guard.unserved(&watched::of_caller(caller));
         }

@@ -3,6 +3,7 @@
 //! **Invariant:** stages are adjacent timestamps on one monotonic clock, so they sum to the
 //! request's time exactly. TTFT and TPOT exist per attempt and for the client and are never mixed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ pub struct Timeline {
 }
 
 /// Microseconds spent in each stage, in the order of [`Stage`]; they sum to the request's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StageTimes {
     /// See [`Stage::Identify`].
     pub identify_us: u64,

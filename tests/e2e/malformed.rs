@@ -202,9 +202,23 @@ async fn headers_that_make_no_sense() {
         ("x-tollgate-max-cost-usd", "-1"),
         ("x-tollgate-deadline-ms", "soon"),
         ("x-tollgate-deadline-ms", "99999999999999999999999"),
+        ("x-tollgate-dry-run", "maybe"),
+        ("x-tollgate-cache", "of"),
     ] {
         let answer = gate.ask("Hello.").header(name, value).send().await;
         is_a_clean_refusal(&answer, &format!("{name}: {value}"));
         assert!(answer.error().message.contains(name), "{}", answer.error().message);
+    }
+}
+
+#[tokio::test]
+async fn paths_whose_escapes_are_no_text() {
+    let (_cloud, gate) = a_cloud().await;
+    let admin = format!("Bearer {}", gate.admin_key());
+    for path in ["/v1/models/%FF", "/admin/v1/keys/%C3%28", "/v1/responses/%80", "/%FE"] {
+        let answer = gate.send("GET", path, &[("authorization", &admin)], Vec::new()).await;
+        assert_eq!(answer.status, 404, "{path}");
+        answer.error();
+        answer.id();
     }
 }

@@ -231,6 +231,11 @@ async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
     assert_eq!(said[1], json!({"role": "assistant", "content": "All is well in the cloud."}));
     let path = format!("/v1/responses/{id}");
     assert_eq!(gate.get(&path).await.ok().json(), first.json());
+    let given = gate.get(&format!("{path}/input_items")).await.ok().json();
+    assert_eq!(given["data"][0]["content"], json!([{"type": "input_text", "text": "Hi."}]));
+    assert_eq!((&given["has_more"], &given["last_id"]), (&json!(false), &given["data"][0]["id"]));
+    assert_eq!(gate.get(&format!("{path}/input_items?limit=0")).await.status, 400);
+    assert_eq!(gate.get("/v1/responses/resp_none/input_items").await.status, 404);
     let other = gate.new_key().named("other").create().await;
     let stranger = format!("Bearer {}", other.secret);
     let headers = [("authorization", stranger.as_str())];

@@ -92,14 +92,14 @@ def standin(program: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running(program: str, base_url: str = "") -> Iterator[Gate]:
+def running(program: str, base_url: str = "", text: str = "") -> Iterator[Gate]:
     """Starts PROGRAM and stops it in the end: with the model that TOLLGATE_MODEL names, or with a cloud
-    route to `base_url`."""
+    route to `base_url`, or with the configuration in `text`."""
     model = pathlib.Path(os.environ["TOLLGATE_MODEL"]).resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = folder / "tollgate.toml"
-        text = CLOUD_CONFIG if base_url else CONFIG
+        text = text or (CLOUD_CONFIG if base_url else CONFIG)
         config.write_text(text.format(folder=folder, model=model, base_url=base_url))
         gateway = subprocess.Popen(
             [pathlib.Path(program).resolve(), "serve", "--config", config],

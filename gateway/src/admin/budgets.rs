@@ -13,12 +13,14 @@ use super::{
 use crate::{
     caller::{BudgetSpec, Window},
     ledger::{KeyId, Scope},
+    openapi::types::{Usd, WindowText},
     refusal::Refusal,
     serve::Gateway,
 };
 use axum::extract::{Path, State};
 use http::StatusCode;
 use policies::PicoUsd;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -31,8 +33,9 @@ struct Named {
     window: Window,
 }
 
-#[derive(Debug, Serialize)]
-struct BudgetView {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "BudgetAsSet")]
+pub(super) struct BudgetView {
     id: String,
     scope: &'static str,
     name: Option<String>,
@@ -41,15 +44,17 @@ struct BudgetView {
     budget: BudgetBody,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateBody {
     /// Such as `global`, `team:red`, `user:ada`, `tag:nightly` or a key's id.
     scope: String,
     #[serde(default)]
     of_sessions: bool,
+    #[schemars(with = "WindowText")]
     window: Window,
     #[serde(default)]
+    #[schemars(with = "Option<Usd>")]
     money_usd: Option<PicoUsd>,
     #[serde(default)]
     tokens: Option<u64>,
@@ -60,10 +65,11 @@ pub(super) struct CreateBody {
 }
 
 /// What is absent stays; what is null is cleared.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ChangeBody {
     #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<Usd>")]
     money_usd: Option<Option<PicoUsd>>,
     #[serde(deserialize_with = "given")]
     tokens: Option<Option<u64>>,

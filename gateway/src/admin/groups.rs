@@ -8,22 +8,23 @@ use super::{
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
     },
-    read::{Body, bad},
+    read::{Body, Object, bad},
     times::rfc3339,
     unreadable,
 };
 use crate::{
     caller::{GroupRecord, KeyLimits},
     ledger::Scope,
+    paths::Paths,
     refusal::Refusal,
     serve::Gateway,
 };
 use axum::{
-    Router,
     extract::{Path, State},
     routing::{get, patch},
 };
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -38,8 +39,9 @@ pub(super) enum Kind {
     Tag,
 }
 
-#[derive(Debug, Serialize)]
-struct GroupView {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Group")]
+pub(super) struct GroupView {
     kind: &'static str,
     name: String,
     label: String,
@@ -55,40 +57,38 @@ struct GroupView {
     disabled_unix_ms: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct CreateBody {
+pub(super) struct CreateBody {
     name: String,
     label: String,
     team: Option<String>,
-    limits: LimitsBody,
-    budgets: Vec<BudgetBody>,
-    session_budgets: Vec<BudgetBody>,
+    limits: Object<LimitsBody>,
+    budgets: Vec<Object<BudgetBody>>,
+    session_budgets: Vec<Object<BudgetBody>>,
 }
 
 /// What is absent stays; what is null is cleared.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct ChangeBody {
+pub(super) struct ChangeBody {
     label: Option<String>,
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
-    limits: ChangeLimits,
-    budgets: Option<Vec<BudgetBody>>,
-    session_budgets: Option<Vec<BudgetBody>>,
+    limits: Object<ChangeLimits>,
+    budgets: Option<Vec<Object<BudgetBody>>>,
+    session_budgets: Option<Vec<Object<BudgetBody>>>,
     disabled: Option<bool>,
 }
 
 /// The paths of one kind.
-pub(super) fn router(kind: Kind) -> Router<Arc<Gateway>> {
+pub(super) fn paths(kind: Kind) -> Paths<Arc<Gateway>> {
     let all = get(move |gateway| list(gateway, kind))
-        .post(move |gateway, body| create(gateway, body, kind))
-        .fallback(|| async { Refusal::WrongMethod("GET, HEAD, POST") });
+        .post(move |gateway, body| create(gateway, body, kind));
     let one = patch(move |gateway, path, body| change(gateway, path, body, kind))
         .get(move |gateway, path| show(gateway, path, kind))
-        .delete(move |gateway, path| disable(gateway, path, kind))
-        .fallback(|| async { Refusal::WrongMethod("GET, HEAD, PATCH, DELETE") });
-    Router::new().route("/", all).route("/{name}", one)
+        .delete(move |gateway, path| disable(gateway, path, kind));
+    Paths::new().at("/", "GET, HEAD, POST", all).at("/{name}", "GET, HEAD, PATCH, DELETE", one)
 }
 
 async fn list(State(gateway): State<Arc<Gateway>>, kind: Kind) -> Answer {
@@ -114,7 +114,7 @@ async fn create(
         scope: kind.scope(&text),
         label: name("label", body.label)?,
         team: body.team.map(|team| kind.team(team)).transpose()?,
-        limits: kind.limits(body.limits.check()?)?,
+        limits: kind.limits(body.limits.0.check()?)?,
         budgets: budgets(body.budgets)?,
         session_budgets: budgets(body.session_budgets)?,
         created_unix_ms: gateway.clock.unix_ms(),
@@ -146,7 +146,7 @@ async fn change(
     if let Some(team) = within(body.team, |team| kind.team(team))? {
         record.team = team;
     }
-    record.limits = kind.limits(body.limits.apply(record.limits)?)?;
+    record.limits = kind.limits(body.limits.0.apply(record.limits)?)?;
     if let Some(written) = body.budgets {
         record.budgets = budgets(written)?;
     }

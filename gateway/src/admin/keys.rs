@@ -8,24 +8,28 @@ use super::{
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
     },
-    read::Body,
+    read::{Body, Object},
     times::rfc3339,
     unreadable,
 };
 use crate::{
     caller::{KeyChange, KeyRecord, KeysError, NewKey},
     ledger::KeyId,
+    openapi::types::Name,
     refusal::Refusal,
     serve::Gateway,
 };
 use axum::extract::{Path, State};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A key as the admin API shows it.
-#[derive(Debug, Serialize)]
-struct KeyView {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Key")]
+pub(super) struct KeyView {
+    #[schemars(with = "Name")]
     id: KeyId,
     hint: String,
     label: String,
@@ -45,28 +49,29 @@ struct KeyView {
 }
 
 /// A new key with its secret, shown this once.
-#[derive(Debug, Serialize)]
-struct CreatedView {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "NewKey")]
+pub(super) struct CreatedView {
     #[serde(flatten)]
     key: KeyView,
     secret: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CreateBody {
     label: String,
     user: Option<String>,
     team: Option<String>,
-    limits: LimitsBody,
-    budgets: Vec<BudgetBody>,
-    session_budgets: Vec<BudgetBody>,
+    limits: Object<LimitsBody>,
+    budgets: Vec<Object<BudgetBody>>,
+    session_budgets: Vec<Object<BudgetBody>>,
     may_pin: bool,
     expires_unix_ms: Option<u64>,
 }
 
 /// What is absent stays; what is null is cleared.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ChangeBody {
     label: Option<String>,
@@ -74,9 +79,9 @@ pub(super) struct ChangeBody {
     user: Option<Option<String>>,
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
-    limits: ChangeLimits,
-    budgets: Option<Vec<BudgetBody>>,
-    session_budgets: Option<Vec<BudgetBody>>,
+    limits: Object<ChangeLimits>,
+    budgets: Option<Vec<Object<BudgetBody>>>,
+    session_budgets: Option<Vec<Object<BudgetBody>>>,
     may_pin: Option<bool>,
     disabled: Option<bool>,
     #[serde(deserialize_with = "given")]
@@ -104,7 +109,7 @@ pub(super) async fn create(
         label: name("label", body.label)?,
         user: body.user.map(|user| name("user", user)).transpose()?,
         team: body.team.map(|team| name("team", team)).transpose()?,
-        limits: body.limits.check()?,
+        limits: body.limits.0.check()?,
         budgets: budgets(body.budgets)?,
         session_budgets: budgets(body.session_budgets)?,
         may_pin: body.may_pin,
@@ -129,7 +134,7 @@ pub(super) async fn change(
         label: body.label.map(|label| name("label", label)).transpose()?,
         user: within(body.user, |user| name("user", user))?,
         team: within(body.team, |team| name("team", team))?,
-        limits: Some(body.limits.apply(before.limits.clone())?),
+        limits: Some(body.limits.0.apply(before.limits.clone())?),
         budgets: body.budgets.map(budgets).transpose()?,
         session_budgets: body.session_budgets.map(budgets).transpose()?,
         may_pin: body.may_pin,

@@ -4,11 +4,10 @@
 //! nothing; both sources go through these handlers, so they answer alike.
 
 use super::{
-    Answer, List, answer,
+    Answer, List, READS, answer,
     asked::Asked,
     blocking,
     ledger_views::{EntryView, brief, session_view, summary_view, whole},
-    only,
     read::{Params, bad},
     unreadable,
 };
@@ -18,6 +17,7 @@ use crate::{
         Books, BooksError, Cursor, Entry, JournalError, OrderBy, PAGE_MAX, Reader, RequestId,
         SummaryQuery,
     },
+    paths::Paths,
     refusal::Refusal,
 };
 use axum::{
@@ -68,16 +68,18 @@ type Pairs = Params<Vec<(String, String)>>;
 
 /// The paths that read the ledger.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(ledger: Arc<Ledger>) -> Router<S> {
-    let reads = |methods| only(methods, "GET, HEAD");
-    Router::new()
-        .route("/ledger/requests", reads(get(requests)))
-        .route("/ledger/requests/{id}", reads(get(request)))
-        .route("/ledger/summary", reads(get(summary)))
-        .route("/ledger/export", reads(get(super::export::export)))
-        .route("/ledger/verify", reads(get(verify)))
-        .route("/ledger/rebuild-rollups", only(post(rebuild_rollups), "POST"))
-        .route("/sessions/{id}", reads(get(session)))
-        .with_state(ledger)
+    paths().with_state(ledger).router()
+}
+
+pub(super) fn paths() -> Paths<Arc<Ledger>> {
+    Paths::new()
+        .at("/ledger/requests", READS, get(requests))
+        .at("/ledger/requests/{id}", READS, get(request))
+        .at("/ledger/summary", READS, get(summary))
+        .at("/ledger/export", READS, get(super::export::export))
+        .at("/ledger/verify", READS, get(verify))
+        .at("/ledger/rebuild-rollups", "POST", post(rebuild_rollups))
+        .at("/sessions/{id}", READS, get(session))
 }
 
 /// Runs a query outside the async threads.

@@ -6,20 +6,24 @@ use crate::{
         Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, KeyId, ModelFile,
         Outcome, Role, SessionNode, SessionTree, Summary,
     },
+    openapi::types::{Name, Open, UsageWords, Usd},
     timeline::StageTimes,
 };
 use policies::{
     Facts, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Trace, Usage,
     UsageSource,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Entry")]
 pub(super) struct EntryView<'a> {
     id: String,
     arrived: String,
     arrived_unix_ms: u64,
+    #[schemars(with = "Name")]
     key: &'a KeyId,
     user: &'a Option<String>,
     team: &'a Option<String>,
@@ -32,6 +36,7 @@ pub(super) struct EntryView<'a> {
     outcome: Outcome,
     status: Option<u16>,
     answered_by: Option<u16>,
+    #[schemars(with = "Option<Usd>")]
     cost_usd: Option<PicoUsd>,
     total_us: u64,
     ttft_us: Option<u64>,
@@ -42,33 +47,45 @@ pub(super) struct EntryView<'a> {
     parent: Option<String>,
     step: &'a Option<String>,
     cache: CacheUse,
+    #[schemars(with = "Option<Usd>")]
     saved_cost_usd: Option<PicoUsd>,
     answer_of: Option<String>,
     idempotent_replay: bool,
     budget_wait_us: u64,
     actions: &'a [GuardAction],
+    #[schemars(with = "Option<Open>")]
     trace: Option<Trace>,
     trace_error: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DecisionMade")]
 struct DecisionView<'a> {
+    #[schemars(with = "Name")]
     policy: &'a PolicyName,
+    #[schemars(with = "Name")]
     version: &'a PolicyVersion,
+    #[schemars(with = "Name")]
     rule: &'a RuleName,
+    #[schemars(with = "Vec<Name>")]
     plan: &'a [RouteId],
     left_out: Vec<LeftOutView<'a>>,
+    #[schemars(with = "Option<Open>")]
     facts: Option<&'a Facts>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LeftOut")]
 struct LeftOutView<'a> {
+    #[schemars(with = "Name")]
     route: &'a RouteId,
     reason: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Attempt")]
 struct AttemptView<'a> {
+    #[schemars(with = "Name")]
     route: &'a RouteId,
     model: &'a str,
     provider: &'a str,
@@ -77,15 +94,22 @@ struct AttemptView<'a> {
     outcome: crate::ledger::AttemptOutcome,
     upstream_status: Option<u16>,
     upstream_id: &'a Option<String>,
+    #[schemars(with = "Option<UsageWords>")]
     usage: Option<Usage>,
+    #[schemars(with = "Option<Name>")]
     usage_source: Option<UsageSource>,
+    #[schemars(with = "Option<Name>")]
     price: &'a Option<PriceId>,
     budgeted: bool,
+    #[schemars(with = "Usd")]
     reserved_usd: PicoUsd,
     reserved_tokens: u64,
     voided: bool,
+    #[schemars(with = "Option<Usd>")]
     cost_usd: Option<PicoUsd>,
+    #[schemars(with = "Usd")]
     overrun_usd: PicoUsd,
+    #[schemars(with = "Option<Usd>")]
     avoided_cost_usd: Option<PicoUsd>,
     output_cap: u64,
     finish: &'a Option<String>,

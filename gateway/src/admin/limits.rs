@@ -1,11 +1,13 @@
 //! Budgets and limits as the admin API takes and shows them, for keys, teams, users and tags alike.
 
-use super::read::bad;
+use super::read::{Object, bad};
 use crate::{
     caller::{BudgetSpec, KeyLimits, Window},
+    openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText},
     refusal::Refusal,
 };
 use policies::PicoUsd;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::HashSet;
 
@@ -15,11 +17,14 @@ const NAME_BYTES_MAX: usize = 200;
 const BUDGETS_MAX: usize = 8;
 const ROLLING_MAX: usize = 2;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Budget")]
 pub(super) struct BudgetBody {
+    #[schemars(with = "WindowText")]
     pub(super) window: Window,
     #[serde(default)]
+    #[schemars(with = "Option<Usd>")]
     pub(super) money_usd: Option<PicoUsd>,
     #[serde(default)]
     pub(super) tokens: Option<u64>,
@@ -29,35 +34,45 @@ pub(super) struct BudgetBody {
     pub(super) hard: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LimitsBody {
+    #[schemars(with = "AtLeastOne")]
     requests_per_minute: Option<u32>,
+    #[schemars(with = "AtLeastOneToken")]
     tokens_per_minute: Option<u64>,
+    #[schemars(with = "AtLeastOne")]
     concurrency: Option<u32>,
+    #[schemars(with = "Option<Usd>")]
     request_cost_max_usd: Option<PicoUsd>,
 }
 
 /// What is absent stays; what is null is cleared.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ChangeLimits {
+    #[schemars(with = "AtLeastOne")]
     #[serde(deserialize_with = "given")]
     requests_per_minute: Option<Option<u32>>,
+    #[schemars(with = "AtLeastOneToken")]
     #[serde(deserialize_with = "given")]
     tokens_per_minute: Option<Option<u64>>,
+    #[schemars(with = "AtLeastOne")]
     #[serde(deserialize_with = "given")]
     concurrency: Option<Option<u32>>,
     #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<Usd>")]
     request_cost_max_usd: Option<Option<PicoUsd>>,
 }
 
 /// Limits as they are shown.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Limits")]
 pub(super) struct LimitsView {
     requests_per_minute: Option<u32>,
     tokens_per_minute: Option<u64>,
     concurrency: Option<u32>,
+    #[schemars(with = "Option<Usd>")]
     request_cost_max_usd: Option<PicoUsd>,
 }
 
@@ -134,9 +149,9 @@ impl From<&BudgetSpec> for BudgetBody {
 }
 
 /// All budgets of one scope, checked.
-pub(super) fn budgets(written: Vec<BudgetBody>) -> Result<Vec<BudgetSpec>, Refusal> {
+pub(super) fn budgets(written: Vec<Object<BudgetBody>>) -> Result<Vec<BudgetSpec>, Refusal> {
     let specs: Vec<BudgetSpec> =
-        written.into_iter().map(BudgetBody::check).collect::<Result<_, _>>()?;
+        written.into_iter().map(|body| body.0.check()).collect::<Result<_, _>>()?;
     check_all(&specs)?;
     Ok(specs)
 }

@@ -8,6 +8,7 @@
 
 mod asked;
 mod budgets;
+mod described;
 mod engine_view;
 mod export;
 mod focus;
@@ -26,17 +27,24 @@ mod state;
 mod tests;
 mod times;
 
+pub(crate) use described::operations;
 pub(crate) use export::write_days;
 use groups::Kind;
 pub(crate) use state::price_rows;
 
-use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
+use crate::{
+    ledger::BooksError,
+    listen::Peer,
+    paths::{Listed, Paths},
+    refusal::Refusal,
+    serve::Gateway,
+};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, patch, post},
+    routing::{delete, get, patch, post},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -44,6 +52,8 @@ use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
+/// Methods of a path that is only read.
+const READS: &str = "GET, HEAD";
 /// The largest body, in bytes: a policy to be validated is at most half of it.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Queries that may read the ledger at a time.
@@ -53,45 +63,10 @@ const QUERY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The admin plane. Every path of it wants the admin key, those that do not exist too.
 pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
-    let reads = |methods| only(methods, "GET, HEAD");
-    Router::new()
-        .route("/keys", only(get(keys::list).post(keys::create), "GET, HEAD, POST"))
-        .route("/keys/rotate-admin", only(post(keys::rotate_admin), "POST"))
-        .route(
-            "/keys/{id}",
-            only(
-                patch(keys::change).get(keys::show).delete(keys::revoke),
-                "GET, HEAD, PATCH, DELETE",
-            ),
-        )
-        .route("/guard", reads(get(guard::show)))
-        .route("/guard/{subject}", only(axum::routing::delete(guard::lift), "DELETE"))
-        .nest("/teams", groups::router(Kind::Team))
-        .nest("/users", groups::router(Kind::User))
-        .nest("/tags", groups::router(Kind::Tag))
-        .route("/budgets", only(get(budgets::list).post(budgets::create), "GET, HEAD, POST"))
-        .route(
-            "/budgets/{*id}",
-            only(
-                patch(budgets::change).get(budgets::show).delete(budgets::remove),
-                "GET, HEAD, PATCH, DELETE",
-            ),
-        )
-        .route("/reservations", reads(get(state::reservations)))
-        .route("/refusals", reads(get(state::refusals)))
-        .route("/routes", reads(get(state::routes)))
-        .route("/models", reads(get(models::list_all)))
-        .route("/models/{name}", reads(get(models::show)))
-        .route("/models/{name}/load", only(post(models::load), "POST"))
-        .route("/models/{name}/unload", only(post(models::unload), "POST"))
-        .route("/models/{name}/swap", only(post(models::swap), "POST"))
-        .route("/prices", reads(get(state::prices)))
-        .route("/policies", reads(get(policies::current)))
-        .route("/policies/validate", only(post(policies::validate), "POST"))
-        .route("/policies/reload", only(post(policies::reload), "POST"))
-        .route("/policies/history", reads(get(policies::history)))
-        .route("/policies/history/{version}", reads(get(policies::version)))
-        .merge(ledger::router(ledger_of(&gateway)))
+    let ledger = ledger::paths().with_state(ledger_of(&gateway));
+    paths()
+        .and(ledger)
+        .router()
         .fallback(
             |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
         )
@@ -99,17 +74,56 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
         .layer(from_fn_with_state(gateway, authorize))
 }
 
-/// Any other method is refused, and told which there are.
-fn only<S: Clone + Send + Sync + 'static>(
-    methods: MethodRouter<S>,
-    names: &'static str,
-) -> MethodRouter<S> {
-    methods.fallback(move || async move { Refusal::WrongMethod(names) })
+/// The paths of [`router`].
+pub(crate) fn listed() -> Vec<Listed> {
+    let mut listed = paths().listed();
+    listed.extend(ledger::paths().listed());
+    listed
+}
+
+/// All but the ledger's.
+fn paths() -> Paths<Arc<Gateway>> {
+    const ONE: &str = "GET, HEAD, PATCH, DELETE";
+    Paths::new()
+        .at("/keys", "GET, HEAD, POST", get(keys::list).post(keys::create))
+        .at("/keys/rotate-admin", "POST", post(keys::rotate_admin))
+        .at("/keys/{id}", ONE, patch(keys::change).get(keys::show).delete(keys::revoke))
+        .at("/guard", READS, get(guard::show))
+        .at("/guard/{subject}", "DELETE", delete(guard::lift))
+        .below("/teams", groups::paths(Kind::Team))
+        .below("/users", groups::paths(Kind::User))
+        .below("/tags", groups::paths(Kind::Tag))
+        .at("/budgets", "GET, HEAD, POST", get(budgets::list).post(budgets::create))
+        .at(
+            "/budgets/{*id}",
+            ONE,
+            patch(budgets::change).get(budgets::show).delete(budgets::remove),
+        )
+        .at("/reservations", READS, get(state::reservations))
+        .at("/refusals", READS, get(state::refusals))
+        .at("/routes", READS, get(state::routes))
+        .at("/models", READS, get(models::list_all))
+        .at("/models/{name}", READS, get(models::show))
+        .at("/models/{name}/load", "POST", post(models::load))
+        .at("/models/{name}/unload", "POST", post(models::unload))
+        .at("/models/{name}/swap", "POST", post(models::swap))
+        .at("/prices", READS, get(state::prices))
+        .at("/policies", READS, get(policies::current))
+        .at("/policies/validate", "POST", post(policies::validate))
+        .at("/policies/reload", "POST", post(policies::reload))
+        .at("/policies/history", READS, get(policies::history))
+        .at("/policies/history/{version}", READS, get(policies::version))
 }
 
 /// OpenAI's pages of usage and costs, under /v1/organization: they too want the admin key.
 pub fn organization(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
-    organization::router(ledger_of(&gateway)).layer(from_fn_with_state(gateway, authorize))
+    let pages = organization::paths().with_state(ledger_of(&gateway));
+    pages.router().layer(from_fn_with_state(gateway, authorize))
+}
+
+/// The paths of [`organization()`].
+pub(crate) fn organization_listed() -> Vec<Listed> {
+    organization::paths().listed()
 }
 
 fn ledger_of(gateway: &Gateway) -> Arc<ledger::Ledger> {

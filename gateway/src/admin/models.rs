@@ -15,6 +15,7 @@ use crate::{
 use axum::extract::{Path, State};
 use local_engine::LoadError;
 use policies::RouteId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -24,14 +25,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// The longest that a caller may say.
 const DRAIN_MAX_MS: u64 = 3_600_000;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DrainBody {
     /// Milliseconds that running answers may go on.
     drain_ms: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SwapBody {
     /// The GGUF file that takes the name, on the server's machine.

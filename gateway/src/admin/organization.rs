@@ -5,16 +5,17 @@
 //! the ledger, exact; an amount is a JSON number, as there, written from the exact decimal.
 
 use super::{
-    Answer,
+    Answer, READS,
     asked::Asked,
     ledger::{Ledger, read},
     read::{Params, bad},
 };
 use crate::{
     ledger::{Endpoint, Filter, Group, GroupBy, NONE, OrderBy, SummaryQuery},
+    paths::Paths,
     refusal::Refusal,
 };
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{extract::State, response::Response, routing::get};
 use http::{HeaderValue, header};
 use policies::PicoUsdTotal;
 use serde::Serialize;
@@ -27,12 +28,8 @@ use std::{collections::BTreeMap, sync::Arc};
 type Pairs = Params<Vec<(String, String)>>;
 
 /// The two pages.
-pub(super) fn router<S: Clone + Send + Sync + 'static>(ledger: Arc<Ledger>) -> Router<S> {
-    let reads = |methods| super::only(methods, "GET, HEAD");
-    Router::new()
-        .route("/usage/completions", reads(get(completions)))
-        .route("/costs", reads(get(costs)))
-        .with_state(ledger)
+pub(super) fn paths() -> Paths<Arc<Ledger>> {
+    Paths::new().at("/usage/completions", READS, get(completions)).at("/costs", READS, get(costs))
 }
 
 /// How long a bucket is: its name, its seconds, buckets of a page that names no limit, and the most.
@@ -249,8 +246,8 @@ async fn rows(
         group_by.push(GroupBy::Endpoint);
     }
     let filter = Filter {
-        from_unix_ms: Some(page.from_s * 1_000),
-        to_unix_ms: Some(page.to_s * 1_000),
+        from_unix_ms: Some(page.from_s.saturating_mul(1_000)),
+        to_unix_ms: Some(page.to_s.saturating_mul(1_000)),
         ..Filter::default()
     };
     let query =

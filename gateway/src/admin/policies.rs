@@ -10,6 +10,7 @@ use super::{
 use crate::{config::PolicySource, refusal::Refusal, serve::Gateway};
 use axum::extract::{Path, State};
 use policies::{Policy, PolicyError, PolicyVersion};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub(super) async fn reload(State(gateway): State<Arc<Gateway>>) -> Answer {
     current(State(gateway)).await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ValidateBody {
     /// The policy's text.

@@ -6,6 +6,7 @@ use crate::{
     config::{RouteConfig, RouteSource},
     ledger::Scope,
     ledger::{BudgetState, Side},
+    openapi::types::{Name, UsdTotal, WindowText},
     routes::{Route, Source},
     serve::Gateway,
 };
@@ -14,6 +15,7 @@ use policies::{
     HoursRates, PicoUsd, PicoUsdTotal, PriceList, PriceRow, Pricing, RateTable, RoutePrice,
     TokenPrice, TokenRates,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -21,17 +23,24 @@ use std::sync::Arc;
 /// Tokens to which a shown rate refers.
 const TOKENS: u64 = 1_000_000;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "BudgetState")]
 pub(super) struct BudgetView {
+    #[schemars(with = "Name")]
     id: Arc<str>,
     scope: &'static str,
     name: Option<String>,
     key: Option<String>,
+    #[schemars(with = "WindowText")]
     window: Window,
     hard: bool,
+    #[schemars(with = "Option<UsdTotal>")]
     limit_usd: Option<PicoUsdTotal>,
+    #[schemars(with = "Option<UsdTotal>")]
     spent_usd: Option<PicoUsdTotal>,
+    #[schemars(with = "Option<UsdTotal>")]
     reserved_usd: Option<PicoUsdTotal>,
+    #[schemars(with = "Option<UsdTotal>")]
     left_usd: Option<PicoUsdTotal>,
     limit_tokens: Option<u64>,
     spent_tokens: Option<u64>,

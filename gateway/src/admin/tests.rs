@@ -347,3 +347,26 @@ async fn teams_users_and_budgets_are_made_changed_and_disabled() {
     plane.ask("PATCH", "/teams/red", json!({"disabled": false})).await;
     assert_eq!(plane.models(&key["secret"]).await, 200);
 }
+
+#[tokio::test]
+async fn an_object_is_not_read_from_an_array_wherever_it_stands() {
+    let plane = Plane::open();
+    for body in [
+        json!([]),
+        json!({"limits": []}),
+        json!({"limits": [60, null, null, null]}),
+        json!({"budgets": [["day", "5.00", null, null, true]]}),
+        json!({"session_budgets": [["day", "5.00", null, null, true]]}),
+    ] {
+        for path in ["/keys", "/teams"] {
+            let mut body = body.clone();
+            if path == "/teams" && body.is_object() {
+                body["name"] = json!("red");
+            }
+            let (status, said) = plane.ask("POST", path, body.clone()).await;
+            assert_eq!(status, 400, "{path} {body}: {said}");
+        }
+    }
+    let (status, keys) = plane.ask("GET", "/keys", Value::Null).await;
+    assert_eq!((status, keys["data"].as_array().map(Vec::len)), (200, Some(0)));
+}

@@ -2,8 +2,8 @@
 //! at start, and points at its line.
 
 use super::{
-    CapField, Capabilities, CloudConfig, Config, DailyExport, Durability, LedgerConfig, Limits,
-    LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
+    CapField, Capabilities, CloudConfig, Config, DailyExport, Durability, KeepAliveConfig,
+    LedgerConfig, Limits, LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
     price, shipped,
@@ -51,6 +51,10 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
         guard: guard(&written.guard),
         metrics_public: server.metrics_public,
         cors_origins: cors_origins(&server.cors_origins)?,
+        keep_alive: KeepAliveConfig {
+            every: (server.keep_alive_ms > 0).then(|| Duration::from_millis(server.keep_alive_ms)),
+            early: server.keep_alive_early,
+        },
         responses: responses(&written.responses),
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written

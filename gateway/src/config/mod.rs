@@ -45,6 +45,8 @@ pub struct Config {
     pub metrics_public: bool,
     /// Origins whose pages may ask `/v1`; `*` is any.
     pub cors_origins: Vec<String>,
+    /// When a silent stream says that it lives.
+    pub keep_alive: KeepAliveConfig,
     /// Limits of the answers kept for `previous_response_id`; `None` keeps none.
     pub responses: Option<KeptLimits>,
     /// Budgets over everything.
@@ -71,6 +73,15 @@ pub struct Config {
     pub idempotency: IdempotencyConfig,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
+}
+
+/// When a silent stream says that it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAliveConfig {
+    /// After how long a silence; `None`: never.
+    pub every: Option<Duration>,
+    /// Whether that may be before the first token: the head then leaves before a route has answered.
+    pub early: bool,
 }
 
 /// Global limits.

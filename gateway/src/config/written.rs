@@ -59,6 +59,8 @@ pub(super) struct Server {
     pub(super) output_tokens_default: NonZeroU64,
     pub(super) metrics_public: bool,
     pub(super) cors_origins: Vec<Spanned<String>>,
+    pub(super) keep_alive_ms: u64,
+    pub(super) keep_alive_early: bool,
 }
 
 /// `[limits]`
@@ -390,6 +392,8 @@ impl Default for Server {
             output_tokens_default: nonzero64(1024),
             metrics_public: false,
             cors_origins: vec![unplaced("*".to_owned())],
+            keep_alive_ms: 15_000,
+            keep_alive_early: false,
         }
     }
 }

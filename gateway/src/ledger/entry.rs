@@ -10,6 +10,7 @@ use policies::{
     Facts, LeftOut, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Usage,
     UsageSource,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -93,7 +94,7 @@ pub struct Notes {
 }
 
 /// How the answer cache was used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheUse {
     /// Not looked at.
@@ -108,7 +109,7 @@ pub enum CacheUse {
 }
 
 /// One thing the abuse guard did to a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuardAction {
     /// What was noticed, such as `spend_velocity`.
     pub signal: String,
@@ -119,7 +120,7 @@ pub struct GuardAction {
 }
 
 /// What the abuse guard does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardEffect {
     /// Written down, nothing else.
@@ -133,7 +134,7 @@ pub enum GuardEffect {
 }
 
 /// Which endpoint served the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
     /// `POST /v1/chat/completions`.
@@ -224,7 +225,7 @@ pub struct Attempt {
 }
 
 /// The model file behind a local answer: with the version of the program, what makes it repeatable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelFile {
     /// SHA-256 of the file, 64 hex digits.
     pub sha256: String,
@@ -236,7 +237,7 @@ pub struct ModelFile {
 
 /// Times of one attempt, in microseconds unless the name says otherwise. The first four parts are
 /// adjacent and sum to the attempt's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttemptTimes {
     /// Request's arrival to the start of this attempt.
     pub offset_us: u64,
@@ -264,7 +265,7 @@ pub struct AttemptTimes {
 }
 
 /// Why an attempt was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// First of the plan.
@@ -282,7 +283,7 @@ pub enum Role {
 }
 
 /// How the request ended for the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A whole answer.
@@ -302,7 +303,7 @@ pub enum Outcome {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     /// A whole answer.

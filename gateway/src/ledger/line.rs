@@ -8,42 +8,56 @@ use super::{
     gather::Growing,
     tally::{OUTCOMES, quantile},
 };
+use crate::openapi::types::{Name, UsageWords, UsdTotal};
 use policies::{PicoUsdTotal, Usage};
+use schemars::JsonSchema;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Sums over some requests. Tokens and money are those of the attempts on the group's own route;
 /// requests, outcomes and times belong to the group of the attempt that answered.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Sums")]
 pub struct Line {
     /// Requests.
     pub requests: u64,
     /// How they ended; only what occurred.
+    #[schemars(with = "BTreeMap<Name, u64>")]
     pub outcomes: Vec<(Outcome, u64)>,
     /// Attempts.
     pub attempts: u64,
     /// Tokens by bucket, as far as known.
+    #[schemars(with = "UsageWords")]
     pub usage: Usage,
     /// Exact cost of the attempts whose cost is known.
+    #[schemars(with = "UsdTotal")]
     pub cost_usd: PicoUsdTotal,
     /// Attempts whose cost is unknown.
     pub unknown_cost: u64,
     /// What the cheapest allowed cloud route would have cost instead of local attempts.
+    #[schemars(with = "UsdTotal")]
     pub avoided_cost_usd: PicoUsdTotal,
     /// What answers that were given again had cost before.
+    #[schemars(with = "UsdTotal")]
     pub saved_cost_usd: PicoUsdTotal,
     /// Cost divided by requests, by a thousand requests, by a million tokens.
+    #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_request_usd: Option<PicoUsdTotal>,
     /// See `cost_per_request_usd`.
+    #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_1k_requests_usd: Option<PicoUsdTotal>,
     /// See `cost_per_request_usd`.
+    #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_million_tokens_usd: Option<PicoUsdTotal>,
     /// Different sessions and users; `None` where rollups answered, which do not know them.
     pub sessions: Option<u64>,
     /// See `sessions`.
     pub users: Option<u64>,
     /// Cost divided by sessions, by users: of all requests, those without one too.
+    #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_session_usd: Option<PicoUsdTotal>,
     /// See `cost_per_session_usd`.
+    #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_user_usd: Option<PicoUsdTotal>,
     /// Client's TTFT in microseconds.
     pub ttft_us: Quantiles,
@@ -54,7 +68,7 @@ pub struct Line {
 }
 
 /// A distribution: nearest-rank percentiles over `count` values; `None` without any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Quantiles {
     /// Values.
     pub count: u64,

@@ -17,10 +17,12 @@ use crate::store::{
     codec::{self, Event},
     index::{Changes, IndexError, Pairs},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What was rebuilt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "RollupsRebuilt")]
 pub struct Rebuilt {
     /// Entries that were summed.
     pub entries: u64,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::store::{BooksError, catalogue::Block, index::IndexError};
 use policies::PicoUsdTotal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     cmp::Reverse,
@@ -48,7 +49,9 @@ pub(crate) const ENDPOINT_NAMES: [&str; 5] =
 pub(crate) const CACHE_NAMES: [&str; 4] = ["bypass", "miss", "hit", "coalesced"];
 
 /// By what a summary is grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
     /// The route.
@@ -88,7 +91,7 @@ pub enum GroupBy {
 }
 
 /// By what the groups are ordered, the greatest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderBy {
     /// Cost.
@@ -125,7 +128,7 @@ pub struct SummaryQuery {
 }
 
 /// Where figures come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Percentiles {
     /// From every request: exact.

@@ -20,13 +20,15 @@ use crate::store::{
     codec::{self, Row},
     record::Record,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Findings that are listed; further ones are only counted.
 const FINDINGS_MAX: usize = 100;
 
 /// What was checked and what was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "LedgerCheck")]
 pub struct Report {
     /// Segment files.
     pub segments: u64,
@@ -46,7 +48,7 @@ pub struct Report {
 }
 
 /// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// The event it concerns, where it is one.
     pub seq: Option<u64>,

@@ -1,10 +1,12 @@
 //! What providers say about the rate that is left, in whichever headers they say it.
 
 use http::{HeaderMap, HeaderName};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A provider's own rate limit as it last told it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "ProviderRate")]
 pub struct RateSeen {
     /// Requests left in its window.
     pub requests_left: Option<u64>,

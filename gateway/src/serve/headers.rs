@@ -7,6 +7,7 @@ use crate::{
     listen::Peer,
     refusal::Refusal,
     timeline::Timeline,
+    wire::BadRequest,
 };
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
@@ -85,6 +86,16 @@ pub(super) fn answer(
     headers
 }
 
+/// The headers of a head that leaves before there is an answer.
+pub(super) fn early(life: &Life) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(ANSWER_HEADERS);
+    headers.insert(REQUEST_ID, life.id_header.clone());
+    if let Some(decision) = &life.decision {
+        Written::into(&mut headers).decision(decision);
+    }
+    headers
+}
+
 /// A stream's own headers.
 pub(super) fn stream(headers: &mut HeaderMap) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -136,7 +147,6 @@ pub(super) fn refusing_rule(refusal: &Refusal) -> Option<RuleName> {
 /// A policy's refusal in the caller's terms. Where every route is out of question for what the
 /// request asks, that is the caller's 400 and names the parameter; otherwise the policy's own word.
 pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
-    use crate::wire::BadRequest;
     let all = |test: &dyn Fn(&LeaveOut) -> bool| {
         !refuse.left_out.is_empty() && refuse.left_out.iter().all(|left| test(&left.reason))
     };
@@ -191,12 +201,19 @@ fn parameter(capability: &str) -> &str {
     }
 }
 
-/// Whether the caller wants the decision explained and nothing asked.
-pub(super) fn asks_dry_run(headers: &HeaderMap) -> bool {
-    headers
-        .get("x-tollgate-dry-run")
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| matches!(value.trim(), "1" | "true" | "yes"))
+/// Whether the caller wants the decision explained and nothing asked. A value that is not known is
+/// refused: taken for a no, it would cost.
+pub(super) fn asks_dry_run(headers: &HeaderMap) -> Result<bool, Refusal> {
+    const NAME: &str = "x-tollgate-dry-run";
+    match headers.get(NAME).map(HeaderValue::as_bytes) {
+        None | Some(b"" | b"0" | b"false" | b"no") => Ok(false),
+        Some(b"1" | b"true" | b"yes") => Ok(true),
+        Some(_) => Err(Refusal::Bad(BadRequest {
+            param: Some(NAME.to_owned()),
+            message: format!("`{NAME}` must be 1 or 0"),
+            code: "invalid_value",
+        })),
+    }
 }
 
 /// Refuses a body by its announced length, before a byte of it is read.

@@ -42,8 +42,9 @@ where
     F: Future<Output = Response>,
 {
     let path = request.uri().path();
+    let is_text = is_text(path);
     if !path.starts_with("/v1/") || path.starts_with("/v1/organization") {
-        let mut response = next(request).await;
+        let mut response = if is_text { next(request).await } else { unreadable(path) };
         headers::request_id(gateway, &mut response);
         return response;
     }
@@ -52,8 +53,11 @@ where
     let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let is_preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response =
-        if is_preflight { preflight(allowed.is_some(), asked) } else { next(request).await };
+    let mut response = match (is_text, is_preflight) {
+        (false, _) => unreadable(request.uri().path()),
+        (true, true) => preflight(allowed.is_some(), asked),
+        (true, false) => next(request).await,
+    };
     headers::request_id(gateway, &mut response);
     if is_anthropics {
         response = translated(response).await;
@@ -66,6 +70,32 @@ where
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, readable);
     }
     response
+}
+
+/// A path that is no text leads nowhere.
+fn unreadable(path: &str) -> Response {
+    Refusal::NoSuchPath(path.to_owned()).into_response()
+}
+
+/// Whether a path is text once its escapes are undone: no handler can be given another.
+fn is_text(path: &str) -> bool {
+    let mut bytes = Vec::new();
+    let mut rest = path.bytes();
+    if !path.contains('%') {
+        return true;
+    }
+    while let Some(byte) = rest.next() {
+        let mut ahead = rest.clone();
+        let mut digit = || ahead.next().and_then(|digit| char::from(digit).to_digit(16));
+        match (byte, digit(), digit()) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                rest = ahead;
+            }
+            _ => bytes.push(byte),
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// The request's origin, if its pages may ask.
@@ -119,4 +149,18 @@ async fn translated(response: Response) -> Response {
     let body = anthropic::error_from_openai(&body, head.status, id.as_deref());
     head.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(head, Body::from(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_text;
+
+    #[test]
+    fn a_path_is_read_with_its_escapes_undone() {
+        for path in ["/v1/models/auto", "/v1/models/%C3%A9", "/a%2Fb", "/100%", "/%zz", "/%C3%zz%"]
+        {
+            assert_eq!(is_text(path), path != "/%C3%zz%", "{path}");
+        }
+        assert!(!is_text("/v1/models/%FF") && !is_text("/%c3/%a9"));
+    }
 }

@@ -1,6 +1,7 @@
-//! The small pages: models, health, readiness, metrics, and a decision explained without asking.
+//! The small pages: models, health, readiness, metrics, the OpenAPI document, and a decision
+//! explained without asking.
 
-use super::Gateway;
+use super::{Gateway, Planes};
 use crate::{
     ledger::{Condition, StoreState},
     refusal::Refusal,
@@ -8,10 +9,11 @@ use crate::{
 };
 use axum::{
     Json,
+    body::Body,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use policies::{Facts, Policy, RouteState};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -60,6 +62,14 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     });
     let status = if usable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
+}
+
+/// `GET /openapi.json`: what this listener serves.
+pub(super) async fn document(planes: Planes) -> Response {
+    let mut response = Body::from(crate::openapi::served(planes)).into_response();
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 /// `GET /metrics`: Prometheus text.

@@ -40,7 +40,7 @@ pub(super) enum Source {
 /// Looks for an answer before a route is asked.
 ///
 /// # Errors
-/// An idempotency key that cannot be honoured now.
+/// An idempotency key that cannot be honoured now, a wish about the cache that is not known.
 pub(super) fn look_up(
     gateway: &Gateway,
     caller: &Caller,
@@ -53,7 +53,7 @@ pub(super) fn look_up(
         Repeat::First(takeoff) => return Ok(Source::Flight(takeoff, CacheUse::Bypass)),
         Repeat::None => {}
     }
-    Ok(match gateway.cache.look_up(request, headers, caller.id(), decision) {
+    Ok(match gateway.cache.look_up(request, headers, caller.id(), decision)? {
         LookUp::Bypass => Source::Route(CacheUse::Bypass),
         LookUp::MissAlone => Source::Route(CacheUse::Miss),
         LookUp::Miss(takeoff) => Source::Flight(takeoff, CacheUse::Miss),

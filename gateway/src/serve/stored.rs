@@ -1,11 +1,16 @@
-//! `GET` and `DELETE /v1/responses/{id}`: an answer that was kept, for the key that asked for it.
+//! `GET` and `DELETE /v1/responses/{id}` and its `input_items`: an answer that was kept, for the key
+//! that asked for it.
 
 use super::{Gateway, headers};
-use crate::{ledger::KeyId, refusal::Refusal, wire::Kept};
+use crate::{
+    ledger::KeyId,
+    refusal::Refusal,
+    wire::{InputPage, Kept},
+};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State},
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderValue, header};
@@ -35,6 +40,19 @@ pub(super) async fn delete(
         return Ok(Json(json!({ "id": id, "object": "response", "deleted": true })));
     }
     Err(absent(&id))
+}
+
+/// A page of what the answer was given: `order`, `limit` and `after`, as OpenAI has them.
+pub(super) async fn input_items(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, Refusal> {
+    let (kept, owner) = kept(&gateway, &request)?;
+    let items = kept.and_then(|kept| kept.input_items(&id, &owner)).ok_or_else(|| absent(&id))?;
+    let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let page = InputPage::read(&asked.map(|Query(asked)| asked).unwrap_or_default())?;
+    Ok(Json(page.of(items)))
 }
 
 /// The answers that are kept, and whose may be seen.

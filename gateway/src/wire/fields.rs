@@ -12,6 +12,10 @@ macro_rules! fields {
         pub(crate) enum Field { $($variant),* }
 
         impl Field {
+            /// All of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant),*];
+
             /// The field of that name.
             pub(crate) fn find(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)* _ => None }

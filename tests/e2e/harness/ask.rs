@@ -1,8 +1,8 @@
 //! Asking for a chat answer, and what came back.
 
-use super::{Gate, Key, header};
+use super::{Gate, Key, documented, header};
 use bytes::Bytes;
-use reqwest::{RequestBuilder, header::HeaderMap};
+use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
 /// A chat request that is being put together.
@@ -29,6 +29,8 @@ pub(crate) struct Open {
     pub(crate) headers: HeaderMap,
     response: reqwest::Response,
     seen: Vec<u8>,
+    /// What was asked: a method and a path.
+    asked: (Method, String),
 }
 
 /// The error object of an answer.
@@ -114,13 +116,7 @@ impl Ask<'_> {
 
     /// Sends it and waits for the answer's head.
     pub(crate) async fn open(self) -> Open {
-        let response = self.request().send().await.expect("an answer");
-        Open {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            response,
-            seen: Vec::new(),
-        }
+        Open::of(self.request()).await
     }
 
     /// Sends it and leaves once `until` is over, or with the answer if that was faster.
@@ -144,6 +140,21 @@ impl Ask<'_> {
 }
 
 impl Open {
+    /// Sends a request and waits for the answer's head.
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let asked = (request.method().clone(), request.url().path().to_owned());
+        let response = client.execute(request).await.expect("an answer");
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            response,
+            seen: Vec::new(),
+            asked,
+        }
+    }
+
     /// Reads until so many events with visible text have come.
     pub(crate) async fn read_pieces(&mut self, pieces: usize) {
         while texts(&self.seen).len() < pieces {
@@ -154,7 +165,17 @@ impl Open {
         }
     }
 
-    /// Reads the rest.
+    /// Reads until the text so far is what is waited for.
+    pub(crate) async fn read_until(&mut self, is_enough: impl Fn(&str) -> bool) {
+        while !is_enough(&String::from_utf8_lossy(&self.seen)) {
+            match self.response.chunk().await.expect("more of the stream") {
+                Some(bytes) => self.seen.extend_from_slice(&bytes),
+                None => panic!("the stream ended early: {}", String::from_utf8_lossy(&self.seen)),
+            }
+        }
+    }
+
+    /// Reads the rest, and holds the answer against the OpenAPI document.
     pub(crate) async fn rest(mut self) -> Answer {
         let mut whole = true;
         loop {
@@ -167,7 +188,11 @@ impl Open {
                 }
             }
         }
-        Answer { status: self.status, headers: self.headers, body: self.seen.into(), whole }
+        let (method, path) = self.asked;
+        let (status, headers, body) = (self.status, self.headers, self.seen.into());
+        let answer = Answer { status, headers, body, whole };
+        documented::check(method.as_str(), &path, &answer);
+        answer
     }
 
     /// Closes the connection here.
@@ -179,14 +204,7 @@ impl Open {
 impl Answer {
     /// Sends a request and reads its whole answer.
     pub(crate) async fn of(request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
-        let open = Open {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            response,
-            seen: Vec::new(),
-        };
-        open.rest().await
+        Open::of(request).await.rest().await
     }
 
     /// The body as text.

@@ -8,6 +8,7 @@ mod ask;
 mod books;
 mod child;
 mod config;
+mod documented;
 mod frozen;
 mod keys;
 mod raw;
@@ -16,6 +17,7 @@ pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
 pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, model_file};
+pub(crate) use documented::kept as document;
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
@@ -108,6 +110,23 @@ impl Gate {
     /// The key that a request is sent with unless it names another.
     pub(crate) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The admin key.
+    pub(crate) fn admin_key(&self) -> &str {
+        &self.admin_key
+    }
+
+    /// GET of any path, with the admin key.
+    pub(crate) async fn admin_get(&self, path: &str) -> Answer {
+        let request = self.client.get(format!("{}{path}", self.admin_url()));
+        Answer::of(request.bearer_auth(&self.admin_key)).await
+    }
+
+    /// A POST with the caller's key and this JSON, of whose answer the head has come.
+    pub(crate) async fn open(&self, path: &str, body: &Value) -> Open {
+        let request = self.client.post(format!("{}{path}", self.url()));
+        Open::of(request.bearer_auth(&self.key.secret).body(body.to_string())).await
     }
 
     /// GET with the caller's key.

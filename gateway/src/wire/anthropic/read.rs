@@ -120,6 +120,9 @@ impl<'a> Given<'a> {
         let mut out = Vec::with_capacity(messages.len() + messages.len() / 4 + 512);
         let mut body = Object::begin(&mut out);
         for (name, raw) in &self.others {
+            if name == "top_k" && *raw != "null" {
+                check::integer(name, raw, 0, i64::from(i32::MAX))?;
+            }
             body.raw(name, raw);
         }
         content::messages(self.system, messages, body.member("messages"))?;

@@ -4,8 +4,10 @@
 //! **Invariants:** bounded in entries, bytes and time, the oldest go first; an answer is found only by
 //! the key that asked for it; nothing is written to a disk.
 
+use super::given;
 use crate::ledger::KeyId;
 use bytes::Bytes;
+use serde_json::Value;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
@@ -41,10 +43,23 @@ struct State {
 struct Record {
     owner: KeyId,
     expires: Instant,
-    /// Chat messages, separated by commas.
-    conversation: Bytes,
+    turn: Turn,
+}
+
+/// What is kept of one request and its answer.
+pub struct Turn {
+    /// The conversation up to and with the answer: chat messages, separated by commas.
+    pub conversation: Bytes,
+    /// The request's `input`, as the client wrote it.
+    pub input: Bytes,
     /// The response object.
-    response: Bytes,
+    pub response: Bytes,
+}
+
+impl Turn {
+    fn bytes(&self) -> usize {
+        self.conversation.len() + self.input.len() + self.response.len()
+    }
 }
 
 // === impl Kept ===
@@ -57,8 +72,9 @@ impl Kept {
     }
 
     /// Keeps an answer. One that is larger than all that may be kept is not.
-    pub fn put(&self, id: &str, owner: KeyId, conversation: Bytes, response: Bytes) {
-        let bytes = id.len() + conversation.len() + response.len();
+    pub fn put(&self, id: &str, owner: KeyId, turn: Turn) {
+        let bytes = id.len() + turn.bytes();
+
         if bytes > self.limits.bytes_max {
             return;
         }
@@ -67,7 +83,7 @@ impl Kept {
             state.remove(id);
             state.bytes += bytes;
             state.order.push_back((expires, id.to_owned()));
-            let record = Record { owner, expires, conversation, response };
+            let record = Record { owner, expires, turn };
             state.records.insert(id.to_owned(), record);
             while state.bytes > self.limits.bytes_max || state.order.len() > self.limits.entries_max
             {
@@ -80,13 +96,21 @@ impl Kept {
     /// The response object.
     #[must_use]
     pub fn response(&self, id: &str, owner: &KeyId) -> Option<Bytes> {
-        self.with(|state| state.get(id, owner).map(|record| record.response.clone()))
+        self.with(|state| state.get(id, owner).map(|record| record.turn.response.clone()))
     }
 
     /// The conversation up to and with the answer.
     #[must_use]
     pub fn conversation(&self, id: &str, owner: &KeyId) -> Option<Bytes> {
-        self.with(|state| state.get(id, owner).map(|record| record.conversation.clone()))
+        self.with(|state| state.get(id, owner).map(|record| record.turn.conversation.clone()))
+    }
+
+    /// What the answer was given by its own request.
+    #[must_use]
+    pub fn input_items(&self, id: &str, owner: &KeyId) -> Option<Vec<Value>> {
+        let found =
+            |state: &mut State| state.get(id, owner).map(|record| record.turn.input.clone());
+        self.with(found).map(|input| given::items(&input))
     }
 
     /// Forgets an answer; `false` where there was none.
@@ -122,8 +146,15 @@ impl State {
 
     fn remove(&mut self, id: &str) {
         if let Some(record) = self.records.remove(id) {
-            self.bytes -= id.len() + record.conversation.len() + record.response.len();
+            self.bytes -= id.len() + record.turn.bytes();
         }
+    }
+}
+
+/// Without its texts: prompts must not reach a log.
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
@@ -136,7 +167,7 @@ impl std::fmt::Debug for Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Duration, Kept, KeptLimits, KeyId};
+    use super::{Bytes, Duration, Kept, KeptLimits, KeyId, Turn};
 
     fn kept(entries_max: usize, bytes_max: usize) -> Kept {
         Kept::new(KeptLimits { entries_max, bytes_max, ttl: Duration::from_secs(60) })
@@ -144,7 +175,8 @@ mod tests {
 
     fn put(kept: &Kept, id: &str, owner: &str) {
         let text = Bytes::from_static(b"0123456789");
-        kept.put(id, KeyId(owner.into()), text.clone(), text);
+        let turn = Turn { conversation: text.clone(), input: Bytes::new(), response: text };
+        kept.put(id, KeyId(owner.into()), turn);
     }
 
     fn has(kept: &Kept, id: &str, owner: &str) -> bool {

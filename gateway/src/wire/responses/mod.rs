@@ -7,6 +7,7 @@
 //! **Invariant:** what cannot be served is refused by its name, never left out in silence. Tools that
 //! OpenAI runs itself are such, and so is everything that needs a store where there is none.
 
+mod given;
 mod items;
 mod kept;
 mod output;
@@ -14,7 +15,8 @@ mod read;
 mod tools;
 mod write;
 
-pub use kept::{Kept, KeptLimits};
+pub use given::InputPage;
+pub use kept::{Kept, KeptLimits, Turn};
 pub use read::{Context, read_response};
 pub use write::Responses;
 
@@ -40,6 +42,8 @@ pub(super) struct Keep {
     pub(super) owner: KeyId,
     /// The conversation so far without instructions: chat messages, separated by commas.
     pub(super) conversation: Bytes,
+    /// What this request added to it, as the client wrote it.
+    pub(super) input: Bytes,
 }
 
 /// Without the conversation: a prompt must not reach a log.

@@ -76,6 +76,7 @@ pub fn read_response(
         kept: Arc::clone(kept),
         owner: context.owner.clone(),
         conversation: Bytes::from(conversation),
+        input: Bytes::copy_from_slice(input.as_bytes()),
     });
     let ask = ResponsesAsk { echo: given.echo(keep.is_some()), custom: tools.custom, keep };
     let request =
@@ -209,6 +210,7 @@ impl<'a> Given<'a> {
         ] {
             body.maybe(name, raw);
         }
+        self.boolean("parallel_tool_calls", self.parallel_tool_calls)?;
         if let Some(written) = &tools.written {
             body.raw("tools", written);
             // Without tools it says nothing, and providers refuse it then.

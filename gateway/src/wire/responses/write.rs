@@ -1,7 +1,7 @@
 //! An answer as a response object, or as the events of its stream in their order.
 
 use super::{
-    ResponsesAsk,
+    ResponsesAsk, Turn,
     output::{Call, Item, ItemKind, Part, as_chat, put_reasoning},
 };
 use crate::{
@@ -381,7 +381,8 @@ impl Responses {
         }
         conversation.extend_from_slice(&as_chat(&self.items));
         let (id, response) = (&self.head.id, Bytes::copy_from_slice(response));
-        keep.kept.put(id, keep.owner.clone(), Bytes::from(conversation), response);
+        let (conversation, input) = (Bytes::from(conversation), keep.input.clone());
+        keep.kept.put(id, keep.owner.clone(), Turn { conversation, input, response });
     }
 }
 
