@@ -48,8 +48,9 @@ input = "1"
 output = "2"
 """
 # Whether what fits its schema is taken cannot be asked: a schema cannot say that a tool that is chosen must be
-# among those that are offered, or that a route must be able to serve an image.
-UNASKED = "positive_data_acceptance"
+# among those that are offered, or that a route must be able to serve an image. What is deleted is revoked or
+# disabled and stays there to be seen, since entries name it.
+UNASKED = "positive_data_acceptance,use_after_free"
 ADMINS = "^/(admin|metrics|v1/organization)"
 # These would take away the admin key that the rest is asked with, or the model.
 DESTRUCTIVE = "/(rotate-admin|unload|swap)$"

@@ -1,6 +1,6 @@
 //! The operations of the data plane, and the small pages of every listener.
 
-#![expect(clippy::too_many_lines, reason = "a table, one row after the other")]
+#![expect(clippy::too_many_lines, reason = "tables: a function is a list of what there is")]
 
 use super::{
     operation::{Errors, Operation, query, reference},

@@ -1,5 +1,7 @@
 //! One operation of the document: a method on a path, what it takes and what it answers.
 
+#![expect(clippy::needless_pass_by_value, reason = "schemas are made where they are passed")]
+
 use crate::paths::Listed;
 use serde_json::{Map, Value, json};
 
@@ -33,7 +35,6 @@ pub(crate) fn reference(part: &str, name: &str) -> Value {
 }
 
 /// A parameter of a query string, with a value that is taken.
-#[expect(clippy::needless_pass_by_value, reason = "it is given literals")]
 pub(crate) fn query(name: &str, description: &str, schema: Value, example: Value) -> Value {
     json!({
         "name": name,
