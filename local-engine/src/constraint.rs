@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{gbnf, llama::Model};
+use crate::{closing, gbnf, llama::Model};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -234,10 +234,11 @@ fn grammar(rule: &Rule) -> Result<TopLevelGrammar, ConstraintError> {
 fn schema(text: &str) -> Result<Json, ConstraintError> {
     let refused = |reason: String| ConstraintError::Refused(reason);
     // The parser itself refuses more than 128 levels.
-    let schema: Json = serde_json::from_str(text)
+    let mut schema: Json = serde_json::from_str(text)
         .map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
     let mut values = 0;
     measure(&schema, 0, &mut values)?;
+    closing::close(&mut schema);
     match schema {
         Json::Object(mut fields) => {
             // The compiler's own switches, one of which would leave parts of a schema unenforced.

@@ -12,6 +12,7 @@ mod calls;
 mod cells;
 #[cfg(test)]
 mod cells_tests;
+mod closing;
 mod config;
 mod constraint;
 mod costs;

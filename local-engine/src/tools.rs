@@ -23,7 +23,7 @@ pub struct Function {
     pub name: String,
     /// What it does.
     pub description: Option<String>,
-    /// The JSON schema of its arguments, as JSON text; any object where there is none.
+    /// The JSON schema of its arguments, as JSON text; it takes none where there is none.
     pub parameters: Option<String>,
 }
 
@@ -146,7 +146,7 @@ impl Tools {
                         function.name
                     ))
                 })?,
-                None => json_rule("{\"type\":\"object\"}")?,
+                None => json_rule(r#"{"type":"object","properties":{}}"#)?,
             };
             let before = [frame.open, &function.name, frame.arguments].concat();
             lark.push_str(&format!("c{at}: {} a{at} {}\n", literal(&before), literal(frame.close)));

@@ -36,7 +36,13 @@ fn schema(numbers: &mut Numbers, depth: u64) -> Value {
                 properties.insert(format!("p{at}"), schema(numbers, depth - 1));
             }
             let required: Vec<_> = properties.keys().cloned().collect();
-            json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+            let mut schema =
+                json!({ "type": "object", "properties": properties, "required": required });
+            // One that says nothing of other members gets none either.
+            if numbers.below(2) == 0 {
+                schema["additionalProperties"] = json!(false);
+            }
+            schema
         }
     }
 }
