@@ -163,15 +163,7 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             });
         }
         if refuse.left_out.iter().any(|left| left.reason == LeaveOut::Context) {
-            return Refusal::Bad(BadRequest {
-                param: Some("messages".to_owned()),
-                message: format!(
-                    "the prompt (up to {} tokens) and an answer of up to {} tokens do not fit the \
-                     context of any route that may serve this request",
-                    facts.request.prompt_tokens.max, facts.request.max_output_tokens
-                ),
-                code: "context_length_exceeded",
-            });
+            return Refusal::Bad(too_long(&refuse, facts));
         }
     }
     if refuse.reason == RefuseReason::NoRoute
@@ -180,6 +172,24 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
         return Refusal::RouteDown(refuse.message);
     }
     Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
+}
+
+/// No context holds the prompt and the answer: in the words by which clients know it.
+fn too_long(refuse: &Refuse, facts: &Facts) -> crate::wire::BadRequest {
+    let is_short = |id: &RouteId| {
+        refuse.left_out.iter().any(|left| left.route == *id && left.reason == LeaveOut::Context)
+    };
+    let contexts = facts.routes.iter().filter(|route| is_short(&route.id));
+    let longest = contexts.filter_map(|route| route.context_tokens).max().unwrap_or(0);
+    crate::wire::BadRequest {
+        param: Some("messages".to_owned()),
+        message: format!(
+            "this model's maximum context length is {longest} tokens; a prompt of up to {} tokens \
+             and an answer of up to {} do not fit",
+            facts.request.prompt_tokens.max, facts.request.max_output_tokens
+        ),
+        code: "context_length_exceeded",
+    }
 }
 
 /// The request's parameter that asks for a route's capability.

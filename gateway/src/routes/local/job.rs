@@ -358,19 +358,25 @@ fn too_long(param: &'static str, prompt_tokens: usize, context_tokens: u32) -> B
     BadRequest {
         param: Some(param.to_owned()),
         message: format!(
-            "this model's context holds {context_tokens} tokens and the prompt alone has \
-             {prompt_tokens}{advice}"
+            "this model's maximum context length is {context_tokens} tokens and the prompt alone \
+             has {prompt_tokens}{advice}"
         ),
         code: "context_length_exceeded",
     }
 }
 
 fn prompt_fault(param: &'static str, error: &PromptError) -> Fault {
-    let code = match error {
-        PromptError::TooLong { .. } => "context_length_exceeded",
-        _ => "invalid_value",
+    let (code, message) = match error {
+        PromptError::TooLong { bytes, context_tokens } => (
+            "context_length_exceeded",
+            format!(
+                "this model's maximum context length is {context_tokens} tokens and the prompt's \
+                 {bytes} bytes are more, whatever its tokens"
+            ),
+        ),
+        other => ("invalid_value", other.to_string()),
     };
-    unfit(BadRequest { param: Some(param.to_owned()), message: error.to_string(), code })
+    unfit(BadRequest { param: Some(param.to_owned()), message, code })
 }
 
 /// A rule that is not taken is the caller's fault, and never left out.
