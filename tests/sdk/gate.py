@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 
 START_MAX_S = 120
+# Lengths of the vectors that the default model and the stand-in cloud give.
+DIMENSIONS = {"local": 576, "cloud": 8}
 CONFIG = """
 [server]
 listen = "127.0.0.1:0"
@@ -58,11 +60,12 @@ SAYS = (
 
 @dataclasses.dataclass
 class Gate:
-    """A running gateway: its address, its first key and its admin key."""
+    """A running gateway: its address, its first key, its admin key, and the folder it was started in."""
 
     address: str
     key: str
     admin_key: str
+    folder: pathlib.Path
 
     @property
     def base_url(self) -> str:
@@ -113,7 +116,7 @@ def running(program: str, base_url: str = "") -> Iterator[Gate]:
             if not address:
                 sys.exit("the gateway did not start:\n" + "".join(said))
             read = lambda file: (folder / "data" / file).read_text().strip()
-            yield Gate(address[0], read("first.key"), read("admin.key"))
+            yield Gate(address[0], read("first.key"), read("admin.key"), folder)
         except BaseException:
             print("".join(said[-40:]), file=sys.stderr)
             raise

@@ -37,7 +37,7 @@ pub(crate) struct NameArgs {
 pub(crate) struct CreateArgs {
     /// Its name, as keys name it
     pub(crate) name: String,
-    /// The team of a user
+    /// The team that a user belongs to
     #[arg(long)]
     pub(crate) team: Option<String>,
     /// Requests per minute of all its keys together

@@ -47,17 +47,24 @@ pub(crate) struct Common {
     #[arg(
         long,
         global = true,
+        help_heading = EVERYWHERE,
         env = "TOLLGATE_CONFIG",
         default_value = "tollgate.toml",
         value_name = "FILE"
     )]
     pub(crate) config: PathBuf,
     /// The data directory, instead of the configured one
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Talk to the server at this URL (its admin key in TOLLGATE_ADMIN_KEY) instead of the one that
     /// holds the data directory
-    #[arg(long, global = true, env = "TOLLGATE_SERVER", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        env = "TOLLGATE_SERVER",
+        value_name = "URL"
+    )]
     pub(crate) server: Option<String>,
     /// Trust the server of --server if one of these certificates signed its own (PEM)
     #[arg(long, global = true, env = "TOLLGATE_CA_CERT", value_name = "FILE")]
@@ -66,7 +73,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "TOLLGATE_CLIENT_CERT", value_name = "FILE")]
     pub(crate) client_cert: Option<PathBuf>,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 }
 
@@ -83,7 +90,7 @@ pub(crate) enum Command {
     /// Ask the ledger what happened and what it cost
     #[command(subcommand)]
     Ledger(Box<ledger::LedgerCommand>),
-    /// Check and show policies
+    /// Check and show policies, and explain what they decided
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// List, load, unload and exchange the models in the server's process
@@ -94,9 +101,9 @@ pub(crate) enum Command {
     /// Computes for the server that started it; not for people
     #[command(name = ENGINE_WORKER, hide = true)]
     EngineWorker,
-    /// Show every budget: limit, spent, reserved, left
+    /// Show every budget: limit, spent, reserved, left (the same as `budget list`)
     Budgets,
-    /// Set and remove budgets of everyone, teams, users, tags and keys
+    /// Show, set and remove budgets of everyone, teams, users, tags and keys
     #[command(subcommand)]
     Budget(groups::BudgetCommand),
     /// Set up, list and disable teams
@@ -108,7 +115,7 @@ pub(crate) enum Command {
     /// See and lift what the abuse guard does
     #[command(subcommand)]
     Guard(guard::GuardCommand),
-    /// Show the dated price list
+    /// Show, import, compare and check prices
     #[command(subcommand)]
     Prices(prices::PricesCommand),
     /// Check each route: is its provider there, does it take the key, do the clocks agree
@@ -117,6 +124,9 @@ pub(crate) enum Command {
 
 /// The command by which the server starts this program as the process of an engine.
 pub(crate) const ENGINE_WORKER: &str = "engine-worker";
+
+/// Where help lists what every command understands, below the command's own options.
+const EVERYWHERE: &str = "Options of every command";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the server · \

@@ -75,3 +75,77 @@ fn amounts_lose_only_zeros() {
     assert_eq!(output::usd(&row, "/b"), "12.00");
     assert_eq!(output::usd(&row, "/c"), "-");
 }
+
+/// The words of a command line; quotes and `<…>` hold words together.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut until) = (Vec::new(), String::new(), None);
+    for letter in line.chars() {
+        match (until, letter) {
+            (None, ' ') => words.extend((!word.is_empty()).then(|| std::mem::take(&mut word))),
+            (None, '"') => until = Some('"'),
+            (None, '<') => until = Some('>'),
+            (Some(end), _) if letter == end => until = None,
+            _ => word.push(letter),
+        }
+    }
+    words.extend((!word.is_empty()).then_some(word));
+    words
+}
+
+/// Every command line of ours in a text: indented lines and pieces of code.
+fn command_lines(text: &str) -> Vec<Vec<String>> {
+    let indented = text.lines().filter(|line| line.starts_with("    ")).map(str::trim_start);
+    let code = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let mut found = Vec::new();
+    for line in indented.chain(code) {
+        let line = line.strip_prefix("target/release/").unwrap_or(line);
+        let line = line.split(" #").next().unwrap_or_default();
+        if !line.starts_with("tollgate ") {
+            continue;
+        }
+        // `query|show` stands for one and the other.
+        let mut lines: Vec<Vec<String>> = vec![Vec::new()];
+        for word in words(line) {
+            let grown = |line: &Vec<String>, choice: &str| {
+                let choice = choice.trim_matches(['[', ']']).to_owned();
+                line.iter().cloned().chain([choice]).collect::<Vec<_>>()
+            };
+            lines = lines
+                .iter()
+                .flat_map(|line| word.split('|').map(move |choice| grown(line, choice)))
+                .collect();
+        }
+        found.extend(lines);
+    }
+    found
+}
+
+#[test]
+fn commands_in_the_documents_are_understood() {
+    use clap::error::ErrorKind;
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files =
+        vec![top.join("README.md"), top.join("tollgate.toml"), top.join("CHANGELOG.md")];
+    for entry in std::fs::read_dir(top.join("docs")).unwrap() {
+        files.push(entry.unwrap().path());
+    }
+    let mut seen = 0;
+    for file in files {
+        for line in command_lines(&std::fs::read_to_string(&file).unwrap()) {
+            seen += 1;
+            // A command may be named without its arguments.
+            let named_or_whole = Cli::try_parse_from(&line).err().is_none_or(|error| {
+                matches!(
+                    error.kind(),
+                    ErrorKind::DisplayHelp
+                        | ErrorKind::DisplayVersion
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                        | ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                )
+            });
+            assert!(named_or_whole, "{}: {}", file.display(), line.join(" "));
+        }
+    }
+    assert!(seen > 40, "{seen} commands: the search is broken");
+}
