@@ -17,10 +17,12 @@ from collections.abc import Iterator
 START_MAX_S = 120
 # Lengths of the vectors that the default model and the stand-in cloud give.
 DIMENSIONS = {"local": 576, "cloud": 8}
+# An answer whose length nobody asked for is kept short: a busy machine writes a few tokens a second.
 CONFIG = """
 [server]
 listen = "127.0.0.1:0"
 data_dir = "{folder}/data"
+output_tokens_default = 128
 [ledger]
 low_water_mib = 1
 [policy]
