@@ -29,7 +29,7 @@ run: need model build ## builds, starts on 127.0.0.1:8655 and prints a first key
 test: need model fmt lint doc ## everything that guards the project; ends with the runner's summary
 	@$(WITH) scripts/test.sh
 
-test-all: need model fmt lint doc ## test, and what is slow
+test-all: need model fmt lint doc ## test, and what is slow (clients in JavaScript need Node 20)
 	@$(WITH) scripts/test.sh --slow
 
 fmt: ## formatting, checked

@@ -27,6 +27,16 @@ fn common_options_may_stand_anywhere() {
 }
 
 #[test]
+fn what_every_command_takes_stands_apart_in_help() {
+    let command = Cli::command();
+    let common: Vec<_> = command.get_arguments().filter(|arg| arg.is_global_set()).collect();
+    assert!(common.len() > 3, "{common:?}");
+    for arg in common {
+        assert_eq!(arg.get_help_heading(), Some(EVERYWHERE), "--{}", arg.get_id());
+    }
+}
+
+#[test]
 fn wrong_usage_is_exit_code_two_and_help_is_not() {
     for line in
         ["tollgate", "tollgate frob", "tollgate key create --budget day", "tollgate key show"]
