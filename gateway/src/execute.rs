@@ -9,6 +9,7 @@
 mod attempt;
 mod avoided;
 mod book;
+mod clamp;
 mod hedge;
 mod late;
 mod miss;
@@ -16,6 +17,7 @@ mod reserve;
 mod retry;
 
 pub use avoided::cheapest_cloud;
+pub use clamp::Clamp;
 pub use hedge::Hedging;
 use hedge::Missed;
 

@@ -119,6 +119,32 @@ async fn a_refusal_names_the_limit_and_what_is_left() {
 }
 
 #[tokio::test]
+async fn a_cap_far_above_what_answers_need_keeps_nobody_else_out() {
+    let (cloud, gate) = a_cloud().await;
+    let each = worst_case(&gate).await;
+    cloud.always(Script::default().using(1, 40));
+    // What answers of this route need is known after a few.
+    for _ in 0..8 {
+        gate.ask(PROMPT).send().await.ok();
+    }
+    // Five times what the policy's smallest answer of 256 tokens holds; each asks for 100,000.
+    let clamped = each - 16 * 2_000_000 + 256 * 2_000_000;
+    let key = gate.new_key().with_budget_usd(&usd(5 * clamped)).create().await;
+    cloud.always(Script::default().with(Fault::Hang));
+    let before = cloud.counts().requests;
+    let mut asks: FuturesUnordered<_> =
+        (0..6).map(|_| gate.ask(PROMPT).at_most(100_000).by(&key).send()).collect();
+    let refused = asks.next().await.expect("an answer");
+    assert_eq!(refused.status, 429, "{}", refused.body_text());
+    let arrived = cloud.until(|counts| counts.requests >= before + 5);
+    tokio::select! {
+        counts = arrived => assert_eq!(counts.unwrap().requests - before, 5),
+        answer = asks.next() => panic!("an answer out of a hang: {answer:?}"),
+    }
+    assert_eq!(gate.budget(&key).await.reserved(), 5 * clamped);
+}
+
+#[tokio::test]
 async fn a_soft_budget_warns_and_lets_through() {
     let (_cloud, gate) = a_cloud().await;
     let budget =

@@ -7,7 +7,9 @@ use super::trace::{INPUT_PRICE, OUTPUT_PRICE, Row, key_of};
 use crate::say;
 use gateway::{
     caller::{BudgetSpec, KeyLimits, Window},
+    execute::Clamp,
     ledger::{At, BudgetPath, Holds, KeyId, Machine, Need, Payer, Scope, Short},
+    routes::live::Live,
 };
 use policies::PicoUsd;
 use std::{
@@ -18,6 +20,8 @@ use std::{
 
 /// What every agent sends, whatever it needs.
 const MAX_TOKENS: u64 = 16_384;
+/// How often a cap is lowered when others take the money in between.
+const CLAMPS_MAX: usize = 4;
 /// The smallest answer that a clamp leaves.
 const MIN_OUTPUT: u64 = 256;
 const KEYS: u64 = 24;
@@ -52,6 +56,7 @@ struct Running {
     holds: Holds,
     need: Need,
     cost: u64,
+    output: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,9 @@ struct Sim {
     running: BinaryHeap<(Reverse<u64>, usize)>,
     slots: Vec<Option<Running>>,
     line: VecDeque<Waiter>,
+    /// The route that all of them ask.
+    live: Live,
+    mode: Mode,
     tally: Tally,
 }
 
@@ -89,12 +97,42 @@ pub(super) fn run(rows: &[Row]) -> Result<(), String> {
     ))?;
     for percent in [90, 100, 110] {
         say(&format!("each key's budget is {percent} % of what its requests cost:"))?;
+        let limits: Vec<u64> = needed.iter().map(|cost| cost / 100 * percent).collect();
+        bound(rows, &limits)?;
         for mode in MODES {
-            let limits: Vec<u64> = needed.iter().map(|cost| cost / 100 * percent).collect();
-            report(mode, &play(rows, limits, mode))?;
+            report(mode, &play(rows, limits.clone(), mode))?;
         }
     }
     Ok(())
+}
+
+/// How many must be refused if no answer is cut, whoever decides: an uncut request may cost its
+/// whole cap, so none begins once less than that is left, and what the last one does not use stays
+/// unspent. The fewest that cost so much are counted, which nobody can know beforehand.
+fn bound(rows: &[Row], limits: &[u64]) -> Result<(), String> {
+    let cap = MAX_TOKENS * OUTPUT_PRICE;
+    let mut costs = vec![Vec::new(); limits.len()];
+    for (at, row) in rows.iter().enumerate() {
+        costs[key(at)].push(row.cost());
+    }
+    let fewest = |mut costs: Vec<u64>, limit: u64| {
+        costs.sort_unstable_by_key(|cost| Reverse(*cost));
+        let last = costs.first().copied().unwrap_or(0);
+        let most = limit.saturating_sub(cap).saturating_add(last);
+        let mut over = costs.iter().sum::<u64>().saturating_sub(most);
+        let mut of = |cost: &&u64| {
+            let needed = over > 0;
+            over = over.saturating_sub(**cost);
+            needed
+        };
+        costs.iter().take_while(&mut of).count()
+    };
+    let refused: usize =
+        costs.into_iter().zip(limits).map(|(costs, limit)| fewest(costs, *limit)).sum();
+    say(&format!(
+        "where no answer is cut, at least {refused} must be refused ({:.2} %)",
+        100.0 * refused as f64 / rows.len() as f64
+    ))
 }
 
 const MODES: [Mode; 4] = [
@@ -125,10 +163,10 @@ fn key(at: usize) -> usize {
 }
 
 fn play(rows: &[Row], limits: Vec<u64>, mode: Mode) -> Tally {
-    let mut sim = Sim::new(limits);
+    let mut sim = Sim::new(limits, mode);
     for (at, row) in rows.iter().enumerate() {
         sim.until(row.at_ms);
-        sim.arrive(key(at), *row, mode);
+        sim.arrive((row.at_ms, key(at), *row));
     }
     sim.until(u64::MAX);
     sim.tally.overspent = sim
@@ -150,7 +188,7 @@ fn need(input: u64, cap: u64) -> Need {
 }
 
 impl Sim {
-    fn new(limits: Vec<u64>) -> Self {
+    fn new(limits: Vec<u64>, mode: Mode) -> Self {
         let mut machine = Machine::new(jiff::tz::TimeZone::UTC);
         let mut paths = Vec::new();
         for (number, limit) in limits.iter().enumerate() {
@@ -182,47 +220,70 @@ impl Sim {
             running: BinaryHeap::new(),
             slots: Vec::new(),
             line: VecDeque::new(),
+            live: Live::new(),
+            mode,
             tally: Tally::default(),
         }
     }
 
-    fn arrive(&mut self, key: usize, row: Row, mode: Mode) {
+    /// As the walk of a plan does: clamp first, wait last.
+    fn arrive(&mut self, asked: Asked) {
         self.tally.requests += 1;
+        let (now_ms, key, row) = asked;
         let mut cap = MAX_TOKENS;
-        // As the walk of a plan does: clamp first, wait last.
-        for _ in 0..4 {
+        for _ in 0..CLAMPS_MAX {
             let need = need(row.input, cap);
-            match self.machine.reserve(&self.paths[key], need, at(row.at_ms)) {
-                Ok(holds) => return self.start((row.at_ms, key, row), (holds, need, cap)),
-                Err(short) => match clamped(&short, row.input, false).filter(|_| mode.clamps) {
-                    Some(smaller) if smaller < cap => cap = smaller,
-                    _ => break,
+            match self.machine.reserve(&self.paths[key], need, at(now_ms)) {
+                Ok(holds) => return self.start(asked, (holds, need, cap)),
+                Err(short) => match self.clamped(&short, &row, cap, false) {
+                    Some(smaller) => cap = smaller,
+                    None => break,
                 },
             }
         }
+        if self.mode.waits { self.line_up(asked, now_ms) } else { self.refuse(key, &row) }
+    }
+
+    /// One that waits since `since_ms` stands in line, with what it will get.
+    fn line_up(&mut self, asked: Asked, since_ms: u64) {
+        let (now_ms, key, row) = asked;
         let mut cap = MAX_TOKENS;
-        for _ in 0..if mode.waits { 4 } else { 0 } {
+        for round in 0..CLAMPS_MAX {
             let need = need(row.input, cap);
-            match self.machine.reserve_or_wait(&self.paths[key], need, at(row.at_ms)) {
-                Ok(Ok(holds)) => return self.start((row.at_ms, key, row), (holds, need, cap)),
+            let path = &self.paths[key];
+            let answer = if round == 0 && self.mode.clamps {
+                self.machine.reserve(path, need, at(now_ms)).map(Ok)
+            } else {
+                self.machine.reserve_or_wait(path, need, at(now_ms))
+            };
+            match answer {
+                Ok(Ok(holds)) => return self.start(asked, (holds, need, cap)),
                 Ok(Err(ticket)) => {
-                    self.line.push_back(Waiter {
-                        since_ms: row.at_ms,
-                        key,
-                        row,
-                        need,
-                        cap,
-                        ticket,
-                    });
-                    return;
+                    return self.line.push_back(Waiter { since_ms, key, row, need, cap, ticket });
                 }
-                Err(short) => match clamped(&short, row.input, true).filter(|_| mode.clamps) {
-                    Some(smaller) if smaller < cap => cap = smaller,
-                    _ => break,
+                Err(short) => match self.clamped(&short, &row, cap, true) {
+                    Some(smaller) => cap = smaller,
+                    None if round == 0 && self.mode.clamps => {}
+                    None => break,
                 },
             }
         }
         self.refuse(key, &row);
+    }
+
+    /// The cap to ask for instead; of one that waits: once everything has settled.
+    fn clamped(&self, short: &Short, row: &Row, cap: u64, waits: bool) -> Option<u64> {
+        let Short::Budget { left, left_at_most, ahead, .. } = short else { return None };
+        if !self.mode.clamps || (*ahead > 0 && !waits) {
+            return None;
+        }
+        let left = if waits { left_at_most } else { left };
+        let clamp = Clamp {
+            least: MIN_OUTPUT,
+            longest: self.live.output_tokens_max(),
+            may_wait: self.mode.waits && !waits && left < left_at_most,
+        };
+        clamp.cap(cap, |cap| row.input * INPUT_PRICE + cap * OUTPUT_PRICE <= *left)
     }
 
     fn refuse(&mut self, key: usize, row: &Row) {
@@ -231,16 +292,13 @@ impl Sim {
         self.tally.falsely += u64::from(row.cost() <= left);
     }
 
-    fn start(
-        &mut self,
-        (now_ms, key, row): (u64, usize, Row),
-        (holds, need, cap): (Holds, Need, u64),
-    ) {
+    fn start(&mut self, (now_ms, key, row): Asked, (holds, need, cap): (Holds, Need, u64)) {
         let served = Row { output: row.output.min(cap), ..row };
         self.tally.answered += 1;
         self.tally.truncated += u64::from(served.output < row.output);
         self.to_come[key] += served.cost();
-        self.slots.push(Some(Running { key, holds, need, cost: served.cost() }));
+        let (cost, output) = (served.cost(), served.output);
+        self.slots.push(Some(Running { key, holds, need, cost, output }));
         self.running.push((Reverse(now_ms + served.takes_ms()), self.slots.len() - 1));
     }
 
@@ -262,6 +320,7 @@ impl Sim {
                 self.to_come[done.key] -= done.cost;
                 let charge = Need { money: PicoUsd::from_pico(done.cost), ..done.need };
                 self.machine.settle(&done.holds, done.need, charge, at(next));
+                self.live.answered(None, Some(done.output));
             }
             self.serve(next);
         }
@@ -281,19 +340,31 @@ impl Sim {
                     let Waiter { key, row, need, cap, .. } = waiter;
                     self.start((now_ms, key, row), (holds, need, cap));
                 }
-                Err(_) => self.refuse(waiter.key, &waiter.row),
+                Err(short) => self.again(waiter, &short, now_ms, late),
             }
         }
     }
+
+    /// What it waited for was spent, or it waited long enough: what there is must do then.
+    fn again(&mut self, waiter: Waiter, short: &Short, now_ms: u64, late: bool) {
+        let Waiter { key, row, cap, since_ms, .. } = waiter;
+        if !late {
+            return self.line_up((now_ms, key, row), since_ms);
+        }
+        if let Short::Budget { ahead: 0, left, .. } = short
+            && self.mode.clamps
+            && let Some(cap) = (Clamp { least: MIN_OUTPUT, longest: None, may_wait: false })
+                .cap(cap, |cap| row.input * INPUT_PRICE + cap * OUTPUT_PRICE <= *left)
+        {
+            let need = need(row.input, cap);
+            if let Ok(holds) = self.machine.reserve(&self.paths[key], need, at(now_ms)) {
+                self.tally.waited += 1;
+                return self.start((now_ms, key, row), (holds, need, cap));
+            }
+        }
+        self.refuse(key, &row);
+    }
 }
 
-/// The largest answer that what is left can pay; of one that waits: once everything has settled.
-fn clamped(short: &Short, input: u64, waits: bool) -> Option<u64> {
-    let Short::Budget { left, left_at_most, ahead, .. } = short else { return None };
-    let left = if waits { *left_at_most } else { *left };
-    if *ahead > 0 && !waits {
-        return None;
-    }
-    let cap = left.checked_sub(input * INPUT_PRICE)? / OUTPUT_PRICE;
-    (cap >= MIN_OUTPUT).then_some(cap)
-}
+/// A request: when, by whom, what.
+type Asked = (u64, usize, Row);

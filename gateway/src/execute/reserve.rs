@@ -1,7 +1,7 @@
 //! The worst case of one attempt, set aside on every budget of its path or on none; clamped to what
 //! the budgets can pay where the policy says so.
 
-use super::{Execution, miss::Miss};
+use super::{Clamp, Execution, miss::Miss};
 use crate::{
     ledger::{Ask, AttemptIndex, CommitTicket, Lined, Role, Short, Unit},
     routes::{Fault, FaultKind, Prepared, Route},
@@ -21,24 +21,35 @@ impl Execution<'_> {
         mut prepared: Prepared,
         role: Role,
     ) -> Result<(Prepared, AttemptIndex, CommitTicket), Miss> {
-        for _ in 0..CLAMPS_MAX {
+        let clamps = matches!(self.decision.on_short, OnShort::Clamp { .. });
+        for round in 0..CLAMPS_MAX {
             let price = route.price(self.request);
             let worst = route.worst_case(&price, &prepared.bounds).ok_or(Miss::UnknownPrice)?;
             // What earlier attempts cost or still hold counts against the request's own limit.
             let left_of_max = self.bounds.cost_max.map(|max| max.less(self.book.committed()));
-            let waits = self.waits.get().copied();
+            // Once it has waited long enough, what there is must do.
+            let waits = self.waits.get().copied().filter(|until| Instant::now() < *until);
+            // One that may be cut stands in line with what it will get, not with all it asked for.
+            let line = waits.filter(|_| round > 0 || !clamps);
             let short = match left_of_max {
                 Some(max) if worst > max => {
-                    ShortOf { left: Left::Money(max), miss: Miss::MaxCost { needed: worst } }
+                    let miss = Miss::MaxCost { needed: worst };
+                    ShortOf { left: Left::Money(max), may_wait: false, miss }
                 }
-                _ => match self.reserved(self.ask(route, &prepared, worst, role), waits).await {
+                _ => match self.reserved(self.ask(route, &prepared, worst, role), line).await {
                     Ok((attempt, ticket)) => return Ok((prepared, attempt, ticket)),
-                    Err(short) => {
-                        ShortOf { left: left(&short, waits.is_some()), miss: Miss::Short(short) }
-                    }
+                    Err(short) => ShortOf {
+                        left: left(&short, waits.is_some()),
+                        may_wait: self.may_wait(&short),
+                        miss: Miss::Short(short),
+                    },
                 },
             };
-            let Some(cap) = self.clamped(route, &prepared, &short.left) else {
+            let Some(cap) = self.clamped(route, &prepared, &short) else {
+                // Too small to be cut: it waits as it is.
+                if waits.is_some() && line.is_none() {
+                    continue;
+                }
                 return Err(short.miss);
             };
             prepared = route.prepare(self.request, cap).await.map_err(Miss::Fault)?;
@@ -62,13 +73,20 @@ impl Execution<'_> {
         }
     }
 
-    /// The largest output cap that what is left can pay, if the policy clamps and it is worth it.
-    fn clamped(&self, route: &Route, prepared: &Prepared, left: &Left) -> Option<u64> {
+    /// Whether it has yet to wait for what running requests may give back.
+    fn may_wait(&self, short: &Short) -> bool {
+        let frees =
+            matches!(short, Short::Budget { left, left_at_most, .. } if left < left_at_most);
+        frees && !self.bounds.budget_wait.is_zero() && self.waits.get().is_none()
+    }
+
+    /// The output cap that is asked for instead, if the policy clamps and it is worth it.
+    fn clamped(&self, route: &Route, prepared: &Prepared, short: &ShortOf) -> Option<u64> {
         let OnShort::Clamp { min_output_tokens } = self.decision.on_short else { return None };
         let price = route.price(self.request);
         let affords = |cap: u64| {
             let bounds = policies::WorstCase { output_tokens: cap, ..prepared.bounds };
-            match left {
+            match &short.left {
                 Left::Money(left) => {
                     route.worst_case(&price, &bounds).is_some_and(|worst| worst <= *left)
                 }
@@ -76,7 +94,9 @@ impl Execution<'_> {
                 Left::Nothing => false,
             }
         };
-        largest(min_output_tokens, prepared.bounds.output_tokens.checked_sub(1)?, affords)
+        let longest = route.live.output_tokens_max();
+        let clamp = Clamp { least: min_output_tokens, longest, may_wait: short.may_wait };
+        clamp.cap(prepared.bounds.output_tokens, affords)
     }
 
     fn ask(&self, route: &Route, prepared: &Prepared, worst_money: PicoUsd, role: Role) -> Ask {
@@ -115,6 +135,7 @@ enum Left {
 
 struct ShortOf {
     left: Left,
+    may_wait: bool,
     miss: Miss,
 }
 
@@ -140,31 +161,4 @@ fn left(short: &Short, waits: bool) -> Left {
 /// Prompt and answer tokens at most.
 fn tokens(bounds: &policies::WorstCase) -> u64 {
     bounds.output_tokens.saturating_mul(bounds.choices).saturating_add(bounds.prompt_tokens)
-}
-
-/// The largest number in `low..=high` that `fits`, if any does; `fits` is monotone.
-fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
-    if low > high || !fits(low) {
-        return None;
-    }
-    let (mut low, mut high) = (low, high);
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if fits(middle) { low = middle } else { high = middle - 1 }
-    }
-    Some(low)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::largest;
-
-    #[test]
-    fn the_largest_that_fits_is_found() {
-        assert_eq!(largest(1, 100, |n| n <= 42), Some(42));
-        assert_eq!(largest(1, 100, |_| true), Some(100));
-        assert_eq!(largest(50, 100, |n| n <= 42), None);
-        assert_eq!(largest(7, 6, |_| true), None);
-        assert_eq!(largest(0, u64::MAX, |n| n <= 3), Some(3));
-    }
 }

@@ -28,6 +28,7 @@ pub struct Live {
     ttft_p50_us: AtomicU64,
     ttft_p95_us: AtomicU64,
     output_mean: AtomicU64,
+    output_max: AtomicU64,
     failed_permille: AtomicU64,
     in_flight: AtomicU32,
 }
@@ -69,6 +70,7 @@ impl Live {
             ttft_p50_us: AtomicU64::new(UNKNOWN),
             ttft_p95_us: AtomicU64::new(UNKNOWN),
             output_mean: AtomicU64::new(UNKNOWN),
+            output_max: AtomicU64::new(UNKNOWN),
             failed_permille: AtomicU64::new(UNKNOWN),
             in_flight: AtomicU32::new(0),
         }
@@ -113,6 +115,12 @@ impl Live {
         known(&self.output_mean)
     }
 
+    /// The longest of the recent answers in tokens, once enough attempts were seen.
+    #[must_use]
+    pub fn output_tokens_max(&self) -> Option<u64> {
+        known(&self.output_max)
+    }
+
     /// Failed attempts in thousandths of the recent ones.
     #[must_use]
     pub fn failed_permille(&self) -> Option<u32> {
@@ -144,6 +152,8 @@ impl Live {
         if lengths.len() >= SAMPLES_MIN {
             let mean = lengths.iter().sum::<u64>() / lengths.len() as u64;
             self.output_mean.store(mean, Ordering::Relaxed);
+            let longest = lengths.iter().copied().max().unwrap_or(UNKNOWN);
+            self.output_max.store(longest, Ordering::Relaxed);
         }
         let seen = recent.failed.items.len();
         if seen >= SAMPLES_MIN {
@@ -240,5 +250,6 @@ mod tests {
         }
         assert_eq!(live.ttft_us(), (Some(1000), Some(1000)));
         assert_eq!(live.output_tokens_mean(), Some(100));
+        assert_eq!(live.output_tokens_max(), Some(100));
     }
 }
