@@ -29,4 +29,5 @@ pub mod telemetry;
 pub mod timeline;
 pub mod tls;
 pub mod upkeep;
+pub mod webhook;
 pub mod wire;

@@ -34,6 +34,7 @@ use crate::{
     routes::Routes,
     telemetry::Metrics,
     timeline::{Stage, Timeline},
+    webhook::Webhook,
     wire::{self, ChatRequest, Context, Kept, chat::AnswerHead},
 };
 use axum::{
@@ -81,6 +82,8 @@ pub struct Gateway {
     pub hedging: Hedging,
     /// What is counted for operators.
     pub metrics: Arc<Metrics>,
+    /// Who is told of events.
+    pub webhooks: Vec<Arc<Webhook>>,
     /// Answers kept for `previous_response_id`, where the operator keeps any.
     pub kept: Option<Arc<Kept>>,
     /// Work that outlives its request; shutdown waits for it.
@@ -211,7 +214,8 @@ async fn answer(
     }
     let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
     life.watched = true;
-    let decision = decide(&policy, &facts)?;
+    let decision =
+        decide(&policy, &facts).map_err(|refusal| watched::kept_home(refusal, &actions))?;
     life.decision = Some(Arc::clone(&decision));
     life.timeline.end(Stage::Decide);
 

@@ -14,6 +14,7 @@ use crate::{
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
     telemetry::Metrics,
+    webhook::Webhook,
     wire::Kept,
 };
 use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, Worker};
@@ -42,6 +43,14 @@ pub enum StartError {
         route: String,
         /// Why.
         source: LoadError,
+    },
+    /// A webhook does not work.
+    #[error("webhook `{webhook}`: {reason}")]
+    Webhook {
+        /// The webhook.
+        webhook: String,
+        /// Why.
+        reason: String,
     },
     /// A cloud route's settings do not work.
     #[error("route `{route}`: {reason}")]
@@ -76,11 +85,13 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let metrics = Arc::new(Metrics::new());
     let counting = Arc::clone(&metrics);
     let guard = Arc::new(Guard::new(config.guard.clone()));
+    guard.restore(&config.data_dir, &books.notices(), clock.unix_ms());
     let (watching, time) = (Arc::clone(&guard), clock.clone());
     books.observe(move |entry| {
         counting.ended(entry);
-        crate::serve::served(&watching, entry, time.unix_ms());
+        crate::serve::served(&watching, entry, time.unix_ms())
     });
+    let webhooks = webhooks(&config, &books, &clock)?;
     let gateway = Gateway {
         guard,
         admission: Admission::new(&config.limits),
@@ -89,6 +100,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics,
+        webhooks,
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
         routes: Routes::new(routes),
@@ -129,6 +141,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         idempotency: Idempotency::new(config.idempotency),
         hedging: Hedging::new(config.hedge),
         metrics: Arc::new(Metrics::new()),
+        webhooks: Vec::new(),
         tasks: TaskTracker::new(),
         policy: Arc::new(policy),
         routes: Routes::default(),
@@ -139,6 +152,20 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         kept: None,
         config,
     }))
+}
+
+/// Who is told of events, each where it was left. Blocking.
+fn webhooks(
+    config: &Config,
+    books: &Books,
+    clock: &Clock,
+) -> Result<Vec<Arc<Webhook>>, StartError> {
+    let webhook = |config: &crate::config::WebhookConfig| {
+        let failed = |reason| StartError::Webhook { webhook: config.name.clone(), reason };
+        let told = books.begin_telling(&config.name).map_err(|error| failed(error.to_string()))?;
+        Webhook::new(config.clone(), told, clock.clone()).map(Arc::new).map_err(failed)
+    };
+    config.webhooks.iter().map(webhook).collect()
 }
 
 fn books_config(config: &Config) -> BooksConfig {

@@ -42,3 +42,4 @@ mod surface;
 mod surviving;
 mod tidy;
 mod tls;
+mod webhooks;

@@ -340,14 +340,14 @@ impl Sim {
                     let Waiter { key, row, need, cap, .. } = waiter;
                     self.start((now_ms, key, row), (holds, need, cap));
                 }
-                Err(short) => self.again(waiter, &short, now_ms, late),
+                Err(short) => self.again(&waiter, &short, now_ms, late),
             }
         }
     }
 
     /// What it waited for was spent, or it waited long enough: what there is must do then.
-    fn again(&mut self, waiter: Waiter, short: &Short, now_ms: u64, late: bool) {
-        let Waiter { key, row, cap, since_ms, .. } = waiter;
+    fn again(&mut self, waiter: &Waiter, short: &Short, now_ms: u64, late: bool) {
+        let &Waiter { key, row, cap, since_ms, .. } = waiter;
         if !late {
             return self.line_up((now_ms, key, row), since_ms);
         }

@@ -30,6 +30,8 @@ struct Attack {
     price: u64,
     /// The same question each time.
     same_question: bool,
+    /// Another model than everybody's.
+    model: u64,
     /// New keys of the same user that share the work.
     new_keys: u64,
 }
@@ -41,6 +43,7 @@ const USUAL: Attack = Attack {
     size: None,
     price: 1,
     same_question: false,
+    model: 1,
     new_keys: 0,
 };
 
@@ -52,25 +55,27 @@ fn attacks() -> Vec<Attack> {
         Attack { name: "retry storm", every_ms: 500, same_question: true, ..USUAL },
         Attack { name: "many keys", new_keys: 20, ..USUAL },
         Attack { name: "cache busting", every_ms: 3_000, size: Some((20_000, 200)), ..USUAL },
-        Attack { name: "router gaming", every_ms: 15_000, price: 20, ..USUAL },
+        Attack { name: "router gaming", every_ms: 15_000, price: 20, model: 2, ..USUAL },
     ]
 }
 
 /// A request that runs in the simulation.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ends {
     at_ms: u64,
     who: Vec<Subject>,
     cost: u64,
     input: u64,
     output: u64,
+    model: u64,
+    held: bool,
 }
 
 /// The guard and the traffic it sees.
 #[derive(Clone)]
 struct Sim {
     watch: Watch,
-    running: Vec<(u64, Vec<Subject>, [u64; 3])>,
+    running: Vec<Ends>,
 }
 
 #[derive(Default)]
@@ -142,9 +147,7 @@ pub(super) fn run(rows: &[Row]) -> Result<(), String> {
 fn play(sim: &mut Sim, rows: &[Row], (from, until): (u64, u64), attack: Option<&Attack>) -> Tally {
     let mut tally = Tally::default();
     let mut ends: BinaryHeap<Reverse<Ends>> = BinaryHeap::new();
-    for (at_ms, who, [cost, input, output]) in sim.running.drain(..) {
-        ends.push(Reverse(Ends { at_ms, who, cost, input, output }));
-    }
+    ends.extend(sim.running.drain(..).map(Reverse));
     let period = rows.last().map_or(HOUR, |row| row.at_ms + 1_000);
     let mut struck = 0;
     let (mut round, mut at) = (from / period, 0);
@@ -172,10 +175,7 @@ fn play(sim: &mut Sim, rows: &[Row], (from, until): (u64, u64), attack: Option<&
             normal(sim, row, (now, seed), &mut ends, &mut tally);
         }
     }
-    sim.running = ends
-        .into_iter()
-        .map(|Reverse(end)| (end.at_ms, end.who, [end.cost, end.input, end.output]))
-        .collect();
+    sim.running = ends.into_iter().map(|Reverse(end)| end).collect();
     tally
 }
 
@@ -189,7 +189,8 @@ fn awake(now: u64) -> u64 {
 }
 
 fn who(key: u64) -> Vec<Subject> {
-    subjects(&format!("key_{key}"), Some(&format!("u{}", key / 2)))
+    let (user, team) = (format!("u{}", key / 2), format!("t{}", key / 8));
+    subjects(&format!("key_{key}"), Some(&user), Some(&team))
 }
 
 fn normal(
@@ -206,7 +207,7 @@ fn normal(
     let verdict = sim.watch.ask(&who, &asked(now, seed, row.input));
     alarms(&verdict.events, tally);
     let held = verdict.effect.filter(|effect| effect.effect != GuardEffect::Logged);
-    let paid = match held {
+    let paid = match &held {
         None => true,
         Some(effect) => {
             let passes = effect.effect == GuardEffect::Throttled && !effect.turned_away;
@@ -218,8 +219,8 @@ fn normal(
         }
     };
     let cost = if paid { row.cost() } else { 0 };
-    let (input, output) = (row.input, row.output);
-    ends.push(Reverse(Ends { at_ms: now + row.takes_ms(), who, cost, input, output }));
+    let (input, output, at_ms) = (row.input, row.output, now + row.takes_ms());
+    ends.push(Reverse(Ends { at_ms, who, cost, input, output, model: 1, held: held.is_some() }));
 }
 
 fn strike(
@@ -237,11 +238,16 @@ fn strike(
     let cost = (input * INPUT_PRICE + output * OUTPUT_PRICE) * attack.price;
     let who = match attack.new_keys {
         0 => who(STOLEN),
-        keys => subjects(&format!("key_new_{}", count % keys), Some(&format!("u{}", STOLEN / 2))),
+        keys => {
+            let mut of_user = who(STOLEN);
+            of_user[0] = format!("key_new_{}", count % keys).into();
+            of_user
+        }
     };
     tally.without += cost;
     let question = if attack.same_question { 1 } else { seed };
-    let verdict = sim.watch.ask(&who, &asked(now, question, input));
+    let asked = Asked { model: attack.model, ..asked(now, question, input) };
+    let verdict = sim.watch.ask(&who, &asked);
     let begun = verdict.events.iter().any(|event| event.effect != GuardEffect::Logged);
     if (begun || verdict.effect.is_some()) && tally.detected_ms.is_none() {
         tally.detected_ms = Some(now - from);
@@ -254,14 +260,15 @@ fn strike(
     let cost = if paid { cost } else { 0 };
     tally.lost += cost;
     let at_ms = now + 500 + output * 20;
-    ends.push(Reverse(Ends { at_ms, who, cost, input, output }));
+    let (model, held) = (attack.model, verdict.effect.is_some());
+    ends.push(Reverse(Ends { at_ms, who, cost, input, output, model, held }));
 }
 
 fn finish(sim: &mut Sim, now: u64, ends: &mut BinaryHeap<Reverse<Ends>>, tally: &mut Tally) {
     while ends.peek().is_some_and(|Reverse(end)| end.at_ms <= now) {
         let Some(Reverse(end)) = ends.pop() else { return };
-        let served =
-            Served { unix_ms: end.at_ms, cost: end.cost, input: end.input, output: end.output };
+        let Ends { at_ms: unix_ms, cost, input, output, model, held, .. } = end;
+        let served = Served { unix_ms, cost, input, output, model, held };
         let events = sim.watch.served(&end.who, &served);
         alarms(&events, tally);
     }

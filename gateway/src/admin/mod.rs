@@ -9,6 +9,7 @@
 mod asked;
 mod budgets;
 mod engine_view;
+mod events;
 mod export;
 mod focus;
 mod groups;
@@ -24,7 +25,7 @@ mod read;
 mod state;
 #[cfg(test)]
 mod tests;
-mod times;
+pub(crate) mod times;
 
 pub(crate) use export::write_days;
 use groups::Kind;
@@ -64,6 +65,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router<Arc<Gateway>> {
                 "GET, HEAD, PATCH, DELETE",
             ),
         )
+        .route("/events", reads(get(events::list)))
+        .route("/webhooks", reads(get(events::webhooks)))
         .route("/guard", reads(get(guard::show)))
         .route("/guard/{subject}", only(axum::routing::delete(guard::lift), "DELETE"))
         .nest("/teams", groups::router(Kind::Team))

@@ -1,7 +1,8 @@
 //! `tollgate team`, `user` and `budget`: set up, list, change, disable.
 
 use super::{
-    CliError, Common, keys,
+    CliError, Common,
+    allowance::{self, AllowanceArgs},
     ledger::escaped,
     link::{Link, Missing},
     output::{self, Align, rows, text},
@@ -40,21 +41,8 @@ pub(crate) struct CreateArgs {
     /// The team of a user
     #[arg(long)]
     pub(crate) team: Option<String>,
-    /// Requests per minute of all its keys together
-    #[arg(long, value_name = "N")]
-    pub(crate) requests_per_minute: Option<u32>,
-    /// Tokens per minute of all its keys together
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens_per_minute: Option<u64>,
-    /// Requests in flight of all its keys together
-    #[arg(long, value_name = "N")]
-    pub(crate) concurrency: Option<u32>,
-    /// A budget, as for `key create`; may be given once for each window
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = keys::budget)]
-    pub(crate) budgets: Vec<Value>,
-    /// A budget of each session of its keys
-    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = keys::budget)]
-    pub(crate) session_budgets: Vec<Value>,
+    #[command(flatten)]
+    pub(crate) allowance: AllowanceArgs,
 }
 
 /// Budgets one by one.
@@ -64,6 +52,8 @@ pub(crate) enum BudgetCommand {
     List,
     /// Set a budget on global, team:NAME, user:NAME, tag:NAME or a key's id
     Set(SetArgs),
+    /// Show one budget: limit, spent, reserved, left, who waits for it, when it opens again
+    Show(IdArgs),
     /// Remove a budget
     Remove(IdArgs),
 }
@@ -81,7 +71,7 @@ pub(crate) struct SetArgs {
     /// Whose: global, team:NAME, user:NAME, tag:NAME or a key's id
     pub(crate) scope: String,
     /// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft]`, such as rolling:24h=5.00
-    #[arg(value_parser = keys::budget)]
+    #[arg(value_parser = allowance::budget)]
     pub(crate) budget: Value,
     /// Of each session below the scope
     #[arg(long)]
@@ -102,17 +92,8 @@ pub(crate) async fn run(
             return list(common, &groups);
         }
         GroupCommand::Create(args) => {
-            let body = json!({
-                "name": args.name,
-                "team": args.team,
-                "limits": {
-                    "requests_per_minute": args.requests_per_minute,
-                    "tokens_per_minute": args.tokens_per_minute,
-                    "concurrency": args.concurrency,
-                },
-                "budgets": args.budgets,
-                "session_budgets": args.session_budgets,
-            });
+            let body = json!({ "name": args.name, "team": args.team });
+            let body = args.allowance.put_into(body);
             link.ask(Method::POST, &format!("/{kind}"), Some(&body)).await?
         }
         GroupCommand::Show(args) => link.get(&path(&args.name)).await?,
@@ -139,8 +120,8 @@ fn list(common: &Common, groups: &Value) -> Result<(), CliError> {
             ("TEAM", Align::Left, &|row| text(row, "/team")),
             ("STATE", Align::Left, &|row| text(row, "/state")),
             ("KEYS", Align::Right, &|row| text(row, "/keys")),
-            ("LIMITS", Align::Left, &keys::limits),
-            ("BUDGETS", Align::Left, &keys::budgets),
+            ("LIMITS", Align::Left, &allowance::limits),
+            ("BUDGETS", Align::Left, &allowance::budgets),
         ],
     )
 }
@@ -154,6 +135,11 @@ pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<()
             body["scope"] = json!(args.scope);
             body["of_sessions"] = json!(args.of_sessions);
             (Method::POST, "/budgets".to_owned(), Some(body))
+        }
+        BudgetCommand::Show(args) => {
+            let link = Link::open(common, Missing::Refuse).await?;
+            let budget = link.get(&format!("/budgets/{}", escaped(&args.id))).await?;
+            return super::ledger::list_budgets(common, &json!({ "data": [budget] }), &budget);
         }
         BudgetCommand::Remove(args) => {
             (Method::DELETE, format!("/budgets/{}", escaped(&args.id)), None)

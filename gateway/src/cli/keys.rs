@@ -1,9 +1,10 @@
-//! `tollgate key`: create, list, show, update, revoke, rotate-admin.
+//! `tollgate key`: create, list, show, update, disable, enable, revoke, rotate-admin.
 
 use super::{
     CliError, Common,
+    allowance::{self, AllowanceArgs, budgets, limits},
     link::{Link, Missing},
-    output::{self, Align, rows, text, usd},
+    output::{self, Align, rows, text},
 };
 use clap::{Args, Subcommand};
 use http::Method;
@@ -21,7 +22,11 @@ pub(crate) enum KeyCommand {
     Show(IdArgs),
     /// Change what is named; the rest stays
     Update(Box<UpdateArgs>),
-    /// Revoke a key; its record stays, since the ledger names it
+    /// Disable a key: it works again once it is enabled
+    Disable(IdArgs),
+    /// Enable a key that was disabled
+    Enable(IdArgs),
+    /// Revoke a key for good; its record stays, since the ledger names it
     Revoke(IdArgs),
     /// Replace the admin key; the old one stops working at once
     RotateAdmin,
@@ -46,19 +51,8 @@ pub(crate) struct CreateArgs {
     /// The team it belongs to
     #[arg(long)]
     pub(crate) team: Option<String>,
-    /// Requests per minute
-    #[arg(long, value_name = "N")]
-    pub(crate) requests_per_minute: Option<u32>,
-    /// Tokens per minute, prompt and answer
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens_per_minute: Option<u64>,
-    /// Requests in flight
-    #[arg(long, value_name = "N")]
-    pub(crate) concurrency: Option<u32>,
-    /// A budget: `WINDOW=USD[,TOKENStokens][,soft]`, such as day=5.00 or month=20,1000000tokens,soft;
-    /// windows are hour, day, week, month, total and rolling:24h (any span); may be given once for each window
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
-    pub(crate) budgets: Vec<Value>,
+    #[command(flatten)]
+    pub(crate) allowance: AllowanceArgs,
     /// May pin a route by writing its name as `model`
     #[arg(long)]
     pub(crate) may_pin: bool,
@@ -91,7 +85,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     pub(crate) concurrency: Option<Value>,
     /// Its budgets, all of them anew (see `key create --help`)
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = allowance::budget)]
     pub(crate) budgets: Vec<Value>,
     /// Removes all its budgets
     #[arg(long, conflicts_with = "budgets")]
@@ -123,6 +117,8 @@ pub(crate) async fn run(common: &Common, command: KeyCommand) -> Result<(), CliE
             let key = link.ask(Method::PATCH, &path(&args.id), Some(&body)).await?;
             show(common, &key)
         }
+        KeyCommand::Disable(args) => set_disabled(common, &link, &args.id, true).await,
+        KeyCommand::Enable(args) => set_disabled(common, &link, &args.id, false).await,
         KeyCommand::Revoke(args) => {
             let key = link.ask(Method::DELETE, &path(&args.id), None).await?;
             show(common, &key)
@@ -138,20 +134,26 @@ pub(crate) async fn run(common: &Common, command: KeyCommand) -> Result<(), CliE
     }
 }
 
+async fn set_disabled(
+    common: &Common,
+    link: &Link,
+    id: &str,
+    disabled: bool,
+) -> Result<(), CliError> {
+    let body = json!({ "disabled": disabled });
+    let key = link.ask(Method::PATCH, &path(id), Some(&body)).await?;
+    show(common, &key)
+}
+
 async fn create(common: &Common, link: &Link, args: &CreateArgs) -> Result<(), CliError> {
     let body = json!({
         "label": args.label,
         "user": args.user,
         "team": args.team,
-        "limits": {
-            "requests_per_minute": args.requests_per_minute,
-            "tokens_per_minute": args.tokens_per_minute,
-            "concurrency": args.concurrency,
-        },
-        "budgets": args.budgets,
         "may_pin": args.may_pin,
         "expires_unix_ms": args.expires.as_deref().map(time).transpose()?,
     });
+    let body = args.allowance.put_into(body);
     let made = link.ask(Method::POST, "/keys", Some(&body)).await?;
     if common.json {
         return output::json(&made);
@@ -201,42 +203,6 @@ fn show(common: &Common, key: &Value) -> Result<(), CliError> {
     line("revoked", text(key, "/revoked"))
 }
 
-pub(super) fn limits(key: &Value) -> String {
-    let known = [
-        ("/limits/requests_per_minute", "requests/min"),
-        ("/limits/tokens_per_minute", "tokens/min"),
-        ("/limits/concurrency", "in flight"),
-    ];
-    let set = known
-        .iter()
-        .filter(|(pointer, _)| key.pointer(pointer).is_some_and(|limit| !limit.is_null()))
-        .map(|(pointer, unit)| format!("{} {unit}", text(key, pointer)));
-    or_dash(&set.collect::<Vec<_>>())
-}
-
-pub(super) fn budgets(key: &Value) -> String {
-    let budgets = key["budgets"].as_array().map_or(&[][..], Vec::as_slice);
-    let one = |budget: &Value| {
-        let mut parts = Vec::new();
-        if budget.get("money_usd").is_some_and(|money| !money.is_null()) {
-            parts.push(format!("${}", usd(budget, "/money_usd")));
-        }
-        if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
-            parts.push(format!("{} tokens", text(budget, "/tokens")));
-        }
-        if budget.get("requests").is_some_and(|requests| !requests.is_null()) {
-            parts.push(format!("{} requests", text(budget, "/requests")));
-        }
-        let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
-        format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
-    };
-    or_dash(&budgets.iter().map(one).collect::<Vec<_>>())
-}
-
-fn or_dash(parts: &[String]) -> String {
-    if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
-}
-
 fn change(args: &UpdateArgs) -> Result<Value, CliError> {
     let mut body = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
@@ -273,33 +239,6 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
         return Err(CliError::usage("nothing to change: name what changes, such as --label"));
     }
     Ok(Value::Object(body))
-}
-
-/// `WINDOW=USD[,TOKENStokens][,soft]`
-pub(super) fn budget(written: &str) -> Result<Value, String> {
-    let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
-    let (window, rest) = written.split_once('=').ok_or_else(shape)?;
-    let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
-    let mut budget = json!({ "window": window, "hard": true });
-    for part in rest.split(',') {
-        if part == "soft" {
-            budget["hard"] = json!(false);
-        } else if let Some(tokens) = part.strip_suffix("tokens") {
-            let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;
-            budget["tokens"] = json!(tokens);
-        } else if let Some(requests) = part.strip_suffix("requests") {
-            let requests: u64 = requests.trim().parse().map_err(|_| shape())?;
-            budget["requests"] = json!(requests);
-        } else {
-            let amount = part.trim_start_matches('$');
-            let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
-            budget["money_usd"] = json!(money);
-        }
-    }
-    if ["money_usd", "tokens", "requests"].iter().all(|unit| budget.get(unit).is_none()) {
-        return Err(shape());
-    }
-    Ok(budget)
 }
 
 fn number_or_none(written: &str) -> Result<Value, String> {

@@ -440,12 +440,21 @@ async fn verify(common: &Common, link: &Link) -> Result<(), CliError> {
 pub(crate) async fn budgets(common: &Common) -> Result<(), CliError> {
     let link = Link::open(common, Missing::Refuse).await?;
     let budgets = link.get("/budgets").await?;
+    list_budgets(common, &budgets, &budgets)
+}
+
+/// A table of budgets, or what was answered.
+pub(super) fn list_budgets(
+    common: &Common,
+    budgets: &Value,
+    answered: &Value,
+) -> Result<(), CliError> {
     if common.json {
-        return output::json(&budgets);
+        return output::json(answered);
     }
     let kind = |budget: &Value| if budget["hard"] == Value::Bool(false) { "soft" } else { "hard" };
     output::table(
-        rows(&budgets),
+        rows(budgets),
         &[
             ("BUDGET", Align::Left, &|budget| text(budget, "/id")),
             ("KIND", Align::Left, &|budget| kind(budget).to_owned()),
@@ -457,6 +466,7 @@ pub(crate) async fn budgets(common: &Common) -> Result<(), CliError> {
             ("SPENT", Align::Right, &|budget| text(budget, "/spent_tokens")),
             ("HELD", Align::Right, &|budget| text(budget, "/reserved_tokens")),
             ("LEFT", Align::Right, &|budget| text(budget, "/left_tokens")),
+            ("WAITING", Align::Right, &|budget| text(budget, "/waiting")),
             ("RESETS", Align::Left, &|budget| text(budget, "/resets")),
         ],
     )

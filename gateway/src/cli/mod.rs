@@ -4,8 +4,10 @@
 //! admin API answered, unchanged; every failure says what, why and the next command, and ends with
 //! a documented exit code.
 
+mod allowance;
 mod doctor;
 mod error;
+mod events;
 mod export;
 mod groups;
 mod guard;
@@ -77,7 +79,7 @@ pub(crate) enum Command {
     Serve(serve::ServeArgs),
     /// Write a commented tollgate.toml into this directory
     Init(init::InitArgs),
-    /// Create, list, change and revoke keys
+    /// Create, list, change, disable and revoke keys
     #[command(subcommand)]
     Key(keys::KeyCommand),
     /// Ask the ledger what happened and what it cost
@@ -108,6 +110,8 @@ pub(crate) enum Command {
     /// See and lift what the abuse guard does
     #[command(subcommand)]
     Guard(guard::GuardCommand),
+    /// Show what operators were told of: budgets that fill, what the guard did; and who has heard it
+    Events(events::EventsArgs),
     /// Show the dated price list
     #[command(subcommand)]
     Prices(prices::PricesCommand),
@@ -182,6 +186,7 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Team(command) => groups::run(common, "teams", command).await,
         Command::User(command) => groups::run(common, "users", command).await,
         Command::Guard(command) => guard::run(common, command).await,
+        Command::Events(args) => events::run(common, args).await,
         Command::Budgets => ledger::budgets(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
         Command::Doctor => doctor::run(common).await,

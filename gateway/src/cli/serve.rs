@@ -75,7 +75,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     background.spawn(
         Arc::clone(&gateway.policy).keep_current(gateway.books.clone(), ended.child_token()),
     );
-    background.spawn(crate::upkeep::run(Arc::clone(&gateway), ended.child_token()));
+    accompany(&gateway, &background, &ended);
     gateway.policy.reload(&gateway.books, false).await;
     // On loopback the admin plane is in clear.
     let clear = admin.as_ref().is_some_and(|(_, at)| at.ip().is_loopback());
@@ -124,6 +124,17 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     .await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What goes on beside the requests until `ended`: the guard's memory, the ledger's upkeep, and
+/// telling operators.
+fn accompany(gateway: &Arc<Gateway>, background: &TaskTracker, ended: &CancellationToken) {
+    background.spawn(crate::guard::keep(Arc::clone(gateway), ended.child_token()));
+    background.spawn(crate::upkeep::run(Arc::clone(gateway), ended.child_token()));
+    for webhook in &gateway.webhooks {
+        let telling = Arc::clone(webhook).run(gateway.books.clone(), ended.child_token());
+        background.spawn(telling);
+    }
 }
 
 async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr), CliError> {

@@ -1,6 +1,6 @@
 //! Promises of the command line that need no server.
 
-use super::{keys, *};
+use super::{allowance, *};
 use clap::CommandFactory as _;
 use serde_json::json;
 
@@ -44,22 +44,22 @@ fn wrong_usage_is_exit_code_two_and_help_is_not() {
 #[test]
 fn a_budget_is_written_as_window_and_limits() {
     let hard_money = json!({"window": "day", "hard": true, "money_usd": "5.000000000000"});
-    assert_eq!(keys::budget("day=5.00"), Ok(hard_money.clone()));
-    assert_eq!(keys::budget("day=$5"), Ok(hard_money));
+    assert_eq!(allowance::budget("day=5.00"), Ok(hard_money.clone()));
+    assert_eq!(allowance::budget("day=$5"), Ok(hard_money));
     assert_eq!(
-        keys::budget("total=1000tokens,soft"),
+        allowance::budget("total=1000tokens,soft"),
         Ok(json!({"window": "total", "hard": false, "tokens": 1000}))
     );
     assert_eq!(
-        keys::budget("month=0.5,7tokens"),
+        allowance::budget("month=0.5,7tokens"),
         Ok(json!({"window": "month", "hard": true, "money_usd": "0.500000000000", "tokens": 7}))
     );
     assert_eq!(
-        keys::budget("rolling:24h=9requests"),
+        allowance::budget("rolling:24h=9requests"),
         Ok(json!({"window": "rolling:1d", "hard": true, "requests": 9}))
     );
     for wrong in ["5", "day", "day=", "year=5", "day=5,00x", "day=soft", "day=1.0000000000001"] {
-        assert!(keys::budget(wrong).is_err(), "{wrong}");
+        assert!(allowance::budget(wrong).is_err(), "{wrong}");
     }
 }
 

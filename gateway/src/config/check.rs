@@ -8,7 +8,7 @@ use super::{
     error::{Finding, closest},
     price, shipped,
     survive::{self, BreakerConfig, RetryConfig},
-    written,
+    webhook, written,
 };
 use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
 use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
@@ -42,6 +42,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
     }
+    let webhooks = webhook::checked(&written.webhook, &mut warnings)?;
     let config = Config {
         listen,
         data_dir: resolve(base, &server.data_dir),
@@ -66,6 +67,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
         admin_listen: written.admin.checked()?,
         cache: written.cache.checked(),
         idempotency: written.idempotency.checked(),
+        webhooks,
         warnings,
     };
     if config.routes.is_empty() {
@@ -168,11 +170,14 @@ fn guard(written: &written::Guard) -> crate::guard::Settings {
         spend: written.spend,
         prompt_loop: written.prompt_loop,
         session_growth: written.session_growth,
+        model_spend: written.model_spend,
+        new_keys_max: written.new_keys_max.get(),
         fast_factor: f64::from(written.fast_percent.get()) / 100.0,
         hour_factor: f64::from(written.hour_percent.get()) / 100.0,
         shape_factor: f64::from(written.shape_percent.get()) / 100.0,
         floor_per_hour: written.floor_usd_per_hour.0,
         loop_max: written.loop_max.get(),
+        learn: Duration::from_millis(written.learn_ms),
         hold: millis(written.hold_ms),
         allow: written.allow.iter().cloned().collect(),
     }
@@ -558,7 +563,7 @@ fn aliases(written: &[Spanned<String>], names: &HashSet<String>) -> Result<Vec<S
 }
 
 /// Names go into URLs, headers and metric labels.
-fn name_is_sound(name: &Spanned<String>, what: &str) -> Result<(), Finding> {
+pub(super) fn name_is_sound(name: &Spanned<String>, what: &str) -> Result<(), Finding> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
     let text = name.get_ref();
     if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) {

@@ -11,6 +11,7 @@ pub mod shipped;
 mod survive;
 #[cfg(test)]
 mod tests;
+mod webhook;
 mod written;
 
 use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 pub use survive::{AttemptsConfig, BreakerConfig, HealthConfig, HedgeConfig, RetryConfig};
+pub use webhook::WebhookConfig;
 
 /// Everything the gateway needs to run, checked.
 #[derive(Clone, Debug)]
@@ -69,6 +71,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// How answers are kept for repeated ones.
     pub idempotency: IdempotencyConfig,
+    /// Who is told of events.
+    pub webhooks: Vec<WebhookConfig>,
     /// What is allowed and worth saying at start, such as an unknown price.
     pub warnings: Vec<String>,
 }

@@ -78,10 +78,12 @@ fn the_commented_examples_of_the_shipped_file_are_sound() {
     let (rates, tail) = rest.split_at(rest.find("# # Longest").unwrap());
     let text = format!("{head}{tail}\n[routes.cloud-small.price]\n{rates}")
         .replace("${env.OPENAI_API_KEY}", "x")
+        .replace("${env.TOLLGATE_WEBHOOK_SECRET}", "0123456789abcdef")
         .replace("file = \"prices.toml\"", "");
     let config = parse(&text).unwrap();
     assert_eq!(config.routes.len(), 2);
     assert_eq!(config.global_budgets.len(), 1);
+    assert_eq!(config.webhooks.len(), 1);
     assert_eq!(config.policy.source, PolicySource::File("/etc/tollgate/policies/mine.toml".into()));
     assert!(matches!(config.routes[1].price.at(NOW_S), RoutePrice::Tokens(_)));
 }

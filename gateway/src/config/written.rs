@@ -34,6 +34,7 @@ pub(super) struct Written {
     pub(super) cache: super::cache::Cache,
     pub(super) idempotency: super::cache::Idempotency,
     pub(super) engine: Engine,
+    pub(super) webhook: Vec<super::webhook::Webhook>,
 }
 
 /// `[engine]`
@@ -102,11 +103,14 @@ pub(super) struct Guard {
     pub(super) spend: crate::ledger::GuardEffect,
     pub(super) prompt_loop: crate::ledger::GuardEffect,
     pub(super) session_growth: crate::ledger::GuardEffect,
+    pub(super) model_spend: crate::ledger::GuardEffect,
+    pub(super) new_keys_max: NonZeroU32,
     pub(super) fast_percent: NonZeroU32,
     pub(super) hour_percent: NonZeroU32,
     pub(super) shape_percent: NonZeroU32,
     pub(super) floor_usd_per_hour: Money,
     pub(super) loop_max: NonZeroU32,
+    pub(super) learn_ms: u64,
     pub(super) hold_ms: NonZeroU64,
     pub(super) allow: Vec<String>,
 }
@@ -439,11 +443,14 @@ impl Default for Guard {
             spend: LocalOnly,
             prompt_loop: Throttled,
             session_growth: Logged,
+            model_spend: Logged,
+            new_keys_max: nonzero32(4),
             fast_percent: nonzero32(500),
             hour_percent: nonzero32(220),
             shape_percent: nonzero32(400),
             floor_usd_per_hour: Money(PicoUsd::from_pico(500_000_000_000)),
             loop_max: nonzero32(20),
+            learn_ms: 86_400_000,
             hold_ms: nonzero64(1_800_000),
             allow: Vec::new(),
         }
@@ -613,7 +620,7 @@ const fn nonzero32(number: u32) -> NonZeroU32 {
     }
 }
 
-const fn nonzero64(number: u64) -> NonZeroU64 {
+pub(super) const fn nonzero64(number: u64) -> NonZeroU64 {
     match NonZeroU64::new(number) {
         Some(number) => number,
         None => NonZeroU64::MIN,

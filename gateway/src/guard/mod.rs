@@ -1,106 +1,115 @@
 //! The abuse guard: who spends, asks or answers out of proportion to their own history is slowed
 //! down, kept to the local model or turned away for a time, and the operator is told what was seen.
 //!
-//! **Invariant:** the guard only ever makes a request cheaper or turns it away; budgets hold
-//! without it.
+//! **Invariants:** the guard only ever makes a request cheaper or turns it away; budgets hold
+//! without it. What it knows and does survives a restart.
 
+mod keep;
 mod profile;
+mod seen;
 mod settings;
+mod spending;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+use crate::ledger::{Guarded, What};
+pub(crate) use keep::keep;
 pub use profile::{Asked, Served};
 pub use settings::{Settings, Signal};
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use watch::{Effect, Event, Subject, Verdict, Watch};
-
-/// Events that are kept for operators.
-const EVENTS_MAX: usize = 1_000;
 
 /// The guard of the running gateway.
 #[derive(Debug)]
 pub struct Guard {
-    inner: Mutex<Inner>,
+    watch: Mutex<Watch>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    watch: Watch,
-    events: VecDeque<Event>,
-}
-
-/// Who is watched of a request: its key, and its user if the operator set one.
+/// Who is watched of a request: its key, then its user and its team if the operator set them.
 #[must_use]
-pub fn subjects(key: &str, user: Option<&str>) -> Vec<Subject> {
+pub fn subjects(key: &str, user: Option<&str>, team: Option<&str>) -> Vec<Subject> {
     let user = user.map(|user| Subject::from(format!("user:{user}")));
-    std::iter::once(Subject::from(key)).chain(user).collect()
+    let team = team.map(|team| Subject::from(format!("team:{team}")));
+    std::iter::once(Subject::from(key)).chain(user).chain(team).collect()
+}
+
+/// A hash of a name (a model, a key), the same in every process: histories are kept under it. No
+/// prompt is hashed by this.
+#[must_use]
+pub fn name_hash(name: &str) -> u64 {
+    // FNV-1a: names are short and the operator's, and the hash must not change with a library.
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 impl Guard {
     /// Nobody is known yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let inner = Inner { watch: Watch::new(settings), events: VecDeque::new() };
-        Self { inner: Mutex::new(inner) }
+        Self { watch: Mutex::new(Watch::new(settings)) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request is about to be served.
     pub fn ask(&self, subjects: &[Subject], asked: &Asked) -> Verdict {
-        let mut inner = self.lock();
-        let verdict = inner.watch.ask(subjects, asked);
-        inner.keep(&verdict.events);
+        let verdict = self.lock().ask(subjects, asked);
+        logged(&verdict.events);
         verdict
     }
 
-    /// A request was served.
-    pub fn served(&self, subjects: &[Subject], served: &Served) {
-        let mut inner = self.lock();
-        let events = inner.watch.served(subjects, served);
-        inner.keep(&events);
+    /// A request was served; returns what begins with it.
+    pub fn served(&self, subjects: &[Subject], served: &Served) -> Vec<Event> {
+        let events = self.lock().served(subjects, served);
+        logged(&events);
+        events
     }
 
     /// A request that was let through found no route.
     pub fn unserved(&self, subjects: &[Subject]) {
-        self.lock().watch.unserved(subjects);
+        self.lock().unserved(subjects);
     }
 
     /// Ends what is being done to a subject. Whether there was anything.
     pub fn lift(&self, subject: &str, unix_ms: u64) -> bool {
-        self.lock().watch.lift(&Arc::from(subject), unix_ms)
+        self.lock().lift(&Arc::from(subject), unix_ms)
     }
 
-    /// What is being done now, and what was noticed lately, newest first.
+    /// What is being done now.
     #[must_use]
-    pub fn state(&self) -> (Vec<(Subject, Effect)>, Vec<Event>) {
-        let inner = self.lock();
-        (inner.watch.standing_all(), inner.events.iter().rev().cloned().collect())
+    pub fn standing(&self, unix_ms: u64) -> Vec<(Subject, Effect)> {
+        let mut all = self.lock().standing_all();
+        all.retain(|(_, effect)| effect.until_ms > unix_ms);
+        all
     }
 }
 
-impl Inner {
-    fn keep(&mut self, events: &[Event]) {
-        for event in events {
-            // No prompt and no secret is in it: what was seen is numbers.
-            tracing::warn!(
-                subject = %event.subject,
-                signal = event.signal.name(),
-                effect = ?event.effect,
-                seen = %event.seen,
-                "abuse guard; to lift it: tollgate guard lift {}",
-                event.subject
-            );
-            if self.events.len() >= EVENTS_MAX {
-                self.events.pop_front();
-            }
-            self.events.push_back(event.clone());
-        }
+fn logged(events: &[Event]) {
+    for event in events {
+        // No prompt and no secret is in it: what was seen is numbers.
+        tracing::warn!(
+            subject = %event.subject,
+            signal = event.signal.name(),
+            effect = ?event.effect,
+            seen = %event.seen,
+            "abuse guard; to lift it: tollgate guard lift {}",
+            event.subject
+        );
+    }
+}
+
+impl From<&Event> for What {
+    fn from(event: &Event) -> Self {
+        Self::Guard(Guarded {
+            subject: event.subject.as_ref().to_owned(),
+            signal: event.signal.name().to_owned(),
+            effect: event.effect,
+            seen: event.seen.clone(),
+            until_unix_ms: event.until_ms,
+        })
     }
 }

@@ -1,17 +1,16 @@
-//! One key's or user's own history, in bounded memory.
+//! One key's, user's or team's own history, in bounded memory.
 //!
-//! **Invariant:** rates and averages are statistics and never money that is booked: floats stay in
-//! here. What happens while an effect holds teaches the history nothing, so that abuse does not
+//! **Invariant:** averages are statistics and never money that is booked. What happens while an effect holds teaches the history nothing, so that abuse does not
 //! become the new normal. No prompt is kept, only hashes.
 
-use super::settings::{Settings, Signal};
+use super::{
+    seen::Seen,
+    settings::{Settings, Signal},
+    spending::{DAY_MS, Fading, Spending, f64_of},
+};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-const MINUTE_MS: f64 = 60_000.0;
-const FAST_MS: f64 = 5.0 * MINUTE_MS;
-const HOUR_MS: f64 = 60.0 * MINUTE_MS;
-/// Time constant of the history.
-const SLOW_MS: f64 = 72.0 * HOUR_MS;
 /// Requests before averages mean something.
 const WARM: u64 = 50;
 /// Requests before a new model or an odd hour means something.
@@ -19,6 +18,10 @@ const LONG: u64 = 1_000;
 /// Questions remembered, models told apart.
 const ASKED_MAX: usize = 64;
 const MODELS_MAX: usize = 16;
+/// Keys of a user or team that are told apart.
+const KEYS_MAX: usize = 128;
+/// Times the usual spending above which new keys are more than somebody's order.
+const NEW_KEYS_FACTOR: f64 = 1.5;
 /// Sessions whose growth is followed; so many turns of growth to so many tokens are too many.
 const SESSIONS_MAX: usize = 32;
 const GROWING_TURNS: u32 = 5;
@@ -29,15 +32,8 @@ const ASKED_MS: u64 = 600_000;
 const QUICK: f64 = 0.15;
 const SETTLED: f64 = 0.002;
 
-/// A sum that fades with time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fading {
-    sum: f64,
-    at_ms: u64,
-}
-
 /// A quick and a settled average of one quantity.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Average {
     quick: f64,
     settled: f64,
@@ -80,38 +76,46 @@ pub struct Served {
     pub input: u64,
     /// Answer tokens.
     pub output: u64,
+    /// Hash of the model that answered.
+    pub model: u64,
+    /// Whether an effect of the guard held for it: such a request teaches nothing.
+    pub held: bool,
 }
 
 /// What a look at a profile found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Found {
     pub(super) signal: Signal,
-    /// In words and numbers.
-    pub(super) seen: String,
+    pub(super) seen: Seen,
 }
 
 /// The history.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Profile {
-    first_ms: u64,
     pub(super) last_ms: u64,
     requests: u64,
+    /// Of this process: nothing runs after a restart.
+    #[serde(skip)]
     running: u32,
-    fast: Fading,
-    hour: Fading,
-    slow: Fading,
+    spending: Spending,
     cost: Average,
     output: Average,
+    /// Of this process: not even a hash of a prompt is kept over a restart.
+    #[serde(skip)]
     asked: VecDeque<(u64, u64)>,
-    models: Vec<u64>,
+    models_asked: Vec<u64>,
+    models: Vec<Model>,
+    /// Of a user or a team.
+    keys: Vec<Key>,
     hours: [u32; 24],
+    #[serde(skip)]
     sessions: VecDeque<Session>,
     /// What is being done, until when, and what was seen.
     pub(super) held: Option<Held>,
 }
 
 /// What is being done.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Held {
     pub(super) signal: Signal,
     pub(super) until_ms: u64,
@@ -122,6 +126,22 @@ pub(super) struct Held {
     pub(super) question: Option<u64>,
 }
 
+/// A model, and what it takes of the spending.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Model {
+    hash: u64,
+    hour: Fading,
+    days: Fading,
+}
+
+/// A key of a user or a team.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Key {
+    hash: u64,
+    first_ms: u64,
+    last_ms: u64,
+}
+
 /// How the prompt of a session grows.
 #[derive(Clone, Copy, Debug)]
 struct Session {
@@ -129,18 +149,6 @@ struct Session {
     prompt_tokens: u64,
     /// Turns in a row in which it grew by half or more.
     turns: u32,
-}
-
-impl Fading {
-    fn at(self, now_ms: u64, tau: f64) -> f64 {
-        let age = f64_of(now_ms.saturating_sub(self.at_ms));
-        self.sum * (-age / tau).exp()
-    }
-
-    fn add(&mut self, now_ms: u64, tau: f64, amount: f64) {
-        self.sum = self.at(now_ms, tau) + amount;
-        self.at_ms = self.at_ms.max(now_ms);
-    }
 }
 
 impl Average {
@@ -153,21 +161,26 @@ impl Average {
 }
 
 impl Profile {
-    /// Notes a request and says what is strange about it.
-    pub(super) fn ask(&mut self, asked: &Asked, settings: &Settings) -> Vec<Found> {
+    /// Notes a request and says what is strange about it. `key`: a hash of the key, where the profile
+    /// is that of its user or team.
+    pub(super) fn ask(
+        &mut self,
+        asked: &Asked,
+        key: Option<u64>,
+        settings: &Settings,
+    ) -> Vec<Found> {
         let mut found = Vec::new();
-        if self.requests == 0 {
-            self.first_ms = asked.unix_ms;
+        if self.last_ms == 0 {
+            self.spending.begin(asked.unix_ms);
         }
         self.last_ms = asked.unix_ms;
         self.running = self.running.saturating_add(1);
         if self.held.is_some() {
             // What would have been spent: the pressure that keeps the effect up.
-            let would_be = self.cost.quick;
-            self.fast.add(asked.unix_ms, FAST_MS, would_be);
-            self.hour.add(asked.unix_ms, HOUR_MS, would_be);
+            self.spending.add(asked.unix_ms, self.cost.quick, false, settings);
         }
         found.extend(self.spending(asked.unix_ms, settings));
+        found.extend(key.and_then(|key| self.multiplying(asked.unix_ms, key, settings)));
         found.extend(self.looping(asked, settings));
         found.extend(self.growing(asked));
         found.extend(self.emptying(asked, settings));
@@ -179,18 +192,23 @@ impl Profile {
     pub(super) fn serve(&mut self, served: &Served, settings: &Settings) -> Vec<Found> {
         self.running = self.running.saturating_sub(1);
         let (cost, output) = (f64_of(served.cost), f64_of(served.output));
-        self.fast.add(served.unix_ms, FAST_MS, cost);
-        self.hour.add(served.unix_ms, HOUR_MS, cost);
-        let before = (self.cost, self.output);
+        let teaches = !served.held && self.held.is_none();
+        self.spending.add(served.unix_ms, cost, teaches, settings);
         self.requests += 1;
+        if !teaches {
+            // Neither what it would have cost nor what is usual can be seen from it.
+            return Vec::new();
+        }
         self.cost.add(cost, self.requests);
         self.output.add(output, self.requests);
-        if self.held.is_some() {
-            (self.cost.settled, self.output.settled) = (before.0.settled, before.1.settled);
-        } else {
-            self.slow.add(served.unix_ms, SLOW_MS, cost);
-        }
-        self.shape(served.unix_ms, settings)
+        let mut found = self.shape(served.unix_ms, settings);
+        found.extend(self.model(served, settings));
+        found
+    }
+
+    /// Whether there is enough of a history to compare with.
+    pub(super) fn knows(&self, now_ms: u64, settings: &Settings) -> bool {
+        u128::from(self.spending.age_ms(now_ms)) >= settings.learn.as_millis()
     }
 
     /// A request that was turned away is not running.
@@ -198,46 +216,70 @@ impl Profile {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// The usual spending, pico-USD an hour.
-    fn usual(&self, now_ms: u64) -> f64 {
-        self.slow.at(now_ms, SLOW_MS) / self.weight(now_ms) * HOUR_MS
+    /// What the requests that run will cost.
+    fn running(&self) -> f64 {
+        f64::from(self.running) * self.cost.quick
     }
 
-    /// Milliseconds that the history stands for.
-    fn weight(&self, now_ms: u64) -> f64 {
-        let age = f64_of(now_ms.saturating_sub(self.first_ms));
-        // An hour of history at least: a first burst is not a habit.
-        (SLOW_MS * (1.0 - (-age / SLOW_MS).exp())).max(HOUR_MS)
+    fn spending(&mut self, now_ms: u64, settings: &Settings) -> Option<Found> {
+        let running = self.running();
+        let seen = self.spending.too_much(now_ms, running, settings)?;
+        Some(Found { signal: Signal::SpendVelocity, seen })
     }
 
-    /// The spending over the last five minutes and over the last hour, with what is running,
-    /// pico-USD an hour.
-    fn rates(&self, now_ms: u64) -> (f64, f64) {
-        let running = f64::from(self.running) * self.cost.quick;
-        let fast = (self.fast.at(now_ms, FAST_MS) + running) / FAST_MS * HOUR_MS;
-        (fast, self.hour.at(now_ms, HOUR_MS) + running)
-    }
-
-    fn spending(&self, now_ms: u64, settings: &Settings) -> Option<Found> {
-        let floor = f64_of(settings.floor_per_hour.pico());
-        let usual = self.usual(now_ms).max(floor);
-        let (fast, hour) = self.rates(now_ms);
-        let (rate, factor, over) = if fast > usual * settings.fast_factor {
-            (fast, settings.fast_factor, "5 minutes")
-        } else if hour > usual * settings.hour_factor {
-            (hour, settings.hour_factor, "hour")
-        } else {
+    /// Many new keys of one user or team while more is spent than usual: work that is dealt out so
+    /// that no key stands out.
+    fn multiplying(&mut self, now_ms: u64, hash: u64, settings: &Settings) -> Option<Found> {
+        match self.keys.iter_mut().find(|key| key.hash == hash) {
+            Some(key) => key.last_ms = now_ms,
+            None => {
+                if self.keys.len() >= KEYS_MAX {
+                    let oldest = self.keys.iter().enumerate().min_by_key(|(_, key)| key.last_ms);
+                    let oldest = oldest.map_or(0, |(at, _)| at);
+                    self.keys.swap_remove(oldest);
+                }
+                self.keys.push(Key { hash, first_ms: now_ms, last_ms: now_ms });
+            }
+        }
+        // In its first day every key is new.
+        if self.spending.age_ms(now_ms) < DAY_MS {
             return None;
-        };
-        let usd = |pico: f64| pico / 1e12;
-        Some(Found {
-            signal: Signal::SpendVelocity,
-            seen: format!(
-                "{:.4} USD an hour over the last {over}, usually {:.4}; the limit is {factor} times",
-                usd(rate),
-                usd(usual)
-            ),
+        }
+        let since = now_ms.saturating_sub(DAY_MS);
+        let new = self.keys.iter().filter(|key| key.first_ms > since).count();
+        if new <= usize::try_from(settings.new_keys_max).unwrap_or(usize::MAX) {
+            return None;
+        }
+        let usual = self.spending.usual(now_ms, settings);
+        let (fast, _) = self.spending.rates(now_ms, self.running());
+        (fast > usual * NEW_KEYS_FACTOR).then_some(Found {
+            signal: Signal::NewKeys,
+            seen: Seen::NewKeys { new, rate: fast, usual },
         })
+    }
+
+    /// A model that was little used takes more than is anybody's concern.
+    fn model(&mut self, served: &Served, settings: &Settings) -> Option<Found> {
+        let now_ms = served.unix_ms;
+        let known = self.models.iter().position(|model| model.hash == served.model);
+        let at = match known {
+            Some(at) => at,
+            None if self.models.len() < MODELS_MAX => {
+                let (hour, days) = (Fading::default(), Fading::default());
+                self.models.push(Model { hash: served.model, hour, days });
+                self.models.len() - 1
+            }
+            None => return None,
+        };
+        let knows = self.spending.age_ms(now_ms) >= DAY_MS;
+        let model = self.models.get_mut(at)?;
+        model.hour.add_to_hour(now_ms, f64_of(served.cost));
+        let hour = model.hour.of_hour(now_ms);
+        model.days.add_to_days(now_ms, f64_of(served.cost));
+        let usual = self.spending.average(model.days, now_ms);
+        let limit = usual.max(f64_of(settings.floor_per_hour.pico())) * settings.hour_factor;
+        let seen = Seen::Model { hour, usual };
+        (knows && hour > limit).then_some(Found { signal: Signal::ModelSpend, seen })
     }
 
     fn shape(&self, now_ms: u64, settings: &Settings) -> Vec<Found> {
@@ -245,27 +287,20 @@ impl Profile {
         let warm = self.requests > WARM;
         // Only where it costs more than is anybody's concern.
         let floor = f64_of(settings.floor_per_hour.pico());
-        let fast = self.fast.at(now_ms, FAST_MS) / FAST_MS * HOUR_MS;
+        let (fast, _) = self.spending.rates(now_ms, 0.0);
         if !warm || fast < floor {
             return found;
         }
         if self.output.quick > self.output.settled * settings.shape_factor {
             found.push(Found {
                 signal: Signal::OutputBlowUp,
-                seen: format!(
-                    "answers of {:.0} tokens lately, usually {:.0}",
-                    self.output.quick, self.output.settled
-                ),
+                seen: Seen::Output { lately: self.output.quick, usual: self.output.settled },
             });
         }
         if self.cost.quick > self.cost.settled * settings.shape_factor {
             found.push(Found {
                 signal: Signal::Amplification,
-                seen: format!(
-                    "{:.6} USD a request lately, usually {:.6}",
-                    self.cost.quick / 1e12,
-                    self.cost.settled / 1e12
-                ),
+                seen: Seen::Cost { lately: self.cost.quick, usual: self.cost.settled },
             });
         }
         found
@@ -285,10 +320,8 @@ impl Profile {
         self.asked.push_back((asked.unix_ms, question));
         let same = self.asked.iter().filter(|(_, other)| *other == question).count();
         let max = usize::try_from(settings.loop_max).unwrap_or(ASKED_MAX).min(ASKED_MAX - 1);
-        (same > max).then(|| Found {
-            signal: Signal::PromptLoop,
-            seen: format!("one question {same} times within ten minutes"),
-        })
+        (same > max)
+            .then_some(Found { signal: Signal::PromptLoop, seen: Seen::Question { times: same } })
     }
 
     fn growing(&mut self, asked: &Asked) -> Option<Found> {
@@ -306,45 +339,35 @@ impl Profile {
             self.sessions.pop_front();
         }
         self.sessions.push_back(session);
-        (session.turns >= GROWING_TURNS && prompt_tokens >= GROWN_TOKENS).then(|| Found {
+        (session.turns >= GROWING_TURNS && prompt_tokens >= GROWN_TOKENS).then_some(Found {
             signal: Signal::SessionGrowth,
-            seen: format!(
-                "a session's prompt grew by half or more in {} turns, to about {prompt_tokens} \
-                 tokens",
-                session.turns
-            ),
+            seen: Seen::Growth { turns: session.turns, prompt_tokens },
         })
     }
 
-    fn emptying(&self, asked: &Asked, settings: &Settings) -> Option<Found> {
+    fn emptying(&mut self, asked: &Asked, settings: &Settings) -> Option<Found> {
         let left = f64_of(asked.left?);
-        let hour = self.hour.at(asked.unix_ms, HOUR_MS);
-        let usual = self.usual(asked.unix_ms).max(f64_of(settings.floor_per_hour.pico()));
-        (hour > usual && left < hour).then(|| Found {
-            signal: Signal::TimeToEmpty,
-            seen: format!(
-                "{:.4} USD left and {:.4} an hour going out: empty in {:.0} minutes",
-                left / 1e12,
-                hour / 1e12,
-                left / hour * 60.0
-            ),
-        })
+        let (_, hour) = self.spending.rates(asked.unix_ms, 0.0);
+        let usual = self.spending.usual(asked.unix_ms, settings);
+        (hour > usual && left < hour)
+            .then_some(Found { signal: Signal::TimeToEmpty, seen: Seen::Emptying { left, hour } })
     }
 
     fn unusual(&mut self, asked: &Asked) -> Vec<Found> {
         let mut found = Vec::new();
         let long = self.requests > LONG;
-        if !self.models.contains(&asked.model) && self.models.len() < MODELS_MAX {
-            self.models.push(asked.model);
+        let known = self.models_asked.contains(&asked.model);
+        if !known && self.models_asked.len() < MODELS_MAX {
+            self.models_asked.push(asked.model);
             if long {
-                let seen = format!("a model never asked for in {} requests", self.requests);
+                let seen = Seen::NewModel { requests: self.requests };
                 found.push(Found { signal: Signal::NewModel, seen });
             }
         }
         if let Some(count) = self.hours.get_mut(usize::from(asked.hour)) {
             *count = count.saturating_add(1);
             if long && *count == 1 {
-                let seen = format!("{} o'clock, never in {} requests", asked.hour, self.requests);
+                let seen = Seen::OddHour { hour: asked.hour, requests: self.requests };
                 found.push(Found { signal: Signal::OddHour, seen });
             }
         }
@@ -354,18 +377,15 @@ impl Profile {
     /// The operator says that it is all right: what was seen becomes usual.
     pub(super) fn lift(&mut self, now_ms: u64) {
         self.held = None;
-        // Both rates: were it the hour's alone, five minutes that have just begun to be too much
-        // would be found again with the very next request.
-        let (fast, hour) = self.rates(now_ms);
-        let usual = fast.max(hour) / HOUR_MS * self.weight(now_ms);
-        self.slow = Fading { sum: self.slow.at(now_ms, SLOW_MS).max(usual), at_ms: now_ms };
+        self.spending.accept(now_ms, self.running());
+        for key in &mut self.keys {
+            key.first_ms = 0;
+        }
+        for model in &mut self.models {
+            model.days = self.spending.accepted(model.hour.of_hour(now_ms), now_ms);
+        }
         self.cost.settled = self.cost.settled.max(self.cost.quick);
         self.output.settled = self.output.settled.max(self.output.quick);
         self.asked.clear();
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "statistics, not money")]
-fn f64_of(number: u64) -> f64 {
-    number as f64
 }

@@ -13,7 +13,12 @@ fn asked(unix_ms: u64, question: u64) -> Asked {
 }
 
 fn served(unix_ms: u64, cost: u64, output: u64) -> Served {
-    Served { unix_ms, cost, input: 500, output }
+    Served { unix_ms, cost, input: 500, output, model: 1, held: false }
+}
+
+/// Holds up whom it does not know yet, too.
+fn at_once() -> Settings {
+    Settings { learn: std::time::Duration::ZERO, ..Settings::default() }
 }
 
 /// A day of a request every ten seconds.
@@ -30,7 +35,7 @@ fn a_day(watch: &mut Watch, who: &[Subject]) -> u64 {
 
 #[test]
 fn a_burst_is_kept_to_the_local_model_and_the_operator_is_told_once() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", Some("ada")));
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", Some("ada"), None));
     let start = a_day(&mut watch, &who);
     let mut events = Vec::new();
     let mut paid = 0;
@@ -56,7 +61,7 @@ fn a_burst_is_kept_to_the_local_model_and_the_operator_is_told_once() {
 
 #[test]
 fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
     let mut now = a_day(&mut watch, &who);
     let burst = |watch: &mut Watch, now: &mut u64| {
         for at in 0..4_000 {
@@ -85,7 +90,7 @@ fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() 
 
 #[test]
 fn the_same_question_without_a_session_is_no_loop() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
     for at in 0..100 {
         let verdict = watch.ask(&who, &asked(at * SECOND, 42));
         assert_eq!(verdict, Verdict { effect: None, events: Vec::new() }, "at {at}");
@@ -94,7 +99,7 @@ fn the_same_question_without_a_session_is_no_loop() {
 
 #[test]
 fn of_a_loop_only_the_repeated_question_is_slowed_down() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
     let mut passed = 0;
     for at in 0..100 {
         let verdict = watch.ask(&who, &Asked { session: Some(3), ..asked(at * SECOND, 42) });
@@ -114,7 +119,7 @@ fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
         (30 * USUAL_COST, 200, Signal::Amplification),
     ] {
         let settings = Settings { fast_factor: 1e9, hour_factor: 1e9, ..Settings::default() };
-        let (mut watch, who) = (Watch::new(settings), subjects("key_a", None));
+        let (mut watch, who) = (Watch::new(settings), subjects("key_a", None, None));
         let mut now = a_day(&mut watch, &who);
         let mut events = Vec::new();
         for at in 0..40 {
@@ -128,7 +133,7 @@ fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
 
 #[test]
 fn a_session_that_doubles_at_every_turn_is_noticed() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None));
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
     let mut events = Vec::new();
     for turn in 0..9 {
         let asked = Asked {
@@ -147,7 +152,7 @@ fn a_session_that_doubles_at_every_turn_is_noticed() {
 #[test]
 fn who_is_on_the_allow_list_is_told_of_and_never_held_up() {
     let settings = Settings { allow: ["key_a".to_owned()].into(), ..Settings::default() };
-    let (mut watch, who) = (Watch::new(settings), subjects("key_a", None));
+    let (mut watch, who) = (Watch::new(settings), subjects("key_a", None, None));
     let mut events = Vec::new();
     for at in 0..2_000 {
         let verdict = watch.ask(&who, &asked(at * 10, at));
@@ -160,15 +165,103 @@ fn who_is_on_the_allow_list_is_told_of_and_never_held_up() {
 }
 
 #[test]
+fn many_new_keys_of_one_user_are_seen_where_no_key_stands_out() {
+    let mut watch = Watch::new(Settings::default());
+    let who = |key: u64| subjects(&format!("key_{key}"), Some("ada"), Some("red"));
+    let hour = HOUR / SECOND;
+    // Two days of a request every five seconds by two keys: 0.72 USD an hour.
+    for at in 0..48 * hour / 5 {
+        let (now, who) = (at * 5 * SECOND, who(at % 2));
+        let verdict = watch.ask(&who, &asked(now, at));
+        assert_eq!(verdict, Verdict { effect: None, events: Vec::new() }, "at {at}");
+        assert_eq!(watch.served(&who, &served(now, USUAL_COST, 200)), []);
+    }
+    let start = 48 * HOUR;
+    // Two and a half times as much by ten new keys: less than half a dollar an hour each.
+    let mut told = Vec::new();
+    let mut paid = 0;
+    for at in 0..2 * hour / 2 {
+        let (now, who) = (start + at * 2 * SECOND, who(100 + at % 10));
+        let verdict = watch.ask(&who, &asked(now, 1_000_000 + at));
+        told.extend(verdict.events);
+        let held = verdict.effect.is_some();
+        paid += u64::from(!held);
+        let cost = if held { 0 } else { USUAL_COST };
+        told.extend(watch.served(&who, &Served { held, ..served(now, cost, 200) }));
+    }
+    assert!(paid < 600, "{paid} of 3600 were paid for");
+    let seen: Vec<_> = told.iter().map(|event| (event.subject.as_ref(), event.signal)).collect();
+    assert!(seen.contains(&("user:ada", Signal::NewKeys)), "{seen:?}");
+    assert!(!seen.iter().any(|(subject, _)| subject.starts_with("key_")), "{seen:?}");
+    // As many new keys without more spending are somebody's order.
+    let mut quiet = Watch::new(Settings::default());
+    for at in 0..72 * hour / 5 {
+        let key = if at < 48 * hour / 5 { at % 2 } else { 100 + at % 10 };
+        let (now, who) = (at * 5 * SECOND, who(key));
+        assert_eq!(quiet.ask(&who, &asked(now, at)).effect, None, "at {at}");
+        quiet.served(&who, &served(now, USUAL_COST, 200));
+    }
+}
+
+#[test]
+fn a_model_that_was_little_used_and_takes_much_is_noted() {
+    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    // 3.6 USD an hour, of which another model takes a hundredth.
+    let mut now = 0;
+    let mut request = |watch: &mut Watch, model: u64| {
+        now += SECOND;
+        watch.ask(&who, &asked(now, now));
+        watch.served(&who, &Served { model, ..served(now, USUAL_COST, 200) })
+    };
+    for at in 0..26 * 3_600 {
+        let model = if at % 100 == 0 { 2 } else { 1 };
+        assert_eq!(request(&mut watch, model), [], "at {at}");
+    }
+    let told: Vec<Event> = (0..3_600).flat_map(|_| request(&mut watch, 2)).collect();
+    let seen: Vec<_> = told.iter().map(|event| (event.signal, event.effect)).collect();
+    assert_eq!(seen, [(Signal::ModelSpend, GuardEffect::Logged)]);
+}
+
+#[test]
+fn what_is_known_and_done_survives_a_restart_without_a_trace_of_a_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (who, path) = (subjects("key_a", Some("ada"), None), dir.path().join("guard"));
+    let guard = Guard::new(at_once());
+    let question = 0x5ec2_e75e_c2e7_5ec2_u64;
+    for at in 0..2_000 {
+        let asked = Asked { session: Some(1), ..asked(at * 100, question ^ (at % 50)) };
+        guard.ask(&who, &asked);
+        guard.served(&who, &served(at * 100, USUAL_COST, 200));
+    }
+    let standing = guard.standing(200_000);
+    assert_eq!(standing.len(), 2, "{standing:?}");
+    guard.save(&path, 200_000).unwrap();
+    let again = Guard::new(at_once());
+    again.restore(dir.path(), &[], 200_000);
+    assert_eq!(again.standing(200_000), standing);
+    assert!(again.ask(&who, &asked(200_100, 7)).effect.is_some());
+    assert_eq!(again.ask(&who, &asked(200_100, 7)).events, [], "it was told before");
+    let bytes = crate::store::whole::load(&path, &keep::KIND).unwrap().unwrap();
+    let mut written = [0; 10];
+    let written = postcard::to_slice(&(question ^ 7 ^ 1), &mut written).unwrap();
+    assert!(!bytes.windows(written.len()).any(|part| part == written));
+    // What cannot be read is begun anew.
+    std::fs::write(&path, b"TOLLGARD and no more").unwrap();
+    let third = Guard::new(at_once());
+    third.restore(dir.path(), &[], 200_000);
+    assert_eq!(third.standing(200_000), []);
+}
+
+#[test]
 fn memory_is_bounded_and_who_is_held_up_is_not_forgotten() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_bad", None));
+    let (mut watch, who) = (Watch::new(at_once()), subjects("key_bad", None, None));
     for at in 0..2_000 {
         watch.ask(&who, &asked(at, at));
         watch.served(&who, &served(at, USUAL_COST, 200));
     }
     assert_eq!(watch.standing_all().len(), 1);
     for other in 0..30_000_u64 {
-        watch.ask(&subjects(&format!("key_{other}"), None), &asked(3_000 + other, other));
+        watch.ask(&subjects(&format!("key_{other}"), None, None), &asked(3_000 + other, other));
     }
     assert_eq!(watch.standing_all().len(), 1);
 }

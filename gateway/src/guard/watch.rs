@@ -9,14 +9,15 @@ use super::{
     settings::{Settings, Signal},
 };
 use crate::ledger::GuardEffect;
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
 
-/// Keys and users that are watched at a time.
+/// Keys, users and teams that are watched at a time.
 pub(super) const SUBJECTS_MAX: usize = 20_000;
 /// A throttled subject's requests pass no closer than this.
 const THROTTLE_MS: u64 = 10_000;
 
-/// Who is watched: a key's id, or `user:` and a name.
+/// Who is watched: a key's id, or `user:` or `team:` and a name.
 pub type Subject = Arc<str>;
 
 /// What is done to a request.
@@ -60,6 +61,14 @@ pub struct Event {
     pub until_ms: Option<u64>,
 }
 
+/// What is known of one who is watched, as it is kept over a restart.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    subject: Subject,
+    profile: Profile,
+    told: Vec<(Signal, u64)>,
+}
+
 /// Everyone who is watched.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -76,15 +85,18 @@ impl Watch {
         Self { settings, profiles: HashMap::new(), told: HashMap::new() }
     }
 
-    /// A request of these subjects (its key, and its user if it has one) is about to be served.
+    /// A request of these subjects (its key first, then its user and its team if it has them) is
+    /// about to be served.
     pub fn ask(&mut self, subjects: &[Subject], asked: &Asked) -> Verdict {
         let mut verdict = Verdict { effect: None, events: Vec::new() };
         if !self.settings.enabled {
             return verdict;
         }
-        for subject in subjects {
-            let settings = &self.settings;
-            let found = profile(&mut self.profiles, subject, asked.unix_ms).ask(asked, settings);
+        let key = subjects.first().map(|key| super::name_hash(key));
+        for (at, subject) in subjects.iter().enumerate() {
+            let (settings, of) = (&self.settings, key.filter(|_| at > 0));
+            let profile = profile(&mut self.profiles, subject, asked.unix_ms);
+            let found = profile.ask(asked, of, settings);
             self.note(subject, found, asked.unix_ms, asked.in_session(), &mut verdict.events);
         }
         for subject in subjects {
@@ -131,6 +143,35 @@ impl Watch {
         self.told.retain(|(of, _), _| of != subject);
         let held = self.profiles.get_mut(subject).filter(|profile| profile.held.is_some());
         held.map(|profile| profile.lift(now_ms)).is_some()
+    }
+
+    /// Everyone who is watched, by name.
+    pub(super) fn subjects(&self) -> Vec<Subject> {
+        let mut all: Vec<_> = self.profiles.keys().cloned().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What is known of one.
+    pub(super) fn kept(&self, subject: &Subject) -> Option<Kept> {
+        let profile = self.profiles.get(subject)?.clone();
+        let told = self.told.iter().filter(|((of, _), _)| of == subject);
+        let told = told.map(|((_, signal), at)| (*signal, *at)).collect();
+        Some(Kept { subject: Arc::clone(subject), profile, told })
+    }
+
+    /// Takes back what was known.
+    pub(super) fn restore(&mut self, kept: Kept) {
+        for (signal, at) in kept.told {
+            self.told.insert((Arc::clone(&kept.subject), signal), at);
+        }
+        self.profiles.insert(kept.subject, kept.profile);
+    }
+
+    /// Takes back an effect that began after what was known had been kept.
+    pub(super) fn hold(&mut self, subject: &Subject, signal: Signal, until_ms: u64, seen: &str) {
+        let held = Held { signal, until_ms, seen: seen.to_owned(), next_ms: 0, question: None };
+        profile(&mut self.profiles, subject, until_ms).held = Some(held);
     }
 
     /// Everything that is being done, by subject.
@@ -190,14 +231,16 @@ impl Watch {
         let allowed = self.settings.allow.contains(subject.as_ref());
         for Found { signal, seen } in found {
             let mut effect = self.settings.effect(signal);
-            if allowed {
+            let profile = self.profiles.get_mut(subject);
+            let knows = profile.as_ref().is_some_and(|known| known.knows(now_ms, &self.settings));
+            if allowed || (signal.compares() && !knows) {
                 effect = GuardEffect::Logged;
             }
             let hold_ms = u64::try_from(self.settings.hold.as_millis()).unwrap_or(u64::MAX);
             let until_ms = now_ms.saturating_add(hold_ms);
             let mut begins = true;
             if effect != GuardEffect::Logged
-                && let Some(profile) = self.profiles.get_mut(subject)
+                && let Some(profile) = profile
             {
                 // One loop gives way to what concerns everything that the subject does.
                 let wider = |held: &Held| held.question.is_some() && signal != Signal::PromptLoop;
@@ -209,7 +252,7 @@ impl Watch {
                     }
                     _ => {
                         let question = question.filter(|_| signal == Signal::PromptLoop);
-                        let seen = seen.clone();
+                        let seen = seen.to_string();
                         let held = Held { signal, until_ms, seen, next_ms: 0, question };
                         profile.held = Some(held);
                     }
@@ -221,7 +264,7 @@ impl Watch {
                     subject: Arc::clone(subject),
                     signal,
                     effect,
-                    seen,
+                    seen: seen.to_string(),
                     until_ms: (effect != GuardEffect::Logged).then_some(until_ms),
                 });
             }

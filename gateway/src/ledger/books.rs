@@ -11,6 +11,7 @@ use super::{
     entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
     ids::Ids,
     keeper::Keeper,
+    notice::{Notice, NoticeId, What},
     open_entry::{EntryHead, OpenEntry},
     opening::PLACES_MAX,
     refusals::Refusals,
@@ -60,6 +61,8 @@ pub struct StoreState {
     pub open_reservations: u64,
     /// Entries of free work that could not be recorded while the store failed.
     pub lost_entries: u64,
+    /// Notices for operators that found no place in the queue.
+    pub lost_notices: u64,
 }
 
 /// One attempt that holds money or tokens.
@@ -87,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) strict: bool,
     pub(crate) lost: AtomicU64,
+    pub(crate) lost_notices: AtomicU64,
     pub(crate) reservations: AtomicU64,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) keeper: Arc<Keeper>,
@@ -102,15 +106,16 @@ pub(crate) struct Shared {
     pub(super) _lock: DirLock,
 }
 
-/// Told of every entry as it is handed over to be written.
-type Observer = Box<dyn Fn(&Entry) + Send + Sync>;
+/// Told of every entry as it is handed over to be written; says what operators are to be told.
+type Observer = Box<dyn Fn(&Entry) -> Vec<What> + Send + Sync>;
 
 // === the hot path ===
 
 impl Books {
     /// Tells `observer` of every entry from now on, as it is handed over to be written, on the
-    /// request's own thread: it must not wait. The first observer stays.
-    pub fn observe(&self, observer: impl Fn(&Entry) + Send + Sync + 'static) {
+    /// request's own thread: it must not wait. What it returns, operators are told. The first
+    /// observer stays.
+    pub fn observe(&self, observer: impl Fn(&Entry) -> Vec<What> + Send + Sync + 'static) {
         let _first_stays = self.0.observer.set(Box::new(observer));
     }
 
@@ -133,6 +138,12 @@ impl Books {
             (Err(full), _) => return Err(full),
         };
         Ok(OpenEntry::new(Arc::clone(&self.0), head, placed))
+    }
+
+    /// Has operators told of something: a notice in the journal, which receivers are told of from
+    /// there. Never waits.
+    pub fn tell(&self, what: What) {
+        self.0.tell(what);
     }
 
     /// Counts a request that was turned away before any route was tried, and writes it down at a
@@ -180,13 +191,27 @@ impl Shared {
 
     /// Queues an entry, for which a place was taken.
     pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
-        if let Some(observe) = self.observer.get() {
-            observe(&entry);
+        for what in self.observer.get().map(|observe| observe(&entry)).unwrap_or_default() {
+            self.tell(what);
         }
         with_scratch(|scratch| match codec::encode_entry(scratch, &entry) {
             Ok(()) => self.queue.push(scratch, Effect::Entry(Box::new(Row::of(entry))), urgent),
             Err(error) => self.unwritable(&error),
         })
+    }
+
+    /// Writes a notice down. Nobody waits for it; where there is no place it is counted as lost.
+    pub(crate) fn tell(&self, what: What) {
+        if self.queue.take_places(1).is_err() {
+            self.lost_notices.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(?what, "the ledger's queue is full: operators are not told of this");
+            return;
+        }
+        let unix_ms = self.clock.unix_ms();
+        let notice = Notice { id: NoticeId(self.ids.next(unix_ms).0), unix_ms, what };
+        let effect = Effect::Notice(Box::new(notice.clone()));
+        let _nobody_waits =
+            self.write(false, effect, |scratch| codec::encode(scratch, codec::NOTICE, &notice));
     }
 
     /// Cannot happen with the types there are; if it does it is loud and nothing hangs.
@@ -215,7 +240,9 @@ impl Shared {
 
     /// Ends a hold with what it came to. Only after the event that says so was queued.
     pub(crate) fn release(&self, holds: &Holds, held: Amount, charge: Amount) {
-        let _crossings = self.budgets.settle(holds, held, charge, self.clock.unix_ms());
+        for crossing in self.budgets.settle(holds, held, charge, self.clock.unix_ms()) {
+            self.tell(crossing.into());
+        }
         self.reservations.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -272,6 +299,7 @@ impl Books {
     /// at once. What was spent stays. The ticket resolves when it is durable, in either mode.
     pub fn put_key(&self, record: KeyRecord) -> CommitTicket {
         self.0.budgets.put_key(&record, self.0.clock.unix_ms());
+        self.tell_untold(Some(&Scope::Key(record.id.clone())));
         let key = record.id.clone();
         self.0.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key, record.clone());
         self.put(codec::KEY, &record.clone(), Effect::Key(Box::new(record)))
@@ -293,9 +321,18 @@ impl Books {
     /// its budgets and limits hold at once. The ticket resolves when it is durable, in either mode.
     pub fn put_group(&self, record: GroupRecord) -> CommitTicket {
         self.0.budgets.put_group(&record, self.0.clock.unix_ms());
+        self.tell_untold(Some(&record.scope));
         let scope = record.scope.clone();
         self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
         self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
+    }
+
+    /// Tells of the parts of limits that are passed although nothing was charged: by a limit that
+    /// was lowered, or because the process died before it could say so.
+    pub(super) fn tell_untold(&self, of: Option<&Scope>) {
+        for crossing in self.0.budgets.untold(of, self.0.clock.unix_ms()) {
+            self.0.tell(crossing.into());
+        }
     }
 
     /// A policy version came into force. The ticket resolves when it is durable, in either mode.
@@ -319,7 +356,7 @@ impl Books {
         self.put(codec::ADJUSTMENT, adjustment, Effect::Adjustment)
     }
 
-    fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {
+    pub(super) fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {
         if let Err(error) = self.0.queue.take_places(1) {
             return CommitTicket::failed(error);
         }
@@ -353,6 +390,7 @@ impl Books {
             commits: shared.pulse.commits.load(Ordering::Relaxed),
             open_reservations: shared.reservations.load(Ordering::Relaxed),
             lost_entries: shared.lost.load(Ordering::Relaxed),
+            lost_notices: shared.lost_notices.load(Ordering::Relaxed),
         }
     }
 

@@ -6,6 +6,7 @@
 use super::{
     Scope,
     derived::{Derived, Dirty, Kept},
+    notice::Notice,
     rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span},
     tally::Tally,
 };
@@ -18,11 +19,14 @@ const SCHEMA: u32 = 3;
 const ACCOUNTS: &[u8] = b"a";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
+const MARKS: &[u8] = b"m";
 const NAMES: &[u8] = b"n";
+const NOTICES: &[u8] = b"e";
 const OPEN: &[u8] = b"o";
 const POLICIES: &[u8] = b"p";
 const REFUSED: &[u8] = b"f";
 const ROLLUPS: &[u8] = b"r";
+const TOLD: &[u8] = b"t";
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
@@ -36,10 +40,16 @@ struct Meta {
 pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), IndexError> {
     let mut changes = Changes::default();
     for scope in &derived.dirty.forgotten {
-        index.remove_until(&account_key(scope)?, None, &mut changes)?;
+        for of in [ACCOUNTS, MARKS] {
+            index.remove_until(&scope_key(of, scope)?, None, &mut changes)?;
+        }
     }
     for (scope, kept) in derived.accounts.iter().filter(|(_, kept)| kept.dirty) {
-        changes.put(&account_key(scope)?, &bytes(&(kept.used_unix_ms, &kept.accounts))?);
+        let of_scope = bytes(&(kept.used_unix_ms, &kept.accounts))?;
+        changes.put(&scope_key(ACCOUNTS, scope)?, &of_scope);
+        if !kept.marks.is_empty() {
+            changes.put(&scope_key(MARKS, scope)?, &bytes(&kept.marks)?);
+        }
     }
     for scope in &derived.dirty.groups {
         if let Some(record) = derived.groups.get(scope) {
@@ -63,13 +73,36 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
     changes.put(REFUSED, &bytes(&derived.refused)?);
+    put_notices(index, derived, &mut changes)?;
     put_rollups(index, &derived.rollups, &mut changes)?;
     let minute = derived.rollups.minute();
     let meta = Meta { schema: SCHEMA, next_seq: derived.next_seq, minute };
     index.apply(changes, &bytes(&meta)?)?;
     derived.rollups.forget_past();
     derived.accounts.values_mut().for_each(|kept| kept.dirty = false);
+    derived.notices.saved_seq = derived.next_seq;
+    derived.notices.told_dirty = false;
     derived.dirty = clean(derived);
+    Ok(())
+}
+
+/// Writes the notices that came since, and forgets those that are no longer kept.
+fn put_notices(
+    index: &impl Pairs,
+    derived: &Derived,
+    changes: &mut Changes,
+) -> Result<(), IndexError> {
+    let notices = &derived.notices;
+    for (seq, notice) in notices.all().filter(|(seq, _)| *seq >= notices.saved_seq) {
+        changes.put(&[NOTICES, &seq.to_be_bytes()].concat(), &bytes(notice)?);
+    }
+    if notices.dropped_seq > 0 {
+        let kept = [NOTICES, &(notices.dropped_seq + 1).to_be_bytes()].concat();
+        index.remove_until(NOTICES, Some(&kept), changes)?;
+    }
+    if notices.told_dirty || notices.newest() >= notices.saved_seq {
+        changes.put(TOLD, &bytes(&(notices.dropped_seq, &notices.told))?);
+    }
     Ok(())
 }
 
@@ -84,10 +117,26 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     derived.next_seq = meta.next_seq;
     index.scan(ACCOUNTS, &mut |key, bytes| {
         let (used_unix_ms, accounts) = value(bytes)?;
-        let kept = Kept { accounts, used_unix_ms, dirty: false };
+        let kept = Kept { accounts, used_unix_ms, ..Kept::default() };
         derived.accounts.insert(value(&key[ACCOUNTS.len()..])?, kept);
         Ok(())
     })?;
+    index.scan(MARKS, &mut |key, bytes| {
+        if let Some(kept) = derived.accounts.get_mut(&value::<Scope>(&key[MARKS.len()..])?) {
+            kept.marks = value(bytes)?;
+        }
+        Ok(())
+    })?;
+    index.scan(NOTICES, &mut |key, bytes| {
+        let seq = key[NOTICES.len()..].first_chunk::<8>().ok_or(IndexError::Value)?;
+        derived.notices.add(u64::from_be_bytes(*seq), value::<Notice>(bytes)?);
+        Ok(())
+    })?;
+    index.scan(TOLD, &mut |_, bytes| {
+        (derived.notices.dropped_seq, derived.notices.told) = value(bytes)?;
+        Ok(())
+    })?;
+    derived.notices.saved_seq = meta.next_seq;
     index.scan(GROUPS, &mut |_, bytes| {
         let record: crate::caller::GroupRecord = value(bytes)?;
         derived.groups.insert(record.scope.clone(), record);
@@ -188,8 +237,8 @@ fn clean(derived: &Derived) -> Dirty {
     }
 }
 
-fn account_key(scope: &Scope) -> Result<Vec<u8>, IndexError> {
-    Ok([ACCOUNTS, &bytes(scope)?].concat())
+fn scope_key(prefix: &[u8], scope: &Scope) -> Result<Vec<u8>, IndexError> {
+    Ok([prefix, &bytes(scope)?].concat())
 }
 
 /// A set's rows follow it, because [`Dims`] begins with the set.

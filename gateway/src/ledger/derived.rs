@@ -6,9 +6,10 @@
 
 use super::{
     accounts::{Accounts, Amount},
-    budgets::Scope,
+    budgets::{Mark, Marks, Scope},
     effect::{Effect, Hold},
     entry::{KeyId, RequestId},
+    notice::{Notice, Notices, What},
     rollups::Rollups,
 };
 use crate::{
@@ -69,6 +70,8 @@ pub(crate) struct Derived {
     pub(crate) rollups: Rollups,
     /// Refusals by code, counted ones included that were not written as rows.
     pub(crate) refused: BTreeMap<String, u64>,
+    /// What operators are told of.
+    pub(crate) notices: Notices,
     /// What changed since the last checkpoint.
     pub(crate) dirty: Dirty,
 }
@@ -77,6 +80,8 @@ pub(crate) struct Derived {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) accounts: Accounts,
+    /// What was told of its limits.
+    pub(crate) marks: Marks,
     /// Commit time of the last hold, milliseconds since the Unix epoch: which sessions have ended.
     pub(crate) used_unix_ms: u64,
     /// Changed since the last checkpoint.
@@ -91,6 +96,13 @@ pub(crate) struct Dirty {
     pub(crate) groups: BTreeSet<Scope>,
     pub(crate) policies_from: usize,
     pub(crate) names_from: usize,
+}
+
+impl Kept {
+    /// The balances, and what was told of them.
+    pub(crate) fn known(&self) -> (Accounts, Marks) {
+        (self.accounts.clone(), self.marks.clone())
+    }
 }
 
 impl Derived {
@@ -128,8 +140,26 @@ impl Derived {
                     seq,
                 });
             }
+            Effect::Notice(notice) => self.notice(seq, *notice),
+            Effect::Told(record) => self.notices.tell(record),
             Effect::Adjustment => {}
         }
+    }
+
+    fn notice(&mut self, seq: u64, notice: Notice) {
+        if let What::Budget(reached) = &notice.what
+            && let Some(kept) = self.accounts.get_mut(&reached.scope)
+        {
+            kept.dirty = true;
+            kept.marks.put(Mark {
+                window: reached.window,
+                unit: reached.unit,
+                began_unix_ms: reached.began_unix_ms,
+                limit: reached.limit,
+                percent: reached.percent,
+            });
+        }
+        self.notices.add(seq, notice);
     }
 
     fn reserve(&mut self, seq: u64, unix_ms: u64, hold: Hold) {

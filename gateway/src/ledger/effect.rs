@@ -7,6 +7,7 @@ use super::{
     accounts::Amount,
     budgets::Holds,
     entry::{KeyId, RefusedRow, RequestId},
+    notice::{Notice, ToldRecord},
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -28,6 +29,8 @@ pub(crate) enum Effect {
     Key(Box<KeyRecord>),
     Group(Box<GroupRecord>),
     Policy(Box<PolicyRecord>),
+    Notice(Box<Notice>),
+    Told(ToldRecord),
     /// Balances keep what was charged at the time; the correction stands in the journal.
     Adjustment,
 }
@@ -61,6 +64,8 @@ impl From<Event> for Effect {
             Event::Refused(row) => Self::Refused(row),
             Event::Key(record) => Self::Key(record),
             Event::Group(record) => Self::Group(record),
+            Event::Notice(notice) => Self::Notice(notice),
+            Event::Told(record) => Self::Told(record),
             Event::Policy(record) => Self::Policy(Box::new(record)),
             Event::Adjustment(_) => Self::Adjustment,
         }

@@ -23,6 +23,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// Effects are applied this long after the first, or when someone asks.
 const LINGER: Duration = Duration::from_millis(200);
@@ -45,6 +46,8 @@ pub(crate) struct Keeper {
     /// The next event's number at the last checkpoint.
     saved_seq: u64,
     abort_sealing: Arc<AtomicBool>,
+    /// Number of the newest notice.
+    news: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +81,7 @@ impl Keeper {
             inbox: Mutex::new(inbox),
             wake: Condvar::new(),
             done: Condvar::new(),
+            news: watch::Sender::new(derived.notices.newest()),
             derived: Mutex::new(derived),
             index,
             catalogue,
@@ -93,6 +97,11 @@ impl Keeper {
     /// The state, after every event that was applied.
     pub(crate) fn derived(&self) -> MutexGuard<'_, Derived> {
         self.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes with every notice, once it can be found in the state.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Waits until every event below `seq` is applied. Blocking.
@@ -162,15 +171,16 @@ impl Keeper {
     }
 
     fn apply(&self, batches: Vec<Batch>) {
-        let next_seq = {
+        let (next_seq, newest) = {
             let mut derived = self.derived();
             for batch in batches {
                 for (seq, effect) in (batch.first_seq..).zip(batch.effects) {
                     derived.apply(seq, batch.unix_ms, effect);
                 }
             }
-            derived.next_seq
+            (derived.next_seq, derived.notices.newest())
         };
+        self.news.send_if_modified(|known| std::mem::replace(known, newest) != newest);
         self.inbox().applied_seq = next_seq;
         self.done.notify_all();
     }

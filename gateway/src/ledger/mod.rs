@@ -18,6 +18,7 @@ mod gather;
 mod ids;
 mod keeper;
 mod line;
+pub(crate) mod notice;
 pub(crate) mod open_entry;
 mod opening;
 mod query;
@@ -30,6 +31,7 @@ mod rollups;
 mod session;
 mod summary;
 mod tally;
+mod telling;
 mod verify;
 
 pub use crate::store::lock::held;
@@ -46,6 +48,7 @@ pub use entry::{
     GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
+pub use notice::{Guarded, NOTICE_KINDS, Notice, NoticeId, Reached, Telling, Told, What};
 pub use open_entry::{
     Ask, AttemptIndex, Ending, EntryHead, Granted, InLine, Lined, OpenEntry, Short,
 };
@@ -57,6 +60,7 @@ pub use session::{SessionNode, SessionTree};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,
 };
+pub use telling::Next;
 pub use verify::{Finding, Report};
 
 #[cfg(test)]

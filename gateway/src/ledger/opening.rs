@@ -158,7 +158,7 @@ impl Books {
             config.global_tokens_per_minute,
         );
         for (scope, kept) in &derived.accounts {
-            budgets.restore(scope, kept.accounts.clone(), kept.used_unix_ms);
+            budgets.restore(scope, kept.known(), kept.used_unix_ms);
         }
         let now_ms = clock.unix_ms();
         derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
@@ -190,6 +190,7 @@ impl Books {
             strict: config.durability == Durability::Strict,
             observer: OnceLock::new(),
             lost: AtomicU64::new(0),
+            lost_notices: AtomicU64::new(0),
             reservations: AtomicU64::new(0),
             catalogue,
             keeper,
@@ -206,7 +207,8 @@ impl Books {
         Ok((books, recovered))
     }
 
-    /// Gives every request that was running an entry, through the ordinary path.
+    /// Gives every request that was running an entry, through the ordinary path, and tells operators
+    /// what the end of the last process kept from them.
     fn end_crashed(&self, open: &OpenRequests) -> Result<u64, OpenError> {
         let seqs = open.values().flat_map(|open| &open.attempts);
         let seqs = seqs.flat_map(|open| [Some(open.reserved_seq), open.settled_seq]).flatten();
@@ -236,9 +238,12 @@ impl Books {
             let _at_leisure = self.0.write_entry(false, entry);
             for (hold, charge) in ends {
                 let now_ms = self.0.clock.unix_ms();
-                let _at_the_start = self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms);
+                for crossing in self.0.budgets.settle(&hold.holds, hold.held, charge, now_ms) {
+                    self.0.tell(crossing.into());
+                }
             }
         }
+        self.tell_untold(None);
         Ok(ids.len() as u64)
     }
 }

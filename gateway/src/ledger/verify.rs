@@ -238,6 +238,8 @@ fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Rec
         | Effect::Key(_)
         | Effect::Group(_)
         | Effect::Policy(_)
+        | Effect::Notice(_)
+        | Effect::Told(_)
         | Effect::Adjustment => {}
     }
     fold.apply(head.seq, head.unix_ms, effect);

@@ -3,8 +3,8 @@
 use super::Gateway;
 use crate::{
     caller::Caller,
-    guard::{Asked, Effect, Served, Subject, subjects},
-    ledger::{Entry, GuardAction, GuardEffect},
+    guard::{Asked, Effect, Served, Subject, name_hash, subjects},
+    ledger::{Entry, GuardAction, GuardEffect, What},
     refusal::Refusal,
     wire::{self, ChatRequest},
 };
@@ -16,7 +16,7 @@ const THROTTLED: Duration = Duration::from_secs(10);
 
 /// Who is watched of a caller.
 pub(super) fn of_caller(caller: &Caller) -> Vec<Subject> {
-    subjects(&caller.record.id.0, caller.record.user.as_deref())
+    subjects(&caller.record.id.0, caller.record.user.as_deref(), caller.team.as_deref())
 }
 
 /// Asks the guard. What it does stands in the facts, as tags that a policy can look at, and in the
@@ -35,13 +35,16 @@ pub(super) fn watched(
     let asked = Asked {
         unix_ms: facts.time.unix_ms,
         question: wire::question(request),
-        model: wire::hashed(&request.model),
+        model: name_hash(&request.model),
         hour: u8::try_from(facts.time.minute_of_day / 60).unwrap_or(0),
         session: request.session.as_deref().map(wire::hashed),
         prompt_tokens: request.prompt_tokens_estimate,
         left,
     };
     let verdict = gateway.guard.ask(&of_caller(caller), &asked);
+    for event in &verdict.events {
+        gateway.books.tell(event.into());
+    }
     let action = |signal: &str, effect, seen: &str| GuardAction {
         signal: signal.to_owned(),
         effect,
@@ -81,9 +84,25 @@ fn turned_away(effect: &Effect) -> Result<(), Refusal> {
     )))
 }
 
-/// Tells the guard what a request came to.
-pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u64) {
-    let mut served = Served { unix_ms, cost: 0, input: 0, output: 0 };
+/// What a caller is told whose request found no route: where the guard keeps it to local ones, that
+/// is why, and not a provider that is down.
+pub(super) fn kept_home(refusal: Refusal, actions: &[GuardAction]) -> Refusal {
+    let kept = actions.iter().find(|action| action.effect == GuardEffect::LocalOnly);
+    match (refusal, kept) {
+        (Refusal::RouteDown(_), Some(action)) => Refusal::Forbidden(format!(
+            "this key is kept to local routes for a time by the abuse guard ({}), and none can serve \
+             this request; its operator can lift it",
+            action.signal
+        )),
+        (refusal, _) => refusal,
+    }
+}
+
+/// Tells the guard what a request came to; returns what operators are to be told.
+pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u64) -> Vec<What> {
+    let held = entry.notes.actions.iter().any(|action| action.effect != GuardEffect::Logged);
+    let model = entry.attempts.last().map_or(0, |attempt| name_hash(&attempt.model));
+    let mut served = Served { unix_ms, cost: 0, input: 0, output: 0, model, held };
     for attempt in &entry.attempts {
         served.cost = served.cost.saturating_add(attempt.charge().money.pico());
         if let Some(usage) = &attempt.usage {
@@ -92,5 +111,7 @@ pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u
         }
     }
     served.input = served.input.saturating_sub(served.output);
-    guard.served(&subjects(&entry.key.0, entry.user.as_deref()), &served);
+    let who = subjects(&entry.key.0, entry.user.as_deref(), entry.team.as_deref());
+    let events = guard.served(&who, &served);
+    events.iter().map(What::from).collect()
 }

@@ -1,32 +1,23 @@
 //! What came before the first segment that is kept: the derived state after the events that were
 //! dropped, as keys and values.
 //!
-//! ```text
-//! 0   8 bytes  "TOLLBASE"
-//! 8   u32      format version
-//! 12  u32      CRC-32 of the rest
-//! 16  zstd frame of the postcard of: meta, pairs
-//! ```
+//! A file of [`whole`], of the postcard of: meta, pairs.
+//!
 //! **Invariant:** segments are deleted only after the base that replaces them is durable under its
 //! name, so that at any moment a base and the segments after it are the whole.
 
 use super::{
-    disk::{private, sync_parent},
     index::{Changes, IndexError, Pairs, Visit},
-    record::u32_at,
+    whole::{self, Kind},
 };
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-const MAGIC: [u8; 8] = *b"TOLLBASE";
-const FORMAT: u32 = 1;
-const HEADER: usize = 16;
-const LEVEL: i32 = 3;
+const KIND: Kind = Kind { magic: *b"TOLLBASE", format: 1 };
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -48,18 +39,15 @@ impl Base {
     /// The newest base of a journal, and the number of the first event that it does not hold.
     pub(crate) fn newest(dir: &Path) -> io::Result<Option<(u64, Self)>> {
         let Some((next_seq, path)) = files(dir)?.pop() else { return Ok(None) };
-        let bytes = fs::read(&path)?;
         let damaged = || {
             let text = format!("{} is damaged: restore it from a copy", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
-        if bytes.len() < HEADER || bytes[..8] != MAGIC || u32_at(&bytes, 8) != FORMAT {
-            return Err(damaged());
-        }
-        if crc32fast::hash(&bytes[HEADER..]) != u32_at(&bytes, 12) {
-            return Err(damaged());
-        }
-        let unpacked = zstd::stream::decode_all(&bytes[HEADER..])?;
+        let unpacked = match whole::load(&path, &KIND) {
+            Ok(unpacked) => unpacked.ok_or(io::ErrorKind::NotFound)?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged()),
+            Err(error) => return Err(error),
+        };
         let held = postcard::from_bytes(&unpacked).map_err(|_| damaged())?;
         Ok(Some((next_seq, Self(Mutex::new(held)))))
     }
@@ -68,17 +56,7 @@ impl Base {
     pub(crate) fn save(&self, dir: &Path, next_seq: u64) -> io::Result<()> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = postcard::to_allocvec(&*held).map_err(io::Error::other)?;
-        let packed = zstd::stream::encode_all(bytes.as_slice(), LEVEL)?;
-        let path = dir.join(name(next_seq));
-        let temporary = path.with_extension("tmp");
-        let mut file = private(&temporary)?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&FORMAT.to_le_bytes())?;
-        file.write_all(&crc32fast::hash(&packed).to_le_bytes())?;
-        file.write_all(&packed)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        sync_parent(&path)
+        whole::save(&dir.join(name(next_seq)), &KIND, &bytes)
     }
 
     /// Deletes the bases that a newer one replaced.

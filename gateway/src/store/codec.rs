@@ -9,8 +9,9 @@ mod v1;
 use crate::{
     caller::{GroupRecord, KeyRecord},
     ledger::{
-        Adjustment, Attempt, Endpoint, Entry, KeyId, ModelFile, Notes, Outcome, RefusedRow,
-        RequestId, Role, accounts::Amount, budgets::Holds, open_entry::EntryHead,
+        Adjustment, Attempt, Endpoint, Entry, KeyId, ModelFile, Notes, Notice, Outcome, RefusedRow,
+        RequestId, Role, accounts::Amount, budgets::Holds, notice::ToldRecord,
+        open_entry::EntryHead,
     },
     timeline::StageTimes,
 };
@@ -33,11 +34,12 @@ pub(crate) const KEY: u8 = 5;
 pub(crate) const POLICY: u8 = 6;
 /// An attempt's cost was corrected.
 pub(crate) const ADJUSTMENT: u8 = 7;
-/// The abuse guard acted. Kind 8 is reserved: its form is not in use yet.
-#[allow(dead_code, reason = "the number is taken, so that nothing else uses it")]
-pub(crate) const GUARD: u8 = 8;
+/// Something that operators are told of.
+pub(crate) const NOTICE: u8 = 8;
 /// A team, user, tag or the whole was set up or changed.
 pub(crate) const GROUP: u8 = 9;
+/// A receiver of notices was told.
+pub(crate) const TOLD: u8 = 12;
 /// Version of the events' forms.
 pub(crate) const VERSION: u8 = 2;
 
@@ -60,6 +62,8 @@ pub(crate) enum Event {
     Key(Box<KeyRecord>),
     Group(Box<GroupRecord>),
     Policy(PolicyRecord),
+    Notice(Box<Notice>),
+    Told(ToldRecord),
     Adjustment(#[allow(dead_code, reason = "read by whoever shows corrections")] Box<Adjustment>),
 }
 
@@ -266,6 +270,8 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
         KEY => Event::Key(Box::new(whole(payload)?)),
         POLICY => Event::Policy(whole(payload)?),
         GROUP => Event::Group(Box::new(whole(payload)?)),
+        NOTICE => Event::Notice(Box::new(whole(payload)?)),
+        TOLD => Event::Told(whole(payload)?),
         ADJUSTMENT => Event::Adjustment(Box::new(whole(payload)?)),
         _ => return Err(CodecError::Unknown(kind, version)),
     })

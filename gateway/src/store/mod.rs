@@ -20,6 +20,7 @@ pub(crate) mod queue;
 pub mod record;
 pub(crate) mod sealed;
 pub(crate) mod segment;
+pub(crate) mod whole;
 pub(crate) mod writer;
 
 pub use journal::JournalError;

@@ -70,6 +70,7 @@ struct State {
     store_commits: Gauge,
     store_commit_us: Gauge,
     store_lost: Gauge,
+    store_lost_notices: Gauge,
     reservations: Gauge,
     policy_rejected: Gauge,
     cache_requests: Family<CacheLabels, Counter>,
@@ -77,6 +78,9 @@ struct State {
     cache_answers: Gauge,
     cache_bytes: Gauge,
     cache_flights: Gauge,
+    webhook_waiting: Family<WebhookLabels, Gauge>,
+    webhook_failures: Family<WebhookLabels, Gauge>,
+    webhook_deliveries: Family<DeliveryLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +110,17 @@ struct TokenLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CacheLabels {
     found: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    webhook: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeliveryLabels {
+    webhook: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -276,6 +291,11 @@ impl State {
                 &self.store_commit_us,
             ),
             ("store_lost_entries", "Entries not recorded while the store failed", &self.store_lost),
+            (
+                "store_lost_notices",
+                "Events for operators that found no place in the ledger's queue",
+                &self.store_lost_notices,
+            ),
             ("open_reservations", "Attempts that hold money or tokens", &self.reservations),
             ("policy_rejected", "1 if the newest policy file was refused", &self.policy_rejected),
         ];
@@ -312,6 +332,7 @@ impl State {
         for (name, help, family) in by_route {
             registry.register(name, help, family.clone());
         }
+        self.register_webhooks(registry);
         registry.register(
             "engine_heartbeat_age_seconds",
             "Time since the local model's scheduler last looked around",
@@ -324,6 +345,42 @@ impl State {
         );
     }
 
+    fn register_webhooks(&self, registry: &mut Registry) {
+        registry.register(
+            "webhook_waiting",
+            "Events that wait for a webhook's receiver",
+            self.webhook_waiting.clone(),
+        );
+        registry.register(
+            "webhook_failures_in_a_row",
+            "Attempts to deliver the oldest of them that have failed",
+            self.webhook_failures.clone(),
+        );
+        registry.register(
+            "webhook_attempts",
+            "Since the start: events delivered, attempts failed, events given up",
+            self.webhook_deliveries.clone(),
+        );
+    }
+
+    fn read_webhooks(&self, gateway: &Gateway) {
+        for hook in &gateway.webhooks {
+            let webhook = hook.config.name.clone();
+            let (state, counts) = (hook.state(), hook.counts());
+            let labels = WebhookLabels { webhook: webhook.clone() };
+            self.webhook_waiting.get_or_create(&labels).set(signed(state.waiting));
+            self.webhook_failures.get_or_create(&labels).set(i64::from(state.failures));
+            for (outcome, count) in [
+                ("delivered", counts.delivered),
+                ("failed", counts.failed),
+                ("given_up", counts.given_up),
+            ] {
+                let labels = DeliveryLabels { webhook: webhook.clone(), outcome };
+                self.webhook_deliveries.get_or_create(&labels).set(signed(count));
+            }
+        }
+    }
+
     fn read(&self, gateway: &Gateway) {
         self.in_flight.set(signed(gateway.admission.in_flight()));
         self.keys.set(signed(gateway.keys.count()));
@@ -334,8 +391,10 @@ impl State {
         self.store_commits.set(signed(store.commits));
         self.store_commit_us.set(signed(store.last_commit_us));
         self.store_lost.set(signed(store.lost_entries));
+        self.store_lost_notices.set(signed(store.lost_notices));
         self.reservations.set(signed(store.open_reservations));
         self.read_cache(&gateway.cache.counts());
+        self.read_webhooks(gateway);
         for route in gateway.routes.iter() {
             let labels = RouteLabels { route: Arc::clone(&route.id().0) };
             self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));

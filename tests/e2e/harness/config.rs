@@ -12,6 +12,11 @@ use tempfile::TempDir;
 /// millisecond.
 pub(crate) const EDGE_USD_PER_HOUR: &str = "0.36";
 
+/// The secret of every webhook, and what stands in its address and is nobody's business.
+pub(crate) const WEBHOOK_SECRET: &str = "whsec-canary-0123456789";
+/// See [`WEBHOOK_SECRET`].
+pub(crate) const WEBHOOK_PATH: &str = "path-canary-0123456789";
+
 /// A gateway to be started. Without routes there is nothing to ask.
 pub(crate) struct GateBuilder {
     dir: TempDir,
@@ -207,6 +212,20 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
     pub(crate) fn global_budget(mut self, lines: &str) -> Self {
         write!(self.budgets, "\n[[budget]]\n{lines}\n").expect("a string");
         self
+    }
+
+    /// The abuse guard, which is off otherwise.
+    pub(crate) fn guard(mut self, lines: &str) -> Self {
+        self.budgets = self.budgets.replacen("enabled = false", lines, 1);
+        self
+    }
+
+    /// A webhook of that name to this address, which is tried again soon.
+    pub(crate) fn webhook(self, name: &str, address: std::net::SocketAddr, more: &str) -> Self {
+        self.section(&format!(
+            "[[webhook]]\nname = \"{name}\"\nurl = \"http://{address}/hooks/{WEBHOOK_PATH}\"\n\
+             secret = \"{WEBHOOK_SECRET}\"\nbackoff_ms = 20\nbackoff_max_ms = 100\n{more}"
+        ))
     }
 
     /// Starts it.

@@ -15,7 +15,7 @@ mod raw;
 pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
-pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, model_file};
+pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, WEBHOOK_PATH, WEBHOOK_SECRET, model_file};
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;

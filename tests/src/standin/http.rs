@@ -39,7 +39,7 @@ impl Asked {
 }
 
 /// Reads one request; `None` when the client closed the connection between requests.
-pub(super) async fn read_request<S>(
+pub(crate) async fn read_request<S>(
     socket: &mut S,
     buffer: &mut BytesMut,
     connection: u64,

@@ -12,6 +12,7 @@ mod serve;
 mod shapes;
 
 pub use http::Asked;
+pub(crate) use http::read_request;
 pub use script::{Cut, ErrorSaid, Fault, Hold, Point, Reported, Script};
 
 use std::{

@@ -6,7 +6,7 @@ use super::{
         calendar::Calendar,
         rate::Rate,
     },
-    At, Need, Unit,
+    At, Marks, Need, Unit,
 };
 use crate::caller::{BudgetSpec, KeyLimits, Window};
 use policies::PicoUsd;
@@ -21,6 +21,8 @@ pub(super) struct ScopeBook {
     pub(super) request_cost_max: Option<PicoUsd>,
     pub(super) rate: Option<Rate>,
     pub(super) accounts: Accounts,
+    /// What was told of its limits.
+    pub(super) marks: Marks,
 }
 
 /// One limit with less left than is needed.

@@ -11,7 +11,7 @@ use super::{
         calendar::Calendar,
         open_entry::Short,
     },
-    At, BudgetPath, BudgetState, Crossing, Holds, Need, Scope, TokenRate,
+    At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
     book::{self, ScopeBook},
     budget_id,
     sessions::Sessions,
@@ -82,11 +82,17 @@ impl Machine {
     }
 
     /// A scope's balances as recovered. Only before the first reservation.
-    pub(crate) fn restore(&mut self, scope: &Scope, accounts: Accounts, used_unix_ms: u64) {
+    pub(crate) fn restore(
+        &mut self,
+        scope: &Scope,
+        (accounts, marks): (Accounts, Marks),
+        used_unix_ms: u64,
+    ) {
         if let Scope::Session(key, session) = scope {
             self.sessions.touch(key, session, used_unix_ms);
         }
-        self.books.entry(scope.clone()).or_default().accounts = accounts;
+        let book = self.books.entry(scope.clone()).or_default();
+        (book.accounts, book.marks) = (accounts, marks);
     }
 
     /// Holds `need` in every budget and rate on the path, or in none.
@@ -155,7 +161,8 @@ impl Machine {
         // A request that reached a route is one, whatever became of it.
         let charge = Amount { requests: held.requests, ..charge };
         self.end(holds, held, charge, at);
-        let crossings = self.crossings(holds, charge);
+        let crossings =
+            if charge == Amount::default() { Vec::new() } else { self.crossings(holds) };
         self.serve(at);
         crossings
     }
@@ -174,19 +181,47 @@ impl Machine {
         }
     }
 
-    fn crossings(&self, holds: &Holds, charge: Amount) -> Vec<Crossing> {
-        let mut all = Vec::new();
-        let path = holds.scopes();
-        for (scope, starts) in &holds.held {
+    /// What the windows of these holds have passed and nobody was told.
+    fn crossings(&mut self, holds: &Holds) -> Vec<Crossing> {
+        let scopes = holds.scopes();
+        let mut due = Vec::new();
+        for (scope, starts) in holds.held.iter().filter(|(_, starts)| !starts.is_empty()) {
             let Some(book) = self.books.get(scope) else { continue };
-            for spec in self.specs(scope, &path) {
+            for spec in self.specs(scope, &scopes) {
                 let held = starts.iter().find(|(window, _)| *window == spec.window);
-                if let Some((window, start)) = held {
-                    let after = book.accounts.balance(*window, *start);
-                    all.extend(states::crossings(scope, spec, &after, charge));
+                let Some((window, start)) = held else { continue };
+                let balance = book.accounts.balance(*window, *start);
+                if book.marks.is_due(spec, &balance) {
+                    due.push((scope, spec.clone(), balance));
                 }
             }
         }
+        let mut all = Vec::new();
+        for (scope, spec, balance) in due {
+            if let Some(book) = self.books.get_mut(scope) {
+                all.extend(book.marks.pass(scope, &spec, &balance));
+            }
+        }
+        all
+    }
+
+    /// The same of the windows that are open now, of one scope or of all. A session's limits come
+    /// from what is above each request: its next charge tells.
+    pub fn untold(&mut self, of: Option<&Scope>, at: At) -> Vec<Crossing> {
+        let scopes: Vec<Scope> = match of {
+            Some(scope) => vec![scope.clone()],
+            None => self.books.keys().cloned().collect(),
+        };
+        let mut all = Vec::new();
+        for scope in scopes {
+            let Some(book) = self.books.get_mut(&scope) else { continue };
+            for spec in &book.budgets {
+                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let balance = book.accounts.balance(spec.window, start);
+                all.extend(book.marks.pass(&scope, spec, &balance));
+            }
+        }
+        all.sort_by(|one, other| (&one.scope, one.window).cmp(&(&other.scope, other.window)));
         all
     }
 

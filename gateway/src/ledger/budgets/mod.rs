@@ -4,6 +4,7 @@
 
 mod book;
 mod machine;
+mod marks;
 mod scope;
 mod sessions;
 mod states;
@@ -21,10 +22,12 @@ use crate::{
 };
 use jiff::tz::TimeZone;
 pub use machine::{Machine, Ticket};
+pub use marks::Crossing;
+pub(crate) use marks::{Mark, Marks};
 use policies::{BudgetFacts, PicoUsd};
 pub use scope::{BudgetPath, Payer, Scope};
 use serde::{Deserialize, Serialize};
-pub use states::{BudgetState, Crossing, Side, TokenRate, budget_id};
+pub use states::{BudgetState, Side, TokenRate, budget_id};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -32,7 +35,7 @@ use std::{
 use tokio::time::Instant;
 
 /// What a budget limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Money, in pico-USD.
@@ -108,8 +111,18 @@ impl Budgets {
     }
 
     /// A scope's balances as recovered from the journal. Only before the first reservation.
-    pub(crate) fn restore(&self, scope: &Scope, accounts: Accounts, used_unix_ms: u64) {
-        self.lock().restore(scope, accounts, used_unix_ms);
+    pub(crate) fn restore(
+        &self,
+        scope: &Scope,
+        (accounts, marks): (Accounts, Marks),
+        used_unix_ms: u64,
+    ) {
+        self.lock().restore(scope, (accounts, marks), used_unix_ms);
+    }
+
+    /// The parts of limits that are passed and were not told, of one scope or of all.
+    pub(crate) fn untold(&self, of: Option<&Scope>, unix_ms: u64) -> Vec<Crossing> {
+        self.lock().untold(of, self.at(unix_ms))
     }
 
     /// A key's budgets and limits, in force at once. What is spent and held stays.

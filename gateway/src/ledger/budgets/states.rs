@@ -2,7 +2,7 @@
 
 use super::{
     super::{accounts::Balance, calendar::Calendar},
-    Scope, Unit,
+    Scope,
 };
 use crate::caller::{BudgetSpec, Window};
 use policies::{BudgetFacts, PicoUsd, PicoUsdTotal};
@@ -59,25 +59,6 @@ pub struct TokenRate {
     pub reset: Duration,
 }
 
-/// A budget whose spending passed a part of its limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Crossing {
-    /// The budget's id.
-    pub id: Arc<str>,
-    /// Whose.
-    pub scope: Scope,
-    /// Which part, in percent: 50, 80 or 100.
-    pub percent: u8,
-    /// Of what.
-    pub unit: Unit,
-    /// The limit, in pico-USD or a count.
-    pub limit: u64,
-    /// What is spent.
-    pub spent: u64,
-    /// Start of the window, milliseconds since the Unix epoch.
-    pub began_unix_ms: u64,
-}
-
 /// A budget's id: its scope and its window.
 #[must_use]
 pub fn budget_id(scope: &Scope, window: Window) -> Arc<str> {
@@ -131,42 +112,6 @@ pub(super) fn facts(scope: &Scope, spec: &BudgetSpec, balance: &Balance) -> Budg
         money: spec.money.map(|limit| (limit, left(limit, balance.money()))),
         tokens: spec.tokens.map(|limit| (limit, limit.saturating_sub(balance.tokens()))),
     }
-}
-
-/// The parts of a limit that are told when spending passes them.
-const PERCENTS: [u8; 3] = [100, 80, 50];
-
-/// The highest part of a limit that `charge` made spending pass, by unit. Spending only grows
-/// within a calendar window, so each part is passed once.
-pub(super) fn crossings(
-    scope: &Scope,
-    spec: &BudgetSpec,
-    after: &Balance,
-    charge: super::Need,
-) -> Vec<Crossing> {
-    let sides = [
-        (Unit::Money, spec.money.map(PicoUsd::pico), after.spent_money, charge.money.pico()),
-        (Unit::Tokens, spec.tokens, after.spent_tokens.into(), charge.tokens),
-        (Unit::Requests, spec.requests, after.spent_requests.into(), charge.requests),
-    ];
-    let crossing = |(unit, limit, spent, charge): (Unit, Option<u64>, u128, u64)| {
-        let limit = limit.filter(|limit| *limit > 0 && charge > 0)?;
-        let before = spent.saturating_sub(charge.into());
-        let passed = |percent: &u8| {
-            let mark = u128::from(limit) * u128::from(*percent);
-            before * 100 < mark && spent * 100 >= mark
-        };
-        Some(Crossing {
-            id: budget_id(scope, spec.window),
-            scope: scope.clone(),
-            percent: PERCENTS.into_iter().find(passed)?,
-            unit,
-            limit,
-            spent: u64::try_from(spent).unwrap_or(u64::MAX),
-            began_unix_ms: after.start,
-        })
-    };
-    sides.into_iter().filter_map(crossing).collect()
 }
 
 pub(super) fn left(limit: PicoUsd, taken: u128) -> PicoUsd {

@@ -192,6 +192,34 @@ fn each_part_of_a_limit_is_passed_once() {
 }
 
 #[test]
+fn a_part_is_told_again_in_the_next_window_of_a_rolling_one_after_its_length_and_of_another_limit()
+{
+    let hour = Window::Rolling(3_600);
+    let settings =
+        |limit| vec![spec(Window::Day, Unit::Money, 4 * limit), spec(hour, Unit::Money, limit)];
+    let mut machine = machine(&[(Scope::Global, settings(100), vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let spend = |machine: &mut Machine, money: u64, unix_ms: u64| -> Vec<(Window, u8)> {
+        let holds = machine.reserve(&path, need(money, 0), at(unix_ms)).unwrap();
+        let passed = machine.settle(&holds, need(money, 0), need(money, 0), at(unix_ms));
+        passed.iter().map(|passed| (passed.window, passed.percent)).collect()
+    };
+    let minute = 60_000;
+    assert_eq!(spend(&mut machine, 60, NOON), [(hour, 50)]);
+    assert_eq!(spend(&mut machine, 10, NOON + minute), []);
+    // What was told has left the window.
+    assert_eq!(spend(&mut machine, 50, NOON + 61 * minute), [(hour, 50)]);
+    assert_eq!(spend(&mut machine, 30, NOON + 62 * minute), [(hour, 80)]);
+    assert_eq!(spend(&mut machine, 60, NOON + 130 * minute), [(Window::Day, 50), (hour, 50)]);
+    // The limits are lowered, and what is spent passes other parts of them, without a charge.
+    set(&mut machine, &Scope::Global, &settings(60), &[]);
+    let passed = machine.untold(None, at(NOON + 132 * minute));
+    let parts: Vec<_> = passed.iter().map(|passed| (passed.window, passed.percent)).collect();
+    assert_eq!(parts, [(Window::Day, 80), (hour, 100)]);
+    assert_eq!(machine.untold(None, at(NOON + 132 * minute)), []);
+}
+
+#[test]
 fn a_rolling_window_counts_its_oldest_sub_bucket_whole_and_a_step_back_reopens_nothing() {
     let day = Window::Rolling(86_400);
     let mut machine = machine(&[(Scope::Global, vec![spec(day, Unit::Money, 100)], vec![])]);
@@ -335,12 +363,25 @@ fn taken(memory: &[Remembered], scope: &Scope, window: Window, now: u64) -> [u64
     })
 }
 
+/// Parts of limits that were told: whose, over which window, of what, how much, since when.
+type ToldParts = std::collections::HashSet<(Scope, Window, u8, u8, u64)>;
+
+/// A part is told when it is passed, and of a calendar window once.
+fn tell_once(told: &mut ToldParts, passed: &Crossing) {
+    let mark = u128::from(passed.limit) * u128::from(passed.percent);
+    assert!(u128::from(passed.spent) * 100 >= mark, "{passed:?}");
+    let (window, unit, began) = (passed.window, passed.unit as u8, passed.began_unix_ms);
+    let new = told.insert((passed.scope.clone(), window, unit, passed.percent, began));
+    assert!(window.sub_bucket_ms().is_some() || new, "told twice: {passed:?}");
+}
+
 /// Runs a history; `straight`: the clock never goes back, so that the model is exact.
 fn run(steps: Vec<Step>, straight: bool) {
     let mut limits = settings(100);
     let mut machine = machine(&limits);
     let mut memory: Vec<Remembered> = Vec::new();
     let (mut now, mut furthest) = (NOON, NOON);
+    let mut told = ToldParts::new();
     for step in steps {
         let running = |memory: &[Remembered], pick: usize| {
             let open: Vec<usize> =
@@ -377,7 +418,8 @@ fn run(steps: Vec<Step>, straight: bool) {
                         tokens: part(held.need.tokens),
                         requests: 1,
                     };
-                    machine.settle(&held.holds, held.need, charge, at(now));
+                    let passed = machine.settle(&held.holds, held.need, charge, at(now));
+                    passed.iter().for_each(|passed| tell_once(&mut told, passed));
                     held.charge = Some(charge);
                 }
             }
@@ -395,6 +437,8 @@ fn run(steps: Vec<Step>, straight: bool) {
             }
             Step::Lower { percent } => {
                 limits = settings(percent);
+                // Parts of another limit are other parts.
+                told.clear();
                 for (scope, budgets, of_sessions) in &limits {
                     set(&mut machine, scope, budgets, of_sessions);
                 }

@@ -6,6 +6,7 @@ mod disk;
 mod harness;
 mod hot_path;
 mod migration;
+mod notices;
 mod power;
 mod queries;
 mod retention;

@@ -1,0 +1,108 @@
+//! What a key, a team or a user may use, as it is written on the command line and shown there.
+
+use super::output::{text, usd};
+use clap::Args;
+use serde_json::{Value, json};
+
+/// Limits and budgets of a new key, or of all keys of a team or user together.
+#[derive(Debug, Args)]
+pub(crate) struct AllowanceArgs {
+    /// Requests per minute
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens per minute, prompt and answer
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Requests in flight
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<u32>,
+    /// The most that one request may cost at worst, over all its attempts
+    #[arg(long, value_name = "USD")]
+    pub(crate) request_cost_max_usd: Option<policies::PicoUsd>,
+    /// A budget: `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft]`, such as day=5.00 or
+    /// month=20,1000000tokens,soft; windows are hour, day, week, month, total and rolling:24h (any
+    /// span); may be given once for each window
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budgets: Vec<Value>,
+    /// A budget of each session (agent run)
+    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) session_budgets: Vec<Value>,
+}
+
+impl AllowanceArgs {
+    /// The body of a request that creates what may use it.
+    pub(super) fn put_into(&self, mut body: Value) -> Value {
+        body["limits"] = json!({
+            "requests_per_minute": self.requests_per_minute,
+            "tokens_per_minute": self.tokens_per_minute,
+            "concurrency": self.concurrency,
+            "request_cost_max_usd": self.request_cost_max_usd,
+        });
+        body["budgets"] = json!(self.budgets);
+        body["session_budgets"] = json!(self.session_budgets);
+        body
+    }
+}
+
+pub(super) fn limits(key: &Value) -> String {
+    let known = [
+        ("/limits/requests_per_minute", "requests/min"),
+        ("/limits/tokens_per_minute", "tokens/min"),
+        ("/limits/concurrency", "in flight"),
+    ];
+    let set = known
+        .iter()
+        .filter(|(pointer, _)| key.pointer(pointer).is_some_and(|limit| !limit.is_null()))
+        .map(|(pointer, unit)| format!("{} {unit}", text(key, pointer)));
+    or_dash(&set.collect::<Vec<_>>())
+}
+
+pub(super) fn budgets(key: &Value) -> String {
+    let budgets = key["budgets"].as_array().map_or(&[][..], Vec::as_slice);
+    let one = |budget: &Value| {
+        let mut parts = Vec::new();
+        if budget.get("money_usd").is_some_and(|money| !money.is_null()) {
+            parts.push(format!("${}", usd(budget, "/money_usd")));
+        }
+        if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
+            parts.push(format!("{} tokens", text(budget, "/tokens")));
+        }
+        if budget.get("requests").is_some_and(|requests| !requests.is_null()) {
+            parts.push(format!("{} requests", text(budget, "/requests")));
+        }
+        let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
+        format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
+    };
+    or_dash(&budgets.iter().map(one).collect::<Vec<_>>())
+}
+
+fn or_dash(parts: &[String]) -> String {
+    if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
+}
+
+/// `WINDOW=USD[,TOKENStokens][,soft]`
+pub(super) fn budget(written: &str) -> Result<Value, String> {
+    let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
+    let (window, rest) = written.split_once('=').ok_or_else(shape)?;
+    let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
+    let mut budget = json!({ "window": window, "hard": true });
+    for part in rest.split(',') {
+        if part == "soft" {
+            budget["hard"] = json!(false);
+        } else if let Some(tokens) = part.strip_suffix("tokens") {
+            let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;
+            budget["tokens"] = json!(tokens);
+        } else if let Some(requests) = part.strip_suffix("requests") {
+            let requests: u64 = requests.trim().parse().map_err(|_| shape())?;
+            budget["requests"] = json!(requests);
+        } else {
+            let amount = part.trim_start_matches('$');
+            let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
+            budget["money_usd"] = json!(money);
+        }
+    }
+    if ["money_usd", "tokens", "requests"].iter().all(|unit| budget.get(unit).is_none()) {
+        return Err(shape());
+    }
+    Ok(budget)
+}

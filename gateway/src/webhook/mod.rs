@@ -1,0 +1,340 @@
+//! Webhooks: who is told of what operators should know, and that it is told until it is heard.
+//!
+//! **Invariants:** nothing of this is on a request's path: the journal is the queue, each receiver
+//! has one task and one place in it, and a receiver that is slow, wrong or gone holds up nobody
+//! else. Events of a receiver come in their order, each at least once and always under the same id;
+//! the place is written down after each, so that a restart goes on from there. A receiver's address
+//! and secret are in no log, error or metric.
+
+mod sign;
+mod view;
+
+pub use sign::{SIGNATURE_HEADER, signature};
+pub(crate) use view::view;
+
+use crate::{
+    clock::Clock,
+    config::WebhookConfig,
+    draw::draw,
+    ledger::{Books, BooksError, Next, Notice, Telling, Told},
+};
+use http::{HeaderMap, StatusCode, header};
+use reqwest::{Client, Url, redirect};
+use secrecy::ExposeSecret as _;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Longest `retry-after` that is waited out.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// An event that the receiver itself refuses (4xx) is given up when it is this old: it is this one
+/// that it does not take, and others wait behind it.
+const REFUSED_MAX: Duration = Duration::from_secs(3_600);
+/// The wait after the ledger could not be read or written.
+const LEDGER_WAIT: Duration = Duration::from_secs(1);
+
+/// One receiver, and how it stands.
+#[derive(Debug)]
+pub struct Webhook {
+    /// What the operator set.
+    pub config: WebhookConfig,
+    client: Client,
+    url: Url,
+    clock: Clock,
+    state: Mutex<State>,
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    given_up: AtomicU64,
+}
+
+/// How a receiver stands at this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Number of the last event that it has, or will never have.
+    pub seq: u64,
+    /// Events that wait for it.
+    pub waiting: u64,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last failure was.
+    pub last_error: Option<String>,
+    /// When it took an event last, milliseconds since the Unix epoch.
+    pub delivered_unix_ms: Option<u64>,
+}
+
+/// What was counted of a receiver since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events it took.
+    pub delivered: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Events it was not told of in the end, or may have missed because it was too far behind.
+    pub given_up: u64,
+}
+
+/// Why an attempt failed.
+struct Failure {
+    reason: String,
+    /// The receiver says that it is the event's own fault.
+    refused: bool,
+    retry_after: Option<Duration>,
+}
+
+// === impl Webhook ===
+
+impl Webhook {
+    /// A receiver that goes on where `told` says. Opens no connection.
+    ///
+    /// # Errors
+    /// What is wrong with its address, in the operator's terms.
+    pub fn new(config: WebhookConfig, told: Told, clock: Clock) -> Result<Self, String> {
+        let url =
+            Url::parse(config.url.expose_secret()).map_err(|error| format!("url: {error}"))?;
+        let client = Client::builder()
+            .timeout(config.timeout)
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .pool_max_idle_per_host(1)
+            .build()
+            .map_err(|error| format!("no client: {error}"))?;
+        Ok(Self {
+            client,
+            url,
+            clock,
+            state: Mutex::new(State { seq: told.seq, ..State::default() }),
+            delivered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+            config,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            delivered: self.delivered.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            given_up: self.given_up.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether it is told of this.
+    fn wants(&self, notice: &Notice) -> bool {
+        self.config.events.is_empty() || self.config.events.iter().any(|event| notice.is(event))
+    }
+
+    /// Tells it of everything that comes, until `stop`.
+    pub async fn run(self: Arc<Self>, books: Books, stop: CancellationToken) {
+        let mut news = books.news();
+        let telling = async {
+            loop {
+                // Before looking: what comes while it looks is news again.
+                news.borrow_and_update();
+                let (hook, looking) = (Arc::clone(&self), books.clone());
+                let look = tokio::task::spawn_blocking(move || hook.next(&looking)).await;
+                match look {
+                    Ok(Next { notice: Some((seq, notice)), .. }) => {
+                        let how = self.deliver(&notice, &books).await;
+                        self.note(&books, seq, how).await;
+                    }
+                    Ok(Next { notice: None, .. }) => {
+                        if news.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => sleep(LEDGER_WAIT).await,
+                }
+            }
+        };
+        stop.run_until_cancelled(telling).await;
+    }
+
+    /// What it is told next. Blocking.
+    fn next(&self, books: &Books) -> Next {
+        let seq = self.lock().seq;
+        let next = books.next_notice(seq, |notice| self.wants(notice));
+        let mut state = self.lock();
+        state.waiting = next.waiting;
+        // What lies between concerns others, or is gone.
+        state.seq = next.notice.as_ref().map_or(next.newest, |(seq, _)| seq - 1);
+        if next.missed {
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                webhook = %self.config.name,
+                "it was so far behind that events it was not told of are only in the ledger"
+            );
+        }
+        next
+    }
+
+    /// Counts what waits for it while it does not take an event. Blocking, but not for the disk.
+    pub fn count(&self, books: &Books) {
+        let seq = self.lock().seq;
+        let waiting = books.next_notice(seq, |notice| self.wants(notice)).waiting;
+        self.lock().waiting = waiting;
+    }
+
+    /// Posts one event until it is taken or given up.
+    async fn deliver(self: &Arc<Self>, notice: &Notice, books: &Books) -> Telling {
+        let mut failures = 0_u32;
+        loop {
+            let Err(failure) = self.post(notice).await else { return Telling::Delivered };
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            failures = failures.saturating_add(1);
+            let (name, reason) = (&self.config.name, &failure.reason);
+            tracing::warn!(webhook = %name, event = %notice.id, failures, %reason, "not delivered");
+            {
+                let mut state = self.lock();
+                state.failures = failures;
+                state.last_error = Some(failure.reason.clone());
+            }
+            let (hook, looking) = (Arc::clone(self), books.clone());
+            // A thread that died has counted nothing; the next attempt does.
+            let _counted = tokio::task::spawn_blocking(move || hook.count(&looking)).await;
+            let age = self.clock.unix_ms().saturating_sub(notice.unix_ms);
+            let refused = if failure.refused { REFUSED_MAX } else { Duration::MAX };
+            let patience = self.config.give_up_after.min(refused);
+            if u128::from(age) >= patience.as_millis() {
+                tracing::error!(webhook = %name, event = %notice.id, "given up: it is too old");
+                return Telling::GivenUp;
+            }
+            let own = backoff(&self.config, failures - 1, draw());
+            sleep(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX).max(own)).await;
+        }
+    }
+
+    async fn post(&self, notice: &Notice) -> Result<(), Failure> {
+        let body = view(notice).to_string();
+        let unix_s = self.clock.unix_ms() / 1_000;
+        let signed = signature(self.config.secret.expose_secret(), unix_s, &body);
+        let sent = self
+            .client
+            .post(self.url.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(SIGNATURE_HEADER, signed)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            // Its words are of no interest, and may be endless.
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(Failure::of_status(answer.status(), answer.headers())),
+            Err(error) => Err(Failure { reason: said(error), refused: false, retry_after: None }),
+        }
+    }
+
+    /// Writes down how it stands with an event; goes on when that is durable, or with the store as
+    /// it is: at worst the event is told once more after a restart.
+    async fn note(&self, books: &Books, seq: u64, how: Telling) {
+        match how {
+            Telling::Delivered => {
+                self.delivered.fetch_add(1, Ordering::Relaxed);
+            }
+            Telling::GivenUp => {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+            }
+            Telling::Begins => {}
+        }
+        let noted = books.put_told(&self.config.name, seq, how).committed().await;
+        if let Err(error) = noted {
+            let name = &self.config.name;
+            tracing::warn!(webhook = %name, %error, "its place is not written down");
+            if error != BooksError::Closed {
+                sleep(LEDGER_WAIT).await;
+            }
+        }
+        let mut state = self.lock();
+        state.seq = seq;
+        if how == Telling::Delivered {
+            state.failures = 0;
+            state.last_error = None;
+            state.delivered_unix_ms = Some(self.clock.unix_ms());
+        }
+    }
+}
+
+impl Failure {
+    fn of_status(status: StatusCode, headers: &HeaderMap) -> Self {
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Self {
+            reason: format!("answered {}", status.as_u16()),
+            refused: status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 425 | 429),
+            retry_after: seconds.and_then(|text| text.parse().ok()).map(Duration::from_secs),
+        }
+    }
+}
+
+/// What went wrong, without the address: it may hold a secret.
+fn said(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Exponential, half of it jittered.
+fn backoff(config: &WebhookConfig, round: u32, draw: u64) -> Duration {
+    let whole = config.backoff.saturating_mul(1 << round.min(20)).min(config.backoff_max);
+    let half = whole / 2;
+    let part = u32::try_from(draw >> 32).unwrap_or(u32::MAX);
+    let jitter = (u128::from(part) * half.as_nanos()) >> 32;
+    half + Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_their_limit_and_are_jittered_by_half() {
+        let config = WebhookConfig {
+            name: "ops".to_owned(),
+            url: "http://127.0.0.1:1".to_owned().into(),
+            secret: "0123456789abcdef".to_owned().into(),
+            events: Vec::new(),
+            timeout: Duration::from_secs(1),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            give_up_after: Duration::from_secs(60),
+        };
+        for (round, whole) in [(0, 1), (1, 2), (5, 32), (9, 300), (u32::MAX, 300)] {
+            let whole = Duration::from_secs(whole);
+            assert_eq!(backoff(&config, round, 0), whole / 2);
+            let most = backoff(&config, round, u64::MAX);
+            assert!(most <= whole && whole - most < Duration::from_millis(1), "{most:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_events_own_fault_is_told_from_what_may_pass() {
+        let of = |code: u16| {
+            let status = StatusCode::from_u16(code).unwrap();
+            Failure::of_status(status, &HeaderMap::new()).refused
+        };
+        assert!(of(400) && of(404) && of(410));
+        assert!(!of(408) && !of(429) && !of(500) && !of(301));
+    }
+}
