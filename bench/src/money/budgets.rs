@@ -347,7 +347,7 @@ impl Sim {
 
     /// What it waited for was spent, or it waited long enough: what there is must do then.
     fn again(&mut self, waiter: &Waiter, short: &Short, now_ms: u64, late: bool) {
-        let Waiter { key, row, cap, since_ms, .. } = *waiter;
+        let &Waiter { key, row, cap, since_ms, .. } = waiter;
         if !late {
             return self.line_up((now_ms, key, row), since_ms);
         }

@@ -98,6 +98,13 @@ pub(crate) struct Dirty {
     pub(crate) names_from: usize,
 }
 
+impl Kept {
+    /// The balances, and what was told of them.
+    pub(crate) fn known(&self) -> (Accounts, Marks) {
+        (self.accounts.clone(), self.marks.clone())
+    }
+}
+
 impl Derived {
     /// Before the first event.
     pub(crate) fn new() -> Self {

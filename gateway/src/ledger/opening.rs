@@ -244,8 +244,7 @@ fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
         config.global_tokens_per_minute,
     );
     for (scope, kept) in &derived.accounts {
-        let known = (kept.accounts.clone(), kept.marks.clone());
-        budgets.restore(scope, known, kept.used_unix_ms);
+        budgets.restore(scope, kept.known(), kept.used_unix_ms);
     }
     derived.keys.values().for_each(|record| budgets.put_key(record, now_ms));
     derived.groups.values().for_each(|record| budgets.put_group(record, now_ms));

@@ -363,14 +363,25 @@ fn taken(memory: &[Remembered], scope: &Scope, window: Window, now: u64) -> [u64
     })
 }
 
+/// Parts of limits that were told: whose, over which window, of what, how much, since when.
+type ToldParts = std::collections::HashSet<(Scope, Window, u8, u8, u64)>;
+
+/// A part is told when it is passed, and of a calendar window once.
+fn tell_once(told: &mut ToldParts, passed: &Crossing) {
+    let mark = u128::from(passed.limit) * u128::from(passed.percent);
+    assert!(u128::from(passed.spent) * 100 >= mark, "{passed:?}");
+    let (window, unit, began) = (passed.window, passed.unit as u8, passed.began_unix_ms);
+    let new = told.insert((passed.scope.clone(), window, unit, passed.percent, began));
+    assert!(window.sub_bucket_ms().is_some() || new, "told twice: {passed:?}");
+}
+
 /// Runs a history; `straight`: the clock never goes back, so that the model is exact.
-#[expect(clippy::too_many_lines, reason = "one history, told in order")]
 fn run(steps: Vec<Step>, straight: bool) {
     let mut limits = settings(100);
     let mut machine = machine(&limits);
     let mut memory: Vec<Remembered> = Vec::new();
     let (mut now, mut furthest) = (NOON, NOON);
-    let mut told = std::collections::HashSet::new();
+    let mut told = ToldParts::new();
     for step in steps {
         let running = |memory: &[Remembered], pick: usize| {
             let open: Vec<usize> =
@@ -407,15 +418,8 @@ fn run(steps: Vec<Step>, straight: bool) {
                         tokens: part(held.need.tokens),
                         requests: 1,
                     };
-                    for passed in machine.settle(&held.holds, held.need, charge, at(now)) {
-                        let mark = u128::from(passed.limit) * u128::from(passed.percent);
-                        assert!(u128::from(passed.spent) * 100 >= mark, "{passed:?}");
-                        let (window, unit) = (passed.window, passed.unit);
-                        let part = (passed.scope.clone(), window, unit as u8, passed.percent);
-                        let rolls = window.sub_bucket_ms().is_some();
-                        let new = told.insert((part, passed.began_unix_ms));
-                        assert!(rolls || new, "told twice: {passed:?}");
-                    }
+                    let passed = machine.settle(&held.holds, held.need, charge, at(now));
+                    passed.iter().for_each(|passed| tell_once(&mut told, passed));
                     held.charge = Some(charge);
                 }
             }
