@@ -30,7 +30,12 @@ pub(crate) use export::write_days;
 use groups::Kind;
 pub(crate) use state::price_rows;
 
-use crate::{ledger::BooksError, listen::Peer, refusal::Refusal, serve::Gateway};
+use crate::{
+    ledger::{BooksError, Lost},
+    listen::Peer,
+    refusal::Refusal,
+    serve::Gateway,
+};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
@@ -164,10 +169,13 @@ struct List<T> {
     object: &'static str,
     data: Vec<T>,
     next_cursor: Option<String>,
+    /// Events that cannot be read and may be some of those asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<Lost>,
 }
 
 fn list<T: Serialize>(data: Vec<T>) -> Answer {
-    answer(&List { object: "list", data, next_cursor: None })
+    answer(&List { object: "list", data, next_cursor: None, lost: Vec::new() })
 }
 
 /// Unknown is absent.
