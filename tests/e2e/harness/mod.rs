@@ -11,6 +11,7 @@ mod config;
 mod frozen;
 mod keys;
 mod raw;
+mod volume;
 
 pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
@@ -19,6 +20,7 @@ pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, model_file};
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
+pub(crate) use volume::Volume;
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
