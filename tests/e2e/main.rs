@@ -20,6 +20,7 @@ mod charging;
 mod choosing;
 mod command_line;
 mod crash;
+mod disk;
 mod document;
 mod errors;
 mod fallback;

@@ -38,7 +38,7 @@ fn one(dir: &Path, batch: usize, time: Duration) -> std::io::Result<Figure> {
     let per_s = (commits.len() * batch) as f64 / taken;
     Ok(Figure {
         what: format!("bare append + fdatasync, batches of {batch}"),
-        target: "",
+        target: None,
         per_s: Some(per_s),
         ns: Ladder::of(&mut commits),
         note: format!("{REQUEST_BYTES} bytes a request"),

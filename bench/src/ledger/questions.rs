@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use gateway::ledger::{Books, Filter, GroupBy, SummaryQuery};
 
-use super::{BEGIN_MS, Figure, LedgerArgs, memory, nanos};
+use super::{BEGIN_MS, Figure, LedgerArgs, Target, memory, nanos};
 use crate::stats::Ladder;
 
 const DAY_MS: u64 = 86_400_000;
@@ -18,7 +18,7 @@ pub(super) fn ask(books: &Books, args: &LedgerArgs) -> Result<Vec<Figure>, Strin
         to_unix_ms: Some(BEGIN_MS + DAY_MS),
         ..Filter::default()
     };
-    let sums = |what: &str, target: &'static str, filter: Filter, by: GroupBy, exact: bool| {
+    let sums = |what: &str, target: Option<Target>, filter: Filter, by: GroupBy, exact: bool| {
         let query = SummaryQuery {
             filter,
             group_by: vec![by],
@@ -49,14 +49,20 @@ pub(super) fn ask(books: &Books, args: &LedgerArgs) -> Result<Vec<Figure>, Strin
         })
     };
     let everything = format!("summary of {} entries by model, from rollups", args.entries);
-    figures.push(sums(&everything, "under 50 ms", time(), GroupBy::Model, false)?);
+    figures.push(sums(
+        &everything,
+        Some(Target::MedianUnderMs(50)),
+        time(),
+        GroupBy::Model,
+        false,
+    )?);
     let by_user = Filter { user: Some("user-7".to_owned()), ..one_day.clone() };
     let scan = "a day filtered by user, summed by model, from entries";
-    figures.push(sums(scan, "under 1 s", by_user, GroupBy::Model, false)?);
+    figures.push(sums(scan, Some(Target::MedianUnderMs(1_000)), by_user, GroupBy::Model, false)?);
     let scan = "a day summed by session, from entries";
-    figures.push(sums(scan, "", one_day.clone(), GroupBy::Session, false)?);
+    figures.push(sums(scan, None, one_day.clone(), GroupBy::Session, false)?);
     let scan = "a day summed by rule with exact percentiles, from entries";
-    figures.push(sums(scan, "", one_day, GroupBy::Rule, true)?);
+    figures.push(sums(scan, None, one_day, GroupBy::Rule, true)?);
     figures.push(pages(books, args)?);
     Ok(figures)
 }
@@ -75,7 +81,7 @@ fn pages(books: &Books, args: &LedgerArgs) -> Result<Figure, String> {
     }
     Ok(Figure {
         what: "the requests of one session".to_owned(),
-        target: "",
+        target: None,
         per_s: None,
         ns: Ladder::of(&mut taken),
         note: format!("{found} requests found; {}", memory()),

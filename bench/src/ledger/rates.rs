@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gateway::ledger::Books;
 
 use super::request::{Maker, answered};
-use super::{BEGIN_MS, Figure, memory, nanos};
+use super::{BEGIN_MS, Figure, Target, memory, nanos};
 use crate::stats::Ladder;
 
 /// One request as strict durability has it: the reservation is on disk before it would be sent, the
@@ -64,7 +64,7 @@ pub(super) fn group_commit(
     let per_s = waits.len() as f64 / began.elapsed().as_secs_f64();
     Ok(Figure {
         what: format!("group commit, {in_flight} requests in flight"),
-        target: "at least 20,000 entries a second",
+        target: Some(Target::PerSecondAtLeast(20_000)),
         per_s: Some(per_s),
         ns: Ladder::of(&mut waits),
         note: format!("two durable waits a request; {}", memory()),
@@ -99,7 +99,7 @@ pub(super) fn fixed_rate(books: &Books, rate: u64, seconds: u64) -> Result<Figur
     let per_s = waits.len() as f64 / began.elapsed().as_secs_f64();
     Ok(Figure {
         what: format!("acknowledgement at {rate} requests a second"),
-        target: "p99 under 5 ms",
+        target: Some(Target::P99UnderMs(5)),
         per_s: Some(per_s),
         ns: Ladder::of(&mut waits),
         note: "the wait for the entry's commit".to_owned(),

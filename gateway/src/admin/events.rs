@@ -54,7 +54,7 @@ pub(super) async fn list(
     notices.retain(|notice| params.kind.as_ref().is_none_or(|kind| notice.is(kind)));
     let next = (notices.len() > limit).then(|| notices[limit - 1].id.to_string());
     let data: Vec<Value> = notices.iter().take(limit).map(view).collect();
-    super::answer(&super::List { object: "list", data, next_cursor: next })
+    super::answer(&super::List { object: "list", data, next_cursor: next, lost: Vec::new() })
 }
 
 /// GET /webhooks: each receiver, what waits for it, and how its deliveries go.

@@ -106,6 +106,7 @@ async fn requests(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> An
         object: "list",
         data: page.entries.iter().map(brief).collect(),
         next_cursor: page.next.map(|cursor| cursor.to_string()),
+        lost: page.lost,
     })
 }
 

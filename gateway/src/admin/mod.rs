@@ -34,7 +34,7 @@ use groups::Kind;
 pub(crate) use state::price_rows;
 
 use crate::{
-    ledger::BooksError,
+    ledger::{BooksError, Lost},
     listen::Peer,
     paths::{Listed, Paths},
     refusal::Refusal,
@@ -181,10 +181,13 @@ struct List<T> {
     object: &'static str,
     data: Vec<T>,
     next_cursor: Option<String>,
+    /// Events that cannot be read and may be some of those asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<Lost>,
 }
 
 fn list<T: Serialize>(data: Vec<T>) -> Answer {
-    answer(&List { object: "list", data, next_cursor: None })
+    answer(&List { object: "list", data, next_cursor: None, lost: Vec::new() })
 }
 
 /// Unknown is absent.

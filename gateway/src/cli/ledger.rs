@@ -196,6 +196,7 @@ async fn query(common: &Common, link: &Link, args: &QueryArgs) -> Result<(), Cli
     if let Some(cursor) = page["next_cursor"].as_str() {
         output::note(format!("older ones: --cursor {cursor}"));
     }
+    note_lost(&page);
     Ok(())
 }
 
@@ -361,7 +362,21 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         Some(groups) => format!("{groups} more groups; {how}"),
         None => how,
     });
+    note_lost(&summary);
     Ok(())
+}
+
+/// Says what of an answer may be missing, because the journal is damaged.
+fn note_lost(answer: &Value) {
+    for lost in answer["lost"].as_array().map_or(&[][..], Vec::as_slice) {
+        output::note(format!(
+            "may be missing here: events {} to {} of {}, which cannot be read: {}",
+            text(lost, "/first_seq"),
+            text(lost, "/last_seq"),
+            text(lost, "/file"),
+            text(lost, "/reason")
+        ));
+    }
 }
 
 async fn rebuild(common: &Common, link: &Link) -> Result<(), CliError> {

@@ -199,6 +199,17 @@ fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
             "the last run did not end in order: what was running has been settled"
         );
     }
+    for (segment, damage) in &recovered.damaged {
+        tracing::error!(
+            segment = %segment.display(),
+            %damage,
+            "a segment of the ledger is damaged: `tollgate ledger verify` names what is lost, the \
+             rest is served"
+        );
+    }
+    for lost in &recovered.lost {
+        tracing::error!(%lost, "what these events spent is in no balance");
+    }
     if let Some(aside) = &recovered.index_set_aside {
         tracing::warn!(
             set_aside = %aside.display(),

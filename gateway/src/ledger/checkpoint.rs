@@ -7,14 +7,21 @@ use super::{
     Scope,
     derived::{Derived, Dirty, Kept},
     notice::Notice,
-    rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span},
+    rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span, of_set},
     tally::Tally,
 };
 use crate::store::index::{Changes, IndexError, Pairs};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
+/// As [`SCHEMA`], but with a value for each row of a span. It is read, because what a base stands
+/// for cannot be rebuilt.
+const SCHEMA_3: u32 = 3;
+/// Tells the packed rows of a set from the rows of schema 3.
+const PACKED: u8 = 0x80;
+/// Of zstd: sketches are mostly zeros, which the lowest level finds too.
+const LEVEL: i32 = 1;
 
 const ACCOUNTS: &[u8] = b"a";
 const GROUPS: &[u8] = b"g";
@@ -41,7 +48,7 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     let mut changes = Changes::default();
     for scope in &derived.dirty.forgotten {
         for of in [ACCOUNTS, MARKS] {
-            index.remove_until(&scope_key(of, scope)?, None, &mut changes)?;
+            index.remove(&scope_key(of, scope)?, &mut changes)?;
         }
     }
     for (scope, kept) in derived.accounts.iter().filter(|(_, kept)| kept.dirty) {
@@ -68,7 +75,7 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     for (at, name) in derived.rollups.names.all().enumerate().skip(derived.dirty.names_from) {
         changes.put(&[NAMES, &number(at)].concat(), name.as_bytes());
     }
-    index.remove_until(OPEN, None, &mut changes)?;
+    index.remove(OPEN, &mut changes)?;
     for (id, open) in &derived.open {
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
@@ -98,7 +105,7 @@ fn put_notices(
     }
     if notices.dropped_seq > 0 {
         let kept = [NOTICES, &(notices.dropped_seq + 1).to_be_bytes()].concat();
-        index.remove_until(NOTICES, Some(&kept), changes)?;
+        index.remove_between(NOTICES, &kept, changes)?;
     }
     if notices.told_dirty || notices.newest() >= notices.saved_seq {
         changes.put(TOLD, &bytes(&(notices.dropped_seq, &notices.told))?);
@@ -110,7 +117,7 @@ fn put_notices(
 pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     let Some(meta) = index.meta()? else { return Ok(None) };
     let meta: Meta = value(&meta)?;
-    if meta.schema != SCHEMA {
+    if meta.schema != SCHEMA && meta.schema != SCHEMA_3 {
         return Ok(None);
     }
     let mut derived = Derived::new();
@@ -190,8 +197,8 @@ pub(crate) fn put_rollups(
         put_span(*span, rows, changes)?;
     }
     let oldest = rollups.minute().saturating_sub(MINUTES_KEPT);
-    let from = span_prefix(Span { level: Level::Minute, at: oldest });
-    index.remove_until(&from[..ROLLUPS.len() + 1], Some(&from), changes)
+    let minutes_from = |at| span_prefix(Span { level: Level::Minute, at });
+    index.remove_between(&minutes_from(0), &minutes_from(oldest), changes)
 }
 
 /// The first day that has rollups.
@@ -206,27 +213,49 @@ pub(crate) fn first_day(index: &impl Pairs) -> Result<Option<u64>, IndexError> {
     if first.is_some() { Ok(first) } else { looked.map(|()| None) }
 }
 
-/// Writes the rows of one span.
+/// Writes the rows of one span. Those of a set are one packed value, because they are read together:
+/// a minute of a busy gateway has hundreds, nearly all of them zeros of sketches.
 pub(crate) fn put_span(span: Span, rows: &Rows, changes: &mut Changes) -> Result<(), IndexError> {
-    for (dims, tally) in rows {
-        let key = [&span_prefix(span), bytes(dims)?.as_slice()].concat();
-        changes.put(&key, &bytes(tally)?);
+    for set in SETS {
+        let own: Vec<(&Dims, &Tally)> = of_set(rows, set).collect();
+        if !own.is_empty() {
+            let packed = zstd::bulk::compress(&bytes(&own)?, LEVEL)?;
+            changes.put(&set_key(span, set), &packed);
+        }
     }
     Ok(())
 }
 
 /// The rows of one span, of these sets.
 pub(crate) fn span_rows(index: &impl Pairs, span: Span, sets: &[Set]) -> Result<Rows, IndexError> {
-    let prefix = span_prefix(span);
     let mut rows = Rows::new();
     for set in sets {
-        index.scan(&[prefix.as_slice(), &[*set as u8]].concat(), &mut |key, bytes| {
-            let dims: Dims = value(&key[prefix.len()..])?;
-            rows.insert(dims, value::<Tally>(bytes)?);
+        let mut packed = false;
+        index.scan(&set_key(span, *set), &mut |_, stored| {
+            packed = true;
+            let unpacked = zstd::stream::decode_all(stored)?;
+            rows.extend(value::<Vec<(Dims, Tally)>>(&unpacked)?);
             Ok(())
         })?;
+        if !packed {
+            rows_of_schema_3(index, span, *set, &mut rows)?;
+        }
     }
     Ok(rows)
+}
+
+/// The rows of a span that was over before schema 4: a row's key begins with its set.
+fn rows_of_schema_3(
+    index: &impl Pairs,
+    span: Span,
+    set: Set,
+    rows: &mut Rows,
+) -> Result<(), IndexError> {
+    let prefix = span_prefix(span);
+    index.scan(&[prefix.as_slice(), &[set as u8]].concat(), &mut |key, stored| {
+        rows.insert(value(&key[prefix.len()..])?, value(stored)?);
+        Ok(())
+    })
 }
 
 fn clean(derived: &Derived) -> Dirty {
@@ -241,7 +270,10 @@ fn scope_key(prefix: &[u8], scope: &Scope) -> Result<Vec<u8>, IndexError> {
     Ok([prefix, &bytes(scope)?].concat())
 }
 
-/// A set's rows follow it, because [`Dims`] begins with the set.
+fn set_key(span: Span, set: Set) -> Vec<u8> {
+    [span_prefix(span).as_slice(), &[PACKED | set as u8]].concat()
+}
+
 fn span_prefix(span: Span) -> Vec<u8> {
     [ROLLUPS, &[span.level as u8], &span.at.to_be_bytes()].concat()
 }
@@ -256,4 +288,49 @@ fn bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, IndexError> {
 
 fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, IndexError> {
     postcard::from_bytes(bytes).map_err(|_| IndexError::Value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::base::Base;
+
+    fn dims(set: Set, key: u32) -> Dims {
+        Dims { set, route: 2, model: 3, provider: 4, key }
+    }
+
+    fn rows() -> Rows {
+        let tally = |requests| Tally { requests, ..Tally::default() };
+        let keys = (5..400).map(|key| (dims(Set::RouteModelKey, key), tally(u64::from(key))));
+        keys.chain([(dims(Set::All, 0), tally(7))]).collect()
+    }
+
+    fn saved(changes: Changes) -> Base {
+        let base = Base::default();
+        base.apply(changes, b"meta").unwrap();
+        base
+    }
+
+    fn counts(rows: &Rows) -> Vec<(Dims, u64)> {
+        rows.iter().map(|(dims, tally)| (*dims, tally.requests)).collect()
+    }
+
+    #[test]
+    fn a_spans_rows_are_read_as_they_were_written_in_this_schema_and_the_one_before() {
+        let span = Span { level: Level::Hour, at: 77 };
+        let rows = rows();
+        let mut packed = Changes::default();
+        put_span(span, &rows, &mut packed).unwrap();
+        let mut single = Changes::default();
+        for (dims, tally) in &rows {
+            let key = [span_prefix(span), bytes(dims).unwrap()].concat();
+            single.put(&key, &bytes(tally).unwrap());
+        }
+        for base in [saved(packed), saved(single)] {
+            assert_eq!(counts(&span_rows(&base, span, &SETS).unwrap()), counts(&rows));
+            let all = span_rows(&base, span, &[Set::All]).unwrap();
+            assert_eq!(counts(&all), [(dims(Set::All, 0), 7)]);
+            assert!(span_rows(&base, Span { at: 78, ..span }, &SETS).unwrap().is_empty());
+        }
+    }
 }

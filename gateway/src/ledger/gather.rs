@@ -5,13 +5,14 @@
 //! would have gathered.
 
 use super::{
-    rollups::{Names, Rows, Set},
+    rollups::{Names, Rows, Set, of_set},
     summary::{GROUPS_MAX, Group, GroupBy, NONE, OTHER},
     tally::{Ended, Spent, Tally},
 };
 use crate::store::columns::{Brief, Columns, Leg, NO_NAME};
 use foldhash::fast::RandomState;
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
@@ -57,8 +58,13 @@ pub(crate) struct Gathering<'a> {
     distinct: usize,
 }
 
-/// A block's names as numbers of the interner.
-pub(crate) struct Numbers(Vec<u32>);
+/// A block's names as numbers of the interner, each looked up when it is first wanted: a filter that
+/// takes one entry of a block wants a handful of hundreds.
+pub(crate) struct Numbers<'a> {
+    interner: &'a Interner,
+    columns: &'a Columns,
+    known: Vec<Cell<Option<u32>>>,
+}
 
 impl Interner {
     fn number(interned: &mut Interned, name: &str) -> u32 {
@@ -76,11 +82,8 @@ impl Interner {
     }
 
     /// The numbers of a block's names.
-    pub(crate) fn of(&self, columns: &Columns) -> Numbers {
-        let mut interned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let none = Self::number(&mut interned, NONE);
-        let names = columns.names().iter().map(|name| Self::number(&mut interned, name));
-        Numbers(std::iter::once(none).chain(names).collect())
+    pub(crate) fn of<'a>(&'a self, columns: &'a Columns) -> Numbers<'a> {
+        Numbers { interner: self, columns, known: vec![Cell::new(None); columns.names_max() + 1] }
     }
 
     fn name(&self, number: u32) -> String {
@@ -90,9 +93,14 @@ impl Interner {
     }
 }
 
-impl Numbers {
+impl Numbers<'_> {
     fn of(&self, name: u32) -> u32 {
-        self.0.get(name as usize).copied().unwrap_or(OTHER_NUMBER)
+        let Some(known) = self.known.get(name as usize) else { return OTHER_NUMBER };
+        known.get().unwrap_or_else(|| {
+            let number = self.interner.one(self.columns.name(name).unwrap_or(NONE));
+            known.set(Some(number));
+            number
+        })
     }
 }
 
@@ -119,7 +127,7 @@ impl<'a> Gathering<'a> {
     }
 
     /// Adds one request.
-    pub(crate) fn entry(&mut self, brief: &Brief<'_>, numbers: &Numbers) {
+    pub(crate) fn entry(&mut self, brief: &Brief<'_>, numbers: &Numbers<'_>) {
         self.read += 1;
         let ended = Ended::from(brief.line);
         let session = numbered(brief.line.session, numbers);
@@ -154,7 +162,7 @@ impl<'a> Gathering<'a> {
         brief: &Brief<'_>,
         leg: Option<&Leg>,
         tag: u32,
-        numbers: &Numbers,
+        numbers: &Numbers<'_>,
         key: &mut [u32; GroupBy::ALL.len()],
     ) -> &mut Growing {
         let line = brief.line;
@@ -187,7 +195,7 @@ impl<'a> Gathering<'a> {
     pub(crate) fn span(&mut self, set: Set, begins_ms: u64, rows: &Rows, names: &Names) {
         self.counted = false;
         let mut key = [0; GroupBy::ALL.len()];
-        for (dims, tally) in rows.iter().filter(|(dims, _)| dims.set == set) {
+        for (dims, tally) in of_set(rows, set) {
             self.total.tally.merge(tally);
             for (slot, by) in key.iter_mut().zip(self.group_by) {
                 *slot = match by {
@@ -270,7 +278,7 @@ impl GroupBy {
     }
 }
 
-fn numbered(name: u32, numbers: &Numbers) -> Option<u32> {
+fn numbered(name: u32, numbers: &Numbers<'_>) -> Option<u32> {
     (name != NO_NAME).then(|| numbers.of(name))
 }
 

@@ -6,7 +6,7 @@
 
 use super::{checkpoint, derived::Derived, effect::Effect};
 use crate::store::{
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Plain},
     codec,
     committer::Sink,
     index::Index,
@@ -230,34 +230,47 @@ impl Drop for StopAtTheEnd<'_> {
     }
 }
 
-/// Seals every full segment. Waits for another one that does.
+/// Seals every full segment, and tells of one that cannot be. Waits for another sealer.
+///
+/// # Errors
+/// Of the last one that could not be sealed: it stays as it is, and is looked at closely at the next
+/// start.
 pub(crate) fn seal_all(catalogue: &Catalogue, abort: &AtomicBool) -> Result<(), ScanError> {
     let _alone = catalogue.sealing();
+    let mut outcome = Ok(());
     for plain in catalogue.unsealed() {
-        let path = plain.path.with_file_name(sealed_name(plain.first_seq));
-        let mut sealer = Sealer::create(&path)?;
-        for (at, mark) in plain.marks.iter().enumerate() {
-            if abort.load(Ordering::Relaxed) {
-                return Ok(());
+        match seal(&plain, abort) {
+            Ok(None) => return outcome,
+            Ok(Some(sealed)) => {
+                catalogue.seal(&Arc::new(sealed));
+                std::fs::remove_file(&plain.path)?;
             }
-            let to = plain.marks.get(at + 1).map_or(plain.end, |next| next.offset);
-            walk(&plain.file, mark.offset, to, &mut |_, record, _| {
-                let head = record.head;
-                let row = match codec::decode(head.kind, head.version, record.payload) {
-                    Ok(codec::Event::Entry(row)) => Some(row),
-                    Ok(_) => None,
-                    Err(error) => return Err(ScanError::Io(io::Error::other(error))),
-                };
-                sealer
-                    .add(head.seq, head.unix_ms, record.raw, row.as_deref())
-                    .map_err(ScanError::Io)
-            })?;
+            Err(error) => outcome = Err(error),
         }
-        let sealed: Sealed = sealer.finish()?;
-        catalogue.seal(&Arc::new(sealed));
-        std::fs::remove_file(&plain.path)?;
     }
-    Ok(())
+    outcome
+}
+
+/// One of them; `None` if it was told to stop.
+fn seal(plain: &Plain, abort: &AtomicBool) -> Result<Option<Sealed>, ScanError> {
+    let path = plain.path.with_file_name(sealed_name(plain.first_seq));
+    let mut sealer = Sealer::create(&path)?;
+    for (at, mark) in plain.marks.iter().enumerate() {
+        if abort.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let to = plain.marks.get(at + 1).map_or(plain.end, |next| next.offset);
+        walk(&plain.file, mark.offset, to, &mut |_, record, _| {
+            let head = record.head;
+            let row = match codec::decode(head.kind, head.version, record.payload) {
+                Ok(codec::Event::Entry(row)) => Some(row),
+                Ok(_) => None,
+                Err(error) => return Err(ScanError::Io(io::Error::other(error))),
+            };
+            sealer.add(head.seq, head.unix_ms, record.raw, row.as_deref()).map_err(ScanError::Io)
+        })?;
+    }
+    sealer.finish().map(Some)
 }
 
 /// The committer's end.

@@ -35,7 +35,7 @@ mod telling;
 mod verify;
 
 pub use crate::store::lock::held;
-pub use crate::store::{BooksError, CommitTicket, Condition, JournalError};
+pub use crate::store::{BooksError, CommitTicket, Condition, JournalError, Lost};
 pub use accounts::Amount;
 pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{

@@ -21,9 +21,9 @@ use crate::{
     clock::Clock,
     config::Durability,
     store::{
-        JournalError,
+        JournalError, Lost,
         ballast::Ballast,
-        catalogue::Catalogue,
+        catalogue::{Catalogue, Snapshot},
         codec,
         committer::{Committer, Pulse},
         disk::{Disk, RealDisk},
@@ -80,6 +80,12 @@ pub struct Recovered {
     pub torn_bytes: u64,
     /// Where a broken index was set aside; it has been rebuilt.
     pub index_set_aside: Option<PathBuf>,
+    /// Segments that are damaged as far as opening sees it, and how. They are left as they are;
+    /// what is whole of them is read, and nothing is written to them.
+    pub damaged: Vec<(PathBuf, String)>,
+    /// Events after the last checkpoint that cannot be read: what they spent is in no balance and
+    /// in no sum. Before the checkpoint nothing is lost but the entries themselves.
+    pub lost: Vec<Lost>,
 }
 
 /// Why the books cannot be opened.
@@ -146,7 +152,7 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let saved_seq = derived.next_seq;
-        recovered.replayed_events = replay(&catalogue, &mut derived)?;
+        replay(&catalogue, &mut derived, &mut recovered)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
         let writer =
@@ -251,6 +257,15 @@ fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
     budgets
 }
 
+/// The segments whose damage shows without reading their blocks.
+fn damaged(snapshot: &Snapshot) -> Vec<(PathBuf, String)> {
+    let damaged = snapshot.segments.iter().filter_map(|segment| {
+        let how = segment.damage()?;
+        Some((segment.path().to_owned(), how.to_owned()))
+    });
+    damaged.collect()
+}
+
 /// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.
 fn open_index(
     data: &Path,
@@ -311,14 +326,17 @@ fn open_index(
     Ok((None, base))
 }
 
-/// Applies what the journal has after the checkpoint.
-fn replay(catalogue: &Catalogue, derived: &mut Derived) -> Result<u64, OpenError> {
+/// Applies what the journal has after the checkpoint, and says what of it is lost.
+fn replay(
+    catalogue: &Catalogue,
+    derived: &mut Derived,
+    recovered: &mut Recovered,
+) -> Result<(), OpenError> {
     let snapshot = catalogue.snapshot();
     let from = derived.next_seq;
     for block in snapshot.blocks().iter().filter(|block| block.next_seq > from) {
-        let path = || snapshot.path(block).to_owned();
         let mut flaw = None;
-        let read = snapshot.read(block, &mut |record| {
+        let gone = snapshot.read(block, &mut |record| {
             let head = record.head;
             if head.seq < derived.next_seq || flaw.is_some() {
                 return;
@@ -329,13 +347,15 @@ fn replay(catalogue: &Catalogue, derived: &mut Derived) -> Result<u64, OpenError
             }
         });
         if let Some((seq, reason)) = flaw {
-            return Err(OpenError::Event { path: path(), seq, reason });
+            return Err(OpenError::Event { path: snapshot.path(block).to_owned(), seq, reason });
         }
-        if let Err(error) = read {
-            return Err(JournalError::Damaged { path: path(), reason: error.to_string() }.into());
-        }
+        // What the checkpoint knows already is not lost to it.
+        recovered.lost.extend(gone.into_iter().filter(|gone| gone.last_seq >= from));
+        derived.next_seq = derived.next_seq.max(block.next_seq);
     }
-    Ok(derived.next_seq - from)
+    recovered.replayed_events = derived.next_seq - from;
+    recovered.damaged = damaged(&snapshot);
+    Ok(())
 }
 
 fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<JoinHandle<()>>> {

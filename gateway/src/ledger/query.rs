@@ -11,7 +11,7 @@ use super::{
     keeper::Keeper,
 };
 use crate::store::{
-    BooksError, JournalError,
+    BooksError, JournalError, Lost,
     catalogue::{Block, Segment, Snapshot},
     codec::{self, Event},
     journal,
@@ -44,6 +44,9 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Where older ones follow, if any may.
     pub next: Option<Cursor>,
+    /// Events that cannot be read and may be some that were asked for; empty unless the journal is
+    /// damaged.
+    pub lost: Vec<Lost>,
 }
 
 /// An entry with its place and the time of its commit.
@@ -86,7 +89,7 @@ impl Books {
     /// One request's entry. Blocking.
     ///
     /// # Errors
-    /// [`BooksError::Unreadable`].
+    /// [`BooksError::Unreadable`], also where it is not found and may be among what is lost.
     pub fn request(&self, id: RequestId) -> Result<Option<Entry>, BooksError> {
         self.reader().request(id)
     }
@@ -114,25 +117,26 @@ impl Reader {
     ) -> Result<Page, BooksError> {
         let limit = limit.clamp(1, PAGE_MAX);
         let before = cursor.map_or(u64::MAX, |Cursor(seq)| seq);
-        let mut entries = Vec::new();
+        let mut page = Page { entries: Vec::new(), next: None, lost: Vec::new() };
         let mut scanned = 0;
-        let blocks = self.meant(filter)?;
+        let blocks = self.meant(filter);
         for block in blocks.iter().rev().filter(|block| block.seq < before) {
             scanned += block.next_seq - block.seq;
-            let mut found = self.found(block, filter, before)?;
-            let room = limit - entries.len();
+            let mut found = self.found(block, filter, before, &mut page.lost)?;
+            let room = limit - page.entries.len();
             if found.len() >= room {
                 let rest = found.split_off(found.len() - room);
-                let next = rest.first().map(|found| Cursor(found.seq));
-                entries.extend(rest.into_iter().rev().map(|found| found.entry));
-                return Ok(Page { entries, next });
+                page.next = rest.first().map(|found| Cursor(found.seq));
+                page.entries.extend(rest.into_iter().rev().map(|found| found.entry));
+                return Ok(page);
             }
-            entries.extend(found.into_iter().rev().map(|found| found.entry));
+            page.entries.extend(found.into_iter().rev().map(|found| found.entry));
             if scanned >= PAGE_SCAN_MAX {
-                return Ok(Page { entries, next: Some(Cursor(block.seq)) });
+                page.next = Some(Cursor(block.seq));
+                return Ok(page);
             }
         }
-        Ok(Page { entries, next: None })
+        Ok(page)
     }
 
     /// See [`Books::request`].
@@ -146,12 +150,13 @@ impl Reader {
         let (likely, others): (Vec<&Block>, Vec<&Block>) =
             blocks.iter().partition(|block| block.last_ms >= arrived_ms);
         let mut excluded = vec![None; self.snapshot.segments.len()];
+        let mut lost = Vec::new();
         for block in likely.into_iter().chain(others.into_iter().rev()) {
             let segment = block.segment();
             let exclude = match excluded[segment] {
                 Some(exclude) => exclude,
                 None => {
-                    let exclude = self.excludes(segment, id)?;
+                    let exclude = self.excludes(segment, id);
                     excluded[segment] = Some(exclude);
                     exclude
                 }
@@ -160,7 +165,7 @@ impl Reader {
                 continue;
             }
             let mut found = None;
-            self.records(block, &mut |record| {
+            let gone = self.records(block, &mut |record| {
                 if record.head.kind == codec::ENTRY && codec::entry_id(record.payload) == Some(id) {
                     found = Some(entry(record)?);
                 }
@@ -169,8 +174,17 @@ impl Reader {
             if found.is_some() {
                 return Ok(found);
             }
+            // The columns tell whether it was among what is lost; without them it may have been.
+            let columns = self.snapshot.stored_columns(block).ok().flatten();
+            let named = columns.is_none_or(|all| all.entries().any(|brief| brief.line.id == id));
+            if named && block.last_ms >= arrived_ms {
+                lost.extend(gone);
+            }
         }
-        Ok(None)
+        match lost.first() {
+            Some(lost) => Err(BooksError::Unreadable(format!("it may be among {lost}").into())),
+            None => Ok(None),
+        }
     }
 
     /// See [`Books::policy_source`]. Without the running books' notes it looks from the end.
@@ -190,9 +204,10 @@ impl Reader {
         };
         let holds =
             |block: &&Block| only.is_none_or(|seq| block.seq <= seq && seq < block.next_seq);
+        let mut lost = Vec::new();
         for block in self.snapshot.blocks().iter().rev().filter(holds) {
             let mut found = None;
-            self.records(block, &mut |record| {
+            let gone = self.records(block, &mut |record| {
                 let head = record.head;
                 if head.kind == codec::POLICY
                     && let Event::Policy(policy) =
@@ -206,12 +221,16 @@ impl Reader {
             if found.is_some() {
                 return Ok(found);
             }
+            lost.extend(gone);
         }
-        Ok(None)
+        match lost.first() {
+            Some(lost) => Err(BooksError::Unreadable(format!("it may be among {lost}").into())),
+            None => Ok(None),
+        }
     }
 
     /// The blocks that can hold what a filter means, oldest first.
-    pub(crate) fn meant(&self, filter: &Filter) -> Result<Vec<Block>, BooksError> {
+    pub(crate) fn meant(&self, filter: &Filter) -> Vec<Block> {
         let session = filter.session.as_deref().map(Name::Session);
         let key = filter.key.as_ref().map(|key| Name::Key(&key.0));
         let mut holds = Vec::with_capacity(self.snapshot.segments.len());
@@ -219,29 +238,36 @@ impl Reader {
             let mut may = true;
             if let Segment::Sealed(sealed) = segment {
                 for name in [session, key].into_iter().flatten() {
-                    let named = sealed.may_name(name);
-                    may &= named.map_err(|error| unreadable(&sealed.path, &error))?;
+                    may &= sealed.may_name(name);
                 }
             }
             holds.push(may);
         }
         let mut blocks = self.snapshot.blocks();
         blocks.retain(|block| holds[block.segment()] && filter.reaches(block));
-        Ok(blocks)
+        blocks
     }
 
-    /// The entries of a block that a filter means, below `before`, oldest first.
-    fn found(&self, block: &Block, filter: &Filter, before: u64) -> Result<Vec<Found>, BooksError> {
-        let columns = self
+    /// The entries of a block that a filter means, below `before`, oldest first. What of them is
+    /// lost goes to `lost`.
+    fn found(
+        &self,
+        block: &Block,
+        filter: &Filter,
+        before: u64,
+        lost: &mut Vec<Lost>,
+    ) -> Result<Vec<Found>, BooksError> {
+        let (columns, gone) = self
             .snapshot
             .columns(block)
             .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
+        lost.extend(gone.into_iter().filter(|gone| gone.first_seq < before));
         let Some(sieve) = filter.on(&columns) else { return Ok(Vec::new()) };
         let meant = columns.entries().filter(|brief| brief.seq < before && sieve.takes(brief));
         let wanted: Vec<u64> = meant.map(|brief| brief.seq).collect();
         let mut found = Vec::with_capacity(wanted.len());
         if !wanted.is_empty() {
-            self.records(block, &mut |record| {
+            let gone = self.records(block, &mut |record| {
                 if wanted.binary_search(&record.head.seq).is_ok() {
                     let head = record.head;
                     found.push(Found {
@@ -252,6 +278,11 @@ impl Reader {
                 }
                 Ok(())
             })?;
+            // Stored columns tell which of the lost were meant.
+            let meant = |gone: &Lost| {
+                wanted.iter().any(|seq| (gone.first_seq..=gone.last_seq).contains(seq))
+            };
+            lost.extend(gone.into_iter().filter(meant));
         }
         Ok(found)
     }
@@ -260,51 +291,51 @@ impl Reader {
     /// `visit` says no.
     ///
     /// # Errors
-    /// [`BooksError::Unreadable`].
+    /// [`BooksError::Unreadable`], after everything that can be read was visited.
     pub fn each(
         &self,
         filter: &Filter,
         visit: &mut dyn FnMut(u64, Entry) -> bool,
     ) -> Result<(), BooksError> {
-        for block in self.meant(filter)? {
-            for (unix_ms, entry) in self
-                .found(&block, filter, u64::MAX)?
-                .into_iter()
-                .map(|found| (found.unix_ms, found.entry))
-            {
-                if !visit(unix_ms, entry) {
+        let mut lost = Vec::new();
+        for block in self.meant(filter) {
+            for found in self.found(&block, filter, u64::MAX, &mut lost)? {
+                if !visit(found.unix_ms, found.entry) {
                     return Ok(());
                 }
             }
         }
-        Ok(())
-    }
-
-    fn excludes(&self, segment: usize, id: RequestId) -> Result<bool, BooksError> {
-        match &self.snapshot.segments[segment] {
-            Segment::Plain(_) => Ok(false),
-            Segment::Sealed(sealed) => {
-                let may = sealed.may_hold(id.0.as_u128());
-                may.map(|may| !may).map_err(|error| unreadable(&sealed.path, &error))
+        match lost.as_slice() {
+            [] => Ok(()),
+            [only] => Err(BooksError::Unreadable(only.to_string().into())),
+            [first, rest @ ..] => {
+                let more = format!("{first}; and {} more such places", rest.len());
+                Err(BooksError::Unreadable(more.into()))
             }
         }
     }
 
-    /// Visits a block's records.
+    fn excludes(&self, segment: usize, id: RequestId) -> bool {
+        match &self.snapshot.segments[segment] {
+            Segment::Plain(_) => false,
+            Segment::Sealed(sealed) => !sealed.may_hold(id.0.as_u128()),
+        }
+    }
+
+    /// Visits a block's records; returns what of it is lost.
     pub(crate) fn records(
         &self,
         block: &Block,
         visit: &mut dyn FnMut(Record<'_>) -> Result<(), codec::CodecError>,
-    ) -> Result<(), BooksError> {
+    ) -> Result<Vec<Lost>, BooksError> {
         let mut outcome = Ok(());
-        let read = self.snapshot.read(block, &mut |record| {
+        let lost = self.snapshot.read(block, &mut |record| {
             if outcome.is_ok() {
                 outcome = visit(record);
             }
         });
-        let path = self.snapshot.path(block);
-        read.map_err(|error| unreadable(path, &error))?;
-        outcome.map_err(|error| unreadable(path, &error))
+        outcome.map_err(|error| unreadable(self.snapshot.path(block), &error))?;
+        Ok(lost)
     }
 }
 

@@ -38,7 +38,7 @@ impl Books {
     /// Makes the rollups anew from the journal. Blocking, reads everything.
     ///
     /// # Errors
-    /// [`BooksError::Unreadable`].
+    /// [`BooksError::Unreadable`], also where events are lost: the rollups may still know their sums.
     pub fn rebuild_rollups(&self) -> Result<Rebuilt, BooksError> {
         let reader = self.reader();
         let keeper = &self.0.keeper;
@@ -81,7 +81,7 @@ fn fold(
     let blocks = reader.snapshot.blocks();
     let from = *next_seq;
     for block in blocks.iter().filter(|block| block.next_seq > from && block.seq < until) {
-        reader.records(block, &mut |record| {
+        let lost = reader.records(block, &mut |record| {
             let head = record.head;
             if head.kind != codec::ENTRY || head.seq < from || head.seq >= until {
                 return Ok(());
@@ -92,6 +92,10 @@ fn fold(
             }
             Ok(())
         })?;
+        // The rollups that there are know more than what is left of the journal.
+        if let Some(lost) = lost.first() {
+            return Err(BooksError::Unreadable(lost.to_string().into()));
+        }
         *next_seq = block.next_seq.min(until);
         // No checkpoint between reading its head and writing it back: the older head beside the
         // newer balances would have events applied twice at the next start. Without a keeper the

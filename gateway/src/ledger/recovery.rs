@@ -6,9 +6,12 @@
 
 use super::{
     derived::{OpenAttempt, OpenRequest},
+    effect::Hold,
     entry::{
-        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Entry, Notes, Outcome, RequestId,
+        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, Notes, Outcome,
+        RequestId, Role,
     },
+    summary::NONE,
 };
 use crate::{
     store::{
@@ -18,7 +21,10 @@ use crate::{
     },
     timeline::StageTimes,
 };
-use policies::{CallerFacts, Facts, PicoUsd, RequestFacts, TimeFacts, UsageSource};
+use policies::{
+    CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, RequestFacts, RouteId, RuleName,
+    TimeFacts, UsageSource,
+};
 use std::collections::HashMap;
 
 /// Reads the events with these numbers.
@@ -35,20 +41,19 @@ pub(crate) fn events(
             continue;
         }
         let mut flaw = None;
-        snapshot
-            .read(&block, &mut |record| {
-                let head = record.head;
-                if wanted[first..last].binary_search(&head.seq).is_err() {
-                    return;
+        // What is lost is not among what was found.
+        let _lost = snapshot.read(&block, &mut |record| {
+            let head = record.head;
+            if wanted[first..last].binary_search(&head.seq).is_err() {
+                return;
+            }
+            match codec::decode(head.kind, head.version, record.payload) {
+                Ok(event) => {
+                    found.insert(head.seq, event);
                 }
-                match codec::decode(head.kind, head.version, record.payload) {
-                    Ok(event) => {
-                        found.insert(head.seq, event);
-                    }
-                    Err(error) => flaw = Some(error.to_string()),
-                }
-            })
-            .map_err(|error| BooksError::Unreadable(error.to_string().into()))?;
+                Err(error) => flaw = Some(error.to_string()),
+            }
+        });
         if let Some(flaw) = flaw {
             return Err(BooksError::Unreadable(flaw.into()));
         }
@@ -65,10 +70,11 @@ pub(crate) fn entry(
     let mut attempts = Vec::new();
     let mut first = None;
     for attempt in &open.attempts {
-        let Some(Event::Reserved(reserved)) = events.remove(&attempt.reserved_seq) else {
-            return None;
+        let reserved = match events.remove(&attempt.reserved_seq) {
+            Some(Event::Reserved(reserved)) => reserved,
+            _ => Box::new(held(&attempt.hold)),
         };
-        attempts.push(record(attempt, &reserved, events)?);
+        attempts.push(record(attempt, &reserved, events));
         first.get_or_insert(reserved);
     }
     let reserved = *first?;
@@ -99,16 +105,13 @@ pub(crate) fn entry(
     })
 }
 
-fn record(
-    open: &OpenAttempt,
-    reserved: &Reserved,
-    events: &mut HashMap<u64, Event>,
-) -> Option<Attempt> {
-    if let Some(seq) = open.settled_seq {
-        let Some(Event::Settled(settled)) = events.remove(&seq) else { return None };
-        return Some(settled.record);
+fn record(open: &OpenAttempt, reserved: &Reserved, events: &mut HashMap<u64, Event>) -> Attempt {
+    if let Some(Event::Settled(settled)) =
+        open.settled_seq.and_then(|settled| events.remove(&settled))
+    {
+        return settled.record;
     }
-    Some(Attempt {
+    Attempt {
         route: reserved.route.clone(),
         model: reserved.model.clone(),
         provider: reserved.provider.clone(),
@@ -136,7 +139,46 @@ fn record(
         finishes: Vec::new(),
         hedge_winner: None,
         retries: 0,
-    })
+    }
+}
+
+/// A reservation whose event is lost, as far as the balances know it: what was held, and by whom.
+fn held(hold: &Hold) -> Reserved {
+    let none = || NONE.to_owned();
+    Reserved {
+        id: hold.id,
+        attempt: hold.attempt,
+        arrived_unix_ms: hold.id.unix_ms().unwrap_or(0),
+        key: hold.key.clone(),
+        user: None,
+        team: None,
+        session: None,
+        tags: Vec::new(),
+        endpoint: Endpoint::ChatCompletions,
+        model_asked: none(),
+        stream: false,
+        output_cap_asked: 0,
+        request_parent: None,
+        step: None,
+        policy: PolicyName(NONE.into()),
+        version: PolicyVersion(NONE.into()),
+        rule: RuleName(NONE.into()),
+        route: RouteId::new(NONE),
+        model: none(),
+        provider: none(),
+        role: Role::Primary,
+        parent: None,
+        price: None,
+        budgeted: hold.held.money > PicoUsd::ZERO,
+        worst_money: hold.held.money,
+        reserved: hold.held.money,
+        reserved_tokens: hold.held.tokens,
+        output_cap: 0,
+        offset_us: 0,
+        model_file: None,
+        service_tier: None,
+        holds: hold.holds.clone(),
+    }
 }
 
 /// The decision as far as a reservation tells. Facts of version 0: not recorded, not replayable.

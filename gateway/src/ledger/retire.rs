@@ -3,7 +3,8 @@
 //! **Invariants:** whole sealed segments go, from the oldest on; what they added up to (balances,
 //! keys, policies in force, rollups, open reservations) is durable in a base before they go, so that
 //! neither a budget nor a sum of a day forgets; a segment with a reservation that is still open
-//! stays. Entries that are gone are gone: export them first.
+//! stays. Entries that are gone are gone: export them first. A base lacks what its segments had lost
+//! already, as any fold of them does.
 
 use super::{
     books::Books,
@@ -70,14 +71,16 @@ impl Books {
     }
 }
 
-/// The sealed segments at the beginning that are old enough.
+/// The segments at the beginning that are old enough and will not change: sealed ones, and damaged
+/// ones, which are never sealed.
 fn old_segments(snapshot: &Snapshot, before_ms: u64, oldest_open: u64) -> Vec<Segment> {
-    let old = |segment: &&Segment| {
-        matches!(segment, Segment::Sealed(_))
-            && segment.last_ms() < before_ms
+    let old = |(at, segment): &(usize, &Segment)| {
+        (matches!(segment, Segment::Sealed(_)) || segment.damage().is_some())
+            && snapshot.ended_ms(*at) < before_ms
             && segment.next_seq() <= oldest_open
     };
-    snapshot.segments.iter().take_while(old).cloned().collect()
+    let old = snapshot.segments.iter().enumerate().take_while(old);
+    old.map(|(_, segment)| segment.clone()).collect()
 }
 
 fn entries_of(segment: &Segment) -> u64 {
@@ -99,7 +102,7 @@ fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError>
         |derived: &mut Derived| checkpoint::save(&base, derived).map_err(|error| fault(&error));
     let blocks = reader.snapshot.blocks();
     for block in blocks.iter().filter(|block| block.seq < cut) {
-        reader.records(block, &mut |record| {
+        let lost = reader.records(block, &mut |record| {
             let head = record.head;
             if head.seq >= derived.next_seq && head.seq < cut {
                 let event = codec::decode(head.kind, head.version, record.payload)?;
@@ -107,6 +110,10 @@ fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError>
             }
             Ok(())
         })?;
+        for lost in lost {
+            tracing::error!(%lost, "what is dropped was damaged: the base cannot hold it");
+        }
+        derived.next_seq = derived.next_seq.max(block.next_seq.min(cut));
         keep(&mut derived)?;
     }
     keep(&mut derived)?;

@@ -70,6 +70,12 @@ pub(crate) struct Dims {
 /// The rows of a span.
 pub(crate) type Rows = BTreeMap<Dims, Tally>;
 
+/// The rows of one set.
+pub(crate) fn of_set(rows: &Rows, set: Set) -> impl Iterator<Item = (&Dims, &Tally)> {
+    let first = Dims { set, route: 0, model: 0, provider: 0, key: 0 };
+    rows.range(first..).take_while(move |(dims, _)| dims.set == set)
+}
+
 /// Names and their numbers, in order of appearance.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {

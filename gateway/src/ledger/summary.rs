@@ -12,14 +12,15 @@ use super::{
     filter::Filter,
     gather::{Gathering, Interner},
     query::{Reader, unreadable},
-    rollups::{Level, MINUTES_KEPT, Set, Span},
+    rollups::{Level, MINUTES_KEPT, Rows, Set, Span, of_set},
 };
-use crate::store::{BooksError, catalogue::Block, index::IndexError};
+use crate::store::{BooksError, Lost, catalogue::Block, index::IndexError};
 use policies::PicoUsdTotal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     cmp::Reverse,
+    collections::BTreeMap,
     num::NonZero,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -152,6 +153,9 @@ pub struct Summary {
     pub entries_read: u64,
     /// Minutes, hours and days that were taken from rollups.
     pub spans_from_rollups: u64,
+    /// Events that cannot be read and may be missing in the sums; empty unless the journal is
+    /// damaged.
+    pub lost: Vec<Lost>,
 }
 
 /// One group.
@@ -202,7 +206,7 @@ impl Reader {
     /// # Errors
     /// [`BooksError::Unreadable`].
     pub fn summary(&self, query: &SummaryQuery) -> Result<Summary, BooksError> {
-        let blocks = self.meant(&query.filter)?;
+        let blocks = self.meant(&query.filter);
         let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
         let exact = query.exact.unwrap_or(events <= EXACT_EVENTS_MAX);
         let interner = Interner::default();
@@ -215,7 +219,7 @@ impl Reader {
             .into_iter()
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
-        self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        let lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
         let (read, percentiles) =
             (gathering.read, if exact { Percentiles::Exact } else { Percentiles::Sketch });
         let (mut groups, total) = gathering.finish();
@@ -229,10 +233,11 @@ impl Reader {
             percentiles,
             entries_read: read,
             spans_from_rollups: taken.spans,
+            lost,
         })
     }
 
-    /// Reads blocks, by several threads where they are many.
+    /// Reads blocks, by several threads where they are many. Returns what is lost.
     fn gather<'a>(
         &self,
         gathering: &mut Gathering<'a>,
@@ -240,16 +245,18 @@ impl Reader {
         blocks: &[Block],
         taken: &Taken,
         interner: &'a Interner,
-    ) -> Result<(), BooksError> {
+    ) -> Result<Vec<Lost>, BooksError> {
         let next = AtomicUsize::new(0);
         let exact = gathering.is_exact();
-        let work = || -> Result<Gathering<'a>, BooksError> {
+        let work = || -> Result<(Gathering<'a>, Vec<Lost>), BooksError> {
             let mut part = Gathering::new(&query.group_by, exact, interner);
+            let mut lost = Vec::new();
             while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let columns = self
+                let (columns, gone) = self
                     .snapshot
                     .columns(block)
                     .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
+                lost.extend(gone);
                 let Some(sieve) = query.filter.on(&columns) else { continue };
                 let numbers = interner.of(&columns);
                 for brief in columns.entries() {
@@ -258,7 +265,7 @@ impl Reader {
                     }
                 }
             }
-            Ok(part)
+            Ok((part, lost))
         };
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let threads = cores.min(THREADS_MAX).min(blocks.len() / THREAD_BLOCKS + 1);
@@ -269,10 +276,14 @@ impl Reader {
             let others = others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died()));
             std::iter::once(own).chain(others).collect()
         });
+        let mut all = Vec::new();
         for part in parts {
-            gathering.merge(part?);
+            let (part, lost) = part?;
+            gathering.merge(part);
+            all.extend(lost);
         }
-        Ok(())
+        all.sort_by_key(|lost| lost.first_seq);
+        Ok(all)
     }
 
     /// Adds the spans of the range that rollups have; returns which time that was.
@@ -289,7 +300,9 @@ impl Reader {
         let (past, names, minute) = {
             let derived = keeper.derived();
             let rollups = &derived.rollups;
-            (rollups.past().clone(), rollups.names.clone(), rollups.minute())
+            let own = |rows| of_set(rows, set).map(|(dims, tally)| (*dims, tally.clone()));
+            let past = rollups.past().iter().map(|(span, rows)| (*span, own(rows).collect()));
+            (past.collect::<BTreeMap<Span, Rows>>(), rollups.names.clone(), rollups.minute())
         };
         // Days whose entries were dropped are still known by their sums.
         let oldest = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;

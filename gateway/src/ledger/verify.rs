@@ -16,8 +16,10 @@ use super::{
     rollups::{Level, MINUTES_KEPT, Rows, SETS, Span},
 };
 use crate::store::{
-    catalogue::Snapshot,
+    Lost,
+    catalogue::{Block, Snapshot},
     codec::{self, Row},
+    columns::Brief,
     record::Record,
 };
 use schemars::JsonSchema;
@@ -39,6 +41,8 @@ pub struct Report {
     /// Requests that had reserved and had no entry yet: running ones, or those of a crash that the
     /// next start will settle.
     pub open_requests: u64,
+    /// Events that cannot be read; each stretch is among the findings too.
+    pub lost: Vec<Lost>,
     /// Whether the running process's balances, reservations and rollups were compared too.
     pub derived_checked: bool,
     /// What is wrong; empty when the books balance.
@@ -138,33 +142,43 @@ fn verify(
     // Segments that a base already stands for are only waiting to be deleted.
     let begins = fold.next_seq;
     let mut last_ms = 0;
-    let mut readable = true;
+    let mut gap = false;
+    for segment in &snapshot.segments {
+        if let Some(damage) = segment.damage() {
+            report.find(None, format!("{}: {damage}", segment.path().display()));
+        }
+    }
     for block in snapshot.blocks() {
-        let read = snapshot.read(&block, &mut |record| {
+        let lost = snapshot.read(&block, &mut |record| {
             if record.head.seq < end && record.head.seq >= begins {
-                check(&mut report, &mut fold, &mut last_ms, record);
+                check(&mut report, &mut fold, (&mut last_ms, &mut gap), record);
             }
         });
-        if read.is_ok() && snapshot.stores_columns(&block) {
+        if lost.is_empty() && snapshot.stores_columns(&block) {
             let stored = snapshot.stored_columns(&block).ok().flatten();
-            if stored.is_none() || stored != snapshot.made_columns(&block).ok() {
+            let made = snapshot.made_columns(&block).ok().map(|(columns, _)| columns);
+            if stored.is_none() || stored != made {
                 let path = snapshot.path(&block).display();
                 let what = "its columns do not say what its records say";
                 report.find(Some(block.seq), format!("{path}: {what}"));
             }
         }
-        if let Err(error) = read {
-            readable = false;
-            report.find(None, format!("{}: {error}", snapshot.path(&block).display()));
-            fold.next_seq = block.next_seq;
+        if !lost.is_empty() {
+            gap = true;
+            fold.next_seq = block.next_seq.min(end).max(fold.next_seq);
+        }
+        for lost in lost {
+            let entries = entries_lost(snapshot, &block, &lost);
+            report.find(Some(lost.first_seq), format!("{lost}{entries}"));
+            report.lost.push(lost);
         }
         for (span, rows) in fold.rollups.take_past() {
-            compare(&mut report, span, &rows, derived);
+            compare(&mut report, span, &rows, derived.filter(|_| !gap));
         }
     }
     report.open_requests = fold.open.len() as u64;
     // After damage the fold is not the whole, and comparing it would only repeat the finding.
-    if let Some((derived, _)) = derived.filter(|_| readable) {
+    if let Some((derived, _)) = derived.filter(|_| !gap) {
         report.derived_checked = true;
         if fold.balances() != derived.balances() {
             report.find(None, "the budgets' balances are not those of the entries");
@@ -173,7 +187,7 @@ fn verify(
             report.find(None, "the open reservations are not those of the journal");
         }
     }
-    if let Some((_, stored)) = derived.filter(|_| readable) {
+    if let Some((_, stored)) = derived.filter(|_| !gap) {
         let lasting = fold.rollups.current();
         let same = lasting
             .iter()
@@ -184,6 +198,14 @@ fn verify(
         }
     }
     report
+}
+
+/// What the columns beside a damaged block still know of the entries that are lost with it.
+fn entries_lost(snapshot: &Snapshot, block: &Block, lost: &Lost) -> String {
+    let Ok(Some(columns)) = snapshot.stored_columns(block) else { return String::new() };
+    let gone = |brief: &Brief<'_>| (lost.first_seq..=lost.last_seq).contains(&brief.seq);
+    let count = columns.entries().filter(gone).count();
+    format!("; {count} entries among them, whose sums are kept beside them")
 }
 
 /// Compares the rows of a span with those of the fold, to the byte; old minutes are not kept.
@@ -200,13 +222,17 @@ fn compare(report: &mut Report, span: Span, rows: &Rows, derived: Option<Stored<
     }
 }
 
-fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Record<'_>) {
+fn check(
+    report: &mut Report,
+    fold: &mut Derived,
+    (last_ms, gap): (&mut u64, &mut bool),
+    record: Record<'_>,
+) {
     let head = record.head;
     let seq = Some(head.seq);
     report.events += 1;
-    if head.seq != fold.next_seq {
-        report.find(seq, format!("event {} is missing", fold.next_seq));
-    }
+    // What is missing is said by whoever reads; here it explains what comes after it.
+    *gap |= head.seq != fold.next_seq;
     if head.unix_ms < *last_ms {
         report.find(seq, "its commit time lies before that of the event before it");
     }
@@ -222,17 +248,18 @@ fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Rec
     match &effect {
         Effect::Entry(row) => {
             report.entries += 1;
-            check_entry(report, fold, head.seq, row);
+            check_entry(report, fold, (head.seq, *gap), row);
         }
         Effect::Reserved(hold) => {
             let expected = fold.open.get(&hold.id).map_or(0, |open| open.attempts.len());
-            if usize::from(hold.attempt) != expected {
+            if usize::from(hold.attempt) != expected && !*gap {
                 report.find(seq, format!("{}: attempt {} reserves twice", hold.id, hold.attempt));
             }
         }
         Effect::Settled { id, attempt, .. } => {
             let open = fold.open.get(id).and_then(|open| open.attempts.get(usize::from(*attempt)));
-            if open.is_none_or(|open| open.settled_seq.is_some()) {
+            let twice = open.is_none_or(|open| open.settled_seq.is_some());
+            if twice && !*gap {
                 report.find(seq, format!("{id}: attempt {attempt} settles and is not open"));
             }
         }
@@ -247,10 +274,11 @@ fn check(report: &mut Report, fold: &mut Derived, last_ms: &mut u64, record: Rec
     fold.apply(head.seq, head.unix_ms, effect);
 }
 
-fn check_entry(report: &mut Report, fold: &Derived, seq: u64, row: &Row) {
+fn check_entry(report: &mut Report, fold: &Derived, (seq, gap): (u64, bool), row: &Row) {
     let seq = Some(seq);
     let open = fold.open.get(&row.id).map_or(&[][..], |open| &open.attempts);
-    if open.len() != row.attempts.len() {
+    // Its reservations may have been lost, which is said already.
+    if open.len() != row.attempts.len() && !gap {
         let (reserved, has) = (open.len(), row.attempts.len());
         report.find(seq, format!("{}: {has} attempts, {reserved} reserved", row.id));
     }

@@ -7,7 +7,7 @@
 //! name, so that at any moment a base and the segments after it are the whole.
 
 use super::{
-    index::{Changes, IndexError, Pairs, Visit},
+    index::{Changes, IndexError, Pairs, Range, Visit},
     whole::{self, Kind},
 };
 use std::{
@@ -87,11 +87,9 @@ impl Pairs for Base {
         Ok((!held.0.is_empty()).then(|| held.0.clone()))
     }
 
-    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
+    fn range(&self, range: Range<'_>, visit: &mut Visit<'_>) -> Result<(), IndexError> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = held.1.range(prefix.to_vec()..);
-        let mut own = from.take_while(|(key, _)| key.starts_with(prefix));
-        own.try_for_each(|(key, part)| visit(key, part))
+        held.1.range::<[u8], _>(range).try_for_each(|(key, part)| visit(key, part))
     }
 
     fn apply(&self, changes: Changes, meta: &[u8]) -> Result<(), IndexError> {

@@ -7,6 +7,7 @@
 use super::{
     codec::{self, CodecError, Event},
     columns::{Builder, Columns},
+    damage::{Lost, read_lossy, salvage},
     record::{Record, read},
     sealed::Sealed,
     segment::{Mark, ScanError, walk},
@@ -35,6 +36,9 @@ pub(crate) struct Plain {
     /// End of the committed part.
     pub(crate) end: u64,
     pub(crate) marks: Vec<Mark>,
+    /// What is wrong before its end, if anything is: some of its events cannot be read, and it is
+    /// never sealed, because a good copy may be put in its place.
+    pub(crate) damage: Option<String>,
 }
 
 /// The segments now.
@@ -49,15 +53,6 @@ pub(crate) struct Catalogue {
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) segments: Vec<Segment>,
-}
-
-/// Why a block cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    #[error(transparent)]
-    Codec(#[from] CodecError),
 }
 
 /// A stretch of records that is read in one go.
@@ -129,8 +124,8 @@ impl Catalogue {
         segments[..full]
             .iter()
             .filter_map(|segment| match segment {
-                Segment::Plain(plain) => Some(plain.clone()),
-                Segment::Sealed(_) => None,
+                Segment::Plain(plain) if plain.damage.is_none() => Some(plain.clone()),
+                _ => None,
             })
             .collect()
     }
@@ -172,6 +167,14 @@ impl Segment {
         }
     }
 
+    /// What is wrong with the file itself.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        match self {
+            Self::Plain(plain) => plain.damage.as_deref(),
+            Self::Sealed(sealed) => sealed.damage.as_deref(),
+        }
+    }
+
     fn marks(&self) -> &[Mark] {
         match self {
             Self::Plain(plain) => &plain.marks,
@@ -189,10 +192,11 @@ impl Snapshot {
             for (place, mark) in marks.iter().enumerate() {
                 let next = marks.get(place + 1);
                 blocks.push(Block {
-                    seq: mark.seq,
+                    // What is lost before the first whole record belongs to the first block.
+                    seq: if place == 0 { segment.first_seq() } else { mark.seq },
                     next_seq: next.map_or(segment.next_seq(), |next| next.seq),
-                    first_ms: mark.unix_ms,
-                    last_ms: next.map_or(segment.last_ms(), |next| next.unix_ms),
+                    first_ms: if place == 0 { self.began_ms(at) } else { mark.unix_ms },
+                    last_ms: next.map_or_else(|| self.ended_ms(at), |next| next.unix_ms),
                     segment: at,
                     place,
                 });
@@ -201,34 +205,87 @@ impl Snapshot {
         blocks
     }
 
-    /// Reads a block's records in order, checksums and all.
-    pub(crate) fn read(
-        &self,
-        block: &Block,
-        visit: &mut dyn FnMut(Record<'_>),
-    ) -> Result<(), ScanError> {
-        match &self.segments[block.segment] {
+    /// No event of a segment was committed before this: of a damaged one only its neighbour knows.
+    fn began_ms(&self, at: usize) -> u64 {
+        let segment = &self.segments[at];
+        let first = segment.marks().first().map_or(segment.last_ms(), |mark| mark.unix_ms);
+        match (segment.damage(), at.checked_sub(1)) {
+            (Some(_), Some(before)) => self.segments[before].last_ms(),
+            // Before the first there is nobody to ask.
+            (Some(_), None) if first == 0 => self.ended_ms(at),
+            _ => first,
+        }
+    }
+
+    /// No event of a segment was committed after this.
+    pub(crate) fn ended_ms(&self, at: usize) -> u64 {
+        let segment = &self.segments[at];
+        if segment.damage().is_none() {
+            return segment.last_ms();
+        }
+        let after = self.segments.get(at + 1);
+        let after = after.map(|next| next.marks().first().map_or(next.last_ms(), |m| m.unix_ms));
+        after.unwrap_or(u64::MAX).max(segment.last_ms())
+    }
+
+    /// Reads a block's records in order, checksums and all. Returns what of it is lost.
+    #[must_use]
+    pub(crate) fn read(&self, block: &Block, visit: &mut dyn FnMut(Record<'_>)) -> Vec<Lost> {
+        // Up to the first flaw everything is taken as it comes; the rest is looked through.
+        let mut next_seq = block.seq;
+        let (rest, flaw) = match &self.segments[block.segment] {
             Segment::Plain(plain) => {
-                let from = plain.marks[block.place].offset;
+                let mut from = plain.marks[block.place].offset;
                 let to = plain.marks.get(block.place + 1).map_or(plain.end, |next| next.offset);
-                walk(&plain.file, from, to, &mut |_, record, _| {
+                let outcome = walk(&plain.file, from, to, &mut |offset, record, size| {
+                    let (expected, found) = (next_seq, record.head.seq);
+                    if found != expected {
+                        return Err(ScanError::Sequence { offset, expected, found });
+                    }
                     visit(record);
-                    Ok::<_, ScanError>(())
-                })
+                    next_seq += 1;
+                    from = offset + size;
+                    Ok(())
+                });
+                if outcome.is_ok() && next_seq == block.next_seq {
+                    return Vec::new();
+                }
+                let rest = read_lossy(&plain.file, from, to.saturating_sub(from));
+                (rest.unwrap_or_default(), outcome.err().map(|error| error.to_string()))
             }
             Segment::Sealed(sealed) => {
-                let bytes = sealed.block(block.place)?;
+                let (mut bytes, flaw) = sealed.block(block.place);
                 let mut used = 0;
-                while used < bytes.len() {
-                    let offset = sealed.footer.marks[block.place].offset;
-                    let (record, length) =
-                        read(&bytes[used..]).map_err(|flaw| ScanError::Damaged { offset, flaw })?;
+                while let Ok((record, length)) = read(&bytes[used..])
+                    && record.head.seq == next_seq
+                {
                     visit(record);
+                    next_seq += 1;
                     used += length;
                 }
-                Ok(())
+                if next_seq == block.next_seq {
+                    return Vec::new();
+                }
+                (bytes.split_off(used), flaw)
             }
-        }
+        };
+        let mut lost = Vec::new();
+        salvage(
+            &rest,
+            next_seq..block.next_seq,
+            &mut |_, record, _| visit(record),
+            &mut |seqs, why| {
+                lost.push(Lost {
+                    file: self.path(block).to_owned(),
+                    first_seq: seqs.start,
+                    last_seq: seqs.end - 1,
+                    from_unix_ms: block.first_ms,
+                    to_unix_ms: block.last_ms,
+                    reason: flaw.clone().unwrap_or(why),
+                });
+            },
+        );
+        lost
     }
 
     /// The columns that are stored beside a block's records.
@@ -239,19 +296,20 @@ impl Snapshot {
         }
     }
 
-    /// What sums and filters read of a block's entries.
-    pub(crate) fn columns(&self, block: &Block) -> Result<Columns, ReadError> {
-        match self.stored_columns(block)? {
-            Some(columns) => Ok(columns),
-            None => self.made_columns(block),
+    /// What sums and filters read of a block's entries, and what of it is lost.
+    pub(crate) fn columns(&self, block: &Block) -> Result<(Columns, Vec<Lost>), CodecError> {
+        match self.stored_columns(block) {
+            Ok(Some(columns)) => Ok((columns, Vec::new())),
+            // What cannot be read beside the records is in the records.
+            Ok(None) | Err(_) => self.made_columns(block),
         }
     }
 
     /// The same, made from the records whether or not they are stored.
-    pub(crate) fn made_columns(&self, block: &Block) -> Result<Columns, ReadError> {
+    pub(crate) fn made_columns(&self, block: &Block) -> Result<(Columns, Vec<Lost>), CodecError> {
         let mut builder = Builder::default();
         let mut outcome = Ok(());
-        self.read(block, &mut |record| {
+        let lost = self.read(block, &mut |record| {
             let head = record.head;
             if head.kind != codec::ENTRY || outcome.is_err() {
                 return;
@@ -261,9 +319,9 @@ impl Snapshot {
                 Ok(_) => {}
                 Err(error) => outcome = Err(error),
             }
-        })?;
+        });
         outcome?;
-        Ok(builder.finish())
+        Ok((builder.finish(), lost))
     }
 
     /// Whether a block's columns are stored beside its records.

@@ -298,7 +298,8 @@ pub(crate) fn entry_id(payload: &[u8]) -> Option<RequestId> {
     postcard::take_from_bytes(payload).ok().map(|(id, _)| id)
 }
 
-fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
+/// Reads a value that takes all of `payload`.
+pub(super) fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
     let (value, rest) = postcard::take_from_bytes(payload)?;
     if rest.is_empty() { Ok(value) } else { Err(postcard::Error::DeserializeBadEncoding) }
 }

@@ -8,8 +8,11 @@ use super::codec::Row;
 use crate::ledger::{CacheUse, Endpoint, Outcome, RequestId};
 use foldhash::fast::RandomState;
 use policies::{PicoUsd, Usage};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{SeqAccess, Visitor},
+};
+use std::{collections::HashMap, fmt};
 
 /// Raise it when the stored form changes: others are then made from the records.
 pub(crate) const VERSION: u32 = 1;
@@ -23,10 +26,19 @@ pub(crate) struct Columns {
     base_seq: u64,
     base_ms: u64,
     /// Name `n` stands at `n - 1`.
-    names: Vec<Box<str>>,
+    names: Names,
     lines: Vec<Line>,
     legs: Vec<Leg>,
     tags: Vec<u32>,
+}
+
+/// A list of names in one piece of memory: a block has hundreds, and reading it allocates none of
+/// them. Written as a list of strings.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Names {
+    text: String,
+    /// Where each name ends.
+    ends: Vec<u32>,
 }
 
 /// One entry. Names are numbers of the block's dictionary, [`NO_NAME`] for none.
@@ -87,14 +99,19 @@ pub(crate) struct Builder {
 }
 
 impl Columns {
-    /// All names, the first has number 1.
-    pub(crate) fn names(&self) -> &[Box<str>] {
-        &self.names
+    /// The greatest number of a name.
+    pub(crate) fn names_max(&self) -> usize {
+        self.names.ends.len()
+    }
+
+    /// The name of a number; `None` of [`NO_NAME`].
+    pub(crate) fn name(&self, number: u32) -> Option<&str> {
+        self.names.get((number as usize).checked_sub(1)?)
     }
 
     /// The number of a name; `None` if no row has it.
     pub(crate) fn number(&self, name: &str) -> Option<u32> {
-        let at = self.names.iter().position(|known| **known == *name)?;
+        let at = (0..self.names.ends.len()).find(|at| self.names.get(*at) == Some(name))?;
         u32::try_from(at + 1).ok()
     }
 
@@ -116,6 +133,53 @@ impl Columns {
         })
     }
 }
+
+// === impl Names ===
+
+impl Names {
+    fn push(&mut self, name: &str) {
+        self.text.push_str(name);
+        self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+    }
+
+    fn get(&self, at: usize) -> Option<&str> {
+        let end = *self.ends.get(at)? as usize;
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        self.text.get(start..end)
+    }
+}
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((0..self.ends.len()).map(|at| self.get(at).unwrap_or_default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+                let mut names = Names::default();
+                while let Some(name) = list.next_element::<&str>()? {
+                    names.push(name);
+                }
+                Ok(names)
+            }
+        }
+
+        deserializer.deserialize_seq(List)
+    }
+}
+
+// === impl Brief ===
 
 impl Brief<'_> {
     /// The attempt that stands for its request: the one that answered, or the last.
@@ -185,8 +249,8 @@ impl Builder {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
-        self.columns.names.push(name.into());
-        let number = u32::try_from(self.columns.names.len()).unwrap_or(u32::MAX);
+        self.columns.names.push(name);
+        let number = u32::try_from(self.columns.names_max()).unwrap_or(u32::MAX);
         self.numbers.insert(name.into(), number);
         number
     }

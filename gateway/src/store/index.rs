@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File},
     io,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -33,6 +34,9 @@ pub(crate) enum IndexError {
 /// Sees a key and its value.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
 
+/// From where to where, by keys.
+pub(crate) type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// Changes that belong together.
 #[derive(Debug, Default)]
 pub(crate) struct Changes(Vec<(Vec<u8>, Option<Vec<u8>>)>);
@@ -42,31 +46,45 @@ pub(crate) trait Pairs {
     /// What the last changes were tagged with.
     fn meta(&self) -> Result<Option<Vec<u8>>, IndexError>;
 
-    /// Every stored part of a value whose key begins with `prefix`, in order of keys.
-    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError>;
+    /// Every stored part of a value whose key lies in the range, in order of keys.
+    fn range(&self, range: Range<'_>, visit: &mut Visit<'_>) -> Result<(), IndexError>;
 
     /// Applies the changes in one step, tagged with `meta`, and makes them durable.
     fn apply(&self, changes: Changes, meta: &[u8]) -> Result<(), IndexError>;
 
+    /// Every stored part of a value whose key begins with `prefix`, in order of keys.
+    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
+        let after = after(prefix);
+        let to = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.range((Bound::Included(prefix), to), visit)
+    }
+
     /// Every value whose key begins with `prefix`, in order of keys.
     fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
         let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
+        let mut chunks = 0;
         self.parts(prefix, &mut |key, part| {
             let Some((key, chunk)) = key.split_last_chunk::<2>() else {
                 return Err(IndexError::Value);
             };
-            if *chunk != [0, 0] {
-                return match &mut open {
-                    Some((name, value)) if name == key => {
-                        value.extend_from_slice(part);
-                        Ok(())
-                    }
-                    _ => Err(IndexError::Value),
+            let chunk = u16::from_be_bytes(*chunk);
+            if chunk == 0 {
+                chunks = 1;
+                return match open.replace((key.to_vec(), part.to_vec())) {
+                    Some((key, value)) => visit(&key, &value),
+                    None => Ok(()),
                 };
             }
-            match open.replace((key.to_vec(), part.to_vec())) {
-                Some((key, value)) => visit(&key, &value),
-                None => Ok(()),
+            match &mut open {
+                Some((name, value)) if name == key => {
+                    // Beyond a missing part lies what a longer, earlier value left.
+                    if chunk == chunks {
+                        value.extend_from_slice(part);
+                        chunks += 1;
+                    }
+                    Ok(())
+                }
+                _ => Err(IndexError::Value),
             }
         })?;
         match open {
@@ -75,20 +93,34 @@ pub(crate) trait Pairs {
         }
     }
 
-    /// Has everything with this prefix removed, but for keys from `from` on.
-    fn remove_until(
-        &self,
-        prefix: &[u8],
-        from: Option<&[u8]>,
-        changes: &mut Changes,
-    ) -> Result<(), IndexError> {
+    /// Has everything with this prefix removed.
+    fn remove(&self, prefix: &[u8], changes: &mut Changes) -> Result<(), IndexError> {
         self.parts(prefix, &mut |key, _| {
-            if from.is_none_or(|from| key < from) {
-                changes.0.push((key.to_vec(), None));
-            }
+            changes.0.push((key.to_vec(), None));
             Ok(())
         })
     }
+
+    /// Has everything from `from` on and before `until` removed. Reads no more than that.
+    fn remove_between(
+        &self,
+        from: &[u8],
+        until: &[u8],
+        changes: &mut Changes,
+    ) -> Result<(), IndexError> {
+        self.range((Bound::Included(from), Bound::Excluded(until)), &mut |key, _| {
+            changes.0.push((key.to_vec(), None));
+            Ok(())
+        })
+    }
+}
+
+/// The least key after all that begin with `prefix`; `None` where there is none.
+fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
+    Some(after)
 }
 
 /// The key-value store.
@@ -136,8 +168,8 @@ impl Pairs for Index {
         Ok(self.db.get(META)?.map(|value| value.to_vec()))
     }
 
-    fn parts(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError> {
-        for item in self.db.scan_prefix(prefix) {
+    fn range(&self, range: Range<'_>, visit: &mut Visit<'_>) -> Result<(), IndexError> {
+        for item in self.db.range::<&[u8], _>(range) {
             let (key, part) = item?;
             visit(&key, &part)?;
         }
@@ -195,5 +227,61 @@ impl Changes {
         }
         // Whatever a longer, earlier value had after this.
         self.0.push(([key, &chunk.to_be_bytes()].concat(), None));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(index: &Index, key: &[u8]) -> Vec<u8> {
+        let mut found = Vec::new();
+        index
+            .scan(key, &mut |_, value| {
+                found.push(value.to_vec());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    #[test]
+    fn a_value_is_read_whole_whatever_was_longer_or_shorter_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        for parts in [1, 7, 2, 5, 1, 3] {
+            let long = vec![u8::try_from(parts).unwrap(); parts * VALUE_BYTES_MAX - 9];
+            let mut changes = Changes::default();
+            changes.put(b"one", &long);
+            index.apply(changes, b"meta").unwrap();
+            assert_eq!(value(&index, b"one"), long, "{parts} parts");
+        }
+    }
+
+    #[test]
+    fn what_is_removed_between_two_keys_is_that_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        let mut changes = Changes::default();
+        for key in [&b"a"[..], b"b1", b"b2", b"b\xff", b"c"] {
+            changes.put(key, key);
+        }
+        index.apply(changes, b"meta").unwrap();
+        let mut changes = Changes::default();
+        index.remove_between(b"b2", b"b\xff", &mut changes).unwrap();
+        index.remove(b"a", &mut changes).unwrap();
+        index.apply(changes, b"meta").unwrap();
+        for (key, left) in [(&b"a"[..], 0), (b"b1", 1), (b"b2", 0), (b"b\xff", 1), (b"c", 1)] {
+            let mut found = 0;
+            let looked = index.parts(key, &mut |_, _| {
+                found += 1;
+                Ok(())
+            });
+            looked.unwrap();
+            assert_eq!(found, left, "{key:?}");
+        }
+        assert_eq!(after(b"b\xff"), Some(b"c".to_vec()));
+        assert_eq!(after(b"\xff\xff"), None);
     }
 }

@@ -1,15 +1,16 @@
 //! Opening the journal: which segments there are, where the last one ends.
 //!
 //! **Invariants:** segments follow each other without a gap; only the tail of the last one may be
-//! torn, and what is cut off is set aside in `torn/` first; damage anywhere else is an error that
-//! names the file and the offset, and leaves the file as it is.
+//! torn, and what is cut off is set aside in `torn/` first; a segment that is damaged anywhere else
+//! is left as it is: what is whole of it is read, what is not is lost and said to be, and nothing is
+//! ever written to it again.
 
 use super::{
     base::Base,
     catalogue::{Catalogue, Plain, Segment},
     disk::{Disk, DiskFile, private, sync_parent},
     sealed::Sealed,
-    segment::{FILE_HEADER, ScanError, Scanned, open_read, scan},
+    segment::{ScanError, Scanned, open_read, scan},
     writer::{create, plain_name, sealed_name},
 };
 use std::{
@@ -35,13 +36,12 @@ pub enum JournalError {
         /// What it said.
         source: io::Error,
     },
-    /// A segment is damaged before its tail. It is left as it is: restore it from a copy, or move
-    /// it and every later one away to go on without them.
-    #[error("{path} is damaged: {reason}; nothing was changed")]
-    Damaged {
+    /// A segment is of a form that this program does not know.
+    #[error("{path}: {reason}; nothing was changed")]
+    Unknown {
         /// The file.
         path: PathBuf,
-        /// Where and how.
+        /// Which form.
         reason: String,
     },
     /// A segment is missing.
@@ -71,27 +71,27 @@ pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), Journa
     let mut tail = None;
     // What was dropped before the first segment stands in a base.
     let begins = base_seq(dir)?;
-    let files = files(dir)?;
-    let last = files.keys().next_back().copied();
-    for (first_seq, file) in files {
+    let mut files = files(dir)?.into_iter().peekable();
+    while let Some((named, file)) = files.next() {
         let path = dir.join(file);
-        let is_last = Some(first_seq) == last;
+        let until = files.peek().map(|(next, _)| *next);
         let segment = if path.extension().is_some_and(|ending| ending == "sealed") {
-            let sealed = Sealed::open(&path).map_err(|error| damaged(&path, error))?;
+            let sealed = Sealed::open_or_salvage(&path, named, until)
+                .map_err(|error| unusable(&path, error))?;
             Segment::Sealed(Arc::new(sealed))
         } else {
-            match plain(&path, is_last) {
+            match plain(&path, named, until) {
                 Ok((plain, scanned)) => {
-                    tail = is_last.then_some(scanned);
+                    tail = until.is_none().then_some(scanned);
                     Segment::Plain(plain)
                 }
                 // The creation of the segment itself was cut short: it held nothing yet.
-                Err(ScanError::Header) if is_last && cut_at_birth(&path) => continue,
-                Err(error) => return Err(damaged(&path, error)),
+                Err(ScanError::Header) if until.is_none() => continue,
+                Err(error) => return Err(unusable(&path, error)),
             }
         };
-        let expected = segments.last().map_or_else(|| first_seq.min(begins), Segment::next_seq);
-        if segment.first_seq() != expected || segment.first_seq() != first_seq {
+        let expected = segments.last().map_or_else(|| named.min(begins), Segment::next_seq);
+        if segment.first_seq() != expected || segment.first_seq() != named {
             return Err(JournalError::Gap { path, expected });
         }
         segments.push(segment);
@@ -113,7 +113,7 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, J
     let mut torn_bytes = 0;
     let kinds = tail.as_ref().map_or([0; 8], |tail| tail.kinds);
     let live = match (segments.last_mut(), tail) {
-        (Some(Segment::Plain(live)), Some(scanned)) => {
+        (Some(Segment::Plain(live)), Some(scanned)) if scanned.damage.is_none() => {
             if scanned.length > scanned.end {
                 torn_bytes = scanned.length - scanned.end;
                 cut(disk, dir, live, &scanned).map_err(io)?;
@@ -149,22 +149,27 @@ fn files(dir: &Path) -> Result<BTreeMap<u64, String>, JournalError> {
     Ok(files)
 }
 
-/// Removes what an interrupted sealing left.
+/// Removes what an interrupted sealing left: of a segment in both forms the plain one, unless it is
+/// the only good one.
 fn clean(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
         let path = item?.path();
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        let superseded = ending == Some("journal") && path.with_extension("sealed").exists();
-        if ending == Some("tmp") || superseded {
-            fs::remove_file(path)?;
+        let sealed = path.with_extension("sealed");
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("tmp") => fs::remove_file(path)?,
+            Some("journal") if sealed.exists() => {
+                let whole = Sealed::open(&sealed).is_ok();
+                fs::remove_file(if whole { path } else { sealed })?;
+            }
+            _ => {}
         }
     }
     Ok(())
 }
 
-fn plain(path: &Path, last: bool) -> Result<(Plain, Scanned), ScanError> {
+fn plain(path: &Path, named: u64, until: Option<u64>) -> Result<(Plain, Scanned), ScanError> {
     let file = open_read(path)?;
-    let scanned = scan(&file, last)?;
+    let scanned = scan(&file, named, until)?;
     let plain = Plain {
         path: path.to_owned(),
         file: Arc::new(file),
@@ -173,12 +178,9 @@ fn plain(path: &Path, last: bool) -> Result<(Plain, Scanned), ScanError> {
         last_ms: scanned.last_ms,
         end: scanned.end,
         marks: scanned.marks.clone(),
+        damage: scanned.damage.clone(),
     };
     Ok((plain, scanned))
-}
-
-fn cut_at_birth(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.len() <= FILE_HEADER as u64)
 }
 
 /// Sets the torn tail aside and cuts it off.
@@ -201,9 +203,9 @@ fn cut(disk: &dyn Disk, dir: &Path, live: &Plain, scanned: &Scanned) -> io::Resu
     file.sync()
 }
 
-fn damaged(path: &Path, error: ScanError) -> JournalError {
+fn unusable(path: &Path, error: ScanError) -> JournalError {
     match error {
         ScanError::Io(source) => JournalError::Io { path: path.to_owned(), source },
-        other => JournalError::Damaged { path: path.to_owned(), reason: other.to_string() },
+        other => JournalError::Unknown { path: path.to_owned(), reason: other.to_string() },
     }
 }

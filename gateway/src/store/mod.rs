@@ -11,6 +11,7 @@ pub(crate) mod catalogue;
 pub(crate) mod codec;
 pub(crate) mod columns;
 pub(crate) mod committer;
+pub(crate) mod damage;
 pub(crate) mod disk;
 pub(crate) mod index;
 pub(crate) mod journal;
@@ -20,8 +21,10 @@ pub(crate) mod queue;
 pub mod record;
 pub(crate) mod sealed;
 pub(crate) mod segment;
+mod sync;
 pub(crate) mod whole;
 pub(crate) mod writer;
 
+pub use damage::Lost;
 pub use journal::JournalError;
 pub use progress::{BooksError, CommitTicket, Condition};

@@ -3,15 +3,12 @@
 //! **Invariant:** a waiter always ends: with the commit of its event, or with an error as soon as
 //! the store fails or closes. Nobody is woken for a commit that is not theirs.
 
+use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, Thread, current, park};
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
-    thread::Thread,
 };
 
 /// Why the books cannot take something now.
@@ -198,13 +195,13 @@ impl CommitTicket {
     /// # Errors
     /// See [`CommitTicket::committed`].
     pub fn blocking(self) -> Result<(), BooksError> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let waker = Waker::from(Arc::new(Unpark(current())));
         let mut context = Context::from_waker(&waker);
         let mut future = Committed(self);
         loop {
             match Pin::new(&mut future).poll(&mut context) {
                 Poll::Ready(result) => return result,
-                Poll::Pending => std::thread::park(),
+                Poll::Pending => park(),
             }
         }
     }

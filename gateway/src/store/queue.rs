@@ -5,14 +5,11 @@
 //! must write in `Drop` took its place beforehand, so it never waits and never fails; two events
 //! pushed one after the other are committed in that order.
 
-use super::progress::{BooksError, CommitTicket, Condition, Progress};
-use std::{
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use super::{
+    progress::{BooksError, CommitTicket, Condition, Progress},
+    sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError},
 };
+use std::{sync::Arc, time::Duration};
 
 /// The committer is woken when this much waits, even if nobody waits for it.
 const EAGER_BYTES: usize = 256 << 10;

@@ -13,12 +13,15 @@
 //!     u32      CRC-32 of filter and footer
 //!     8 bytes  "TOLLSEAL"
 //! ```
-//! **Invariant:** a sealed segment holds the records of its plain one to the byte, and the plain
-//! one is deleted only after the sealed one is durable under its name.
+//! **Invariants:** a sealed segment holds the records of its plain one to the byte, and the plain
+//! one is deleted only after the sealed one is durable under its name. Where its ends are damaged the
+//! blocks are found by themselves: each is a frame of its own, of records with checksums. (A later
+//! format must have a footer that does not read as this one, so that it is told from damage.)
 
 use super::{
-    codec::Row,
+    codec::{self, Row},
     columns::{self, Builder, Columns},
+    damage::{REACH, read_lossy, salvage},
     disk::{private, sync_parent},
     record::u32_at,
     segment::{MARK_RECORDS, Mark, ScanError},
@@ -28,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -39,6 +42,8 @@ const FORMAT: u32 = 2;
 const FORMAT_1: u32 = 1;
 const HEADER: usize = 12;
 const TRAILER: usize = 16;
+/// How every zstd frame begins.
+const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Of zstd: 3 packs entries about 5 to 1 at several hundred MB/s.
 const LEVEL: i32 = 3;
 /// Bits of the filter per id: about 1 % of foreign ids pass.
@@ -46,6 +51,8 @@ const FILTER_BITS_PER_ID: usize = 10;
 const FILTER_PROBES: u64 = 7;
 /// No block unpacks to more: 512 records of the largest payload would not fit, real ones are 1 KB.
 const BLOCK_BYTES_MAX: usize = 1 << 30;
+/// Room that is made for a block before it is unpacked.
+const UNPACKED_BYTES: usize = 1 << 20;
 
 /// What a sealed segment holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +69,29 @@ pub(crate) struct Footer {
     /// Places of the blocks' columns; none before format 2.
     columns: Vec<u64>,
     columns_version: u32,
+}
+
+impl Footer {
+    /// Of a segment that holds nothing yet.
+    fn new() -> Self {
+        Self {
+            first_seq: 0,
+            next_seq: 0,
+            first_ms: 0,
+            last_ms: 0,
+            entries: 0,
+            marks: Vec::new(),
+            filter_offset: 0,
+            filter_bytes: 0,
+            columns: Vec::new(),
+            columns_version: columns::VERSION,
+        }
+    }
+
+    /// The format that has such a footer.
+    fn format(&self) -> u32 {
+        if self.columns_version == 0 { FORMAT_1 } else { FORMAT }
+    }
 }
 
 /// The footer of format 1.
@@ -82,6 +112,8 @@ struct FooterV1 {
 pub(crate) struct Sealed {
     pub(crate) path: PathBuf,
     pub(crate) footer: Footer,
+    /// What is wrong with its header or footer; the blocks were found without them then.
+    pub(crate) damage: Option<String>,
     file: File,
 }
 
@@ -89,44 +121,38 @@ impl Sealed {
     /// Opens one and reads its footer.
     pub(crate) fn open(path: &Path) -> Result<Self, ScanError> {
         let file = File::open(path)?;
-        let length = file.metadata()?.len();
-        if length < (HEADER + TRAILER) as u64 {
-            return Err(ScanError::Header);
-        }
-        let mut head = [0; HEADER];
-        file.read_exact_at(&mut head, 0)?;
-        let mut trailer = [0; TRAILER];
-        file.read_exact_at(&mut trailer, length - TRAILER as u64)?;
-        if head[..8] != MAGIC || trailer[8..] != MAGIC {
-            return Err(ScanError::Header);
-        }
-        let format = u32_at(&head, 8);
-        if format != FORMAT && format != FORMAT_1 {
-            return Err(ScanError::Format(format));
-        }
-        let footer_bytes = u64::from(u32_at(&trailer, 0));
-        let start = (length - TRAILER as u64).checked_sub(footer_bytes).ok_or(ScanError::Header)?;
-        let bytes = read_at(&file, start, footer_bytes)?;
-        let footer = read_footer(format, &bytes)?;
-        if footer.filter_offset.checked_add(footer.filter_bytes) != Some(start) {
-            return Err(ScanError::Header);
-        }
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&read_at(&file, footer.filter_offset, footer.filter_bytes)?);
-        crc.update(&bytes);
-        if crc.finalize() != u32_at(&trailer, 4) {
-            return Err(ScanError::Header);
-        }
-        Ok(Self { path: path.to_owned(), footer, file })
+        let (footer, format) = read_ends(&file)?;
+        let damage = (format != footer.format()).then(|| "its header is damaged".to_owned());
+        Ok(Self { path: path.to_owned(), footer, damage, file })
     }
 
-    /// The records of one block.
-    pub(crate) fn block(&self, place: usize) -> Result<Vec<u8>, ScanError> {
+    /// The same; where header and footer are damaged the blocks are looked for. `named`: the number
+    /// that its name says it begins with; `until`: the one that the next segment begins with.
+    pub(crate) fn open_or_salvage(
+        path: &Path,
+        named: u64,
+        until: Option<u64>,
+    ) -> Result<Self, ScanError> {
+        match Self::open(path) {
+            Err(ScanError::Header | ScanError::Io(_)) => {}
+            opened => return opened,
+        }
+        let file = File::open(path)?;
+        let footer = find_blocks(&file, named, until)?;
+        let damage = Some("its header or footer is damaged".to_owned());
+        Ok(Self { path: path.to_owned(), footer, damage, file })
+    }
+
+    /// The records of one block, as many as can be unpacked, and why the rest cannot.
+    pub(crate) fn block(&self, place: usize) -> (Vec<u8>, Option<String>) {
         let footer = &self.footer;
         let end = footer.columns.first().copied().unwrap_or(footer.filter_offset);
         let from = footer.marks[place].offset;
         let to = footer.marks.get(place + 1).map_or(end, |next| next.offset);
-        Ok(unpack(from, &read_at(&self.file, from, to.saturating_sub(from))?)?)
+        match read_lossy(&self.file, from, to.saturating_sub(from)) {
+            Ok(packed) => unpack_lossy(from, &packed),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        }
     }
 
     /// Whether the columns of every block are stored.
@@ -149,29 +175,28 @@ impl Sealed {
             // The records say the same, and a check of the ledger names the damage.
             return Ok(None);
         }
-        let bytes = unpack(from, packed)?;
-        Ok(postcard::from_bytes(&bytes).ok())
+        let (bytes, flaw) = unpack_lossy(from, packed);
+        Ok(if flaw.is_none() { postcard::from_bytes(&bytes).ok() } else { None })
     }
 
     /// Whether an entry of this session or key can be here. Never wrong when it says no.
-    pub(crate) fn may_name(&self, name: Name<'_>) -> io::Result<bool> {
-        if self.footer.columns.is_empty() { Ok(true) } else { self.may_hold(name.number()) }
+    pub(crate) fn may_name(&self, name: Name<'_>) -> bool {
+        self.footer.columns.is_empty() || self.may_hold(name.number())
     }
 
     /// Whether the entry of this request can be here. Never wrong when it says no.
-    pub(crate) fn may_hold(&self, id: u128) -> io::Result<bool> {
+    pub(crate) fn may_hold(&self, id: u128) -> bool {
         let bits = self.footer.filter_bytes * 8;
         if bits == 0 {
-            return Ok(false);
+            // A segment without entries has an empty filter; one whose footer is lost has none.
+            return self.damage.is_some();
         }
         let mut byte = [0];
-        for bit in probes(id, bits) {
-            self.file.read_exact_at(&mut byte, self.footer.filter_offset + bit / 8)?;
-            if byte[0] & (1 << (bit % 8)) == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        probes(id, bits).all(|bit| {
+            let read = self.file.read_exact_at(&mut byte, self.footer.filter_offset + bit / 8);
+            // A filter that cannot be read excludes nothing.
+            read.is_err() || byte[0] & (1 << (bit % 8)) != 0
+        })
     }
 }
 
@@ -198,21 +223,97 @@ impl Name<'_> {
     }
 }
 
-fn unpack(from: u64, packed: &[u8]) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    zstd::stream::read::Decoder::new(packed)
-        .and_then(|decoder| {
-            io::copy(&mut io::Read::take(decoder, BLOCK_BYTES_MAX as u64), &mut bytes)
-        })
-        .map_err(|error| io::Error::new(error.kind(), format!("block at {from}: {error}")))?;
-    Ok(bytes)
+/// Unpacks one frame as far as it goes.
+fn unpack_lossy(from: u64, packed: &[u8]) -> (Vec<u8>, Option<String>) {
+    let mut bytes = Vec::with_capacity(packed.len().saturating_mul(4).min(UNPACKED_BYTES));
+    let read = zstd::stream::read::Decoder::with_buffer(packed).and_then(|decoder| {
+        decoder.single_frame().take(BLOCK_BYTES_MAX as u64).read_to_end(&mut bytes)
+    });
+    (bytes, read.err().map(|error| format!("block at {from}: {error}")))
 }
 
-fn read_footer(format: u32, bytes: &[u8]) -> Result<Footer, ScanError> {
-    if format == FORMAT {
-        return postcard::from_bytes(bytes).map_err(|_| ScanError::Header);
+/// The footer, and the format that the header names.
+fn read_ends(file: &File) -> Result<(Footer, u32), ScanError> {
+    let length = file.metadata()?.len();
+    if length < (HEADER + TRAILER) as u64 {
+        return Err(ScanError::Header);
     }
-    let old: FooterV1 = postcard::from_bytes(bytes).map_err(|_| ScanError::Header)?;
+    let mut head = [0; HEADER];
+    file.read_exact_at(&mut head, 0)?;
+    let mut trailer = [0; TRAILER];
+    file.read_exact_at(&mut trailer, length - TRAILER as u64)?;
+    if head[..8] != MAGIC || trailer[8..] != MAGIC {
+        return Err(ScanError::Header);
+    }
+    let footer_bytes = u64::from(u32_at(&trailer, 0));
+    let start = (length - TRAILER as u64).checked_sub(footer_bytes).ok_or(ScanError::Header)?;
+    let bytes = read_at(file, start, footer_bytes)?;
+    let format = u32_at(&head, 8);
+    let fits = |footer: &Footer| {
+        footer.filter_offset.checked_add(footer.filter_bytes) == Some(start)
+            && read_at(file, footer.filter_offset, footer.filter_bytes).is_ok_and(|filter| {
+                let mut crc = crc32fast::Hasher::new();
+                crc.update(&filter);
+                crc.update(&bytes);
+                crc.finalize() == u32_at(&trailer, 4)
+            })
+    };
+    // The header's number has no checksum: a footer that fits tells the format better.
+    let known = [FORMAT, FORMAT_1].into_iter().filter_map(|form| read_footer(form, &bytes).ok());
+    match known.into_iter().find(fits) {
+        Some(footer) => Ok((footer, format)),
+        None if format != FORMAT && format != FORMAT_1 => Err(ScanError::Format(format)),
+        None => Err(ScanError::Header),
+    }
+}
+
+/// A footer for the blocks that are found without one: every frame that holds a record of this
+/// segment. It has neither columns nor a filter.
+fn find_blocks(file: &File, named: u64, until: Option<u64>) -> Result<Footer, ScanError> {
+    let length = file.metadata()?.len();
+    let bytes = read_lossy(file, 0, length)?;
+    let mut footer = Footer { first_seq: named, next_seq: named, ..Footer::new() };
+    let mut at = 0;
+    while let Some(skip) = bytes[at..].windows(FRAME_MAGIC.len()).position(|at| at == FRAME_MAGIC) {
+        at += skip;
+        let (records, _) = unpack_lossy(at as u64, &bytes[at..]);
+        let seqs = footer.next_seq..until.unwrap_or(footer.next_seq + REACH);
+        let marks = footer.marks.len();
+        salvage(
+            &records,
+            seqs,
+            &mut |_, record, _| {
+                let head = record.head;
+                if footer.marks.len() == marks {
+                    let offset = at as u64;
+                    footer.marks.push(Mark { offset, seq: head.seq, unix_ms: head.unix_ms });
+                }
+                footer.next_seq = head.seq + 1;
+                footer.last_ms = head.unix_ms;
+                footer.entries += u64::from(head.kind == codec::ENTRY);
+            },
+            &mut |_, _| {},
+        );
+        let frame = zstd::zstd_safe::find_frame_compressed_size(&bytes[at..]);
+        at += match frame {
+            Ok(size) if footer.marks.len() > marks => size,
+            _ => FRAME_MAGIC.len(),
+        };
+    }
+    footer.next_seq = until.unwrap_or(footer.next_seq);
+    if footer.marks.is_empty() && footer.first_seq < footer.next_seq {
+        footer.marks.push(Mark { offset: length, seq: footer.first_seq, unix_ms: 0 });
+    }
+    footer.first_ms = footer.marks.first().map_or(0, |mark| mark.unix_ms);
+    footer.filter_offset = length;
+    Ok(footer)
+}
+
+fn read_footer(format: u32, bytes: &[u8]) -> Result<Footer, postcard::Error> {
+    if format == FORMAT {
+        return codec::whole(bytes);
+    }
+    let old: FooterV1 = codec::whole(bytes)?;
     Ok(Footer {
         first_seq: old.first_seq,
         next_seq: old.next_seq,
@@ -247,18 +348,7 @@ impl Sealer {
         let mut out = BufWriter::new(private(&temporary)?);
         out.write_all(&MAGIC)?;
         out.write_all(&FORMAT.to_le_bytes())?;
-        let footer = Footer {
-            first_seq: 0,
-            next_seq: 0,
-            first_ms: 0,
-            last_ms: 0,
-            entries: 0,
-            marks: Vec::new(),
-            filter_offset: 0,
-            filter_bytes: 0,
-            columns: Vec::new(),
-            columns_version: columns::VERSION,
-        };
+        let footer = Footer::new();
         Ok(Self {
             path: path.to_owned(),
             temporary,

@@ -9,10 +9,13 @@
 //! 32  records
 //! ```
 //! **Invariant:** what [`scan`] calls good is exactly the committed prefix, perhaps with records of
-//! the last, unacknowledged commit after it. Damage before the end of the last whole commit is an
-//! error with its offset and never cut away.
+//! the last, unacknowledged commit after it. Damage before the end of the last whole commit is told
+//! and never cut away; the whole records after it are read.
 
-use super::record::{self, Flaw, HEADER, Record, u32_at, u64_at};
+use super::{
+    damage::{REACH, read_lossy, salvage},
+    record::{self, Flaw, HEADER, Record, u32_at, u64_at},
+};
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 /// Bytes before the first record.
@@ -50,6 +53,8 @@ pub(crate) struct Scanned {
     pub(crate) length: u64,
     /// Records by kind; the last counts all higher ones.
     pub(crate) kinds: [u32; 8],
+    /// What is wrong before the tail, if anything is: some of its events cannot be read.
+    pub(crate) damage: Option<String>,
 }
 
 /// Why a segment cannot be read.
@@ -102,41 +107,91 @@ pub(crate) fn read_file_header(file: &File) -> Result<(u64, u64), ScanError> {
     }
 }
 
-/// Reads the whole segment. `last`: whether its tail may be torn.
-pub(crate) fn scan(file: &File, last: bool) -> Result<Scanned, ScanError> {
-    let (first_seq, created_ms) = read_file_header(file)?;
+/// Reads the whole segment that its name says begins at `named`. `until`: the number that the next
+/// segment begins with; the tail of one without may be torn.
+pub(crate) fn scan(file: &File, named: u64, until: Option<u64>) -> Result<Scanned, ScanError> {
     let length = file.metadata()?.len();
     let mut scanned = Scanned {
-        first_seq,
-        next_seq: first_seq,
-        last_ms: created_ms,
+        first_seq: named,
+        next_seq: named,
         end: FILE_HEADER as u64,
         length,
-        marks: Vec::new(),
-        kinds: [0; 8],
+        ..Scanned::default()
     };
-    let outcome = walk(file, FILE_HEADER as u64, length, &mut |offset, record, size| {
-        let head = record.head;
-        if head.seq != scanned.next_seq {
-            return Err(ScanError::Sequence {
-                offset,
-                expected: scanned.next_seq,
-                found: head.seq,
-            });
+    match read_file_header(file) {
+        Ok((first_seq, created_ms)) => {
+            (scanned.first_seq, scanned.next_seq) = (first_seq, first_seq);
+            scanned.last_ms = created_ms;
         }
-        if (head.seq - first_seq).is_multiple_of(MARK_RECORDS) {
-            scanned.marks.push(Mark { offset, seq: head.seq, unix_ms: head.unix_ms });
+        // The creation of the last one may have been cut short; nothing was in it then.
+        Err(ScanError::Header) if until.is_some() || length > FILE_HEADER as u64 => {
+            scanned.damage = Some(ScanError::Header.to_string());
         }
-        scanned.kinds[usize::from(head.kind).min(7)] += 1;
-        scanned.next_seq += 1;
-        scanned.last_ms = scanned.last_ms.max(head.unix_ms);
-        scanned.end = offset + size;
+        Err(error) => return Err(error),
+    }
+    let from = scanned.end.min(length);
+    let outcome = walk(file, from, length, &mut |offset, record, size| {
+        let (expected, found) = (scanned.next_seq, record.head.seq);
+        if found != expected {
+            return Err(ScanError::Sequence { offset, expected, found });
+        }
+        scanned.take(offset, record, size);
         Ok(())
     });
     match outcome {
-        Ok(()) => Ok(scanned),
-        Err(ScanError::Damaged { .. }) if last && is_torn(file, &scanned)? => Ok(scanned),
-        Err(error) => Err(error),
+        Ok(()) => {}
+        Err(ScanError::Damaged { .. }) if until.is_none() && is_torn(file, &scanned)? => {}
+        Err(error) => scanned.go_on(file, until, &error)?,
+    }
+    // Nobody can say how many events were in it: none of their numbers may be given again.
+    if until.is_none() && scanned.damage.is_some() && scanned.marks.is_empty() {
+        return Err(ScanError::Damaged { offset: 0, flaw: Flaw::Checksum });
+    }
+    if let Some(until) = until {
+        if scanned.next_seq < until {
+            scanned.damage.get_or_insert_with(|| "its last events are missing".to_owned());
+        }
+        scanned.next_seq = until;
+        // All of it is lost: it is one block that yields nothing.
+        if scanned.marks.is_empty() && scanned.first_seq < until {
+            let (seq, unix_ms) = (scanned.first_seq, scanned.last_ms);
+            scanned.marks.push(Mark { offset: scanned.end, seq, unix_ms });
+        }
+    }
+    Ok(scanned)
+}
+
+impl Scanned {
+    fn take(&mut self, offset: u64, record: Record<'_>, size: u64) {
+        let head = record.head;
+        let stretch = |seq: u64| (seq - self.first_seq) / MARK_RECORDS;
+        if self.marks.last().is_none_or(|mark| stretch(mark.seq) < stretch(head.seq)) {
+            self.marks.push(Mark { offset, seq: head.seq, unix_ms: head.unix_ms });
+        }
+        self.kinds[usize::from(head.kind).min(7)] += 1;
+        self.next_seq = head.seq + 1;
+        self.last_ms = self.last_ms.max(head.unix_ms);
+        self.end = offset + size;
+    }
+
+    /// Takes what is whole after damage.
+    fn go_on(
+        &mut self,
+        file: &File,
+        until: Option<u64>,
+        error: &ScanError,
+    ) -> Result<(), ScanError> {
+        self.damage.get_or_insert_with(|| error.to_string());
+        let from = self.end.min(self.length);
+        let rest = read_lossy(file, from, self.length - from)?;
+        let seqs = self.next_seq..until.unwrap_or(self.next_seq + REACH);
+        salvage(
+            &rest,
+            seqs,
+            &mut |at, record, size| self.take(from + at as u64, record, size as u64),
+            &mut |_, _| {},
+        );
+        Ok(())
     }
 }
 

@@ -148,6 +148,7 @@ pub(crate) fn create(
         last_ms: unix_ms,
         end: FILE_HEADER as u64,
         marks: Vec::new(),
+        damage: None,
     };
     Ok((plain, file))
 }

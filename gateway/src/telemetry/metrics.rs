@@ -343,43 +343,6 @@ impl State {
             "Time the engine has been busy (local routes)",
             self.engine_busy.clone(),
         );
-        self.register_webhooks(registry);
-    }
-
-    fn register_webhooks(&self, registry: &mut Registry) {
-        registry.register(
-            "webhook_waiting",
-            "Events that wait for a webhook's receiver",
-            self.webhook_waiting.clone(),
-        );
-        registry.register(
-            "webhook_failures_in_a_row",
-            "Attempts to deliver the oldest of them that have failed",
-            self.webhook_failures.clone(),
-        );
-        registry.register(
-            "webhook_attempts",
-            "Since the start: events delivered, attempts failed, events given up",
-            self.webhook_deliveries.clone(),
-        );
-    }
-
-    fn read_webhooks(&self, gateway: &Gateway) {
-        for hook in &gateway.webhooks {
-            let webhook = hook.config.name.clone();
-            let (state, counts) = (hook.state(), hook.counts());
-            let labels = WebhookLabels { webhook: webhook.clone() };
-            self.webhook_waiting.get_or_create(&labels).set(signed(state.waiting));
-            self.webhook_failures.get_or_create(&labels).set(i64::from(state.failures));
-            for (outcome, count) in [
-                ("delivered", counts.delivered),
-                ("failed", counts.failed),
-                ("given_up", counts.given_up),
-            ] {
-                let labels = DeliveryLabels { webhook: webhook.clone(), outcome };
-                self.webhook_deliveries.get_or_create(&labels).set(signed(count));
-            }
-        }
     }
 
     fn register_webhooks(&self, registry: &mut Registry) {

@@ -12,6 +12,7 @@ mod documented;
 mod frozen;
 mod keys;
 mod raw;
+mod volume;
 
 pub(crate) use ask::{Answer, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
@@ -21,6 +22,7 @@ pub(crate) use documented::kept as document;
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
 pub(crate) use raw::raw;
+pub(crate) use volume::Volume;
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;

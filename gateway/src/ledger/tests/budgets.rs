@@ -1,15 +1,22 @@
 //! Money cannot be overspent: not by concurrency, crashes, restarts or clocks.
 
 use super::harness::{
-    House, NOON, ask, complete, done, free, group, head, key, key_id, money, path, request, tokens,
-    usd, used,
+    House, NOON, all, ask, complete, done, free, group, head, key, key_id, money, path, request,
+    tokens, usd, used,
 };
 use crate::{
     caller::{BudgetSpec, KeyRecord, Window},
-    ledger::{Books, OpenEntry, Scope, Short},
+    ledger::{
+        AttemptOutcome, Books, CommitTicket, Entry, OpenEntry, RequestId, Scope, Short,
+        SummaryQuery,
+    },
 };
+use futures::FutureExt;
 use proptest::prelude::*;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 #[test]
 fn of_64_threads_against_a_budget_for_k_requests_exactly_k_are_admitted() {
@@ -136,40 +143,45 @@ enum Step {
         key: usize,
         cents: u64,
     },
-    /// Ends one of the running requests: uses this many cents' tokens, at most what it reserved.
-    Finish {
+    /// Ends one of the running requests, with a part of what it reserved, nothing owed, an unknown
+    /// use, or a client that left.
+    End {
         pick: usize,
-        percent: u64,
-    },
-    Void {
-        pick: usize,
-    },
-    Unknown {
-        pick: usize,
-    },
-    Drop {
-        pick: usize,
+        how: How,
     },
     Clock {
         hours: i64,
     },
-    /// The process dies here and starts again.
-    Crash,
+    /// The process dies here and starts again: with everything committed, or in the middle of it.
+    Crash {
+        committed: bool,
+    },
     /// It closes and starts again, once with its index deleted.
     Restart {
         without_index: bool,
     },
 }
 
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Used { percent: u64 },
+    Void,
+    Unknown,
+    Dropped,
+}
+
 fn step() -> impl Strategy<Value = Step> {
+    let how = prop_oneof![
+        3 => (0..=100_u64).prop_map(|percent| How::Used { percent }),
+        1 => Just(How::Void),
+        1 => Just(How::Unknown),
+        1 => Just(How::Dropped),
+    ];
     prop_oneof![
         6 => (0..2_usize, 1..60_u64).prop_map(|(key, cents)| Step::Reserve { key, cents }),
-        3 => (0..9_usize, 0..=100_u64).prop_map(|(pick, percent)| Step::Finish { pick, percent }),
-        1 => (0..9_usize).prop_map(|pick| Step::Void { pick }),
-        1 => (0..9_usize).prop_map(|pick| Step::Unknown { pick }),
-        1 => (0..9_usize).prop_map(|pick| Step::Drop { pick }),
+        6 => (0..9_usize, how).prop_map(|(pick, how)| Step::End { pick, how }),
         1 => (-30..30_i64).prop_map(|hours| Step::Clock { hours }),
-        1 => Just(Step::Crash),
+        2 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
         1 => any::<bool>().prop_map(|without_index| Step::Restart { without_index }),
     ]
 }
@@ -224,6 +236,115 @@ fn set_up(books: &Books) {
     }
 }
 
+// === the plain model ===
+
+/// What a request must look like in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Booked {
+    /// What its attempt is said to have cost; `None` where nobody knows.
+    cost: Option<u64>,
+    /// What its budgets were charged.
+    charge: u64,
+}
+
+/// One request as the model remembers it. Amounts are cents.
+#[derive(Debug)]
+struct Remembered {
+    held: u64,
+    ended: Option<Booked>,
+    /// Once it resolves, no crash may lose the request.
+    reserved: CommitTicket,
+    /// Once it resolves, no crash may lose how it ended. `None` of one that was dropped.
+    told: Option<CommitTicket>,
+}
+
+/// Every request there was, by id, and nothing but sums over them.
+#[derive(Debug, Default)]
+struct Model(BTreeMap<RequestId, Remembered>);
+
+impl Booked {
+    /// Of a request that ran when the process died, or whose use nobody told.
+    fn as_reserved(held: u64, cost: Option<u64>) -> Self {
+        Self { cost, charge: held }
+    }
+
+    /// As an entry tells it.
+    fn of(entry: &Entry, held: u64) -> Self {
+        let cost = entry.cost.map(|cost| cost.pico() / usd("0.01").pico());
+        let voided = entry.attempts[0].voided;
+        Self { cost, charge: if voided { 0 } else { cost.unwrap_or(held) } }
+    }
+}
+
+impl Model {
+    fn sums(&self) -> (u64, u64, u64) {
+        let ended = self.0.values().filter_map(|request| request.ended);
+        let running = self.0.values().filter(|request| request.ended.is_none());
+        (
+            ended.clone().map(|booked| booked.charge).sum(),
+            running.map(|request| request.held).sum(),
+            ended.filter_map(|booked| booked.cost).sum(),
+        )
+    }
+
+    /// The books say what the model says: what is spent and held, how every request ended, and
+    /// what all of them cost, by entries and by rollups.
+    fn agrees(&self, books: &Books) {
+        let (spent, held, cost) = self.sums();
+        let cents = |cents: u64| u128::from(usd("0.01").pico()) * u128::from(cents);
+        let budgets = books.budgets();
+        let total = budgets.iter().find(|budget| *budget.id == *"global/total").unwrap();
+        let side = total.money.unwrap();
+        assert_eq!((side.spent.pico(), side.reserved.pico()), (cents(spent), cents(held)));
+        let running = self.0.values().filter(|request| request.ended.is_none()).count();
+        assert_eq!(books.reservations().len(), running);
+        let entries = all(books);
+        let ended = self.0.values().filter(|request| request.ended.is_some()).count();
+        assert_eq!(entries.len(), ended, "one entry for each request that ended");
+        for entry in &entries {
+            let remembered = &self.0[&entry.id];
+            assert_eq!(Some(Booked::of(entry, remembered.held)), remembered.ended, "{entry:?}");
+        }
+        let by_rollup = SummaryQuery { exact: Some(false), ..SummaryQuery::default() };
+        let sums = books.summary(&by_rollup).unwrap().total;
+        assert_eq!((sums.requests, sums.cost_usd.pico()), (ended as u64, cents(cost)));
+    }
+
+    /// What may not be lost, at this moment, and whether its end may not be either.
+    fn acknowledged(&self) -> BTreeMap<RequestId, bool> {
+        let resolved = |ticket: &CommitTicket| {
+            matches!(ticket.clone().committed().now_or_never(), Some(Ok(())))
+        };
+        let safe = self.0.iter().filter(|(_, request)| resolved(&request.reserved));
+        safe.map(|(id, request)| (*id, request.told.as_ref().is_some_and(resolved))).collect()
+    }
+
+    /// After a crash: what ran is booked as it was reserved. What was not acknowledged may have
+    /// been durable all the same, or have lost its end, or be gone whole.
+    fn crashed(&mut self, acknowledged: &BTreeMap<RequestId, bool>, books: &Books) {
+        let found: BTreeMap<_, _> = all(books).into_iter().map(|entry| (entry.id, entry)).collect();
+        self.0.retain(|id, request| {
+            let safe = acknowledged.get(id);
+            let Some(entry) = found.get(id) else {
+                assert_eq!(safe, None, "{id} was acknowledged and is lost");
+                return false;
+            };
+            let booked = Booked::of(entry, request.held);
+            let as_reserved = Booked::as_reserved(request.held, Some(request.held));
+            match request.ended {
+                Some(ended) if safe == Some(&true) => {
+                    assert_eq!(booked, ended, "acknowledged as it ended");
+                }
+                Some(ended) => assert!([ended, as_reserved].contains(&booked), "{booked:?}"),
+                None => assert_eq!(booked, as_reserved),
+            }
+            request.ended = Some(booked);
+            (request.reserved, request.told) = (CommitTicket::ready(), Some(CommitTicket::ready()));
+            true
+        });
+    }
+}
+
 fn history(steps: Vec<Step>) {
     let mut house = House::new().with(|config| {
         config.global_budgets = vec![money(Window::Day, "3"), money(Window::Total, "40")];
@@ -231,45 +352,43 @@ fn history(steps: Vec<Step>) {
     });
     let mut books = house.open();
     set_up(&books);
-    let mut running: Vec<(OpenEntry, u64)> = Vec::new();
+    let mut model = Model::default();
+    let mut running: Vec<(OpenEntry, RequestId)> = Vec::new();
     for step in steps {
-        let mut take =
-            |pick: usize| (!running.is_empty()).then(|| running.swap_remove(pick % running.len()));
         match step {
             Step::Reserve { key, cents } => {
-                let mut entry = books.open_entry(head(&books, KEYS[key])).unwrap();
-                if entry.reserve(cent_ask(cents)).is_ok() {
-                    running.push((entry, cents));
+                let head = head(&books, KEYS[key]);
+                let id = head.id;
+                let mut entry = books.open_entry(head).unwrap();
+                match entry.reserve(cent_ask(cents)) {
+                    Err(_) => entry.discard(),
+                    Ok((_, ticket)) => {
+                        running.push((entry, id));
+                        let (reserved, told) = (ticket, None);
+                        model.0.insert(id, Remembered { held: cents, ended: None, reserved, told });
+                    }
                 }
             }
-            Step::Finish { pick, percent } => {
-                if let Some((mut entry, cents)) = take(pick) {
-                    let index = first(&entry);
-                    complete(&mut entry, index, used(cents * percent / 100, 0));
-                    let _ticket = entry.finish(done(index));
+            Step::End { pick, how } => {
+                if running.is_empty() {
+                    continue;
+                }
+                let (entry, id) = running.swap_remove(pick % running.len());
+                if let Some(remembered) = model.0.get_mut(&id) {
+                    let (ticket, booked) = end(entry, remembered.held, how);
+                    remembered.ended = Some(booked);
+                    remembered.told = ticket;
                 }
             }
-            Step::Void { pick } => {
-                if let Some((mut entry, _)) = take(pick) {
-                    let index = first(&entry);
-                    entry.end_attempt(index, crate::ledger::AttemptOutcome::NotSent, true);
-                    let _ticket = entry.finish(done(index));
-                }
-            }
-            Step::Unknown { pick } => {
-                if let Some((mut entry, _)) = take(pick) {
-                    let index = first(&entry);
-                    entry.end_attempt(index, crate::ledger::AttemptOutcome::Broken, false);
-                    let _ticket = entry.finish(done(index));
-                }
-            }
-            Step::Drop { pick } => drop(take(pick)),
             Step::Clock { hours } => {
                 let now = house.clock.unix_ms();
                 house.hand.set(now.saturating_add_signed(hours * 3_600_000));
             }
-            Step::Crash => {
-                books.catch_up();
+            Step::Crash { committed } => {
+                if committed {
+                    books.catch_up();
+                }
+                let acknowledged = model.acknowledged();
                 let after = house.crashed();
                 // The dead process's requests end in its own directory, not in the new one.
                 running.clear();
@@ -277,9 +396,15 @@ fn history(steps: Vec<Step>) {
                 house = after;
                 books = house.open();
                 assert!(books.reservations().is_empty());
+                model.crashed(&acknowledged, &books);
             }
             Step::Restart { without_index } => {
-                running.clear();
+                for (entry, id) in running.drain(..) {
+                    drop(entry);
+                    if let Some(remembered) = model.0.get_mut(&id) {
+                        remembered.ended = Some(Booked::as_reserved(remembered.held, None));
+                    }
+                }
                 books.close();
                 drop(books);
                 if without_index {
@@ -289,11 +414,29 @@ fn history(steps: Vec<Step>) {
             }
         }
         sound(&books);
+        model.agrees(&books);
     }
 }
 
-fn first(entry: &OpenEntry) -> crate::ledger::AttemptIndex {
-    entry.first_attempt()
+/// Ends a request; what of it can be waited for, and what it must have come to.
+fn end(mut entry: OpenEntry, held: u64, how: How) -> (Option<CommitTicket>, Booked) {
+    let index = entry.first_attempt();
+    match how {
+        How::Used { percent } => {
+            let cents = held * percent / 100;
+            complete(&mut entry, index, used(cents, 0));
+            (Some(entry.finish(done(index))), Booked { cost: Some(cents), charge: cents })
+        }
+        How::Void => {
+            entry.end_attempt(index, AttemptOutcome::NotSent, true);
+            (Some(entry.finish(done(index))), Booked { cost: Some(0), charge: 0 })
+        }
+        How::Unknown => {
+            entry.end_attempt(index, AttemptOutcome::Broken, false);
+            (Some(entry.finish(done(index))), Booked::as_reserved(held, None))
+        }
+        How::Dropped => (None, Booked::as_reserved(held, None)),
+    }
 }
 
 proptest! {

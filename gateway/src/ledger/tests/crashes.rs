@@ -1,7 +1,8 @@
-//! What a crash, a torn write or a damaged file leaves, and what opening makes of it.
+//! What a crash or a torn write leaves, and what opening makes of it.
 
 use super::harness::{
-    House, ask, complete, copy, done, free, head, key, key_id, money, request, usd, used,
+    House, all, ask, complete, done, free, head, house_of, key, key_id, money, records, request,
+    segment, usd, used, written,
 };
 use crate::{
     caller::Window,
@@ -9,14 +10,9 @@ use crate::{
     ledger::{
         AttemptOutcome, Books, Entry, Filter, OpenError, Outcome, Reader, SummaryQuery, held,
     },
-    store::record,
 };
 use policies::UsageSource;
-use std::{fs, ops::Range, path::PathBuf};
-
-fn all(books: &Books) -> Vec<Entry> {
-    books.requests(&Filter::default(), None, 1_000).unwrap().entries
-}
+use std::fs;
 
 #[test]
 fn an_open_reservation_is_settled_as_reserved_and_marked_after_a_crash() {
@@ -76,49 +72,6 @@ fn a_closed_ledger_in_grouped_mode_has_everything() {
     assert_eq!(all(&house.open()).len(), 100);
 }
 
-/// A directory with some requests in it, closed; without its index.
-fn written(requests: usize) -> House {
-    let house = House::new();
-    let books = house.open();
-    for _ in 0..requests {
-        request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
-    }
-    books.close();
-    drop(books);
-    fs::remove_dir_all(house.data().join("index")).unwrap();
-    house
-}
-
-fn segment(house: &House) -> PathBuf {
-    let mut files: Vec<_> = fs::read_dir(house.journal())
-        .unwrap()
-        .map(|item| item.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "journal"))
-        .collect();
-    files.sort();
-    files.pop().unwrap()
-}
-
-/// Where each record of a segment lies.
-fn records(bytes: &[u8]) -> Vec<Range<usize>> {
-    let mut at = 32;
-    let mut found = Vec::new();
-    while let Ok((_, length)) = record::read(&bytes[at..]) {
-        found.push(at..at + length);
-        at += length;
-    }
-    assert_eq!(at, bytes.len());
-    found
-}
-
-/// A house whose journal is `bytes`.
-fn house_of(original: &House, bytes: &[u8]) -> House {
-    let house = House::new();
-    copy(original.data(), house.data()).unwrap();
-    fs::write(segment(&house), bytes).unwrap();
-    house
-}
-
 #[test]
 fn wherever_the_tail_is_cut_the_committed_prefix_is_left() {
     let original = written(4);
@@ -163,23 +116,6 @@ fn whichever_byte_of_the_last_commit_is_wrong_the_prefix_before_it_is_left() {
         let (books, recovered) = house.try_open().unwrap();
         assert_eq!(recovered.replayed_events, 3, "byte {at}");
         assert_eq!(all(&books).len(), 2);
-    }
-}
-
-#[test]
-fn damage_before_the_tail_is_an_error_that_names_the_place_and_changes_nothing() {
-    let original = written(3);
-    let bytes = fs::read(segment(&original)).unwrap();
-    let records = records(&bytes);
-    for at in records[2].clone().step_by(7) {
-        let mut bytes = bytes.clone();
-        bytes[at] ^= 0x10;
-        let house = house_of(&original, &bytes);
-        let error = house.try_open().unwrap_err();
-        let message = error.to_string();
-        assert!(message.contains(&format!("offset {}", records[2].start)), "{message}");
-        assert!(message.contains("00000000000000000001.journal"), "{message}");
-        assert_eq!(fs::read(segment(&house)).unwrap(), bytes);
     }
 }
 

@@ -6,9 +6,10 @@ use crate::{
     config::Durability,
     ledger::{
         Ask, AttemptIndex, AttemptOutcome, Books, BooksConfig, DecisionRecord, Ending, Endpoint,
-        EntryHead, KeyId, OpenEntry, OpenError, Outcome, Recovered, Role, Scope, Short,
+        Entry, EntryHead, Filter, KeyId, OpenEntry, OpenError, Outcome, Recovered, Role, Scope,
+        Short,
     },
-    store::disk::Disk,
+    store::{disk::Disk, record},
     timeline::Timeline,
 };
 use policies::{
@@ -16,7 +17,12 @@ use policies::{
     RouteId, RoutePrice, RuleName, ServiceTier, TimeFacts, TokenPrice, TokenRates, Usage,
     UsageSource,
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// 1 June 2026, 12:00 UTC.
 pub(super) const NOON: u64 = 1_780_315_200_000;
@@ -67,7 +73,7 @@ impl House {
         &self.config.dir
     }
 
-    pub(super) fn journal(&self) -> std::path::PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.config.dir.join("journal")
     }
 
@@ -87,8 +93,8 @@ impl House {
     }
 }
 
-fn names(dir: &Path) -> Vec<std::path::PathBuf> {
-    let items = std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
+fn names(dir: &Path) -> Vec<PathBuf> {
+    let items = fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
     let mut names: Vec<_> =
         items.flat_map(|path| if path.is_dir() { names(&path) } else { vec![path] }).collect();
     names.sort();
@@ -96,14 +102,14 @@ fn names(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 pub(super) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for item in std::fs::read_dir(from)? {
+    fs::create_dir_all(to)?;
+    for item in fs::read_dir(from)? {
         let item = item?;
         let target = to.join(item.file_name());
         if item.file_type()?.is_dir() {
             copy(&item.path(), &target)?;
         } else {
-            std::fs::copy(item.path(), target)?;
+            fs::copy(item.path(), target)?;
         }
     }
     Ok(())
@@ -281,6 +287,54 @@ pub(super) fn complete(entry: &mut OpenEntry, index: AttemptIndex, usage: Usage)
     attempt.usage_source = Some(UsageSource::Reported);
     attempt.times.ttft_us = Some(900);
     entry.end_attempt(index, AttemptOutcome::Completed, false);
+}
+
+/// A directory with some requests in it, closed; without its index.
+pub(super) fn written(requests: usize) -> House {
+    let house = House::new();
+    let books = house.open();
+    for _ in 0..requests {
+        request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+    }
+    books.close();
+    drop(books);
+    fs::remove_dir_all(house.data().join("index")).unwrap();
+    house
+}
+
+pub(super) fn segment(house: &House) -> PathBuf {
+    let mut files: Vec<_> = fs::read_dir(house.journal())
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "journal"))
+        .collect();
+    files.sort();
+    files.pop().unwrap()
+}
+
+/// Where each record of a segment lies.
+pub(super) fn records(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut at = 32;
+    let mut found = Vec::new();
+    while let Ok((_, length)) = record::read(&bytes[at..]) {
+        found.push(at..at + length);
+        at += length;
+    }
+    assert_eq!(at, bytes.len());
+    found
+}
+
+/// A house whose journal is `bytes`.
+pub(super) fn house_of(original: &House, bytes: &[u8]) -> House {
+    let house = House::new();
+    copy(original.data(), house.data()).unwrap();
+    fs::write(segment(&house), bytes).unwrap();
+    house
+}
+
+/// Every entry, newest first.
+pub(super) fn all(books: &Books) -> Vec<Entry> {
+    books.requests(&Filter::default(), None, 1_000).unwrap().entries
 }
 
 /// A whole request: reserves `worst`, uses `usage`, waits for its entry.

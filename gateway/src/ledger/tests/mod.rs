@@ -2,9 +2,11 @@
 
 mod budgets;
 mod crashes;
+mod damage;
 mod disk;
 mod harness;
 mod hot_path;
+mod interleaved;
 mod migration;
 mod notices;
 mod power;

@@ -1,0 +1,122 @@
+//! A disk that stands still, a disk that is full, a directory that another process writes: nothing
+//! acknowledged is lost, nothing hangs that need not, and it goes on by itself.
+
+use crate::harness::{Child, Gate, Key, Volume, eventually};
+use e2e::standin::{Hold, Script, StandIn};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
+
+/// How long a test looks at something that must not happen. Too short a look can only miss a fault,
+/// never invent one.
+const LOOK: Duration = Duration::from_millis(500);
+const BUDGET_USD: u128 = 1_000;
+
+/// A gateway in strict mode whose data lie on a disk of its own.
+async fn on_a_disk_of_its_own(mib: u64) -> Option<(StandIn, Gate, Key, Volume)> {
+    let cloud = StandIn::start().await.unwrap();
+    let builder = Gate::builder().cloud(&cloud).ledger("durability = \"strict\"\nballast_mib = 8");
+    let disk = Volume::mounted_at(&builder.data_dir(), mib)?;
+    let gate = builder.start().await;
+    let key = gate.new_key().with_budget_usd(&BUDGET_USD.to_string()).create().await;
+    Some((cloud, gate, key, disk))
+}
+
+/// Holds the promises against the ledger, and prints them.
+async fn judged(what: &str, gate: &Gate, key: &Key, asked: usize, promised: &BTreeSet<String>) {
+    gate.until_nothing_is_reserved().await;
+    let kept: BTreeSet<_> = gate.ledger().entries().await.iter().map(|one| one.id()).collect();
+    let lost = promised.difference(&kept).count();
+    let overspent = gate.budget(key).await.spent().saturating_sub(BUDGET_USD * 1_000_000_000_000);
+    println!(
+        "{what}: {asked} requests, {} acknowledged, {lost} lost, {overspent} pico-USD overspent",
+        promised.len()
+    );
+    assert_eq!((lost, overspent), (0, 0));
+    let report = gate.ledger_verify().await;
+    assert_eq!(report.code, 0, "{}{}", report.stdout, report.stderr);
+}
+
+#[tokio::test]
+async fn a_disk_that_stands_still_holds_up_what_must_wait_for_it_and_nothing_else() {
+    let Some((cloud, gate, key, disk)) = on_a_disk_of_its_own(64).await else { return };
+    let mut promised = BTreeSet::new();
+    promised.insert(gate.ask("Before.").by(&key).send().await.ok().id().to_owned());
+    let hold = Hold::after_pieces(2);
+    cloud.next(Script::says("one two three").held(&hold));
+    let mut running = gate.ask("Count.").by(&key).streamed().open().await;
+    running.read_pieces(2).await;
+    let asked_before = cloud.counts().requests;
+
+    disk.freeze();
+    hold.let_go();
+    // The text flows on; the end waits, and so does what is not reserved yet.
+    running.read_pieces(3).await;
+    let mut rest = pin!(running.rest());
+    let mut new = pin!(gate.ask("And me?").by(&key).send());
+    let waited = async { tokio::join!(&mut rest, &mut new) };
+    assert!(tokio::time::timeout(LOOK, waited).await.is_err(), "acknowledged while frozen");
+    assert_eq!(cloud.counts().requests, asked_before, "sent while its reservation was not durable");
+    // One that leaves is not held up by anything.
+    gate.ask("I will not wait.").by(&key).leave_after(tokio::time::sleep(LOOK)).await;
+    // What needs no disk answers.
+    assert_eq!(gate.get("/health").await.status, 200);
+    assert!(gate.metrics().await.contains("tollgate_store_healthy"));
+    assert!(gate.budget(&key).await.reserved() > 0);
+
+    disk.thaw();
+    let (rest, new) = tokio::join!(rest, new);
+    assert!(rest.whole && rest.done());
+    promised.extend([rest.id().to_owned(), new.ok().id().to_owned()]);
+    judged("a disk that stood still", &gate, &key, 4, &promised).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_stops_paid_work_settles_what_runs_and_heals() {
+    let Some((cloud, gate, key, disk)) = on_a_disk_of_its_own(64).await else { return };
+    let mut promised = BTreeSet::new();
+    for _ in 0..10 {
+        promised.insert(gate.ask("Before.").by(&key).send().await.ok().id().to_owned());
+    }
+    let hold = Hold::after_pieces(2);
+    cloud.next(Script::says("one two three").held(&hold));
+    let mut running = gate.ask("Count.").by(&key).streamed().open().await;
+    running.read_pieces(2).await;
+
+    let filler = disk.fill();
+    let refused = eventually("paid work to be refused", || async {
+        let answer = gate.ask("Is there room?").by(&key).send().await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused.error().code.as_deref(), Some("ledger_unavailable"));
+    // What runs ends, told or not that it is on disk: the ballast gives it room.
+    hold.let_go();
+    let rest = running.rest().await;
+    if rest.whole {
+        promised.insert(rest.id().to_owned());
+    }
+
+    std::fs::remove_file(filler).unwrap();
+    let again = eventually("paid work to go on", || async {
+        let answer = gate.ask("And now?").by(&key).send().await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    promised.insert(again.id().to_owned());
+    assert_eq!(gate.ledger().entry(rest.id()).await.outcome(), "completed");
+    judged("a full disk", &gate, &key, 12, &promised).await;
+}
+
+#[tokio::test]
+async fn a_second_process_is_turned_away_and_the_first_goes_on() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).ledger("durability = \"strict\"").start().await;
+    let dir = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let second = Child::run(&dir, &["serve"]).await;
+    assert_ne!(second.code, 0);
+    assert!(second.stderr.contains("in use by another tollgate process"), "{}", second.stderr);
+    gate.ask("Are you still there?").send().await.ok();
+    let entries = gate.ledger().entries().await;
+    println!("two processes: 1 requests, {} acknowledged, 0 lost, 0 overspent", entries.len());
+    assert_eq!(entries.len(), 1);
+    assert_eq!(gate.ledger_verify().await.code, 0);
+}
