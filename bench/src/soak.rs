@@ -1,8 +1,8 @@
 //! Does the engine hold out? Twice as many callers as it has slots ask for a given time, some leave
 //! in the middle, and at the end nothing may be left behind: no KV cell, no job, no memory that grew.
 //!
-//! **Invariant:** the answer is yes only if every job ended with an event or was cancelled, the
-//! cells are free after the prefixes' are given up, and the resident memory of the last quarter is
+//! **Invariant:** the answer is yes only if every job ended with an event or was cancelled, every KV
+//! cell is free once the prefixes are given up, and the resident memory of the last quarter is
 //! within `growth_max_percent` of the first one's after warming up.
 
 use std::{
@@ -39,6 +39,9 @@ pub(crate) struct SoakArgs {
     #[arg(long, default_value_t = 5)]
     growth_max_percent: u64,
 }
+
+/// Longest wait for the cells of prefixes to be free.
+const FREE_MAX: Duration = Duration::from_secs(10);
 
 /// What has happened.
 #[derive(Debug, Default)]
@@ -77,7 +80,25 @@ pub(crate) async fn run(args: SoakArgs) -> Result<(), String> {
     while let Some(ended) = callers.join_next().await {
         ended.map_err(|e| e.to_string())??;
     }
-    report(&engine, &tally, &resident, args.growth_max_percent)
+    // Prefixes may stay in the cache for later jobs; nothing else may.
+    let kept = engine.status().kv_used;
+    engine.forget_prefixes();
+    all_free(&engine).await?;
+    engine.shutdown(Duration::from_secs(30));
+    report(&engine, &tally, (&resident, kept), args.growth_max_percent)
+}
+
+/// Waits until no KV cell is in use.
+async fn all_free(engine: &Engine) -> Result<(), String> {
+    let until = Instant::now() + FREE_MAX;
+    while engine.status().kv_used > 0 {
+        if Instant::now() > until {
+            let status = engine.status();
+            return Err(format!("{} KV cells are in use by nobody", status.kv_used));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Asks over and over; every third answer is left at a random place.
@@ -177,7 +198,7 @@ async fn watch(args: &SoakArgs, tally: &Tally) -> Result<Vec<u64>, String> {
 fn report(
     engine: &Engine,
     tally: &Tally,
-    resident: &[u64],
+    (resident, kept): (&[u64], u32),
     growth_max_percent: u64,
 ) -> Result<(), String> {
     let quarter = (resident.len() / 4).max(1);
@@ -185,27 +206,26 @@ fn report(
     // The first quarter warms up: caches fill and the allocator takes what it will keep.
     let before = most(resident.get(quarter..2 * quarter).unwrap_or(resident));
     let after = most(&resident[resident.len() - quarter..]);
-    // Prefixes may stay in the cache; a job's own cells may not.
-    engine.shutdown(Duration::from_secs(30));
     let status = engine.status();
     say(&format!(
-        "finished {} cancelled {} refused {} failed {}; memory {} -> {} MiB; {} cells of {} hold \
-         prefixes; running {} queued {}; busy {:.1} s, attributed {:.1} s",
+        "finished {} cancelled {} refused {} failed {}; memory {} -> {} MiB; {kept} of {} cells held \
+         prefixes, {} do after they were given up; running {} queued {}; busy {:.1} s, attributed \
+         {:.1} s",
         tally.finished.load(Relaxed),
         tally.cancelled.load(Relaxed),
         tally.refused.load(Relaxed),
         tally.failed.load(Relaxed),
         before / 1024,
         after / 1024,
-        status.kv_used,
         status.kv_total,
+        status.kv_used,
         status.running,
         status.queued,
         status.busy.as_secs_f64(),
         status.attributed.as_secs_f64(),
     ))?;
     let grew = after > before + before * growth_max_percent / 100;
-    let left = status.running + status.queued + status.swapped > 0;
+    let left = status.running + status.queued + status.swapped + status.kv_used > 0;
     if grew || left || tally.failed.load(Relaxed) > 0 || status.busy != status.attributed {
         return Err("the engine did not hold out".to_owned());
     }

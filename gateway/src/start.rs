@@ -221,7 +221,7 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
 }
 
 fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
-    let worker = if local.isolated || local.verify_load { Some(worker()?) } else { None };
+    let worker = if local.isolated || local.verify_load { Some(worker(local)?) } else { None };
     Ok(EngineConfig {
         verify_load: worker.clone().filter(|_| local.verify_load),
         isolation: match worker {
@@ -240,6 +240,8 @@ fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
         prefixes_max: local.prefixes_max,
         overcommit_percent: local.overcommit_percent,
         swap_bytes_max: local.swap_bytes_max,
+        speculation: local.speculation,
+        pooling: local.pooling,
         gpu_layers: local.gpu_layers,
         gpu_device: local.gpu_device.clone(),
         drill: local.drill.clone(),
@@ -248,8 +250,8 @@ fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
 }
 
 /// This program, as it computes for another of its kind.
-fn worker() -> Result<Worker, LoadError> {
+fn worker(local: &LocalConfig) -> Result<Worker, LoadError> {
     let program = std::env::current_exe().map_err(|error| LoadError::Start(error.to_string()))?;
     let args = vec![crate::cli::ENGINE_WORKER.to_owned()];
-    Ok(Worker { program, args, load_max: CHILD_LOAD_MAX })
+    Ok(Worker { program, args, load_max: CHILD_LOAD_MAX, stuck_after: local.stuck_after })
 }

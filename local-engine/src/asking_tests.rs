@@ -11,8 +11,8 @@ use crate::{
     embedding::{self, EmbedError, EmbedJob},
     error::SubmitError,
     generation::Generation,
-    job::Job,
-    scheduler_tests::{A, Bench, greedy},
+    job::{Job, Scheduling},
+    scheduler_tests::{A, Bench, events, finish, greedy},
 };
 
 /// The value of what is ready.
@@ -56,10 +56,12 @@ fn choices_come_in_all_or_none() {
 fn a_text_is_embedded_chunk_by_chunk_between_the_steps() {
     let mut bench = Bench::new(|config| config.prefill_chunk = 4);
     let _running = bench.job(&[A], 20);
+    bench.turn();
     let job = EmbedJob {
         inputs: vec![vec![A; 10], vec![A]],
         pooling: None,
         engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
     };
     let mut embedding = embedding::submit(&bench.shared, job, bench.now).expect("taken");
     for _ in 0..4 {
@@ -82,6 +84,7 @@ fn an_embedding_that_nobody_waits_for_or_that_cost_too_much_goes_no_further() {
         inputs: vec![vec![A; 40]],
         pooling: None,
         engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling::default(),
     };
     let left = embedding::submit(&bench.shared, job.clone(), bench.now).expect("taken");
     let bounded = EmbedJob { engine_time_max: Duration::ZERO, ..job };
@@ -92,4 +95,129 @@ fn an_embedding_that_nobody_waits_for_or_that_cost_too_much_goes_no_further() {
     assert_eq!(bench.scheduler.device.embedded, [4, 4], "one chunk of each");
     assert_eq!(now(bounded.vectors()), Err(EmbedError::EngineTime));
     assert!(bench.shared.embeds.is_empty());
+}
+
+fn texts(caller: u64, inputs: Vec<Vec<i32>>) -> EmbedJob {
+    EmbedJob {
+        inputs,
+        pooling: None,
+        engine_time_max: Duration::from_secs(60),
+        scheduling: Scheduling { caller, ..Scheduling::default() },
+    }
+}
+
+#[test]
+fn a_caller_with_many_texts_does_not_hold_up_another() {
+    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let many = texts(1, vec![vec![A; 8]; 6]);
+    let _many = embedding::submit(&bench.shared, many, bench.now).expect("taken");
+    bench.turn();
+    bench.now += Duration::from_millis(1);
+    let mut few = embedding::submit(&bench.shared, texts(2, vec![vec![A; 3]]), bench.now);
+    let few = few.as_mut().expect("taken");
+    bench.turns(2);
+    assert_eq!(
+        bench.scheduler.device.embedded,
+        [4, 4, 3],
+        "its turn comes after the text under way"
+    );
+    assert_eq!(now(few.vectors()).expect("computed").len(), 1);
+    bench.turns(20);
+    assert_eq!(bench.scheduler.device.embedded.iter().sum::<usize>(), 6 * 8 + 3);
+    assert!(bench.shared.embeds.is_empty());
+}
+
+#[test]
+fn an_urgent_text_comes_first_but_never_in_the_middle_of_another() {
+    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let usual = texts(1, vec![vec![A; 8]; 2]);
+    let _usual = embedding::submit(&bench.shared, usual, bench.now).expect("taken");
+    bench.turn();
+    bench.now += Duration::from_millis(1);
+    let mut urgent = texts(1, vec![vec![A; 3]]);
+    urgent.scheduling.priority = crate::job::Priority::High;
+    let _urgent = embedding::submit(&bench.shared, urgent, bench.now).expect("taken");
+    bench.turns(3);
+    assert_eq!(bench.scheduler.device.embedded, [4, 4, 3, 4]);
+}
+
+#[test]
+fn texts_and_prompts_share_what_a_turn_may_read() {
+    let mut bench = Bench::new(|config| {
+        (config.batch_tokens, config.prefill_chunk) = (64, 40);
+    });
+    let _generates = bench.job(&[A], 50);
+    bench.turns(2);
+    let _reads = bench.job(&[A; 100], 1);
+    bench.turn();
+    let before = bench.decodes().len();
+    let _embeds = embedding::submit(&bench.shared, texts(1, vec![vec![A; 90]]), bench.now);
+    bench.turn();
+    assert_eq!(bench.scheduler.device.embedded, [20], "half of 40");
+    let prompt = bench.decodes()[before].iter().filter(|token| token.slot == 1).count();
+    assert_eq!(prompt, 20, "and the other half");
+}
+
+/// A prompt that is read in several steps.
+fn long() -> Vec<i32> {
+    vec![A; 150]
+}
+
+fn reading(bench: &Bench) -> (usize, u32) {
+    let prompt = |batch: &Vec<crate::device::BatchToken>| batch.len();
+    (bench.decodes().iter().map(prompt).sum(), bench.shared.gauges.queued.load(Relaxed))
+}
+
+#[test]
+fn several_who_ask_the_same_at_once_have_it_read_once() {
+    let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (3, 600));
+    let mut jobs: Vec<Generation> = (0..3).map(|_| bench.job(&long(), 1)).collect();
+    bench.turn();
+    assert_eq!(reading(&bench).1, 2, "two wait for the first to read it");
+    bench.turns(20);
+    for job in &mut jobs {
+        assert!(finish(&events(job)).is_some());
+    }
+    let (computed, queued) = reading(&bench);
+    assert_eq!((computed, queued), (150 + 2, 0), "the others read their last token");
+}
+
+#[test]
+fn nobody_waits_for_what_it_may_not_share_or_what_is_short() {
+    let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (3, 600));
+    let of = |caller| Scheduling { caller, ..Scheduling::default() };
+    let _first = bench.submit_for(of(1), &long(), 1).expect("taken");
+    let _other = bench.submit_for(of(2), &long(), 1).expect("taken");
+    let short = [vec![A; 60], vec![A + 1; 60]].concat();
+    let _short = bench.submit_for(of(1), &short, 1).expect("taken");
+    bench.turn();
+    assert_eq!(reading(&bench).1, 0);
+}
+
+#[test]
+fn who_waits_goes_on_when_the_reader_leaves() {
+    let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (3, 600));
+    let first = bench.job(&long(), 1);
+    let mut second = bench.job(&long(), 1);
+    bench.turn();
+    assert_eq!(reading(&bench).1, 1);
+    drop(first);
+    bench.turns(20);
+    assert!(finish(&events(&mut second)).is_some());
+}
+
+#[test]
+fn prefixes_are_given_up_when_that_is_asked_for() {
+    let mut bench = Bench::new(|_| {});
+    let mut done = bench.job(&[A; 30], 1);
+    bench.turns(8);
+    assert!(finish(&events(&mut done)).is_some());
+    let _running = bench.job(&[A + 1; 5], 20);
+    bench.turns(2);
+    let before = bench.scheduler.tree.cells();
+    bench.shared.forget.store(true, Relaxed);
+    bench.turn();
+    let kept = bench.scheduler.tree.cells();
+    assert!(before > 30 && kept < 10, "only the running job's: {before}, {kept}");
+    assert_eq!(kept, bench.scheduler.device.cells_used());
 }

@@ -7,7 +7,7 @@ use crate::{
     device::Device,
     evictions::{Eviction, EvictionKind, JobRef},
     job::Job,
-    prefix_tree::Held,
+    prefix_tree::{Held, common_prefix},
     scheduler::Scheduler,
     sequence::{Sequence, cells},
     shared::Waiting,
@@ -17,6 +17,8 @@ use crate::{
 
 /// A prefix shorter than this is not worth keeping when its end is given up.
 const PREFIX_TOKENS_MIN: usize = 16;
+/// Tokens that another job is about to read and that are worth waiting for.
+const AWAITED_TOKENS_MIN: usize = 64;
 
 impl<D: Device> Scheduler<D> {
     /// Whether a job can come in: a slot is free, and with it the running jobs' longest answers
@@ -48,6 +50,34 @@ impl<D: Device> Scheduler<D> {
     pub(crate) fn claimed(&self, held: &Held) -> usize {
         let growth = self.running().map(|(at, job)| job.cells().saturating_sub(self.read(at)));
         held.cells.saturating_add(growth.sum())
+    }
+
+    /// Whether a running job is reading what this one begins with, and will be done with it before
+    /// this one would: side by side each would read it at half the speed. Who
+    /// waits already waits for the last of it.
+    pub(crate) fn is_behind(&self, job: &Job, waits: bool) -> bool {
+        if !self.device.can_reuse() {
+            return false;
+        }
+        let domain = self.domain(job.scheduling.caller);
+        let prompt = &job.prompt[..job.prompt.len().saturating_sub(1)];
+        let ahead = self.running().filter(|(at, reader)| {
+            self.read(*at) < reader.to_read() && self.domain(reader.scheduling.caller) == domain
+        });
+        let mut ahead = ahead.peekable();
+        if ahead.peek().is_none() {
+            return false;
+        }
+        let there = self.tree.longest(domain, prompt).map_or(0, |found| found.keep);
+        ahead.any(|(at, reader)| {
+            let common = common_prefix(prompt, &reader.history);
+            let least = if waits { 1 } else { AWAITED_TOKENS_MIN };
+            common >= there.max(self.read(at)) + least
+        })
+    }
+
+    fn domain(&self, caller: u64) -> u64 {
+        if self.share_prefixes { 0 } else { caller }
     }
 
     /// Puts a job into the slot where least is to compute.
@@ -190,7 +220,7 @@ impl<D: Device> Scheduler<D> {
     fn wanted<'a>(&self, job: &'a Job) -> Wanted<'a> {
         Wanted {
             prompt: &job.prompt,
-            domain: if self.share_prefixes { 0 } else { job.scheduling.caller },
+            domain: self.domain(job.scheduling.caller),
             unified: self.device.unified(),
             reuse: self.device.can_reuse(),
         }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     drill::Drill,
+    embedding::Pooling,
     error::LoadError,
     process::{Isolation, Worker},
+    speculation::{DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Speculation},
 };
 
 /// llama.cpp's compiled-in limit on sequences in one context.
@@ -79,6 +81,12 @@ pub struct EngineConfig {
     pub overcommit_percent: u32,
     /// Bytes that cells of jobs outside the cache may take; what does not fit is computed again.
     pub swap_bytes_max: usize,
+    /// Whether tokens are guessed before they are computed. A model whose cells cannot be taken back
+    /// (a sliding window, a recurrent state) goes without.
+    pub speculation: Speculation,
+    /// How token vectors become one where a job does not say; `None` is what the file says, or the
+    /// mean.
+    pub pooling: Option<Pooling>,
     /// Events a job may be ahead of its reader; then the job, and no other, pauses.
     pub reader_lag_max: usize,
     /// Longest pause for a reader that does not read; then the job fails and its slot is free.
@@ -123,6 +131,8 @@ impl EngineConfig {
             prefixes_max: 32,
             overcommit_percent: 150,
             swap_bytes_max: 512 << 20,
+            speculation: Speculation::Off,
+            pooling: None,
             reader_lag_max: 64,
             reader_stall_max: Duration::from_secs(30),
             unix_now: system_clock(),
@@ -182,6 +192,14 @@ impl EngineConfig {
         }
         if self.context_tokens > 16_777_216 {
             return refuse("context_tokens must be at most 16777216");
+        }
+        if let Speculation::Lookup { tokens_max, streams_max } = self.speculation {
+            if !(1..=DRAFT_TOKENS_MAX).contains(&tokens_max) {
+                return refuse("the tokens guessed at once must be 1 to 16");
+            }
+            if !(1..=DRAFT_STREAMS_MAX).contains(&streams_max) {
+                return refuse("the streams with guesses must be 1 to 8");
+            }
         }
         if self.reader_lag_max == 0 {
             return refuse("reader_lag_max must be at least 1");

@@ -136,9 +136,13 @@ impl std::fmt::Debug for Constraint {
 // === impl Allowed ===
 
 impl Allowed {
-    /// Whether `token` may come.
-    pub(crate) fn has(&self, token: i32) -> bool {
-        u32::try_from(token).is_ok_and(|token| self.0.is_allowed(token))
+    /// Shows every token that may come, from the first on.
+    pub(crate) fn each(&self, mut show: impl FnMut(i32)) {
+        self.0.iter_set_entries(|token| {
+            if let Ok(token) = i32::try_from(token) {
+                show(token);
+            }
+        });
     }
 }
 

@@ -46,6 +46,9 @@ pub(crate) trait Device {
     /// Whether a slot's prefix can be taken over by another sequence.
     fn can_reuse(&self) -> bool;
 
+    /// Whether a slot's last tokens can be taken back.
+    fn can_rewind(&self) -> bool;
+
     /// How a job draws. The job has been checked.
     fn sampler(&self, job: &Job) -> Self::Sampler;
 

@@ -2,10 +2,11 @@
 //!
 //! They are computed on the scheduler's thread, in a context of their own that is made for the first
 //! of them, one chunk a turn, so that a long text stalls nobody's tokens for longer than a prompt's
-//! chunk does. Time is attributed as for any job.
+//! chunk does: where prompts are read too, each gets half of what a step may read. Between texts the
+//! caller who has had least comes next. Time is attributed as for any job.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::Ordering::{Relaxed, SeqCst},
@@ -13,14 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::{
     device::{Device, Fault},
     error::SubmitError,
-    job::JobUsage,
+    job::{JobUsage, Scheduling},
     meter::Meter,
     scheduler::Scheduler,
+    sequence::Sequence,
     shared::Shared,
     status::nanoseconds,
 };
@@ -29,7 +32,7 @@ use crate::{
 pub const EMBED_INPUTS_MAX: usize = 2_048;
 
 /// How a text's token vectors become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {
     /// Their mean.
     Mean,
@@ -40,15 +43,18 @@ pub enum Pooling {
 }
 
 /// Texts to be embedded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EmbedJob {
     /// Their tokens, from [`crate::Engine::tokenize_raw`]: each at least one, and no more than
     /// [`crate::Engine::embed_tokens_max`].
     pub inputs: Vec<Vec<i32>>,
-    /// How token vectors are pooled; `None` is what the model's file says, or the mean.
+    /// How token vectors are pooled; `None` is as the engine is configured, else what the model's file
+    /// says, else the mean.
     pub pooling: Option<Pooling>,
     /// Attributed engine time after which the job fails: the bound a reservation was computed from.
     pub engine_time_max: Duration,
+    /// Whose job it is and how urgent.
+    pub scheduling: Scheduling,
 }
 
 /// Vectors that are being computed. Dropping it cancels the job before its next chunk.
@@ -60,7 +66,7 @@ pub struct Embedding {
 }
 
 /// Why there are no vectors.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum EmbedError {
     /// It waited in the queue for `queue_wait_max`, and nothing was computed.
     #[error("waited {} ms for the engine", .0.as_millis())]
@@ -76,10 +82,13 @@ pub enum EmbedError {
     Ended,
 }
 
+/// What becomes of a job.
+pub(crate) type Vectors = Result<Vec<Vec<f32>>, EmbedError>;
+
 /// A job in the queue or under way.
 #[derive(Debug)]
-struct Reading {
-    job: EmbedJob,
+pub(crate) struct Reading {
+    pub(crate) job: EmbedJob,
     done: Vec<Vec<f32>>,
     /// Tokens of the current text that were read, and what their vectors made so far.
     read: usize,
@@ -87,15 +96,22 @@ struct Reading {
     submitted: Instant,
     /// Counts it as open until it has ended.
     _open: Arc<()>,
-    meter: Arc<Meter>,
-    told: oneshot::Sender<Result<Vec<Vec<f32>>, EmbedError>>,
+    pub(crate) meter: Arc<Meter>,
+    told: oneshot::Sender<Vectors>,
 }
 
-/// The embedding jobs that wait, oldest first; the first may be under way.
+/// The embedding jobs that wait; one may be under way.
 #[derive(Debug)]
 pub(crate) struct Embeds {
-    jobs: Mutex<VecDeque<Reading>>,
+    line: Mutex<Line>,
     most: usize,
+}
+
+/// The jobs in the order they came, and the tokens that each waiting caller has had.
+#[derive(Debug, Default)]
+struct Line {
+    jobs: Vec<Reading>,
+    served: BTreeMap<u64, u64>,
 }
 
 // === impl Embedding ===
@@ -127,20 +143,68 @@ impl Drop for Embedding {
 
 impl Embeds {
     pub(crate) fn new(most: usize) -> Embeds {
-        Embeds { jobs: Mutex::default(), most }
+        Embeds { line: Mutex::default(), most }
     }
 
-    fn jobs(&self) -> MutexGuard<'_, VecDeque<Reading>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.jobs().is_empty()
+        self.line().jobs.is_empty()
     }
 
     /// Gives them all up: whoever waits is told that the engine ended.
     pub(crate) fn clear(&self) {
-        self.jobs().clear();
+        *self.line() = Line::default();
+    }
+
+    /// Takes out the job whose turn it is, to be computed elsewhere.
+    pub(crate) fn take(&self) -> Option<Reading> {
+        let mut line = self.line();
+        let reading = line.next()?;
+        line.done(reading.job.scheduling.caller, 0);
+        Some(reading)
+    }
+}
+
+impl Line {
+    fn push(&mut self, reading: Reading) {
+        // A newcomer has had what the others have had least: it waits for nobody's past.
+        let least = self.served.values().copied().min().unwrap_or(0);
+        self.served.entry(reading.job.scheduling.caller).or_insert(least);
+        self.jobs.push(reading);
+    }
+
+    /// The job in the middle of a text, else the most urgent one of the caller who has had least.
+    fn next(&mut self) -> Option<Reading> {
+        let rank = |reading: &Reading| {
+            let Scheduling { caller, priority, .. } = reading.job.scheduling;
+            (reading.read == 0, priority, self.served.get(&caller).copied(), reading.submitted)
+        };
+        let jobs = self.jobs.iter().enumerate();
+        let (at, _) = jobs.min_by_key(|(_, reading)| rank(reading))?;
+        Some(self.jobs.remove(at))
+    }
+
+    /// Puts a job back that is not done, so many tokens further on.
+    fn put_back(&mut self, reading: Reading, tokens: u64) {
+        self.charge(reading.job.scheduling.caller, tokens);
+        self.jobs.push(reading);
+    }
+
+    /// A caller's job is done: who does not wait saves nothing up.
+    fn done(&mut self, caller: u64, tokens: u64) {
+        self.charge(caller, tokens);
+        if self.jobs.iter().all(|other| other.job.scheduling.caller != caller) {
+            self.served.remove(&caller);
+        }
+    }
+
+    fn charge(&mut self, caller: u64, tokens: u64) {
+        if let Some(served) = self.served.get_mut(&caller) {
+            *served = served.saturating_add(tokens);
+        }
     }
 }
 
@@ -150,13 +214,14 @@ pub(crate) fn submit(
     job: EmbedJob,
     now: Instant,
 ) -> Result<Embedding, SubmitError> {
-    let mut jobs = shared.embeds.jobs();
-    if jobs.len() >= shared.embeds.most {
-        return Err(SubmitError::QueueFull { queued: jobs.len() });
+    let mut line = shared.embeds.line();
+    let queued = line.jobs.len();
+    if queued >= shared.embeds.most {
+        return Err(SubmitError::QueueFull { queued });
     }
     let (told, vectors) = oneshot::channel();
     let meter = Arc::new(Meter::default());
-    jobs.push_back(Reading {
+    line.push(Reading {
         done: Vec::with_capacity(job.inputs.len()),
         job,
         read: 0,
@@ -166,7 +231,7 @@ pub(crate) fn submit(
         meter: Arc::clone(&meter),
         told,
     });
-    drop(jobs);
+    drop(line);
     shared.wake();
     Ok(Embedding { vectors, meter, shared: Arc::clone(shared) })
 }
@@ -174,27 +239,35 @@ pub(crate) fn submit(
 // === impl Scheduler ===
 
 impl<D: Device> Scheduler<D> {
-    /// Reads one chunk of the oldest embedding job. False: there is none. An error means that the
-    /// device is lost.
+    /// Reads one chunk of the embedding job whose turn it is. False: there is none. An error means that
+    /// the device is lost.
     pub(crate) fn embed(&mut self, now: Instant) -> Result<bool, String> {
-        let next = self.shared.embeds.jobs().pop_front();
+        self.embedded = 0;
+        let next = self.shared.embeds.line().next();
         let Some(mut reading) = next else { return Ok(false) };
+        let Scheduling { caller, queue_wait_max, .. } = reading.job.scheduling;
         if reading.meter.cancelled.load(SeqCst) {
+            self.shared.embeds.line().done(caller, 0);
             return Ok(true);
         }
         let waited = now.saturating_duration_since(reading.submitted);
-        if reading.is_new() && waited >= self.queue_wait_max {
-            let _ = reading.told.send(Err(EmbedError::Expired(waited)));
+        let wait_max = queue_wait_max.unwrap_or(Duration::MAX).min(self.queue_wait_max);
+        if reading.is_new() && waited >= wait_max {
+            self.shared.embeds.line().done(caller, 0);
+            reading.tell(Err(EmbedError::Expired(waited)));
             return Ok(true);
         }
+        let chunk = self.embed_bound();
         let ready = self.device.ready_to_embed();
         let started = Instant::now();
-        let read = ready.and_then(|()| reading.chunk(&mut self.device, self.prefill_chunk));
+        let read = ready.and_then(|()| reading.chunk(&mut self.device, chunk));
         let spent = nanoseconds(started.elapsed());
         reading.meter.spend_prefill(spent);
         let gauges = &self.shared.gauges;
         gauges.busy_ns.fetch_add(spent, Relaxed);
         gauges.attributed_ns.fetch_add(spent, Relaxed);
+        let tokens = *read.as_ref().unwrap_or(&0);
+        self.embedded = usize::try_from(tokens).unwrap_or(usize::MAX);
         let ended = match read {
             Ok(tokens) => {
                 gauges.prefill_tokens.fetch_add(tokens, Relaxed);
@@ -211,15 +284,29 @@ impl<D: Device> Scheduler<D> {
             Err(Fault::Broken(reason)) => return Err(reason),
         };
         match ended {
-            // Nobody may wait any more: it is all the same.
-            Some(end) => drop(reading.told.send(end)),
-            None => self.shared.embeds.jobs().push_front(reading),
+            Some(end) => {
+                self.shared.embeds.line().done(caller, tokens);
+                reading.tell(end);
+            }
+            None => self.shared.embeds.line().put_back(reading, tokens),
         }
         Ok(true)
+    }
+
+    /// Tokens of a text that a turn may read: as many as of a prompt, half where there are prompts.
+    fn embed_bound(&self) -> usize {
+        let bound = self.prefill_bound(self.running().count()).min(self.prefill_chunk);
+        let reads = |(at, job): (usize, &Sequence<D::Sampler>)| self.read(at) < job.to_read();
+        if self.running().any(reads) { bound.div_ceil(2) } else { bound }
     }
 }
 
 impl Reading {
+    /// Says what has become of it. Nobody may wait any more: it is all the same.
+    pub(crate) fn tell(self, vectors: Vectors) {
+        drop(self.told.send(vectors));
+    }
+
     fn is_new(&self) -> bool {
         self.read == 0 && self.done.is_empty()
     }

@@ -3,7 +3,7 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -139,8 +139,9 @@ impl Engine {
     ///
     /// # Errors
     /// The job cannot be computed as asked, too many wait already, or the engine takes no jobs.
-    pub fn submit(&self, job: Job) -> Result<Generation, SubmitError> {
+    pub fn submit(&self, mut job: Job) -> Result<Generation, SubmitError> {
         validate::check(&job, &self.inner.loaded.info)?;
+        self.find_breakers(&mut job);
         let shared = &self.inner.shared;
         let (events, meter) = shared.enqueue(job, Instant::now())?;
         Ok(Generation::new(events, meter, Arc::clone(shared)))
@@ -159,6 +160,8 @@ impl Engine {
             let reason = format!("must be 1 to {}", self.choices_max());
             return Err(SubmitError::Invalid { parameter: "n", reason });
         }
+        let mut job = job.clone();
+        self.find_breakers(&mut job);
         let choice = |index: u32| {
             let mut job = job.clone();
             job.sampling.seed = job.sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
@@ -169,6 +172,13 @@ impl Engine {
         let generation =
             |(events, meter)| Generation::new(events, meter, Arc::clone(&inner.shared));
         Ok(queued.into_iter().map(generation).collect())
+    }
+
+    /// Looks for the tokens of DRY's breakers here, so that the scheduler does not have to.
+    fn find_breakers(&self, job: &mut Job) {
+        if let Some(dry) = &mut job.sampling.dry {
+            dry.breakers.find(|texts| self.inner.loaded.model.heads(texts));
+        }
     }
 
     /// Most choices of one request: as many as can be decoded together.
@@ -182,11 +192,7 @@ impl Engine {
     /// # Errors
     /// A text is empty or too long, too many jobs wait already, or the engine takes none.
     pub fn embed(&self, job: EmbedJob) -> Result<Embedding, SubmitError> {
-        let Inner { loaded, shared, remote, .. } = &*self.inner;
-        if remote.is_some() {
-            let reason = "a model in a process of its own computes no embeddings".to_owned();
-            return Err(SubmitError::Invalid { parameter: "input", reason });
-        }
+        let Inner { loaded, shared, .. } = &*self.inner;
         validate::check_embed(&job, loaded.embed_tokens_max, &loaded.info)?;
         match shared.gauges.state() {
             EngineState::Running => embedding::submit(shared, job, Instant::now()),
@@ -208,6 +214,14 @@ impl Engine {
     /// The rule is malformed, too large, or asks for something that cannot be enforced.
     pub fn constrain(&self, rule: &Rule) -> Result<Constraint, ConstraintError> {
         self.inner.loaded.constraints.compile(rule)
+    }
+
+    /// A token's bytes, as they are shown.
+    pub(crate) fn token_bytes(&self, token: i32) -> Vec<u8> {
+        match self.inner.loaded.model.token_bytes(token) {
+            (bytes, false) => bytes,
+            (_, true) => Vec::new(),
+        }
     }
 
     /// What is known about the model.
@@ -251,6 +265,16 @@ impl Engine {
     #[must_use]
     pub fn evictions(&self) -> Vec<Eviction> {
         self.inner.shared.evictions.read(Instant::now())
+    }
+
+    /// Gives up every prefix that is kept for later jobs, before the next step. Running jobs lose
+    /// nothing.
+    pub fn forget_prefixes(&self) {
+        match &self.inner.remote {
+            Some(remote) => remote.forget(),
+            None => self.inner.shared.forget.store(true, Relaxed),
+        }
+        self.inner.shared.wake();
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest

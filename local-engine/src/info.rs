@@ -47,6 +47,8 @@ pub struct ModelInfo {
     pub trained_context_tokens: u32,
     /// Most tokens one job may have, prompt and answer together.
     pub context_tokens: u32,
+    /// Tokens of the longest text that can be embedded.
+    pub embed_tokens_max: u32,
     /// Tokens the KV cache holds over all slots.
     pub kv_cells: u32,
     /// Whether the KV cache is one pool for all slots.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::constraint::Constraint;
+use crate::{constraint::Constraint, draw::Breakers};
 
 /// Most alternatives told for each token.
 pub const TOP_LOGPROBS_MAX: u32 = 20;
@@ -80,7 +80,7 @@ pub struct Dry {
     /// The window, in tokens of prompt and answer.
     pub last_n: u32,
     /// Texts that no repetition reaches across; each non-empty, without a null.
-    pub breakers: Vec<String>,
+    pub breakers: Breakers,
 }
 
 impl Default for Sampling {

@@ -19,6 +19,7 @@ mod costs;
 mod desk;
 mod device;
 mod digest;
+mod draw;
 mod drill;
 mod embedding;
 mod engine;
@@ -55,6 +56,9 @@ mod scheduler_tests;
 mod sequence;
 mod shared;
 mod slots;
+mod speculation;
+#[cfg(test)]
+mod speculation_tests;
 #[cfg(test)]
 mod state_tests;
 mod status;
@@ -70,6 +74,7 @@ mod with_model;
 pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use constraint::{Constraint, ConstraintError, Rule};
+pub use draw::Breakers;
 pub use drill::Drill;
 pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedJob, Embedding, Pooling};
 pub use engine::Engine;
@@ -85,6 +90,9 @@ pub use job::{
 };
 pub use predict::Prediction;
 pub use process::{Isolation, Worker, serve_parent};
+pub use speculation::{
+    DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, RequestClass, Speculation, SpeculationStatus,
+};
 pub use status::{EngineState, Status, StepCosts};
 pub use template::Chat;
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

@@ -7,6 +7,8 @@
 
 mod embedding;
 mod sampler;
+#[cfg(test)]
+mod sampler_tests;
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -33,6 +35,7 @@ use llama_cpp_2::{
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Fault},
+    draw::{Heads, Scratch, Texts},
     embedding::Pooling,
     info::Device,
     job::{Job, Likely, TokenLogprob},
@@ -143,6 +146,8 @@ pub(crate) fn layers_of(file: &Path) -> Option<u32> {
 pub(crate) struct Model {
     model: LlamaModel,
     vocabulary: i32,
+    /// Made for the first job with DRY.
+    texts: OnceLock<Texts>,
 }
 
 impl Model {
@@ -164,7 +169,7 @@ impl Model {
         if vocabulary <= 0 {
             return Err("it has no vocabulary".to_owned());
         }
-        Ok(Model { model, vocabulary })
+        Ok(Model { model, vocabulary, texts: OnceLock::new() })
     }
 
     /// Loads only the vocabulary and the metadata: enough to make prompts, not to compute.
@@ -174,7 +179,7 @@ impl Model {
         let params = LlamaModelParams::default().with_vocab_only(true);
         let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
         let vocabulary = model.vocab().n_tokens();
-        Ok(Model { model, vocabulary })
+        Ok(Model { model, vocabulary, texts: OnceLock::new() })
     }
 
     /// A metadata value of the file.
@@ -260,6 +265,20 @@ impl Model {
         (bytes, true)
     }
 
+    /// The tokens that DRY's breakers begin with. Looks through the vocabulary for those it does not
+    /// know yet, which takes milliseconds.
+    pub(crate) fn heads(&self, breakers: &[String]) -> Heads {
+        let vocab = self.model.vocab();
+        let texts = self.texts.get_or_init(|| {
+            let text = |id| vocab.detokenize(&[LlamaToken::new(id)], false, true);
+            Texts::new((0..self.vocabulary).map(text))
+        });
+        texts.heads(breakers, |text| {
+            let tokens = vocab.tokenize(text, false, false);
+            tokens.into_iter().map(|token| token.0).collect()
+        })
+    }
+
     /// The longest token's bytes: no text of n bytes has fewer than n / this many tokens.
     pub(crate) fn token_bytes_max(&self) -> usize {
         let vocab = self.model.vocab();
@@ -277,11 +296,14 @@ pub(crate) struct LlamaDevice<'m> {
     batch_max: usize,
     /// Which rows of the last batch have logits.
     rows: Vec<bool>,
+    /// Room to draw in.
+    scratch: Scratch,
     unified: bool,
     slots: u32,
     /// The sliding window, where the model has one.
     window: Option<u32>,
     can_reuse: bool,
+    can_rewind: bool,
     embedder: Embedder,
     /// Made for the first text to embed.
     embedding: Option<Embedding<'m>>,
@@ -308,23 +330,24 @@ impl<'m> LlamaDevice<'m> {
             .metadata(&format!("{architecture}.attention.sliding_window"))
             .and_then(|tokens| tokens.parse().ok())
             .filter(|tokens| *tokens > 0);
+        // A window's cells are overwritten in no order that can be seen from outside: a cut cache may
+        // have holes. Such a model reads every prompt anew.
+        let can_rewind =
+            window.is_none() && !model.model.is_recurrent() && !model.model.is_hybrid();
         let mut device = LlamaDevice {
             model,
             context,
             batch: LlamaBatch::new(batch_max, 1),
             batch_max,
             rows: Vec::new(),
+            scratch: Scratch::default(),
             unified: config.unified(),
             slots: config.sequences(),
             window,
             embedder: Embedder::new(model, config),
             embedding: None,
-            // A window's cells are overwritten in no order that can be seen from outside: a cut cache
-            // may have holes. Such a model reads every prompt anew.
-            can_reuse: config.prefix_reuse
-                && window.is_none()
-                && !model.model.is_recurrent()
-                && !model.model.is_hybrid(),
+            can_reuse: config.prefix_reuse && can_rewind,
+            can_rewind,
         };
         let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
         crate::device::Device::decode(&mut device, &[token]).map_err(|fault| match fault {
@@ -375,6 +398,10 @@ impl crate::device::Device for LlamaDevice<'_> {
         self.can_reuse
     }
 
+    fn can_rewind(&self) -> bool {
+        self.can_rewind
+    }
+
     fn sampler(&self, job: &Job) -> Sampler {
         Sampler::new(self.model, job)
     }
@@ -422,7 +449,7 @@ impl crate::device::Device for LlamaDevice<'_> {
         let Some(index) = index else {
             return Err(Fault::Broken("a token without logits was about to be sampled".to_owned()));
         };
-        sampler.draw(&self.context, index)
+        sampler.draw(self.context.get_logits_ith(index), &mut self.scratch)
     }
 
     fn logprobs(&self, row: usize, token: i32, top: u32) -> Option<TokenLogprob> {

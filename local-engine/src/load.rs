@@ -133,8 +133,7 @@ pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loade
         template: template.transpose()?,
         constraints: Compiler::new(Arc::clone(&model)),
         choices_max: choices_max(config),
-        // The child takes no texts to embed.
-        embed_tokens_max: 0,
+        embed_tokens_max: info.embed_tokens_max,
         model,
         info,
     })
@@ -175,6 +174,7 @@ fn describe(
         trained_context_tokens: model.trained_context_tokens(),
         context_tokens: per_job.min(model.trained_context_tokens()),
         kv_cells: device.cells(),
+        embed_tokens_max: device.embed_tokens_max(),
         kv_unified: device.unified(),
         template_sha256,
         layers,

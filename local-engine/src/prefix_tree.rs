@@ -321,7 +321,8 @@ pub(crate) struct Held {
     nodes: BTreeSet<NodeId>,
 }
 
-fn common_prefix(a: &[i32], b: &[i32]) -> usize {
+/// Tokens that two sequences begin with alike.
+pub(crate) fn common_prefix(a: &[i32], b: &[i32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 

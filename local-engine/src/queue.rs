@@ -166,6 +166,11 @@ impl FairQueue {
         flows.into_iter().flat_map(|flow| &flow.jobs)
     }
 
+    /// All jobs, in no order.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.flows.iter_mut().flat_map(|flow| &mut flow.jobs)
+    }
+
     /// The flow whose turn it is; gives rounds of credit until there is one.
     fn turn(&mut self) -> Option<usize> {
         let ready = self.flows.iter().filter(|flow| flow.ready().is_some());
@@ -212,7 +217,14 @@ mod tests {
             scheduling: Scheduling { caller, priority, queue_wait_max: None },
             ..greedy(&vec![1; prompt])
         };
-        Waiting { job, outbox, submitted: Instant::now(), predicted: None, after: None }
+        Waiting {
+            job,
+            outbox,
+            submitted: Instant::now(),
+            predicted: None,
+            after: None,
+            behind: false,
+        }
     }
 
     /// Who is served, in order.

@@ -18,6 +18,7 @@ use crate::{
     prefix_tree::PrefixTree,
     sequence::{Sequence, Slot},
     shared::{Shared, Waiting},
+    speculation::Speculator,
     status::count32,
     swap::Swapped,
     turns::Resident,
@@ -61,8 +62,12 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) costs: Costs,
     pub(crate) seen: Seen,
+    /// What guesses tokens, where that is on and the model can be rewound.
+    pub(crate) speculator: Option<Speculator>,
     pub(crate) batch_tokens: usize,
     pub(crate) prefill_chunk: usize,
+    /// Tokens of texts to embed that this turn has read.
+    pub(crate) embedded: usize,
     pub(crate) gap_target: Option<Duration>,
     pub(crate) share_prefixes: bool,
     pub(crate) swap_bytes_max: usize,
@@ -89,6 +94,7 @@ impl<D: Device> Scheduler<D> {
             cells_promised: cells.saturating_mul(size(config.overcommit_percent)) / 100,
             costs: Costs::default(),
             seen: Seen::default(),
+            speculator: Speculator::new(config.speculation).filter(|_| device.can_rewind()),
             gap_target: config.gap_target,
             share_prefixes: config.prefix_sharing == PrefixSharing::All,
             swap_bytes_max: config.swap_bytes_max,
@@ -96,6 +102,7 @@ impl<D: Device> Scheduler<D> {
             shared,
             batch_tokens: size(config.batch_tokens),
             prefill_chunk: size(config.prefill_chunk),
+            embedded: 0,
             queue_wait_max: config.queue_wait_max,
             reader_stall_max: config.reader_stall_max,
             admissions: 0,
@@ -105,6 +112,9 @@ impl<D: Device> Scheduler<D> {
     /// One look around and at most one batch. An error means that the device is lost.
     pub(crate) fn turn(&mut self, now: Instant) -> Result<Turn, String> {
         self.shared.gauges.beat(now);
+        if self.shared.forget.swap(false, Relaxed) {
+            self.forget(now);
+        }
         if self.shared.ending.load(Relaxed) && self.may_end(now) {
             return Ok(Turn::Done);
         }
@@ -207,6 +217,11 @@ impl<D: Device> Scheduler<D> {
         self.shared.count_queue(&queue);
     }
 
+    /// Gives up every idle prefix.
+    fn forget(&mut self, now: Instant) {
+        while self.evict_oldest(JobRef::default(), now) {}
+    }
+
     /// Brings in the job whose turn it is, if a slot and its cells are free. A job that does not fit
     /// is not overtaken by its equals, or a large one would wait for ever.
     fn admit(&mut self, now: Instant) -> bool {
@@ -214,6 +229,9 @@ impl<D: Device> Scheduler<D> {
             return false;
         }
         let mut queue = self.shared.queue();
+        for waiting in queue.jobs.iter_mut() {
+            waiting.behind = self.is_behind(&waiting.job, waiting.behind);
+        }
         let fits = queue.jobs.next().is_some_and(|job| self.has_room(job));
         let front = if fits { queue.jobs.pop() } else { None };
         self.shared.count_queue(&queue);

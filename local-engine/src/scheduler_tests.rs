@@ -76,6 +76,10 @@ impl Device for Script {
         true
     }
 
+    fn can_rewind(&self) -> bool {
+        true
+    }
+
     fn sampler(&self, _: &Job) {}
 
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {

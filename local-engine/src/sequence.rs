@@ -10,6 +10,7 @@ use crate::{
     logprobs::Pending,
     outbox::Outbox,
     shared::Waiting,
+    speculation::{DraftLength, RequestClass},
     text::TextStream,
 };
 
@@ -40,6 +41,9 @@ pub(crate) struct Sequence<S> {
     pub(crate) prompt_tokens: usize,
     pub(crate) max_tokens: u32,
     pub(crate) scheduling: Scheduling,
+    pub(crate) class: RequestClass,
+    /// How many tokens to guess next.
+    pub(crate) draft: DraftLength,
     pub(crate) submitted: Instant,
     /// How long its first token was expected to take when it came.
     pub(crate) predicted: Option<Duration>,
@@ -59,6 +63,8 @@ pub(crate) struct Sequence<S> {
 impl<S> Sequence<S> {
     pub(crate) fn new(waiting: Waiting, sampler: S, order: u64) -> Sequence<S> {
         Sequence {
+            class: RequestClass::of(&waiting.job),
+            draft: DraftLength::default(),
             prompt_tokens: waiting.job.prompt.len(),
             history: waiting.job.prompt,
             scheduling: waiting.job.scheduling,

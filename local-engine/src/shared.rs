@@ -39,12 +39,15 @@ pub(crate) struct Waiting {
     pub(crate) predicted: Option<Duration>,
     /// The job whose prompt this one shares: the first choice of its request.
     pub(crate) after: Option<Arc<Meter>>,
+    /// Whether a running job is reading what this one would read again.
+    pub(crate) behind: bool,
 }
 
 impl Waiting {
-    /// Whether it waits for the first choice of its request, whose cells it will share.
+    /// Whether it waits for cells that it will share: those of the first choice of its request, or of
+    /// a job with the same beginning.
     pub(crate) fn held(&self) -> bool {
-        self.after.as_ref().is_some_and(|first| !first.releases())
+        self.behind || self.after.as_ref().is_some_and(|first| !first.releases())
     }
 }
 
@@ -80,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) evictions: Evictions,
     /// Embedding jobs.
     pub(crate) embeds: Embeds,
+    /// Every kept prefix is to be given up.
+    pub(crate) forget: AtomicBool,
     /// Set with `end_at`, so that the scheduler looks at the lock only when it must.
     pub(crate) ending: AtomicBool,
     thread: OnceLock<Thread>,
@@ -101,6 +106,7 @@ impl Shared {
             gauges: Gauges::new(),
             evictions: Evictions::default(),
             embeds: Embeds::new(queue_max),
+            forget: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             thread: OnceLock::new(),
             woken: AtomicBool::new(false),
@@ -213,7 +219,14 @@ impl Shared {
             outbox.count_in(Arc::clone(&self.open_jobs));
             let after = queued.first().map(|(_, first)| Arc::clone(first));
             let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
-            queue.jobs.push(Waiting { job, outbox, submitted: now, predicted, after });
+            queue.jobs.push(Waiting {
+                job,
+                outbox,
+                submitted: now,
+                predicted,
+                after,
+                behind: false,
+            });
             queued.push((events, meter));
         }
         self.count_queue(&queue);

@@ -1,7 +1,6 @@
 //! The engine's live numbers. The scheduler stores them, anyone loads them: no lock, so that
 //! health answers while the engine is busy or stuck.
 
-use crate::predict::Prediction;
 use std::{
     sync::{
         OnceLock,
@@ -11,6 +10,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    predict::Prediction,
+    speculation::{ClassGauges, SpeculationStatus},
+};
 
 /// Whether the engine takes jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,8 @@ pub struct Status {
     pub recomputed: u64,
     /// Time spent on saving and putting back cells; not part of `busy`.
     pub swap_time: Duration,
+    /// How guessing tokens has gone, for each class of requests it was tried for.
+    pub speculation: Vec<SpeculationStatus>,
     /// What a step costs, as far as it is known: none before the first.
     pub costs: Option<StepCosts>,
     /// How long a job that came now would wait in the queue; none before the first step.
@@ -131,6 +137,7 @@ pub(crate) struct Gauges {
     pub(crate) preemptions: AtomicU64,
     pub(crate) recomputed: AtomicU64,
     pub(crate) swap_ns: AtomicU64,
+    pub(crate) classes: ClassGauges,
     /// Of a step, in nanoseconds; the prefill's is 0 before the first.
     cost_fixed_ns: AtomicU64,
     cost_decode_ns: AtomicU64,
@@ -172,6 +179,7 @@ impl Gauges {
             preemptions: AtomicU64::new(0),
             recomputed: AtomicU64::new(0),
             swap_ns: AtomicU64::new(0),
+            classes: ClassGauges::default(),
             cost_fixed_ns: AtomicU64::new(0),
             cost_decode_ns: AtomicU64::new(0),
             cost_prefill_ns: AtomicU64::new(0),
@@ -287,6 +295,7 @@ impl Gauges {
             preemptions: self.preemptions.load(Relaxed),
             recomputed: self.recomputed.load(Relaxed),
             swap_time: Duration::from_nanos(self.swap_ns.load(Relaxed)),
+            speculation: self.classes.read(),
             costs: self.costs(),
             predicted_wait: self.predict(0).map(|expected| expected.wait),
             finished: self.finished.load(Relaxed),

@@ -1,7 +1,9 @@
-//! One batch: a token of every generating job first, then as much of the waiting prompts as the
-//! step's bound allows; its time is attributed to the jobs in it before any of them is told.
+//! One batch: a token of every generating job first, with what is guessed to follow it where few
+//! generate and nobody reads (`speculation.rs`), then as much of the waiting prompts as the step's
+//! bound allows; its time is attributed to the jobs in it before any of them is told.
 
 use std::{
+    ops::Range,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
@@ -13,7 +15,8 @@ use crate::{
     job::{Finish, Scheduling},
     scheduler::Scheduler,
     sequence::{Drawn, Sequence},
-    status::nanoseconds,
+    speculation::Timed,
+    status::{count32, nanoseconds},
 };
 
 /// Fewest prompt tokens of a step, however long it takes: reading them one by one would cost
@@ -28,18 +31,31 @@ const ALONE: u32 = 4;
 #[derive(Debug)]
 struct Part {
     slot: usize,
-    /// Its tokens, which will be in the slot's cells.
+    /// Its tokens, which will be in the slot's cells: where it generates the one that was drawn last
+    /// and what is guessed to follow it.
     tokens: Vec<i32>,
     /// Whether it generates; else it reads its prompt.
     decode: bool,
-    /// The row after which its next token is sampled.
-    row: Option<usize>,
-    /// That token, once sampled.
-    sampled: Option<Drawn>,
+    /// The rows after which tokens are drawn: those of its last tokens.
+    rows: Range<usize>,
+    /// What was drawn, one for each row until a guess was wrong.
+    drawn: Vec<Drawn>,
     /// Why none could be.
     failed: Option<String>,
     /// Time spent on sampling it, then all time attributed.
     ns: u64,
+}
+
+impl Part {
+    /// Tokens that were guessed.
+    fn drafted(&self) -> usize {
+        if self.decode { self.tokens.len().saturating_sub(1) } else { 0 }
+    }
+
+    /// Those of its tokens that belong to the sequence: all but wrong guesses.
+    fn right(&self) -> usize {
+        if self.decode { self.drawn.len().clamp(1, self.tokens.len()) } else { self.tokens.len() }
+    }
 }
 
 /// What a job has computed in a step.
@@ -62,22 +78,24 @@ struct Plan {
 
 impl Plan {
     /// Adds a job's tokens, which follow the `from` tokens already in its slot.
-    fn add(&mut self, at: usize, from: usize, tokens: &[i32], work: Work) {
+    fn add(&mut self, at: usize, from: usize, tokens: Vec<i32>, work: Work) {
         let slot = u32::try_from(at).unwrap_or(u32::MAX);
-        let samples = work != Work::Prefill;
+        let drawn_after = match work {
+            Work::Decode => tokens.len(),
+            Work::LastPrefill => 1,
+            Work::Prefill => 0,
+        };
+        let silent = tokens.len() - drawn_after;
         for (offset, token) in tokens.iter().enumerate() {
             let position = u32::try_from(from + offset).unwrap_or(u32::MAX);
-            let logits = samples && offset + 1 == tokens.len();
-            self.batch.push(BatchToken { token: *token, position, slot, logits });
+            self.batch.push(BatchToken { token: *token, position, slot, logits: offset >= silent });
         }
-        let row = samples.then(|| self.batch.len().saturating_sub(1));
-        let decode = work == Work::Decode;
         self.parts.push(Part {
             slot: at,
-            tokens: tokens.to_vec(),
-            decode,
-            row,
-            sampled: None,
+            tokens,
+            decode: work == Work::Decode,
+            rows: self.batch.len() - drawn_after..self.batch.len(),
+            drawn: Vec::new(),
             failed: None,
             ns: 0,
         });
@@ -98,8 +116,9 @@ impl<D: Device> Scheduler<D> {
         let decoded = Instant::now();
         self.sample(&mut parts, decoded)?;
         self.attribute(&mut parts, nanoseconds(decoded.saturating_duration_since(started)));
-        self.fail_undrawn(&mut parts);
+        self.learn(&parts);
         let ended: Vec<_> = parts.iter_mut().filter_map(|part| self.deliver(part, now)).collect();
+        self.fail_undrawn(&mut parts);
         // Whoever reads the last event finds the job in the numbers.
         self.shared.gauges.finished.fetch_add(count(ended.len()), Relaxed);
         self.settle(&parts, &ended);
@@ -113,8 +132,13 @@ impl<D: Device> Scheduler<D> {
     /// What to compute next, with the cells for it: idle prefixes are given up first, then the
     /// youngest jobs wait outside.
     fn plan_that_fits(&mut self, now: Instant) -> Plan {
+        let guessed = self.plan(true);
+        // No kept prefix is given up for a guess.
+        if !self.device.unified() || self.tree.cells() + guessed.batch.len() <= self.cells {
+            return guessed;
+        }
         loop {
-            let plan = self.plan();
+            let plan = self.plan(false);
             let by = self.neediest(&plan.parts);
             if self.free(plan.batch.len(), by, now) || !self.preempt(by, now) {
                 return plan;
@@ -129,26 +153,50 @@ impl<D: Device> Scheduler<D> {
         job.map(Sequence::job_ref).unwrap_or_default()
     }
 
-    /// What to compute next.
-    fn plan(&self) -> Plan {
+    /// What to compute next, with or without guesses.
+    fn plan(&self, guess: bool) -> Plan {
         let mut plan = Plan::default();
-        for (at, sequence) in self.running() {
-            let Some(token) = sequence.next else { continue };
-            let read_all = self.read(at) >= sequence.to_read();
-            // A job whose reader lags waits, alone.
-            if read_all && sequence.outbox.paused_since().is_none() {
-                plan.add(at, self.read(at), &[token], Work::Decode);
+        // A job whose reader lags waits, alone.
+        let generates = |(at, job): &(usize, &Sequence<D::Sampler>)| {
+            job.next.is_some()
+                && self.read(*at) >= job.to_read()
+                && job.outbox.paused_since().is_none()
+        };
+        let decodes = self.running().filter(generates).count();
+        let reads = |(at, job): (usize, &Sequence<D::Sampler>)| self.read(at) < job.to_read();
+        let guess = guess && !self.running().any(reads);
+        for (at, sequence) in self.running().filter(generates) {
+            let mut tokens = Vec::from_iter(sequence.next);
+            if guess {
+                tokens.extend_from_slice(self.guess(sequence, decodes));
             }
+            plan.add(at, self.read(at), tokens, Work::Decode);
         }
-        for (at, count) in self.share_prefill(self.prefill_bound(plan.batch.len())) {
+        let bound = self.prefill_bound(plan.batch.len());
+        // What texts to embed took of this turn's time is not there for prompts.
+        let bound = bound.saturating_sub(self.embedded).max(bound.min(CHUNK_MIN));
+        for (at, count) in self.share_prefill(bound) {
             let Some(sequence) = &self.slots[at].running else { continue };
             let (from, to) = (self.read(at), self.read(at) + count);
             // Tokens that are read again draw nothing: what follows them is known.
             let last = to == sequence.to_read() && sequence.next.is_none();
             let work = if last { Work::LastPrefill } else { Work::Prefill };
-            plan.add(at, from, &sequence.history[from..to], work);
+            plan.add(at, from, sequence.history[from..to].to_vec(), work);
         }
         plan
+    }
+
+    /// What may follow a job's last token, where so many generate.
+    fn guess<'a>(&self, sequence: &'a Sequence<D::Sampler>, decodes: usize) -> &'a [i32] {
+        let Some(speculator) = self.speculator.as_ref().filter(|guesser| guesser.may(decodes))
+        else {
+            return &[];
+        };
+        // Its last token needs no cell, and no guess goes beyond its cap or the batch.
+        let left = sequence.max_tokens.saturating_sub(sequence.outbox.meter().generated_tokens());
+        let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(1);
+        let most = left.min(self.batch_tokens / decodes.max(1) - 1);
+        speculator.draft(sequence.class, sequence.draft, &sequence.history, most)
     }
 
     /// Prompt tokens that may be in a step with so many generated ones.
@@ -231,22 +279,50 @@ impl<D: Device> Scheduler<D> {
         let mut before = decoded;
         for part in parts {
             let Some(sequence) = &mut self.slots[part.slot].running else { continue };
-            let Some(row) = part.row else { continue };
-            match self.device.sample(&mut sequence.sampler, row) {
-                Ok(token) => {
-                    let top = sequence.logprobs;
-                    let logprob = top.and_then(|top| self.device.logprobs(row, token, top));
-                    part.sampled = Some(Drawn { token, logprob });
+            for (guess, row) in (1..).zip(part.rows.clone()) {
+                let token = match self.device.sample(&mut sequence.sampler, row) {
+                    Ok(token) => token,
+                    Err(Fault::Sequence(reason)) => {
+                        part.failed = Some(reason);
+                        break;
+                    }
+                    Err(Fault::Broken(reason)) => return Err(reason),
+                    Err(Fault::Full) => return Err("sampling ran out of cells".to_owned()),
+                };
+                let top = sequence.logprobs;
+                let logprob = top.and_then(|top| self.device.logprobs(row, token, top));
+                part.drawn.push(Drawn { token, logprob });
+                // What follows a wrong guess, or the end, is of no use.
+                if part.tokens.get(guess) != Some(&token) || self.device.is_end(token) {
+                    break;
                 }
-                Err(Fault::Sequence(reason)) => part.failed = Some(reason),
-                Err(Fault::Broken(reason)) => return Err(reason),
-                Err(Fault::Full) => return Err("sampling ran out of cells".to_owned()),
             }
             let now = Instant::now();
             part.ns = nanoseconds(now.saturating_duration_since(before));
             before = now;
         }
         Ok(())
+    }
+
+    /// Learns what guessing costs and spares.
+    fn learn(&mut self, parts: &[Part]) {
+        let Some(speculator) = &mut self.speculator else { return };
+        if parts.iter().any(|part| !part.decode) {
+            return;
+        }
+        let guessed = parts.iter().any(|part| part.drafted() > 0);
+        for part in parts {
+            let Some(sequence) = &mut self.slots[part.slot].running else { continue };
+            let classes = &self.shared.gauges.classes;
+            let ns = part.ns as f64;
+            let timed = Timed { class: sequence.class, streams: parts.len(), ns };
+            if part.drafted() > 0 {
+                let drafts = (part.drafted(), part.right() - 1);
+                speculator.observe(timed, drafts, &mut sequence.draft, classes);
+            } else if !guessed {
+                speculator.observe_plain(timed, classes);
+            }
+        }
     }
 
     /// Books the step's time: sampling on whose token it was, the rest by weighted tokens.
@@ -261,7 +337,10 @@ impl<D: Device> Scheduler<D> {
             let parts = parts.iter().filter(|part| part.decode == decode);
             parts.map(|part| part.tokens.len()).sum::<usize>()
         };
-        self.costs.observe(tokens_of(true), tokens_of(false), Duration::from_nanos(busy));
+        // A guessed token costs less than one of another job: it would be no measure.
+        if parts.iter().all(|part| part.drafted() == 0) {
+            self.costs.observe(tokens_of(true), tokens_of(false), Duration::from_nanos(busy));
+        }
         let gauges = &self.shared.gauges;
         if let Some(fit) = self.costs.fit() {
             gauges.set_costs(fit.durations());
@@ -271,7 +350,7 @@ impl<D: Device> Scheduler<D> {
         for (part, ns) in parts.iter_mut().zip(split(decode_ns, &weights)) {
             part.ns += ns;
             let Some(sequence) = &self.slots[part.slot].running else { continue };
-            let tokens = count(part.tokens.len());
+            let tokens = count(part.right());
             if part.decode {
                 sequence.outbox.meter().spend_decode(part.ns);
                 gauges.decode_tokens.fetch_add(tokens, Relaxed);
@@ -286,7 +365,7 @@ impl<D: Device> Scheduler<D> {
     /// Learns from those who began and those who ended, and gives back what of their caps was not
     /// used.
     fn settle(&mut self, parts: &[Part], ended: &[(Sequence<D::Sampler>, Finish)]) {
-        for part in parts.iter().filter(|part| !part.decode && part.row.is_some()) {
+        for part in parts.iter().filter(|part| !part.decode && !part.rows.is_empty()) {
             let job = self.slots[part.slot].running.as_ref();
             if let Some((predicted, submitted)) = job.map(|job| (job.predicted, job.submitted)) {
                 self.note_first_token(predicted, submitted);
@@ -315,17 +394,30 @@ impl<D: Device> Scheduler<D> {
 
     /// Moves a job on by what was computed for it; takes it out of its slot when it ends.
     fn deliver(&mut self, part: &mut Part, now: Instant) -> Option<(Sequence<D::Sampler>, Finish)> {
-        self.tree.extend(part.slot, &part.tokens);
+        let right = part.right();
+        self.tree.extend(part.slot, &part.tokens[..right]);
+        if right < part.tokens.len() {
+            self.rewind(part.slot);
+        }
         let slot = &mut self.slots[part.slot];
         let sequence = slot.running.as_mut()?;
         if part.decode {
             sequence.next = None;
         }
-        let finish = match part.sampled.take() {
-            Some(drawn) => sequence.take(drawn, &self.device, now),
-            None => sequence.overspent(),
+        let drawn = std::mem::take(&mut part.drawn);
+        let finish = if drawn.is_empty() {
+            sequence.overspent()
+        } else {
+            drawn.into_iter().find_map(|drawn| sequence.take(drawn, &self.device, now))
         }?;
         slot.running.take().map(|sequence| (sequence, finish))
+    }
+
+    /// Takes wrong guesses out of a slot's cells. If that does not go, all of it is read again.
+    fn rewind(&mut self, slot: usize) {
+        if !self.device.truncate(count32(slot), count32(self.tree.len(slot))) {
+            self.tree.cut(slot, 0);
+        }
     }
 }
 

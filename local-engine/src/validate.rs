@@ -129,7 +129,7 @@ fn check_dry(dry: &Dry) -> Result<(), SubmitError> {
     }
     let wrong =
         |text: &String| text.is_empty() || text.len() > BREAKER_BYTES_MAX || text.contains('\0');
-    if dry.breakers.len() > BREAKERS_MAX || dry.breakers.iter().any(wrong) {
+    if dry.breakers.texts().len() > BREAKERS_MAX || dry.breakers.texts().iter().any(wrong) {
         let limits =
             format!("must be at most {BREAKERS_MAX} texts of 1 to {BREAKER_BYTES_MAX} bytes");
         return invalid("dry_sequence_breakers", &limits);

@@ -177,6 +177,12 @@ async fn an_engine_in_a_process_of_its_own_may_be_killed_or_abort() {
     let entry = gate.ledger().entry(answer.id()).await;
     entry.adds_up();
     assert!(entry.attempts()[0].cost().unwrap() > 0, "engine time is counted in the child");
+    let body = serde_json::json!({"model": "edge", "input": ["a cat", "a dog"]});
+    let answer = gate.post("/v1/embeddings", &body).await.ok();
+    assert_eq!(answer.json()["data"].as_array().unwrap().len(), 2);
+    let entry = gate.ledger().entry(answer.id()).await;
+    entry.adds_up();
+    assert!(entry.attempts()[0].cost().unwrap() > 0, "for texts too");
 
     // Killed in the middle of an answer.
     let mut open =
@@ -190,6 +196,26 @@ async fn an_engine_in_a_process_of_its_own_may_be_killed_or_abort() {
     eventually("a third process", || async {
         let report = model(&gate, "edge").await;
         (report["state"] == "loaded" && report["faults"] == 2).then_some(())
+    })
+    .await;
+    gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_stuck_is_ended_and_another_computes() {
+    let gate = Gate::builder()
+        .policy("edge-first")
+        .edge_with("isolation = \"process\"\ndrill = \"block:4:3600000\"\nstuck_after_ms = 6000")
+        .start()
+        .await;
+    let first = model(&gate, "edge").await["process"].as_u64().expect("a process");
+    let stuck = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;
+    assert!(matches!(stuck.status, 502 | 503), "{}", stuck.body_text());
+    eventually("another process", || async {
+        let report = model(&gate, "edge").await;
+        let another = report["process"].as_u64().is_some_and(|process| process != first);
+        (another && report["state"] == "loaded" && report["faults"] == 1).then_some(())
     })
     .await;
     gate.ask("Hello?").from("edge").at_most(4).send().await.ok();

@@ -131,7 +131,7 @@ struct Run {
 
 /// What answers the prompts.
 enum Subject {
-    Engine(local::Local),
+    Engine(Box<local::Local>),
     Server(http::Server),
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn run(args: &EngineArgs) -> Result<(), String> {
     }
     let subject = match &args.url {
         Some(url) => Subject::Server(http::Server::new(url, args)?),
-        None => Subject::Engine(local::Local::load(args)?),
+        None => Subject::Engine(Box::new(local::Local::load(args)?)),
     };
     let batches = crate::one_thread()?.block_on(measured(args, &subject))?;
     let rows = rows(args, &batches);

@@ -273,7 +273,12 @@ fn of_events() -> Vec<Operation> {
             .says("Budgets that fill, what the guard did, and what was lifted.")
             .takes([
                 query("type", "A kind, or what stands before its dot.", text(), json!("budget")),
-                query("after", "Older than the event with this id.", text(), json!("evt_1")),
+                json!({
+                    "name": "after",
+                    "in": "query",
+                    "description": "Older than the event with this id.",
+                    "schema": text(),
+                }),
                 query("limit", "Events of a page.", whole(), json!(100)),
             ])
             .answers("200", "Newest first.", &list_of(&event)),

@@ -2,7 +2,7 @@
 //! took cells from whose.
 
 use crate::{ledger::KeyId, routes::caller_number, serve::Gateway, timeline::micros};
-use local_engine::{Engine, Eviction, EvictionKind};
+use local_engine::{Engine, Eviction, EvictionKind, SpeculationStatus};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -32,8 +32,23 @@ pub(super) fn engine(gateway: &Gateway, engine: &Engine) -> Value {
             "decode_token": nanos(costs.decode),
             "prefill_token": nanos(costs.prefill),
         })),
+        "speculation": status.speculation.iter().map(speculation).collect::<Vec<_>>(),
         "heartbeat_age_us": micros(status.heartbeat_age),
         "evictions": told(gateway, &evictions),
+    })
+}
+
+/// How guessing tokens has gone for a class of requests.
+fn speculation(told: &SpeculationStatus) -> Value {
+    json!({
+        "sampled": told.class.sampled,
+        "constrained": told.class.constrained,
+        "long_prompt": told.class.long_prompt,
+        "steps": told.steps,
+        "drafted_tokens": told.drafted,
+        "accepted_tokens": told.accepted,
+        "gain_permille": told.gain_permille,
+        "resting": told.resting,
     })
 }
 

@@ -69,10 +69,10 @@ pub(crate) struct Common {
     )]
     pub(crate) server: Option<String>,
     /// Trust the server of --server if one of these certificates signed its own (PEM)
-    #[arg(long, global = true, env = "TOLLGATE_CA_CERT", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "TOLLGATE_CA_CERT", value_name = "FILE")]
     pub(crate) ca_cert: Option<PathBuf>,
     /// Show this certificate to a server that asks for one (PEM, its key in the same file)
-    #[arg(long, global = true, env = "TOLLGATE_CLIENT_CERT", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "TOLLGATE_CLIENT_CERT", value_name = "FILE")]
     pub(crate) client_cert: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true, help_heading = EVERYWHERE)]

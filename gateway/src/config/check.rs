@@ -11,13 +11,16 @@ use super::{
     webhook, written,
 };
 use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
-use local_engine::{Drill, Keep, KvLayout, LoadWhen, PrefixSharing};
+use local_engine::{
+    DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
+    Speculation,
+};
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -364,10 +367,13 @@ fn local_route(
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
             swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
+            speculation: speculation(written)?,
+            pooling: written.pooling.map(pooling),
             gpu_layers: written.gpu_layers.0,
             gpu_device: written.gpu_device.clone(),
             keep: keep(written),
             isolated: written.isolation == written::Isolation::Process,
+            stuck_after: millis(written.stuck_after_ms),
             verify_load: written.verify_load,
             drill: drill(written, warnings)?,
             prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
@@ -388,6 +394,29 @@ fn keep(written: &written::Local) -> Keep {
         load_waiting_max: count(written.load_waiting_max),
         ..Keep::default()
     }
+}
+
+fn pooling(written: written::Pooling) -> Pooling {
+    match written {
+        written::Pooling::Mean => Pooling::Mean,
+        written::Pooling::First => Pooling::First,
+        written::Pooling::Last => Pooling::Last,
+    }
+}
+
+/// Its numbers are checked whether it is on or not.
+fn speculation(written: &written::Local) -> Result<Speculation, Finding> {
+    let within = |name, value: &Spanned<NonZeroU32>, max| {
+        let count = value.get_ref().get();
+        let message = || format!("`{name}` is at most {max}");
+        (count <= max).then_some(count).ok_or_else(|| Finding::at(value.span(), message()))
+    };
+    let tokens_max = within("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
+    let streams_max = within("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
+    Ok(match written.speculation {
+        written::Speculation::Off => Speculation::Off,
+        written::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
+    })
 }
 
 fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<Drill>, Finding> {

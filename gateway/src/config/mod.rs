@@ -255,6 +255,10 @@ pub struct LocalConfig {
     pub overcommit_percent: u32,
     /// Bytes that cells of requests outside the cache may take.
     pub swap_bytes_max: usize,
+    /// Whether tokens are guessed before they are computed.
+    pub speculation: local_engine::Speculation,
+    /// How token vectors become one; as the file says, where not named.
+    pub pooling: Option<local_engine::Pooling>,
     /// Layers offloaded to a GPU; `None` is as many as fit.
     pub gpu_layers: Option<u32>,
     /// The only GPU to use, by its backend's name for it; all, if none is named.
@@ -263,6 +267,8 @@ pub struct LocalConfig {
     pub keep: local_engine::Keep,
     /// Whether it computes in a child process.
     pub isolated: bool,
+    /// After how long without a sign of life its child process is ended and started anew.
+    pub stuck_after: Duration,
     /// Whether each file is loaded in a child process first.
     pub verify_load: bool,
     /// A fault to rehearse.

@@ -201,6 +201,14 @@ pub(super) struct Local {
     #[serde(default = "local::swap_max_mib")]
     pub(super) swap_max_mib: u32,
     #[serde(default)]
+    pub(super) speculation: Speculation,
+    #[serde(default = "local::draft_tokens_max")]
+    pub(super) draft_tokens_max: Spanned<NonZeroU32>,
+    #[serde(default = "local::draft_streams_max")]
+    pub(super) draft_streams_max: Spanned<NonZeroU32>,
+    #[serde(default)]
+    pub(super) pooling: Option<Pooling>,
+    #[serde(default)]
     pub(super) gpu_layers: GpuLayers,
     #[serde(default)]
     pub(super) gpu_device: Option<String>,
@@ -214,6 +222,8 @@ pub(super) struct Local {
     pub(super) load_waiting_max: u32,
     #[serde(default)]
     pub(super) isolation: Isolation,
+    #[serde(default = "local::stuck_after_ms")]
+    pub(super) stuck_after_ms: NonZeroU64,
     #[serde(default)]
     pub(super) verify_load: bool,
     #[serde(default)]
@@ -242,6 +252,24 @@ pub(super) enum KvLayout {
     Auto,
     Unified,
     Separate,
+}
+
+/// Whether a local route guesses tokens before they are computed.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Speculation {
+    #[default]
+    Off,
+    Lookup,
+}
+
+/// How a local model's token vectors become one.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Pooling {
+    Mean,
+    First,
+    Last,
 }
 
 /// Who may go on from whose cached prefix.
@@ -497,6 +525,15 @@ mod local {
     }
     pub(super) fn swap_max_mib() -> u32 {
         512
+    }
+    pub(super) fn draft_tokens_max() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(8))
+    }
+    pub(super) fn draft_streams_max() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(2))
+    }
+    pub(super) fn stuck_after_ms() -> NonZeroU64 {
+        nonzero64(120_000)
     }
     pub(super) fn load_wait_max_ms() -> NonZeroU64 {
         nonzero64(60_000)

@@ -61,6 +61,8 @@ struct State {
     route_breaker_opened: Family<RouteLabels, Gauge>,
     engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     engine_cells: Family<RouteLabels, Gauge>,
+    engine_drafted: Family<RouteLabels, Gauge>,
+    engine_accepted: Family<RouteLabels, Gauge>,
     engine_faults: Family<RouteLabels, Gauge>,
     engine_loads: Family<RouteLabels, Gauge>,
     engine_memory: Family<RouteLabels, Gauge>,
@@ -318,6 +320,16 @@ impl State {
             ),
             ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
             (
+                "engine_draft_tokens",
+                "Tokens the local route has guessed since the model was loaded",
+                &self.engine_drafted,
+            ),
+            (
+                "engine_draft_accepted_tokens",
+                "Guessed tokens that were drawn",
+                &self.engine_accepted,
+            ),
+            (
                 "engine_faults",
                 "Panics and device faults of the local model since the start",
                 &self.engine_faults,
@@ -422,6 +434,10 @@ impl State {
                 let busy = status.busy.as_secs_f64();
                 self.engine_busy.get_or_create(&labels).set(busy);
                 self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));
+                let drafted: u64 = status.speculation.iter().map(|class| class.drafted).sum();
+                self.engine_drafted.get_or_create(&labels).set(signed(drafted));
+                let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
+                self.engine_accepted.get_or_create(&labels).set(signed(accepted));
             }
         }
     }

@@ -43,14 +43,14 @@ impl Embedder {
         let value = |key: &str| model.metadata(&format!("{architecture}.{key}"));
         let whole = value("attention.causal").as_deref() == Some("false");
         // 0 is none, 1 mean, 2 the first token's (`cls`), 3 the last one's.
-        let pooling = match value("pooling_type").as_deref() {
+        let of_file = || match value("pooling_type").as_deref() {
             Some("2") => Pooling::First,
             Some("3") => Pooling::Last,
             _ => Pooling::Mean,
         };
         let context = config.context_tokens.min(model.trained_context_tokens());
         Embedder {
-            pooling,
+            pooling: config.pooling.unwrap_or_else(of_file),
             whole,
             tokens_max: if whole { context.min(WHOLE_TOKENS_MAX) } else { context },
             batch_tokens: if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens },

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::frames::{Order, Report, read, write};
 use crate::{
     constraint::Rule,
+    embedding::{EmbedError, EmbedJob},
     engine::Engine,
     generation::Generation,
     job::{Job, JobEvent, JobUsage},
@@ -67,15 +68,59 @@ fn follow(
             Order::Cancel(id) => {
                 running.remove(&id);
             }
+            Order::Forget => engine.forget_prefixes(),
             Order::Submit(id, job, rule) => {
-                running.retain(|_, cancel| !cancel.is_closed());
-                let (cancel, cancelled) = watch::channel(false);
-                running.insert(id, cancel);
-                let work = Work { id, job: *job, rule, cancelled };
-                work.start(engine.clone(), Arc::clone(to_parent))?;
+                let work = Work { id, job: *job, rule, cancelled: begin(&mut running, id) };
+                let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
+                start(async move { work.run(&engine, &to_parent).await })?;
+            }
+            Order::Embed(id, job) => {
+                let cancelled = begin(&mut running, id);
+                let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
+                start(async move { embed(id, *job, cancelled, &engine, &to_parent).await })?;
             }
         }
     }
+}
+
+/// What tells a job that it is cancelled.
+fn begin(running: &mut HashMap<u64, watch::Sender<bool>>, id: u64) -> watch::Receiver<bool> {
+    running.retain(|_, cancel| !cancel.is_closed());
+    let (cancel, cancelled) = watch::channel(false);
+    running.insert(id, cancel);
+    cancelled
+}
+
+/// Runs a job on a thread that waits for its events.
+fn start(job: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let thread = std::thread::Builder::new().name("engine-job".to_owned());
+    thread.spawn(move || runtime.block_on(job))?;
+    Ok(())
+}
+
+/// Embeds texts and tells the vectors, unless nobody wants them any more.
+async fn embed(
+    id: u64,
+    job: EmbedJob,
+    mut cancelled: watch::Receiver<bool>,
+    engine: &Engine,
+    to_parent: &ToParent,
+) {
+    let report = match engine.embed(job) {
+        Err(error) => {
+            let unable = EmbedError::Unable(error.to_string());
+            Report::Vectors(id, Err(unable), JobUsage::default())
+        }
+        Ok(mut embedding) => {
+            let vectors = tokio::select! {
+                vectors = embedding.vectors() => vectors,
+                _ = cancelled.changed() => return,
+            };
+            Report::Vectors(id, vectors, embedding.usage())
+        }
+    };
+    let _heard = write(&mut *lock(to_parent), &report);
 }
 
 /// A job and what cancels it: the other end of `cancelled` is dropped then.
@@ -87,14 +132,6 @@ struct Work {
 }
 
 impl Work {
-    /// Computes it on a thread that waits for its events.
-    fn start(self, engine: Engine, to_parent: ToParent) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let thread = std::thread::Builder::new().name("engine-job".to_owned());
-        thread.spawn(move || runtime.block_on(self.run(&engine, &to_parent)))?;
-        Ok(())
-    }
-
     async fn run(mut self, engine: &Engine, to_parent: &ToParent) {
         let mut generation = match self.submit(engine) {
             Ok(generation) => generation,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     config::EngineConfig,
     constraint::Rule,
+    embedding::{EmbedJob, Vectors},
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage},
     status::Status,
@@ -23,6 +24,10 @@ pub(super) enum Order {
     Load(Box<EngineConfig>),
     /// Compute a job, under this rule.
     Submit(u64, Box<Job>, Option<Rule>),
+    /// Embed texts.
+    Embed(u64, Box<EmbedJob>),
+    /// Give up every kept prefix.
+    Forget,
     /// Nobody reads a job any more.
     Cancel(u64),
 }
@@ -36,6 +41,8 @@ pub(super) enum Report {
     NotLoaded(String),
     /// What a job yields, and what it has taken by then.
     Event(u64, JobEvent, JobUsage),
+    /// What became of texts to embed, and what that took.
+    Vectors(u64, Vectors, JobUsage),
     /// The engine's numbers, every now and then: the heartbeat.
     Status(Box<Status>),
 }

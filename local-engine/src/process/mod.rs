@@ -33,4 +33,7 @@ pub struct Worker {
     pub args: Vec<String>,
     /// Longest wait for its model to be loaded.
     pub load_max: Duration,
+    /// A child whose scheduler has shown no sign of life for so long is killed, and ends like one
+    /// that died: a step of the slowest model must take less.
+    pub stuck_after: Duration,
 }

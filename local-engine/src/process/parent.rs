@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::EngineConfig,
+    embedding::{EmbedJob, Reading},
     error::LoadError,
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage},
@@ -42,13 +43,18 @@ pub(crate) struct Remote {
     shared: Arc<Shared>,
     to_child: Mutex<UnixStream>,
     jobs: Mutex<HashMap<u64, Outbox>>,
+    /// Texts that are being embedded.
+    embeds: Mutex<HashMap<u64, Reading>>,
     seen: Mutex<Option<(Status, Instant)>>,
     child: Mutex<Child>,
     /// The child's end has been dealt with.
     gone: AtomicBool,
     /// It was asked to end.
     leaving: AtomicBool,
+    /// It was killed for showing no sign of life.
+    stuck: AtomicBool,
     jobs_max: usize,
+    stuck_after: Duration,
 }
 
 /// Loads a model in a child and kills the child: whether it survives is all that is asked.
@@ -90,11 +96,14 @@ pub(crate) fn start(
         shared: Arc::clone(shared),
         to_child: Mutex::new(socket.try_clone().map_err(failed)?),
         jobs: Mutex::default(),
+        embeds: Mutex::default(),
         seen: Mutex::new(None),
         child: Mutex::new(child),
         gone: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
+        stuck: AtomicBool::new(false),
         jobs_max: slots.saturating_add(config.queue_max),
+        stuck_after: worker.stuck_after,
     });
     let sender = spawn("engine-orders", {
         let remote = Arc::clone(&remote);
@@ -180,7 +189,13 @@ impl Remote {
                     break;
                 }
             }
+            while let Some((id, job)) = self.next_texts(&mut next) {
+                if self.order(&Order::Embed(id, job)).is_err() {
+                    break;
+                }
+            }
             self.tend_jobs();
+            self.end_if_stuck();
             std::thread::park_timeout(LOOK);
         }
     }
@@ -204,6 +219,24 @@ impl Remote {
         Some((*next, Box::new(waiting.job)))
     }
 
+    /// Takes out texts to embed, unless the child has as many as it may.
+    fn next_texts(&self, next: &mut u64) -> Option<(u64, Box<EmbedJob>)> {
+        let mut embeds = lock(&self.embeds);
+        if embeds.len() >= self.jobs_max {
+            return None;
+        }
+        let reading = self.shared.embeds.take()?;
+        *next += 1;
+        let job = Box::new(reading.job.clone());
+        embeds.insert(*next, reading);
+        Some((*next, job))
+    }
+
+    /// Tells the child to give up every kept prefix.
+    pub(crate) fn forget(&self) {
+        let _heard = self.order(&Order::Forget);
+    }
+
     /// Cancels what nobody reads and hands on what readers had no room for.
     fn tend_jobs(&self) {
         let mut left = Vec::new();
@@ -214,13 +247,37 @@ impl Remote {
             }
             !outbox.abandoned()
         });
+        lock(&self.embeds).retain(|id, reading| {
+            let cancelled = reading.meter.cancelled.load(SeqCst);
+            if cancelled {
+                left.push(*id);
+            }
+            !cancelled
+        });
         for id in left {
             let _heard = self.order(&Order::Cancel(id));
         }
     }
 
+    /// Kills a child that shows no sign of life: it will not heed an order to end. The hearing thread
+    /// notices its end.
+    fn end_if_stuck(&self) {
+        // Loading has its own limit: there is no sign to wait for before the first.
+        let age = match &*lock(&self.seen) {
+            Some((status, at)) => status.heartbeat_age.saturating_add(at.elapsed()),
+            None => return,
+        };
+        if age < self.stuck_after || self.stuck.swap(true, SeqCst) {
+            return;
+        }
+        tracing::error!(seconds = age.as_secs(), "the engine's process is stuck: it is ended");
+        let _ended_by_itself = lock(&self.child).kill();
+    }
+
     fn may_end(&self) -> bool {
-        let nothing_left = lock(&self.jobs).is_empty();
+        let nothing_left = lock(&self.jobs).is_empty()
+            && lock(&self.embeds).is_empty()
+            && self.shared.embeds.is_empty();
         let queue = self.shared.queue();
         let over = queue.end_at.is_some_and(|end_at| Instant::now() >= end_at);
         over || (nothing_left && queue.jobs.is_empty())
@@ -238,6 +295,13 @@ impl Remote {
         while let Ok(report) = read(&mut from_child) {
             match report {
                 Report::Event(id, event, usage) => self.hand_on(id, event, usage),
+                Report::Vectors(id, vectors, usage) => {
+                    let reading = lock(&self.embeds).remove(&id);
+                    if let Some(reading) = reading {
+                        reading.meter.set(&usage);
+                        reading.tell(vectors);
+                    }
+                }
                 Report::Status(status) => *lock(&self.seen) = Some((*status, Instant::now())),
                 Report::Loaded(_) | Report::NotLoaded(_) => break,
             }
@@ -248,8 +312,11 @@ impl Remote {
             self.shared.gauges.stop();
             "the engine was stopped".to_owned()
         } else {
-            let reason =
-                format!("the engine's process {}", status.map_or_else(String::new, ending));
+            let how = match status {
+                _ if self.stuck.load(SeqCst) => "was stuck".to_owned(),
+                status => status.map_or_else(String::new, ending),
+            };
+            let reason = format!("the engine's process {how}");
             tracing::error!(%reason, "the engine has failed");
             self.shared.gauges.fail(reason.clone());
             reason
@@ -288,6 +355,8 @@ impl Remote {
 
     /// Ends every job that runs or waits.
     fn tell_all(&self, reason: &str) {
+        // Dropped, they tell that the engine ended.
+        lock(&self.embeds).clear();
         let left = std::mem::take(&mut *lock(&self.jobs));
         for outbox in left.into_values() {
             outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use local_engine::{EmbedJob, Engine, JobEvent, Pooling, SubmitError};
+use local_engine::{EmbedJob, Engine, EngineConfig, JobEvent, Pooling, Scheduling, SubmitError};
 
 use super::harness::{ask, engine, first_text, small};
 
@@ -13,6 +13,7 @@ fn texts(engine: &Engine, texts: &[&str], pooling: Option<Pooling>) -> EmbedJob 
         inputs: texts.iter().map(tokens).collect(),
         pooling,
         engine_time_max: Duration::from_secs(600),
+        scheduling: Scheduling::default(),
     }
 }
 
@@ -54,6 +55,10 @@ async fn pooling_is_what_was_asked_for() {
     let default = vectors(&engine, texts(&engine, &text, None)).await;
     assert!(cosine(&mean[0], &default[0]) > 0.9999, "the file says nothing: the mean");
     assert!(cosine(&mean[0], &last[0]) < 0.999 && cosine(&first[0], &last[0]) < 0.999);
+    let configured = EngineConfig { pooling: Some(Pooling::Last), ..small() };
+    let configured = super::harness::engine(&configured);
+    let as_configured = vectors(&configured, texts(&configured, &text, None)).await;
+    assert!(cosine(&as_configured[0], &last[0]) > 0.9999, "the operator says the last token");
 }
 
 #[tokio::test]
@@ -79,7 +84,12 @@ async fn a_running_answer_goes_on_between_the_chunks() {
 async fn what_is_too_long_or_empty_is_refused_with_the_numbers() {
     let engine = engine(&small());
     let most = engine.embed_tokens_max();
-    let job = |inputs| EmbedJob { inputs, pooling: None, engine_time_max: Duration::MAX };
+    let job = |inputs| EmbedJob {
+        inputs,
+        pooling: None,
+        engine_time_max: Duration::MAX,
+        scheduling: Scheduling::default(),
+    };
     let too_long = vec![5; most as usize + 1];
     let refused = engine.embed(job(vec![too_long])).expect_err("too long");
     let numbers = SubmitError::ContextOverflow {

@@ -1,5 +1,6 @@
-//! A model file made to do harm is refused before llama.cpp sees it. The files are the real model
-//! with one thing in its header changed; a child process opens them all and must end in order.
+//! A model file or a request made to do harm is refused before llama.cpp sees it. The files are the
+//! real model with one thing in its header changed. A child process opens them all, or takes all
+//! requests, and must end in order.
 
 use std::{
     fs::File,
@@ -8,12 +9,14 @@ use std::{
     process::Command,
 };
 
-use local_engine::{Engine, LoadError};
+use local_engine::{EmbedJob, Engine, Job, LoadError, Rule, Sampling, Scheduling};
 
-use crate::harness::{model_file, small};
+use crate::harness::{answer, ask, engine, model_file, small};
 
 /// Where the child finds the files.
 const DIRECTORY: &str = "TOLLGATE_HOSTILE_DIRECTORY";
+/// Says that this is the child that takes requests.
+const REQUESTS: &str = "TOLLGATE_HOSTILE_REQUESTS";
 /// More than the model's header.
 const HEAD_BYTES: u64 = 4 << 20;
 
@@ -172,4 +175,83 @@ fn a_refusal_says_what_is_wrong_and_where() {
     assert!(said.contains("layers.gguf") && said.contains("`llama.block_count` is 0"), "{said}");
     let path = write(directory.path(), "half.gguf", &Head::read().0, whole / 2);
     assert!(load_error(&path).to_string().contains("is cut off"));
+}
+
+/// Rules that would run a parser out of its stack, or that no answer can match.
+fn hostile_rules() -> Vec<Rule> {
+    let nested = |open: &str, core: &str, close: &str, depth: usize| {
+        format!("{}{core}{}", open.repeat(depth), close.repeat(depth))
+    };
+    vec![
+        Rule::JsonSchema(nested(r#"{"type":"object","properties":{"a":"#, "true", "}}", 20_000)),
+        Rule::JsonSchema(nested(r#"{"anyOf":["#, "true", "]}", 50)),
+        Rule::JsonSchema(nested("[", "", "]", 100_000)),
+        Rule::Gbnf(format!("root ::= {}", nested("(", "\"a\"", ")", 50_000))),
+        Rule::Gbnf(format!("root ::= {}", "\"a\" | ".repeat(20_000))),
+        Rule::Gbnf("root ::= a\na ::= b\nb ::= a".to_owned()),
+        Rule::Gbnf("root ::= [^\\x00-\\U0010FFFF]".to_owned()),
+        Rule::Regex(nested("(", "a", ")", 2_000)),
+        Rule::Regex("[^\\x00-\\x{10FFFF}]".to_owned()),
+    ]
+}
+
+/// Runs twice, as above.
+#[test]
+fn no_request_brings_the_process_down() {
+    if std::env::var_os(REQUESTS).is_some() {
+        return take_all();
+    }
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "hostile::no_request_brings_the_process_down", "--nocapture"])
+        .env(REQUESTS, "1")
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&child.stdout);
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}: {said}\n{errors}", child.status);
+    assert!(said.contains("all taken or refused"), "{said}");
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn take_all() {
+    let engine = engine(&small());
+    let usual = ask(&engine, "Say hello.", 4);
+    for rule in hostile_rules() {
+        let Ok(constraint) = engine.constrain(&rule) else { continue };
+        // Every sampler after it: none may drop what alone is allowed.
+        let sampling = Sampling {
+            temperature: 2.0,
+            top_k: Some(1),
+            min_p: 1.0,
+            typical_p: 0.01,
+            top_p: f32::EPSILON,
+            ..Sampling::default()
+        };
+        let job = Job { constraint: Some(constraint), sampling, ..usual.clone() };
+        super::harness::read(engine.submit(job).expect("taken")).await;
+    }
+    let outside = i32::try_from(engine.info().vocabulary).expect("small");
+    for id in [-1, outside, i32::MIN, i32::MAX] {
+        let prompt = vec![1, id, 2];
+        let job = Job { prompt: prompt.clone(), ..usual.clone() };
+        assert!(engine.submit(job).is_err(), "{id} in a prompt");
+        let mut job = usual.clone();
+        job.sampling.logit_bias = vec![(id, 1.0)];
+        assert!(engine.submit(job).is_err(), "{id} in a bias");
+        let (pooling, scheduling) = (None, Scheduling::default());
+        let engine_time_max = std::time::Duration::MAX;
+        let texts = EmbedJob { inputs: vec![prompt], pooling, engine_time_max, scheduling };
+        assert!(engine.embed(texts).is_err(), "{id} in a text");
+    }
+    let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };
+    assert!(engine.submit(endless).is_err());
+    let head = Head::read();
+    let at = head.value("tokenizer.chat_template") + 8;
+    let directory = tempfile::tempdir().expect("a directory");
+    let whole = model_file().metadata().expect("the model").len();
+    let nested = head.put(at, format!("{{{{ {}", "(".repeat(200)).as_bytes());
+    let error = load_error(&write(directory.path(), "template.gguf", &nested.0, whole));
+    assert!(error.to_string().contains("template"), "{error}");
+    assert!(answer(&engine, usual).await.usage().generated_tokens > 0, "it goes on");
+    writeln!(std::io::stdout(), "all taken or refused").expect("the parent reads");
 }

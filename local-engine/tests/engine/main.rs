@@ -16,5 +16,6 @@ mod prompts;
 mod sampling;
 mod sharing;
 mod sliding;
+mod speculation;
 mod stopping;
 mod tools;

@@ -29,7 +29,7 @@ async fn every_sampler_changes_the_answer_and_none_its_repeatability() {
         base: 1.75,
         allowed_length: 1,
         last_n: 1_024,
-        breakers: vec!["\n".to_owned()],
+        breakers: vec!["\n".to_owned()].into(),
     };
     let narrow = Sampling { temperature: 1.5, seed: Some(7), ..greedy() };
     let mut seen = Vec::new();

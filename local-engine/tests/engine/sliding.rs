@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use local_engine::{EngineConfig, Job, KvLayout, Scheduling};
+use local_engine::{EngineConfig, Job, KvLayout, Scheduling, Speculation};
 
 use crate::harness::{answer, engine, greedy, small};
 
@@ -71,4 +71,16 @@ async fn the_next_turn_is_read_anew() {
     prompt.extend(tokens(10, 4));
     let next = answer(&engine, job(&prompt)).await;
     assert_eq!(next.cached, 0, "nothing is taken from a cache that may have holes");
+}
+
+#[tokio::test]
+async fn nothing_is_guessed_whose_cells_could_not_be_taken_back() {
+    let Some(mut config) = config() else { return };
+    config.speculation = Speculation::Lookup { tokens_max: 8, streams_max: 2 };
+    let engine = engine(&config);
+    let tokens = engine.tokenize_raw("one two three one two three one two three").expect("fits");
+    let mut job = job(&tokens);
+    job.max_tokens = 20;
+    answer(&engine, job).await;
+    assert_eq!(engine.status().speculation, []);
 }

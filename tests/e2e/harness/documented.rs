@@ -31,6 +31,10 @@ pub(crate) fn check(method: &str, path: &str, answer: &Answer) {
         assert!(told, "{method} {path} is not described and answers {}", answer.status);
         return;
     };
+    // Another listener's plane: what is described is not here.
+    if answer.status == 404 && answer.body_text().contains("\"path_not_found\"") {
+        return;
+    }
     let what = format!("{method} {path} {}", answer.status);
     let responses = &operation["responses"];
     let response = [answer.status.to_string(), format!("{}XX", answer.status / 100)]

@@ -12,6 +12,8 @@ const SHORT_WORDS: usize = 30;
 /// Long prompts of the mixed load, and their filler words.
 const LONG_PROMPTS: usize = 2;
 const LONG_WORDS: usize = 700;
+/// Tokens of a slot: a long prompt with its answer, and to spare.
+pub(super) const SLOT_TOKENS: u32 = 1_024;
 
 /// See the file's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

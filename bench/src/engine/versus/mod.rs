@@ -57,8 +57,8 @@ struct Run {
     birthplace: Birthplace,
     /// Settings of both, in words.
     settings: String,
-    /// The ceiling's own output lines.
-    ceiling: Option<String>,
+    /// What llama-batched-bench yields with as many sequences.
+    ceiling: Vec<servers::Ceiling>,
     turns: Vec<Turn>,
 }
 
@@ -69,9 +69,13 @@ pub(super) fn run(args: &EngineArgs, llama_server: &std::path::Path) -> Result<(
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         u32::try_from(cores).unwrap_or(1)
     });
+    let mut args = args.clone();
+    // In separate caches each slot has its part: a long prompt of the mixed load must fit into one.
+    args.context_tokens = args.context_tokens.max(args.slots.saturating_mul(load::SLOT_TOKENS));
+    let args = &args;
     let ceiling = match &args.versus.batched_bench {
-        Some(binary) => Some(servers::ceiling(binary, args, threads)?),
-        None => None,
+        Some(binary) => servers::ceiling(binary, args, threads)?,
+        None => Vec::new(),
     };
     let turns = crate::one_thread()?.block_on(async {
         let servers = Servers::start(args, llama_server, threads).await?;

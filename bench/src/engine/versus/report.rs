@@ -43,10 +43,36 @@ pub(super) fn table(run: &Run) -> String {
             text.push_str(&line(&run.turns, load, (name, figure, digits)));
         }
     }
-    if let Some(ceiling) = &run.ceiling {
-        text.push_str("\nThe ceiling, without HTTP, as llama-batched-bench tells it:\n\n");
-        text.push_str(ceiling);
-        text.push('\n');
+    text.push_str(&ceiling(run));
+    text
+}
+
+/// What of llama-batched-bench's speed both reach.
+fn ceiling(run: &Run) -> String {
+    if run.ceiling.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nThe ceiling: llama-batched-bench, once, before the rounds, without HTTP and sampling. \
+                    Shares are of its tokens/s with the prompts' reading in it.\n\n\
+                    | streams | tokens/s | of them generating alone | share of tollgate | of llama-server |\n\
+                    |---|---|---|---|---|\n"
+        .to_owned();
+    for ceiling in &run.ceiling {
+        let share = |subject| {
+            let load = Load::Streams(ceiling.streams);
+            let own = run.turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
+            let all: Option<Vec<f64>> = own.map(|turn| tokens_per_s(&turn.answers)).collect();
+            let shares = all.map(|all| all.iter().map(|one| one / ceiling.tokens_per_s).collect());
+            shown(shares.and_then(Spread::of).as_ref(), 2)
+        };
+        text.push_str(&format!(
+            "| {} | {:.1} | {:.1} | {} | {} |\n",
+            ceiling.streams,
+            ceiling.tokens_per_s,
+            ceiling.decode_tokens_per_s,
+            share(Subject::Tollgate),
+            share(Subject::LlamaServer),
+        ));
     }
     text
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Serialize;
+
 use super::super::EngineArgs;
 use super::super::http::Server;
 use super::Subject;
@@ -107,8 +109,23 @@ async fn start_llama_server(
     Ok((server, child))
 }
 
-/// The table of llama-batched-bench at the streams asked for: decoding without HTTP.
-pub(super) fn ceiling(binary: &Path, args: &EngineArgs, threads: u32) -> Result<String, String> {
+/// What llama-batched-bench yields with a number of sequences, without HTTP and sampling.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Ceiling {
+    pub(super) streams: u32,
+    /// Generated tokens over the time of reading the prompts and generating, as in the table's other
+    /// figures.
+    pub(super) tokens_per_s: f64,
+    /// Generated tokens over the time of generating alone.
+    pub(super) decode_tokens_per_s: f64,
+}
+
+/// Runs llama-batched-bench at the streams asked for.
+pub(super) fn ceiling(
+    binary: &Path,
+    args: &EngineArgs,
+    threads: u32,
+) -> Result<Vec<Ceiling>, String> {
     let streams: Vec<String> = args.streams.iter().map(u32::to_string).collect();
     let mut command = Command::new(binary);
     command.arg("-m").arg(&args.file);
@@ -120,7 +137,48 @@ pub(super) fn ceiling(binary: &Path, args: &EngineArgs, threads: u32) -> Result<
         let words = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{} ended with {}: {words}", binary.display(), output.status));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
-    Ok(rows.join("\n"))
+    // Which of the two it writes to has changed from version to version.
+    let said = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&said);
+    let rows: Vec<Ceiling> = text.lines().filter_map(row).collect();
+    if rows.len() == args.streams.len() {
+        return Ok(rows);
+    }
+    Err(format!("{} told no row for each number of streams:\n{text}", binary.display()))
+}
+
+/// A row of its table: prompt tokens, generated tokens, sequences, KV cells, then times and speeds of
+/// reading, of generating and of both.
+fn row(line: &str) -> Option<Ceiling> {
+    let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+    let [_, generated, streams, _, _, _, _, decode, seconds, _] = cells.as_slice() else {
+        return None;
+    };
+    let streams: u32 = streams.parse().ok()?;
+    let generated: u32 = generated.parse().ok()?;
+    let seconds: f64 = seconds.parse().ok()?;
+    Some(Ceiling {
+        streams,
+        tokens_per_s: f64::from(generated * streams) / seconds,
+        decode_tokens_per_s: decode.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ceiling, row};
+
+    #[test]
+    fn a_row_of_the_ceiling_is_read() {
+        let line = "|   235 |    128 |    4 |   1452 |    2.500 |   376.00 |    2.500 |   204.80 |    5.000 |   290.40 |";
+        let ceiling = Ceiling { streams: 4, tokens_per_s: 102.4, decode_tokens_per_s: 204.8 };
+        assert_eq!(row(line), Some(ceiling));
+        assert_eq!(
+            row(
+                "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |"
+            ),
+            None
+        );
+        assert_eq!(row("|-------|--------|"), None);
+    }
 }

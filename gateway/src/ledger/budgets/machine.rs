@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Machine {
     calendar: Calendar,
+    /// Seeded at random; what callers name in it (sessions) is bounded.
     books: HashMap<Scope, ScopeBook, RandomState>,
     sessions: Sessions,
     pub(super) waiting: Waiting,

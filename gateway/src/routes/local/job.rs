@@ -177,7 +177,8 @@ impl LocalRoute {
         let prompt_tokens: usize = inputs.iter().map(Vec::len).sum();
         // Every text is a step of its own, however short.
         let engine_time_max = self.engine_time_max(prompt_tokens as u64, inputs.len() as u64);
-        Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max }))
+        let scheduling = Scheduling::default();
+        Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max, scheduling }))
     }
 
     fn job(
@@ -257,10 +258,13 @@ impl LocalJob {
 
     /// Says whose job it is and how urgent.
     pub fn schedule(&mut self, scheduling: Scheduling) {
-        if let Work::Answers { jobs, .. } = &mut self.work {
-            for job in jobs {
-                job.scheduling = scheduling;
+        match &mut self.work {
+            Work::Answers { jobs, .. } => {
+                for job in jobs {
+                    job.scheduling = scheduling;
+                }
             }
+            Work::Vectors(job) => job.scheduling = scheduling,
         }
     }
 

@@ -97,7 +97,7 @@ fn dry(request: &ChatRequest) -> Result<Option<Dry>, BadRequest> {
         base: number(request, Field::DryBase, 1.0, 100.0, DRY_BASE)?,
         allowed_length: allowed,
         last_n: window(request, Field::DryPenaltyLastN, WINDOW_MAX)?,
-        breakers: breakers(request)?,
+        breakers: breakers(request)?.into(),
     };
     Ok((multiplier > 0.0).then_some(dry))
 }

@@ -138,7 +138,10 @@ fn what_is_asked_of_the_samplers_goes_by_llama_servers_names() {
     assert_eq!(ask.sampling.typical_p.to_bits(), 0.5f32.to_bits());
     assert_eq!(ask.sampling.repeat_last_n, 65_536);
     let dry = ask.sampling.dry.unwrap();
-    assert_eq!((dry.allowed_length, dry.last_n, dry.breakers), (3, 100, vec!["\n".to_owned()]));
+    assert_eq!(
+        (dry.allowed_length, dry.last_n, dry.breakers.texts()),
+        (3, 100, &["\n".to_owned()][..])
+    );
     assert_eq!((ask.choices, ask.logprobs, ask.ignore_end), (3, Some(5), true));
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap();
     assert_eq!((plain.choices, plain.logprobs, plain.ignore_end), (1, None, false));

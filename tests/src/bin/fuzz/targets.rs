@@ -1,7 +1,9 @@
 //! What is tried, and what must hold whatever the bytes are. Panics and aborts are findings of
 //! themselves.
 
-use local_engine::{Engine, EngineConfig, Message, PromptError, Role, fuzzing, gguf};
+use local_engine::{
+    ConstraintError, Engine, EngineConfig, Message, PromptError, Role, Rule, fuzzing, gguf,
+};
 use std::{io::Cursor, path::PathBuf};
 
 /// Tries one input; an error says what did not hold.
@@ -11,7 +13,11 @@ pub(crate) type Target = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
 pub(crate) type Make = fn() -> Result<Target, String>;
 
 /// Every target by name.
-pub(crate) const TARGETS: &[(&str, Make)] = &[("gguf", header), ("text", text), ("chat", chat)];
+pub(crate) const TARGETS: &[(&str, Make)] =
+    &[("gguf", header), ("text", text), ("chat", chat), ("schema", schema), ("grammar", grammar)];
+
+/// Tokens of an answer that is drawn under a rule.
+const ANSWER_TOKENS: usize = 96;
 
 /// A model file's header: refused or sound, in bounded time.
 fn header() -> Result<Target, String> {
@@ -54,14 +60,46 @@ fn text() -> Result<Target, String> {
     }))
 }
 
+/// A JSON schema: refused, or an answer drawn under it that ends by itself is JSON.
+fn schema() -> Result<Target, String> {
+    let engine = model()?;
+    Ok(Box::new(move |bytes| {
+        let rule = Rule::JsonSchema(String::from_utf8_lossy(bytes).into_owned());
+        match answered(&engine, &rule, bytes)? {
+            Some(text) if serde_json::from_str::<serde_json::Value>(&text).is_err() => {
+                Err(format!("the answer is no JSON: {text:?}"))
+            }
+            _ => Ok(()),
+        }
+    }))
+}
+
+/// A grammar in GBNF: refused, or an answer can be drawn under it.
+fn grammar() -> Result<Target, String> {
+    let engine = model()?;
+    Ok(Box::new(move |bytes| {
+        let rule = Rule::Gbnf(String::from_utf8_lossy(bytes).into_owned());
+        answered(&engine, &rule, bytes).map(|_| ())
+    }))
+}
+
+/// Draws an answer under a rule, each token by one of the bytes; its text if it ended by itself.
+fn answered(engine: &Engine, rule: &Rule, bytes: &[u8]) -> Result<Option<String>, String> {
+    let mut constraint = match engine.constrain(rule) {
+        Ok(constraint) => constraint,
+        Err(ConstraintError::Refused(reason)) if reason.is_empty() => {
+            return Err("refused without a reason".to_owned());
+        }
+        Err(_) => return Ok(None),
+    };
+    let picks: Vec<u8> = bytes.iter().copied().cycle().take(ANSWER_TOKENS).collect();
+    fuzzing::walk(engine, &mut constraint, &picks)
+}
+
 /// Messages parted by zeros, the first byte of each saying who speaks: tokens of the vocabulary, or
 /// a refusal.
 fn chat() -> Result<Target, String> {
-    let file = std::env::var_os("TOLLGATE_MODEL")
-        .map_or_else(|| PathBuf::from("models/SmolLM2-135M-Instruct-Q4_1.gguf"), PathBuf::from);
-    let mut config = EngineConfig::new(file);
-    (config.context_tokens, config.slots) = (256, 1);
-    let engine = Engine::load(&config).map_err(|e| e.to_string())?;
+    let engine = model()?;
     Ok(Box::new(move |bytes| {
         let messages: Vec<Message> = bytes.split(|byte| *byte == 0).take(64).map(message).collect();
         match engine.tokenize_chat(&messages) {
@@ -77,6 +115,14 @@ fn chat() -> Result<Target, String> {
             Err(other) => Err(other.to_string()),
         }
     }))
+}
+
+fn model() -> Result<Engine, String> {
+    let file = std::env::var_os("TOLLGATE_MODEL")
+        .map_or_else(|| PathBuf::from("models/SmolLM2-135M-Instruct-Q4_1.gguf"), PathBuf::from);
+    let mut config = EngineConfig::new(file);
+    (config.context_tokens, config.slots) = (256, 1);
+    Engine::load(&config).map_err(|e| e.to_string())
 }
 
 fn message(bytes: &[u8]) -> Message {

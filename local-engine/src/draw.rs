@@ -1,0 +1,199 @@
+//! How one job draws its tokens, from the logits to the token: biases, penalties, DRY, top-k,
+//! typical, top-p, min-p, temperature, draw. The order, the arithmetic and the generator are those
+//! of llama.cpp's own samplers, and `llama/sampler_tests.rs` compares the two token by token; but
+//! what is not asked for is not computed, what touches a few tokens touches only those, and nothing
+//! is allocated for a token.
+//!
+//! Two differences, both where llama.cpp leaves it to the C++ library: of equal logits the lower
+//! token comes first, and the generator's numbers do not change with the compiler.
+
+mod cut;
+mod dry;
+mod look;
+mod mersenne;
+mod penalties;
+
+pub use dry::Breakers;
+pub(crate) use dry::{Heads, Texts};
+
+use crate::{constraint::Allowed, job::Sampling};
+use cut::{Candidates, Cut};
+use dry::DryWindow;
+use mersenne::Mersenne;
+use penalties::Penalties;
+
+/// Below this a temperature means greedy: dividing logits by less overflows.
+const TEMPERATURE_MIN: f32 = 1e-5;
+
+/// How one job draws, and what it has to remember for it.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    bias: Vec<(i32, f32)>,
+    penalties: Option<Penalties>,
+    dry: Option<DryWindow>,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    /// The likeliest token.
+    Greedy,
+    /// One of those that are left, by their probabilities.
+    Draw { cut: Cut, generator: Box<Mersenne> },
+}
+
+/// Room to work in, of one device: kept from token to token.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// The logits with biases and penalties on them.
+    logits: Vec<f32>,
+    candidates: Candidates,
+}
+
+/// No token could be drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undrawn {
+    /// The model computed no numbers.
+    NoNumbers,
+    /// None is allowed.
+    NoneAllowed,
+}
+
+impl Chain {
+    /// The chain of a checked job. `seed` is for a job that names none; `heads` are its DRY breakers'
+    /// tokens.
+    pub(crate) fn new(sampling: &Sampling, prompt: &[i32], seed: u64, heads: Heads) -> Chain {
+        let cut = Cut {
+            top_k: sampling.top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
+            typical_p: sampling.typical_p,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            temperature: sampling.temperature,
+        };
+        let greedy = sampling.temperature < TEMPERATURE_MIN;
+        let seed = folded(sampling.seed.unwrap_or(seed));
+        Chain {
+            bias: sampling.logit_bias.clone(),
+            penalties: Penalties::new(sampling, prompt),
+            dry: sampling.dry.as_ref().and_then(|dry| DryWindow::new(dry, heads, prompt)),
+            end: if greedy {
+                End::Greedy
+            } else {
+                End::Draw { cut, generator: Box::new(Mersenne::new(seed)) }
+            },
+        }
+    }
+
+    /// Draws one of the allowed tokens from a row of logits, and remembers it.
+    pub(crate) fn draw(
+        &mut self,
+        row: &[f32],
+        allowed: Option<&Allowed>,
+        scratch: &mut Scratch,
+    ) -> Result<i32, Undrawn> {
+        let peak = look::peak(row).ok_or(Undrawn::NoNumbers)?;
+        let touched = !self.bias.is_empty() || self.penalties.is_some() || self.dry.is_some();
+        let Scratch { logits, candidates } = scratch;
+        let row = if touched {
+            logits.clear();
+            logits.extend_from_slice(row);
+            self.touch(logits);
+            logits.as_slice()
+        } else {
+            row
+        };
+        let token = match (&mut self.end, allowed) {
+            (End::Greedy, None) if !touched => Some(peak),
+            (End::Greedy, None) => look::peak(row),
+            (End::Greedy, Some(allowed)) => likeliest(row, allowed),
+            (End::Draw { cut, generator }, allowed) => {
+                candidates.fill(row, allowed, cut);
+                cut.apply(candidates);
+                candidates.draw(generator)
+            }
+        };
+        let token = token.ok_or(Undrawn::NoneAllowed)?;
+        if let Some(penalties) = &mut self.penalties {
+            penalties.accept(token);
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.accept(token);
+        }
+        Ok(token)
+    }
+
+    /// Changes the logits of the tokens that are named or were seen.
+    fn touch(&mut self, logits: &mut [f32]) {
+        for (token, bias) in &self.bias {
+            if let Some(logit) = at(logits, *token) {
+                *logit += bias;
+            }
+        }
+        if let Some(penalties) = &self.penalties {
+            penalties.apply(logits);
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.apply(logits);
+        }
+    }
+}
+
+/// A token's logit.
+fn at(logits: &mut [f32], token: i32) -> Option<&mut f32> {
+    logits.get_mut(usize::try_from(token).ok()?)
+}
+
+/// The likeliest of the allowed tokens, the first of equals.
+fn likeliest(row: &[f32], allowed: &Allowed) -> Option<i32> {
+    let mut best: Option<(i32, f32)> = None;
+    allowed.each(|token| {
+        let Some(logit) = usize::try_from(token).ok().and_then(|at| row.get(at)) else { return };
+        if best.is_none_or(|(_, highest)| *logit > highest) {
+            best = Some((token, *logit));
+        }
+    });
+    best.map(|(token, _)| token)
+}
+
+/// llama.cpp's seeds have 32 bits, and all ones mean "draw one" there.
+fn folded(seed: u64) -> u32 {
+    let folded = (seed ^ (seed >> 32)) & u64::from(u32::MAX);
+    u32::try_from(folded).unwrap_or(0).min(u32::MAX - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Chain, Heads, Scratch, Undrawn, folded};
+    use crate::job::Sampling;
+
+    #[test]
+    fn logits_that_are_not_numbers_are_refused() {
+        let drawn = |row: &[f32]| {
+            let mut chain = Chain::new(&Sampling::default(), &[], 1, Heads::default());
+            chain.draw(row, None, &mut Scratch::default())
+        };
+        assert_eq!(drawn(&[0.5, 2.0, -1.0]), Ok(1));
+        assert_eq!(drawn(&[0.5, f32::NAN]), Err(Undrawn::NoNumbers));
+        assert_eq!(drawn(&[f32::NEG_INFINITY]), Err(Undrawn::NoNumbers));
+        assert_eq!(drawn(&[1.0, f32::INFINITY]), Err(Undrawn::NoNumbers));
+    }
+
+    #[test]
+    fn a_seed_is_all_a_draw_depends_on() {
+        let row: Vec<f32> = (0_u8..100).map(|token| f32::from(token % 7)).collect();
+        let draws = |seed| {
+            let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+            let mut chain = Chain::new(&sampling, &[], seed, Heads::default());
+            let mut scratch = Scratch::default();
+            (0..20).map(|_| chain.draw(&row, None, &mut scratch)).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(5), draws(5));
+        assert_ne!(draws(5), draws(6));
+    }
+
+    #[test]
+    fn a_seed_never_means_a_random_one() {
+        assert_eq!(folded(7), 7);
+        assert_eq!(folded(u64::from(u32::MAX)), u32::MAX - 1);
+    }
+}
