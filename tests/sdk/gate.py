@@ -33,6 +33,9 @@ file = "{model}"
 model = "SmolLM2-135M-Instruct"
 usd_per_hour = "0.05"
 slots = 4
+# On a busy machine a token may take long without anything being wrong.
+prefill_token_max_us = 1000000
+decode_token_max_us = 5000000
 """
 
 CLOUD_CONFIG = """

@@ -8,7 +8,9 @@ client = anthropic.Anthropic(base_url=checks.ANTHROPIC_URL, api_key=checks.API_K
 
 def ask(question: str) -> dict:
     messages = [{"role": "user", "content": question}]
-    return {"model": checks.MODEL, "max_tokens": 64, "messages": messages, "temperature": 0}
+    # The package no longer names the temperature itself.
+    greedy = {"temperature": 0}
+    return {"model": checks.MODEL, "max_tokens": 64, "messages": messages, "extra_body": greedy}
 
 
 def text_of(message: anthropic.types.Message) -> str:
