@@ -345,6 +345,10 @@ impl State {
             registry.register(name, help, family.clone());
         }
         self.register_webhooks(registry);
+        self.register_engine_times(registry);
+    }
+
+    fn register_engine_times(&self, registry: &mut Registry) {
         registry.register(
             "engine_heartbeat_age_seconds",
             "Time since the local model's scheduler last looked around",
