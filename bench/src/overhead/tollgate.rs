@@ -223,6 +223,7 @@ output = "2.00"
 pub(crate) async fn create_key(address: SocketAddr, admin_key: &str) -> Result<String, String> {
     let body = json!({
         "label": "bench",
+        "may_pin": true,
         "budgets": [{"window": "month", "money_usd": "1000000", "hard": true}],
         "limits": {
             "requests_per_minute": 60_000_000,
