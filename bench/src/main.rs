@@ -95,9 +95,13 @@ fn all_cores() -> Result<tokio::runtime::Runtime, String> {
 
 /// A pooled client that goes straight to the address.
 fn http_client() -> Result<reqwest::Client, String> {
+    http_builder().build().map_err(|e| format!("client: {e}"))
+}
+
+fn http_builder() -> reqwest::ClientBuilder {
     // An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().build().map_err(|e| format!("client: {e}"))
+    reqwest::Client::builder().no_proxy()
 }
 
 /// One line of the result.

@@ -39,7 +39,7 @@ impl Server {
         let url = url.parse().map_err(|e| format!("{url}: {e}"))?;
         // Of a server that closes idle connections, as llama-server does after seconds, none is kept:
         // a request on one that is just being closed would fail.
-        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+        let client = crate::http_builder().pool_max_idle_per_host(0).build();
         let client = client.map_err(|e| format!("client: {e}"))?;
         let never_tokens = never_tokens.to_vec();
         Ok(Server { client, url, key: key.to_owned(), model: model.to_owned(), never_tokens })
