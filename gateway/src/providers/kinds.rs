@@ -77,7 +77,7 @@ const fn facts(
     }
 }
 
-/// OpenAI's models that think, up to GPT-5 (https://platform.openai.com/docs/guides/reasoning). From
+/// OpenAI's models that think, up to GPT-5 (<https://platform.openai.com/docs/guides/reasoning>). From
 /// 5.1 on it depends on the effort.
 const OPENAI_THINKS: Family = Family {
     models: &["o1", "o3", "o4-", "gpt-5"],
@@ -93,7 +93,7 @@ const OPENAI_THINKS: Family = Family {
     ],
 };
 /// Claude without sampling parameters: Opus from 4.7 on, and what came after
-/// (https://platform.claude.com/docs/en/about-claude/models/migration-guide).
+/// (<https://platform.claude.com/docs/en/about-claude/models/migration-guide>).
 const CLAUDE_UNSAMPLED: Family = Family {
     models: &[
         "claude-opus-4-7",
@@ -105,13 +105,13 @@ const CLAUDE_UNSAMPLED: Family = Family {
     but: &[],
     refuses: &["temperature", "top_p", "top_k"],
 };
-/// Grok's models that think (https://docs.x.ai/docs/guides/reasoning).
+/// Grok's models that think (<https://docs.x.ai/docs/guides/reasoning>).
 const GROK_THINKS: Family = Family {
     models: &["grok-3-mini", "grok-4-0709", "grok-4-fast-reasoning", "grok-4-1-fast-reasoning"],
     but: &[],
     refuses: &["presence_penalty", "frequency_penalty", "stop"],
 };
-/// https://api-docs.deepseek.com/guides/reasoning_model
+/// <https://api-docs.deepseek.com/guides/reasoning_model>
 const DEEPSEEK_THINKS: Family =
     Family { models: &["deepseek-reasoner"], but: &[], refuses: &["logprobs", "top_logprobs"] };
 
