@@ -1,8 +1,8 @@
 //! What a listener hands its requests to: the router, and around it what all responses have in
 //! common.
 //!
-//! It is a service of its own and not two layers of the router, because each layer of axum costs
-//! every request a copy of the stack below it and three boxes.
+//! It is a service of its own and not two layers of the router, because with each layer of axum every
+//! request clones the stack below it and boxes another future.
 
 use super::{Gateway, Planes, outside, router};
 use axum::{Router, extract::Request, response::Response};

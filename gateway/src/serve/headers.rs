@@ -337,8 +337,8 @@ fn server_timing(timeline: &Timeline, out: &mut BytesMut) {
     }
 }
 
-/// Appends a number of at least `places` digits. By hand, because the formatter's way costs a dozen
-/// headers more than all else that writes them.
+/// Appends a number of at least `places` digits. By hand: every answer's headers hold a dozen, and the
+/// formatter's way costs several times as much.
 fn decimal(out: &mut BytesMut, mut number: u64, places: usize) {
     let mut digits = [b'0'; 20];
     let mut from = digits.len();

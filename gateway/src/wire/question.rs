@@ -19,7 +19,7 @@ pub(crate) fn question(request: &ChatRequest) -> u64 {
     let whole: &[u8] = &request.body;
     let messages = request.given(Field::Messages).map_or(whole, str::as_bytes);
     let tail = &messages[messages.len().saturating_sub(TAIL_BYTES)..];
-    // Hashed in one go: a hasher that is given a byte at a time takes ten times as long.
+    // Gathered first and hashed in one go: giving the hasher a byte at a time costs more.
     let mut said = [0; WORDS_MAX * (WORD_BYTES_MAX + 1)];
     let mut end = 0;
     for word in words(&tail[last_content(tail)..]).take(WORDS_MAX) {
