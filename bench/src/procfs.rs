@@ -55,6 +55,19 @@ impl CpuReading {
     }
 }
 
+/// Nanoseconds on a processor of a process's living threads, by the threads' names.
+pub(crate) fn by_thread_name(pid: u32) -> Result<BTreeMap<String, u64>, String> {
+    let folder = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&folder).map_err(|e| format!("{folder}: {e}"))?;
+    let mut names = BTreeMap::new();
+    for thread in entries.flatten().map(|entry| entry.path()) {
+        let name = fs::read_to_string(thread.join("comm")).unwrap_or_default();
+        let clock = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+        *names.entry(name.trim_end().to_owned()).or_insert(0) += schedstat_ns(&clock).unwrap_or(0);
+    }
+    Ok(names)
+}
+
 /// utime + stime of a `/proc/<pid>/stat` line. The command name may hold spaces and parentheses, so
 /// fields are counted from its last closing one.
 fn stat_ticks(stat: &str) -> Option<u64> {

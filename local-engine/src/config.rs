@@ -58,9 +58,10 @@ pub struct EngineConfig {
     /// Most prompt tokens read in a step that also generates: bounds the gap a long prompt causes
     /// between other jobs' tokens.
     pub prefill_chunk: u32,
-    /// The time a step that also generates should take at most: fewer prompt tokens than
-    /// `prefill_chunk` are read in it when that many would take longer, by what steps have cost so
-    /// far. `None`: always as many as `prefill_chunk`.
+    /// By how much reading prompts should lengthen a step that also generates, at most: fewer prompt
+    /// tokens than `prefill_chunk` are read in it when that many would take longer, by what steps
+    /// have cost so far (a prompt's last piece may be a quarter more). `None`: always as many as
+    /// `prefill_chunk`.
     pub gap_target: Option<Duration>,
     /// Layers offloaded to a GPU; `None` is as many as fit. A number above 0 is kept or refused.
     pub gpu_layers: Option<u32>,
@@ -121,8 +122,8 @@ impl EngineConfig {
             queue_wait_max: Duration::from_secs(30),
             threads: None,
             batch_tokens: 512,
-            prefill_chunk: 128,
-            gap_target: Some(Duration::from_millis(250)),
+            prefill_chunk: 256,
+            gap_target: Some(Duration::from_millis(400)),
             gpu_layers: None,
             gpu_device: None,
             kv_layout: KvLayout::Auto,

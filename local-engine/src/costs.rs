@@ -1,6 +1,6 @@
 //! What a step costs, fitted while it runs: a fixed part, a part for each generated token, and a
-//! part for each prompt token. From it follows how many prompt tokens fit into a step that keeps
-//! the gap between other jobs' tokens.
+//! part for each prompt token. From it follows how many prompt tokens lengthen the gap between
+//! other jobs' tokens by no more than they may.
 //!
 //! Least squares over recent steps: each step the past counts a little less, so that the fit
 //! follows a machine that gets busy or a cache that fills.
@@ -78,20 +78,17 @@ impl Fit {
         }
     }
 
-    /// Prompt tokens that fit into a step of `target` beside so many generated ones; at least 1,
-    /// or prompts would wait for ever.
+    /// Prompt tokens that lengthen a step by `target`; at least 1, or prompts would wait for ever.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "clamped to 1 and a million"
     )]
-    pub(crate) fn prefills_within(&self, target: Duration, decodes: usize) -> usize {
-        let left = target.as_secs_f64() - self.fixed - self.decode * decodes as f64;
+    pub(crate) fn prefills_within(&self, target: Duration) -> usize {
         if self.prefill <= 0.0 {
             return 1_000_000;
         }
-        (left / self.prefill).clamp(1.0, 1e6) as usize
+        (target.as_secs_f64() / self.prefill).clamp(1.0, 1e6) as usize
     }
 }
 
@@ -151,8 +148,8 @@ mod tests {
         let fit = costs.fit().expect("steps were seen");
         assert!((fit.decode - 0.005).abs() < 0.000_5, "{fit:?}");
         assert!((fit.prefill - 0.002_8).abs() < 0.000_1, "{fit:?}");
-        let chunk = fit.prefills_within(Duration::from_millis(250), 4);
-        let expected = (250_000 - 2_500 - 4 * 5_000) / 2_800;
+        let chunk = fit.prefills_within(Duration::from_millis(250));
+        let expected = 250_000 / 2_800;
         assert!(chunk.abs_diff(expected) <= 2, "{chunk} for {expected}");
     }
 
@@ -161,7 +158,7 @@ mod tests {
         let mut costs = Costs::default();
         observe(&mut costs, 0, 200);
         let fit = costs.fit().expect("a step was seen");
-        let chunk = fit.prefills_within(Duration::from_millis(280), 0);
+        let chunk = fit.prefills_within(Duration::from_millis(280));
         assert!((90..=110).contains(&chunk), "{chunk}");
     }
 
@@ -181,6 +178,6 @@ mod tests {
         let mut costs = Costs::default();
         observe(&mut costs, 100, 10);
         let fit = costs.fit().expect("a step was seen");
-        assert_eq!(fit.prefills_within(Duration::from_millis(1), 100), 1);
+        assert_eq!(fit.prefills_within(Duration::from_millis(1)), 1);
     }
 }

@@ -349,13 +349,26 @@ impl<'m> LlamaDevice<'m> {
             can_reuse: config.prefix_reuse && can_rewind,
             can_rewind,
         };
-        let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
-        crate::device::Device::decode(&mut device, &[token]).map_err(|fault| match fault {
-            Fault::Full => "the KV cache holds not even one token".to_owned(),
-            Fault::Broken(reason) | Fault::Sequence(reason) => reason,
-        })?;
-        device.context.clear_kv_cache();
+        device.compute_one()?;
         Ok(device)
+    }
+
+    /// Computes a token and forgets it. In a thread that ends with it: OpenMP keeps computing threads
+    /// for every thread that ever computed, and once they are more than the processors it lets all of
+    /// them sleep at every barrier, which costs a sixth of the speed.
+    fn compute_one(&mut self) -> Result<(), String> {
+        let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
+        let decoded = std::thread::scope(|scope| {
+            scope.spawn(|| crate::device::Device::decode(self, &[token])).join()
+        });
+        decoded.map_err(|_| "llama.cpp panicked at its first token".to_owned())?.map_err(
+            |fault| match fault {
+                Fault::Full => "the KV cache holds not even one token".to_owned(),
+                Fault::Broken(reason) | Fault::Sequence(reason) => reason,
+            },
+        )?;
+        self.context.clear_kv_cache();
+        Ok(())
     }
 
     /// Longest text that can be embedded.

@@ -44,7 +44,7 @@ pub(crate) struct Seen {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Played {
     /// Prompt tokens to be read.
-    pub(crate) unread: f64,
+    pub(crate) unread: usize,
     /// Tokens it will still generate.
     pub(crate) left: f64,
     /// Cells it was promised.
@@ -93,9 +93,20 @@ impl Seen {
     }
 }
 
-/// Seconds until a job behind `waiting` could come in.
-pub(crate) fn wait(fit: Fit, room: Room, running: &[Played], waiting: &[Played]) -> f64 {
-    let mut seconds = fit.prefill * running.iter().map(|job| job.unread).sum::<f64>();
+/// What is ahead of a job that came now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Ahead {
+    /// Seconds until it could come in.
+    pub(crate) wait: f64,
+    /// Prompt tokens of others that will still be unread then.
+    pub(crate) unread: usize,
+    /// Whose they are.
+    pub(crate) readers: usize,
+}
+
+/// What is ahead of a job behind `waiting`.
+pub(crate) fn ahead(fit: Fit, room: Room, running: &[Played], waiting: &[Played]) -> Ahead {
+    let mut seconds = 0.0;
     let mut running = running.to_vec();
     let mut waiting = waiting.iter();
     let mut next = waiting.next();
@@ -104,12 +115,18 @@ pub(crate) fn wait(fit: Fit, room: Room, running: &[Played], waiting: &[Played])
         let needed = next.map_or(0, |job| job.cells);
         let fits = running.len() < room.slots && promised + needed <= room.cells;
         if fits || running.is_empty() {
-            let Some(job) = next else { return seconds };
-            seconds += fit.prefill * job.unread;
+            let Some(job) = next else {
+                let unread = running.iter().map(|job| job.unread).sum();
+                let readers = running.iter().filter(|job| job.unread > 0).count();
+                return Ahead { wait: seconds, unread, readers };
+            };
             running.push(*job);
             next = waiting.next();
             continue;
         }
+        // All are read before one ends.
+        seconds += fit.prefill * tokens(running.iter().map(|job| job.unread).sum());
+        running.iter_mut().for_each(|job| job.unread = 0);
         // Until the first of them ends.
         let steps = running.iter().map(|job| job.left).fold(f64::INFINITY, f64::min).max(1.0);
         seconds += steps * step_seconds(fit, running.len());
@@ -136,7 +153,7 @@ impl<D: Device> Scheduler<D> {
     pub(crate) fn publish_wait(&self) {
         let Some(fit) = self.costs.fit() else { return };
         let play = |at: Option<usize>, job: &Sequence<D::Sampler>| Played {
-            unread: tokens(job.to_read().saturating_sub(at.map_or(0, |at| self.read(at)))),
+            unread: job.to_read().saturating_sub(at.map_or(0, |at| self.read(at))),
             left: (self.seen.answer_tokens(job.max_tokens)
                 - f64::from(job.outbox.meter().generated_tokens()))
             .max(1.0),
@@ -148,27 +165,27 @@ impl<D: Device> Scheduler<D> {
         running.extend(
             self.swapped
                 .iter()
-                .map(|outside| Played { unread: 0.0, ..play(None, &outside.sequence) }),
+                .map(|outside| Played { unread: 0, ..play(None, &outside.sequence) }),
         );
         let queue = self.shared.queue();
         let waiting: Vec<Played> = queue
             .jobs
             .iter()
             .map(|waiting| Played {
-                unread: tokens(waiting.job.prompt.len()),
+                unread: waiting.job.prompt.len(),
                 left: self.seen.answer_tokens(waiting.job.max_tokens).max(1.0),
                 cells: waiting.job.prompt.len() + tokens_of(waiting.job.max_tokens),
             })
             .collect();
         drop(queue);
         let room = Room { slots: self.slots_max, cells: self.cells_promised };
-        let seconds = wait(fit, room, &running, &waiting);
+        let ahead = ahead(fit, room, &running, &waiting);
         let chunk = self.prefill_bound(decoding).max(1);
         // Beside others each chunk of the prompt comes with a token for each of them.
         let beside = if decoding == 0 { fit.fixed } else { step_seconds(fit, decoding) };
         let per_token = fit.prefill + beside / tokens(chunk);
         let ratio = self.seen.ratio_p95();
-        self.shared.gauges.set_prediction(seconds, per_token, ratio);
+        self.shared.gauges.set_prediction(ahead, per_token, ratio);
     }
 
     /// A job got its first token.
@@ -185,40 +202,50 @@ fn tokens_of(count: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Played, Room, Seen, wait};
+    use super::{Ahead, Duration, Played, Room, Seen, ahead};
     use crate::costs::Fit;
 
     const FIT: Fit = Fit { fixed: 0.01, decode: 0.005, prefill: 0.002 };
     const ROOM: Room = Room { slots: 2, cells: 1_000 };
 
-    fn job(unread: f64, left: f64) -> Played {
+    fn job(unread: usize, left: f64) -> Played {
         Played { unread, left, cells: 100 }
+    }
+
+    fn wait(fit: Fit, room: Room, running: &[Played], waiting: &[Played]) -> f64 {
+        ahead(fit, room, running, waiting).wait
     }
 
     #[test]
     fn with_a_free_slot_nobody_waits() {
         assert!(wait(FIT, ROOM, &[], &[]) < 1e-9);
-        assert!(wait(FIT, ROOM, &[job(0.0, 50.0)], &[]) < 1e-9);
+        assert!(wait(FIT, ROOM, &[job(0, 50.0)], &[]) < 1e-9);
+    }
+
+    #[test]
+    fn prompts_that_are_being_read_keep_nobody_out_of_a_free_slot() {
+        let ahead = ahead(FIT, ROOM, &[job(5_000, 50.0)], &[]);
+        assert_eq!(ahead, Ahead { wait: 0.0, unread: 5_000, readers: 1 });
     }
 
     #[test]
     fn behind_full_slots_one_waits_for_the_first_to_end() {
-        let seconds = wait(FIT, ROOM, &[job(0.0, 50.0), job(0.0, 90.0)], &[]);
+        let seconds = wait(FIT, ROOM, &[job(0, 50.0), job(0, 90.0)], &[]);
         assert!((seconds - 50.0 * 0.02).abs() < 1e-9, "{seconds}");
     }
 
     #[test]
     fn who_waits_already_goes_first() {
-        let running = [job(0.0, 50.0), job(0.0, 90.0)];
-        let seconds = wait(FIT, ROOM, &running, &[job(100.0, 30.0)]);
+        let running = [job(0, 50.0), job(0, 90.0)];
+        let seconds = wait(FIT, ROOM, &running, &[job(100, 30.0)]);
         // 50 steps of two, the prompt, 30 steps of two until the one that came in ends.
         assert!((seconds - (1.0 + 0.2 + 0.6)).abs() < 1e-9, "{seconds}");
     }
 
     #[test]
     fn cells_are_waited_for_like_slots() {
-        let large = Played { cells: 900, ..job(0.0, 50.0) };
-        let waiting = Played { cells: 200, ..job(0.0, 10.0) };
+        let large = Played { cells: 900, ..job(0, 50.0) };
+        let waiting = Played { cells: 200, ..job(0, 10.0) };
         let seconds = wait(FIT, ROOM, &[large], &[waiting]);
         assert!((seconds - 50.0 * 0.015).abs() < 1e-9, "{seconds}");
     }

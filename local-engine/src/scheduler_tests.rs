@@ -389,13 +389,38 @@ fn a_long_prompt_takes_only_a_chunk_beside_running_jobs() {
 
 #[test]
 fn a_short_prompt_overtakes_a_long_one_and_neither_starves() {
-    let mut bench = Bench::new(|_| {});
-    let _long = bench.job(&[A; 100], 1);
-    let mut short = bench.job(&[A + 1; 10], 1);
+    let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (4, 4_000));
+    let _running = bench.job(&[A + 2], 400);
     bench.turn();
-    let long_tokens = bench.decodes()[0].iter().filter(|entry| entry.slot == 0).count();
-    assert_eq!(long_tokens, 32 - 10, "the long prompt has all that the short one leaves");
-    assert_eq!(finish(&events(&mut short)), Some(Finish::Length));
+    let _long = bench.job(&[A; 100], 1);
+    let mut short = bench.job(&[A + 1; 8], 1);
+    bench.turns(2);
+    assert_eq!(finish(&events(&mut short)), Some(Finish::Length), "it waits for one chunk at most");
+    // While shorter ones keep coming, every fourth step reads the long one.
+    let mut shorter = Vec::new();
+    for n in 0..8 {
+        shorter.push(bench.job(&[A + 3 + n; 8], 1));
+        bench.turn();
+    }
+    let chunks = &bench.decodes()[3..];
+    let of_long = chunks.iter().filter(|batch| batch.iter().any(|entry| entry.slot == 1)).count();
+    assert_eq!(of_long, 2);
+}
+
+#[test]
+fn a_small_rest_of_a_prompt_is_read_at_once_and_a_step_is_not_cut_into_crumbs() {
+    let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (3, 4_000));
+    let _running = bench.job(&[A + 2], 50);
+    bench.turn();
+    let _first = bench.job(&[A; 36], 1);
+    let _second = bench.job(&[A + 1; 40], 1);
+    bench.turn();
+    let shares = |budget, beyond| bench.scheduler.share_prefill(budget, beyond);
+    assert_eq!(shares(24, 0), [(1, 24)], "8 of 36 are read");
+    assert_eq!(shares(24, 3), [(1, 24)], "a rest of 28 is too long");
+    assert_eq!(shares(24, 4), [(1, 28)]);
+    assert_eq!(shares(36, 0), [(1, 28)], "8 of 36 are too little for another");
+    assert_eq!(shares(40, 0), [(1, 28), (2, 12)]);
 }
 
 #[test]

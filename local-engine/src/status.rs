@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    predict::Prediction,
+    predict::{Ahead, Prediction},
     speculation::{ClassGauges, SpeculationStatus},
 };
 
@@ -143,6 +143,9 @@ pub(crate) struct Gauges {
     cost_decode_ns: AtomicU64,
     cost_prefill_ns: AtomicU64,
     wait_ns: AtomicU64,
+    /// Prompt tokens of others that a newcomer finds unread, and how many prompts they are of.
+    unread_ahead: AtomicU64,
+    readers_ahead: AtomicU64,
     /// Reading one prompt token as a newcomer; 0 before the first step.
     read_each_ns: AtomicU64,
     /// 95th percentile of real over expected waits, in thousandths; 0 before it is known.
@@ -184,6 +187,8 @@ impl Gauges {
             cost_decode_ns: AtomicU64::new(0),
             cost_prefill_ns: AtomicU64::new(0),
             wait_ns: AtomicU64::new(0),
+            unread_ahead: AtomicU64::new(0),
+            readers_ahead: AtomicU64::new(0),
             read_each_ns: AtomicU64::new(0),
             off_permille: AtomicU64::new(0),
             finished: AtomicU64::new(0),
@@ -217,12 +222,14 @@ impl Gauges {
         (!costs.prefill.is_zero()).then_some(costs)
     }
 
-    /// What a newcomer would wait, read each of its prompt tokens for, and how far such numbers
+    /// What is ahead of a newcomer, the seconds each prompt token takes, and how far such numbers
     /// were off.
-    pub(crate) fn set_prediction(&self, wait: f64, read_each: f64, off: Option<f64>) {
+    pub(crate) fn set_prediction(&self, ahead: Ahead, read_each: f64, off: Option<f64>) {
         let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let off = duration(off.unwrap_or(0.0)).as_millis();
-        self.wait_ns.store(nanoseconds(duration(wait)), Relaxed);
+        self.wait_ns.store(nanoseconds(duration(ahead.wait)), Relaxed);
+        self.unread_ahead.store(count64(ahead.unread), Relaxed);
+        self.readers_ahead.store(count64(ahead.readers), Relaxed);
         self.off_permille.store(u64::try_from(off).unwrap_or(u64::MAX), Relaxed);
         self.read_each_ns.store(nanoseconds(duration(read_each)).max(1), Relaxed);
     }
@@ -234,7 +241,11 @@ impl Gauges {
             return None;
         }
         let wait = self.wait_ns.load(Relaxed);
-        let tokens = u64::try_from(prompt_tokens).unwrap_or(u64::MAX);
+        let own = count64(prompt_tokens);
+        // Of each prompt that is being read no more comes first than the newcomer has itself: the
+        // shortest rest is read first, the oldest prompt every few steps.
+        let others = own.saturating_mul(self.readers_ahead.load(Relaxed));
+        let tokens = own.saturating_add(others.min(self.unread_ahead.load(Relaxed)));
         let ttft = wait.saturating_add(read_each.saturating_mul(tokens));
         let off = Some(self.off_permille.load(Relaxed)).filter(|off| *off > 0);
         let p95 = off.map(|off| u128::from(ttft) * u128::from(off) / 1_000);
@@ -304,6 +315,10 @@ impl Gauges {
             failed: self.failed.load(Relaxed),
         }
     }
+}
+
+fn count64(items: usize) -> u64 {
+    u64::try_from(items).unwrap_or(u64::MAX)
 }
 
 /// A count as it is published.

@@ -25,7 +25,11 @@ const CHUNK_MIN: usize = 16;
 /// Prompt tokens of a step before it is known what they cost.
 const CHUNK_UNFITTED: usize = 64;
 /// A step in which nobody generates may take so many times the target.
-const ALONE: u32 = 4;
+const ALONE: u32 = 2;
+/// Every so manieth step reads the prompt that came first.
+const OLDEST_EVERY: u32 = 4;
+/// One so manieth of a step's prompt tokens is too little for a piece of its own.
+const LITTLE: usize = 4;
 
 /// One job's part of a batch.
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl<D: Device> Scheduler<D> {
         if batch.is_empty() {
             return Ok(false);
         }
+        self.steps_so_far = self.steps_so_far.wrapping_add(1);
         let started = Instant::now();
         if !self.decode(&batch, &parts, now)? {
             return Ok(true);
@@ -175,7 +180,8 @@ impl<D: Device> Scheduler<D> {
         let bound = self.prefill_bound(plan.batch.len());
         // What texts to embed took of this turn's time is not there for prompts.
         let bound = bound.saturating_sub(self.embedded).max(bound.min(CHUNK_MIN));
-        for (at, count) in self.share_prefill(bound) {
+        let beyond = self.prefill_room(plan.batch.len()).saturating_sub(bound).min(bound / LITTLE);
+        for (at, count) in self.share_prefill(bound, beyond) {
             let Some(sequence) = &self.slots[at].running else { continue };
             let (from, to) = (self.read(at), self.read(at) + count);
             // Tokens that are read again draw nothing: what follows them is known.
@@ -199,26 +205,41 @@ impl<D: Device> Scheduler<D> {
         speculator.draft(sequence.class, sequence.draft, &sequence.history, most)
     }
 
-    /// Prompt tokens that may be in a step with so many generated ones.
+    /// Whether nobody waits for a step with so many generated tokens. Other models on the device wait
+    /// for it as this model's own jobs would.
+    fn is_alone(&self, decodes: usize) -> bool {
+        decodes == 0 && !self.shared.is_crowded()
+    }
+
+    /// Prompt tokens that have room in a step with so many generated ones, however long it takes.
+    fn prefill_room(&self, decodes: usize) -> usize {
+        let most = if self.is_alone(decodes) { self.batch_tokens } else { self.prefill_chunk };
+        most.min(self.batch_tokens.saturating_sub(decodes))
+    }
+
+    /// Prompt tokens that should be in such a step: as many as lengthen it by the target.
     pub(crate) fn prefill_bound(&self, decodes: usize) -> usize {
-        // Other models on the device wait for this step as this model's own jobs would.
-        let alone = decodes == 0 && !self.shared.is_crowded();
-        let most = if alone { self.batch_tokens } else { self.prefill_chunk };
-        let room = most.min(self.batch_tokens.saturating_sub(decodes));
+        let alone = self.is_alone(decodes);
+        let room = self.prefill_room(decodes);
         let Some(target) = self.gap_target else { return room };
         let within = match self.costs.fit() {
             // Nobody waits for the next token, but somebody may come.
-            Some(fit) if alone => fit.prefills_within(target * ALONE, 0),
-            Some(fit) => fit.prefills_within(target, decodes),
+            Some(fit) if alone => fit.prefills_within(target * ALONE),
+            Some(fit) => fit.prefills_within(target),
             None => CHUNK_UNFITTED,
         };
         room.min(within.max(CHUNK_MIN))
     }
 
-    /// Shares the prompt tokens of a step: half goes to the job that came first, so that none
-    /// starves; the rest to the shortest remaining prompts, so that a short one behind a long one
-    /// gets its first token soon.
-    fn share_prefill(&self, budget: usize) -> Vec<(usize, usize)> {
+    /// Shares the prompt tokens of a step. It goes to the job with the shortest rest, so that a short
+    /// prompt behind a long one gets its first token soon, and every so many steps to the one that
+    /// came first, so that none starves. A second job is read in the same step only if much is left for it:
+    /// pieces of several prompts in one batch read the weights more than once where caches are
+    /// separate.
+    ///
+    /// A rest that is at most `beyond` tokens too long is read at once: as a step of its own it would
+    /// cost everybody more.
+    pub(crate) fn share_prefill(&self, budget: usize, beyond: usize) -> Vec<(usize, usize)> {
         let mut reading: Vec<(usize, usize, u64)> = Vec::new();
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(sequence) = &slot.running else { continue };
@@ -227,19 +248,20 @@ impl<D: Device> Scheduler<D> {
                 reading.push((at, left, sequence.order));
             }
         }
-        let Some(first) = reading.iter().min_by_key(|(_, _, order)| *order).copied() else {
-            return Vec::new();
-        };
         reading.sort_by_key(|(_, left, order)| (*left, *order));
-        let firsts_half = first.1.min(budget.div_ceil(2));
-        let mut rest = budget - firsts_half;
-        let mut shares = Vec::with_capacity(reading.len());
+        if self.steps_so_far.is_multiple_of(OLDEST_EVERY)
+            && let Some(oldest) = (0..reading.len()).min_by_key(|at| reading[*at].2)
+        {
+            reading[..=oldest].rotate_right(1);
+        }
+        let mut left_over = budget;
+        let mut shares = Vec::new();
         for (at, left, _) in reading {
-            let granted = if at == first.0 { firsts_half } else { 0 };
-            let more = rest.min(left - granted);
-            rest -= more;
-            if granted + more > 0 {
-                shares.push((at, granted + more));
+            let granted = if left <= left_over + beyond { left } else { left_over };
+            shares.push((at, granted));
+            left_over = left_over.saturating_sub(granted);
+            if left_over <= budget / LITTLE {
+                break;
             }
         }
         shares

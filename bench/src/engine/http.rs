@@ -59,23 +59,7 @@ impl Server {
         let mut readers = JoinSet::new();
         let start = Instant::now();
         for prompt in prompts {
-            let mut body = json!({
-                "model": self.model,
-                "messages": [
-                    {"role": "system", "content": prompt.system},
-                    {"role": "user", "content": prompt.user},
-                ],
-                "temperature": 0,
-                "max_completion_tokens": args.output_tokens,
-                "stream": true,
-                "stream_options": {"include_usage": true},
-            });
-            if !self.never_tokens.is_empty() {
-                let never = |token: &i32| (token.to_string(), json!(-100));
-                let biases: serde_json::Map<_, _> = self.never_tokens.iter().map(never).collect();
-                body["logit_bias"] = Value::Object(biases);
-            }
-            readers.spawn(ask(self.clone(), body.to_string(), Watch::new(start)));
+            readers.spawn(self.ask(prompt, args.output_tokens, start));
         }
         let mut answers = Vec::new();
         while let Some(answer) = readers.join_next().await {
@@ -83,9 +67,35 @@ impl Server {
         }
         Ok(answers)
     }
+
+    /// Sends one prompt and reads its answer; times count from `start`.
+    pub(super) fn ask(
+        &self,
+        prompt: &Prompt,
+        output_tokens: u32,
+        start: Instant,
+    ) -> impl Future<Output = Result<Answer, String>> + Send + use<> {
+        let mut body = json!({
+            "model": self.model,
+            "messages": [
+                {"role": "system", "content": prompt.system},
+                {"role": "user", "content": prompt.user},
+            ],
+            "temperature": 0,
+            "max_completion_tokens": output_tokens,
+            "stream": true,
+            "stream_options": {"include_usage": true},
+        });
+        if !self.never_tokens.is_empty() {
+            let never = |token: &i32| (token.to_string(), json!(-100));
+            let biases: serde_json::Map<_, _> = self.never_tokens.iter().map(never).collect();
+            body["logit_bias"] = Value::Object(biases);
+        }
+        read(self.clone(), body.to_string(), Watch::new(start))
+    }
 }
 
-async fn ask(server: Server, body: String, mut watch: Watch) -> Result<Answer, String> {
+async fn read(server: Server, body: String, mut watch: Watch) -> Result<Answer, String> {
     let request = server.client.post(server.url).bearer_auth(&server.key);
     let request = request.header("content-type", "application/json").body(body);
     let mut answer = request.send().await.map_err(|e| e.to_string())?;

@@ -243,7 +243,7 @@ pub struct LocalConfig {
     pub threads: Option<u32>,
     /// Most prompt tokens read in one step while other requests decode.
     pub prefill_chunk: u32,
-    /// The time such a step should take at most; `None`: as `prefill_chunk` has it.
+    /// By how much reading should lengthen such a step at most; `None`: as `prefill_chunk` has it.
     pub gap_target: Option<Duration>,
     /// The layout of the KV cache.
     pub kv_layout: local_engine::KvLayout,

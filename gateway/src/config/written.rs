@@ -515,7 +515,7 @@ mod local {
         nonzero32(256)
     }
     pub(super) fn gap_target_ms() -> u64 {
-        250
+        400
     }
     pub(super) fn prefixes_max() -> u32 {
         32

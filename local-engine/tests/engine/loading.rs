@@ -74,3 +74,31 @@ async fn two_engines_live_side_by_side() {
     let second = answer(&two, ask(&two, "Name a color.", 3)).await;
     assert_eq!(first.text(), second.text());
 }
+
+/// OpenMP keeps computing threads for every thread that ever computed. More of them than processors,
+/// and all sleep at each barrier.
+#[cfg(target_os = "linux")]
+#[test]
+fn loading_leaves_no_computing_thread_behind() {
+    let ids = || -> std::collections::BTreeSet<std::ffi::OsString> {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+        tasks.flatten().map(|task| task.file_name()).collect()
+    };
+    // A name that only what this thread starts has.
+    let loaded = std::thread::Builder::new().name("loads-a-model".to_owned()).spawn(move || {
+        let _engine = engine(&small());
+        let named = || {
+            let of = |id: &std::ffi::OsString| {
+                std::fs::read_to_string(Path::new("/proc/self/task").join(id).join("comm"))
+            };
+            let names = ids().iter().filter_map(|id| of(id).ok()).collect::<Vec<_>>();
+            names.iter().filter(|name| name.trim_end() == "loads-a-model").count()
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while named() > 1 && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        named()
+    });
+    assert_eq!(loaded.expect("a thread").join().expect("it ends"), 1, "the thread itself");
+}

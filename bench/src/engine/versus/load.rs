@@ -1,5 +1,8 @@
 //! What is asked of a server in one turn.
 
+use std::time::{Duration, Instant};
+
+use futures::future::{join, try_join_all};
 use serde::Serialize;
 
 use super::super::http::Server;
@@ -12,6 +15,11 @@ const SHORT_WORDS: usize = 30;
 /// Long prompts of the mixed load, and their filler words.
 const LONG_PROMPTS: usize = 2;
 const LONG_WORDS: usize = 700;
+/// How long the steady load begins new chats, how often a long prompt comes in meanwhile, and how
+/// long the answers are.
+const STEADY: Duration = Duration::from_secs(20);
+const LONG_EVERY: Duration = Duration::from_secs(5);
+const STEADY_OUT: u32 = 64;
 /// Tokens of a slot: a long prompt with its answer, and to spare.
 pub(super) const SLOT_TOKENS: u32 = 1_024;
 
@@ -23,6 +31,9 @@ pub(super) enum Load {
     Streams(u32),
     /// Short chats and long prompts, at once; only the short chats are counted.
     Mixed,
+    /// Short chats one after the other in some places, and a long prompt every few seconds; only the
+    /// chats are counted, each from when it was sent.
+    Steady,
     /// One more turn of a chat whose earlier part the server has just answered; only it is counted.
     NextTurn,
 }
@@ -52,6 +63,10 @@ impl Load {
         match self {
             Load::Streams(streams) => format!("{streams} streams"),
             Load::Mixed => format!("{SHORT_CHATS} short chats beside {LONG_PROMPTS} long prompts"),
+            Load::Steady => format!(
+                "{SHORT_CHATS} short chats at all times, a long prompt every {} s",
+                LONG_EVERY.as_secs()
+            ),
             Load::NextTurn => "next turn of a chat".to_owned(),
         }
     }
@@ -77,6 +92,7 @@ impl Load {
                 let longest = answers.iter().map(|answer| answer.prompt_tokens).max().unwrap_or(0);
                 Ok(answers.into_iter().filter(|a| a.prompt_tokens * 2 < longest).collect())
             }
+            Load::Steady => steady(server, prompts).await,
             Load::NextTurn => {
                 let first = prompts.next(prompts.words);
                 server.batch(args, std::slice::from_ref(&first)).await?;
@@ -85,4 +101,29 @@ impl Load {
             }
         }
     }
+}
+
+async fn steady(server: &Server, prompts: &mut Prompts) -> Result<Vec<Answer>, String> {
+    let end = Instant::now() + STEADY;
+    let prompts = std::cell::RefCell::new(prompts);
+    let ask = |words| {
+        let prompt = prompts.borrow_mut().next(words);
+        server.ask(&prompt, STEADY_OUT, Instant::now())
+    };
+    let chats = (0..SHORT_CHATS).map(|_| async {
+        let mut answers = Vec::new();
+        while Instant::now() < end {
+            answers.push(ask(SHORT_WORDS).await?);
+        }
+        Ok::<_, String>(answers)
+    });
+    // A long prompt comes whether or not the one before was answered.
+    let longs = (0_u32..).map(|n| LONG_EVERY.saturating_mul(n) + LONG_EVERY / 5);
+    let longs = longs.take_while(|after| *after < STEADY).map(|after| async move {
+        tokio::time::sleep(after).await;
+        ask(LONG_WORDS).await
+    });
+    let (chats, longs) = join(try_join_all(chats), try_join_all(longs)).await;
+    longs?;
+    Ok(chats?.into_iter().flatten().collect())
 }

@@ -49,6 +49,38 @@ struct Turn {
     subject: Subject,
     load: Load,
     answers: Vec<Answer>,
+    /// Processor time of tollgate's threads meanwhile; of llama-server's it is not taken.
+    cpu: Option<Cpu>,
+}
+
+/// Processor time of a turn.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Cpu {
+    /// Of the threads that compute the model.
+    engine_ns: u64,
+    /// Of all others: HTTP, the ledger, the policies.
+    others_ns: u64,
+}
+
+impl Cpu {
+    /// What a process has used so far. The threads that llama.cpp starts have the name of the one that
+    /// started them.
+    fn of(pid: u32) -> Result<Cpu, String> {
+        let mut cpu = Cpu::default();
+        for (name, ns) in crate::procfs::by_thread_name(pid)? {
+            let sum =
+                if name.starts_with("engine") { &mut cpu.engine_ns } else { &mut cpu.others_ns };
+            *sum += ns;
+        }
+        Ok(cpu)
+    }
+
+    fn since(self, earlier: Cpu) -> Cpu {
+        Cpu {
+            engine_ns: self.engine_ns.saturating_sub(earlier.engine_ns),
+            others_ns: self.others_ns.saturating_sub(earlier.others_ns),
+        }
+    }
 }
 
 /// What `engine-versus.json` holds.
@@ -103,15 +135,17 @@ async fn measured(args: &EngineArgs, servers: &Servers) -> Result<Vec<Turn>, Str
         Load::Streams(1).put(servers.of(subject), &mut prompts, args).await?;
     }
     let mut loads: Vec<Load> = args.streams.iter().map(|streams| Load::Streams(*streams)).collect();
-    loads.extend([Load::Mixed, Load::NextTurn]);
+    loads.extend([Load::Mixed, Load::Steady, Load::NextTurn]);
     let mut turns = Vec::new();
     for round in 0..args.rounds {
         for load in crate::stats::rotated(&loads, round) {
             for subject in crate::stats::rotated(&[Subject::Tollgate, Subject::LlamaServer], round)
             {
+                let before = servers.cpu(subject)?;
                 let answers = load.put(servers.of(subject), &mut prompts, args).await?;
+                let cpu = servers.cpu(subject)?.zip(before).map(|(now, then)| now.since(then));
                 crate::progress(&format!("round {} {} on {subject:?}", round + 1, load.name()));
-                turns.push(Turn { round, subject, load, answers });
+                turns.push(Turn { round, subject, load, answers, cpu });
             }
         }
     }

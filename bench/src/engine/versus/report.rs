@@ -13,11 +13,12 @@ const T95: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
 /// A figure of one turn.
 type Figure = fn(&[Answer]) -> Option<f64>;
 
-const FIGURES: [(&str, Figure, usize); 4] = [
+const FIGURES: [(&str, Figure, usize); 5] = [
     ("tokens/s", tokens_per_s, 1),
     ("TTFT p50 ms", |answers| over(answers, firsts, 5_000), 0),
     ("TTFT p95 ms", |answers| over(answers, firsts, 9_500), 0),
     ("gap p99 ms", |answers| over(answers, gaps, 9_900), 1),
+    ("gap max ms", |answers| over(answers, gaps, 10_000), 0),
 ];
 
 pub(super) fn table(run: &Run) -> String {
@@ -40,11 +41,34 @@ pub(super) fn table(run: &Run) -> String {
     }
     for load in loads {
         for (name, figure, digits) in FIGURES {
+            // Each of its answers counts from its own start.
+            if load == Load::Steady && name == "tokens/s" {
+                continue;
+            }
             text.push_str(&line(&run.turns, load, (name, figure, digits)));
         }
     }
     text.push_str(&ceiling(run));
+    text.push_str(&async_side(&run.turns));
     text
+}
+
+/// What everything but the engine costs beside it.
+fn async_side(turns: &[Turn]) -> String {
+    let shares: Vec<f64> = turns
+        .iter()
+        .filter_map(|turn| turn.cpu)
+        .map(|cpu| 100.0 * ns(cpu.others_ns) / ns(cpu.engine_ns).max(1.0))
+        .collect();
+    format!(
+        "\nProcessor time of tollgate's other threads (HTTP, policies, ledger) in percent of the \
+         engine's, each turn: {}.\n",
+        shown(Spread::of(shares).as_ref(), 2)
+    )
+}
+
+fn ns(nanoseconds: u64) -> f64 {
+    Duration::from_nanos(nanoseconds).as_secs_f64() * 1e9
 }
 
 /// What of llama-batched-bench's speed both reach.

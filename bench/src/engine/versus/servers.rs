@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::super::EngineArgs;
 use super::super::http::Server;
-use super::Subject;
+use super::{Cpu, Subject};
 use crate::child::Child;
 use crate::overhead::tollgate::{create_key, free_address, read_secret};
 
@@ -17,7 +17,8 @@ use crate::overhead::tollgate::{create_key, free_address, read_secret};
 pub(super) struct Servers {
     tollgate: Server,
     llama_server: Server,
-    _children: [Child; 2],
+    ours: Child,
+    _theirs: Child,
     _folder: tempfile::TempDir,
 }
 
@@ -33,13 +34,21 @@ impl Servers {
         let (tollgate, ours) = tollgate(args, folder.path(), threads).await?;
         let (llama_server, theirs) =
             start_llama_server(args, llama_server, folder.path(), threads).await?;
-        Ok(Servers { tollgate, llama_server, _children: [ours, theirs], _folder: folder })
+        Ok(Servers { tollgate, llama_server, ours, _theirs: theirs, _folder: folder })
     }
 
     pub(super) fn of(&self, subject: Subject) -> &Server {
         match subject {
             Subject::Tollgate => &self.tollgate,
             Subject::LlamaServer => &self.llama_server,
+        }
+    }
+
+    /// Processor time so far, of tollgate alone.
+    pub(super) fn cpu(&self, subject: Subject) -> Result<Option<Cpu>, String> {
+        match subject {
+            Subject::Tollgate => Cpu::of(self.ours.pid()).map(Some),
+            Subject::LlamaServer => Ok(None),
         }
     }
 }
