@@ -86,7 +86,7 @@ fn loading_leaves_no_computing_thread_behind() {
     };
     // A name that only what this thread starts has.
     let loaded = std::thread::Builder::new().name("loads-a-model".to_owned()).spawn(move || {
-        let _engine = engine(&small());
+        let _engine = engine(&local_engine::EngineConfig { threads: Some(2), ..small() });
         let named = || {
             let of = |id: &std::ffi::OsString| {
                 std::fs::read_to_string(Path::new("/proc/self/task").join(id).join("comm"))
