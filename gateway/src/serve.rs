@@ -180,6 +180,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         arrived_unix_ms: gateway.clock.unix_ms(),
         timeline: Timeline::start(),
         caller: None,
+        model: None,
         decision: None,
         recorded: false,
         watched: false,
@@ -203,6 +204,8 @@ struct Life {
     arrived_unix_ms: u64,
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
+    /// The model it asks for, where that has limits of its own.
+    model: Option<Arc<str>>,
     decision: Option<Arc<Decision>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
@@ -224,7 +227,7 @@ async fn answer(
     life.caller = Some(Arc::clone(&caller));
     life.timeline.end(Stage::Identify);
 
-    let permit = gateway.admission.admit(&caller)?;
+    let mut permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
     let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
@@ -237,6 +240,8 @@ async fn answer(
     if headers::asks_dry_run(&head.headers)? {
         return Ok(pages::dry_run(&policy, &facts));
     }
+    life.model = gateway.admission.limited(&request.model).cloned();
+    gateway.admission.admit_to(&request.model, &mut permit)?;
     let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
     life.watched = true;
     let decision =

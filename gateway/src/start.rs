@@ -94,7 +94,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let webhooks = webhooks(&config, &books, &clock)?;
     let gateway = Gateway {
         guard,
-        admission: Admission::new(&config.limits),
+        admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),
         idempotency: Idempotency::new(config.idempotency),
@@ -135,7 +135,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
         guard: Arc::new(Guard::new(config.guard.clone())),
-        admission: Admission::new(&config.limits),
+        admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),
         idempotency: Idempotency::new(config.idempotency),
@@ -178,6 +178,7 @@ fn books_config(config: &Config) -> BooksConfig {
         time_zone: config.time_zone.clone(),
         global_budgets: config.global_budgets.clone(),
         global_tokens_per_minute: config.limits.tokens_per_minute,
+        model_limits: config.model_limits.clone(),
     }
 }
 

@@ -208,6 +208,7 @@ impl Sim {
                 user: None,
                 session: None,
                 tags: &[],
+                model: None,
             }));
         }
         let zeros = vec![0; limits.len()];

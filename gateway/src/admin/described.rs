@@ -7,7 +7,9 @@
 #![expect(clippy::too_many_lines, reason = "tables: a function is a list of what there is")]
 #![expect(clippy::needless_pass_by_value, reason = "schemas are made where they are passed")]
 
-use super::{budgets, groups, keys, ledger_views::EntryView, models, policies, state};
+use super::{
+    budgets, groups, keys, ledger_views::EntryView, model_limits, models, policies, state,
+};
 use crate::{
     ledger::{
         CacheUse, Endpoint, GroupBy, GuardEffect, Line, NOTICE_KINDS, OrderBy, Outcome, Rebuilt,
@@ -30,6 +32,7 @@ pub(crate) fn operations(types: &mut Types) -> Vec<Operation> {
     let mut operations = of_keys(types);
     operations.extend(of_groups(types));
     operations.extend(of_budgets(types));
+    operations.push(of_limits(types));
     operations.extend(of_events());
     operations.extend(of_guard());
     operations.extend(of_routes(types));
@@ -236,6 +239,14 @@ fn of_budgets(types: &mut Types) -> Vec<Operation> {
             &list_of(&object(json!({ "code": text(), "count": whole() }), &[])),
         ),
     ]
+}
+
+fn of_limits(types: &mut Types) -> Operation {
+    let all = types.list::<model_limits::ModelLimitsView>();
+    let summary = "The limits of single models over all callers.";
+    operation(("GET", "/admin/v1/limits", "Limits", "listModelLimits", summary), &[])
+        .says("As `[[limit]]` sets them in the configuration, with what is left of each.")
+        .answers("200", "All of them.", &all)
 }
 
 fn of_events() -> Vec<Operation> {

@@ -19,6 +19,7 @@ mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
 mod limits;
+mod model_limits;
 mod models;
 mod organization;
 mod policies;
@@ -102,6 +103,7 @@ fn paths() -> Paths<Arc<Gateway>> {
             ONE,
             patch(budgets::change).get(budgets::show).delete(budgets::remove),
         )
+        .at("/limits", READS, get(model_limits::list))
         .at("/reservations", READS, get(state::reservations))
         .at("/refusals", READS, get(state::refusals))
         .at("/routes", READS, get(state::routes))

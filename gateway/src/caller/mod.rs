@@ -55,16 +55,24 @@ impl Caller {
         &self.record.id
     }
 
-    /// Whose budgets and limits its requests count against, but for sessions and tags.
+    /// Whose budgets and limits its requests count against, but for sessions, models and the tags
+    /// that a request brings.
     #[must_use]
     pub fn path(&self) -> BudgetPath {
-        BudgetPath::of(&Payer {
+        BudgetPath::of(&self.payer())
+    }
+
+    /// The same, to which a request adds what it names.
+    #[must_use]
+    pub fn payer(&self) -> Payer<'_> {
+        Payer {
             key: &self.record.id,
             team: self.team.as_deref(),
             user: self.record.user.as_deref(),
             session: None,
             tags: &[],
-        })
+            model: None,
+        }
     }
 
     /// The caller as policies see it.

@@ -6,7 +6,7 @@ use super::{
     LedgerConfig, Limits, LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
-    price, shipped,
+    models, price, shipped,
     survive::{self, BreakerConfig, RetryConfig},
     webhook, written,
 };
@@ -18,7 +18,7 @@ use local_engine::{
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
@@ -45,6 +45,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
     }
+    let model_limits = models::checked(&written.limit, &asked_for(&policy, &routes))?;
     let webhooks = webhook::checked(&written.webhook, &mut warnings)?;
     let config = Config {
         listen,
@@ -60,6 +61,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
             early: server.keep_alive_early,
         },
         responses: responses(&written.responses),
+        model_limits,
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written
             .engine
@@ -264,6 +266,14 @@ fn names(routes: &[Route], policy: &PolicyConfig) -> Result<HashSet<String>, Fin
         }
     }
     Ok(taken)
+}
+
+/// What callers may write as `model`.
+fn asked_for<'a>(policy: &'a PolicyConfig, routes: &'a [RouteConfig]) -> BTreeSet<&'a str> {
+    let of_routes = routes.iter().flat_map(|route| {
+        std::iter::once(route.id.as_str()).chain(route.aliases.iter().map(String::as_str))
+    });
+    policy.aliases.iter().map(String::as_str).chain(of_routes).collect()
 }
 
 /// What a route is checked against.

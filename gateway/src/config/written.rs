@@ -24,6 +24,7 @@ pub(super) struct Written {
     pub(super) ledger: Ledger,
     pub(super) guard: Guard,
     pub(super) budget: Vec<Spanned<Budget>>,
+    pub(super) limit: Vec<Spanned<super::models::Limit>>,
     pub(super) policy: Policy,
     pub(super) prices: Prices,
     pub(super) responses: Responses,

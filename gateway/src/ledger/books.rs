@@ -5,7 +5,7 @@
 
 use super::{
     accounts::Amount,
-    budgets::{BudgetPath, BudgetState, Budgets, Holds, Scope, TokenRate},
+    budgets::{BudgetPath, BudgetState, Budgets, Holds, Payer, Scope, TokenRate},
     derived::PolicyNote,
     effect::Effect,
     entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
@@ -152,6 +152,13 @@ impl Books {
         self.0.refuse(row);
     }
 
+    /// Whose budgets and limits a request counts against that asks for `model`, whatever model
+    /// `payer` names.
+    #[must_use]
+    pub fn path(&self, payer: &Payer<'_>, model: &str) -> BudgetPath {
+        self.0.budgets.path(payer, model)
+    }
+
     /// The budgets on a path and what is left of them.
     #[must_use]
     pub fn budget_facts(&self, path: &BudgetPath) -> Vec<BudgetFacts> {
@@ -168,6 +175,12 @@ impl Books {
     #[must_use]
     pub fn token_rate(&self, path: &BudgetPath) -> Option<TokenRate> {
         self.0.budgets.token_rate(path)
+    }
+
+    /// The tokens-per-minute limit of a model over all callers; `None` where it has none.
+    #[must_use]
+    pub fn model_token_rate(&self, model: &str) -> Option<TokenRate> {
+        self.0.budgets.token_rate(&BudgetPath::of_model(model))
     }
 }
 

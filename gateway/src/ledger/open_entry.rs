@@ -286,13 +286,15 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
-        let path = BudgetPath::of(&Payer {
+        let payer = Payer {
             key: &head.key,
             team: head.team.as_deref(),
             user: head.user.as_deref(),
             session: head.session.as_deref(),
             tags: &head.tags,
-        });
+            model: None,
+        };
+        let path = books.budgets.path(&payer, &head.model_asked);
         Self {
             timeline,
             ending,

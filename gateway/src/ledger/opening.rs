@@ -19,7 +19,7 @@ use super::{
 use crate::{
     caller::BudgetSpec,
     clock::Clock,
-    config::Durability,
+    config::{Durability, ModelLimits},
     store::{
         JournalError, Lost,
         ballast::Ballast,
@@ -67,6 +67,8 @@ pub struct BooksConfig {
     pub global_budgets: Vec<BudgetSpec>,
     /// Tokens per minute over everything.
     pub global_tokens_per_minute: Option<u64>,
+    /// Limits of single models; tokens per minute of them are kept here.
+    pub model_limits: Vec<ModelLimits>,
 }
 
 /// What opening found and did.
@@ -248,6 +250,7 @@ fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
         config.time_zone.clone(),
         &config.global_budgets,
         config.global_tokens_per_minute,
+        &config.model_limits,
     );
     for (scope, kept) in &derived.accounts {
         budgets.restore(scope, kept.known(), kept.used_unix_ms);

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord},
+    config::ModelLimits,
     store::BooksError,
 };
 use jiff::tz::TimeZone;
@@ -29,6 +30,7 @@ pub use scope::{BudgetPath, Payer, Scope};
 use serde::{Deserialize, Serialize};
 pub use states::{BudgetState, Side, TokenRate, budget_id};
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -71,6 +73,8 @@ pub(crate) struct Budgets {
     machine: Mutex<Machine>,
     /// What the configuration says of the whole, beside what the API does.
     configured: (Vec<BudgetSpec>, Option<u64>),
+    /// Models whose tokens per minute are limited.
+    models: HashSet<Arc<str>>,
     base: Instant,
 }
 
@@ -92,14 +96,32 @@ impl Holds {
 // === impl Budgets ===
 
 impl Budgets {
-    pub(crate) fn new(zone: TimeZone, budgets: &[BudgetSpec], per_minute: Option<u64>) -> Self {
+    pub(crate) fn new(
+        zone: TimeZone,
+        budgets: &[BudgetSpec],
+        per_minute: Option<u64>,
+        models: &[ModelLimits],
+    ) -> Self {
+        let mut machine = Machine::new(zone);
+        let models = models.iter().filter(|of| of.limits.tokens_per_minute.is_some());
+        for ModelLimits { model, limits } in models.clone() {
+            let scope = Scope::Model(Arc::clone(model));
+            machine.set(&scope, limits, (&[], &[]), At::default());
+        }
         let budgets = Self {
-            machine: Mutex::new(Machine::new(zone)),
+            machine: Mutex::new(machine),
             configured: (budgets.to_vec(), per_minute),
+            models: models.map(|of| Arc::clone(&of.model)).collect(),
             base: Instant::now(),
         };
         budgets.set_global(&KeyLimits::default(), &[], &[], 0);
         budgets
+    }
+
+    /// The path of a request that asks for `model`, whatever model `payer` names.
+    pub(crate) fn path(&self, payer: &Payer<'_>, model: &str) -> BudgetPath {
+        let model = self.models.get(model).map(|model| &**model);
+        BudgetPath::of(&Payer { model, ..*payer })
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {

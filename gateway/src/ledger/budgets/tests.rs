@@ -30,6 +30,7 @@ fn path(key: &str, team: &str, session: &str, tags: &[&str]) -> BudgetPath {
         user: Some("ada"),
         session: Some(session),
         tags: &tags,
+        model: None,
     })
 }
 
@@ -364,7 +365,7 @@ fn taken(memory: &[Remembered], scope: &Scope, window: Window, now: u64) -> [u64
 }
 
 /// Parts of limits that were told: whose, over which window, of what, how much, since when.
-type ToldParts = std::collections::HashSet<(Scope, Window, u8, u8, u64)>;
+type ToldParts = HashSet<(Scope, Window, u8, u8, u64)>;
 
 /// A part is told when it is passed, and of a calendar window once.
 fn tell_once(told: &mut ToldParts, passed: &Crossing) {

@@ -48,6 +48,7 @@ impl House {
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::new(),
             global_tokens_per_minute: None,
+            model_limits: Vec::new(),
         };
         Self { _dir: dir, clock, hand, config }
     }
@@ -159,6 +160,7 @@ pub(super) fn path(name: &str) -> crate::ledger::BudgetPath {
         user: None,
         session: None,
         tags: &[],
+        model: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What every version shares never moves.
 
-use crate::ledger::{AttemptOutcome, CacheUse, Endpoint, GuardEffect, Outcome, Role};
+use crate::ledger::{AttemptOutcome, CacheUse, Endpoint, GuardEffect, KeyId, Outcome, Role, Scope};
 use policies::{LeaveOut, RouteState, RuleName, UsageSource};
 use serde::Serialize;
 use std::sync::Arc;
@@ -71,6 +71,16 @@ fn numbers_of_variants_never_move() {
         number(GuardEffect::Throttled),
         number(GuardEffect::LocalOnly),
         number(GuardEffect::Blocked),
+    ]);
+    let name = || Arc::from("a");
+    numbered([
+        number(Scope::Global),
+        number(Scope::Key(KeyId(name()))),
+        number(Scope::Team(name())),
+        number(Scope::User(name())),
+        number(Scope::Session(KeyId(name()), name())),
+        number(Scope::Tag(name())),
+        number(Scope::Model(name())),
     ]);
     numbered([
         number(RouteState::Ready),
