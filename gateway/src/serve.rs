@@ -335,8 +335,19 @@ async fn read(
         output_tokens_default: gateway.config.limits.output_tokens_default,
     };
     let mut request = wire::read(endpoint, body, headers, &context)?;
+    bear(&caller.record.tags, &mut request.tags);
     request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
     Ok(request)
+}
+
+/// Puts the operator's tags of a key before those that a request names itself, which add to them and
+/// take none away.
+fn bear(of_key: &[String], named: &mut Vec<String>) {
+    if of_key.is_empty() {
+        return;
+    }
+    let own = std::mem::replace(named, of_key.to_vec());
+    named.extend(own.into_iter().filter(|tag| !of_key.contains(tag)));
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {

@@ -11,9 +11,9 @@ use super::{
     state, unreadable,
 };
 use crate::{
-    caller::{BudgetSpec, Window},
+    caller::{BudgetSpec, Window, Zone},
     ledger::{KeyId, Scope},
-    openapi::types::{Usd, WindowText},
+    openapi::types::{Usd, WindowText, ZoneName},
     refusal::Refusal,
     serve::Gateway,
 };
@@ -62,6 +62,9 @@ pub(super) struct CreateBody {
     requests: Option<u64>,
     #[serde(default = "super::limits::yes")]
     hard: bool,
+    #[serde(default)]
+    #[schemars(with = "Option<ZoneName>")]
+    timezone: Option<Zone>,
 }
 
 /// What is absent stays; what is null is cleared.
@@ -76,6 +79,9 @@ pub(super) struct ChangeBody {
     #[serde(deserialize_with = "given")]
     requests: Option<Option<u64>>,
     hard: Option<bool>,
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<ZoneName>")]
+    timezone: Option<Option<Zone>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -109,6 +115,7 @@ pub(super) async fn create(
         tokens: body.tokens,
         requests: body.requests,
         hard: body.hard,
+        timezone: body.timezone,
     };
     let spec = spec.check()?;
     let configured = gateway.config.global_budgets.iter().any(|known| known.window == spec.window);
@@ -146,7 +153,8 @@ pub(super) async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<Str
     }
 }
 
-/// PATCH /budgets/{id}. Lowered below what is spent, it stops new work and lets running work end.
+/// PATCH /budgets/{id}. Lowered below what is spent, it stops new work and lets running work end; in
+/// another time zone, it has that zone's windows from the end of the one that runs.
 pub(super) async fn change(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
@@ -162,6 +170,7 @@ pub(super) async fn change(
         spec.tokens = body.tokens.unwrap_or(spec.tokens);
         spec.requests = body.requests.unwrap_or(spec.requests);
         spec.hard = body.hard.unwrap_or(spec.hard);
+        spec.zone = body.timezone.unwrap_or(spec.zone.take());
         BudgetBody::from(&*spec).check()?;
         changed = Some(spec.clone());
         Ok(())

@@ -2,8 +2,8 @@
 
 use super::read::{Object, bad};
 use crate::{
-    caller::{BudgetSpec, KeyLimits, Window},
-    openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText},
+    caller::{BudgetSpec, KeyLimits, Window, Zone},
+    openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText, ZoneName},
     refusal::Refusal,
 };
 use policies::PicoUsd;
@@ -32,6 +32,10 @@ pub(super) struct BudgetBody {
     pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
+    /// The time zone of a calendar window; where it is absent, the configured one.
+    #[serde(default)]
+    #[schemars(with = "Option<ZoneName>")]
+    pub(super) timezone: Option<Zone>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -126,12 +130,19 @@ impl BudgetBody {
             let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
             return Err(bad(Some("budgets"), message));
         }
+        if self.timezone.is_some() && !self.window.is_calendar() {
+            let message =
+                "`timezone` is for the windows hour, day, week and month: others begin in none";
+            return Err(bad(Some("timezone"), message));
+        }
         Ok(BudgetSpec {
             window: self.window,
             money: self.money_usd,
             tokens: self.tokens,
             hard: self.hard,
             requests: self.requests,
+            zone: self.timezone,
+            turn: None,
         })
     }
 }
@@ -144,6 +155,7 @@ impl From<&BudgetSpec> for BudgetBody {
             tokens: spec.tokens,
             requests: spec.requests,
             hard: spec.hard,
+            timezone: spec.zone.clone(),
         }
     }
 }
@@ -173,6 +185,11 @@ pub(super) fn check_all(specs: &[BudgetSpec]) -> Result<(), Refusal> {
 
 pub(super) fn views(specs: &[BudgetSpec]) -> Vec<BudgetBody> {
     specs.iter().map(BudgetBody::from).collect()
+}
+
+/// The tags of a key, each once, in order.
+pub(super) fn tags(written: Vec<String>) -> Result<Vec<String>, Refusal> {
+    crate::wire::check_tags(written).map_err(|message| bad(Some("tags"), message))
 }
 
 /// A label, user, team or tag.

@@ -39,6 +39,7 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
         revoked_unix_ms: None,
         session_budgets: Vec::new(),
         disabled_unix_ms: None,
+        tags: Vec::new(),
     })
 }
 

@@ -12,6 +12,7 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod window;
+mod zone;
 
 pub use files::{ADMIN_KEY_FILE, FIRST_KEY_FILE, private_dir, read_secret, write_secret};
 pub use keys::{KeyChange, Keys, KeysError, NewKey};
@@ -19,6 +20,7 @@ pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord};
 pub use secret::Secret;
 pub(crate) use window::SUB_BUCKETS;
 pub use window::{NotAWindow, Window};
+pub use zone::{NotAZone, Turn, Zone};
 
 pub(crate) use groups::Group;
 
@@ -70,7 +72,7 @@ impl Caller {
             team: self.team.as_deref(),
             user: self.record.user.as_deref(),
             session: None,
-            tags: &[],
+            tags: &self.record.tags,
             model: None,
         }
     }

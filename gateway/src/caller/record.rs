@@ -3,7 +3,7 @@
 //! **Invariant:** a record holds everything about a key but its secret. These types are what the
 //! journal stores: a change of meaning or order needs a new schema version there.
 
-use super::Window;
+use super::{Turn, Window, Zone};
 use crate::ledger::{KeyId, Scope};
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub struct KeyRecord {
     pub session_budgets: Vec<BudgetSpec>,
     /// Since when it is disabled; it works again when that is taken back.
     pub disabled_unix_ms: Option<u64>,
+    /// The operator's tags: every request of the key bears them, beside those it names itself.
+    pub tags: Vec<String>,
 }
 
 /// A team, a user, a tag or the whole installation: what the operator set for it.
@@ -89,6 +91,10 @@ pub struct BudgetSpec {
     pub hard: bool,
     /// Limit of requests that reached a route.
     pub requests: Option<u64>,
+    /// The time zone of its calendar windows; `None`: the configured one.
+    pub zone: Option<Zone>,
+    /// The change of its zone, where the window that ran then may still run. The books set it.
+    pub turn: Option<Turn>,
 }
 
 impl KeyRecord {

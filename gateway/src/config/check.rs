@@ -10,7 +10,11 @@ use super::{
     survive::{self, BreakerConfig, RetryConfig},
     webhook, written,
 };
-use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
+use crate::{
+    caller::{BudgetSpec, NotAZone, Zone},
+    providers::Kind as ProviderKind,
+    wire::KeptLimits,
+};
 use local_engine::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
     Speculation,
@@ -50,7 +54,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
     let config = Config {
         listen,
         data_dir: resolve(base, &server.data_dir),
-        time_zone: time_zone(&server.time_zone)?,
+        time_zone: time_zone(&server.time_zone)?.rules(),
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
         guard: guard(&written.guard),
@@ -95,15 +99,11 @@ fn listen(written: &Spanned<String>) -> Result<SocketAddr, Finding> {
     })
 }
 
-fn time_zone(written: &Spanned<String>) -> Result<jiff::tz::TimeZone, Finding> {
-    jiff::tz::TimeZone::get(written.get_ref()).map_err(|_| {
-        let message = format!(
-            "unknown time zone `{}`: write a name of the tz database such as \"UTC\" or \
-             \"Europe/Berlin\"",
-            written.get_ref()
-        );
-        Finding::at(written.span(), message)
-    })
+fn time_zone(written: &Spanned<String>) -> Result<Zone, Finding> {
+    written
+        .get_ref()
+        .parse()
+        .map_err(|unknown: NotAZone| Finding::at(written.span(), unknown.to_string()))
 }
 
 /// Origins as a browser writes them: a scheme and an authority, nothing after it; or `*`.
@@ -209,12 +209,19 @@ fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
         let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
         return Err(Finding::at(written.span(), message));
     }
+    if let Some(zone) = budget.timezone.as_ref().filter(|_| !budget.window.is_calendar()) {
+        let message =
+            "`timezone` is for the windows hour, day, week and month: others begin in none";
+        return Err(Finding::at(zone.span(), message));
+    }
     Ok(BudgetSpec {
         window: budget.window,
         money: budget.money_usd.map(|money| money.0),
         tokens: budget.tokens,
         hard: budget.hard,
         requests: budget.requests,
+        zone: budget.timezone.as_ref().map(time_zone).transpose()?,
+        turn: None,
     })
 }
 

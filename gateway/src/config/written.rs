@@ -138,6 +138,8 @@ pub(super) struct Budget {
     pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
+    #[serde(default)]
+    pub(super) timezone: Option<Spanned<String>>,
 }
 
 /// `[responses]`

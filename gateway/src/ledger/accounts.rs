@@ -211,6 +211,12 @@ impl Accounts {
         }
     }
 
+    /// Start of the newest window of each calendar kind.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = (Window, u64)> + Clone {
+        let calendar = self.0.iter().filter(|account| account.window.is_calendar());
+        calendar.filter_map(|account| Some((account.window, account.balances.last()?.start)))
+    }
+
     /// Whether nothing is held in any window.
     pub(crate) fn is_settled(&self) -> bool {
         self.0.iter().flat_map(|account| &account.balances).all(Balance::holds_nothing)

@@ -17,7 +17,7 @@ use super::{
     refusals::Refusals,
 };
 use crate::{
-    caller::{GroupRecord, KeyRecord},
+    caller::{BudgetSpec, GroupRecord, KeyRecord},
     clock::Clock,
     store::{
         BooksError, CommitTicket, Condition,
@@ -310,7 +310,14 @@ impl Books {
 
     /// Creates or changes a key: the record replaces the former one, its budgets and limits hold
     /// at once. What was spent stays. The ticket resolves when it is durable, in either mode.
-    pub fn put_key(&self, record: KeyRecord) -> CommitTicket {
+    pub fn put_key(&self, mut record: KeyRecord) -> CommitTicket {
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let before = keys.get(&record.id).cloned();
+        drop(keys);
+        if let Some(before) = before {
+            self.turn(&before.budgets, &mut record.budgets);
+            self.turn(&before.session_budgets, &mut record.session_budgets);
+        }
         self.0.budgets.put_key(&record, self.0.clock.unix_ms());
         self.tell_untold(Some(&Scope::Key(record.id.clone())));
         let key = record.id.clone();
@@ -332,12 +339,21 @@ impl Books {
 
     /// Sets up or changes a team, a user, a tag or the whole: the record replaces the former one,
     /// its budgets and limits hold at once. The ticket resolves when it is durable, in either mode.
-    pub fn put_group(&self, record: GroupRecord) -> CommitTicket {
+    pub fn put_group(&self, mut record: GroupRecord) -> CommitTicket {
+        if let Some(before) = self.group(&record.scope) {
+            self.turn(&before.budgets, &mut record.budgets);
+            self.turn(&before.session_budgets, &mut record.session_budgets);
+        }
         self.0.budgets.put_group(&record, self.0.clock.unix_ms());
         self.tell_untold(Some(&record.scope));
         let scope = record.scope.clone();
         self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
         self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
+    }
+
+    /// A budget whose time zone changes keeps the window that runs.
+    fn turn(&self, before: &[BudgetSpec], after: &mut [BudgetSpec]) {
+        self.0.budgets.turn(before, after, self.0.clock.unix_ms());
     }
 
     /// Tells of the parts of limits that are passed although nothing was charged: by a limit that

@@ -10,12 +10,17 @@ use super::{
     rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span, of_set},
     tally::Tally,
 };
-use crate::store::index::{Changes, IndexError, Pairs};
+use crate::store::{
+    codec::v2,
+    index::{Changes, IndexError, Pairs},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 4;
-/// As [`SCHEMA`], but with a value for each row of a span. It is read, because what a base stands
+const SCHEMA: u32 = 5;
+/// As [`SCHEMA`], but keys and groups have the form of version 2 of the journal.
+const SCHEMA_4: u32 = 4;
+/// As [`SCHEMA_4`], but with a value for each row of a span. It is read, because what a base stands
 /// for cannot be rebuilt.
 const SCHEMA_3: u32 = 3;
 /// Tells the packed rows of a set from the rows of schema 3.
@@ -24,6 +29,7 @@ const PACKED: u8 = 0x80;
 const LEVEL: i32 = 1;
 
 const ACCOUNTS: &[u8] = b"a";
+const CONFIGURED: &[u8] = b"c";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
 const MARKS: &[u8] = b"m";
@@ -79,6 +85,9 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     for (id, open) in &derived.open {
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
+    if let Some(configured) = &derived.configured {
+        changes.put(CONFIGURED, &bytes(configured)?);
+    }
     changes.put(REFUSED, &bytes(&derived.refused)?);
     put_notices(index, derived, &mut changes)?;
     put_rollups(index, &derived.rollups, &mut changes)?;
@@ -117,7 +126,7 @@ fn put_notices(
 pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     let Some(meta) = index.meta()? else { return Ok(None) };
     let meta: Meta = value(&meta)?;
-    if meta.schema != SCHEMA && meta.schema != SCHEMA_3 {
+    if ![SCHEMA, SCHEMA_4, SCHEMA_3].contains(&meta.schema) {
         return Ok(None);
     }
     let mut derived = Derived::new();
@@ -145,13 +154,23 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     })?;
     derived.notices.saved_seq = meta.next_seq;
     index.scan(GROUPS, &mut |_, bytes| {
-        let record: crate::caller::GroupRecord = value(bytes)?;
+        let record: crate::caller::GroupRecord = match meta.schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::GroupRecord>(bytes)?.into(),
+        };
         derived.groups.insert(record.scope.clone(), record);
         Ok(())
     })?;
     index.scan(KEYS, &mut |_, bytes| {
-        let record: crate::caller::KeyRecord = value(bytes)?;
+        let record: crate::caller::KeyRecord = match meta.schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::KeyRecord>(bytes)?.into(),
+        };
         derived.keys.insert(record.id.clone(), record);
+        Ok(())
+    })?;
+    index.scan(CONFIGURED, &mut |_, bytes| {
+        derived.configured = Some(value(bytes)?);
         Ok(())
     })?;
     index.scan(POLICIES, &mut |_, bytes| {
@@ -182,6 +201,11 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     }
     derived.rollups = rollups;
     derived.dirty = clean(&derived);
+    if meta.schema != SCHEMA {
+        // The next checkpoint says that all of them have today's form.
+        derived.dirty.keys = derived.keys.keys().cloned().collect();
+        derived.dirty.groups = derived.groups.keys().cloned().collect();
+    }
     Ok(Some(derived))
 }
 

@@ -11,6 +11,7 @@ use super::{
     entry::{KeyId, RequestId},
     notice::{Notice, Notices, What},
     rollups::Rollups,
+    zones::Configured,
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -72,6 +73,8 @@ pub(crate) struct Derived {
     pub(crate) refused: BTreeMap<String, u64>,
     /// What operators are told of.
     pub(crate) notices: Notices,
+    /// What the configuration says of calendar windows, where that was written down.
+    pub(crate) configured: Option<Configured>,
     /// What changed since the last checkpoint.
     pub(crate) dirty: Dirty,
 }
@@ -142,6 +145,7 @@ impl Derived {
             }
             Effect::Notice(notice) => self.notice(seq, *notice),
             Effect::Told(record) => self.notices.tell(record),
+            Effect::Configured(configured) => self.configured = Some(*configured),
             Effect::Adjustment => {}
         }
     }

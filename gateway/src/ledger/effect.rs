@@ -8,6 +8,7 @@ use super::{
     budgets::Holds,
     entry::{KeyId, RefusedRow, RequestId},
     notice::{Notice, ToldRecord},
+    zones::Configured,
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -31,6 +32,7 @@ pub(crate) enum Effect {
     Policy(Box<PolicyRecord>),
     Notice(Box<Notice>),
     Told(ToldRecord),
+    Configured(Box<Configured>),
     /// Balances keep what was charged at the time; the correction stands in the journal.
     Adjustment,
 }
@@ -66,6 +68,7 @@ impl From<Event> for Effect {
             Event::Group(record) => Self::Group(record),
             Event::Notice(notice) => Self::Notice(notice),
             Event::Told(record) => Self::Told(record),
+            Event::Configured(configured) => Self::Configured(configured),
             Event::Policy(record) => Self::Policy(Box::new(record)),
             Event::Adjustment(_) => Self::Adjustment,
         }

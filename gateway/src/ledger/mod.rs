@@ -33,6 +33,7 @@ mod summary;
 mod tally;
 mod telling;
 mod verify;
+pub(crate) mod zones;
 
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError, Lost};

@@ -15,9 +15,10 @@ use super::{
     recovery,
     refusals::Refusals,
     retire,
+    zones::Configured,
 };
 use crate::{
-    caller::BudgetSpec,
+    caller::{BudgetSpec, Zone},
     clock::Clock,
     config::{Durability, ModelLimits},
     store::{
@@ -160,7 +161,10 @@ impl Books {
         let writer =
             Writer::resume(Arc::clone(&disk), Arc::clone(&catalogue), &live, entries, codec::ENTRY)
                 .map_err(io)?;
-        let budgets = Arc::new(budgets(&config, &derived, clock.unix_ms()));
+        let zone = Zone::from(&config.time_zone);
+        let configured = Configured::now(&derived, zone, &config.global_budgets, clock.unix_ms());
+        let known = derived.configured.clone();
+        let budgets = Arc::new(budgets(&config, &configured, &derived, clock.unix_ms()));
         let groups = RwLock::new(derived.groups.clone());
         let keys = RwLock::new(derived.keys.clone());
         let open = derived.open.clone();
@@ -201,8 +205,19 @@ impl Books {
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
+        books.note_configured(known, configured);
         books.tell_untold(None);
         Ok((books, recovered))
+    }
+
+    /// Writes down what the configuration says of calendar windows, if that is news. Where it cannot
+    /// be written the next start writes it.
+    fn note_configured(&self, known: Option<Configured>, now: Configured) {
+        let is_news = known.map_or(!now.is_usual(), |known| known != now);
+        if is_news {
+            let effect = Effect::Configured(Box::new(now.clone()));
+            let _at_leisure = self.put(codec::CONFIGURED, &now, effect);
+        }
     }
 
     /// Gives every request that was running an entry, through the ordinary path.
@@ -245,10 +260,15 @@ impl Books {
 }
 
 /// Every budget with the balance it had.
-fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
+fn budgets(
+    config: &BooksConfig,
+    configured: &Configured,
+    derived: &Derived,
+    now_ms: u64,
+) -> Budgets {
     let budgets = Budgets::new(
-        config.time_zone.clone(),
-        &config.global_budgets,
+        &configured.zones,
+        &configured.budgets,
         config.global_tokens_per_minute,
         &config.model_limits,
     );

@@ -269,6 +269,7 @@ fn check(
         | Effect::Policy(_)
         | Effect::Notice(_)
         | Effect::Told(_)
+        | Effect::Configured(_)
         | Effect::Adjustment => {}
     }
     fold.apply(head.seq, head.unix_ms, effect);

@@ -182,6 +182,13 @@ words! {
         "pattern": "^(hour|day|week|month|total|rolling:[1-9][0-9]{0,7}[smhd])$",
         "examples": ["day"],
     };
+    /// A time zone.
+    ZoneName = {
+        "type": "string",
+        "description": "A name of the tz database.",
+        "pattern": "^[A-Za-z0-9_+/-]{1,64}$",
+        "examples": ["Europe/Berlin"],
+    };
     /// What somebody called something.
     Name = { "type": "string" };
     /// A limit of at least one.

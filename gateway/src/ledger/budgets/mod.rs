@@ -14,6 +14,7 @@ mod waiting;
 
 use super::{
     accounts::{Accounts, Amount, Starts},
+    calendar::ZoneHistory,
     open_entry::Short,
 };
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     config::ModelLimits,
     store::BooksError,
 };
-use jiff::tz::TimeZone;
 pub use machine::{Machine, Ticket};
 pub use marks::Crossing;
 pub(crate) use marks::{Mark, Marks};
@@ -97,12 +97,12 @@ impl Holds {
 
 impl Budgets {
     pub(crate) fn new(
-        zone: TimeZone,
+        zones: &ZoneHistory,
         budgets: &[BudgetSpec],
         per_minute: Option<u64>,
         models: &[ModelLimits],
     ) -> Self {
-        let mut machine = Machine::new(zone);
+        let mut machine = Machine::with_zones(zones);
         let models = models.iter().filter(|of| of.limits.tokens_per_minute.is_some());
         for ModelLimits { model, limits } in models.clone() {
             let scope = Scope::Model(Arc::clone(model));
@@ -152,6 +152,11 @@ impl Budgets {
         let scope = Scope::Key(record.id.clone());
         let budgets = (&*record.budgets, &*record.session_budgets);
         self.lock().set(&scope, &record.limits, budgets, self.at(unix_ms));
+    }
+
+    /// Marks which budgets changed their time zone while a window of theirs runs.
+    pub(crate) fn turn(&self, before: &[BudgetSpec], after: &mut [BudgetSpec], unix_ms: u64) {
+        self.lock().turn(before, after, unix_ms);
     }
 
     /// A team's, user's, tag's or everyone's budgets and limits, in force at once.

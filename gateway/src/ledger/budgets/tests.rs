@@ -15,6 +15,8 @@ fn spec(window: Window, unit: Unit, limit: u64) -> BudgetSpec {
         tokens: (unit == Unit::Tokens).then_some(limit),
         requests: (unit == Unit::Requests).then_some(limit),
         hard: true,
+        zone: None,
+        turn: None,
     }
 }
 
@@ -47,7 +49,7 @@ fn set(machine: &mut Machine, scope: &Scope, budgets: &[BudgetSpec], of_sessions
 }
 
 fn machine(settings: &[(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)]) -> Machine {
-    let mut machine = Machine::new(TimeZone::UTC);
+    let mut machine = Machine::new(&TimeZone::UTC);
     for (scope, budgets, of_sessions) in settings {
         set(&mut machine, scope, budgets, of_sessions);
     }

@@ -12,3 +12,4 @@ mod notices;
 mod power;
 mod queries;
 mod retention;
+mod zones;
