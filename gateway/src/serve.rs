@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     execute::{Bounds, Execution, Hedging, Started},
     guard::Guard,
+    idle::IdleMeter,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -74,6 +75,8 @@ pub struct Gateway {
     pub books: Books,
     /// Sees and stops abuse.
     pub guard: Arc<Guard>,
+    /// How long local models stand loaded.
+    pub idle: Arc<IdleMeter>,
     /// The policy in force.
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.

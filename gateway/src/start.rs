@@ -9,6 +9,7 @@ use crate::{
     config::{Config, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
     guard::Guard,
+    idle::IdleMeter,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
@@ -86,14 +87,17 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let counting = Arc::clone(&metrics);
     let guard = Arc::new(Guard::new(config.guard.clone()));
     guard.restore(&config.data_dir, &books.notices(), clock.unix_ms());
-    let (watching, time) = (Arc::clone(&guard), clock.clone());
+    let idle = Arc::new(IdleMeter::new(routes.iter()));
+    let (watching, time, standing) = (Arc::clone(&guard), clock.clone(), Arc::clone(&idle));
     books.observe(move |entry| {
         counting.ended(entry);
+        standing.served(entry);
         crate::serve::served(&watching, entry, time.unix_ms())
     });
     let webhooks = webhooks(&config, &books, &clock)?;
     let gateway = Gateway {
         guard,
+        idle,
         admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),
@@ -135,6 +139,7 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
         guard: Arc::new(Guard::new(config.guard.clone())),
+        idle: Arc::new(IdleMeter::new([].iter())),
         admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),

@@ -79,6 +79,45 @@ async fn a_budget_has_its_own_time_zone_and_a_change_of_it_keeps_what_is_spent()
 }
 
 #[tokio::test]
+async fn a_correction_counts_in_the_window_that_runs_and_survives_a_crash() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = gate.new_key().with_budget_usd("1").create().await;
+    let id = format!("{}/total", key.id);
+    let book = |usd: &str, credit: bool| {
+        let body = json!({
+            "budget": id, "money_usd": usd, "tokens": 7, "credit": credit, "reason": "the invoice",
+        });
+        gate.admin_send("POST", "/corrections", body)
+    };
+    let booked = book("0.75", false).await;
+    assert_eq!((booked.status, &booked.json()["spent_usd"]), (200, &json!("0.750000000000")));
+    let credited = book("0.5", true).await.json();
+    assert_eq!(
+        (&credited["spent_usd"], &credited["left_usd"]),
+        (&json!("0.250000000000"), &json!("0.750000000000"))
+    );
+    for (body, status) in [
+        (json!({"budget": id, "money_usd": "1"}), 400),
+        (json!({"budget": id, "money_usd": "1", "reason": " "}), 400),
+        (json!({"budget": "key_none/day", "money_usd": "1", "reason": "x"}), 404),
+    ] {
+        assert_eq!(
+            gate.admin_send("POST", "/corrections", body.clone()).await.status,
+            status,
+            "{body}"
+        );
+    }
+    // What is spent by hand is spent.
+    book("0.75", false).await;
+    assert_eq!(gate.ask(PROMPT).by(&key).send().await.status, 429);
+    let gate = gate.killed_and_restarted().await;
+    let budget = gate.admin(&format!("/budgets/{id}")).await;
+    assert_eq!(budget["spent_usd"], "1.000000000000");
+    assert!(budget.get("uncounted_events").is_none(), "nothing is missing: {budget}");
+    assert_eq!(gate.get("/ready").await.json()["store"]["uncounted_events"], 0);
+}
+
+#[tokio::test]
 async fn money_for_exactly_seven_lets_exactly_seven_of_sixty_four_in() {
     let (cloud, gate) = a_cloud().await;
     let each = worst_case(&gate).await;

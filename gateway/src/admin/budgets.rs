@@ -26,11 +26,11 @@ use std::sync::Arc;
 
 /// Which budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
-    scope: Scope,
+pub(super) struct Named {
+    pub(super) scope: Scope,
     /// Of each session below the scope, not of the scope itself.
-    of_sessions: bool,
-    window: Window,
+    pub(super) of_sessions: bool,
+    pub(super) window: Window,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -249,7 +249,7 @@ fn view(named: &Named, spec: &BudgetSpec) -> BudgetView {
     }
 }
 
-fn missing(id: &str) -> Refusal {
+pub(super) fn missing(id: &str) -> Refusal {
     Refusal::NotFound(format!("there is no budget `{id}` that the API could change"))
 }
 
@@ -260,7 +260,7 @@ impl Named {
     }
 }
 
-fn named(id: &str) -> Result<Named, Refusal> {
+pub(super) fn named(id: &str) -> Result<Named, Refusal> {
     let (rest, window) = id.rsplit_once('/').ok_or_else(|| missing(id))?;
     let window = window.parse().map_err(|_| missing(id))?;
     let (rest, of_sessions) = match rest.strip_suffix("/sessions") {

@@ -51,6 +51,9 @@ pub(super) struct BudgetView {
     reserved_requests: Option<u64>,
     left_requests: Option<u64>,
     waiting: u64,
+    /// Lost events whose charges may be missing from what is spent: how much is not known, until a
+    /// correction is booked. Absent where nothing is missing.
+    uncounted_events: Option<u64>,
     /// The time zone of its windows, where it has its own.
     #[schemars(with = "Option<ZoneName>")]
     timezone: Option<Zone>,
@@ -91,6 +94,7 @@ pub(super) fn budget(state: BudgetState) -> BudgetView {
         reserved_requests: requests(|side| side.reserved),
         left_requests: requests(|side| side.left),
         waiting: state.waiting,
+        uncounted_events: Some(state.uncounted_events).filter(|events| *events > 0),
         timezone: state.zone,
         timezone_until_reset: state.turn.map(|turn| turn.before),
         began: rfc3339(state.began_unix_ms),

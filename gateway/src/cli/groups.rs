@@ -55,6 +55,8 @@ pub(crate) enum BudgetCommand {
     Set(SetArgs),
     /// Change what is named of a budget; the rest stays, and so does what was spent
     Update(UpdateArgs),
+    /// Book a correction in the window that runs, such as what lost events had spent
+    Correct(CorrectArgs),
     /// Show one budget: limit, spent, reserved, left, who waits for it, when it opens again
     Show(IdArgs),
     /// Remove a budget
@@ -80,6 +82,28 @@ pub(crate) struct SetArgs {
     /// Of each session below the scope
     #[arg(long)]
     pub(crate) of_sessions: bool,
+}
+
+/// What is booked on a budget by hand.
+#[derive(Debug, Args)]
+pub(crate) struct CorrectArgs {
+    /// Its id, such as team:red/month
+    pub(crate) id: String,
+    /// Money to add to what is spent
+    #[arg(long, value_name = "USD")]
+    pub(crate) money_usd: Option<policies::PicoUsd>,
+    /// Tokens to add
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) tokens: u64,
+    /// Requests to add
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) requests: u64,
+    /// Take it from what is spent instead
+    #[arg(long)]
+    pub(crate) credit: bool,
+    /// Why, for the ledger
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
 }
 
 /// What changes about a budget. `none` clears a limit or a time zone.
@@ -186,6 +210,17 @@ pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<()
             let link = Link::open(common, Missing::Refuse).await?;
             let budget = link.get(&format!("/budgets/{}", escaped(&args.id))).await?;
             return super::ledger::list_budgets(common, &json!({ "data": [budget] }), &budget);
+        }
+        BudgetCommand::Correct(args) => {
+            let body = json!({
+                "budget": args.id,
+                "money_usd": args.money_usd,
+                "tokens": args.tokens,
+                "requests": args.requests,
+                "credit": args.credit,
+                "reason": args.reason,
+            });
+            (Method::POST, "/corrections".to_owned(), Some(body))
         }
         BudgetCommand::Update(args) => {
             let body = args.body()?;

@@ -11,6 +11,7 @@ mod events;
 mod export;
 mod groups;
 mod guard;
+mod idle;
 mod init;
 mod keys;
 mod ledger;

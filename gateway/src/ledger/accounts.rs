@@ -6,6 +6,7 @@
 //! ahead of it, so that a step back by up to its own length reopens nothing. What happens depends on the window and its
 //! starts alone, so that a replayed journal makes the same accounts.
 
+use super::budgets::Scope;
 use crate::caller::{SUB_BUCKETS, Window};
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,21 @@ pub struct Amount {
     pub tokens: u64,
     /// Requests.
     pub requests: u64,
+}
+
+/// What the operator books on a budget by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Correction {
+    pub(crate) scope: Scope,
+    pub(crate) window: Window,
+    /// Start of the window, or of the sub-bucket, that it is booked in.
+    pub(crate) start: u64,
+    /// What is added to what was spent.
+    pub(crate) charge: Amount,
+    /// What is taken from it, to nothing at most.
+    pub(crate) credit: Amount,
+    /// Why, in the operator's words.
+    pub(crate) reason: String,
 }
 
 /// The windows of one kind, oldest first.
@@ -188,6 +204,23 @@ impl Accounts {
     pub(crate) fn balance(&self, window: Window, start: u64) -> Balance {
         let empty = Balance { start, ..Balance::default() };
         self.of(window).map_or(empty, |account| account.balance(start))
+    }
+
+    /// Books a correction.
+    pub(crate) fn correct(&mut self, correction: &Correction) {
+        let Correction { window, start, charge, credit, .. } = correction;
+        let held = self.hold(&[(*window, *start)], Amount::default());
+        self.settle(&held, Amount::default(), *charge);
+        for (window, start) in held {
+            let account = self.0.iter_mut().find(|account| account.window == window);
+            let balances = account.into_iter().flat_map(|account| &mut account.balances);
+            for balance in balances.filter(|balance| balance.start == start) {
+                let money = u128::from(credit.money.pico());
+                balance.spent_money = balance.spent_money.saturating_sub(money);
+                balance.spent_tokens = balance.spent_tokens.saturating_sub(credit.tokens);
+                balance.spent_requests = balance.spent_requests.saturating_sub(credit.requests);
+            }
+        }
     }
 
     /// Holds `amount` in each window; returns the starts it is really held under.

@@ -39,6 +39,8 @@ pub(crate) struct ZoneHistory {
 #[derive(Debug)]
 pub(crate) struct Calendar {
     usual: Zone,
+    /// Those of the usual zone, which most budgets follow: found without looking for the zone.
+    of_usual: Spans,
     /// For each calendar window: the zones that still ruled it, each until when.
     turns: [Vec<Turn>; CALENDAR_WINDOWS.len()],
     zones: HashMap<Zone, Spans>,
@@ -73,6 +75,7 @@ impl Calendar {
     pub(crate) fn new(history: &ZoneHistory) -> Self {
         let mut calendar = Self {
             usual: history.zone.clone(),
+            of_usual: Spans::of(&history.zone),
             turns: Default::default(),
             zones: HashMap::default(),
         };
@@ -100,6 +103,9 @@ impl Calendar {
             return Span { start, end: start.checked_add(length) };
         }
         let Some(slot) = slot(window) else { return Span { start: 0, end: None } };
+        if spec.zone.is_none() && spec.turn.is_none() && self.turns[slot].is_empty() {
+            return self.of_usual.span(window, slot, unix_ms);
+        }
         let usual = if spec.zone.is_none() { &self.turns[slot][..] } else { &[] };
         let ruled = |turn: &&Turn| unix_ms < turn.until_unix_ms;
         let turn = spec.turn.iter().find(ruled).or_else(|| usual.iter().find(ruled));
@@ -135,29 +141,43 @@ impl Calendar {
     }
 
     fn in_zone(&mut self, zone: &Zone, window: Window, unix_ms: u64) -> Span {
-        if !self.zones.contains_key(zone) {
-            let spans = Spans { rules: zone.rules(), last: Default::default() };
-            self.zones.insert(zone.clone(), spans);
+        let Some(slot) = slot(window) else { return Span { start: 0, end: None } };
+        if *zone == self.usual {
+            return self.of_usual.span(window, slot, unix_ms);
         }
-        let forever = Span { start: 0, end: None };
-        let (Some(spans), Some(slot)) = (self.zones.get_mut(zone), slot(window)) else {
-            return forever;
-        };
-        let last = &mut spans.last[slot];
+        let spans = self.zones.entry(zone.clone()).or_insert_with(|| Spans::of(zone));
+        spans.span(window, slot, unix_ms)
+    }
+}
+
+impl Spans {
+    fn of(zone: &Zone) -> Self {
+        Self { rules: zone.rules(), last: Default::default() }
+    }
+
+    fn span(&mut self, window: Window, slot: usize, unix_ms: u64) -> Span {
+        let last = &mut self.last[slot];
         if let Some(span) = last
             && span.start <= unix_ms
             && span.end.is_none_or(|end| unix_ms < end)
         {
             return *span;
         }
-        let span = find(&spans.rules, window, unix_ms);
+        let span = find(&self.rules, window, unix_ms);
         *last = Some(span);
         span
     }
 }
 
+/// Its place among [`CALENDAR_WINDOWS`].
 fn slot(window: Window) -> Option<usize> {
-    CALENDAR_WINDOWS.iter().position(|calendar| *calendar == window)
+    match window {
+        Window::Hour => Some(0),
+        Window::Day => Some(1),
+        Window::Week => Some(2),
+        Window::Month => Some(3),
+        Window::Total | Window::Rolling(_) => None,
+    }
 }
 
 fn find(zone: &TimeZone, window: Window, unix_ms: u64) -> Span {

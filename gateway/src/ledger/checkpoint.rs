@@ -5,16 +5,19 @@
 
 use super::{
     Scope,
+    adjusted::Adjustments,
     derived::{Derived, Dirty, Kept},
     notice::Notice,
     rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span, of_set},
     tally::Tally,
 };
 use crate::store::{
+    base::Base,
     codec::v2,
     index::{Changes, IndexError, Pairs},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
 const SCHEMA: u32 = 5;
@@ -29,6 +32,7 @@ const PACKED: u8 = 0x80;
 const LEVEL: i32 = 1;
 
 const ACCOUNTS: &[u8] = b"a";
+const ADJUSTED: &[u8] = b"j";
 const CONFIGURED: &[u8] = b"c";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
@@ -39,7 +43,9 @@ const OPEN: &[u8] = b"o";
 const POLICIES: &[u8] = b"p";
 const REFUSED: &[u8] = b"f";
 const ROLLUPS: &[u8] = b"r";
+const STANDING: &[u8] = b"s";
 const TOLD: &[u8] = b"t";
+const UNCOUNTED: &[u8] = b"u";
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
@@ -85,9 +91,16 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     for (id, open) in &derived.open {
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
+    for attempt in &derived.dirty.adjusted {
+        if let Some(adjusted) = derived.adjusted.get(attempt) {
+            changes.put(&[ADJUSTED, &bytes(attempt)?].concat(), &bytes(adjusted)?);
+        }
+    }
     if let Some(configured) = &derived.configured {
         changes.put(CONFIGURED, &bytes(configured)?);
     }
+    changes.put(STANDING, &bytes(&derived.standing)?);
+    changes.put(UNCOUNTED, &bytes(&derived.uncounted)?);
     changes.put(REFUSED, &bytes(&derived.refused)?);
     put_notices(index, derived, &mut changes)?;
     put_rollups(index, &derived.rollups, &mut changes)?;
@@ -120,6 +133,15 @@ fn put_notices(
         changes.put(TOLD, &bytes(&(notices.dropped_seq, &notices.told))?);
     }
     Ok(())
+}
+
+/// All of a state that has no rollups, as a base of its own.
+pub(crate) fn without_rollups(mut copy: Derived) -> Result<Base, IndexError> {
+    copy.dirty = Dirty::default();
+    copy.all_dirty();
+    let base = Base::default();
+    save(&base, &mut copy)?;
+    Ok(base)
 }
 
 /// The state as last saved; `None` if there is none that this program reads.
@@ -167,6 +189,20 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
             _ => value::<v2::KeyRecord>(bytes)?.into(),
         };
         derived.keys.insert(record.id.clone(), record);
+        Ok(())
+    })?;
+    let mut adjusted = Adjustments::default();
+    index.scan(ADJUSTED, &mut |key, bytes| {
+        adjusted.restore(value(&key[ADJUSTED.len()..])?, value(bytes)?);
+        Ok(())
+    })?;
+    derived.adjusted = Arc::new(adjusted);
+    index.scan(STANDING, &mut |_, bytes| {
+        derived.standing = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(UNCOUNTED, &mut |_, bytes| {
+        derived.uncounted = value(bytes)?;
         Ok(())
     })?;
     index.scan(CONFIGURED, &mut |_, bytes| {
@@ -317,7 +353,6 @@ fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::base::Base;
 
     fn dims(set: Set, key: u32) -> Dims {
         Dims { set, route: 2, model: 3, provider: 4, key }

@@ -6,6 +6,7 @@
 //! [`Outcome::ClientGone`].
 
 pub(crate) mod accounts;
+pub(crate) mod adjusted;
 mod books;
 pub(crate) mod budgets;
 mod calendar;
@@ -26,9 +27,12 @@ mod rate;
 mod rebuild;
 mod recovery;
 mod refusals;
+mod rerate;
 mod retire;
 mod rollups;
 mod session;
+mod spare;
+mod standing;
 mod summary;
 mod tally;
 mod telling;
@@ -38,6 +42,8 @@ pub(crate) mod zones;
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError, Lost};
 pub use accounts::Amount;
+pub(crate) use adjusted::Adjustments;
+pub use adjusted::Place;
 pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{
     At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
@@ -56,8 +62,12 @@ pub use open_entry::{
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;
+pub(crate) use rerate::signed;
+pub use rerate::{Difference, RatedFrom, Rerate, Rerated};
 pub use retire::Retired;
 pub use session::{SessionNode, SessionTree};
+pub use spare::Uncounted;
+pub use standing::{Stood, StoodDay};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,
 };

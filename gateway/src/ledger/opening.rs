@@ -15,6 +15,7 @@ use super::{
     recovery,
     refusals::Refusals,
     retire,
+    spare::{Spares, Uncounted},
     zones::Configured,
 };
 use crate::{
@@ -86,9 +87,11 @@ pub struct Recovered {
     /// Segments that are damaged as far as opening sees it, and how. They are left as they are;
     /// what is whole of them is read, and nothing is written to them.
     pub damaged: Vec<(PathBuf, String)>,
-    /// Events after the last checkpoint that cannot be read: what they spent is in no balance and
-    /// in no sum. Before the checkpoint nothing is lost but the entries themselves.
+    /// Events after the last checkpoint that cannot be read: they are in no sum. Before the checkpoint
+    /// nothing is lost but the entries themselves.
     pub lost: Vec<Lost>,
+    /// Those among them, and among what was lost before, whose charges no balance has.
+    pub uncounted: Vec<Uncounted>,
 }
 
 /// Why the books cannot be opened.
@@ -155,7 +158,8 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let saved_seq = derived.next_seq;
-        replay(&catalogue, &mut derived, &mut recovered)?;
+        let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
+        replay(&catalogue, &mut derived, &mut recovered, spares)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
         let writer =
@@ -198,6 +202,7 @@ impl Books {
             keys,
             groups,
             refusals: Refusals::default(),
+            rerating: Mutex::default(),
             pulse,
             ids: Ids::new(),
             dir: config.dir.clone(),
@@ -354,6 +359,7 @@ fn replay(
     catalogue: &Catalogue,
     derived: &mut Derived,
     recovered: &mut Recovered,
+    mut spares: Spares,
 ) -> Result<(), OpenError> {
     let snapshot = catalogue.snapshot();
     let from = derived.next_seq;
@@ -365,7 +371,10 @@ fn replay(
                 return;
             }
             match codec::decode(head.kind, head.version, record.payload) {
-                Ok(event) => derived.apply(head.seq, head.unix_ms, event.into()),
+                Ok(event) => {
+                    spares.before(derived, head.seq, head.unix_ms);
+                    derived.apply(head.seq, head.unix_ms, event.into());
+                }
                 Err(error) => flaw = Some((head.seq, error.to_string())),
             }
         });
@@ -374,8 +383,15 @@ fn replay(
         }
         // What the checkpoint knows already is not lost to it.
         recovered.lost.extend(gone.into_iter().filter(|gone| gone.last_seq >= from));
-        derived.next_seq = derived.next_seq.max(block.next_seq);
+        if derived.next_seq < block.next_seq {
+            spares.before(derived, block.next_seq, block.last_ms);
+            derived.next_seq = block.next_seq;
+        }
     }
+    // What was saved last may be all that is left of the end.
+    let end = derived.next_seq;
+    spares.before(derived, end, snapshot.blocks().last().map_or(0, |block| block.last_ms));
+    recovered.uncounted = derived.uncounted.iter().map(|missed| missed.events.clone()).collect();
     recovered.replayed_events = derived.next_seq - from;
     recovered.damaged = damaged(&snapshot);
     Ok(())

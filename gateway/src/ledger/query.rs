@@ -5,10 +5,12 @@
 //! what a query holds in memory is bounded.
 
 use super::{
+    adjusted::{Adjustments, Known},
     books::Books,
-    entry::{Entry, RequestId},
+    entry::{Adjustment, Entry, RequestId},
     filter::Filter,
     keeper::Keeper,
+    retire,
 };
 use crate::store::{
     BooksError, JournalError, Lost,
@@ -19,7 +21,13 @@ use crate::store::{
     sealed::Name,
 };
 use policies::PolicyVersion;
-use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    num::ParseIntError,
+    path::Path,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 /// Requests of one page at most.
 pub const PAGE_MAX: usize = 1_000;
@@ -31,6 +39,8 @@ const PAGE_SCAN_MAX: u64 = 2_000_000;
 pub struct Reader {
     pub(crate) snapshot: Snapshot,
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// The adjustments, once they were asked for.
+    known: OnceLock<Known>,
 }
 
 /// A place in the ledger from which a query goes on.
@@ -70,7 +80,7 @@ impl Books {
     #[must_use]
     pub fn reader(&self) -> Reader {
         self.catch_up();
-        Reader { snapshot: self.0.catalogue.snapshot(), keeper: Some(Arc::clone(&self.0.keeper)) }
+        Reader::new(self.0.catalogue.snapshot(), Some(Arc::clone(&self.0.keeper)))
     }
 
     /// Requests that `filter` means, newest first, from `cursor` on. Blocking.
@@ -102,7 +112,85 @@ impl Reader {
     /// [`JournalError`].
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
         let (segments, _) = journal::list(&dir.join("journal"))?;
-        Ok(Self { snapshot: Snapshot { segments }, keeper: None })
+        Ok(Self::new(Snapshot { segments }, None))
+    }
+
+    pub(crate) fn new(snapshot: Snapshot, keeper: Option<Arc<Keeper>>) -> Self {
+        Self { snapshot, keeper, known: OnceLock::new() }
+    }
+
+    /// What adjustments made of costs: the running books know, else the journal is asked.
+    pub(crate) fn adjusted(&self) -> Result<Known, BooksError> {
+        if let Some(known) = self.known.get() {
+            return Ok(known.clone());
+        }
+        let known = match &self.keeper {
+            Some(keeper) => Known { all: Arc::clone(&keeper.derived().adjusted), lost: Vec::new() },
+            None => self.read_adjusted()?,
+        };
+        Ok(self.known.get_or_init(|| known).clone())
+    }
+
+    fn read_adjusted(&self) -> Result<Known, BooksError> {
+        let based = self.snapshot.dir().map(|dir| (retire::begin(&dir), dir));
+        let (mut all, begins) = match based {
+            Some((Ok((_, base)), _)) => ((*base.adjusted).clone(), base.next_seq),
+            Some((Err(error), dir)) => return Err(unreadable(&dir, &error)),
+            None => (Adjustments::default(), 0),
+        };
+        let mut known = Known::default();
+        for block in self.snapshot.blocks() {
+            let sealed_without = match &self.snapshot.segments[block.segment()] {
+                Segment::Sealed(sealed) => !sealed.may_name(Name::Adjustment),
+                Segment::Plain(_) => false,
+            };
+            if sealed_without || block.next_seq <= begins {
+                continue;
+            }
+            let lost = self.records(&block, &mut |record| {
+                let head = record.head;
+                if head.kind == codec::ADJUSTMENT
+                    && head.seq >= begins
+                    && let Event::Adjustment(adjustment) =
+                        codec::decode(head.kind, head.version, record.payload)?
+                {
+                    all.put(*adjustment);
+                }
+                Ok(())
+            })?;
+            known.lost.extend(lost);
+        }
+        known.all = Arc::new(all);
+        Ok(known)
+    }
+
+    /// Every adjustment of a request with the time of its commit, in their order.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn adjustments_of(&self, id: RequestId) -> Result<Vec<(u64, Adjustment)>, BooksError> {
+        let mut found = Vec::new();
+        let known = self.adjusted()?.all;
+        if !known.has(id) {
+            return Ok(found);
+        }
+        for block in self.snapshot.blocks() {
+            if self.excludes(block.segment(), id) {
+                continue;
+            }
+            self.records(&block, &mut |record| {
+                let head = record.head;
+                if head.kind == codec::ADJUSTMENT
+                    && let Event::Adjustment(adjustment) =
+                        codec::decode(head.kind, head.version, record.payload)?
+                    && adjustment.id == id
+                {
+                    found.push((head.unix_ms, *adjustment));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
     }
 
     /// See [`Books::requests`].
@@ -262,7 +350,8 @@ impl Reader {
             .columns(block)
             .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
         lost.extend(gone.into_iter().filter(|gone| gone.first_seq < before));
-        let Some(sieve) = filter.on(&columns) else { return Ok(Vec::new()) };
+        let known = self.adjusted()?.all;
+        let Some(sieve) = filter.on(&columns, &known) else { return Ok(Vec::new()) };
         let meant = columns.entries().filter(|brief| brief.seq < before && sieve.takes(brief));
         let wanted: Vec<u64> = meant.map(|brief| brief.seq).collect();
         let mut found = Vec::with_capacity(wanted.len());

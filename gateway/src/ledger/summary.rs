@@ -7,6 +7,7 @@
 //! request with several tags is in each of theirs).
 
 use super::{
+    adjusted::Adjustments,
     books::Books,
     checkpoint,
     filter::Filter,
@@ -210,7 +211,8 @@ impl Reader {
         let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
         let exact = query.exact.unwrap_or(events <= EXACT_EVENTS_MAX);
         let interner = Interner::default();
-        let mut gathering = Gathering::new(&query.group_by, exact, &interner);
+        let known = self.adjusted()?;
+        let mut gathering = Gathering::new(&query.group_by, exact, &interner, &known.all);
         let taken = match (exact, set_of(query)) {
             (false, Some(set)) => self.take_rollups(&mut gathering, &query.filter, set, &blocks)?,
             _ => Taken::default(),
@@ -219,7 +221,11 @@ impl Reader {
             .into_iter()
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
-        let lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        gathering.correct(|ended_ms| taken.has(ended_ms));
+        let mut lost = self.gather(&mut gathering, query, &rest, &taken, &interner, &known.all)?;
+        lost.extend(known.lost);
+        lost.sort_by_key(|lost| lost.first_seq);
+        lost.dedup();
         let (read, percentiles) =
             (gathering.read, if exact { Percentiles::Exact } else { Percentiles::Sketch });
         let (mut groups, total) = gathering.finish();
@@ -245,11 +251,12 @@ impl Reader {
         blocks: &[Block],
         taken: &Taken,
         interner: &'a Interner,
+        adjusted: &'a Adjustments,
     ) -> Result<Vec<Lost>, BooksError> {
         let next = AtomicUsize::new(0);
         let exact = gathering.is_exact();
         let work = || -> Result<(Gathering<'a>, Vec<Lost>), BooksError> {
-            let mut part = Gathering::new(&query.group_by, exact, interner);
+            let mut part = Gathering::new(&query.group_by, exact, interner, adjusted);
             let mut lost = Vec::new();
             while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (columns, gone) = self
@@ -257,7 +264,7 @@ impl Reader {
                     .columns(block)
                     .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
                 lost.extend(gone);
-                let Some(sieve) = query.filter.on(&columns) else { continue };
+                let Some(sieve) = query.filter.on(&columns, adjusted) else { continue };
                 let numbers = interner.of(&columns);
                 for brief in columns.entries() {
                     if !taken.has(brief.unix_ms) && sieve.takes(&brief) {
@@ -282,7 +289,6 @@ impl Reader {
             gathering.merge(part);
             all.extend(lost);
         }
-        all.sort_by_key(|lost| lost.first_seq);
         Ok(all)
     }
 

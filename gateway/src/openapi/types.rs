@@ -175,6 +175,13 @@ words! {
         "pattern": "^[0-9]+(\\.[0-9]{1,12})?$",
         "examples": ["12.500000000000"],
     };
+    /// A difference of money.
+    UsdSigned = {
+        "type": "string",
+        "description": "US dollars, exact, with a minus where it is less.",
+        "pattern": "^-?[0-9]+(\\.[0-9]{1,12})?$",
+        "examples": ["-0.000412500000"],
+    };
     /// A budget's window.
     WindowText = {
         "type": "string",

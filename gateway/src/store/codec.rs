@@ -11,8 +11,12 @@ use crate::{
     caller::{GroupRecord, KeyRecord},
     ledger::{
         Adjustment, Attempt, Endpoint, Entry, KeyId, ModelFile, Notes, Notice, Outcome, RefusedRow,
-        RequestId, Role, accounts::Amount, budgets::Holds, notice::ToldRecord,
-        open_entry::EntryHead, zones::Configured,
+        RequestId, Role, Stood,
+        accounts::{Amount, Correction},
+        budgets::Holds,
+        notice::ToldRecord,
+        open_entry::EntryHead,
+        zones::Configured,
     },
     timeline::StageTimes,
 };
@@ -43,15 +47,19 @@ pub(crate) const GROUP: u8 = 9;
 pub(crate) const TOLD: u8 = 12;
 /// What the configuration says of calendar windows, when that changed.
 pub(crate) const CONFIGURED: u8 = 13;
+/// What the operator booked on a budget by hand.
+pub(crate) const CORRECTED: u8 = 14;
+/// How long a local model was loaded.
+pub(crate) const STOOD: u8 = 15;
 /// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
-/// Version of the forms of keys and groups.
+/// Version of the forms of keys and groups, and of adjustments, whose second was never written.
 const VERSION_OF_RECORDS: u8 = 3;
 
 /// The version in which a kind is written.
 const fn version_of(kind: u8) -> u8 {
     match kind {
-        KEY | GROUP => VERSION_OF_RECORDS,
+        KEY | GROUP | ADJUSTMENT => VERSION_OF_RECORDS,
         _ => VERSION,
     }
 }
@@ -78,7 +86,9 @@ pub(crate) enum Event {
     Notice(Box<Notice>),
     Told(ToldRecord),
     Configured(Box<Configured>),
-    Adjustment(#[allow(dead_code, reason = "read by whoever shows corrections")] Box<Adjustment>),
+    Corrected(Box<Correction>),
+    Stood(Box<Stood>),
+    Adjustment(Box<Adjustment>),
 }
 
 /// A reservation: enough to hold it again, and to write the request's entry if the process dies.
@@ -298,6 +308,8 @@ fn current(kind: u8, payload: &[u8]) -> Result<Event, CodecError> {
         TOLD => Event::Told(whole(payload)?),
         ADJUSTMENT => Event::Adjustment(Box::new(whole(payload)?)),
         CONFIGURED => Event::Configured(Box::new(whole(payload)?)),
+        CORRECTED => Event::Corrected(Box::new(whole(payload)?)),
+        STOOD => Event::Stood(Box::new(whole(payload)?)),
         _ => return Err(CodecError::Unknown(kind, version_of(kind))),
     })
 }

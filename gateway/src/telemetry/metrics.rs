@@ -67,6 +67,7 @@ struct State {
     engine_drafted: Family<RouteLabels, Gauge>,
     engine_accepted: Family<RouteLabels, Gauge>,
     engine_faults: Family<RouteLabels, Gauge>,
+    engine_idle_cost: Family<RouteLabels, Gauge>,
     engine_loads: Family<RouteLabels, Gauge>,
     engine_memory: Family<RouteLabels, Gauge>,
     engine_heartbeat: Family<RouteLabels, Gauge<f64, AtomicU64>>,
@@ -344,6 +345,12 @@ impl State {
             ),
             ("engine_loads", "Times the local model was loaded", &self.engine_loads),
             (
+                "engine_idle_cost_pico_usd",
+                "Since the start: cost of the time the local model was loaded and no request's, in \
+                 1e-12 USD; no request pays it",
+                &self.engine_idle_cost,
+            ),
+            (
                 "engine_memory_bytes",
                 "Memory the loaded local model takes, by estimate",
                 &self.engine_memory,
@@ -455,6 +462,10 @@ impl State {
         self.read_cache(&gateway.cache.counts());
         self.read_webhooks(gateway);
         self.read_models(gateway);
+        for (route, pico) in gateway.idle.costs() {
+            let labels = RouteLabels { route: Arc::clone(&route.0) };
+            self.engine_idle_cost.get_or_create(&labels).set(signed(pico));
+        }
         for route in gateway.routes.iter() {
             let labels = RouteLabels { route: Arc::clone(&route.id().0) };
             self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));

@@ -7,7 +7,7 @@
 
 use super::{
     super::{
-        accounts::{Accounts, Amount, Starts},
+        accounts::{Accounts, Amount, Correction, Starts},
         calendar::{Calendar, ZoneHistory},
         open_entry::Short,
     },
@@ -18,7 +18,7 @@ use super::{
     states,
     waiting::{Awaited, Waiting},
 };
-use crate::caller::{BudgetSpec, KeyLimits, Zone};
+use crate::caller::{BudgetSpec, KeyLimits, Window, Zone};
 use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use policies::{BudgetFacts, PicoUsd};
@@ -245,6 +245,20 @@ impl Machine {
         }
         all.sort_by(|one, other| (&one.scope, one.window).cmp(&(&other.scope, other.window)));
         all
+    }
+
+    /// Start of the window in which a budget counts now; `None` where there is no such budget.
+    pub(crate) fn current(&mut self, scope: &Scope, window: Window, at: At) -> Option<u64> {
+        let spec = self.specs(scope, &[]).find(|spec| spec.window == window)?.clone();
+        Some(self.calendar.span(&spec, at.unix_ms).start)
+    }
+
+    /// Books a correction; those who wait may profit.
+    pub(crate) fn correct(&mut self, correction: &Correction, at: At) {
+        if let Some(book) = self.books.get_mut(&correction.scope) {
+            book.accounts.correct(correction);
+        }
+        self.serve(at);
     }
 
     /// Marks which budgets changed their zone while a window of theirs runs, from what they were

@@ -13,12 +13,12 @@ mod tests;
 mod waiting;
 
 use super::{
-    accounts::{Accounts, Amount, Starts},
+    accounts::{Accounts, Amount, Correction, Starts},
     calendar::ZoneHistory,
     open_entry::Short,
 };
 use crate::{
-    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord},
+    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window},
     config::ModelLimits,
     store::BooksError,
 };
@@ -152,6 +152,16 @@ impl Budgets {
         let scope = Scope::Key(record.id.clone());
         let budgets = (&*record.budgets, &*record.session_budgets);
         self.lock().set(&scope, &record.limits, budgets, self.at(unix_ms));
+    }
+
+    /// Start of the window in which a budget counts now; `None` where there is no such budget.
+    pub(crate) fn current(&self, scope: &Scope, window: Window, unix_ms: u64) -> Option<u64> {
+        self.lock().current(scope, window, self.at(unix_ms))
+    }
+
+    /// Books a correction.
+    pub(crate) fn correct(&self, correction: &Correction, unix_ms: u64) {
+        self.lock().correct(correction, self.at(unix_ms));
     }
 
     /// Marks which budgets changed their time zone while a window of theirs runs.

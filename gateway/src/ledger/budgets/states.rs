@@ -33,6 +33,8 @@ pub struct BudgetState {
     pub resets_unix_ms: Option<u64>,
     /// Requests that wait for it.
     pub waiting: u64,
+    /// Lost events whose charges may be missing from what is spent: how much is not known.
+    pub uncounted_events: u64,
     /// The time zone of its calendar windows, where it has its own.
     pub zone: Option<Zone>,
     /// Where its zone was changed and the window that ran then still runs: that zone, and until when.
@@ -106,6 +108,7 @@ pub(super) fn state(
         began_unix_ms: span.start,
         resets_unix_ms: frees_at.or(span.end),
         waiting: 0,
+        uncounted_events: 0,
         zone: spec.zone.clone(),
         turn: spec.turn.clone().filter(|turn| unix_ms < turn.until_unix_ms),
     }

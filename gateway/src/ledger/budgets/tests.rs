@@ -49,7 +49,7 @@ fn set(machine: &mut Machine, scope: &Scope, budgets: &[BudgetSpec], of_sessions
 }
 
 fn machine(settings: &[(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)]) -> Machine {
-    let mut machine = Machine::new(&TimeZone::UTC);
+    let mut machine = Machine::new(&jiff::tz::TimeZone::UTC);
     for (scope, budgets, of_sessions) in settings {
         set(&mut machine, scope, budgets, of_sessions);
     }
@@ -329,7 +329,7 @@ fn counts(window: Window, then: u64, now: u64) -> bool {
     let weeks = |ms: u64| (ms + 520 * 7 * day - monday) / (7 * day);
     let month = |ms: u64| {
         let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap();
-        let date = at.to_zoned(TimeZone::UTC).date();
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
         (date.year(), date.month())
     };
     match window {

@@ -20,11 +20,12 @@ fn numbered<const N: usize>(variants: [u8; N]) {
 #[test]
 fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
     let budget = (Window::Day, Some(PicoUsd::from_pico(7)), None::<u64>, true, None::<u64>);
+    let (one, two, nobody) = (vec![budget], vec![budget, budget], None::<String>);
     let (id, none) = (KeyId(Arc::from("key_a")), None::<u64>);
     let key = (
-        (&id, [7_u8; 32], "tg_abc", "label", None::<String>, Some("red")),
-        (KeyLimits::default(), [budget].as_slice(), true, 5_u64, none, none),
-        ([budget, budget].as_slice(), Some(9_u64)),
+        (&id, [7_u8; 32], "tg_abc", "label", &nobody, Some("red")),
+        (KeyLimits::default(), &one, true, 5_u64, none, none),
+        (&two, Some(9_u64)),
     );
     let key = postcard::to_allocvec(&key).unwrap();
     let Event::Key(read) = decode(KEY, 2, &key).unwrap() else { panic!("no key") };
@@ -38,12 +39,8 @@ fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
     assert!(decode(KEY, 3, &key).is_err(), "it is not today's form");
 
     let group = (
-        (Scope::Team("red".into()), "label", None::<String>, KeyLimits::default()),
-        (
-            [budget].as_slice(),
-            [].as_slice() as &[(Window, Option<PicoUsd>, Option<u64>, bool, Option<u64>)],
-        ),
-        (5_u64, none),
+        (Scope::Team("red".into()), "label", &nobody, KeyLimits::default()),
+        (&one, &two, 5_u64, none),
     );
     let group = postcard::to_allocvec(&group).unwrap();
     let Event::Group(read) = decode(GROUP, 2, &group).unwrap() else { panic!("no group") };
