@@ -181,7 +181,9 @@ async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_chan
     assert_eq!(adjusted.0["adjustments"][0]["reason"], "mistyped");
     let summary = gate.admin("/ledger/summary").await;
     assert_eq!(crate::harness::pico(&summary["total"]["cost_usd"]), Some(after));
-    let costs = gate.admin_get("/v1/organization/costs?start_time=1").await.body_text();
+    let since = entry.0["arrived_unix_ms"].as_u64().unwrap() / 1_000 - 86_400;
+    let costs = gate.admin_get(&format!("/v1/organization/costs?start_time={since}")).await;
+    let costs = costs.body_text();
     assert!(costs.contains("0.00065"), "{costs}");
     let csv = gate.admin_get("/admin/v1/ledger/export?format=csv").await.body_text();
     assert!(csv.contains("0.001100000000") && csv.contains(",0.000650000000,"), "{csv}");

@@ -109,7 +109,7 @@ fn every_error_names_the_line_and_the_key() {
             "[[limit]]\nmodel = \"autp\"\nconcurrency = 1\n",
             ":2:9: no caller can ask for the model \"autp\"",
         ),
-        ("[[limit]]\nmodel = \"auto\"\n", "a limit has `requests_per_minute`"),
+        ("[[limit]]\nmodel = \"auto\"\n", ":1:1: a limit has `requests_per_minute`"),
         ("[server]\nbody_bytes_max = 0\n", ":2:18: invalid value: integer `0`, expected a nonzero"),
         (
             "[ledger]\ndurability = \"lax\"\n",

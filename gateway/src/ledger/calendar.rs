@@ -192,7 +192,7 @@ fn find(zone: &TimeZone, window: Window, unix_ms: u64) -> Span {
             let offset_ms = i64::from(now.offset().seconds()) * 1000;
             let local = instant.as_millisecond() + offset_ms;
             let start = local - local.rem_euclid(HOUR_MS) - offset_ms;
-            Some((start, start + HOUR_MS))
+            Some(within_changes(zone, instant, (start, start + HOUR_MS)))
         }
         Window::Day => {
             let next = now.tomorrow().and_then(|day| day.start_of_day());
@@ -219,6 +219,18 @@ fn find(zone: &TimeZone, window: Window, unix_ms: u64) -> Span {
             Span { start: u64::try_from(start).unwrap_or(0), end: u64::try_from(end).ok() }
         }
         None => forever,
+    }
+}
+
+/// An hour of the clock that ends, or begins, where the clock changes by a part of an hour: hours
+/// are adjacent in any zone.
+fn within_changes(zone: &TimeZone, at: Timestamp, (start, end): (i64, i64)) -> (i64, i64) {
+    let before = Timestamp::from_millisecond(start).ok();
+    let change = before.and_then(|before| zone.following(before).next());
+    match change.map(|change| change.timestamp().as_millisecond()) {
+        Some(change) if change <= at.as_millisecond() => (change, end),
+        Some(change) if change < end => (start, change),
+        _ => (start, end),
     }
 }
 

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(stood(7, hour, 2 * hour).idle_pico(), 0, "never less than nothing");
         assert_eq!(
             stood(u64::MAX, u64::MAX, 0).idle_pico() / 1_000_000_000_000_000_000,
-            94_525_142
+            94_522_879
         );
     }
 

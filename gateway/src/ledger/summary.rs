@@ -311,7 +311,9 @@ impl Reader {
             (past.collect::<BTreeMap<Span, Rows>>(), rollups.names.clone(), rollups.minute())
         };
         // Days whose entries were dropped are still known by their sums.
-        let oldest = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
+        let stored = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
+        let unsaved = past.keys().filter(|span| span.level == Level::Day).map(|span| span.at).min();
+        let oldest = stored.into_iter().chain(unsaved).min();
         let beginning = (first.first_ms / Level::Day.ms()).min(oldest.unwrap_or(u64::MAX));
         let beginning = beginning * Level::Day.ms();
         let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));

@@ -5,6 +5,7 @@
 //! nothing spent is forgotten by a change of the file.
 
 use super::{
+    Scope,
     calendar::{Calendar, ZoneHistory},
     derived::Derived,
 };
@@ -27,8 +28,9 @@ impl Configured {
         let mut zones = before.zones;
         zones.change(zone, now_ms);
         let budget = |spec: &BudgetSpec| {
-            let was = before.budgets.iter().find(|was| was.window == spec.window);
-            BudgetSpec { turn: calendar.turn(was, spec, now_ms), ..spec.clone() }
+            let was = before.budgets.iter().find(|was| was.window == spec.window).cloned();
+            let was = was.or_else(|| unnoted(derived, spec.window));
+            BudgetSpec { turn: calendar.turn(was.as_ref(), spec, now_ms), ..spec.clone() }
         };
         Self { zones, budgets: written.iter().map(budget).collect() }
     }
@@ -52,6 +54,13 @@ impl Configured {
         let zone = if same { zone.clone() } else { utc() };
         Self { zones: ZoneHistory::new(zone), budgets: Vec::new() }
     }
+}
+
+/// A budget over everything that counted already while nothing was written down: in the usual zone.
+fn unnoted(derived: &Derived, window: Window) -> Option<BudgetSpec> {
+    let counted = derived.accounts.get(&Scope::Global)?.accounts.of(window).is_some();
+    let counted = counted && derived.configured.is_none();
+    counted.then(|| BudgetSpec { window, ..plain() })
 }
 
 fn utc() -> Zone {
