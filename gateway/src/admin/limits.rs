@@ -2,7 +2,7 @@
 
 use super::read::{Object, bad};
 use crate::{
-    caller::{BudgetSpec, KeyLimits, Window, Zone},
+    caller::{BudgetSpec, KeyLimits, NotABudget, Window, Zone},
     openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText, ZoneName},
     refusal::Refusal,
 };
@@ -126,16 +126,7 @@ impl From<&KeyLimits> for LimitsView {
 
 impl BudgetBody {
     pub(super) fn check(self) -> Result<BudgetSpec, Refusal> {
-        if self.money_usd.is_none() && self.tokens.is_none() && self.requests.is_none() {
-            let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
-            return Err(bad(Some("budgets"), message));
-        }
-        if self.timezone.is_some() && !self.window.is_calendar() {
-            let message =
-                "`timezone` is for the windows hour, day, week and month: others begin in none";
-            return Err(bad(Some("timezone"), message));
-        }
-        Ok(BudgetSpec {
+        let spec = BudgetSpec {
             window: self.window,
             money: self.money_usd,
             tokens: self.tokens,
@@ -143,6 +134,13 @@ impl BudgetBody {
             requests: self.requests,
             zone: self.timezone,
             turn: None,
+        };
+        spec.checked().map_err(|wrong| {
+            let param = match wrong {
+                NotABudget::Nothing => "budgets",
+                NotABudget::Zone => "timezone",
+            };
+            bad(Some(param), wrong.to_string())
         })
     }
 }

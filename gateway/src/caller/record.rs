@@ -97,6 +97,33 @@ pub struct BudgetSpec {
     pub turn: Option<Turn>,
 }
 
+/// A budget that cannot be kept as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotABudget {
+    /// It limits nothing.
+    #[error("a budget limits `money_usd`, `tokens` or `requests`, or several of them")]
+    Nothing,
+    /// It has a time zone, and its window begins in none.
+    #[error("`timezone` is for the windows hour, day, week and month: others begin in none")]
+    Zone,
+}
+
+impl BudgetSpec {
+    /// The budget, if it can be kept.
+    ///
+    /// # Errors
+    /// [`NotABudget`].
+    pub fn checked(self) -> Result<Self, NotABudget> {
+        if self.money.is_none() && self.tokens.is_none() && self.requests.is_none() {
+            return Err(NotABudget::Nothing);
+        }
+        if self.zone.is_some() && !self.window.is_calendar() {
+            return Err(NotABudget::Zone);
+        }
+        Ok(self)
+    }
+}
+
 impl KeyRecord {
     /// Whether the key works at this time: neither expired nor disabled nor revoked.
     #[must_use]

@@ -8,10 +8,10 @@ use super::{
     error::{Finding, closest},
     models, price, shipped,
     survive::{self, BreakerConfig, RetryConfig},
-    webhook, written,
+    webhook, written, written_routes,
 };
 use crate::{
-    caller::{BudgetSpec, NotAZone, Zone},
+    caller::{BudgetSpec, NotABudget, NotAZone, Zone},
     providers::Kind as ProviderKind,
     wire::KeptLimits,
 };
@@ -205,16 +205,7 @@ fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Find
 
 fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
     let budget = written.get_ref();
-    if budget.money_usd.is_none() && budget.tokens.is_none() && budget.requests.is_none() {
-        let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
-        return Err(Finding::at(written.span(), message));
-    }
-    if let Some(zone) = budget.timezone.as_ref().filter(|_| !budget.window.is_calendar()) {
-        let message =
-            "`timezone` is for the windows hour, day, week and month: others begin in none";
-        return Err(Finding::at(zone.span(), message));
-    }
-    Ok(BudgetSpec {
+    let spec = BudgetSpec {
         window: budget.window,
         money: budget.money_usd.map(|money| money.0),
         tokens: budget.tokens,
@@ -222,6 +213,11 @@ fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
         requests: budget.requests,
         zone: budget.timezone.as_ref().map(time_zone).transpose()?,
         turn: None,
+    };
+    spec.checked().map_err(|wrong| {
+        let zone = budget.timezone.as_ref().filter(|_| wrong == NotABudget::Zone);
+        let span = zone.map_or(written.span(), Spanned::span);
+        Finding::at(span, wrong.to_string())
     })
 }
 
@@ -323,7 +319,7 @@ fn unknown_price(route: &RouteConfig) -> String {
 
 fn local_route(
     name: &str,
-    written: &written::Local,
+    written: &written_routes::Local,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -373,13 +369,13 @@ fn local_route(
             gap_target: Some(Duration::from_millis(written.gap_target_ms))
                 .filter(|target| !target.is_zero()),
             kv_layout: match written.kv_layout {
-                written::KvLayout::Auto => KvLayout::Auto,
-                written::KvLayout::Unified => KvLayout::Unified,
-                written::KvLayout::Separate => KvLayout::Separate,
+                written_routes::KvLayout::Auto => KvLayout::Auto,
+                written_routes::KvLayout::Unified => KvLayout::Unified,
+                written_routes::KvLayout::Separate => KvLayout::Separate,
             },
             prefix_sharing: match written.prefix_sharing {
-                written::PrefixSharing::Caller => PrefixSharing::Caller,
-                written::PrefixSharing::All => PrefixSharing::All,
+                written_routes::PrefixSharing::Caller => PrefixSharing::Caller,
+                written_routes::PrefixSharing::All => PrefixSharing::All,
             },
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
@@ -389,7 +385,7 @@ fn local_route(
             gpu_layers: written.gpu_layers.0,
             gpu_device: written.gpu_device.clone(),
             keep: keep(written),
-            isolated: written.isolation == written::Isolation::Process,
+            isolated: written.isolation == written_routes::Isolation::Process,
             stuck_after: millis(written.stuck_after_ms),
             verify_load: written.verify_load,
             drill: drill(written, warnings)?,
@@ -400,11 +396,11 @@ fn local_route(
 }
 
 /// When a local model is loaded, unloaded and waited for.
-fn keep(written: &written::Local) -> Keep {
+fn keep(written: &written_routes::Local) -> Keep {
     Keep {
         load: match written.load {
-            written::Load::Start => LoadWhen::Start,
-            written::Load::FirstUse => LoadWhen::FirstUse,
+            written_routes::Load::Start => LoadWhen::Start,
+            written_routes::Load::FirstUse => LoadWhen::FirstUse,
         },
         unload_after: written.unload_after_ms.map(millis),
         load_wait_max: millis(written.load_wait_max_ms),
@@ -413,16 +409,16 @@ fn keep(written: &written::Local) -> Keep {
     }
 }
 
-fn pooling(written: written::Pooling) -> Pooling {
+fn pooling(written: written_routes::Pooling) -> Pooling {
     match written {
-        written::Pooling::Mean => Pooling::Mean,
-        written::Pooling::First => Pooling::First,
-        written::Pooling::Last => Pooling::Last,
+        written_routes::Pooling::Mean => Pooling::Mean,
+        written_routes::Pooling::First => Pooling::First,
+        written_routes::Pooling::Last => Pooling::Last,
     }
 }
 
 /// Its numbers are checked whether it is on or not.
-fn speculation(written: &written::Local) -> Result<Speculation, Finding> {
+fn speculation(written: &written_routes::Local) -> Result<Speculation, Finding> {
     let within = |name, value: &Spanned<NonZeroU32>, max| {
         let count = value.get_ref().get();
         let message = || format!("`{name}` is at most {max}");
@@ -431,16 +427,19 @@ fn speculation(written: &written::Local) -> Result<Speculation, Finding> {
     let tokens_max = within("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
     let streams_max = within("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
     Ok(match written.speculation {
-        written::Speculation::Off => Speculation::Off,
-        written::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
+        written_routes::Speculation::Off => Speculation::Off,
+        written_routes::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
     })
 }
 
-fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<Drill>, Finding> {
+fn drill(
+    written: &written_routes::Local,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Drill>, Finding> {
     let Some(text) = &written.drill else { return Ok(None) };
     let drill: Drill =
         text.get_ref().parse().map_err(|wrong: String| Finding::at(text.span(), wrong))?;
-    if drill.aborts() && written.isolation == written::Isolation::InProcess {
+    if drill.aborts() && written.isolation == written_routes::Isolation::InProcess {
         let message = "an abort would end the gateway: set `isolation = \"process\"` too";
         return Err(Finding::at(text.span(), message));
     }
@@ -450,7 +449,7 @@ fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<
 
 fn cloud_route(
     name: &str,
-    written: &written::Cloud,
+    written: &written_routes::Cloud,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -509,8 +508,10 @@ fn cloud_route(
             total_timeout: millis(written.total_timeout_ms),
             cap_field: match written.cap_field {
                 None => kind.cap_field(),
-                Some(written::CapField::MaxCompletionTokens) => CapField::MaxCompletionTokens,
-                Some(written::CapField::MaxTokens) => CapField::MaxTokens,
+                Some(written_routes::CapField::MaxCompletionTokens) => {
+                    CapField::MaxCompletionTokens
+                }
+                Some(written_routes::CapField::MaxTokens) => CapField::MaxTokens,
             },
             reasoning: written.reasoning,
         }),
@@ -527,7 +528,7 @@ fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
 }
 
 /// Where the provider is.
-fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn address(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
     match (&written.base_url, kind.base_url()) {
         (Some(own), _) => base_url(own),
         (None, Some(usual)) => Ok(usual.to_owned()),
@@ -540,7 +541,7 @@ fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Findi
 
 /// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
 /// server that speaks OpenAI's format.
-fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn provider(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
     let anybody = kind.name() == "openai" && written.base_url.is_some();
     match (&written.provider, kind.provider().filter(|_| !anybody)) {
         (Some(own), _) => filled(own, "`provider`"),

@@ -14,6 +14,7 @@ mod survive;
 mod tests;
 mod webhook;
 mod written;
+mod written_routes;
 
 use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
 pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};

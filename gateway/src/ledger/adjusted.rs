@@ -5,8 +5,17 @@
 //! else; the newest of an attempt holds; entries, rollups and what budgets were charged are as they
 //! were booked, and whoever shows money adds the difference, so that no sum counts one twice.
 
-use super::entry::{Adjustment, Attempt, Entry, KeyId, RequestId};
-use crate::store::Lost;
+use super::{
+    entry::{Adjustment, Attempt, Entry, KeyId, RequestId},
+    query::{Reader, unreadable},
+    retire,
+};
+use crate::store::{
+    BooksError, Lost,
+    catalogue::Segment,
+    codec::{self, Event},
+    sealed::Name,
+};
 use foldhash::fast::RandomState;
 use policies::{PicoUsd, PriceId, RouteId};
 use serde::{Deserialize, Serialize};
@@ -150,5 +159,83 @@ impl Adjustments {
 impl PartialEq for Adjustments {
     fn eq(&self, other: &Self) -> bool {
         self.by_attempt == other.by_attempt
+    }
+}
+
+// === reading ===
+
+impl Reader {
+    /// What adjustments made of costs: the running books know, else the journal is asked.
+    pub(crate) fn adjusted(&self) -> Result<Known, BooksError> {
+        if let Some(known) = self.known.get() {
+            return Ok(known.clone());
+        }
+        let known = match &self.keeper {
+            Some(keeper) => Known { all: Arc::clone(&keeper.derived().adjusted), lost: Vec::new() },
+            None => self.read_adjusted()?,
+        };
+        Ok(self.known.get_or_init(|| known).clone())
+    }
+
+    fn read_adjusted(&self) -> Result<Known, BooksError> {
+        let based = self.snapshot.dir().map(|dir| (retire::begin(&dir), dir));
+        let (mut all, begins) = match based {
+            Some((Ok((_, base)), _)) => ((*base.adjusted).clone(), base.next_seq),
+            Some((Err(error), dir)) => return Err(unreadable(&dir, &error)),
+            None => (Adjustments::default(), 0),
+        };
+        let mut known = Known::default();
+        for block in self.snapshot.blocks() {
+            let sealed_without = match &self.snapshot.segments[block.segment()] {
+                Segment::Sealed(sealed) => !sealed.may_name(Name::Adjustment),
+                Segment::Plain(_) => false,
+            };
+            if sealed_without || block.next_seq <= begins {
+                continue;
+            }
+            let lost = self.records(&block, &mut |record| {
+                let head = record.head;
+                if head.kind == codec::ADJUSTMENT
+                    && head.seq >= begins
+                    && let Event::Adjustment(adjustment) =
+                        codec::decode(head.kind, head.version, record.payload)?
+                {
+                    all.put(*adjustment);
+                }
+                Ok(())
+            })?;
+            known.lost.extend(lost);
+        }
+        known.all = Arc::new(all);
+        Ok(known)
+    }
+
+    /// Every adjustment of a request with the time of its commit, in their order.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`].
+    pub fn adjustments_of(&self, id: RequestId) -> Result<Vec<(u64, Adjustment)>, BooksError> {
+        let mut found = Vec::new();
+        let known = self.adjusted()?.all;
+        if !known.has(id) {
+            return Ok(found);
+        }
+        for block in self.snapshot.blocks() {
+            if self.excludes(block.segment(), id) {
+                continue;
+            }
+            self.records(&block, &mut |record| {
+                let head = record.head;
+                if head.kind == codec::ADJUSTMENT
+                    && let Event::Adjustment(adjustment) =
+                        codec::decode(head.kind, head.version, record.payload)?
+                    && adjustment.id == id
+                {
+                    found.push((head.unix_ms, *adjustment));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
     }
 }

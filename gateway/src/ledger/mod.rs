@@ -11,6 +11,7 @@ mod books;
 pub(crate) mod budgets;
 mod calendar;
 mod checkpoint;
+mod corrections;
 mod derived;
 pub(crate) mod effect;
 pub mod entry;
@@ -19,6 +20,7 @@ mod gather;
 mod ids;
 mod keeper;
 mod line;
+mod lined;
 pub(crate) mod notice;
 pub(crate) mod open_entry;
 mod opening;
@@ -30,7 +32,9 @@ mod refusals;
 mod rerate;
 mod retire;
 mod rollups;
+mod running;
 mod session;
+mod short;
 mod spare;
 mod standing;
 mod summary;
@@ -55,10 +59,9 @@ pub use entry::{
     GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
+pub use lined::{Granted, InLine, Lined};
 pub use notice::{Guarded, NOTICE_KINDS, Notice, NoticeId, Reached, Telling, Told, What};
-pub use open_entry::{
-    Ask, AttemptIndex, Ending, EntryHead, Granted, InLine, Lined, OpenEntry, Short,
-};
+pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry};
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;
@@ -66,6 +69,7 @@ pub(crate) use rerate::signed;
 pub use rerate::{Difference, RatedFrom, Rerate, Rerated};
 pub use retire::Retired;
 pub use session::{SessionNode, SessionTree};
+pub use short::Short;
 pub use spare::Uncounted;
 pub use standing::{Stood, StoodDay};
 pub use summary::{

@@ -5,12 +5,11 @@
 //! what a query holds in memory is bounded.
 
 use super::{
-    adjusted::{Adjustments, Known},
+    adjusted::Known,
     books::Books,
-    entry::{Adjustment, Entry, RequestId},
+    entry::{Entry, RequestId},
     filter::Filter,
     keeper::Keeper,
-    retire,
 };
 use crate::store::{
     BooksError, JournalError, Lost,
@@ -40,7 +39,7 @@ pub struct Reader {
     pub(crate) snapshot: Snapshot,
     pub(crate) keeper: Option<Arc<Keeper>>,
     /// The adjustments, once they were asked for.
-    known: OnceLock<Known>,
+    pub(super) known: OnceLock<Known>,
 }
 
 /// A place in the ledger from which a query goes on.
@@ -117,80 +116,6 @@ impl Reader {
 
     pub(crate) fn new(snapshot: Snapshot, keeper: Option<Arc<Keeper>>) -> Self {
         Self { snapshot, keeper, known: OnceLock::new() }
-    }
-
-    /// What adjustments made of costs: the running books know, else the journal is asked.
-    pub(crate) fn adjusted(&self) -> Result<Known, BooksError> {
-        if let Some(known) = self.known.get() {
-            return Ok(known.clone());
-        }
-        let known = match &self.keeper {
-            Some(keeper) => Known { all: Arc::clone(&keeper.derived().adjusted), lost: Vec::new() },
-            None => self.read_adjusted()?,
-        };
-        Ok(self.known.get_or_init(|| known).clone())
-    }
-
-    fn read_adjusted(&self) -> Result<Known, BooksError> {
-        let based = self.snapshot.dir().map(|dir| (retire::begin(&dir), dir));
-        let (mut all, begins) = match based {
-            Some((Ok((_, base)), _)) => ((*base.adjusted).clone(), base.next_seq),
-            Some((Err(error), dir)) => return Err(unreadable(&dir, &error)),
-            None => (Adjustments::default(), 0),
-        };
-        let mut known = Known::default();
-        for block in self.snapshot.blocks() {
-            let sealed_without = match &self.snapshot.segments[block.segment()] {
-                Segment::Sealed(sealed) => !sealed.may_name(Name::Adjustment),
-                Segment::Plain(_) => false,
-            };
-            if sealed_without || block.next_seq <= begins {
-                continue;
-            }
-            let lost = self.records(&block, &mut |record| {
-                let head = record.head;
-                if head.kind == codec::ADJUSTMENT
-                    && head.seq >= begins
-                    && let Event::Adjustment(adjustment) =
-                        codec::decode(head.kind, head.version, record.payload)?
-                {
-                    all.put(*adjustment);
-                }
-                Ok(())
-            })?;
-            known.lost.extend(lost);
-        }
-        known.all = Arc::new(all);
-        Ok(known)
-    }
-
-    /// Every adjustment of a request with the time of its commit, in their order.
-    ///
-    /// # Errors
-    /// [`BooksError::Unreadable`].
-    pub fn adjustments_of(&self, id: RequestId) -> Result<Vec<(u64, Adjustment)>, BooksError> {
-        let mut found = Vec::new();
-        let known = self.adjusted()?.all;
-        if !known.has(id) {
-            return Ok(found);
-        }
-        for block in self.snapshot.blocks() {
-            if self.excludes(block.segment(), id) {
-                continue;
-            }
-            self.records(&block, &mut |record| {
-                let head = record.head;
-                if head.kind == codec::ADJUSTMENT
-                    && let Event::Adjustment(adjustment) =
-                        codec::decode(head.kind, head.version, record.payload)?
-                    && adjustment.id == id
-                {
-                    found.push((head.unix_ms, *adjustment));
-                }
-                Ok(())
-            })?;
-        }
-        Ok(found)
     }
 
     /// See [`Books::requests`].
@@ -404,7 +329,7 @@ impl Reader {
         }
     }
 
-    fn excludes(&self, segment: usize, id: RequestId) -> bool {
+    pub(super) fn excludes(&self, segment: usize, id: RequestId) -> bool {
         match &self.snapshot.segments[segment] {
             Segment::Plain(_) => false,
             Segment::Sealed(sealed) => !sealed.may_hold(id.0.as_u128()),

@@ -9,7 +9,7 @@ use super::{
     super::{
         accounts::{Accounts, Amount, Correction, Starts},
         calendar::{Calendar, ZoneHistory},
-        open_entry::Short,
+        short::Short,
     },
     At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
     book::{self, ScopeBook},

@@ -15,7 +15,7 @@ mod waiting;
 use super::{
     accounts::{Accounts, Amount, Correction, Starts},
     calendar::ZoneHistory,
-    open_entry::Short,
+    short::Short,
 };
 use crate::{
     caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window},
