@@ -97,19 +97,6 @@ fn every_error_names_the_line_and_the_key() {
         ("[server]\nlisten = \"here\"\n", ":2:10: `listen` is an address and a port"),
         ("[server]\nlisten = 8655\n", ":2:10: invalid type: integer `8655`, expected a string"),
         ("[server]\ntime_zone = \"Mars/X\"\n", ":2:13: unknown time zone `Mars/X`"),
-        (
-            "[[budget]]\nwindow = \"day\"\ntokens = 1\ntimezone = \"Mars/X\"\n",
-            ":4:12: unknown time zone `Mars/X`",
-        ),
-        (
-            "[[budget]]\nwindow = \"rolling:24h\"\ntokens = 1\ntimezone = \"UTC\"\n",
-            ":4:12: `timezone` is for the windows hour, day, week and month",
-        ),
-        (
-            "[[limit]]\nmodel = \"autp\"\nconcurrency = 1\n",
-            ":2:9: no caller can ask for the model \"autp\"",
-        ),
-        ("[[limit]]\nmodel = \"auto\"\n", ":1:1: a limit has `requests_per_minute`"),
         ("[server]\nbody_bytes_max = 0\n", ":2:18: invalid value: integer `0`, expected a nonzero"),
         (
             "[ledger]\ndurability = \"lax\"\n",
@@ -163,6 +150,29 @@ fn every_error_names_the_line_and_the_key() {
         let said = error(text);
         let expected = format!("tollgate.toml{expected}");
         assert!(said.starts_with(&expected), "\n{text}\nsaid:     {said}\nexpected: {expected}");
+    }
+}
+
+#[test]
+fn every_error_of_a_budget_or_a_models_limit_names_the_line_and_the_key() {
+    let table = [
+        (
+            "[[budget]]\nwindow = \"day\"\ntokens = 1\ntimezone = \"Mars/X\"\n",
+            ":4:12: unknown time zone `Mars/X`",
+        ),
+        (
+            "[[budget]]\nwindow = \"rolling:24h\"\ntokens = 1\ntimezone = \"UTC\"\n",
+            ":4:12: `timezone` is for the windows hour, day, week and month",
+        ),
+        (
+            "[[limit]]\nmodel = \"autp\"\nconcurrency = 1\n",
+            ":2:9: no caller can ask for the model \"autp\"",
+        ),
+        ("[[limit]]\nmodel = \"auto\"\n", ":1:1: a limit has `requests_per_minute`"),
+    ];
+    for (text, expected) in table {
+        let said = error(text);
+        assert!(said.starts_with(&format!("tollgate.toml{expected}")), "{text}: {said}");
     }
 }
 

@@ -383,9 +383,9 @@ impl Books {
 
     /// Appends a correction of what an attempt cost. The ticket resolves when it is durable, in
     /// either mode.
-    pub(super) fn adjust(&self, adjustment: Adjustment) -> CommitTicket {
+    pub(super) fn adjust(&self, adjustment: &Adjustment) -> CommitTicket {
         let effect = Effect::Adjustment(Box::new(adjustment.clone()));
-        self.put(codec::ADJUSTMENT, &adjustment, effect)
+        self.put(codec::ADJUSTMENT, adjustment, effect)
     }
 
     pub(super) fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {

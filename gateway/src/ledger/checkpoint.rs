@@ -175,44 +175,7 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
         Ok(())
     })?;
     derived.notices.saved_seq = meta.next_seq;
-    index.scan(GROUPS, &mut |_, bytes| {
-        let record: crate::caller::GroupRecord = match meta.schema {
-            SCHEMA => value(bytes)?,
-            _ => value::<v2::GroupRecord>(bytes)?.into(),
-        };
-        derived.groups.insert(record.scope.clone(), record);
-        Ok(())
-    })?;
-    index.scan(KEYS, &mut |_, bytes| {
-        let record: crate::caller::KeyRecord = match meta.schema {
-            SCHEMA => value(bytes)?,
-            _ => value::<v2::KeyRecord>(bytes)?.into(),
-        };
-        derived.keys.insert(record.id.clone(), record);
-        Ok(())
-    })?;
-    let mut adjusted = Adjustments::default();
-    index.scan(ADJUSTED, &mut |key, bytes| {
-        adjusted.restore(value(&key[ADJUSTED.len()..])?, value(bytes)?);
-        Ok(())
-    })?;
-    derived.adjusted = Arc::new(adjusted);
-    index.scan(STANDING, &mut |_, bytes| {
-        derived.standing = value(bytes)?;
-        Ok(())
-    })?;
-    index.scan(UNCOUNTED, &mut |_, bytes| {
-        derived.uncounted = value(bytes)?;
-        Ok(())
-    })?;
-    index.scan(CONFIGURED, &mut |_, bytes| {
-        derived.configured = Some(value(bytes)?);
-        Ok(())
-    })?;
-    index.scan(POLICIES, &mut |_, bytes| {
-        derived.policies.push(value(bytes)?);
-        Ok(())
-    })?;
+    load_records(index, meta.schema, &mut derived)?;
     index.scan(OPEN, &mut |key, bytes| {
         let id = uuid::Uuid::from_slice(&key[OPEN.len()..]).map_err(|_| IndexError::Value)?;
         derived.open.insert(super::RequestId(id), value(bytes)?);
@@ -243,6 +206,49 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
         derived.dirty.groups = derived.groups.keys().cloned().collect();
     }
     Ok(Some(derived))
+}
+
+/// What operators set up, and what else stands in single values.
+fn load_records(index: &impl Pairs, schema: u32, derived: &mut Derived) -> Result<(), IndexError> {
+    index.scan(GROUPS, &mut |_, bytes| {
+        let record: crate::caller::GroupRecord = match schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::GroupRecord>(bytes)?.into(),
+        };
+        derived.groups.insert(record.scope.clone(), record);
+        Ok(())
+    })?;
+    index.scan(KEYS, &mut |_, bytes| {
+        let record: crate::caller::KeyRecord = match schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::KeyRecord>(bytes)?.into(),
+        };
+        derived.keys.insert(record.id.clone(), record);
+        Ok(())
+    })?;
+    let mut adjusted = Adjustments::default();
+    index.scan(ADJUSTED, &mut |key, bytes| {
+        adjusted.restore(value(&key[ADJUSTED.len()..])?, value(bytes)?);
+        Ok(())
+    })?;
+    derived.adjusted = Arc::new(adjusted);
+    index.scan(STANDING, &mut |_, bytes| {
+        derived.standing = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(UNCOUNTED, &mut |_, bytes| {
+        derived.uncounted = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(CONFIGURED, &mut |_, bytes| {
+        derived.configured = Some(value(bytes)?);
+        Ok(())
+    })?;
+    index.scan(POLICIES, &mut |_, bytes| {
+        derived.policies.push(value(bytes)?);
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Writes the rollups that are not there yet, and forgets minutes that are old.

@@ -126,6 +126,11 @@ impl<'a> Gathering<'a> {
         }
     }
 
+    /// What adjustments made of costs.
+    pub(crate) fn adjusted(&self) -> &'a Adjustments {
+        self.adjusted
+    }
+
     pub(crate) fn is_exact(&self) -> bool {
         self.exact
     }

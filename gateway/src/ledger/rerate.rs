@@ -173,7 +173,7 @@ impl Books {
                         key: entry.key.clone(),
                     },
                 };
-                if let Err(error) = writing.write(adjustment) {
+                if let Err(error) = writing.write(&adjustment) {
                     failed = Some(error);
                     return false;
                 }
@@ -267,7 +267,7 @@ impl<'a> Writing<'a> {
         Self { books, reason, last: None, queued: 0 }
     }
 
-    fn write(&mut self, adjustment: Adjustment) -> Result<(), BooksError> {
+    fn write(&mut self, adjustment: &Adjustment) -> Result<(), BooksError> {
         self.last = Some(self.books.adjust(adjustment));
         self.queued += 1;
         if self.queued < BATCH {

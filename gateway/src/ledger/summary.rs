@@ -7,7 +7,6 @@
 //! request with several tags is in each of theirs).
 
 use super::{
-    adjusted::Adjustments,
     books::Books,
     checkpoint,
     filter::Filter,
@@ -222,7 +221,7 @@ impl Reader {
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
         gathering.correct(|ended_ms| taken.has(ended_ms));
-        let mut lost = self.gather(&mut gathering, query, &rest, &taken, &interner, &known.all)?;
+        let mut lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
         lost.extend(known.lost);
         lost.sort_by_key(|lost| lost.first_seq);
         lost.dedup();
@@ -251,10 +250,9 @@ impl Reader {
         blocks: &[Block],
         taken: &Taken,
         interner: &'a Interner,
-        adjusted: &'a Adjustments,
     ) -> Result<Vec<Lost>, BooksError> {
         let next = AtomicUsize::new(0);
-        let exact = gathering.is_exact();
+        let (exact, adjusted) = (gathering.is_exact(), gathering.adjusted());
         let work = || -> Result<(Gathering<'a>, Vec<Lost>), BooksError> {
             let mut part = Gathering::new(&query.group_by, exact, interner, adjusted);
             let mut lost = Vec::new();

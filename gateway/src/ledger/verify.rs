@@ -189,32 +189,14 @@ fn verify(
             compare(&mut report, span, &rows, derived.filter(|_| !gap));
         }
     }
-    for missed in derived.iter().flat_map(|(derived, _)| &derived.uncounted) {
-        let missed = &missed.events;
-        let (first, last) = (missed.first_seq, missed.last_seq);
-        let what = format!(
-            "the charges of events {first} to {last} could not be read when the balances were \
-             made anew: budgets show it until a correction is booked"
-        );
-        report.find(Some(first), what);
-        report.uncounted.push(missed.clone());
+    if let Some((derived, _)) = derived {
+        uncounted(&mut report, derived);
     }
     report.open_requests = fold.open.len() as u64;
     // After damage the fold is not the whole, and comparing it would only repeat the finding.
     if let Some((derived, _)) = derived.filter(|_| !gap) {
         report.derived_checked = true;
-        if fold.balances() != derived.balances() {
-            report.find(None, "the budgets' balances are not those of the entries");
-        }
-        if fold.standing != derived.standing {
-            report.find(None, "how long models were loaded is not what the journal says");
-        }
-        if fold.adjusted != derived.adjusted {
-            report.find(None, "the adjusted costs are not those of the adjustments");
-        }
-        if fold.open != derived.open {
-            report.find(None, "the open reservations are not those of the journal");
-        }
+        compare_derived(&mut report, &fold, derived);
     }
     if let Some((_, stored)) = derived.filter(|_| !gap) {
         let lasting = fold.rollups.current();
@@ -227,6 +209,36 @@ fn verify(
         }
     }
     report
+}
+
+/// What was lost when the balances were made anew.
+fn uncounted(report: &mut Report, derived: &Derived) {
+    for missed in &derived.uncounted {
+        let missed = &missed.events;
+        let (first, last) = (missed.first_seq, missed.last_seq);
+        let what = format!(
+            "the charges of events {first} to {last} could not be read when the balances were \
+             made anew: budgets show it until a correction is booked"
+        );
+        report.find(Some(first), what);
+        report.uncounted.push(missed.clone());
+    }
+}
+
+/// Compares what the running process derived with the fold of the journal.
+fn compare_derived(report: &mut Report, fold: &Derived, derived: &Derived) {
+    if fold.balances() != derived.balances() {
+        report.find(None, "the budgets' balances are not those of the entries");
+    }
+    if fold.standing != derived.standing {
+        report.find(None, "how long models were loaded is not what the journal says");
+    }
+    if fold.adjusted != derived.adjusted {
+        report.find(None, "the adjusted costs are not those of the adjustments");
+    }
+    if fold.open != derived.open {
+        report.find(None, "the open reservations are not those of the journal");
+    }
 }
 
 /// What the columns beside a damaged block still know of the entries that are lost with it.

@@ -345,12 +345,6 @@ impl State {
             ),
             ("engine_loads", "Times the local model was loaded", &self.engine_loads),
             (
-                "engine_idle_cost_pico_usd",
-                "Since the start: cost of the time the local model was loaded and no request's, in \
-                 1e-12 USD; no request pays it",
-                &self.engine_idle_cost,
-            ),
-            (
                 "engine_memory_bytes",
                 "Memory the loaded local model takes, by estimate",
                 &self.engine_memory,
@@ -399,6 +393,12 @@ impl State {
     }
 
     fn register_engine_times(&self, registry: &mut Registry) {
+        registry.register(
+            "engine_idle_cost_pico_usd",
+            "Since the start: cost of the time the local model was loaded and no request's, in \
+             1e-12 USD; no request pays it",
+            self.engine_idle_cost.clone(),
+        );
         registry.register(
             "engine_heartbeat_age_seconds",
             "Time since the local model's scheduler last looked around",

@@ -48,6 +48,20 @@ fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
 }
 
 #[test]
+fn numbers_of_scopes_never_move() {
+    let name = || Arc::from("a");
+    numbered([
+        number(Scope::Global),
+        number(Scope::Key(KeyId(name()))),
+        number(Scope::Team(name())),
+        number(Scope::User(name())),
+        number(Scope::Session(KeyId(name()), name())),
+        number(Scope::Tag(name())),
+        number(Scope::Model(name())),
+    ]);
+}
+
+#[test]
 fn numbers_of_variants_never_move() {
     use AttemptOutcome as Ended;
     numbered([
@@ -103,16 +117,6 @@ fn numbers_of_variants_never_move() {
         number(GuardEffect::Throttled),
         number(GuardEffect::LocalOnly),
         number(GuardEffect::Blocked),
-    ]);
-    let name = || Arc::from("a");
-    numbered([
-        number(Scope::Global),
-        number(Scope::Key(KeyId(name()))),
-        number(Scope::Team(name())),
-        number(Scope::User(name())),
-        number(Scope::Session(KeyId(name()), name())),
-        number(Scope::Tag(name())),
-        number(Scope::Model(name())),
     ]);
     numbered([
         number(RouteState::Ready),
