@@ -210,18 +210,18 @@ impl Books {
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
-        books.note_configured(known, configured);
+        books.note_configured(known.as_ref(), &configured);
         books.tell_untold(None);
         Ok((books, recovered))
     }
 
     /// Writes down what the configuration says of calendar windows, if that is news. Where it cannot
     /// be written the next start writes it.
-    fn note_configured(&self, known: Option<Configured>, now: Configured) {
+    fn note_configured(&self, known: Option<&Configured>, now: &Configured) {
         let is_news = known.map_or(!now.is_usual(), |known| known != now);
         if is_news {
             let effect = Effect::Configured(Box::new(now.clone()));
-            let _at_leisure = self.put(codec::CONFIGURED, &now, effect);
+            let _at_leisure = self.put(codec::CONFIGURED, now, effect);
         }
     }
 
