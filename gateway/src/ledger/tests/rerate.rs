@@ -1,14 +1,14 @@
 //! Past attempts rated anew: exact, once, and beside what was booked.
 
 use super::harness::{
-    House, NOON, ask, complete, done, free, head, key, money, request, segment, token_price, usd,
-    used,
+    House, NOON, ask, complete, done, free, head, key, key_id, money, request, segment,
+    token_price, usd, used,
 };
 use crate::{
     caller::Window,
     ledger::{
-        Books, Filter, GroupBy, OrderBy, Reader, Rerate, Rerated, Summary, SummaryQuery,
-        keeper::seal_all,
+        Adjustment, Books, Filter, GroupBy, OrderBy, Place, Reader, Rerate, Rerated, Summary,
+        SummaryQuery, keeper::seal_all,
     },
 };
 use policies::{Fees, PicoUsdTotal, PriceId, RouteId, RoutePrice, TokenPrice};
@@ -254,4 +254,39 @@ fn sums_of_days_that_were_dropped_keep_their_corrections() {
     let books = house.open();
     assert_eq!(by_day(&books).pico(), total("0.03", true));
     assert!(books.verify().is_clean(), "{:?}", books.verify());
+}
+
+#[test]
+fn an_adjustment_that_does_not_go_on_from_what_its_attempt_cost_is_found() {
+    let house = House::new();
+    let books = house.open();
+    let id = request(&books, "key_a", ask("1", 50), used(3, 4)).unwrap();
+    let place = Place {
+        route: RouteId::new("cloud"),
+        model: "small".into(),
+        provider: "acme".into(),
+        key: key_id("key_a"),
+    };
+    let right = Adjustment {
+        id,
+        attempt: 0,
+        price_before: None,
+        price: None,
+        cost_before: Some(usd("0.11")),
+        cost: Some(usd("0.2")),
+        reason: "by hand".to_owned(),
+        ended_unix_ms: NOON,
+        place,
+    };
+    books.adjust(&right).blocking().unwrap();
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    for wrong in [
+        Adjustment { cost_before: Some(usd("0.11")), ..right.clone() },
+        Adjustment { attempt: 1, ..right.clone() },
+        Adjustment { id: books.request_id(), ..right.clone() },
+    ] {
+        let before = books.verify().findings.len();
+        books.adjust(&wrong).blocking().unwrap();
+        assert_eq!(books.verify().findings.len(), before + 1, "{wrong:?}");
+    }
 }
