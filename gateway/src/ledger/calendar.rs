@@ -311,6 +311,16 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_ends_where_the_clock_changes_a_minute_after_it_began() {
+        // On 14 March 2010 the clocks of St. John's went from 00:01 to 01:01.
+        let (mut calendar, hour) = (calendar("America/St_Johns"), budget(Window::Hour, None));
+        let cut = calendar.span(&hour, ms("2010-03-14T03:30:30Z"));
+        let (began, change) = (ms("2010-03-14T03:30:00Z"), ms("2010-03-14T03:31:00Z"));
+        assert_eq!(cut, Span { start: began, end: Some(change) });
+        assert_eq!(calendar.span(&hour, change).start, change);
+    }
+
+    #[test]
     fn going_back_in_time_finds_the_same_window() {
         let (mut calendar, day) = (calendar("UTC"), budget(Window::Day, None));
         let first = calendar.span(&day, ms("2026-05-01T10:00:00Z"));
