@@ -283,7 +283,7 @@ fn an_adjustment_that_does_not_go_on_from_what_its_attempt_cost_is_found() {
     for wrong in [
         Adjustment { cost_before: Some(usd("0.11")), ..right.clone() },
         Adjustment { attempt: 1, ..right.clone() },
-        Adjustment { id: books.request_id(), ..right.clone() },
+        Adjustment { id: books.request_id(), ..right },
     ] {
         let before = books.verify().findings.len();
         books.adjust(&wrong).blocking().unwrap();
