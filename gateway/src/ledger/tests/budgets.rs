@@ -388,8 +388,7 @@ fn history(steps: Vec<Step>) {
                 }
             }
             Step::Clock { hours } => {
-                let now = house.clock.unix_ms();
-                house.hand.set(now.saturating_add_signed(hours * 3_600_000));
+                house.hand.set(house.clock.unix_ms().saturating_add_signed(hours * 3_600_000));
             }
             Step::Crash { committed } => {
                 if committed {
