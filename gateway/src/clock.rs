@@ -35,9 +35,7 @@ impl Clock {
     /// The day of the UTC calendar, `YYYY-MM-DD`: prices are dated by it.
     #[must_use]
     pub fn day(&self) -> String {
-        let unix_ms = i64::try_from(self.unix_ms()).unwrap_or(i64::MAX);
-        let now = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or(jiff::Timestamp::MAX);
-        now.strftime("%Y-%m-%d").to_string()
+        day_of(self.unix_ms())
     }
 
     /// Milliseconds since the Unix epoch.
@@ -48,6 +46,14 @@ impl Clock {
             None => system_unix_ms(),
         }
     }
+}
+
+/// The day of the UTC calendar of a time, `YYYY-MM-DD`.
+#[must_use]
+pub(crate) fn day_of(unix_ms: u64) -> String {
+    let unix_ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    let at = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or(jiff::Timestamp::MAX);
+    at.strftime("%Y-%m-%d").to_string()
 }
 
 impl Hand {

@@ -14,6 +14,7 @@ pub mod draw;
 pub mod execute;
 pub mod extras;
 pub mod guard;
+pub mod idle;
 pub mod ledger;
 pub mod listen;
 pub(crate) mod openapi;

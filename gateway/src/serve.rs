@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     execute::{Bounds, Execution, Hedging, Started},
     guard::Guard,
+    idle::IdleMeter,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
         RequestId,
@@ -74,6 +75,8 @@ pub struct Gateway {
     pub books: Books,
     /// Sees and stops abuse.
     pub guard: Arc<Guard>,
+    /// How long local models stand loaded.
+    pub idle: Arc<IdleMeter>,
     /// The policy in force.
     pub policy: Arc<PolicyBox>,
     /// The ways to get an answer.
@@ -180,6 +183,7 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         arrived_unix_ms: gateway.clock.unix_ms(),
         timeline: Timeline::start(),
         caller: None,
+        model: None,
         decision: None,
         recorded: false,
         watched: false,
@@ -203,6 +207,8 @@ struct Life {
     arrived_unix_ms: u64,
     timeline: Timeline,
     caller: Option<Arc<Caller>>,
+    /// The model it asks for, where that has limits of its own.
+    model: Option<Arc<str>>,
     decision: Option<Arc<Decision>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
@@ -224,7 +230,7 @@ async fn answer(
     life.caller = Some(Arc::clone(&caller));
     life.timeline.end(Stage::Identify);
 
-    let permit = gateway.admission.admit(&caller)?;
+    let mut permit = gateway.admission.admit(&caller)?;
     life.timeline.end(Stage::Admit);
 
     let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
@@ -237,6 +243,8 @@ async fn answer(
     if headers::asks_dry_run(&head.headers)? {
         return Ok(pages::dry_run(&policy, &facts));
     }
+    life.model = gateway.admission.limited(&request.model).cloned();
+    gateway.admission.admit_to(&request.model, &mut permit)?;
     let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
     life.watched = true;
     let decision =
@@ -330,8 +338,19 @@ async fn read(
         output_tokens_default: gateway.config.limits.output_tokens_default,
     };
     let mut request = wire::read(endpoint, body, headers, &context)?;
+    bear(&caller.record.tags, &mut request.tags);
     request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
     Ok(request)
+}
+
+/// Puts the operator's tags of a key before those that a request names itself, which add to them and
+/// take none away.
+fn bear(of_key: &[String], named: &mut Vec<String>) {
+    if of_key.is_empty() {
+        return;
+    }
+    let own = std::mem::replace(named, of_key.to_vec());
+    named.extend(own.into_iter().filter(|tag| !of_key.contains(tag)));
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {

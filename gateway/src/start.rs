@@ -9,6 +9,7 @@ use crate::{
     config::{Config, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
     guard::Guard,
+    idle::IdleMeter,
     ledger::{Books, BooksConfig, OpenError, Recovered},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
@@ -86,15 +87,18 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let counting = Arc::clone(&metrics);
     let guard = Arc::new(Guard::new(config.guard.clone()));
     guard.restore(&config.data_dir, &books.notices(), clock.unix_ms());
-    let (watching, time) = (Arc::clone(&guard), clock.clone());
+    let idle = Arc::new(IdleMeter::new(routes.iter()));
+    let (watching, time, standing) = (Arc::clone(&guard), clock.clone(), Arc::clone(&idle));
     books.observe(move |entry| {
         counting.ended(entry);
+        standing.served(entry);
         crate::serve::served(&watching, entry, time.unix_ms())
     });
     let webhooks = webhooks(&config, &books, &clock)?;
     let gateway = Gateway {
         guard,
-        admission: Admission::new(&config.limits),
+        idle,
+        admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),
         idempotency: Idempotency::new(config.idempotency),
@@ -135,7 +139,8 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
     keys.install_groups(books.groups());
     Ok(Arc::new(Gateway {
         guard: Arc::new(Guard::new(config.guard.clone())),
-        admission: Admission::new(&config.limits),
+        idle: Arc::new(IdleMeter::new([].iter())),
+        admission: Admission::new(&config.limits, &config.model_limits),
         started_unix_ms: clock.unix_ms(),
         cache: AnswerCache::new(config.cache),
         idempotency: Idempotency::new(config.idempotency),
@@ -178,6 +183,7 @@ fn books_config(config: &Config) -> BooksConfig {
         time_zone: config.time_zone.clone(),
         global_budgets: config.global_budgets.clone(),
         global_tokens_per_minute: config.limits.tokens_per_minute,
+        model_limits: config.model_limits.clone(),
     }
 }
 

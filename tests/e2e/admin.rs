@@ -129,6 +129,41 @@ async fn an_entry_explains_its_decision() {
 }
 
 #[tokio::test]
+async fn an_operators_tags_go_with_every_request_of_the_key_whatever_it_names_itself() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = gate.new_key().set("tags", json!(["prod", "red"])).create().await;
+    let ask = || gate.ask("Hi.").by(&key);
+    let plain = ask().send().await.ok();
+    assert_eq!(gate.ledger().entry(plain.id()).await.0["tags"], json!(["prod", "red"]));
+    let own = ask().header("x-tollgate-tags", "mine,red").send().await.ok();
+    let entry = gate.ledger().entry(own.id()).await;
+    assert_eq!(entry.0["tags"], json!(["prod", "red", "mine"]));
+    let seen = &entry.0["decision"]["facts"]["request"]["tags"];
+    assert_eq!(seen, &json!(["prod", "red", "mine"]), "policies see them");
+    let summary = gate.admin("/ledger/summary?group_by=tag&order_by=name").await;
+    let by_tag: Vec<_> = rows(&summary).iter().map(|row| row["requests"].clone()).collect();
+    assert_eq!(by_tag, [1, 2, 2], "mine, prod, red: {summary}");
+
+    // A tag's budget applies, and the key cannot shed the tag.
+    let budget = json!({"scope": "tag:prod", "window": "total", "requests": 2});
+    assert_eq!(gate.admin_send("POST", "/budgets", budget).await.status, 201);
+    for tags in ["", "other"] {
+        ask().header("x-tollgate-tags", tags).send().await.ok();
+    }
+    let refused = ask().header("x-tollgate-tags", "other").send().await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.error().message.contains("tag:prod/total"), "{}", refused.error().message);
+    let path = format!("/keys/{}", key.id);
+    let changed = gate.admin_send("PATCH", &path, json!({"tags": ["blue"]})).await;
+    assert_eq!(changed.json()["tags"], json!(["blue"]));
+    ask().send().await.ok();
+    for wrong in [json!(["a,b"]), json!(["guard:x"]), json!([""]), json!(["x".repeat(65)])] {
+        let answer = gate.admin_send("PATCH", &path, json!({"tags": wrong})).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_counted() {
     let (_cloud, gate) = a_cloud().await;
     for _ in 0..3 {

@@ -3,6 +3,7 @@
 use crate::harness::{Gate, Key};
 use e2e::standin::{Fault, Script, StandIn};
 use futures::{StreamExt, stream::FuturesUnordered};
+use serde_json::json;
 
 const PROMPT: &str = "What do you hold?";
 const CALLERS: usize = 64;
@@ -45,6 +46,75 @@ async fn how_many_get_in(cloud: &StandIn, gate: &Gate, key: &Key, expected: usiz
         answer = asks.next() => panic!("an answer out of a hang: {answer:?}"),
     };
     counts.requests - before
+}
+
+#[tokio::test]
+async fn a_budget_has_its_own_time_zone_and_a_change_of_it_keeps_what_is_spent() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = gate.new_key().create().await;
+    let budget = json!({
+        "scope": key.id, "window": "month", "money_usd": "1", "timezone": "pacific/apia",
+    });
+    let made = gate.admin_send("POST", "/budgets", budget).await;
+    assert_eq!((made.status, &made.json()["timezone"]), (201, &json!("Pacific/Apia")));
+    gate.ask(PROMPT).by(&key).send().await.ok();
+    let path = format!("/budgets/{}/month", key.id);
+    let before = gate.admin(&path).await;
+    assert_eq!(before["timezone"], "Pacific/Apia");
+    let offset_ms = before["began_unix_ms"].as_u64().unwrap() % 86_400_000;
+    assert!([10, 11].contains(&(offset_ms / 3_600_000)), "UTC+13 or +14: {before}");
+
+    let wrong = gate.admin_send("PATCH", &path, json!({"timezone": "Mars/X"})).await;
+    assert_eq!(wrong.status, 400);
+    assert!(wrong.error().message.contains("unknown time zone `Mars/X`"));
+    let moved = gate.admin_send("PATCH", &path, json!({"timezone": "Pacific/Pago_Pago"})).await;
+    assert_eq!((moved.status, &moved.json()["timezone"]), (200, &json!("Pacific/Pago_Pago")));
+    let gate = gate.killed_and_restarted().await;
+    let after = gate.admin(&path).await;
+    for field in ["spent_usd", "began_unix_ms", "resets_unix_ms"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    assert_ne!(after["spent_usd"], "0.000000000000");
+    assert_eq!(after["timezone_until_reset"], "Pacific/Apia");
+}
+
+#[tokio::test]
+async fn a_correction_counts_in_the_window_that_runs_and_survives_a_crash() {
+    let (_cloud, gate) = a_cloud().await;
+    let key = gate.new_key().with_budget_usd("1").create().await;
+    let id = format!("{}/total", key.id);
+    let book = |usd: &str, credit: bool| {
+        let body = json!({
+            "budget": id, "money_usd": usd, "tokens": 7, "credit": credit, "reason": "the invoice",
+        });
+        gate.admin_send("POST", "/corrections", body)
+    };
+    let booked = book("0.75", false).await;
+    assert_eq!((booked.status, &booked.json()["spent_usd"]), (200, &json!("0.750000000000")));
+    let credited = book("0.5", true).await.json();
+    assert_eq!(
+        (&credited["spent_usd"], &credited["left_usd"]),
+        (&json!("0.250000000000"), &json!("0.750000000000"))
+    );
+    for (body, status) in [
+        (json!({"budget": id, "money_usd": "1"}), 400),
+        (json!({"budget": id, "money_usd": "1", "reason": " "}), 400),
+        (json!({"budget": "key_none/day", "money_usd": "1", "reason": "x"}), 404),
+    ] {
+        assert_eq!(
+            gate.admin_send("POST", "/corrections", body.clone()).await.status,
+            status,
+            "{body}"
+        );
+    }
+    // What is spent by hand is spent.
+    book("0.75", false).await;
+    assert_eq!(gate.ask(PROMPT).by(&key).send().await.status, 429);
+    let gate = gate.killed_and_restarted().await;
+    let budget = gate.admin(&format!("/budgets/{id}")).await;
+    assert_eq!(budget["spent_usd"], "1.000000000000");
+    assert!(budget.get("uncounted_events").is_none(), "nothing is missing: {budget}");
+    assert_eq!(gate.get("/ready").await.json()["store"]["uncounted_events"], 0);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! The stand-in's prices: 1,000,000 pico-USD a prompt token, 500,000 from a cache, 2,000,000 an
 //! answer token.
 
-use crate::harness::{EntrySeen, Gate};
+use crate::harness::{Child, EntrySeen, Gate, rows};
 use e2e::standin::{Fault, Reported, Script, StandIn};
 
 const INPUT: u128 = 1_000_000;
@@ -133,4 +133,64 @@ async fn every_entry_tells_when_its_tokens_came() {
 
     let entry = case.entry_of(Script::says("one").using(9, 1), true).await;
     assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
+}
+
+/// Runs `tollgate prices rerate` on the files of a gate and reads its JSON.
+async fn rerated(gate: &Gate, more: &[&str]) -> serde_json::Value {
+    let config = gate.builder_ref().config_file();
+    let args = [&["prices", "rerate", "--since", "1d", "--json"], more].concat();
+    let ran = Child::run(config.parent().unwrap(), &args).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_changes_nothing() {
+    let mut case = a_cloud().await;
+    let entry = case.entry_of(Script::default().using(1000, 50), false).await;
+    let before = 1000 * INPUT + 50 * OUTPUT;
+    assert_eq!(entry.cost(), Some(before));
+    // The operator had meant 3 USD per million tokens of output, and half of that for input.
+    case.gate.stop().await;
+    let gate = case
+        .gate
+        .restarted_after(|data| {
+            let file = data.parent().unwrap().join("tollgate.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            let text = text.replace("output = \"2\"", "output = \"3\"");
+            std::fs::write(file, text.replace("input = \"1\"", "input = \"0.5\"")).unwrap();
+        })
+        .await;
+    let after = 1000 * INPUT / 2 + 50 * 3 * OUTPUT / 2;
+    let dry = rerated(&gate, &[]).await;
+    assert_eq!((&dry["applied"], &dry["changed"]), (&false.into(), &1.into()));
+    assert_eq!(dry["difference_usd"], "-0.000450000000");
+    assert_eq!(crate::harness::pico(&dry["cost_usd"]), Some(after));
+    let untouched = gate.ledger().entry(&entry.id()).await;
+    assert!(untouched.0.get("adjusted_cost_usd").is_none());
+
+    let made = rerated(&gate, &["--apply", "--reason", "mistyped"]).await;
+    assert_eq!((&made["applied"], &made["changed"]), (&true.into(), &1.into()));
+    let gate = gate.killed_and_restarted().await;
+    let again = rerated(&gate, &["--apply", "--reason", "mistyped"]).await;
+    assert_eq!((&again["changed"], &again["unchanged"]), (&0.into(), &1.into()));
+
+    let adjusted = gate.ledger().entry(&entry.id()).await;
+    assert_eq!(adjusted.adds_up().cost(), Some(before), "as it was booked");
+    assert_eq!(crate::harness::pico(&adjusted.0["adjusted_cost_usd"]), Some(after));
+    assert_eq!(adjusted.0["adjustments"][0]["reason"], "mistyped");
+    let summary = gate.admin("/ledger/summary").await;
+    assert_eq!(crate::harness::pico(&summary["total"]["cost_usd"]), Some(after));
+    let since = entry.0["arrived_unix_ms"].as_u64().unwrap() / 1_000 - 86_400;
+    let costs = gate.admin_get(&format!("/v1/organization/costs?start_time={since}")).await;
+    let costs = costs.body_text();
+    assert!(costs.contains("0.00065"), "{costs}");
+    let csv = gate.admin_get("/admin/v1/ledger/export?format=csv").await.body_text();
+    assert!(csv.contains("0.001100000000") && csv.contains(",0.000650000000,"), "{csv}");
+    let focus = gate.admin_get("/admin/v1/ledger/export?format=focus").await.body_text();
+    let corrected = focus.lines().find(|line| line.contains(",Correction,")).unwrap();
+    assert!(corrected.contains(",-0.000450000000,"), "{corrected}");
+    assert_eq!(rows(&gate.admin("/ledger/requests").await).len(), 1);
+    let verify = gate.admin("/ledger/verify").await;
+    assert_eq!(verify["clean"], true, "{verify:#}");
 }

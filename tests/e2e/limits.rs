@@ -100,6 +100,82 @@ async fn tokens_per_minute_are_taken_at_their_worst_and_given_back() {
     is_a_rate_limit(&refused);
 }
 
+/// A gateway whose one cloud route goes by `large` and `small` too, with a limit of `large`.
+async fn limited_by_model(cloud: &StandIn, limit: &str) -> Gate {
+    Gate::builder()
+        .cloud_named("cloud", cloud, "aliases = [\"large\", \"small\"]")
+        .section(&format!("[[limit]]\nmodel = \"large\"\n{limit}"))
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn a_models_requests_per_minute_hold_over_all_keys_and_for_it_alone() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = limited_by_model(&cloud, "requests_per_minute = 2").await;
+    let other = gate.new_key().with_requests_per_minute(1000).create().await;
+    let first = gate.ask("Hi.").from("large").send().await.ok();
+    assert_eq!(first.header("x-ratelimit-limit-requests"), "2");
+    let second = gate.ask("Hi.").from("large").by(&other).send().await.ok();
+    assert_eq!(second.header("x-ratelimit-limit-requests"), "2", "the tightest is told");
+    assert_eq!(second.header("x-ratelimit-remaining-requests"), "0");
+    let refused = gate.ask("Hi.").from("large").by(&other).send().await;
+    is_a_rate_limit(&refused);
+    let message = refused.error().message;
+    assert!(message.contains("the model `large`'s limit of 2 requests per minute"), "{message}");
+    assert_eq!(refused.header("x-ratelimit-limit-requests"), "2");
+    assert_eq!(cloud.counts().requests, 2, "nothing was sent");
+    let free = gate.ask("Hi.").from("small").by(&other).send().await.ok();
+    assert_eq!(free.header("x-ratelimit-limit-requests"), "1000");
+
+    let shown = gate.admin("/limits").await;
+    assert_eq!(shown["data"][0]["model"], "large");
+    assert_eq!(shown["data"][0]["limits"]["requests_per_minute"], 2);
+    assert_eq!(shown["data"][0]["remaining_requests"], 0);
+    let metrics = gate.metrics().await;
+    assert!(metrics.contains("tollgate_model_requests_left{model=\"large\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_models_requests_in_flight_hold_until_the_last_byte() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = limited_by_model(&cloud, "concurrency = 1").await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("one two").held(&hold));
+    let mut open = gate.ask("Hi.").from("large").streamed().open().await;
+    open.read_pieces(1).await;
+    let refused = gate.ask("Hi.").from("large").send().await;
+    is_a_rate_limit(&refused);
+    let message = refused.error().message;
+    assert!(message.contains("the model `large`'s limit of 1 requests in flight"), "{message}");
+    gate.ask("Hi.").from("small").send().await.ok();
+    hold.let_go();
+    open.rest().await.ok();
+    crate::harness::eventually("the place at the model", || async {
+        (gate.ask("Hi.").from("large").send().await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_models_tokens_per_minute_are_held_at_their_worst_and_told() {
+    let cloud = StandIn::start().await.unwrap();
+    cloud.always(Script::default().using(10, 5));
+    let gate = limited_by_model(&cloud, "tokens_per_minute = 1300").await;
+    let limited = gate.new_key().with_tokens_per_minute(100_000).create().await;
+    for _ in 0..5 {
+        let answer = gate.ask("Hi.").from("large").by(&limited).at_most(500).send().await.ok();
+        assert_eq!(answer.header("x-ratelimit-limit-tokens"), "1300");
+    }
+    let refused = gate.ask("Hi.").from("large").by(&limited).at_most(5_000).send().await;
+    is_a_rate_limit(&refused);
+    let message = refused.error().message;
+    assert!(message.contains("the model `large`'s limit of 1300 tokens per minute"), "{message}");
+    assert_eq!(refused.header("x-ratelimit-limit-tokens"), "1300");
+    let free = gate.ask("Hi.").from("small").by(&limited).at_most(5_000).send().await.ok();
+    assert_eq!(free.header("x-ratelimit-limit-tokens"), "100000");
+}
+
 #[tokio::test]
 async fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
     let cloud = StandIn::start().await.unwrap();

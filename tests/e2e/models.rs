@@ -221,3 +221,38 @@ async fn a_process_that_is_stuck_is_ended_and_another_computes() {
     gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
     gate.until_nothing_is_reserved().await;
 }
+
+#[tokio::test]
+async fn a_loaded_model_that_works_for_nobody_costs_beside_every_request_also_over_a_restart() {
+    let mut gate = Gate::builder().policy("edge-first").edge().start().await;
+    let answer = gate.ask("Hello.").at_most(8).send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    let cost = "tollgate_engine_idle_cost_pico_usd{route=\"edge\"} ";
+    let told = eventually("idle time", || async {
+        let metrics = gate.metrics().await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(cost)).expect("the metric");
+        let pico: u128 = line.parse().expect("a number");
+        (pico > 0).then_some(pico)
+    })
+    .await;
+    // What was counted since the last minute is written at the end.
+    gate.stop().await;
+    let gate = gate.restarted_after(|_| {}).await;
+    let idle = gate.admin("/idle").await;
+    let row = &rows(&idle)[0];
+    let ms = |name: &str| row[name].as_u64().unwrap_or_else(|| panic!("no {name}: {row}"));
+    assert_eq!(row["route"], "edge");
+    let engine_ns = entry.only_attempt().0["times"]["engine_ns"].as_u64().expect("engine time");
+    assert_eq!(ms("engine_ms"), engine_ns / 1_000_000);
+    assert!(ms("loaded_ms") >= 1_000 && ms("idle_ms") + ms("engine_ms") <= ms("loaded_ms") + 1);
+    // 0.36 USD an hour are 100,000 pico-USD a millisecond.
+    let (pico, idle_ms) = (crate::harness::pico(&row["idle_cost_usd"]), ms("idle_ms").into());
+    assert_eq!(pico.map(|pico| pico / 100_000), Some(idle_ms));
+    assert!(pico.is_some_and(|pico| pico >= told));
+    // No sum of requests has any of it.
+    let total = gate.admin("/ledger/summary").await["total"]["cost_usd"].clone();
+    assert_eq!(crate::harness::pico(&total), entry.cost());
+    let none = gate.admin("/idle?until=2020-01-01").await;
+    assert_eq!((rows(&none).len(), &none["total_idle_cost_usd"]), (0, &json!("0.000000000000")));
+    assert!(gate.admin("/ledger/verify").await["clean"] == json!(true));
+}

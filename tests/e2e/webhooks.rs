@@ -74,6 +74,8 @@ async fn each_part_of_a_budget_is_told_once_and_signed() {
         let signature = asked.header("tollgate-signature").expect("a signature");
         let time = signature.split_once("t=").and_then(|(_, rest)| rest.split(',').next());
         let unix_s: u64 = time.and_then(|time| time.parse().ok()).expect("its time");
+        let created = event["created_unix_ms"].as_u64().unwrap();
+        assert!((unix_s * 1_000).abs_diff(created) < 120_000, "the time of the attempt: {unix_s}");
         let body = std::str::from_utf8(&asked.body).unwrap();
         assert_eq!(signature, gateway::webhook::signature(WEBHOOK_SECRET, unix_s, body));
     }

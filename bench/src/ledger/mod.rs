@@ -196,6 +196,7 @@ impl House {
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::<BudgetSpec>::new(),
             global_tokens_per_minute: None,
+            model_limits: Vec::new(),
         };
         House { config, clock, hand }
     }

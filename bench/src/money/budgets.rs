@@ -189,7 +189,7 @@ fn need(input: u64, cap: u64) -> Need {
 
 impl Sim {
     fn new(limits: Vec<u64>, mode: Mode) -> Self {
-        let mut machine = Machine::new(jiff::tz::TimeZone::UTC);
+        let mut machine = Machine::new(&jiff::tz::TimeZone::UTC);
         let mut paths = Vec::new();
         for (number, limit) in limits.iter().enumerate() {
             let id = KeyId(format!("key_{number}").into());
@@ -199,6 +199,8 @@ impl Sim {
                 tokens: None,
                 hard: true,
                 requests: None,
+                zone: None,
+                turn: None,
             };
             let scope = Scope::Key(id.clone());
             machine.set(&scope, &KeyLimits::default(), (&[budget], &[]), at(0));
@@ -208,6 +210,7 @@ impl Sim {
                 user: None,
                 session: None,
                 tags: &[],
+                model: None,
             }));
         }
         let zeros = vec![0; limits.len()];

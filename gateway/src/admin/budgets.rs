@@ -11,9 +11,9 @@ use super::{
     state, unreadable,
 };
 use crate::{
-    caller::{BudgetSpec, Window},
+    caller::{BudgetSpec, Window, Zone},
     ledger::{KeyId, Scope},
-    openapi::types::{Usd, WindowText},
+    openapi::types::{Usd, WindowText, ZoneName},
     refusal::Refusal,
     serve::Gateway,
 };
@@ -26,11 +26,11 @@ use std::sync::Arc;
 
 /// Which budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
-    scope: Scope,
+pub(super) struct Named {
+    pub(super) scope: Scope,
     /// Of each session below the scope, not of the scope itself.
-    of_sessions: bool,
-    window: Window,
+    pub(super) of_sessions: bool,
+    pub(super) window: Window,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -62,6 +62,9 @@ pub(super) struct CreateBody {
     requests: Option<u64>,
     #[serde(default = "super::limits::yes")]
     hard: bool,
+    #[serde(default)]
+    #[schemars(with = "Option<ZoneName>")]
+    timezone: Option<Zone>,
 }
 
 /// What is absent stays; what is null is cleared.
@@ -76,6 +79,9 @@ pub(super) struct ChangeBody {
     #[serde(deserialize_with = "given")]
     requests: Option<Option<u64>>,
     hard: Option<bool>,
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<ZoneName>")]
+    timezone: Option<Option<Zone>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -109,6 +115,7 @@ pub(super) async fn create(
         tokens: body.tokens,
         requests: body.requests,
         hard: body.hard,
+        timezone: body.timezone,
     };
     let spec = spec.check()?;
     let configured = gateway.config.global_budgets.iter().any(|known| known.window == spec.window);
@@ -146,7 +153,8 @@ pub(super) async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<Str
     }
 }
 
-/// PATCH /budgets/{id}. Lowered below what is spent, it stops new work and lets running work end.
+/// PATCH /budgets/{id}. Lowered below what is spent, it stops new work and lets running work end; in
+/// another time zone, it has that zone's windows from the end of the one that runs.
 pub(super) async fn change(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
@@ -162,6 +170,7 @@ pub(super) async fn change(
         spec.tokens = body.tokens.unwrap_or(spec.tokens);
         spec.requests = body.requests.unwrap_or(spec.requests);
         spec.hard = body.hard.unwrap_or(spec.hard);
+        spec.zone = body.timezone.unwrap_or(spec.zone.take());
         BudgetBody::from(&*spec).check()?;
         changed = Some(spec.clone());
         Ok(())
@@ -240,7 +249,7 @@ fn view(named: &Named, spec: &BudgetSpec) -> BudgetView {
     }
 }
 
-fn missing(id: &str) -> Refusal {
+pub(super) fn missing(id: &str) -> Refusal {
     Refusal::NotFound(format!("there is no budget `{id}` that the API could change"))
 }
 
@@ -251,7 +260,7 @@ impl Named {
     }
 }
 
-fn named(id: &str) -> Result<Named, Refusal> {
+pub(super) fn named(id: &str) -> Result<Named, Refusal> {
     let (rest, window) = id.rsplit_once('/').ok_or_else(|| missing(id))?;
     let window = window.parse().map_err(|_| missing(id))?;
     let (rest, of_sessions) = match rest.strip_suffix("/sessions") {

@@ -7,7 +7,10 @@
 #![expect(clippy::too_many_lines, reason = "tables: a function is a list of what there is")]
 #![expect(clippy::needless_pass_by_value, reason = "schemas are made where they are passed")]
 
-use super::{budgets, groups, keys, ledger_views::EntryView, models, policies, state};
+use super::{
+    budgets, corrections, groups, idle, keys, ledger_views::EntryView, model_limits, models,
+    policies, rerate, state,
+};
 use crate::{
     ledger::{
         CacheUse, Endpoint, GroupBy, GuardEffect, Line, NOTICE_KINDS, OrderBy, Outcome, Rebuilt,
@@ -30,6 +33,8 @@ pub(crate) fn operations(types: &mut Types) -> Vec<Operation> {
     let mut operations = of_keys(types);
     operations.extend(of_groups(types));
     operations.extend(of_budgets(types));
+    operations.push(of_limits(types));
+    operations.push(of_idle(types));
     operations.extend(of_events());
     operations.extend(of_guard());
     operations.extend(of_routes(types));
@@ -211,6 +216,30 @@ fn of_budgets(types: &mut Types) -> Vec<Operation> {
             .answers("200", "As it was.", &set),
         operation(
             (
+                "POST",
+                "/admin/v1/corrections",
+                TAG,
+                "correctBudget",
+                "Books a correction on a budget.",
+            ),
+            &["400", "404", "413"],
+        )
+        .says(
+            "It is added to what is spent in the window that runs, or taken from it with `credit`. \
+             After a loss of events it also says that what was missing of this budget is booked.",
+        )
+        .body(
+            &types.asked::<corrections::CorrectionBody>(),
+            true,
+            &json!({
+                "budget": "team:red/month",
+                "money_usd": "1.25",
+                "reason": "events 4711 to 4720, by the provider's invoice",
+            }),
+        )
+        .answers("200", "The budget as it is now.", &types.told::<state::BudgetView>()),
+        operation(
+            (
                 "GET",
                 "/admin/v1/reservations",
                 TAG,
@@ -236,6 +265,26 @@ fn of_budgets(types: &mut Types) -> Vec<Operation> {
             &list_of(&object(json!({ "code": text(), "count": whole() }), &[])),
         ),
     ]
+}
+
+fn of_limits(types: &mut Types) -> Operation {
+    let all = types.list::<model_limits::ModelLimitsView>();
+    let summary = "The limits of single models over all callers.";
+    operation(("GET", "/admin/v1/limits", "Limits", "listModelLimits", summary), &[])
+        .says("As `[[limit]]` sets them in the configuration, with what is left of each.")
+        .answers("200", "All of them.", &all)
+}
+
+fn of_idle(types: &mut Types) -> Operation {
+    let costs = types.told::<idle::IdleView>();
+    let summary = "What local models cost while they worked for nobody.";
+    operation(("GET", "/admin/v1/idle", "Ledger", "idleCosts", summary), &["400"])
+        .says("By day (UTC) and route. No request pays it, and no sum of requests has it.")
+        .takes([
+            query("since", "From this day on.", text(), json!("2026-11-01")),
+            query("until", "Before this day.", text(), json!("2026-12-01")),
+        ])
+        .answers("200", "Time loaded less the engine time of requests, and its cost.", &costs)
 }
 
 fn of_events() -> Vec<Operation> {
@@ -416,6 +465,7 @@ fn of_routes(types: &mut Types) -> Vec<Operation> {
         },
         "required": ["id", "kind", "provider", "model", "aliases", "budgeted", "price", "state"],
     });
+    let (asked, rated) = (types.asked::<rerate::RerateBody>(), types.told::<rerate::RerateView>());
     let mut row = price();
     for name in ["provider", "model", "effective_from", "source", "source_date"] {
         row.insert(name.to_owned(), text());
@@ -453,6 +503,23 @@ fn of_routes(types: &mut Types) -> Vec<Operation> {
             query("model", "Only this model's.", text(), json!("gpt-5-mini")),
         ])
         .answers("200", "Rates in USD per million tokens.", &list_of(&row)),
+        operation(
+            (
+                "POST",
+                "/admin/v1/prices/rerate",
+                TAG,
+                "rerate",
+                "Rates past attempts anew, with the prices of the configuration as it is now.",
+            ),
+            &["400", "413"],
+        )
+        .says(
+            "Without `apply` it only says what would change. With it each difference is an \
+             adjustment in the ledger; entries stay as they were booked, and budgets keep what \
+             they were charged. Done again it does nothing.",
+        )
+        .body(&asked, true, &json!({ "since": "2026-11-01", "provider": "openai" }))
+        .answers("200", "What changes, exactly.", &rated),
     ]
 }
 

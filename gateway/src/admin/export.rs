@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::DailyExport,
-    ledger::{Attempt, Books, Entry, Filter},
+    ledger::{Adjustments, Attempt, Books, Entry, Filter},
     refusal::Refusal,
 };
 use axum::{
@@ -81,8 +81,9 @@ fn write(ledger: &Ledger, filter: &Filter, form: Form, pieces: &mpsc::Sender<Pie
     let mut out = String::new();
     heads(&mut out, form);
     let read = ledger.reader().and_then(|reader| {
+        let adjusted = reader.adjusted()?.all;
         reader.each(filter, &mut |unix_ms, entry| {
-            lines(&mut out, form, unix_ms, &entry);
+            lines(&mut out, form, (unix_ms, &entry), &adjusted);
             out.len() < PIECE_BYTES || send(pieces, &mut out)
         })
     });
@@ -119,8 +120,10 @@ pub(crate) fn write_days(
     let mut text = String::new();
     heads(&mut text, form);
     let mut written = Ok(());
-    let read = books.reader().each(&filter, &mut |unix_ms, entry| {
-        lines(&mut text, form, unix_ms, &entry);
+    let reader = books.reader();
+    let adjusted = reader.adjusted().map_err(io::Error::other)?.all;
+    let read = reader.each(&filter, &mut |unix_ms, entry| {
+        lines(&mut text, form, (unix_ms, &entry), &adjusted);
         if text.len() >= PIECE_BYTES {
             written = out.write_all(text.as_bytes());
             text.clear();
@@ -140,17 +143,17 @@ fn heads(out: &mut String, form: Form) {
     }
 }
 
-fn lines(out: &mut String, form: Form, unix_ms: u64, entry: &Entry) {
+fn lines(out: &mut String, form: Form, (unix_ms, entry): (u64, &Entry), adjusted: &Adjustments) {
     match form {
-        Form::Csv => csv(out, unix_ms, entry),
+        Form::Csv => csv(out, unix_ms, entry, adjusted),
         Form::Jsonl => {
-            let mut line = json!(brief(entry));
+            let mut line = json!(brief(entry, adjusted));
             super::drop_nulls(&mut line);
             out.push_str(&line.to_string());
             out.push('\n');
         }
         Form::Focus => {
-            focus::rows(unix_ms, entry).into_iter().for_each(|cells| row(out, cells));
+            focus::rows(unix_ms, entry, adjusted).into_iter().for_each(|cells| row(out, cells));
         }
     }
 }
@@ -161,7 +164,7 @@ fn send(pieces: &mpsc::Sender<Piece>, out: &mut String) -> bool {
 }
 
 /// Columns of the CSV form.
-pub(super) const CSV: [&str; 40] = [
+pub(super) const CSV: [&str; 42] = [
     "id",
     "arrived",
     "ended",
@@ -202,19 +205,26 @@ pub(super) const CSV: [&str; 40] = [
     "price",
     "cost_usd",
     "avoided_cost_usd",
+    "adjusted_cost_usd",
+    "adjusted_price",
 ];
 
 /// A row for each attempt, or one for a request that made none. What is unknown is empty.
-fn csv(out: &mut String, ended_ms: u64, entry: &Entry) {
+fn csv(out: &mut String, ended_ms: u64, entry: &Entry, adjusted: &Adjustments) {
     if entry.attempts.is_empty() {
-        row(out, cells(ended_ms, entry, None));
+        row(out, cells(ended_ms, entry, None, adjusted));
     }
     for attempt in entry.attempts.iter().enumerate() {
-        row(out, cells(ended_ms, entry, Some(attempt)));
+        row(out, cells(ended_ms, entry, Some(attempt), adjusted));
     }
 }
 
-fn cells(ended_ms: u64, entry: &Entry, attempt: Option<(usize, &Attempt)>) -> Vec<String> {
+fn cells(
+    ended_ms: u64,
+    entry: &Entry,
+    attempt: Option<(usize, &Attempt)>,
+    adjusted: &Adjustments,
+) -> Vec<String> {
     let decision = &entry.decision;
     let mut cells = vec![
         entry.id.to_string(),
@@ -245,6 +255,7 @@ fn cells(ended_ms: u64, entry: &Entry, attempt: Option<(usize, &Attempt)>) -> Ve
         cells.resize(CSV.len(), String::new());
         return cells;
     };
+    let now = adjusted.of(entry.id, index);
     let usage = |of: fn(&policies::Usage) -> u64| shown(attempt.usage.as_ref().map(of));
     cells.extend([
         index.to_string(),
@@ -264,6 +275,8 @@ fn cells(ended_ms: u64, entry: &Entry, attempt: Option<(usize, &Attempt)>) -> Ve
         attempt.price.as_ref().map(|price| price.0.to_string()).unwrap_or_default(),
         shown(attempt.cost),
         shown(attempt.avoided_cost),
+        shown(now.and_then(|now| now.cost)),
+        shown(now.and_then(|now| now.price.as_ref())),
     ]);
     cells
 }
@@ -277,6 +290,13 @@ pub(super) fn word(variant: &impl serde::Serialize) -> String {
     json!(variant).as_str().unwrap_or_default().to_owned()
 }
 
+/// Whether a cell is a negative number, such as a correction's cost.
+fn is_number(cell: &str) -> bool {
+    let digits = cell.strip_prefix('-').unwrap_or_default();
+    digits.starts_with(|first: char| first.is_ascii_digit())
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
 /// Appends one row of CSV (RFC 4180, lines end with CRLF).
 pub(super) fn row(out: &mut String, cells: impl IntoIterator<Item = String>) {
     for (at, cell) in cells.into_iter().enumerate() {
@@ -284,7 +304,7 @@ pub(super) fn row(out: &mut String, cells: impl IntoIterator<Item = String>) {
             out.push(',');
         }
         // A spreadsheet would take such a cell for a formula.
-        let formula = cell.starts_with(['=', '+', '-', '@', '\t']);
+        let formula = cell.starts_with(['=', '+', '-', '@', '\t']) && !is_number(&cell);
         if formula || cell.contains([',', '"', '\n', '\r']) {
             out.push('"');
             if formula {
@@ -306,7 +326,7 @@ mod tests {
     #[test]
     fn cells_that_could_end_a_row_or_begin_a_formula_are_quoted() {
         let mut out = String::new();
-        row(&mut out, ["a,b", "say \"no\"", "=1+1", "plain"].map(str::to_owned));
-        assert_eq!(out, "\"a,b\",\"say \"\"no\"\"\",\"'=1+1\",plain\r\n");
+        row(&mut out, ["a,b", "say \"no\"", "=1+1", "-1+1", "-0.5", "plain"].map(str::to_owned));
+        assert_eq!(out, "\"a,b\",\"say \"\"no\"\"\",\"'=1+1\",\"'-1+1\",-0.5,plain\r\n");
     }
 }

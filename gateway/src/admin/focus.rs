@@ -8,9 +8,9 @@
 
 use crate::{
     admin::{export::word, times::second},
-    ledger::{Attempt, Entry},
+    ledger::{Adjustments, Attempt, Entry, signed},
 };
-use policies::PicoUsd;
+use policies::PriceId;
 use serde_json::{Map, Value, json};
 
 /// Columns, in the order in which they are written.
@@ -74,30 +74,54 @@ pub(super) const COLUMNS: [&str; 57] = [
     "x_AvoidedCost",
 ];
 
-/// The charges of a request that ended at `ended_ms`.
-pub(super) fn rows(ended_ms: u64, entry: &Entry) -> Vec<Vec<String>> {
+/// What a row charges.
+struct Charge<'a> {
+    /// US dollars; of a correction with its sign.
+    cost: String,
+    /// The price row.
+    price: Option<&'a PriceId>,
+    /// Whether it corrects a charge that stands in a row of its own.
+    corrects: bool,
+}
+
+/// The charges of a request that ended at `ended_ms`, and the corrections of them: what an attempt
+/// costs now less what it was booked with. A cost that was unknown when it was booked is no
+/// correction: it is the charge.
+pub(super) fn rows(ended_ms: u64, entry: &Entry, adjusted: &Adjustments) -> Vec<Vec<String>> {
     let attempts = entry.attempts.iter().enumerate();
-    let charged = attempts.filter(|(_, attempt)| !attempt.voided);
-    charged
-        .filter_map(|(index, attempt)| {
-            let cost = attempt.cost?;
-            Some(cells(ended_ms, entry, index, attempt, cost))
-        })
-        .collect()
+    let mut rows = Vec::new();
+    for (index, attempt) in attempts.filter(|(_, attempt)| !attempt.voided) {
+        let now = adjusted.of(entry.id, index);
+        let (cost, price) = match (attempt.cost, now) {
+            (None, Some(now)) => (now.cost, now.price.as_ref()),
+            (booked, _) => (booked, attempt.price.as_ref()),
+        };
+        let Some(cost) = cost else { continue };
+        let charge = Charge { cost: cost.to_string(), price, corrects: false };
+        rows.push(cells(ended_ms, entry, (index, attempt), &charge));
+        let corrected = attempt.cost.zip(now.and_then(|now| now.cost));
+        if let (Some((booked, cost)), Some(now)) = (corrected.filter(|(a, b)| a != b), now) {
+            let cost = signed(booked.pico().into(), cost.pico().into());
+            let charge = Charge { cost, price: now.price.as_ref(), corrects: true };
+            rows.push(cells(ended_ms, entry, (index, attempt), &charge));
+        }
+    }
+    rows
 }
 
 fn cells(
     ended_ms: u64,
     entry: &Entry,
-    index: usize,
-    attempt: &Attempt,
-    cost: PicoUsd,
+    (index, attempt): (usize, &Attempt),
+    charge: &Charge<'_>,
 ) -> Vec<String> {
     let (month, next_month) = months(ended_ms);
     // A period ends after it begins, and has whole seconds.
     let from = entry.arrived_unix_ms.min(ended_ms) / 1_000 * 1_000;
     let to = (ended_ms / 1_000 + 1) * 1_000;
-    let cost = cost.to_string();
+    let Charge { cost, price, corrects } = charge;
+    // A correction has neither a quantity nor a unit price of its own.
+    let unless = |text: &str| if *corrects { String::new() } else { text.to_owned() };
     let model = format!("{}/{}", attempt.provider, attempt.model);
     let tokens = attempt.usage.map(|usage| usage.total().to_string());
     let consumed = if tokens.is_some() { "Tokens" } else { "" };
@@ -105,7 +129,7 @@ fn cells(
         .iter()
         .map(|column| match *column {
             "BilledCost" | "ContractedCost" | "EffectiveCost" | "ListCost" => cost.clone(),
-            "ContractedUnitPrice" | "ListUnitPrice" => cost.clone(),
+            "ContractedUnitPrice" | "ListUnitPrice" => unless(cost),
             "BillingAccountId" | "BillingAccountName" => attempt.provider.clone(),
             "InvoiceIssuerName" | "ProviderName" | "PublisherName" => attempt.provider.clone(),
             "BillingAccountType" => "Provider".to_owned(),
@@ -113,15 +137,19 @@ fn cells(
             "BillingPeriodStart" => month.clone(),
             "BillingPeriodEnd" => next_month.clone(),
             "ChargeCategory" => "Usage".to_owned(),
+            "ChargeClass" if *corrects => "Correction".to_owned(),
+            "ChargeDescription" if *corrects => {
+                format!("Correction of {} on {model}", word(&entry.endpoint))
+            }
             "ChargeDescription" => format!("{} on {model}", word(&entry.endpoint)),
             "ChargeFrequency" => "Usage-Based".to_owned(),
             "ChargePeriodStart" => second(from),
             "ChargePeriodEnd" => second(to),
-            "ConsumedQuantity" => tokens.clone().unwrap_or_default(),
-            "ConsumedUnit" => consumed.to_owned(),
+            "ConsumedQuantity" => unless(tokens.as_deref().unwrap_or_default()),
+            "ConsumedUnit" => unless(consumed),
             "PricingCategory" => "Standard".to_owned(),
-            "PricingQuantity" => "1".to_owned(),
-            "PricingUnit" => "Requests".to_owned(),
+            "PricingQuantity" => unless("1"),
+            "PricingUnit" => unless("Requests"),
             "ResourceId" => model.clone(),
             "ResourceName" => attempt.model.clone(),
             "ResourceType" => "Model".to_owned(),
@@ -131,16 +159,15 @@ fn cells(
             "SkuId" => model.clone(),
             "SkuMeter" => "Requests".to_owned(),
             // A free route has no row of prices.
-            "SkuPriceId" => attempt
-                .price
-                .as_ref()
-                .map_or_else(|| format!("{model}/free"), |price| price.0.to_string()),
+            "SkuPriceId" => {
+                price.map_or_else(|| format!("{model}/free"), |price| price.0.to_string())
+            }
             "SubAccountId" | "SubAccountName" => entry.key.to_string(),
             "SubAccountType" => "Key".to_owned(),
             "Tags" => tags(entry, attempt),
             "x_RequestId" => entry.id.to_string(),
             "x_Attempt" => index.to_string(),
-            "x_AvoidedCost" => {
+            "x_AvoidedCost" if !*corrects => {
                 attempt.avoided_cost.map(|cost| cost.to_string()).unwrap_or_default()
             }
             _ => String::new(),

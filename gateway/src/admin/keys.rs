@@ -6,7 +6,7 @@
 use super::{
     Answer, answer, answer_with,
     limits::{
-        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, tags, views, within,
     },
     read::{Body, Object},
     times::rfc3339,
@@ -35,6 +35,8 @@ pub(super) struct KeyView {
     label: String,
     user: Option<String>,
     team: Option<String>,
+    /// What every request of the key bears, beside the tags it names itself.
+    tags: Vec<String>,
     limits: LimitsView,
     budgets: Vec<BudgetBody>,
     session_budgets: Vec<BudgetBody>,
@@ -63,6 +65,7 @@ pub(super) struct CreateBody {
     label: String,
     user: Option<String>,
     team: Option<String>,
+    tags: Vec<String>,
     limits: Object<LimitsBody>,
     budgets: Vec<Object<BudgetBody>>,
     session_budgets: Vec<Object<BudgetBody>>,
@@ -79,6 +82,8 @@ pub(super) struct ChangeBody {
     user: Option<Option<String>>,
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
+    /// All of them anew.
+    tags: Option<Vec<String>>,
     limits: Object<ChangeLimits>,
     budgets: Option<Vec<Object<BudgetBody>>>,
     session_budgets: Option<Vec<Object<BudgetBody>>>,
@@ -109,6 +114,7 @@ pub(super) async fn create(
         label: name("label", body.label)?,
         user: body.user.map(|user| name("user", user)).transpose()?,
         team: body.team.map(|team| name("team", team)).transpose()?,
+        tags: tags(body.tags)?,
         limits: body.limits.0.check()?,
         budgets: budgets(body.budgets)?,
         session_budgets: budgets(body.session_budgets)?,
@@ -134,6 +140,7 @@ pub(super) async fn change(
         label: body.label.map(|label| name("label", label)).transpose()?,
         user: within(body.user, |user| name("user", user))?,
         team: within(body.team, |team| name("team", team))?,
+        tags: body.tags.map(tags).transpose()?,
         limits: Some(body.limits.0.apply(before.limits.clone())?),
         budgets: body.budgets.map(budgets).transpose()?,
         session_budgets: body.session_budgets.map(budgets).transpose()?,
@@ -185,6 +192,7 @@ fn view(record: &KeyRecord, now_ms: u64) -> KeyView {
         label: record.label.clone(),
         user: record.user.clone(),
         team: record.team.clone(),
+        tags: record.tags.clone(),
         limits: LimitsView::from(&record.limits),
         budgets: views(&record.budgets),
         session_budgets: views(&record.session_budgets),

@@ -101,10 +101,13 @@ async fn requests(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> An
     }
     let cursor: Option<Cursor> = asked.parsed("cursor")?;
     asked.end()?;
-    let page = read(&ledger, move |reader| reader.requests(&filter, cursor, limit)).await?;
+    let found = read(&ledger, move |reader| {
+        Ok((reader.requests(&filter, cursor, limit)?, reader.adjusted()?.all))
+    });
+    let (page, adjusted) = found.await?;
     answer(&List::<EntryView<'_>> {
         object: "list",
-        data: page.entries.iter().map(brief).collect(),
+        data: page.entries.iter().map(|entry| brief(entry, &adjusted)).collect(),
         next_cursor: page.next.map(|cursor| cursor.to_string()),
         lost: page.lost,
     })
@@ -117,15 +120,16 @@ async fn request(State(ledger): State<Arc<Ledger>>, Path(id): Path<String>) -> A
     };
     let found = read(&ledger, move |reader| {
         let entry = reader.request(id)?;
+        let (adjusted, adjustments) = (reader.adjusted()?.all, reader.adjustments_of(id)?);
         Ok(entry.map(|entry| {
             let trace = trace(reader, &entry);
-            (entry, trace)
+            (entry, trace, adjusted, adjustments)
         }))
     });
-    let Some((entry, trace)) = found.await? else {
+    let Some((entry, trace, adjusted, adjustments)) = found.await? else {
         return Err(Refusal::NotFound(format!("there is no request `{id}` in the ledger")));
     };
-    answer(&whole(&entry, trace))
+    answer(&whole(&entry, trace, &adjusted, adjustments))
 }
 
 /// The decision explained by the policy that made it, from the facts it was made from.
@@ -157,10 +161,13 @@ async fn summary(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Ans
 /// GET /sessions/{id}: what an agent's run cost, and the tree of its requests.
 async fn session(State(ledger): State<Arc<Ledger>>, Path(id): Path<String>) -> Answer {
     let name = id.clone();
-    let Some(tree) = read(&ledger, move |reader| reader.session(&name)).await? else {
+    let found = read(&ledger, move |reader| {
+        Ok(reader.session(&name)?.map(|tree| (tree, reader.adjusted())))
+    });
+    let Some((tree, adjusted)) = found.await? else {
         return Err(Refusal::NotFound(format!("no request named the session `{id}`")));
     };
-    answer(&session_view(&id, &tree))
+    answer(&session_view(&id, &tree, &adjusted.map_err(unreadable)?.all))
 }
 
 /// GET /ledger/verify: checks the whole ledger; it takes as long as reading it.

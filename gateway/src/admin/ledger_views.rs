@@ -3,8 +3,8 @@
 use super::times::rfc3339;
 use crate::{
     ledger::{
-        Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, KeyId, ModelFile,
-        Outcome, Role, SessionNode, SessionTree, Summary,
+        Adjustment, Adjustments, Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy,
+        GuardAction, KeyId, ModelFile, Outcome, Role, SessionNode, SessionTree, Summary,
     },
     openapi::types::{Name, Open, UsageWords, Usd},
     timeline::StageTimes,
@@ -38,6 +38,9 @@ pub(super) struct EntryView<'a> {
     answered_by: Option<u16>,
     #[schemars(with = "Option<Usd>")]
     cost_usd: Option<PicoUsd>,
+    /// What it costs now, where adjustments changed that and it is known.
+    #[schemars(with = "Option<Usd>")]
+    adjusted_cost_usd: Option<PicoUsd>,
     total_us: u64,
     ttft_us: Option<u64>,
     tpot_ns: Option<u64>,
@@ -53,9 +56,28 @@ pub(super) struct EntryView<'a> {
     idempotent_replay: bool,
     budget_wait_us: u64,
     actions: &'a [GuardAction],
+    /// Corrections of what its attempts cost, the oldest first; only of a single entry.
+    adjustments: Option<Vec<AdjustmentView>>,
     #[schemars(with = "Option<Open>")]
     trace: Option<Trace>,
     trace_error: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Adjustment")]
+struct AdjustmentView {
+    attempt: u16,
+    #[schemars(with = "Option<Name>")]
+    price_before: Option<PriceId>,
+    #[schemars(with = "Option<Name>")]
+    price: Option<PriceId>,
+    #[schemars(with = "Option<Usd>")]
+    cost_before_usd: Option<PicoUsd>,
+    #[schemars(with = "Option<Usd>")]
+    cost_usd: Option<PicoUsd>,
+    reason: String,
+    adjusted: String,
+    adjusted_unix_ms: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -107,6 +129,9 @@ struct AttemptView<'a> {
     voided: bool,
     #[schemars(with = "Option<Usd>")]
     cost_usd: Option<PicoUsd>,
+    /// What it costs now, where an adjustment changed that and it is known.
+    #[schemars(with = "Option<Usd>")]
+    adjusted_cost_usd: Option<PicoUsd>,
     #[schemars(with = "Usd")]
     overrun_usd: PicoUsd,
     #[schemars(with = "Option<Usd>")]
@@ -122,7 +147,7 @@ struct AttemptView<'a> {
 }
 
 /// An entry of a list: all but the facts and the trace.
-pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
+pub(super) fn brief<'a>(entry: &'a Entry, adjusted: &Adjustments) -> EntryView<'a> {
     let decision = &entry.decision;
     EntryView {
         id: entry.id.to_string(),
@@ -141,6 +166,7 @@ pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
         status: entry.status,
         answered_by: entry.answered_by,
         cost_usd: entry.cost,
+        adjusted_cost_usd: adjusted.of_entry(entry).flatten(),
         total_us: entry.stages.total_us(),
         ttft_us: entry.ttft_us,
         tpot_ns: entry.tpot_ns,
@@ -157,7 +183,12 @@ pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
                 .collect(),
             facts: None,
         },
-        attempts: entry.attempts.iter().map(attempt).collect(),
+        attempts: entry
+            .attempts
+            .iter()
+            .enumerate()
+            .map(|(at, of)| attempt(of, adjusted.of(entry.id, at).and_then(|one| one.cost)))
+            .collect(),
         parent: entry.parent.map(|id| id.to_string()),
         step: &entry.step,
         cache: entry.notes.cache,
@@ -166,14 +197,22 @@ pub(super) fn brief(entry: &Entry) -> EntryView<'_> {
         idempotent_replay: entry.notes.idempotent_replay,
         budget_wait_us: entry.notes.budget_wait_us,
         actions: &entry.notes.actions,
+        adjustments: None,
         trace: None,
         trace_error: None,
     }
 }
 
-/// An entry with the facts and the trace of its decision.
-pub(super) fn whole(entry: &Entry, trace: Result<Trace, String>) -> EntryView<'_> {
-    let mut view = brief(entry);
+/// An entry with the facts and the trace of its decision, and its adjustments.
+pub(super) fn whole<'a>(
+    entry: &'a Entry,
+    trace: Result<Trace, String>,
+    adjusted: &Adjustments,
+    adjustments: Vec<(u64, Adjustment)>,
+) -> EntryView<'a> {
+    let mut view = brief(entry, adjusted);
+    let made = adjustments.into_iter().map(|(unix_ms, one)| adjustment(unix_ms, one));
+    view.adjustments = Some(made.collect()).filter(|made: &Vec<_>| !made.is_empty());
     view.decision.facts = Some(&entry.decision.facts);
     match trace {
         Ok(trace) => view.trace = Some(trace),
@@ -182,7 +221,20 @@ pub(super) fn whole(entry: &Entry, trace: Result<Trace, String>) -> EntryView<'_
     view
 }
 
-fn attempt(attempt: &Attempt) -> AttemptView<'_> {
+fn adjustment(unix_ms: u64, made: Adjustment) -> AdjustmentView {
+    AdjustmentView {
+        attempt: made.attempt,
+        price_before: made.price_before,
+        price: made.price,
+        cost_before_usd: made.cost_before,
+        cost_usd: made.cost,
+        reason: made.reason,
+        adjusted: rfc3339(unix_ms),
+        adjusted_unix_ms: unix_ms,
+    }
+}
+
+fn attempt(attempt: &Attempt, adjusted: Option<PicoUsd>) -> AttemptView<'_> {
     AttemptView {
         route: &attempt.route,
         model: &attempt.model,
@@ -200,6 +252,7 @@ fn attempt(attempt: &Attempt) -> AttemptView<'_> {
         reserved_tokens: attempt.reserved_tokens,
         voided: attempt.voided,
         cost_usd: attempt.cost,
+        adjusted_cost_usd: adjusted,
         overrun_usd: attempt.overrun,
         avoided_cost_usd: attempt.avoided_cost,
         output_cap: attempt.output_cap,
@@ -244,9 +297,9 @@ pub(super) fn summary_view(summary: &Summary, group_by: &[GroupBy]) -> Value {
 }
 
 /// A session: its sums, and its requests in the order of their tree.
-pub(super) fn session_view(id: &str, tree: &SessionTree) -> Value {
+pub(super) fn session_view(id: &str, tree: &SessionTree, adjusted: &Adjustments) -> Value {
     let node = |node: &SessionNode| {
-        let mut view = json!(brief(&node.entry));
+        let mut view = json!(brief(&node.entry, adjusted));
         if let Some(fields) = view.as_object_mut() {
             fields.insert("depth".to_owned(), json!(node.depth));
             fields.insert("branch_cost_usd".to_owned(), json!(node.branch_cost));

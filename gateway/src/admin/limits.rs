@@ -2,8 +2,8 @@
 
 use super::read::{Object, bad};
 use crate::{
-    caller::{BudgetSpec, KeyLimits, Window},
-    openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText},
+    caller::{BudgetSpec, KeyLimits, NotABudget, Window, Zone},
+    openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText, ZoneName},
     refusal::Refusal,
 };
 use policies::PicoUsd;
@@ -32,6 +32,10 @@ pub(super) struct BudgetBody {
     pub(super) requests: Option<u64>,
     #[serde(default = "yes")]
     pub(super) hard: bool,
+    /// The time zone of a calendar window; where it is absent, the configured one.
+    #[serde(default)]
+    #[schemars(with = "Option<ZoneName>")]
+    pub(super) timezone: Option<Zone>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -122,16 +126,21 @@ impl From<&KeyLimits> for LimitsView {
 
 impl BudgetBody {
     pub(super) fn check(self) -> Result<BudgetSpec, Refusal> {
-        if self.money_usd.is_none() && self.tokens.is_none() && self.requests.is_none() {
-            let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
-            return Err(bad(Some("budgets"), message));
-        }
-        Ok(BudgetSpec {
+        let spec = BudgetSpec {
             window: self.window,
             money: self.money_usd,
             tokens: self.tokens,
             hard: self.hard,
             requests: self.requests,
+            zone: self.timezone,
+            turn: None,
+        };
+        spec.checked().map_err(|wrong| {
+            let param = match wrong {
+                NotABudget::Nothing => "budgets",
+                NotABudget::Zone => "timezone",
+            };
+            bad(Some(param), wrong.to_string())
         })
     }
 }
@@ -144,6 +153,7 @@ impl From<&BudgetSpec> for BudgetBody {
             tokens: spec.tokens,
             requests: spec.requests,
             hard: spec.hard,
+            timezone: spec.zone.clone(),
         }
     }
 }
@@ -173,6 +183,11 @@ pub(super) fn check_all(specs: &[BudgetSpec]) -> Result<(), Refusal> {
 
 pub(super) fn views(specs: &[BudgetSpec]) -> Vec<BudgetBody> {
     specs.iter().map(BudgetBody::from).collect()
+}
+
+/// The tags of a key, each once, in order.
+pub(super) fn tags(written: Vec<String>) -> Result<Vec<String>, Refusal> {
+    crate::wire::check_tags(written).map_err(|message| bad(Some("tags"), message))
 }
 
 /// A label, user, team or tag.

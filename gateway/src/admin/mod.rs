@@ -8,6 +8,7 @@
 
 mod asked;
 mod budgets;
+mod corrections;
 mod described;
 mod engine_view;
 mod events;
@@ -15,14 +16,17 @@ mod export;
 mod focus;
 mod groups;
 mod guard;
+mod idle;
 mod keys;
 pub(crate) mod ledger;
 mod ledger_views;
 mod limits;
+mod model_limits;
 mod models;
 mod organization;
 mod policies;
 mod read;
+mod rerate;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -102,6 +106,9 @@ fn paths() -> Paths<Arc<Gateway>> {
             ONE,
             patch(budgets::change).get(budgets::show).delete(budgets::remove),
         )
+        .at("/corrections", "POST", post(corrections::create))
+        .at("/idle", READS, get(idle::show))
+        .at("/limits", READS, get(model_limits::list))
         .at("/reservations", READS, get(state::reservations))
         .at("/refusals", READS, get(state::refusals))
         .at("/routes", READS, get(state::routes))
@@ -111,6 +118,7 @@ fn paths() -> Paths<Arc<Gateway>> {
         .at("/models/{name}/unload", "POST", post(models::unload))
         .at("/models/{name}/swap", "POST", post(models::swap))
         .at("/prices", READS, get(state::prices))
+        .at("/prices/rerate", "POST", post(rerate::rerate))
         .at("/policies", READS, get(policies::current))
         .at("/policies/validate", "POST", post(policies::validate))
         .at("/policies/reload", "POST", post(policies::reload))

@@ -2,11 +2,11 @@
 
 use super::{Answer, engine_view, list, read::Params, reading, times::rfc3339};
 use crate::{
-    caller::Window,
+    caller::{Window, Zone},
     config::{RouteConfig, RouteSource},
     ledger::Scope,
     ledger::{BudgetState, Side},
-    openapi::types::{Name, UsdTotal, WindowText},
+    openapi::types::{Name, UsdTotal, WindowText, ZoneName},
     routes::{Route, Source},
     serve::Gateway,
 };
@@ -51,6 +51,15 @@ pub(super) struct BudgetView {
     reserved_requests: Option<u64>,
     left_requests: Option<u64>,
     waiting: u64,
+    /// Lost events whose charges may be missing from what is spent: how much is not known, until a
+    /// correction is booked. Absent where nothing is missing.
+    uncounted_events: Option<u64>,
+    /// The time zone of its windows, where it has its own.
+    #[schemars(with = "Option<ZoneName>")]
+    timezone: Option<Zone>,
+    /// Where its time zone was changed and the window that ran then still runs: that one's zone.
+    #[schemars(with = "Option<ZoneName>")]
+    timezone_until_reset: Option<Zone>,
     began: String,
     began_unix_ms: u64,
     resets: Option<String>,
@@ -85,6 +94,9 @@ pub(super) fn budget(state: BudgetState) -> BudgetView {
         reserved_requests: requests(|side| side.reserved),
         left_requests: requests(|side| side.left),
         waiting: state.waiting,
+        uncounted_events: Some(state.uncounted_events).filter(|events| *events > 0),
+        timezone: state.zone,
+        timezone_until_reset: state.turn.map(|turn| turn.before),
         began: rfc3339(state.began_unix_ms),
         began_unix_ms: state.began_unix_ms,
         resets: state.resets_unix_ms.map(rfc3339),

@@ -1,6 +1,6 @@
 //! Who may come in now: rate limits, concurrency, failed authentication. Before the body is read,
-//! so that a flood buys no JSON parsing; limits that need the body (tokens, budgets) belong to the
-//! reservation.
+//! so that a flood buys no JSON parsing; a model's own limits as soon as its name is known; limits
+//! that need more of the body (tokens, budgets) belong to the reservation.
 //!
 //! **Invariant:** a [`Permit`] gives back every place it took when it is dropped, and a request
 //! that was turned away holds none.
@@ -16,12 +16,13 @@ pub use minute::Rate;
 
 use crate::{
     caller::{Caller, Group, KeyLimits},
-    config::Limits,
+    config::{Limits, ModelLimits},
+    ledger::Scope,
     refusal::Refusal,
 };
 use minute::MinuteLimit;
 use places::{Place, Places};
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 /// How long a caller is told to wait for a place in flight: nobody knows when one comes free.
 const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -31,9 +32,20 @@ const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Admission {
     places: Places,
     minute: Option<MinuteLimit>,
+    /// Models with limits of their own, by the name that callers write.
+    models: HashMap<Arc<str>, KeyGate>,
 }
 
-/// What the limits of one key, user or team have let through so far.
+/// What a model's limits have let through, as an operator looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelState {
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Its requests per minute, where they are limited.
+    pub rate: Option<Rate>,
+}
+
+/// What the limits of one key, user, team or model have let through so far.
 #[derive(Debug)]
 pub(crate) struct KeyGate {
     places: Places,
@@ -49,17 +61,20 @@ pub struct Permit {
     _gateway: Place,
     _key: Place,
     _groups: Vec<Place>,
+    _model: Option<Place>,
 }
 
 // === impl Admission ===
 
 impl Admission {
-    /// Limits over all keys.
+    /// Limits over all keys, and those of single models.
     #[must_use]
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, models: &[ModelLimits]) -> Self {
+        let gate = |of: &ModelLimits| (Arc::clone(&of.model), KeyGate::new(&of.limits, None));
         Self {
             places: Places::new(limits.in_flight_max),
             minute: limits.requests_per_minute.map(MinuteLimit::new),
+            models: models.iter().map(gate).collect(),
         }
     }
 
@@ -72,28 +87,58 @@ impl Admission {
     /// [`Refusal::RateLimited`] with the limit, what is left and when it opens again.
     pub fn admit(&self, caller: &Caller) -> Result<Permit, Refusal> {
         let gate = &caller.gate;
-        let key = gate.places.take().ok_or_else(|| full("this key's", &gate.places))?;
+        let key = gate.places.take().ok_or_else(|| full("this key's".into(), &gate.places))?;
         let take = |group: &Arc<Group>| {
             let places = &group.gate.places;
             places.take().ok_or_else(|| full(group.record.scope.whose(), places))
         };
         let groups = caller.groups.iter().map(take).collect::<Result<_, _>>()?;
-        let gateway = self.places.take().ok_or_else(|| full("the gateway's", &self.places))?;
-        let mut rate = pass(gate.minute.as_deref(), "this key's")?;
+        let gateway =
+            self.places.take().ok_or_else(|| full("the gateway's".into(), &self.places))?;
+        let mut rate = pass(gate.minute.as_deref(), || "this key's".into())?;
         for group in &caller.groups {
-            let passed = pass(group.gate.minute.as_deref(), group.record.scope.whose())?;
+            let passed = pass(group.gate.minute.as_deref(), || group.record.scope.whose())?;
             rate = tightest(rate, passed);
         }
-        let rate = tightest(rate, pass(self.minute.as_ref(), "the gateway's")?);
-        Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups })
+        let rate = tightest(rate, pass(self.minute.as_ref(), || "the gateway's".into())?);
+        Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups, _model: None })
     }
 
-    /// The tightest requests-per-minute limit on this caller as it stands, without using any of
-    /// it: for the headers of a refusal.
+    /// Lets a request that was let in go on to the model it asks for, once its body is read. Its
+    /// place at the model stays with the permit.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`], with the model named.
+    pub fn admit_to(&self, model: &str, permit: &mut Permit) -> Result<(), Refusal> {
+        let Some((model, gate)) = self.models.get_key_value(model) else { return Ok(()) };
+        let whose = || Scope::Model(Arc::clone(model)).whose();
+        let place = gate.places.take().ok_or_else(|| full(whose(), &gate.places))?;
+        permit.rate = tightest(permit.rate, pass(gate.minute.as_deref(), whose)?);
+        permit._model = Some(place);
+        Ok(())
+    }
+
+    /// The name of a model, where it has limits of its own.
     #[must_use]
-    pub fn rate(&self, caller: &Caller) -> Option<Rate> {
+    pub fn limited(&self, model: &str) -> Option<&Arc<str>> {
+        self.models.get_key_value(model).map(|(model, _)| model)
+    }
+
+    /// What a model's limits have let through; `None` where it has none.
+    #[must_use]
+    pub fn model(&self, model: &str) -> Option<ModelState> {
+        let gate = self.models.get(model)?;
+        let rate = gate.minute.as_deref().map(MinuteLimit::rate);
+        Some(ModelState { in_flight: gate.places.taken(), rate })
+    }
+
+    /// The tightest requests-per-minute limit on this caller, and on the model it asks for where
+    /// that is known, as it stands, without using any of it: for the headers of a refusal.
+    #[must_use]
+    pub fn rate(&self, caller: &Caller, model: Option<&str>) -> Option<Rate> {
         let gates = std::iter::once(&caller.gate);
         let gates = gates.chain(caller.groups.iter().map(|group| &group.gate));
+        let gates = gates.chain(model.and_then(|model| self.models.get(model)));
         let minutes = gates.filter_map(|gate| gate.minute.as_deref()).chain(&self.minute);
         minutes.map(MinuteLimit::rate).min_by_key(|rate| rate.remaining)
     }
@@ -139,12 +184,15 @@ fn tightest(one: Option<Rate>, other: Option<Rate>) -> Option<Rate> {
     one.into_iter().chain(other).min_by_key(|rate| rate.remaining)
 }
 
-fn pass(minute: Option<&MinuteLimit>, scope: &str) -> Result<Option<Rate>, Refusal> {
+fn pass(
+    minute: Option<&MinuteLimit>,
+    whose: impl FnOnce() -> Cow<'static, str>,
+) -> Result<Option<Rate>, Refusal> {
     let Some(minute) = minute else { return Ok(None) };
     match minute.pass() {
         Ok(rate) => Ok(Some(rate)),
         Err(retry_after) => Err(Refusal::RateLimited {
-            scope: scope.to_owned(),
+            scope: whose().into_owned(),
             limit: format!("{} requests per minute", minute.limit()),
             left: 0,
             retry_after,
@@ -152,9 +200,9 @@ fn pass(minute: Option<&MinuteLimit>, scope: &str) -> Result<Option<Rate>, Refus
     }
 }
 
-fn full(scope: &str, places: &Places) -> Refusal {
+fn full(whose: Cow<'static, str>, places: &Places) -> Refusal {
     Refusal::RateLimited {
-        scope: scope.to_owned(),
+        scope: whose.into_owned(),
         limit: format!("{} requests in flight", places.max()),
         left: 0,
         retry_after: PLACE_RETRY_AFTER,

@@ -39,6 +39,7 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
         revoked_unix_ms: None,
         session_budgets: Vec::new(),
         disabled_unix_ms: None,
+        tags: Vec::new(),
     })
 }
 
@@ -55,7 +56,7 @@ fn changed(record: Arc<KeyRecord>, before: &Caller) -> Caller {
 
 #[tokio::test(start_paused = true)]
 async fn a_minute_lets_exactly_its_limit_through() {
-    let admission = Admission::new(&limits(None, 100));
+    let admission = Admission::new(&limits(None, 100), &[]);
     let caller = caller(Some(60), None);
     for left in (0..60).rev() {
         let rate = admission.admit(&caller).unwrap().rate().unwrap();
@@ -79,20 +80,20 @@ async fn a_minute_lets_exactly_its_limit_through() {
 
 #[tokio::test(start_paused = true)]
 async fn the_rate_can_be_read_without_using_it() {
-    let admission = Admission::new(&limits(Some(60), 100));
+    let admission = Admission::new(&limits(Some(60), 100), &[]);
     let caller = caller(None, None);
     let full = Rate { limit: 60, remaining: 60, reset: Duration::ZERO };
-    assert_eq!(admission.rate(&caller), Some(full));
+    assert_eq!(admission.rate(&caller, None), Some(full));
     let after = admission.admit(&caller).unwrap().rate();
     assert_eq!(after, Some(Rate { limit: 60, remaining: 59, reset: Duration::from_secs(1) }));
-    assert_eq!(admission.rate(&caller), after);
+    assert_eq!(admission.rate(&caller, None), after);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(admission.rate(&caller), Some(full));
+    assert_eq!(admission.rate(&caller, None), Some(full));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_tightest_rate_is_told() {
-    let admission = Admission::new(&limits(Some(10), 100));
+    let admission = Admission::new(&limits(Some(10), 100), &[]);
     let narrow = caller(Some(3), None);
     assert_eq!(admission.admit(&narrow).unwrap().rate().unwrap().limit, 3);
     let wide = caller(Some(1000), None);
@@ -101,7 +102,7 @@ async fn the_tightest_rate_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_one_key_leaves_the_gateways_minute_to_others() {
-    let admission = Admission::new(&limits(Some(10), 100));
+    let admission = Admission::new(&limits(Some(10), 100), &[]);
     let flood = caller(Some(2), None);
     for _ in 0..1000 {
         let _ = admission.admit(&flood);
@@ -112,7 +113,7 @@ async fn a_flood_of_one_key_leaves_the_gateways_minute_to_others() {
 
 #[test]
 fn a_place_comes_back_when_its_permit_is_dropped() {
-    let admission = Admission::new(&limits(None, 3));
+    let admission = Admission::new(&limits(None, 3), &[]);
     let caller = caller(None, Some(2));
     let first = admission.admit(&caller).unwrap();
     let second = admission.admit(&caller).unwrap();
@@ -128,9 +129,53 @@ fn a_place_comes_back_when_its_permit_is_dropped() {
     assert_eq!(admission.in_flight(), 0);
 }
 
+fn of_model(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Vec<ModelLimits> {
+    let limits = KeyLimits { requests_per_minute, concurrency, ..KeyLimits::default() };
+    vec![ModelLimits { model: "large".into(), limits }]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_models_minute_is_shared_by_all_callers_and_bounds_no_other_model() {
+    let admission = Admission::new(&limits(None, 100), &of_model(Some(2), None));
+    let (one, other) = (caller(Some(50), None), caller(None, None));
+    for (caller, left) in [(&one, 1), (&other, 0)] {
+        let mut permit = admission.admit(caller).unwrap();
+        admission.admit_to("large", &mut permit).unwrap();
+        let rate = permit.rate().unwrap();
+        assert_eq!((rate.limit, rate.remaining), (2, left), "the tightest is told");
+    }
+    let mut permit = admission.admit(&one).unwrap();
+    assert_eq!(
+        admission.admit_to("large", &mut permit).unwrap_err().to_string(),
+        "the model `large`'s limit of 2 requests per minute reached, 0 left; it opens again in 30.0 s"
+    );
+    assert_eq!(admission.rate(&one, Some("large")).unwrap().limit, 2);
+    assert_eq!(admission.rate(&one, None).unwrap().limit, 50);
+    assert!(admission.admit_to("small", &mut permit).is_ok());
+}
+
+#[test]
+fn a_place_at_a_model_is_the_permits_and_comes_back_with_it() {
+    let admission = Admission::new(&limits(None, 100), &of_model(None, Some(1)));
+    let (one, other) = (caller(None, None), caller(None, None));
+    let mut first = admission.admit(&one).unwrap();
+    admission.admit_to("large", &mut first).unwrap();
+    let mut second = admission.admit(&other).unwrap();
+    let refusal = admission.admit_to("large", &mut second).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "the model `large`'s limit of 1 requests in flight reached, 0 left; it opens again in 1.0 s"
+    );
+    assert_eq!(admission.model("large").unwrap().in_flight, 1);
+    drop(first);
+    admission.admit_to("large", &mut second).unwrap();
+    drop(second);
+    assert_eq!(admission.model("large").unwrap().in_flight, 0);
+}
+
 #[test]
 fn the_gateway_sheds_load_above_its_own_limit() {
-    let admission = Admission::new(&limits(None, 2));
+    let admission = Admission::new(&limits(None, 2), &[]);
     let (a, b) = (caller(None, None), caller(None, None));
     let _held = (admission.admit(&a).unwrap(), admission.admit(&b).unwrap());
     let refusal = admission.admit(&a).unwrap_err();
@@ -141,7 +186,7 @@ fn the_gateway_sheds_load_above_its_own_limit() {
 
 #[test]
 fn places_hold_under_many_threads() {
-    let admission = Admission::new(&limits(None, 7));
+    let admission = Admission::new(&limits(None, 7), &[]);
     let caller = caller(None, None);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -159,16 +204,16 @@ fn places_hold_under_many_threads() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_key_keeps_its_counts() {
-    let admission = Admission::new(&limits(None, 100));
+    let admission = Admission::new(&limits(None, 100), &[]);
     let before = caller(Some(5), Some(3));
     let _held = [admission.admit(&before).unwrap(), admission.admit(&before).unwrap()];
 
     let same_minute = changed(record(Some(5), Some(2)), &before);
     assert!(admission.admit(&same_minute).is_err(), "two in flight are counted on");
-    assert_eq!(admission.rate(&same_minute).unwrap().remaining, 3);
+    assert_eq!(admission.rate(&same_minute, None).unwrap().remaining, 3);
 
     let new_minute = changed(record(Some(9), None), &before);
-    assert_eq!(admission.rate(&new_minute).unwrap().remaining, 9);
+    assert_eq!(admission.rate(&new_minute, None).unwrap().remaining, 9);
 }
 
 #[tokio::test(start_paused = true)]

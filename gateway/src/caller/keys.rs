@@ -57,6 +57,8 @@ pub struct NewKey {
     pub user: Option<String>,
     /// Team.
     pub team: Option<String>,
+    /// Tags of every request.
+    pub tags: Vec<String>,
     /// Limits.
     pub limits: KeyLimits,
     /// Budgets.
@@ -78,6 +80,8 @@ pub struct KeyChange {
     pub user: Option<Option<String>>,
     /// Team.
     pub team: Option<Option<String>>,
+    /// All its tags.
+    pub tags: Option<Vec<String>>,
     /// Its limits, all of them anew.
     pub limits: Option<KeyLimits>,
     /// All its budgets.
@@ -252,6 +256,7 @@ impl Keys {
             revoked_unix_ms: None,
             session_budgets: new.session_budgets,
             disabled_unix_ms: None,
+            tags: new.tags,
         };
         Ok((record, secret))
     }
@@ -265,6 +270,7 @@ impl Keys {
         set(&mut record.label, change.label);
         set(&mut record.user, change.user);
         set(&mut record.team, change.team);
+        set(&mut record.tags, change.tags);
         set(&mut record.budgets, change.budgets);
         set(&mut record.session_budgets, change.session_budgets);
         if let Some(disabled) = change.disabled {

@@ -12,13 +12,15 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod window;
+mod zone;
 
 pub use files::{ADMIN_KEY_FILE, FIRST_KEY_FILE, private_dir, read_secret, write_secret};
 pub use keys::{KeyChange, Keys, KeysError, NewKey};
-pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord};
+pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, NotABudget};
 pub use secret::Secret;
 pub(crate) use window::SUB_BUCKETS;
 pub use window::{NotAWindow, Window};
+pub use zone::{NotAZone, Turn, Zone};
 
 pub(crate) use groups::Group;
 
@@ -55,16 +57,24 @@ impl Caller {
         &self.record.id
     }
 
-    /// Whose budgets and limits its requests count against, but for sessions and tags.
+    /// Whose budgets and limits its requests count against, but for sessions, models and the tags
+    /// that a request brings.
     #[must_use]
     pub fn path(&self) -> BudgetPath {
-        BudgetPath::of(&Payer {
+        BudgetPath::of(&self.payer())
+    }
+
+    /// The same, to which a request adds what it names.
+    #[must_use]
+    pub fn payer(&self) -> Payer<'_> {
+        Payer {
             key: &self.record.id,
             team: self.team.as_deref(),
             user: self.record.user.as_deref(),
             session: None,
-            tags: &[],
-        })
+            tags: &self.record.tags,
+            model: None,
+        }
     }
 
     /// The caller as policies see it.

@@ -3,7 +3,7 @@
 //! **Invariant:** a record holds everything about a key but its secret. These types are what the
 //! journal stores: a change of meaning or order needs a new schema version there.
 
-use super::Window;
+use super::{Turn, Window, Zone};
 use crate::ledger::{KeyId, Scope};
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub struct KeyRecord {
     pub session_budgets: Vec<BudgetSpec>,
     /// Since when it is disabled; it works again when that is taken back.
     pub disabled_unix_ms: Option<u64>,
+    /// The operator's tags: every request of the key bears them, beside those it names itself.
+    pub tags: Vec<String>,
 }
 
 /// A team, a user, a tag or the whole installation: what the operator set for it.
@@ -89,6 +91,37 @@ pub struct BudgetSpec {
     pub hard: bool,
     /// Limit of requests that reached a route.
     pub requests: Option<u64>,
+    /// The time zone of its calendar windows; `None`: the configured one.
+    pub zone: Option<Zone>,
+    /// The change of its zone, where the window that ran then may still run. The books set it.
+    pub turn: Option<Turn>,
+}
+
+/// A budget that cannot be kept as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotABudget {
+    /// It limits nothing.
+    #[error("a budget limits `money_usd`, `tokens` or `requests`, or several of them")]
+    Nothing,
+    /// It has a time zone, and its window begins in none.
+    #[error("`timezone` is for the windows hour, day, week and month: others begin in none")]
+    Zone,
+}
+
+impl BudgetSpec {
+    /// The budget, if it can be kept.
+    ///
+    /// # Errors
+    /// [`NotABudget`].
+    pub fn checked(self) -> Result<Self, NotABudget> {
+        if self.money.is_none() && self.tokens.is_none() && self.requests.is_none() {
+            return Err(NotABudget::Nothing);
+        }
+        if self.zone.is_some() && !self.window.is_calendar() {
+            return Err(NotABudget::Zone);
+        }
+        Ok(self)
+    }
 }
 
 impl KeyRecord {

@@ -11,7 +11,7 @@ pub(crate) const SUB_BUCKETS: u64 = 60;
 /// Shortest and longest rolling window, in seconds: a minute and a year.
 const ROLLING_SECONDS: std::ops::RangeInclusive<u32> = 60..=31_622_400;
 
-/// The window of a budget. Calendar windows begin in the configured time zone.
+/// The window of a budget. Calendar windows begin in the budget's time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Window {
     /// Each hour of the clock.
@@ -48,6 +48,11 @@ enum Stored {
 }
 
 impl Window {
+    /// Whether its start depends on a time zone.
+    pub(crate) fn is_calendar(self) -> bool {
+        !matches!(self, Self::Total | Self::Rolling(_))
+    }
+
     /// Length of a rolling window's sub-bucket in milliseconds; `None` for a calendar window.
     pub(crate) fn sub_bucket_ms(self) -> Option<u64> {
         match self {

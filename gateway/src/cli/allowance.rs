@@ -19,8 +19,8 @@ pub(crate) struct AllowanceArgs {
     /// The most that one request may cost at worst, over all its attempts
     #[arg(long, value_name = "USD")]
     pub(crate) request_cost_max_usd: Option<policies::PicoUsd>,
-    /// A budget: `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft]`, such as day=5.00 or
-    /// month=20,1000000tokens,soft; windows are hour, day, week, month, total and rolling:24h (any
+    /// A budget: `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`, such as
+    /// day=5.00 or month=20,1000000tokens,soft,timezone=Europe/Berlin; windows are hour, day, week, month, total and rolling:24h (any
     /// span); may be given once for each window
     #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
     pub(crate) budgets: Vec<Value>,
@@ -71,7 +71,11 @@ pub(super) fn budgets(key: &Value) -> String {
             parts.push(format!("{} requests", text(budget, "/requests")));
         }
         let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
-        format!("{}: {}{soft}", text(budget, "/window"), parts.join(" and "))
+        let zone = match budget.get("timezone").and_then(Value::as_str) {
+            Some(zone) => format!(" in {zone}"),
+            None => String::new(),
+        };
+        format!("{}{zone}: {}{soft}", text(budget, "/window"), parts.join(" and "))
     };
     or_dash(&budgets.iter().map(one).collect::<Vec<_>>())
 }
@@ -80,14 +84,17 @@ fn or_dash(parts: &[String]) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
 
-/// `WINDOW=USD[,TOKENStokens][,soft]`
+/// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`
 pub(super) fn budget(written: &str) -> Result<Value, String> {
     let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
     let (window, rest) = written.split_once('=').ok_or_else(shape)?;
     let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
     let mut budget = json!({ "window": window, "hard": true });
     for part in rest.split(',') {
-        if part == "soft" {
+        if let Some(zone) = part.strip_prefix("timezone=") {
+            let zone: crate::caller::Zone = zone.parse().map_err(|error| format!("{error}"))?;
+            budget["timezone"] = json!(zone);
+        } else if part == "soft" {
             budget["hard"] = json!(false);
         } else if let Some(tokens) = part.strip_suffix("tokens") {
             let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;

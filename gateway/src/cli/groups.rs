@@ -3,6 +3,7 @@
 use super::{
     CliError, Common,
     allowance::{self, AllowanceArgs},
+    keys::number_or_none,
     ledger::escaped,
     link::{Link, Missing},
     output::{self, Align, rows, text},
@@ -52,6 +53,10 @@ pub(crate) enum BudgetCommand {
     List,
     /// Set a budget on global, team:NAME, user:NAME, tag:NAME or a key's id
     Set(SetArgs),
+    /// Change what is named of a budget; the rest stays, and so does what was spent
+    Update(UpdateArgs),
+    /// Book a correction in the window that runs, such as what lost events had spent
+    Correct(CorrectArgs),
     /// Show one budget: limit, spent, reserved, left, who waits for it, when it opens again
     Show(IdArgs),
     /// Remove a budget
@@ -70,12 +75,77 @@ pub(crate) struct IdArgs {
 pub(crate) struct SetArgs {
     /// Whose: global, team:NAME, user:NAME, tag:NAME or a key's id
     pub(crate) scope: String,
-    /// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft]`, such as rolling:24h=5.00
+    /// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`, such as
+    /// rolling:24h=5.00
     #[arg(value_parser = allowance::budget)]
     pub(crate) budget: Value,
     /// Of each session below the scope
     #[arg(long)]
     pub(crate) of_sessions: bool,
+}
+
+/// What is booked on a budget by hand.
+#[derive(Debug, Args)]
+pub(crate) struct CorrectArgs {
+    /// Its id, such as team:red/month
+    pub(crate) id: String,
+    /// Money to add to what is spent
+    #[arg(long, value_name = "USD")]
+    pub(crate) money_usd: Option<policies::PicoUsd>,
+    /// Tokens to add
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) tokens: u64,
+    /// Requests to add
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) requests: u64,
+    /// Take it from what is spent instead
+    #[arg(long)]
+    pub(crate) credit: bool,
+    /// Why, for the ledger
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+/// What changes about a budget. `none` clears a limit or a time zone.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Its id, such as team:red/month
+    pub(crate) id: String,
+    /// The most money, or none
+    #[arg(long, value_name = "USD")]
+    pub(crate) money_usd: Option<String>,
+    /// The most tokens, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) tokens: Option<Value>,
+    /// The most requests, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) requests: Option<Value>,
+    /// Whether it refuses (true) or only warns
+    #[arg(long, value_name = "true|false")]
+    pub(crate) hard: Option<bool>,
+    /// The time zone of its windows, such as Europe/Berlin, or none for the configured one; the
+    /// window that runs ends as it would have
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) timezone: Option<String>,
+}
+
+impl UpdateArgs {
+    fn body(&self) -> Result<Value, CliError> {
+        let or_none = |text: &String| if text == "none" { Value::Null } else { json!(text) };
+        let named = [
+            ("money_usd", self.money_usd.as_ref().map(or_none)),
+            ("tokens", self.tokens.clone()),
+            ("requests", self.requests.clone()),
+            ("hard", self.hard.map(Value::from)),
+            ("timezone", self.timezone.as_ref().map(or_none)),
+        ];
+        let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let body: serde_json::Map<String, Value> = named.collect();
+        if body.is_empty() {
+            return Err(CliError::usage("nothing to change: name what changes, such as --hard"));
+        }
+        Ok(Value::Object(body))
+    }
 }
 
 /// Runs a team or user command; `kind` is `teams` or `users`.
@@ -140,6 +210,21 @@ pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<()
             let link = Link::open(common, Missing::Refuse).await?;
             let budget = link.get(&format!("/budgets/{}", escaped(&args.id))).await?;
             return super::ledger::list_budgets(common, &json!({ "data": [budget] }), &budget);
+        }
+        BudgetCommand::Correct(args) => {
+            let body = json!({
+                "budget": args.id,
+                "money_usd": args.money_usd,
+                "tokens": args.tokens,
+                "requests": args.requests,
+                "credit": args.credit,
+                "reason": args.reason,
+            });
+            (Method::POST, "/corrections".to_owned(), Some(body))
+        }
+        BudgetCommand::Update(args) => {
+            let body = args.body()?;
+            (Method::PATCH, format!("/budgets/{}", escaped(&args.id)), Some(body))
         }
         BudgetCommand::Remove(args) => {
             (Method::DELETE, format!("/budgets/{}", escaped(&args.id)), None)

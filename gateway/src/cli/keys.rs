@@ -51,6 +51,9 @@ pub(crate) struct CreateArgs {
     /// The team it belongs to
     #[arg(long)]
     pub(crate) team: Option<String>,
+    /// A tag that every request of it bears; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
     #[command(flatten)]
     pub(crate) allowance: AllowanceArgs,
     /// May pin a route by writing its name as `model`
@@ -75,6 +78,12 @@ pub(crate) struct UpdateArgs {
     /// The team it belongs to, or none
     #[arg(long)]
     pub(crate) team: Option<String>,
+    /// Its tags, all of them anew; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Removes all its tags
+    #[arg(long, conflicts_with = "tags")]
+    pub(crate) no_tags: bool,
     /// Requests per minute, or none
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     pub(crate) requests_per_minute: Option<Value>,
@@ -150,6 +159,7 @@ async fn create(common: &Common, link: &Link, args: &CreateArgs) -> Result<(), C
         "label": args.label,
         "user": args.user,
         "team": args.team,
+        "tags": args.tags,
         "may_pin": args.may_pin,
         "expires_unix_ms": args.expires.as_deref().map(time).transpose()?,
     });
@@ -176,6 +186,7 @@ async fn list(common: &Common, link: &Link) -> Result<(), CliError> {
             ("LABEL", Align::Left, &|key| text(key, "/label")),
             ("USER", Align::Left, &|key| text(key, "/user")),
             ("TEAM", Align::Left, &|key| text(key, "/team")),
+            ("TAGS", Align::Left, &|key| text(key, "/tags")),
             ("LIMITS", Align::Left, &limits),
             ("BUDGETS", Align::Left, &budgets),
             ("PINS", Align::Left, &|key| text(key, "/may_pin")),
@@ -195,6 +206,7 @@ fn show(common: &Common, key: &Value) -> Result<(), CliError> {
     line("label", text(key, "/label"))?;
     line("user", text(key, "/user"))?;
     line("team", text(key, "/team"))?;
+    line("tags", text(key, "/tags"))?;
     line("limits", limits(key))?;
     line("budgets", budgets(key))?;
     line("may pin", text(key, "/may_pin"))?;
@@ -215,6 +227,9 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
     put("user", args.user.as_ref().map(or_none));
     put("team", args.team.as_ref().map(or_none));
     put("may_pin", args.may_pin.map(|may| json!(may)));
+    if args.no_tags || !args.tags.is_empty() {
+        put("tags", Some(json!(args.tags)));
+    }
     if args.no_budgets {
         put("budgets", Some(json!([])));
     } else if !args.budgets.is_empty() {
@@ -241,7 +256,7 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
     Ok(Value::Object(body))
 }
 
-fn number_or_none(written: &str) -> Result<Value, String> {
+pub(super) fn number_or_none(written: &str) -> Result<Value, String> {
     if written == "none" {
         return Ok(Value::Null);
     }

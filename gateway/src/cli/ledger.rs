@@ -23,6 +23,8 @@ pub(crate) enum LedgerCommand {
     Session(SessionArgs),
     /// Write requests out: csv (a row for each attempt), jsonl (a request a line) or focus (FOCUS 1.2)
     Export(ExportArgs),
+    /// Show what local models cost while they were loaded and worked for nobody, by day
+    Idle(super::idle::IdleArgs),
     /// Check the whole ledger against itself
     Verify,
     /// Make the sums per minute, hour and day anew from the journal
@@ -153,9 +155,11 @@ pub(crate) struct SummaryArgs {
 
 /// Runs a ledger command.
 pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), CliError> {
-    // Rollups are what a writer derives; all else needs only the journal.
+    // What a writer derives (rollups, idle time) needs the books open; all else only the journal.
     let link = match command {
-        LedgerCommand::RebuildRollups => Link::open(common, Missing::Refuse).await?,
+        LedgerCommand::RebuildRollups | LedgerCommand::Idle(_) => {
+            Link::open(common, Missing::Refuse).await?
+        }
         _ => Link::open_to_read(common).await?,
     };
     match command {
@@ -165,6 +169,7 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
         LedgerCommand::Reconcile(args) => super::reconcile::run(common, &link, &args).await,
         LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
         LedgerCommand::Export(args) => super::export::run(&link, &args).await,
+        LedgerCommand::Idle(args) => super::idle::run(common, &link, &args).await,
         LedgerCommand::Verify => verify(common, &link).await,
         LedgerCommand::RebuildRollups => rebuild(common, &link).await,
     }
@@ -262,7 +267,29 @@ async fn show(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
         }),
     ];
     output::table(attempts, columns)?;
+    adjustments(&entry)?;
     output::say(format!("\nwhy\n{}", why(&entry)))
+}
+
+/// Corrections of what its attempts cost, the oldest first.
+fn adjustments(entry: &Value) -> Result<(), CliError> {
+    let made = entry["adjustments"].as_array().map_or(&[][..], Vec::as_slice);
+    if made.is_empty() {
+        return Ok(());
+    }
+    output::say("\nadjustments")?;
+    output::table(
+        made,
+        &[
+            ("ATTEMPT", Align::Right, &|made| text(made, "/attempt")),
+            ("ADJUSTED", Align::Left, &|made| text(made, "/adjusted")),
+            ("PRICE BEFORE", Align::Left, &|made| text(made, "/price_before")),
+            ("PRICE", Align::Left, &|made| text(made, "/price")),
+            ("USD BEFORE", Align::Right, &|made| usd(made, "/cost_before_usd")),
+            ("USD", Align::Right, &|made| usd(made, "/cost_usd")),
+            ("REASON", Align::Left, &|made| text(made, "/reason")),
+        ],
+    )
 }
 
 fn described(entry: &Value) -> String {
@@ -277,6 +304,9 @@ fn described(entry: &Value) -> String {
     line("model", text(entry, "/model_asked"));
     line("outcome", format!("{} (status {})", text(entry, "/outcome"), text(entry, "/status")));
     line("cost", format!("{} USD", usd(entry, "/cost_usd")));
+    if entry.get("adjustments").is_some() {
+        line("now", format!("{} USD", usd(entry, "/adjusted_cost_usd")));
+    }
     line("ttft", format!("{} ms (arrival to first visible token)", ms(entry, "/ttft_us")));
     line("total", format!("{} ms", ms(entry, "/total_us")));
     let stages: Vec<String> = entry["stages"]
@@ -466,6 +496,14 @@ pub(super) fn list_budgets(
 ) -> Result<(), CliError> {
     if common.json {
         return output::json(answered);
+    }
+    let missing = rows(budgets).iter().filter(|row| row.get("uncounted_events").is_some());
+    for budget in missing {
+        output::note(format!(
+            "{}: the charges of {} lost events may be missing; `tollgate budget correct` books them",
+            text(budget, "/id"),
+            text(budget, "/uncounted_events")
+        ));
     }
     let kind = |budget: &Value| if budget["hard"] == Value::Bool(false) { "soft" } else { "hard" };
     output::table(

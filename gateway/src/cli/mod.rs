@@ -11,9 +11,11 @@ mod events;
 mod export;
 mod groups;
 mod guard;
+mod idle;
 mod init;
 mod keys;
 mod ledger;
+mod limits;
 mod link;
 mod models;
 mod output;
@@ -108,6 +110,8 @@ pub(crate) enum Command {
     /// Show, set and remove budgets of everyone, teams, users, tags and keys
     #[command(subcommand)]
     Budget(groups::BudgetCommand),
+    /// Show the limits of single models, and what is left of them
+    Limits,
     /// Set up, list and disable teams
     #[command(subcommand)]
     Team(groups::GroupCommand),
@@ -198,6 +202,7 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::Guard(command) => guard::run(common, command).await,
         Command::Events(args) => events::run(common, args).await,
         Command::Budgets => ledger::budgets(common).await,
+        Command::Limits => limits::run(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
         Command::Doctor => doctor::run(common).await,
         Command::Serve(_) | Command::Init(_) | Command::EngineWorker => Ok(()),

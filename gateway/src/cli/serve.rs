@@ -127,6 +127,7 @@ fn look_after(gateway: &Arc<Gateway>, background: &TaskTracker, ended: &Cancella
     background.spawn(policy.keep_current(gateway.books.clone(), ended.child_token()));
     background.spawn(crate::guard::keep(Arc::clone(gateway), ended.child_token()));
     background.spawn(crate::upkeep::run(Arc::clone(gateway), ended.child_token()));
+    background.spawn(crate::idle::run(Arc::clone(gateway), ended.child_token()));
 }
 
 /// What asks or tells others: the routes' health checks, and webhooks.
@@ -208,7 +209,15 @@ fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
         );
     }
     for lost in &recovered.lost {
-        tracing::error!(%lost, "what these events spent is in no balance");
+        tracing::error!(%lost, "events are lost that the index does not know");
+    }
+    for missed in &recovered.uncounted {
+        tracing::error!(
+            first = missed.first_seq,
+            last = missed.last_seq,
+            "what these events spent is in no balance: budgets say so until `tollgate budget \
+             correct` books it"
+        );
     }
     if let Some(aside) = &recovered.index_set_aside {
         tracing::warn!(

@@ -6,11 +6,15 @@ use super::{
     LedgerConfig, Limits, LocalConfig, PolicyConfig, PolicySource, RouteConfig, RouteSource,
     document::{Document, Kind, Route},
     error::{Finding, closest},
-    price, shipped,
+    models, price, shipped,
     survive::{self, BreakerConfig, RetryConfig},
-    webhook, written,
+    webhook, written, written_routes,
 };
-use crate::{caller::BudgetSpec, providers::Kind as ProviderKind, wire::KeptLimits};
+use crate::{
+    caller::{BudgetSpec, NotABudget, NotAZone, Zone},
+    providers::Kind as ProviderKind,
+    wire::KeptLimits,
+};
 use local_engine::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
     Speculation,
@@ -18,7 +22,7 @@ use local_engine::{
 use policies::{PriceList, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
@@ -45,11 +49,12 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
             "listening on {listen}, which others can reach, without TLS: keys travel in clear"
         ));
     }
+    let model_limits = models::checked(&written.limit, &asked_for(&policy, &routes))?;
     let webhooks = webhook::checked(&written.webhook, &mut warnings)?;
     let config = Config {
         listen,
         data_dir: resolve(base, &server.data_dir),
-        time_zone: time_zone(&server.time_zone)?,
+        time_zone: time_zone(&server.time_zone)?.rules(),
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
         guard: guard(&written.guard),
@@ -60,6 +65,7 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
             early: server.keep_alive_early,
         },
         responses: responses(&written.responses),
+        model_limits,
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written
             .engine
@@ -93,15 +99,11 @@ fn listen(written: &Spanned<String>) -> Result<SocketAddr, Finding> {
     })
 }
 
-fn time_zone(written: &Spanned<String>) -> Result<jiff::tz::TimeZone, Finding> {
-    jiff::tz::TimeZone::get(written.get_ref()).map_err(|_| {
-        let message = format!(
-            "unknown time zone `{}`: write a name of the tz database such as \"UTC\" or \
-             \"Europe/Berlin\"",
-            written.get_ref()
-        );
-        Finding::at(written.span(), message)
-    })
+fn time_zone(written: &Spanned<String>) -> Result<Zone, Finding> {
+    written
+        .get_ref()
+        .parse()
+        .map_err(|unknown: NotAZone| Finding::at(written.span(), unknown.to_string()))
 }
 
 /// Origins as a browser writes them: a scheme and an authority, nothing after it; or `*`.
@@ -203,16 +205,19 @@ fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Find
 
 fn budget(written: &Spanned<written::Budget>) -> Result<BudgetSpec, Finding> {
     let budget = written.get_ref();
-    if budget.money_usd.is_none() && budget.tokens.is_none() && budget.requests.is_none() {
-        let message = "a budget limits `money_usd`, `tokens` or `requests`, or several of them";
-        return Err(Finding::at(written.span(), message));
-    }
-    Ok(BudgetSpec {
+    let spec = BudgetSpec {
         window: budget.window,
         money: budget.money_usd.map(|money| money.0),
         tokens: budget.tokens,
         hard: budget.hard,
         requests: budget.requests,
+        zone: budget.timezone.as_ref().map(time_zone).transpose()?,
+        turn: None,
+    };
+    spec.checked().map_err(|wrong| {
+        let zone = budget.timezone.as_ref().filter(|_| wrong == NotABudget::Zone);
+        let span = zone.map_or(written.span(), Spanned::span);
+        Finding::at(span, wrong.to_string())
     })
 }
 
@@ -266,6 +271,14 @@ fn names(routes: &[Route], policy: &PolicyConfig) -> Result<HashSet<String>, Fin
     Ok(taken)
 }
 
+/// What callers may write as `model`.
+fn asked_for<'a>(policy: &'a PolicyConfig, routes: &'a [RouteConfig]) -> BTreeSet<&'a str> {
+    let of_routes = routes.iter().flat_map(|route| {
+        std::iter::once(route.id.as_str()).chain(route.aliases.iter().map(String::as_str))
+    });
+    policy.aliases.iter().map(String::as_str).chain(of_routes).collect()
+}
+
 /// What a route is checked against.
 struct Around<'a> {
     /// Names that are taken.
@@ -306,7 +319,7 @@ fn unknown_price(route: &RouteConfig) -> String {
 
 fn local_route(
     name: &str,
-    written: &written::Local,
+    written: &written_routes::Local,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -356,13 +369,13 @@ fn local_route(
             gap_target: Some(Duration::from_millis(written.gap_target_ms))
                 .filter(|target| !target.is_zero()),
             kv_layout: match written.kv_layout {
-                written::KvLayout::Auto => KvLayout::Auto,
-                written::KvLayout::Unified => KvLayout::Unified,
-                written::KvLayout::Separate => KvLayout::Separate,
+                written_routes::KvLayout::Auto => KvLayout::Auto,
+                written_routes::KvLayout::Unified => KvLayout::Unified,
+                written_routes::KvLayout::Separate => KvLayout::Separate,
             },
             prefix_sharing: match written.prefix_sharing {
-                written::PrefixSharing::Caller => PrefixSharing::Caller,
-                written::PrefixSharing::All => PrefixSharing::All,
+                written_routes::PrefixSharing::Caller => PrefixSharing::Caller,
+                written_routes::PrefixSharing::All => PrefixSharing::All,
             },
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
@@ -372,7 +385,7 @@ fn local_route(
             gpu_layers: written.gpu_layers.0,
             gpu_device: written.gpu_device.clone(),
             keep: keep(written),
-            isolated: written.isolation == written::Isolation::Process,
+            isolated: written.isolation == written_routes::Isolation::Process,
             stuck_after: millis(written.stuck_after_ms),
             verify_load: written.verify_load,
             drill: drill(written, warnings)?,
@@ -383,11 +396,11 @@ fn local_route(
 }
 
 /// When a local model is loaded, unloaded and waited for.
-fn keep(written: &written::Local) -> Keep {
+fn keep(written: &written_routes::Local) -> Keep {
     Keep {
         load: match written.load {
-            written::Load::Start => LoadWhen::Start,
-            written::Load::FirstUse => LoadWhen::FirstUse,
+            written_routes::Load::Start => LoadWhen::Start,
+            written_routes::Load::FirstUse => LoadWhen::FirstUse,
         },
         unload_after: written.unload_after_ms.map(millis),
         load_wait_max: millis(written.load_wait_max_ms),
@@ -396,16 +409,16 @@ fn keep(written: &written::Local) -> Keep {
     }
 }
 
-fn pooling(written: written::Pooling) -> Pooling {
+fn pooling(written: written_routes::Pooling) -> Pooling {
     match written {
-        written::Pooling::Mean => Pooling::Mean,
-        written::Pooling::First => Pooling::First,
-        written::Pooling::Last => Pooling::Last,
+        written_routes::Pooling::Mean => Pooling::Mean,
+        written_routes::Pooling::First => Pooling::First,
+        written_routes::Pooling::Last => Pooling::Last,
     }
 }
 
 /// Its numbers are checked whether it is on or not.
-fn speculation(written: &written::Local) -> Result<Speculation, Finding> {
+fn speculation(written: &written_routes::Local) -> Result<Speculation, Finding> {
     let within = |name, value: &Spanned<NonZeroU32>, max| {
         let count = value.get_ref().get();
         let message = || format!("`{name}` is at most {max}");
@@ -414,16 +427,19 @@ fn speculation(written: &written::Local) -> Result<Speculation, Finding> {
     let tokens_max = within("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
     let streams_max = within("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
     Ok(match written.speculation {
-        written::Speculation::Off => Speculation::Off,
-        written::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
+        written_routes::Speculation::Off => Speculation::Off,
+        written_routes::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
     })
 }
 
-fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<Drill>, Finding> {
+fn drill(
+    written: &written_routes::Local,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Drill>, Finding> {
     let Some(text) = &written.drill else { return Ok(None) };
     let drill: Drill =
         text.get_ref().parse().map_err(|wrong: String| Finding::at(text.span(), wrong))?;
-    if drill.aborts() && written.isolation == written::Isolation::InProcess {
+    if drill.aborts() && written.isolation == written_routes::Isolation::InProcess {
         let message = "an abort would end the gateway: set `isolation = \"process\"` too";
         return Err(Finding::at(text.span(), message));
     }
@@ -433,7 +449,7 @@ fn drill(written: &written::Local, warnings: &mut Vec<String>) -> Result<Option<
 
 fn cloud_route(
     name: &str,
-    written: &written::Cloud,
+    written: &written_routes::Cloud,
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
@@ -492,8 +508,10 @@ fn cloud_route(
             total_timeout: millis(written.total_timeout_ms),
             cap_field: match written.cap_field {
                 None => kind.cap_field(),
-                Some(written::CapField::MaxCompletionTokens) => CapField::MaxCompletionTokens,
-                Some(written::CapField::MaxTokens) => CapField::MaxTokens,
+                Some(written_routes::CapField::MaxCompletionTokens) => {
+                    CapField::MaxCompletionTokens
+                }
+                Some(written_routes::CapField::MaxTokens) => CapField::MaxTokens,
             },
             reasoning: written.reasoning,
         }),
@@ -510,7 +528,7 @@ fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
 }
 
 /// Where the provider is.
-fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn address(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
     match (&written.base_url, kind.base_url()) {
         (Some(own), _) => base_url(own),
         (None, Some(usual)) => Ok(usual.to_owned()),
@@ -523,7 +541,7 @@ fn address(written: &written::Cloud, kind: ProviderKind) -> Result<String, Findi
 
 /// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
 /// server that speaks OpenAI's format.
-fn provider(written: &written::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn provider(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
     let anybody = kind.name() == "openai" && written.base_url.is_some();
     match (&written.provider, kind.provider().filter(|_| !anybody)) {
         (Some(own), _) => filled(own, "`provider`"),

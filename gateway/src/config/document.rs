@@ -3,7 +3,8 @@
 
 use super::{
     error::{Finding, closest, from_toml},
-    written::{Cloud, Local, Written},
+    written::Written,
+    written_routes::{Cloud, Local},
 };
 use crate::providers::KIND_NAMES;
 use serde::Deserialize;

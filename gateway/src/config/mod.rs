@@ -6,6 +6,7 @@ mod check;
 mod document;
 mod error;
 mod listeners;
+mod models;
 mod price;
 pub mod shipped;
 mod survive;
@@ -13,11 +14,13 @@ mod survive;
 mod tests;
 mod webhook;
 mod written;
+mod written_routes;
 
 use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
 pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
 pub use listeners::TlsConfig;
+pub use models::ModelLimits;
 use policies::{PicoUsd, PriceList, Pricing, RouteId};
 use secrecy::SecretString;
 use std::{
@@ -51,6 +54,8 @@ pub struct Config {
     pub keep_alive: KeepAliveConfig,
     /// Limits of the answers kept for `previous_response_id`; `None` keeps none.
     pub responses: Option<KeptLimits>,
+    /// Limits of single models over all callers.
+    pub model_limits: Vec<ModelLimits>,
     /// Budgets over everything.
     pub global_budgets: Vec<BudgetSpec>,
     /// Most memory the local models may take together, in bytes by estimate; `None` is no limit.

@@ -3,7 +3,8 @@
 
 use super::{
     error::Finding,
-    written::{Cloud, Local, Money, Price, Prices, Rates},
+    written::{Money, Prices},
+    written_routes::{Cloud, Local, Price, Rates},
 };
 use policies::{
     ComputePrice, Fees, PicoUsd, Power, PriceList, PriceName, Pricing, RateTable, RoutePrice,

@@ -154,6 +154,29 @@ fn every_error_names_the_line_and_the_key() {
 }
 
 #[test]
+fn every_error_of_a_budget_or_a_models_limit_names_the_line_and_the_key() {
+    let table = [
+        (
+            "[[budget]]\nwindow = \"day\"\ntokens = 1\ntimezone = \"Mars/X\"\n",
+            ":4:12: unknown time zone `Mars/X`",
+        ),
+        (
+            "[[budget]]\nwindow = \"rolling:24h\"\ntokens = 1\ntimezone = \"UTC\"\n",
+            ":4:12: `timezone` is for the windows hour, day, week and month",
+        ),
+        (
+            "[[limit]]\nmodel = \"autp\"\nconcurrency = 1\n",
+            ":2:9: no caller can ask for the model \"autp\"",
+        ),
+        ("[[limit]]\nmodel = \"auto\"\n", ":1:1: a limit has `requests_per_minute`"),
+    ];
+    for (text, expected) in table {
+        let said = error(text);
+        assert!(said.starts_with(&format!("tollgate.toml{expected}")), "{text}: {said}");
+    }
+}
+
+#[test]
 fn a_kind_that_is_nearly_right_is_told_which_was_meant() {
     let said = error("[routes.edge]\nkind = \"locl\"\n");
     assert!(said.ends_with("did you mean \"local\"?"), "{said}");

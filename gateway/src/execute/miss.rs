@@ -90,7 +90,7 @@ fn short_refusal(miss: Miss) -> Refusal {
     match miss {
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
-                scope: scope.whose().to_owned(),
+                scope: scope.whose().into_owned(),
                 limit: format!("{limit} tokens per minute"),
                 left,
                 retry_after,

@@ -6,6 +6,7 @@
 //! ahead of it, so that a step back by up to its own length reopens nothing. What happens depends on the window and its
 //! starts alone, so that a replayed journal makes the same accounts.
 
+use super::budgets::Scope;
 use crate::caller::{SUB_BUCKETS, Window};
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,21 @@ pub struct Amount {
     pub tokens: u64,
     /// Requests.
     pub requests: u64,
+}
+
+/// What the operator books on a budget by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Correction {
+    pub(crate) scope: Scope,
+    pub(crate) window: Window,
+    /// Start of the window, or of the sub-bucket, that it is booked in.
+    pub(crate) start: u64,
+    /// What is added to what was spent.
+    pub(crate) charge: Amount,
+    /// What is taken from it, to nothing at most.
+    pub(crate) credit: Amount,
+    /// Why, in the operator's words.
+    pub(crate) reason: String,
 }
 
 /// The windows of one kind, oldest first.
@@ -190,6 +206,23 @@ impl Accounts {
         self.of(window).map_or(empty, |account| account.balance(start))
     }
 
+    /// Books a correction.
+    pub(crate) fn correct(&mut self, correction: &Correction) {
+        let Correction { window, start, charge, credit, .. } = correction;
+        let held = self.hold(&[(*window, *start)], Amount::default());
+        self.settle(&held, Amount::default(), *charge);
+        for (window, start) in held {
+            let account = self.0.iter_mut().find(|account| account.window == window);
+            let balances = account.into_iter().flat_map(|account| &mut account.balances);
+            for balance in balances.filter(|balance| balance.start == start) {
+                let money = u128::from(credit.money.pico());
+                balance.spent_money = balance.spent_money.saturating_sub(money);
+                balance.spent_tokens = balance.spent_tokens.saturating_sub(credit.tokens);
+                balance.spent_requests = balance.spent_requests.saturating_sub(credit.requests);
+            }
+        }
+    }
+
     /// Holds `amount` in each window; returns the starts it is really held under.
     pub(crate) fn hold(&mut self, starts: &[(Window, u64)], amount: Amount) -> Starts {
         let held = starts.iter().map(|(window, start)| {
@@ -209,6 +242,12 @@ impl Accounts {
                 account.settle(*start, held, charge);
             }
         }
+    }
+
+    /// Start of the newest window of each calendar kind.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = (Window, u64)> + Clone {
+        let calendar = self.0.iter().filter(|account| account.window.is_calendar());
+        calendar.filter_map(|account| Some((account.window, account.balances.last()?.start)))
     }
 
     /// Whether nothing is held in any window.

@@ -5,7 +5,7 @@
 
 use super::{
     accounts::Amount,
-    budgets::{BudgetPath, BudgetState, Budgets, Holds, Scope, TokenRate},
+    budgets::{BudgetPath, Budgets, Holds, Payer, Scope, TokenRate},
     derived::PolicyNote,
     effect::Effect,
     entry::{Adjustment, Entry, KeyId, RefusedRow, RequestId},
@@ -17,7 +17,7 @@ use super::{
     refusals::Refusals,
 };
 use crate::{
-    caller::{GroupRecord, KeyRecord},
+    caller::{BudgetSpec, GroupRecord, KeyRecord},
     clock::Clock,
     store::{
         BooksError, CommitTicket, Condition,
@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     pub(super) keys: RwLock<BTreeMap<KeyId, KeyRecord>>,
     pub(super) groups: RwLock<BTreeMap<Scope, GroupRecord>>,
     pub(super) refusals: Refusals,
+    /// Held by whoever rates past attempts anew.
+    pub(super) rerating: Mutex<()>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) ids: Ids,
     /// The data directory.
@@ -152,6 +154,13 @@ impl Books {
         self.0.refuse(row);
     }
 
+    /// Whose budgets and limits a request counts against that asks for `model`, whatever model
+    /// `payer` names.
+    #[must_use]
+    pub fn path(&self, payer: &Payer<'_>, model: &str) -> BudgetPath {
+        self.0.budgets.path(payer, model)
+    }
+
     /// The budgets on a path and what is left of them.
     #[must_use]
     pub fn budget_facts(&self, path: &BudgetPath) -> Vec<BudgetFacts> {
@@ -168,6 +177,12 @@ impl Books {
     #[must_use]
     pub fn token_rate(&self, path: &BudgetPath) -> Option<TokenRate> {
         self.0.budgets.token_rate(path)
+    }
+
+    /// The tokens-per-minute limit of a model over all callers; `None` where it has none.
+    #[must_use]
+    pub fn model_token_rate(&self, model: &str) -> Option<TokenRate> {
+        self.0.budgets.token_rate(&BudgetPath::of_model(model))
     }
 }
 
@@ -297,7 +312,14 @@ impl Books {
 
     /// Creates or changes a key: the record replaces the former one, its budgets and limits hold
     /// at once. What was spent stays. The ticket resolves when it is durable, in either mode.
-    pub fn put_key(&self, record: KeyRecord) -> CommitTicket {
+    pub fn put_key(&self, mut record: KeyRecord) -> CommitTicket {
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let before = keys.get(&record.id).cloned();
+        drop(keys);
+        if let Some(before) = before {
+            self.turn(&before.budgets, &mut record.budgets);
+            self.turn(&before.session_budgets, &mut record.session_budgets);
+        }
         self.0.budgets.put_key(&record, self.0.clock.unix_ms());
         self.tell_untold(Some(&Scope::Key(record.id.clone())));
         let key = record.id.clone();
@@ -319,12 +341,21 @@ impl Books {
 
     /// Sets up or changes a team, a user, a tag or the whole: the record replaces the former one,
     /// its budgets and limits hold at once. The ticket resolves when it is durable, in either mode.
-    pub fn put_group(&self, record: GroupRecord) -> CommitTicket {
+    pub fn put_group(&self, mut record: GroupRecord) -> CommitTicket {
+        if let Some(before) = self.group(&record.scope) {
+            self.turn(&before.budgets, &mut record.budgets);
+            self.turn(&before.session_budgets, &mut record.session_budgets);
+        }
         self.0.budgets.put_group(&record, self.0.clock.unix_ms());
         self.tell_untold(Some(&record.scope));
         let scope = record.scope.clone();
         self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
         self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
+    }
+
+    /// A budget whose time zone changes keeps the window that runs.
+    fn turn(&self, before: &[BudgetSpec], after: &mut [BudgetSpec]) {
+        self.0.budgets.turn(before, after, self.0.clock.unix_ms());
     }
 
     /// Tells of the parts of limits that are passed although nothing was charged: by a limit that
@@ -352,8 +383,9 @@ impl Books {
 
     /// Appends a correction of what an attempt cost. The ticket resolves when it is durable, in
     /// either mode.
-    pub fn adjust(&self, adjustment: &Adjustment) -> CommitTicket {
-        self.put(codec::ADJUSTMENT, adjustment, Effect::Adjustment)
+    pub(super) fn adjust(&self, adjustment: &Adjustment) -> CommitTicket {
+        let effect = Effect::Adjustment(Box::new(adjustment.clone()));
+        self.put(codec::ADJUSTMENT, adjustment, effect)
     }
 
     pub(super) fn put<T: Serialize>(&self, kind: u8, value: &T, effect: Effect) -> CommitTicket {
@@ -392,20 +424,6 @@ impl Books {
             lost_entries: shared.lost.load(Ordering::Relaxed),
             lost_notices: shared.lost_notices.load(Ordering::Relaxed),
         }
-    }
-
-    /// Every budget in its current window, but those of sessions.
-    #[must_use]
-    pub fn budgets(&self) -> Vec<BudgetState> {
-        let wanted = |scope: &Scope| !matches!(scope, Scope::Session(..));
-        self.0.budgets.states(self.0.clock.unix_ms(), wanted)
-    }
-
-    /// The budgets of every session of a key.
-    #[must_use]
-    pub fn session_budgets(&self, key: &KeyId) -> Vec<BudgetState> {
-        let wanted = |scope: &Scope| matches!(scope, Scope::Session(of, _) if of == key);
-        self.0.budgets.states(self.0.clock.unix_ms(), wanted)
     }
 
     /// Every attempt that holds money or tokens, as far as committed. Blocking.

@@ -5,17 +5,25 @@
 
 use super::{
     Scope,
+    adjusted::Adjustments,
     derived::{Derived, Dirty, Kept},
     notice::Notice,
     rollups::{Dims, Level, MINUTES_KEPT, Rollups, Rows, SETS, Set, Span, of_set},
     tally::Tally,
 };
-use crate::store::index::{Changes, IndexError, Pairs};
+use crate::store::{
+    base::Base,
+    codec::v2,
+    index::{Changes, IndexError, Pairs},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 4;
-/// As [`SCHEMA`], but with a value for each row of a span. It is read, because what a base stands
+const SCHEMA: u32 = 5;
+/// As [`SCHEMA`], but keys and groups have the form of version 2 of the journal.
+const SCHEMA_4: u32 = 4;
+/// As [`SCHEMA_4`], but with a value for each row of a span. It is read, because what a base stands
 /// for cannot be rebuilt.
 const SCHEMA_3: u32 = 3;
 /// Tells the packed rows of a set from the rows of schema 3.
@@ -24,6 +32,8 @@ const PACKED: u8 = 0x80;
 const LEVEL: i32 = 1;
 
 const ACCOUNTS: &[u8] = b"a";
+const ADJUSTED: &[u8] = b"j";
+const CONFIGURED: &[u8] = b"c";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
 const MARKS: &[u8] = b"m";
@@ -33,7 +43,9 @@ const OPEN: &[u8] = b"o";
 const POLICIES: &[u8] = b"p";
 const REFUSED: &[u8] = b"f";
 const ROLLUPS: &[u8] = b"r";
+const STANDING: &[u8] = b"s";
 const TOLD: &[u8] = b"t";
+const UNCOUNTED: &[u8] = b"u";
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
@@ -79,6 +91,16 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     for (id, open) in &derived.open {
         changes.put(&[OPEN, id.0.as_bytes()].concat(), &bytes(open)?);
     }
+    for attempt in &derived.dirty.adjusted {
+        if let Some(adjusted) = derived.adjusted.get(attempt) {
+            changes.put(&[ADJUSTED, &bytes(attempt)?].concat(), &bytes(adjusted)?);
+        }
+    }
+    if let Some(configured) = &derived.configured {
+        changes.put(CONFIGURED, &bytes(configured)?);
+    }
+    changes.put(STANDING, &bytes(&derived.standing)?);
+    changes.put(UNCOUNTED, &bytes(&derived.uncounted)?);
     changes.put(REFUSED, &bytes(&derived.refused)?);
     put_notices(index, derived, &mut changes)?;
     put_rollups(index, &derived.rollups, &mut changes)?;
@@ -113,11 +135,20 @@ fn put_notices(
     Ok(())
 }
 
+/// All of a state that has no rollups, as a base of its own.
+pub(crate) fn without_rollups(mut copy: Derived) -> Result<Base, IndexError> {
+    copy.dirty = Dirty::default();
+    copy.all_dirty();
+    let base = Base::default();
+    save(&base, &mut copy)?;
+    Ok(base)
+}
+
 /// The state as last saved; `None` if there is none that this program reads.
 pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     let Some(meta) = index.meta()? else { return Ok(None) };
     let meta: Meta = value(&meta)?;
-    if meta.schema != SCHEMA && meta.schema != SCHEMA_3 {
+    if ![SCHEMA, SCHEMA_4, SCHEMA_3].contains(&meta.schema) {
         return Ok(None);
     }
     let mut derived = Derived::new();
@@ -144,20 +175,7 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
         Ok(())
     })?;
     derived.notices.saved_seq = meta.next_seq;
-    index.scan(GROUPS, &mut |_, bytes| {
-        let record: crate::caller::GroupRecord = value(bytes)?;
-        derived.groups.insert(record.scope.clone(), record);
-        Ok(())
-    })?;
-    index.scan(KEYS, &mut |_, bytes| {
-        let record: crate::caller::KeyRecord = value(bytes)?;
-        derived.keys.insert(record.id.clone(), record);
-        Ok(())
-    })?;
-    index.scan(POLICIES, &mut |_, bytes| {
-        derived.policies.push(value(bytes)?);
-        Ok(())
-    })?;
+    load_records(index, meta.schema, &mut derived)?;
     index.scan(OPEN, &mut |key, bytes| {
         let id = uuid::Uuid::from_slice(&key[OPEN.len()..]).map_err(|_| IndexError::Value)?;
         derived.open.insert(super::RequestId(id), value(bytes)?);
@@ -182,7 +200,55 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     }
     derived.rollups = rollups;
     derived.dirty = clean(&derived);
+    if meta.schema != SCHEMA {
+        // The next checkpoint says that all of them have today's form.
+        derived.dirty.keys = derived.keys.keys().cloned().collect();
+        derived.dirty.groups = derived.groups.keys().cloned().collect();
+    }
     Ok(Some(derived))
+}
+
+/// What operators set up, and what else stands in single values.
+fn load_records(index: &impl Pairs, schema: u32, derived: &mut Derived) -> Result<(), IndexError> {
+    index.scan(GROUPS, &mut |_, bytes| {
+        let record: crate::caller::GroupRecord = match schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::GroupRecord>(bytes)?.into(),
+        };
+        derived.groups.insert(record.scope.clone(), record);
+        Ok(())
+    })?;
+    index.scan(KEYS, &mut |_, bytes| {
+        let record: crate::caller::KeyRecord = match schema {
+            SCHEMA => value(bytes)?,
+            _ => value::<v2::KeyRecord>(bytes)?.into(),
+        };
+        derived.keys.insert(record.id.clone(), record);
+        Ok(())
+    })?;
+    let mut adjusted = Adjustments::default();
+    index.scan(ADJUSTED, &mut |key, bytes| {
+        adjusted.restore(value(&key[ADJUSTED.len()..])?, value(bytes)?);
+        Ok(())
+    })?;
+    derived.adjusted = Arc::new(adjusted);
+    index.scan(STANDING, &mut |_, bytes| {
+        derived.standing = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(UNCOUNTED, &mut |_, bytes| {
+        derived.uncounted = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(CONFIGURED, &mut |_, bytes| {
+        derived.configured = Some(value(bytes)?);
+        Ok(())
+    })?;
+    index.scan(POLICIES, &mut |_, bytes| {
+        derived.policies.push(value(bytes)?);
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Writes the rollups that are not there yet, and forgets minutes that are old.
@@ -293,7 +359,6 @@ fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::base::Base;
 
     fn dims(set: Set, key: u32) -> Dims {
         Dims { set, route: 2, model: 3, provider: 4, key }

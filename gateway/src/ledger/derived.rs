@@ -6,11 +6,15 @@
 
 use super::{
     accounts::{Accounts, Amount},
+    adjusted::Adjustments,
     budgets::{Mark, Marks, Scope},
     effect::{Effect, Hold},
     entry::{KeyId, RequestId},
     notice::{Notice, Notices, What},
     rollups::Rollups,
+    spare::Missed,
+    standing::Standing,
+    zones::Configured,
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -18,7 +22,10 @@ use crate::{
 };
 use policies::{PolicyName, PolicyVersion};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// Codes of refusals that are told apart; a provider's own are among them.
 const CODES_MAX: usize = 256;
@@ -72,6 +79,14 @@ pub(crate) struct Derived {
     pub(crate) refused: BTreeMap<String, u64>,
     /// What operators are told of.
     pub(crate) notices: Notices,
+    /// What adjustments made of costs. Shared with the queries that run.
+    pub(crate) adjusted: Arc<Adjustments>,
+    /// What the configuration says of calendar windows, where that was written down.
+    pub(crate) configured: Option<Configured>,
+    /// How long local models were loaded.
+    pub(crate) standing: Standing,
+    /// Events that could not be read when this was folded, and whose charges are missing.
+    pub(crate) uncounted: Vec<Missed>,
     /// What changed since the last checkpoint.
     pub(crate) dirty: Dirty,
 }
@@ -94,6 +109,7 @@ pub(crate) struct Dirty {
     pub(crate) forgotten: BTreeSet<Scope>,
     pub(crate) keys: BTreeSet<KeyId>,
     pub(crate) groups: BTreeSet<Scope>,
+    pub(crate) adjusted: BTreeSet<(RequestId, u16)>,
     pub(crate) policies_from: usize,
     pub(crate) names_from: usize,
 }
@@ -142,7 +158,18 @@ impl Derived {
             }
             Effect::Notice(notice) => self.notice(seq, *notice),
             Effect::Told(record) => self.notices.tell(record),
-            Effect::Adjustment => {}
+            Effect::Configured(configured) => self.configured = Some(*configured),
+            Effect::Corrected(correction) => {
+                let kept = self.accounts.entry(correction.scope.clone()).or_default();
+                kept.dirty = true;
+                kept.accounts.correct(&correction);
+                self.booked(&correction.scope, correction.window);
+            }
+            Effect::Stood(stood) => self.standing.add(unix_ms, *stood),
+            Effect::Adjustment(adjustment) => {
+                self.dirty.adjusted.insert((adjustment.id, adjustment.attempt));
+                Arc::make_mut(&mut self.adjusted).put(*adjustment);
+            }
         }
     }
 

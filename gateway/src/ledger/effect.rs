@@ -4,10 +4,12 @@
 //! from the event as read back are the same, so that a rebuilt state equals the running one.
 
 use super::{
-    accounts::Amount,
+    accounts::{Amount, Correction},
     budgets::Holds,
-    entry::{KeyId, RefusedRow, RequestId},
+    entry::{Adjustment, KeyId, RefusedRow, RequestId},
     notice::{Notice, ToldRecord},
+    standing::Stood,
+    zones::Configured,
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -31,8 +33,11 @@ pub(crate) enum Effect {
     Policy(Box<PolicyRecord>),
     Notice(Box<Notice>),
     Told(ToldRecord),
-    /// Balances keep what was charged at the time; the correction stands in the journal.
-    Adjustment,
+    Configured(Box<Configured>),
+    Corrected(Box<Correction>),
+    Stood(Box<Stood>),
+    /// Balances and rollups keep what was booked at the time.
+    Adjustment(Box<Adjustment>),
 }
 
 /// What is held for one attempt.
@@ -66,8 +71,11 @@ impl From<Event> for Effect {
             Event::Group(record) => Self::Group(record),
             Event::Notice(notice) => Self::Notice(notice),
             Event::Told(record) => Self::Told(record),
+            Event::Configured(configured) => Self::Configured(configured),
+            Event::Corrected(correction) => Self::Corrected(correction),
+            Event::Stood(stood) => Self::Stood(stood),
             Event::Policy(record) => Self::Policy(Box::new(record)),
-            Event::Adjustment(_) => Self::Adjustment,
+            Event::Adjustment(adjustment) => Self::Adjustment(adjustment),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! These types are what the journal stores (see `store::codec`): a change of meaning or order
 //! needs a new schema version there. Wire forms for the admin API are made from them in `admin/`.
 
-use super::accounts::Amount;
+use super::{accounts::Amount, adjusted::Place};
 use crate::timeline::StageTimes;
 use policies::{
     Facts, LeftOut, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Usage,
@@ -364,6 +364,10 @@ pub struct Adjustment {
     pub cost: Option<PicoUsd>,
     /// Why, in the operator's words.
     pub reason: String,
+    /// When the request ended (its commit), milliseconds since the Unix epoch.
+    pub ended_unix_ms: u64,
+    /// Where the attempt went, and who asked: sums without the entries are grouped by it.
+    pub place: Place,
 }
 
 impl Attempt {

@@ -3,7 +3,10 @@
 //! **Invariant:** a filter picks whole requests. Times are those of the end of a request (its
 //! commit), because the ledger is ordered and summed by them.
 
-use super::entry::{CacheUse, Endpoint, KeyId, Outcome};
+use super::{
+    adjusted::Adjustments,
+    entry::{CacheUse, Endpoint, KeyId, Outcome},
+};
 use crate::store::{
     catalogue::Block,
     columns::{Brief, Columns},
@@ -54,6 +57,7 @@ pub struct Filter {
 /// A filter with its names as the numbers of one block's dictionary.
 pub(crate) struct Sieve<'a> {
     filter: &'a Filter,
+    adjusted: &'a Adjustments,
     key: Option<u32>,
     route: Option<u32>,
     model: Option<u32>,
@@ -74,7 +78,11 @@ impl Filter {
     }
 
     /// Prepares it for a block's rows; `None` when no row of the block can be meant.
-    pub(crate) fn on<'a>(&'a self, columns: &Columns) -> Option<Sieve<'a>> {
+    pub(crate) fn on<'a>(
+        &'a self,
+        columns: &Columns,
+        adjusted: &'a Adjustments,
+    ) -> Option<Sieve<'a>> {
         // The outer `None`: the block does not know the name. The inner: any name will do.
         let number = |name: Option<&str>| match name {
             None => Some(None),
@@ -82,6 +90,7 @@ impl Filter {
         };
         Some(Sieve {
             filter: self,
+            adjusted,
             key: number(self.key.as_ref().map(|key| key.0.as_ref()))?,
             route: number(self.route.as_ref().map(RouteId::as_str))?,
             model: number(self.model.as_deref())?,
@@ -134,8 +143,16 @@ impl Sieve<'_> {
             && filter.status.is_none_or(|status| line.status == Some(status))
             && filter.endpoint.is_none_or(|endpoint| line.endpoint == endpoint)
             && filter.cache.is_none_or(|cache| line.cache == cache)
-            && filter.min_cost.is_none_or(|min| line.cost.is_some_and(|cost| cost >= min))
-            && filter.max_cost.is_none_or(|max| line.cost.is_some_and(|cost| cost <= max))
+            && filter.min_cost.is_none_or(|min| self.cost(brief).is_some_and(|cost| cost >= min))
+            && filter.max_cost.is_none_or(|max| self.cost(brief).is_some_and(|cost| cost <= max))
+    }
+
+    /// As it is now.
+    fn cost(&self, brief: &Brief<'_>) -> Option<PicoUsd> {
+        match self.adjusted.has(brief.line.id) {
+            true => self.adjusted.cost_of(brief.line.id, brief.legs.iter().map(|leg| leg.cost)),
+            false => brief.line.cost,
+        }
     }
 
     fn went(&self, brief: &Brief<'_>) -> bool {

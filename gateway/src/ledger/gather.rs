@@ -5,6 +5,7 @@
 //! would have gathered.
 
 use super::{
+    adjusted::{Adjusted, Adjustments},
     rollups::{Names, Rows, Set, of_set},
     summary::{GROUPS_MAX, Group, GroupBy, NONE, OTHER},
     tally::{Ended, Spent, Tally},
@@ -49,6 +50,7 @@ pub(crate) struct Gathering<'a> {
     group_by: &'a [GroupBy],
     exact: bool,
     interner: &'a Interner,
+    adjusted: &'a Adjustments,
     groups: HashMap<Box<[u32]>, Growing, RandomState>,
     pub(crate) total: Growing,
     /// Entries that were read.
@@ -105,17 +107,28 @@ impl Numbers<'_> {
 }
 
 impl<'a> Gathering<'a> {
-    pub(crate) fn new(group_by: &'a [GroupBy], exact: bool, interner: &'a Interner) -> Self {
+    pub(crate) fn new(
+        group_by: &'a [GroupBy],
+        exact: bool,
+        interner: &'a Interner,
+        adjusted: &'a Adjustments,
+    ) -> Self {
         Self {
             group_by,
             exact,
             interner,
+            adjusted,
             groups: HashMap::default(),
             total: Growing::default(),
             read: 0,
             counted: true,
             distinct: 0,
         }
+    }
+
+    /// What adjustments made of costs.
+    pub(crate) fn adjusted(&self) -> &'a Adjustments {
+        self.adjusted
     }
 
     pub(crate) fn is_exact(&self) -> bool {
@@ -135,8 +148,8 @@ impl<'a> Gathering<'a> {
         if self.distinct > DISTINCT_MAX {
             self.counted = false;
         }
-        for leg in brief.legs {
-            self.total.tally.attempt(Spent::from(leg));
+        for spent in self.spent(brief) {
+            self.total.tally.attempt(spent);
         }
         self.distinct += self.total.ended(&ended, session, user, self.exact);
         if self.group_by.is_empty() {
@@ -147,14 +160,23 @@ impl<'a> Gathering<'a> {
         let tags = if by_tag && !brief.tags.is_empty() { brief.tags } else { &[NO_NAME] };
         let mut key = [0; GroupBy::ALL.len()];
         for tag in tags {
-            for leg in brief.legs {
+            for (leg, spent) in brief.legs.iter().zip(self.spent(brief)) {
                 let group = self.group(brief, Some(leg), *tag, numbers, &mut key);
-                group.tally.attempt(Spent::from(leg));
+                group.tally.attempt(spent);
             }
             let exact = self.exact;
             let group = self.group(brief, brief.face(), *tag, numbers, &mut key);
             self.distinct += group.ended(&ended, session, user, exact);
         }
+    }
+
+    /// What each attempt of a request used, at the cost that it has now.
+    fn spent<'b>(&self, brief: &Brief<'b>) -> impl Iterator<Item = Spent> + use<'a, 'b> {
+        let (id, adjusted) = (brief.line.id, self.adjusted);
+        brief.legs.iter().enumerate().map(move |(at, leg)| Spent {
+            cost: adjusted.cost(id, at, leg.cost),
+            ..Spent::from(leg)
+        })
     }
 
     fn group(
@@ -213,6 +235,41 @@ impl<'a> Gathering<'a> {
                 grow(&mut self.groups, &key[..self.group_by.len()]).tally.merge(tally);
             }
         }
+    }
+
+    /// Corrects the cost of what rows of spans told, by the attempts that were adjusted in `taken`
+    /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there.
+    pub(crate) fn correct(&mut self, taken: impl Fn(u64) -> bool) {
+        for (_, adjusted) in self.adjusted.all().filter(|(_, one)| taken(one.ended_unix_ms)) {
+            self.total.tally.correct(adjusted);
+            for other in [false, true] {
+                let key = self.key_of(adjusted, other);
+                let group = self.groups.get_mut(&key[..self.group_by.len()]);
+                if group.is_some_and(|group| group.tally.correct(adjusted)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn key_of(&self, adjusted: &Adjusted, other: bool) -> [u32; GroupBy::ALL.len()] {
+        let (place, at_ms) = (&adjusted.place, adjusted.ended_unix_ms);
+        let span = |ms: u64| u32::try_from(at_ms / ms).unwrap_or(u32::MAX);
+        let name = |name: &str| self.interner.one(if other { OTHER } else { name });
+        let mut key = [0; GroupBy::ALL.len()];
+        for (slot, by) in key.iter_mut().zip(self.group_by) {
+            *slot = match by {
+                GroupBy::Route => name(place.route.as_str()),
+                GroupBy::Model => name(&place.model),
+                GroupBy::Provider => name(&place.provider),
+                GroupBy::Minute => span(60_000),
+                GroupBy::Hour => span(3_600_000),
+                GroupBy::Day => span(86_400_000),
+                // No set of rollups has anything else.
+                _ => name(&place.key.0),
+            };
+        }
+        key
     }
 
     /// Adds what another gathered.

@@ -4,7 +4,7 @@
 //! **Invariants:** only durable events are applied; a checkpoint that fails costs a longer replay
 //! at the next start and nothing else; the hot path never waits for this thread.
 
-use super::{checkpoint, derived::Derived, effect::Effect};
+use super::{checkpoint, derived::Derived, effect::Effect, spare};
 use crate::store::{
     catalogue::{Catalogue, Plain},
     codec,
@@ -31,6 +31,8 @@ const LINGER: Duration = Duration::from_millis(200);
 const CHECKPOINT_EVENTS: u64 = 65_536;
 /// Time between two checkpoints, if anything happened.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+/// Time between two spares, where there are few events.
+const SPARE_EVERY: Duration = Duration::from_secs(600);
 /// More effects than this never wait: the committer does then. About 30 MB.
 const INBOX_MAX: usize = 1 << 15;
 
@@ -124,6 +126,7 @@ impl Keeper {
     pub(crate) fn run(&self) {
         let _stopped_at_the_end = StopAtTheEnd(self);
         let mut kept = (self.saved_seq, Instant::now());
+        let mut spared = kept;
         let mut sealing: Option<JoinHandle<()>> = None;
         loop {
             let (batches, seal, stop) = self.wait(kept);
@@ -136,6 +139,11 @@ impl Keeper {
             if events > 0 && (due || stop) {
                 self.checkpoint();
                 kept = (self.derived().next_seq, Instant::now());
+                let many = kept.0 - spared.0 >= CHECKPOINT_EVENTS;
+                if many || stop || spared.1.elapsed() >= SPARE_EVERY {
+                    self.spare();
+                    spared = kept;
+                }
             }
             if stop {
                 break;
@@ -190,6 +198,15 @@ impl Keeper {
         let saved = checkpoint::save(index, &mut self.derived());
         if let Err(error) = saved {
             tracing::warn!(%error, "no checkpoint; the next start replays more of the journal");
+        }
+    }
+
+    /// Writes the balances beside the journal, in case both it and the index lose something.
+    fn spare(&self) {
+        let Some(dir) = self.catalogue.snapshot().dir() else { return };
+        let copy = self.derived().without_rollups();
+        if let Err(error) = spare::save(&dir, copy) {
+            tracing::warn!(%error, "the balances are not kept beside the journal");
         }
     }
 
@@ -262,12 +279,9 @@ fn seal(plain: &Plain, abort: &AtomicBool) -> Result<Option<Sealed>, ScanError> 
         let to = plain.marks.get(at + 1).map_or(plain.end, |next| next.offset);
         walk(&plain.file, mark.offset, to, &mut |_, record, _| {
             let head = record.head;
-            let row = match codec::decode(head.kind, head.version, record.payload) {
-                Ok(codec::Event::Entry(row)) => Some(row),
-                Ok(_) => None,
-                Err(error) => return Err(ScanError::Io(io::Error::other(error))),
-            };
-            sealer.add(head.seq, head.unix_ms, record.raw, row.as_deref()).map_err(ScanError::Io)
+            let event = codec::decode(head.kind, head.version, record.payload)
+                .map_err(|error| ScanError::Io(io::Error::other(error)))?;
+            sealer.add(head.seq, head.unix_ms, record.raw, Some(&event)).map_err(ScanError::Io)
         })?;
     }
     sealer.finish().map(Some)

@@ -6,10 +6,12 @@
 //! [`Outcome::ClientGone`].
 
 pub(crate) mod accounts;
+pub(crate) mod adjusted;
 mod books;
 pub(crate) mod budgets;
 mod calendar;
 mod checkpoint;
+mod corrections;
 mod derived;
 pub(crate) mod effect;
 pub mod entry;
@@ -18,6 +20,7 @@ mod gather;
 mod ids;
 mod keeper;
 mod line;
+mod lined;
 pub(crate) mod notice;
 pub(crate) mod open_entry;
 mod opening;
@@ -26,17 +29,25 @@ mod rate;
 mod rebuild;
 mod recovery;
 mod refusals;
+mod rerate;
 mod retire;
 mod rollups;
+mod running;
 mod session;
+mod short;
+mod spare;
+mod standing;
 mod summary;
 mod tally;
 mod telling;
 mod verify;
+pub(crate) mod zones;
 
 pub use crate::store::lock::held;
 pub use crate::store::{BooksError, CommitTicket, Condition, JournalError, Lost};
 pub use accounts::Amount;
+pub(crate) use adjusted::Adjustments;
+pub use adjusted::Place;
 pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{
     At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
@@ -48,15 +59,19 @@ pub use entry::{
     GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
 };
 pub use filter::Filter;
+pub use lined::{Granted, InLine, Lined};
 pub use notice::{Guarded, NOTICE_KINDS, Notice, NoticeId, Reached, Telling, Told, What};
-pub use open_entry::{
-    Ask, AttemptIndex, Ending, EntryHead, Granted, InLine, Lined, OpenEntry, Short,
-};
+pub use open_entry::{Ask, AttemptIndex, Ending, EntryHead, OpenEntry};
 pub use opening::{BooksConfig, OpenError, Recovered};
 pub use query::{Cursor, PAGE_MAX, Page, Reader};
 pub use rebuild::Rebuilt;
+pub(crate) use rerate::signed;
+pub use rerate::{Difference, RatedFrom, Rerate, Rerated};
 pub use retire::Retired;
 pub use session::{SessionNode, SessionTree};
+pub use short::Short;
+pub use spare::Uncounted;
+pub use standing::{Stood, StoodDay};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,
 };

@@ -1,4 +1,4 @@
-//! One request while it runs: its reservations and the record that grows with it.
+//! One request while it runs: its attempts' reservations and the entry that grows with them.
 //!
 //! **Invariants:** every reservation ends exactly once, whatever happens: an [`OpenEntry`] that is
 //! dropped settles itself, by the place in the queue it took when it was opened, so `Drop` never
@@ -9,25 +9,25 @@
 use super::{
     accounts::Amount,
     books::Shared,
-    budgets::{BudgetPath, Holds, Payer, Place, Scope, Unit},
+    budgets::{BudgetPath, Holds, Payer},
     effect::{Effect, Hold},
     entry::{
-        Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
-        Notes, Outcome, RequestId, Role,
+        Attempt, AttemptOutcome, DecisionRecord, Endpoint, Entry, KeyId, ModelFile, Notes, Outcome,
+        RequestId, Role,
     },
+    lined::{Granted, InLine, Lined},
+    running::{Running, State},
+    short::Short,
 };
 use crate::{
     store::{
         BooksError, CommitTicket,
         codec::{self, ReservedRef},
     },
-    timeline::{Stage, Timeline, micros},
+    timeline::{Stage, Timeline},
 };
 use policies::{PicoUsd, RouteId, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 use tokio::time::Instant;
 
 /// What is known of a request when its routes are about to be tried.
@@ -102,7 +102,7 @@ pub struct Ask {
 
 /// Which attempt of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptIndex(u16);
+pub struct AttemptIndex(pub(super) u16);
 
 /// How a request ended for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,92 +117,6 @@ pub struct Ending {
     pub ttft_us: Option<u64>,
     /// Client's TPOT in nanoseconds, see [`Entry::tpot_ns`].
     pub tpot_ns: Option<u64>,
-}
-
-/// Why an attempt may not be made. Nothing is held then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Short {
-    /// A hard budget has less left than the attempt could cost.
-    #[error(
-        "the budget `{id}` has {left} of {limit} left and this request could need {needed}{behind}\
-         {opens}",
-        behind = behind(*.ahead), left = shown(*.unit, *.left), limit = shown(*.unit, *.limit),
-        needed = shown(*.unit, *.needed), opens = opens(*.opens_unix_ms)
-    )]
-    Budget {
-        /// The budget.
-        id: Arc<str>,
-        /// Whose.
-        scope: Scope,
-        /// Pico-USD or tokens, for the three figures that follow.
-        unit: Unit,
-        /// Its limit.
-        limit: u64,
-        /// What is neither settled nor held.
-        left: u64,
-        /// What the attempt could need.
-        needed: u64,
-        /// What would be left if everything that runs gave back all it holds.
-        left_at_most: u64,
-        /// Requests that came before and wait for this budget.
-        ahead: u64,
-        /// When the next window opens, milliseconds since the Unix epoch; `None` for `total`.
-        opens_unix_ms: Option<u64>,
-    },
-    /// A tokens-per-minute limit.
-    #[error("the limit of {limit} tokens per minute has {left} left, {needed} could be needed")]
-    TokensPerMinute {
-        /// Whose.
-        scope: Scope,
-        /// Tokens per minute.
-        limit: u64,
-        /// What could be taken now.
-        left: u64,
-        /// What the attempt could need; above `limit` it never fits.
-        needed: u64,
-        /// When it fits, if nothing else is taken meanwhile.
-        retry_after: Duration,
-    },
-    /// The books cannot record paid work now.
-    #[error(transparent)]
-    Store(#[from] BooksError),
-}
-
-/// What came of asking for money.
-#[derive(Debug)]
-pub enum Lined {
-    /// It is held.
-    Reserved(AttemptIndex, CommitTicket),
-    /// It is not there yet; the attempt that asked for it.
-    Waits(Box<Ask>, InLine),
-}
-
-/// A place in the line for a budget. Dropping it leaves the line.
-#[derive(Debug)]
-pub struct InLine {
-    place: Place,
-    held: Amount,
-    paid: bool,
-    clock: crate::clock::Clock,
-}
-
-/// What a place in the line came to.
-#[derive(Debug)]
-pub struct Granted {
-    holds: Result<Holds, Short>,
-    held: Amount,
-    paid: bool,
-    waited_us: u64,
-}
-
-impl InLine {
-    /// Waits for the line's answer, at most until `until`.
-    pub async fn granted(self, until: Instant) -> Granted {
-        let since = Instant::now();
-        let Self { place, held, paid, clock } = self;
-        let holds = place.answer(until, || clock.unix_ms()).await;
-        Granted { holds, held, paid, waited_us: micros(since.elapsed()) }
-    }
 }
 
 /// An entry being written. Owned by the handler, then by the response body.
@@ -225,55 +139,6 @@ pub struct OpenEntry {
     placed: bool,
 }
 
-#[derive(Debug)]
-struct Running {
-    record: Attempt,
-    price: RoutePrice,
-    service: ServiceTier,
-    images: u32,
-    avoided: Option<Arc<TokenPrice>>,
-    worst_money: PicoUsd,
-    holds: Holds,
-    held: Amount,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It runs.
-    Open,
-    /// It ended; its money is held until the end is queued.
-    Ended,
-    /// The end is queued, the money is free.
-    Settled,
-}
-
-/// An amount of a budget with its unit.
-fn shown(unit: Unit, amount: u64) -> String {
-    match unit {
-        Unit::Money => format!("{} USD", PicoUsd::from_pico(amount)),
-        Unit::Tokens => format!("{amount} tokens"),
-        Unit::Requests => format!("{amount} requests"),
-    }
-}
-
-/// How many wait already, in the middle of a sentence.
-fn behind(ahead: u64) -> String {
-    match ahead {
-        0 => String::new(),
-        1 => ", and one request waits for it already".to_owned(),
-        _ => format!(", and {ahead} requests wait for it already"),
-    }
-}
-
-/// When the next window opens, as the end of a sentence.
-fn opens(unix_ms: Option<u64>) -> String {
-    let at = unix_ms
-        .and_then(|ms| i64::try_from(ms).ok())
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.map_or_else(String::new, |at| format!("; it opens again at {at}"))
-}
-
 // === impl OpenEntry ===
 
 impl OpenEntry {
@@ -286,13 +151,15 @@ impl OpenEntry {
             tpot_ns: None,
         };
         let timeline = head.timeline.clone();
-        let path = BudgetPath::of(&Payer {
+        let payer = Payer {
             key: &head.key,
             team: head.team.as_deref(),
             user: head.user.as_deref(),
             session: head.session.as_deref(),
             tags: &head.tags,
-        });
+            model: None,
+        };
+        let path = books.budgets.path(&payer, &head.model_asked);
         Self {
             timeline,
             ending,
@@ -603,119 +470,5 @@ impl OpenEntry {
 impl Drop for OpenEntry {
     fn drop(&mut self) {
         let _nobody_waits = self.settle();
-    }
-}
-
-// === impl Running ===
-
-impl Running {
-    fn new(ask: Ask, held: Amount, holds: Holds, budgeted: bool, offset_us: u64) -> Self {
-        let record = Attempt {
-            route: ask.route,
-            model: ask.model,
-            provider: ask.provider,
-            role: ask.role,
-            parent: ask.parent.map(|AttemptIndex(index)| index),
-            outcome: AttemptOutcome::Cancelled,
-            upstream_status: None,
-            upstream_id: None,
-            usage: None,
-            usage_source: None,
-            price: ask.price.id().cloned(),
-            budgeted,
-            reserved: held.money,
-            reserved_tokens: held.tokens,
-            voided: false,
-            cost: None,
-            overrun: PicoUsd::ZERO,
-            avoided_cost: None,
-            output_cap: ask.output_cap,
-            finish: None,
-            times: AttemptTimes { offset_us, ..AttemptTimes::default() },
-            model_file: ask.model_file,
-            service_tier: ask.service_tier,
-            finishes: Vec::new(),
-            hedge_winner: None,
-            retries: 0,
-        };
-        Self {
-            record,
-            price: ask.price,
-            service: ask.service,
-            images: ask.images,
-            avoided: ask.avoided,
-            worst_money: ask.worst_money,
-            holds,
-            held,
-            state: State::Open,
-        }
-    }
-
-    /// Prices what was used. Only the first end counts.
-    fn end(&mut self, outcome: AttemptOutcome, void: bool, now_s: u64) {
-        if self.state != State::Open {
-            return;
-        }
-        self.state = State::Ended;
-        let used = self.used(self.record.usage.unwrap_or_default(), now_s);
-        let record = &mut self.record;
-        record.outcome = outcome;
-        record.voided = void;
-        if void {
-            record.usage = None;
-            record.usage_source = None;
-            record.cost = Some(PicoUsd::ZERO);
-            return;
-        }
-        record.cost = cost(&self.price, record, &used);
-        if let (true, Some(cost)) = (record.budgeted, record.cost) {
-            record.overrun = cost.less(record.reserved);
-        }
-        record.avoided_cost = match (&self.avoided, &record.usage) {
-            (Some(price), Some(usage)) => {
-                price.cost(&Used { at_unix_s: now_s, ..Used::tokens(*usage) }).ok()
-            }
-            _ => None,
-        };
-    }
-
-    /// What it used, for its price.
-    fn used(&self, usage: Usage, at_unix_s: u64) -> Used {
-        let said = self.record.service_tier.as_deref().map(ServiceTier::from_word);
-        Used {
-            usage,
-            engine_time: Duration::from_nanos(self.record.times.engine_ns.unwrap_or(0)),
-            service: said.unwrap_or(self.service),
-            images: self.images,
-            at_unix_s,
-        }
-    }
-
-    fn settle(&mut self, books: &Shared) {
-        if self.state != State::Settled {
-            self.state = State::Settled;
-            books.release(&self.holds, self.held, self.record.charge());
-        }
-    }
-}
-
-/// The exact cost of what was used; `None` when the price or the use is unknown.
-fn cost(price: &RoutePrice, record: &Attempt, used: &Used) -> Option<PicoUsd> {
-    if price.is_free() {
-        return Some(PicoUsd::ZERO);
-    }
-    let priced = match price {
-        RoutePrice::Tokens(price) => record.usage.map(|_| price.cost(used))?,
-        RoutePrice::Compute(price) => {
-            record.times.engine_ns.map(|_| price.cost(used.engine_time))?
-        }
-        RoutePrice::Unknown => return None,
-    };
-    match priced {
-        Ok(cost) => Some(cost),
-        Err(error) => {
-            tracing::error!(%error, route = %record.route, "an attempt's cost does not fit");
-            None
-        }
     }
 }

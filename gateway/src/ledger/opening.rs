@@ -15,11 +15,13 @@ use super::{
     recovery,
     refusals::Refusals,
     retire,
+    spare::{Spares, Uncounted},
+    zones::Configured,
 };
 use crate::{
-    caller::BudgetSpec,
+    caller::{BudgetSpec, Zone},
     clock::Clock,
-    config::Durability,
+    config::{Durability, ModelLimits},
     store::{
         JournalError, Lost,
         ballast::Ballast,
@@ -67,6 +69,8 @@ pub struct BooksConfig {
     pub global_budgets: Vec<BudgetSpec>,
     /// Tokens per minute over everything.
     pub global_tokens_per_minute: Option<u64>,
+    /// Limits of single models; tokens per minute of them are kept here.
+    pub model_limits: Vec<ModelLimits>,
 }
 
 /// What opening found and did.
@@ -83,9 +87,11 @@ pub struct Recovered {
     /// Segments that are damaged as far as opening sees it, and how. They are left as they are;
     /// what is whole of them is read, and nothing is written to them.
     pub damaged: Vec<(PathBuf, String)>,
-    /// Events after the last checkpoint that cannot be read: what they spent is in no balance and
-    /// in no sum. Before the checkpoint nothing is lost but the entries themselves.
+    /// Events after the last checkpoint that cannot be read: they are in no sum. Before the checkpoint
+    /// nothing is lost but the entries themselves.
     pub lost: Vec<Lost>,
+    /// Those among them, and among what was lost before, whose charges no balance has.
+    pub uncounted: Vec<Uncounted>,
 }
 
 /// Why the books cannot be opened.
@@ -152,13 +158,17 @@ impl Books {
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let saved_seq = derived.next_seq;
-        replay(&catalogue, &mut derived, &mut recovered)?;
+        let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
+        replay(&catalogue, &mut derived, &mut recovered, spares)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
         let writer =
             Writer::resume(Arc::clone(&disk), Arc::clone(&catalogue), &live, entries, codec::ENTRY)
                 .map_err(io)?;
-        let budgets = Arc::new(budgets(&config, &derived, clock.unix_ms()));
+        let zone = Zone::from(&config.time_zone);
+        let configured = Configured::now(&derived, zone, &config.global_budgets, clock.unix_ms());
+        let known = derived.configured.clone();
+        let budgets = Arc::new(budgets(&config, &configured, &derived, clock.unix_ms()));
         let groups = RwLock::new(derived.groups.clone());
         let keys = RwLock::new(derived.keys.clone());
         let open = derived.open.clone();
@@ -192,6 +202,7 @@ impl Books {
             keys,
             groups,
             refusals: Refusals::default(),
+            rerating: Mutex::default(),
             pulse,
             ids: Ids::new(),
             dir: config.dir.clone(),
@@ -199,8 +210,19 @@ impl Books {
             _lock: lock,
         }));
         recovered.crashed_requests = books.end_crashed(&open)?;
+        books.note_configured(known.as_ref(), &configured);
         books.tell_untold(None);
         Ok((books, recovered))
+    }
+
+    /// Writes down what the configuration says of calendar windows, if that is news. Where it cannot
+    /// be written the next start writes it.
+    fn note_configured(&self, known: Option<&Configured>, now: &Configured) {
+        let is_news = known.map_or(!now.is_usual(), |known| known != now);
+        if is_news {
+            let effect = Effect::Configured(Box::new(now.clone()));
+            let _at_leisure = self.put(codec::CONFIGURED, now, effect);
+        }
     }
 
     /// Gives every request that was running an entry, through the ordinary path.
@@ -243,11 +265,17 @@ impl Books {
 }
 
 /// Every budget with the balance it had.
-fn budgets(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Budgets {
+fn budgets(
+    config: &BooksConfig,
+    configured: &Configured,
+    derived: &Derived,
+    now_ms: u64,
+) -> Budgets {
     let budgets = Budgets::new(
-        config.time_zone.clone(),
-        &config.global_budgets,
+        &configured.zones,
+        &configured.budgets,
         config.global_tokens_per_minute,
+        &config.model_limits,
     );
     for (scope, kept) in &derived.accounts {
         budgets.restore(scope, kept.known(), kept.used_unix_ms);
@@ -331,6 +359,7 @@ fn replay(
     catalogue: &Catalogue,
     derived: &mut Derived,
     recovered: &mut Recovered,
+    mut spares: Spares,
 ) -> Result<(), OpenError> {
     let snapshot = catalogue.snapshot();
     let from = derived.next_seq;
@@ -342,7 +371,10 @@ fn replay(
                 return;
             }
             match codec::decode(head.kind, head.version, record.payload) {
-                Ok(event) => derived.apply(head.seq, head.unix_ms, event.into()),
+                Ok(event) => {
+                    spares.before(derived, head.seq, head.unix_ms);
+                    derived.apply(head.seq, head.unix_ms, event.into());
+                }
                 Err(error) => flaw = Some((head.seq, error.to_string())),
             }
         });
@@ -351,8 +383,15 @@ fn replay(
         }
         // What the checkpoint knows already is not lost to it.
         recovered.lost.extend(gone.into_iter().filter(|gone| gone.last_seq >= from));
-        derived.next_seq = derived.next_seq.max(block.next_seq);
+        if derived.next_seq < block.next_seq {
+            spares.before(derived, block.next_seq, block.last_ms);
+            derived.next_seq = block.next_seq;
+        }
     }
+    // What was saved last may be all that is left of the end.
+    let end = derived.next_seq;
+    spares.before(derived, end, snapshot.blocks().last().map_or(0, |block| block.last_ms));
+    recovered.uncounted = derived.uncounted.iter().map(|missed| missed.events.clone()).collect();
     recovered.replayed_events = derived.next_seq - from;
     recovered.damaged = damaged(&snapshot);
     Ok(())

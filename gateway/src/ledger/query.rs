@@ -5,6 +5,7 @@
 //! what a query holds in memory is bounded.
 
 use super::{
+    adjusted::Known,
     books::Books,
     entry::{Entry, RequestId},
     filter::Filter,
@@ -19,7 +20,13 @@ use crate::store::{
     sealed::Name,
 };
 use policies::PolicyVersion;
-use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    num::ParseIntError,
+    path::Path,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 /// Requests of one page at most.
 pub const PAGE_MAX: usize = 1_000;
@@ -31,6 +38,8 @@ const PAGE_SCAN_MAX: u64 = 2_000_000;
 pub struct Reader {
     pub(crate) snapshot: Snapshot,
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// The adjustments, once they were asked for.
+    pub(super) known: OnceLock<Known>,
 }
 
 /// A place in the ledger from which a query goes on.
@@ -70,7 +79,7 @@ impl Books {
     #[must_use]
     pub fn reader(&self) -> Reader {
         self.catch_up();
-        Reader { snapshot: self.0.catalogue.snapshot(), keeper: Some(Arc::clone(&self.0.keeper)) }
+        Reader::new(self.0.catalogue.snapshot(), Some(Arc::clone(&self.0.keeper)))
     }
 
     /// Requests that `filter` means, newest first, from `cursor` on. Blocking.
@@ -102,7 +111,11 @@ impl Reader {
     /// [`JournalError`].
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
         let (segments, _) = journal::list(&dir.join("journal"))?;
-        Ok(Self { snapshot: Snapshot { segments }, keeper: None })
+        Ok(Self::new(Snapshot { segments }, None))
+    }
+
+    pub(crate) fn new(snapshot: Snapshot, keeper: Option<Arc<Keeper>>) -> Self {
+        Self { snapshot, keeper, known: OnceLock::new() }
     }
 
     /// See [`Books::requests`].
@@ -262,7 +275,8 @@ impl Reader {
             .columns(block)
             .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
         lost.extend(gone.into_iter().filter(|gone| gone.first_seq < before));
-        let Some(sieve) = filter.on(&columns) else { return Ok(Vec::new()) };
+        let known = self.adjusted()?.all;
+        let Some(sieve) = filter.on(&columns, &known) else { return Ok(Vec::new()) };
         let meant = columns.entries().filter(|brief| brief.seq < before && sieve.takes(brief));
         let wanted: Vec<u64> = meant.map(|brief| brief.seq).collect();
         let mut found = Vec::with_capacity(wanted.len());
@@ -315,7 +329,7 @@ impl Reader {
         }
     }
 
-    fn excludes(&self, segment: usize, id: RequestId) -> bool {
+    pub(super) fn excludes(&self, segment: usize, id: RequestId) -> bool {
         match &self.snapshot.segments[segment] {
             Segment::Plain(_) => false,
             Segment::Sealed(sealed) => !sealed.may_hold(id.0.as_u128()),

@@ -54,7 +54,7 @@ impl Books {
         fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, u64::MAX)?;
         let mut derived = keeper.derived();
         save(keeper, &mut derived)?;
-        let reader = Reader { snapshot: self.0.catalogue.snapshot(), keeper: None };
+        let reader = Reader::new(self.0.catalogue.snapshot(), None);
         let until = derived.next_seq;
         fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, until)?;
         for ((_, rows), (_, before)) in

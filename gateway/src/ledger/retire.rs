@@ -11,6 +11,7 @@ use super::{
     checkpoint,
     derived::Derived,
     query::{Reader, unreadable},
+    spare::Spares,
 };
 use crate::store::{
     BooksError,
@@ -100,12 +101,14 @@ fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError>
     let (base, mut derived) = begin(dir).map_err(|error| fault(&error))?;
     let keep =
         |derived: &mut Derived| checkpoint::save(&base, derived).map_err(|error| fault(&error));
+    let mut spares = Spares::of(dir);
     let blocks = reader.snapshot.blocks();
     for block in blocks.iter().filter(|block| block.seq < cut) {
         let lost = reader.records(block, &mut |record| {
             let head = record.head;
             if head.seq >= derived.next_seq && head.seq < cut {
                 let event = codec::decode(head.kind, head.version, record.payload)?;
+                spares.before(&mut derived, head.seq, head.unix_ms);
                 derived.apply(head.seq, head.unix_ms, event.into());
             }
             Ok(())
@@ -113,7 +116,11 @@ fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError>
         for lost in lost {
             tracing::error!(%lost, "what is dropped was damaged: the base cannot hold it");
         }
-        derived.next_seq = derived.next_seq.max(block.next_seq.min(cut));
+        let end = block.next_seq.min(cut);
+        if derived.next_seq < end {
+            spares.before(&mut derived, end, block.last_ms);
+            derived.next_seq = end;
+        }
         keep(&mut derived)?;
     }
     keep(&mut derived)?;

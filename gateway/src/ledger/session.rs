@@ -5,6 +5,7 @@
 //! parents is cut where it is first met.
 
 use super::{
+    adjusted::Adjustments,
     books::Books,
     entry::{Entry, RequestId},
     filter::Filter,
@@ -74,12 +75,13 @@ impl Reader {
         }
         let query = SummaryQuery { filter, ..SummaryQuery::default() };
         let sums = self.summary(&query)?;
-        Ok(Some(SessionTree { sums, nodes: tree(entries), cut: cursor.is_some() }))
+        let adjusted = self.adjusted()?.all;
+        Ok(Some(SessionTree { sums, nodes: tree(entries, &adjusted), cut: cursor.is_some() }))
     }
 }
 
 /// Puts requests into the order of their tree.
-fn tree(mut entries: Vec<Entry>) -> Vec<SessionNode> {
+fn tree(mut entries: Vec<Entry>, adjusted: &Adjustments) -> Vec<SessionNode> {
     entries.sort_by_key(|entry| (entry.arrived_unix_ms, entry.id));
     let places: HashMap<RequestId, usize> =
         entries.iter().enumerate().map(|(at, entry)| (entry.id, at)).collect();
@@ -109,8 +111,9 @@ fn tree(mut entries: Vec<Entry>) -> Vec<SessionNode> {
         .into_iter()
         .filter_map(|(at, depth)| {
             let entry = slots[at].take()?;
-            let known = entry.cost.map_or(0, |cost| u128::from(cost.pico()));
-            let branch_unknown = u64::from(entry.cost.is_none());
+            let cost = adjusted.of_entry(&entry).unwrap_or(entry.cost);
+            let known = cost.map_or(0, |cost| u128::from(cost.pico()));
+            let branch_unknown = u64::from(cost.is_none());
             Some(SessionNode {
                 entry,
                 depth,

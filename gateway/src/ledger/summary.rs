@@ -210,7 +210,8 @@ impl Reader {
         let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
         let exact = query.exact.unwrap_or(events <= EXACT_EVENTS_MAX);
         let interner = Interner::default();
-        let mut gathering = Gathering::new(&query.group_by, exact, &interner);
+        let known = self.adjusted()?;
+        let mut gathering = Gathering::new(&query.group_by, exact, &interner, &known.all);
         let taken = match (exact, set_of(query)) {
             (false, Some(set)) => self.take_rollups(&mut gathering, &query.filter, set, &blocks)?,
             _ => Taken::default(),
@@ -219,7 +220,11 @@ impl Reader {
             .into_iter()
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
-        let lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        gathering.correct(|ended_ms| taken.has(ended_ms));
+        let mut lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        lost.extend(known.lost);
+        lost.sort_by_key(|lost| lost.first_seq);
+        lost.dedup();
         let (read, percentiles) =
             (gathering.read, if exact { Percentiles::Exact } else { Percentiles::Sketch });
         let (mut groups, total) = gathering.finish();
@@ -247,9 +252,9 @@ impl Reader {
         interner: &'a Interner,
     ) -> Result<Vec<Lost>, BooksError> {
         let next = AtomicUsize::new(0);
-        let exact = gathering.is_exact();
+        let (exact, adjusted) = (gathering.is_exact(), gathering.adjusted());
         let work = || -> Result<(Gathering<'a>, Vec<Lost>), BooksError> {
-            let mut part = Gathering::new(&query.group_by, exact, interner);
+            let mut part = Gathering::new(&query.group_by, exact, interner, adjusted);
             let mut lost = Vec::new();
             while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (columns, gone) = self
@@ -257,7 +262,7 @@ impl Reader {
                     .columns(block)
                     .map_err(|error| unreadable(self.snapshot.path(block), &error))?;
                 lost.extend(gone);
-                let Some(sieve) = query.filter.on(&columns) else { continue };
+                let Some(sieve) = query.filter.on(&columns, adjusted) else { continue };
                 let numbers = interner.of(&columns);
                 for brief in columns.entries() {
                     if !taken.has(brief.unix_ms) && sieve.takes(&brief) {
@@ -282,7 +287,6 @@ impl Reader {
             gathering.merge(part);
             all.extend(lost);
         }
-        all.sort_by_key(|lost| lost.first_seq);
         Ok(all)
     }
 
@@ -305,7 +309,9 @@ impl Reader {
             (past.collect::<BTreeMap<Span, Rows>>(), rollups.names.clone(), rollups.minute())
         };
         // Days whose entries were dropped are still known by their sums.
-        let oldest = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
+        let stored = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
+        let unsaved = past.keys().filter(|span| span.level == Level::Day).map(|span| span.at).min();
+        let oldest = stored.into_iter().chain(unsaved).min();
         let beginning = (first.first_ms / Level::Day.ms()).min(oldest.unwrap_or(u64::MAX));
         let beginning = beginning * Level::Day.ms();
         let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));

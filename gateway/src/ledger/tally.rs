@@ -4,7 +4,10 @@
 //! adds its tokens and cost to its own route's row, a request its outcome and times to the row of
 //! the attempt that answered (or, without one, of the last), so that rows sum to the whole.
 
-use super::entry::{Attempt, Outcome};
+use super::{
+    adjusted::Adjusted,
+    entry::{Attempt, Outcome},
+};
 use crate::store::{
     codec::Row,
     columns::{Leg, Line},
@@ -38,9 +41,9 @@ pub(crate) struct Tally {
 /// What a tally takes of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
-    usage: Option<Usage>,
-    cost: Option<PicoUsd>,
-    avoided: Option<PicoUsd>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) cost: Option<PicoUsd>,
+    pub(crate) avoided: Option<PicoUsd>,
 }
 
 /// What a tally takes of a request.
@@ -130,6 +133,24 @@ impl Tally {
         if let Some(avoided) = spent.avoided {
             self.avoided_cost = self.avoided_cost.plus(avoided);
         }
+    }
+
+    /// Puts what an attempt costs now in place of what it was booked with; `false` where that is not
+    /// in here.
+    pub(crate) fn correct(&mut self, adjusted: &Adjusted) -> bool {
+        let (mut cost, mut unknown) = (self.cost.pico(), self.unknown_cost);
+        let taken = match adjusted.booked {
+            Some(booked) => cost.checked_sub(booked.pico().into()).map(|left| cost = left),
+            None => unknown.checked_sub(1).map(|left| unknown = left),
+        };
+        match adjusted.cost {
+            Some(now) => cost = cost.saturating_add(now.pico().into()),
+            None => unknown += 1,
+        }
+        if taken.is_some() {
+            (self.cost, self.unknown_cost) = (PicoUsdTotal::from_pico(cost), unknown);
+        }
+        taken.is_some()
     }
 
     /// Counts a request and adds its times to the sketches.

@@ -6,14 +6,16 @@
 //! that its balances, open reservations and rollups are those of the fold.
 
 use super::{
+    adjusted::Adjustments,
     books::Books,
     checkpoint,
     derived::Derived,
     effect::Effect,
-    entry::Entry,
+    entry::{Adjustment, Entry, RequestId},
     query::Reader,
     retire,
     rollups::{Level, MINUTES_KEPT, Rows, SETS, Span},
+    spare::Uncounted,
 };
 use crate::store::{
     Lost,
@@ -22,8 +24,11 @@ use crate::store::{
     columns::Brief,
     record::Record,
 };
+use foldhash::fast::RandomState;
+use policies::PicoUsd;
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::{collections::HashMap, sync::Arc};
 
 /// Findings that are listed; further ones are only counted.
 const FINDINGS_MAX: usize = 100;
@@ -43,6 +48,9 @@ pub struct Report {
     pub open_requests: u64,
     /// Events that cannot be read; each stretch is among the findings too.
     pub lost: Vec<Lost>,
+    /// Events that could not be read when the balances were made anew, and whose charges are in none
+    /// of them.
+    pub uncounted: Vec<Uncounted>,
     /// Whether the running process's balances, reservations and rollups were compared too.
     pub derived_checked: bool,
     /// What is wrong; empty when the books balance.
@@ -97,7 +105,8 @@ impl Books {
             checkpoint::span_rows(index, span, &SETS).ok()
         };
         let kept = Kept { lasting: &current, past: &stored };
-        verify(&snapshot, base(&self.0.catalogue.snapshot()), Some((&derived, kept)))
+        let adjusted = Arc::clone(&derived.adjusted);
+        verify(&snapshot, base(&snapshot), &adjusted, Some((&derived, kept)))
     }
 }
 
@@ -105,7 +114,9 @@ impl Reader {
     /// Checks the journal alone. Blocking, reads everything.
     #[must_use]
     pub fn verify(&self) -> Report {
-        verify(&self.snapshot, base(&self.snapshot), None)
+        // Where they cannot be read, what cannot is a finding.
+        let adjusted = self.adjusted().unwrap_or_default().all;
+        verify(&self.snapshot, base(&self.snapshot), &adjusted, None)
     }
 }
 
@@ -131,6 +142,7 @@ fn base(snapshot: &Snapshot) -> Result<Derived, String> {
 fn verify(
     snapshot: &Snapshot,
     base: Result<Derived, String>,
+    adjusted: &Adjustments,
     derived: Option<Stored<'_>>,
 ) -> Report {
     let mut report = Report { segments: snapshot.segments.len() as u64, ..Report::default() };
@@ -141,6 +153,7 @@ fn verify(
     });
     // Segments that a base already stands for are only waiting to be deleted.
     let begins = fold.next_seq;
+    let mut booked = Booked { adjusted, costs: HashMap::default(), whole: begins == 1 };
     let mut last_ms = 0;
     let mut gap = false;
     for segment in &snapshot.segments {
@@ -151,7 +164,7 @@ fn verify(
     for block in snapshot.blocks() {
         let lost = snapshot.read(&block, &mut |record| {
             if record.head.seq < end && record.head.seq >= begins {
-                check(&mut report, &mut fold, (&mut last_ms, &mut gap), record);
+                check(&mut report, &mut fold, (&mut last_ms, &mut gap), (&mut booked, record));
             }
         });
         if lost.is_empty() && snapshot.stores_columns(&block) {
@@ -176,16 +189,14 @@ fn verify(
             compare(&mut report, span, &rows, derived.filter(|_| !gap));
         }
     }
+    if let Some((derived, _)) = derived {
+        uncounted(&mut report, derived);
+    }
     report.open_requests = fold.open.len() as u64;
     // After damage the fold is not the whole, and comparing it would only repeat the finding.
     if let Some((derived, _)) = derived.filter(|_| !gap) {
         report.derived_checked = true;
-        if fold.balances() != derived.balances() {
-            report.find(None, "the budgets' balances are not those of the entries");
-        }
-        if fold.open != derived.open {
-            report.find(None, "the open reservations are not those of the journal");
-        }
+        compare_derived(&mut report, &fold, derived);
     }
     if let Some((_, stored)) = derived.filter(|_| !gap) {
         let lasting = fold.rollups.current();
@@ -198,6 +209,36 @@ fn verify(
         }
     }
     report
+}
+
+/// What was lost when the balances were made anew.
+fn uncounted(report: &mut Report, derived: &Derived) {
+    for missed in &derived.uncounted {
+        let missed = &missed.events;
+        let (first, last) = (missed.first_seq, missed.last_seq);
+        let what = format!(
+            "the charges of events {first} to {last} could not be read when the balances were \
+             made anew: budgets show it until a correction is booked"
+        );
+        report.find(Some(first), what);
+        report.uncounted.push(missed.clone());
+    }
+}
+
+/// Compares what the running process derived with the fold of the journal.
+fn compare_derived(report: &mut Report, fold: &Derived, derived: &Derived) {
+    if fold.balances() != derived.balances() {
+        report.find(None, "the budgets' balances are not those of the entries");
+    }
+    if fold.standing != derived.standing {
+        report.find(None, "how long models were loaded is not what the journal says");
+    }
+    if fold.adjusted != derived.adjusted {
+        report.find(None, "the adjusted costs are not those of the adjustments");
+    }
+    if fold.open != derived.open {
+        report.find(None, "the open reservations are not those of the journal");
+    }
 }
 
 /// What the columns beside a damaged block still know of the entries that are lost with it.
@@ -226,7 +267,7 @@ fn check(
     report: &mut Report,
     fold: &mut Derived,
     (last_ms, gap): (&mut u64, &mut bool),
-    record: Record<'_>,
+    (booked, record): (&mut Booked<'_>, Record<'_>),
 ) {
     let head = record.head;
     let seq = Some(head.seq);
@@ -248,6 +289,7 @@ fn check(
     match &effect {
         Effect::Entry(row) => {
             report.entries += 1;
+            booked.note(row);
             check_entry(report, fold, (head.seq, *gap), row);
         }
         Effect::Reserved(hold) => {
@@ -263,15 +305,60 @@ fn check(
                 report.find(seq, format!("{id}: attempt {attempt} settles and is not open"));
             }
         }
+        Effect::Adjustment(adjustment) => {
+            if let Some(what) = booked.disagrees(fold, adjustment, *gap) {
+                report.find(seq, format!("{}: {what}", adjustment.id));
+            }
+        }
         Effect::Refused(_)
         | Effect::Key(_)
         | Effect::Group(_)
         | Effect::Policy(_)
         | Effect::Notice(_)
         | Effect::Told(_)
-        | Effect::Adjustment => {}
+        | Effect::Configured(_)
+        | Effect::Corrected(_)
+        | Effect::Stood(_) => {}
     }
     fold.apply(head.seq, head.unix_ms, effect);
+}
+
+/// What the attempts that were adjusted later had been booked with.
+struct Booked<'a> {
+    adjusted: &'a Adjustments,
+    costs: HashMap<RequestId, Vec<Option<PicoUsd>>, RandomState>,
+    /// Whether the journal begins with its first event: then every adjusted entry is in it.
+    whole: bool,
+}
+
+impl Booked<'_> {
+    fn note(&mut self, row: &Row) {
+        if self.adjusted.has(row.id) {
+            let costs = row.attempts.iter().map(|attempt| attempt.cost);
+            self.costs.insert(row.id, costs.collect());
+        }
+    }
+
+    /// What is wrong with an adjustment: it goes on from what its attempt cost before.
+    fn disagrees(
+        &self,
+        fold: &Derived,
+        adjustment: &Adjustment,
+        gap: bool,
+    ) -> Option<&'static str> {
+        let at = usize::from(adjustment.attempt);
+        let before = match fold.adjusted.of(adjustment.id, at) {
+            Some(adjusted) => adjusted.cost,
+            None => match self.costs.get(&adjustment.id).map(|costs| costs.get(at)) {
+                Some(Some(booked)) => *booked,
+                Some(None) => return Some("an attempt is adjusted that it has not"),
+                None if self.whole && !gap => return Some("it is adjusted and has no entry"),
+                None => return None,
+            },
+        };
+        (before != adjustment.cost_before && !gap)
+            .then_some("an adjustment does not go on from what the attempt cost before")
+    }
 }
 
 fn check_entry(report: &mut Report, fold: &Derived, (seq, gap): (u64, bool), row: &Row) {

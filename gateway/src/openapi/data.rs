@@ -82,8 +82,12 @@ fn ready() -> Value {
                     "last_commit_us": whole,
                     "open_reservations": whole,
                     "lost_entries": whole,
+                    "uncounted_events": whole,
                 },
-                "required": ["condition", "queued", "queue_max", "open_reservations", "lost_entries"],
+                "required": [
+                    "condition", "queued", "queue_max", "open_reservations", "lost_entries",
+                    "uncounted_events",
+                ],
             },
             "routes": {
                 "type": "array",

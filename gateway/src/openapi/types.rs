@@ -175,12 +175,26 @@ words! {
         "pattern": "^[0-9]+(\\.[0-9]{1,12})?$",
         "examples": ["12.500000000000"],
     };
+    /// A difference of money.
+    UsdSigned = {
+        "type": "string",
+        "description": "US dollars, exact, with a minus where it is less.",
+        "pattern": "^-?[0-9]+(\\.[0-9]{1,12})?$",
+        "examples": ["-0.000412500000"],
+    };
     /// A budget's window.
     WindowText = {
         "type": "string",
         "description": "hour, day, week, month, total, or rolling: such as `rolling:24h`.",
         "pattern": "^(hour|day|week|month|total|rolling:[1-9][0-9]{0,7}[smhd])$",
         "examples": ["day"],
+    };
+    /// A time zone.
+    ZoneName = {
+        "type": "string",
+        "description": "A name of the tz database.",
+        "pattern": "^[A-Za-z0-9_+/-]{1,64}$",
+        "examples": ["Europe/Berlin"],
     };
     /// What somebody called something.
     Name = { "type": "string" };

@@ -3,7 +3,7 @@
 //! Nothing is asked of a provider and nothing is charged. The model in this process counts exactly; for
 //! a provider's it is the estimate that reservations are made with, and the answer says so.
 
-use super::{Gateway, body, decide, facts::facts, headers, outside};
+use super::{Gateway, bear, body, decide, facts::facts, headers, outside};
 use crate::{
     refusal::Refusal,
     routes::Source,
@@ -50,7 +50,8 @@ async fn count(gateway: &Gateway, request: Request) -> Result<(u64, bool), Refus
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     let _permit = gateway.admission.admit(&caller)?;
     let body = body::whole(gateway, body, &head.headers).await?;
-    let request = anthropic::read_messages_to_count(body, &head.headers)?;
+    let mut request = anthropic::read_messages_to_count(body, &head.headers)?;
+    bear(&caller.record.tags, &mut request.tags);
     let facts = facts(gateway, &caller, &request)?;
     let decision = decide(&gateway.policy.current(), &facts)?;
     match exact(gateway, &request, &decision).await? {

@@ -4,7 +4,7 @@ use super::Gateway;
 use crate::{
     caller::Caller,
     draw::draw,
-    ledger::{BudgetPath, Payer},
+    ledger::{Books, BudgetPath, Payer},
     refusal::Refusal,
     wire::ChatRequest,
 };
@@ -51,7 +51,7 @@ pub(super) fn facts(
             user: record.user.clone(),
             team: caller.team.clone(),
         },
-        budgets: gateway.books.budget_facts(&path(caller, request)),
+        budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request)),
         routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
         time: time(gateway),
         draw: draw(),
@@ -59,14 +59,10 @@ pub(super) fn facts(
 }
 
 /// Whose budgets and limits the request counts against.
-pub(super) fn path(caller: &Caller, request: &ChatRequest) -> BudgetPath {
-    BudgetPath::of(&Payer {
-        key: &caller.record.id,
-        team: caller.team.as_deref(),
-        user: caller.record.user.as_deref(),
-        session: request.session.as_deref(),
-        tags: &request.tags,
-    })
+fn path(books: &Books, caller: &Caller, request: &ChatRequest) -> BudgetPath {
+    let session = request.session.as_deref();
+    let payer = Payer { session, tags: &request.tags, ..caller.payer() };
+    books.path(&payer, &request.model)
 }
 
 /// The prompt's length as far as its bytes tell.

@@ -119,8 +119,10 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
         written.decision(decision);
     }
     if let Some(caller) = &life.caller {
-        written.request_rates(gateway.admission.rate(caller));
-        written.token_rates(gateway.books.token_rate(&caller.path()));
+        let model = life.model.as_deref();
+        written.request_rates(gateway.admission.rate(caller, model));
+        let path = gateway.books.path(&caller.payer(), model.unwrap_or_default());
+        written.token_rates(gateway.books.token_rate(&path));
     }
     if life.decision.is_some() {
         headers.insert(CACHE, HeaderValue::from_static(cache_word(CacheUse::Bypass)));

@@ -57,7 +57,7 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
         "status": if usable { "ready" } else { "not_ready" },
         "policy": gateway.policy.current().name().to_string(),
         "policy_version": gateway.policy.current().version().to_string(),
-        "store": store_state(&store),
+        "store": store_state(&store, gateway.books.uncounted()),
         "routes": routes,
     });
     let status = if usable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -143,7 +143,7 @@ fn route_state(route: &crate::routes::Route) -> Value {
     state
 }
 
-fn store_state(state: &StoreState) -> Value {
+fn store_state(state: &StoreState, uncounted_events: u64) -> Value {
     json!({
         "condition": condition(&state.condition),
         "queued": state.queued,
@@ -151,6 +151,7 @@ fn store_state(state: &StoreState) -> Value {
         "last_commit_us": state.last_commit_us,
         "open_reservations": state.open_reservations,
         "lost_entries": state.lost_entries,
+        "uncounted_events": uncounted_events,
     })
 }
 

@@ -39,24 +39,36 @@ impl Base {
     /// The newest base of a journal, and the number of the first event that it does not hold.
     pub(crate) fn newest(dir: &Path) -> io::Result<Option<(u64, Self)>> {
         let Some((next_seq, path)) = files(dir)?.pop() else { return Ok(None) };
+        let base = Self::open(&path)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Some((next_seq, base)))
+    }
+
+    /// One by its path; `None` where there is none.
+    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
         let damaged = || {
             let text = format!("{} is damaged: restore it from a copy", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
-        let unpacked = match whole::load(&path, &KIND) {
-            Ok(unpacked) => unpacked.ok_or(io::ErrorKind::NotFound)?,
+        let unpacked = match whole::load(path, &KIND) {
+            Ok(Some(unpacked)) => unpacked,
+            Ok(None) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged()),
             Err(error) => return Err(error),
         };
         let held = postcard::from_bytes(&unpacked).map_err(|_| damaged())?;
-        Ok(Some((next_seq, Self(Mutex::new(held)))))
+        Ok(Some(Self(Mutex::new(held))))
     }
 
     /// Makes it durable as the base of everything below `next_seq`.
     pub(crate) fn save(&self, dir: &Path, next_seq: u64) -> io::Result<()> {
+        self.save_to(&dir.join(name(next_seq)))
+    }
+
+    /// Makes it durable under any name.
+    pub(crate) fn save_to(&self, path: &Path) -> io::Result<()> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = postcard::to_allocvec(&*held).map_err(io::Error::other)?;
-        whole::save(&dir.join(name(next_seq)), &KIND, &bytes)
+        whole::save(path, &KIND, &bytes)
     }
 
     /// Deletes the bases that a newer one replaced.
@@ -68,13 +80,18 @@ impl Base {
 }
 
 fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    numbered(dir, "base")
+}
+
+/// The files of a directory whose name is a number and this ending, by their numbers.
+pub(crate) fn numbered(dir: &Path, ending: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir)? {
         let path = item?.path();
         let stem =
             path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        if let (Some(next_seq), Some("base")) = (stem, path.extension().and_then(|e| e.to_str())) {
-            found.push((next_seq, path));
+        if let Some(number) = stem.filter(|_| path.extension().is_some_and(|end| end == ending)) {
+            found.push((number, path));
         }
     }
     found.sort();

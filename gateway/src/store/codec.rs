@@ -5,13 +5,18 @@
 //! for the old one. Writers encode references, so nothing is cloned to be written.
 
 mod v1;
+pub(crate) mod v2;
 
 use crate::{
     caller::{GroupRecord, KeyRecord},
     ledger::{
         Adjustment, Attempt, Endpoint, Entry, KeyId, ModelFile, Notes, Notice, Outcome, RefusedRow,
-        RequestId, Role, accounts::Amount, budgets::Holds, notice::ToldRecord,
+        RequestId, Role, Stood,
+        accounts::{Amount, Correction},
+        budgets::Holds,
+        notice::ToldRecord,
         open_entry::EntryHead,
+        zones::Configured,
     },
     timeline::StageTimes,
 };
@@ -40,8 +45,24 @@ pub(crate) const NOTICE: u8 = 8;
 pub(crate) const GROUP: u8 = 9;
 /// A receiver of notices was told.
 pub(crate) const TOLD: u8 = 12;
-/// Version of the events' forms.
+/// What the configuration says of calendar windows, when that changed.
+pub(crate) const CONFIGURED: u8 = 13;
+/// What the operator booked on a budget by hand.
+pub(crate) const CORRECTED: u8 = 14;
+/// How long a local model was loaded.
+pub(crate) const STOOD: u8 = 15;
+/// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
+/// Version of the forms of keys and groups, and of adjustments, whose second was never written.
+const VERSION_OF_RECORDS: u8 = 3;
+
+/// The version in which a kind is written.
+const fn version_of(kind: u8) -> u8 {
+    match kind {
+        KEY | GROUP | ADJUSTMENT => VERSION_OF_RECORDS,
+        _ => VERSION,
+    }
+}
 
 /// Bytes that are not an event this program knows.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +85,10 @@ pub(crate) enum Event {
     Policy(PolicyRecord),
     Notice(Box<Notice>),
     Told(ToldRecord),
-    Adjustment(#[allow(dead_code, reason = "read by whoever shows corrections")] Box<Adjustment>),
+    Configured(Box<Configured>),
+    Corrected(Box<Correction>),
+    Stood(Box<Stood>),
+    Adjustment(Box<Adjustment>),
 }
 
 /// A reservation: enough to hold it again, and to write the request's entry if the process dies.
@@ -200,7 +224,7 @@ pub(crate) fn encode<T: Serialize>(
     kind: u8,
     value: &T,
 ) -> Result<(), postcard::Error> {
-    super::record::append(out, kind, VERSION, |out| {
+    super::record::append(out, kind, version_of(kind), |out| {
         postcard::serialize_with_flavor(value, Tail(out))
     })
 }
@@ -257,11 +281,21 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &Entry) -> Result<(), postc
 
 /// Reads an event; of an entry only its row.
 pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, CodecError> {
-    match version {
-        VERSION => {}
-        v1::VERSION => return v1::decode(kind, payload)?.ok_or(CodecError::Unknown(kind, version)),
-        _ => return Err(CodecError::Unknown(kind, version)),
+    if version == v1::VERSION {
+        return v1::decode(kind, payload)?.ok_or(CodecError::Unknown(kind, version));
     }
+    Ok(match (kind, version) {
+        (KEY, v2::VERSION) => Event::Key(Box::new(whole::<v2::KeyRecord>(payload)?.into())),
+        (GROUP, v2::VERSION) => Event::Group(Box::new(whole::<v2::GroupRecord>(payload)?.into())),
+        (kind, version) if version != version_of(kind) => {
+            return Err(CodecError::Unknown(kind, version));
+        }
+        (kind, _) => return current(kind, payload),
+    })
+}
+
+/// Reads an event in the form in which it is written now.
+fn current(kind: u8, payload: &[u8]) -> Result<Event, CodecError> {
     Ok(match kind {
         RESERVED => Event::Reserved(Box::new(whole(payload)?)),
         SETTLED => Event::Settled(Box::new(whole(payload)?)),
@@ -273,7 +307,10 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
         NOTICE => Event::Notice(Box::new(whole(payload)?)),
         TOLD => Event::Told(whole(payload)?),
         ADJUSTMENT => Event::Adjustment(Box::new(whole(payload)?)),
-        _ => return Err(CodecError::Unknown(kind, version)),
+        CONFIGURED => Event::Configured(Box::new(whole(payload)?)),
+        CORRECTED => Event::Corrected(Box::new(whole(payload)?)),
+        STOOD => Event::Stood(Box::new(whole(payload)?)),
+        _ => return Err(CodecError::Unknown(kind, version_of(kind))),
     })
 }
 

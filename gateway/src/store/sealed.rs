@@ -19,7 +19,7 @@
 //! format must have a footer that does not read as this one, so that it is told from damage.)
 
 use super::{
-    codec::{self, Row},
+    codec::{self, Event},
     columns::{self, Builder, Columns},
     damage::{REACH, read_lossy, salvage},
     disk::{private, sync_parent},
@@ -179,7 +179,7 @@ impl Sealed {
         Ok(if flaw.is_none() { postcard::from_bytes(&bytes).ok() } else { None })
     }
 
-    /// Whether an entry of this session or key can be here. Never wrong when it says no.
+    /// Whether an entry of this session or key, or an adjustment, can be here. Never wrong when it says no.
     pub(crate) fn may_name(&self, name: Name<'_>) -> bool {
         self.footer.columns.is_empty() || self.may_hold(name.number())
     }
@@ -205,6 +205,8 @@ impl Sealed {
 pub(crate) enum Name<'a> {
     Session(&'a str),
     Key(&'a str),
+    /// That of every adjustment: segments without one are told from those with.
+    Adjustment,
 }
 
 impl Name<'_> {
@@ -213,6 +215,7 @@ impl Name<'_> {
         let (kind, name) = match self {
             Self::Session(name) => (b's', name),
             Self::Key(name) => (b'k', name),
+            Self::Adjustment => (b'a', ""),
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[kind]);
@@ -362,13 +365,13 @@ impl Sealer {
         })
     }
 
-    /// Takes the next record, whole, and what it says if it is an entry.
+    /// Takes the next record, whole, and what it says if it is an entry or an adjustment.
     pub(crate) fn add(
         &mut self,
         seq: u64,
         unix_ms: u64,
         bytes: &[u8],
-        entry: Option<&Row>,
+        event: Option<&Event>,
     ) -> io::Result<()> {
         let footer = &mut self.footer;
         if footer.marks.is_empty() {
@@ -383,7 +386,11 @@ impl Sealer {
         self.block.extend_from_slice(bytes);
         self.footer.next_seq = seq + 1;
         self.footer.last_ms = unix_ms;
-        if let Some(row) = entry {
+        if let Some(Event::Adjustment(adjustment)) = event {
+            self.ids.insert(Name::Adjustment.number());
+            self.ids.insert(adjustment.id.0.as_u128());
+        }
+        if let Some(Event::Entry(row)) = event {
             self.footer.entries += 1;
             self.ids.insert(row.id.0.as_u128());
             self.ids.insert(Name::Key(&row.key.0).number());

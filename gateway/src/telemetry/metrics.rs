@@ -54,6 +54,9 @@ pub struct Metrics {
 struct State {
     in_flight: Gauge,
     keys: Gauge,
+    model_in_flight: Family<ModelLabels, Gauge>,
+    model_requests_left: Family<ModelLabels, Gauge>,
+    model_tokens_left: Family<ModelLabels, Gauge>,
     route_in_flight: Family<RouteLabels, Gauge>,
     route_queued: Family<RouteLabels, Gauge>,
     route_ready: Family<RouteLabels, Gauge>,
@@ -64,6 +67,7 @@ struct State {
     engine_drafted: Family<RouteLabels, Gauge>,
     engine_accepted: Family<RouteLabels, Gauge>,
     engine_faults: Family<RouteLabels, Gauge>,
+    engine_idle_cost: Family<RouteLabels, Gauge>,
     engine_loads: Family<RouteLabels, Gauge>,
     engine_memory: Family<RouteLabels, Gauge>,
     engine_heartbeat: Family<RouteLabels, Gauge<f64, AtomicU64>>,
@@ -88,6 +92,11 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     route: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -346,9 +355,50 @@ impl State {
         }
         self.register_webhooks(registry);
         self.register_engine_times(registry);
+        self.register_models(registry);
+    }
+
+    fn register_models(&self, registry: &mut Registry) {
+        let by_model = [
+            ("model_in_flight", "Requests in flight to a limited model", &self.model_in_flight),
+            (
+                "model_requests_left",
+                "Requests that a model's limit per minute would let through now",
+                &self.model_requests_left,
+            ),
+            (
+                "model_tokens_left",
+                "Tokens that a model's limit per minute would let through now",
+                &self.model_tokens_left,
+            ),
+        ];
+        for (name, help, family) in by_model {
+            registry.register(name, help, family.clone());
+        }
+    }
+
+    fn read_models(&self, gateway: &Gateway) {
+        for of in &gateway.config.model_limits {
+            let labels = ModelLabels { model: Arc::clone(&of.model) };
+            if let Some(state) = gateway.admission.model(&of.model) {
+                self.model_in_flight.get_or_create(&labels).set(signed(state.in_flight));
+                if let Some(rate) = state.rate {
+                    self.model_requests_left.get_or_create(&labels).set(signed(rate.remaining));
+                }
+            }
+            if let Some(rate) = gateway.books.model_token_rate(&of.model) {
+                self.model_tokens_left.get_or_create(&labels).set(signed(rate.remaining));
+            }
+        }
     }
 
     fn register_engine_times(&self, registry: &mut Registry) {
+        registry.register(
+            "engine_idle_cost_pico_usd",
+            "Since the start: cost of the time the local model was loaded and no request's, in \
+             1e-12 USD; no request pays it",
+            self.engine_idle_cost.clone(),
+        );
         registry.register(
             "engine_heartbeat_age_seconds",
             "Time since the local model's scheduler last looked around",
@@ -411,6 +461,11 @@ impl State {
         self.reservations.set(signed(store.open_reservations));
         self.read_cache(&gateway.cache.counts());
         self.read_webhooks(gateway);
+        self.read_models(gateway);
+        for (route, pico) in gateway.idle.costs() {
+            let labels = RouteLabels { route: Arc::clone(&route.0) };
+            self.engine_idle_cost.get_or_create(&labels).set(signed(pico));
+        }
         for route in gateway.routes.iter() {
             let labels = RouteLabels { route: Arc::clone(&route.id().0) };
             self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));

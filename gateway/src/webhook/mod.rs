@@ -337,4 +337,14 @@ mod tests {
         assert!(of(400) && of(404) && of(410));
         assert!(!of(408) && !of(429) && !of(500) && !of(301));
     }
+
+    #[test]
+    fn a_receiver_says_how_long_to_wait_in_seconds_and_nothing_else_is_believed() {
+        let of = |text: &'static str| {
+            let headers = [(header::RETRY_AFTER, http::HeaderValue::from_static(text))];
+            Failure::of_status(StatusCode::SERVICE_UNAVAILABLE, &headers.into_iter().collect())
+        };
+        assert_eq!(of("7").retry_after, Some(Duration::from_secs(7)));
+        assert_eq!(of("soon").retry_after, None);
+    }
 }

@@ -21,29 +21,51 @@ const DEADLINE_MS_MAX: u64 = 86_400_000;
 /// `x-tollgate-tags`: comma separated, each once, in order.
 pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
     static NAME: HeaderName = HeaderName::from_static("x-tollgate-tags");
-    let (tags_max, bytes_max) = TAGS_MAX;
     let mut tags: Vec<String> = Vec::new();
     for value in headers.get_all(&NAME) {
         let given = text(&NAME, value)?.split(',').map(str::trim);
         for tag in given.filter(|tag| !tag.is_empty()) {
-            if tag.len() > bytes_max {
-                let message = format!("a tag of `{NAME}` is longer than {bytes_max} bytes");
-                return Err(BadRequest::value(&NAME, message));
-            }
-            if tag.starts_with(GUARD) {
-                let message = format!("tags that begin with `{GUARD}` are the abuse guard's own");
-                return Err(BadRequest::value(&NAME, message));
-            }
-            if tags.iter().any(|known| known == tag) {
-                continue;
-            }
-            if tags.len() == tags_max {
-                return Err(BadRequest::value(&NAME, format!("`{NAME}` takes {tags_max} tags")));
-            }
-            tags.push(tag.to_owned());
+            add_tag(&mut tags, tag)
+                .map_err(|message| BadRequest::value(&NAME, format!("`{NAME}`: {message}")))?;
         }
     }
     Ok(tags)
+}
+
+/// An operator's tags of a key, as a request could name them: each once, in order.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn check_tags(written: Vec<String>) -> Result<Vec<String>, String> {
+    let mut tags = Vec::new();
+    for tag in written {
+        let plain = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+        if tag.trim() != tag || tag.is_empty() || tag.contains(',') || !tag.bytes().all(plain) {
+            return Err(
+                "a tag is printable ASCII, without a comma and without spaces around it".to_owned()
+            );
+        }
+        add_tag(&mut tags, &tag)?;
+    }
+    Ok(tags)
+}
+
+fn add_tag(tags: &mut Vec<String>, tag: &str) -> Result<(), String> {
+    let (tags_max, bytes_max) = TAGS_MAX;
+    if tag.len() > bytes_max {
+        return Err(format!("a tag is longer than {bytes_max} bytes"));
+    }
+    if tag.starts_with(GUARD) {
+        return Err(format!("tags that begin with `{GUARD}` are the abuse guard's own"));
+    }
+    if tags.iter().any(|known| known == tag) {
+        return Ok(());
+    }
+    if tags.len() == tags_max {
+        return Err(format!("there are at most {tags_max} tags"));
+    }
+    tags.push(tag.to_owned());
+    Ok(())
 }
 
 /// `x-session-id`, or the name LiteLLM's clients use.

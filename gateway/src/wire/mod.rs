@@ -32,7 +32,7 @@ pub(crate) use described::schemas as described;
 pub use event::{Delta, DeltaKind, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
-pub(crate) use headers::GUARD as GUARD_TAG;
+pub(crate) use headers::{GUARD as GUARD_TAG, check_tags};
 pub use local::{LocalAsk, LocalCompletion, local_ask, local_completion, local_embedding};
 pub use outer::{Outer, id_prefix};
 pub(crate) use question::{hashed, question};

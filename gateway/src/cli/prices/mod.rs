@@ -2,6 +2,7 @@
 
 mod compare;
 mod import;
+mod rerate;
 
 use super::{
     CliError, Common, Exit,
@@ -27,6 +28,8 @@ pub(crate) enum PricesCommand {
     Diff(compare::DiffArgs),
     /// Check a price file, and the prices of the configured routes
     Check(CheckArgs),
+    /// Rate past requests anew by the prices of now; only says what would change unless --apply
+    Rerate(rerate::RerateArgs),
 }
 
 /// Which rows.
@@ -64,6 +67,7 @@ pub(crate) async fn run(common: &Common, command: &PricesCommand) -> Result<(), 
         PricesCommand::Import(args) => import::run(common, args),
         PricesCommand::Diff(args) => compare::run(common, args),
         PricesCommand::Check(args) => check(common, args),
+        PricesCommand::Rerate(args) => rerate::run(common, args).await,
     }
 }
 

@@ -86,8 +86,10 @@ pub(super) fn starts<'a>(
 ) -> Starts {
     let mut starts = Starts::new();
     for spec in specs {
-        if !starts.iter().any(|(window, _)| *window == spec.window) {
-            starts.push((spec.window, calendar.span(spec.window, unix_ms).start));
+        // Sessions' budgets may have several zones, and so several starts of one kind of window.
+        let start = (spec.window, calendar.span(spec, unix_ms).start);
+        if !starts.contains(&start) {
+            starts.push(start);
         }
     }
     starts

@@ -7,9 +7,9 @@
 
 use super::{
     super::{
-        accounts::{Accounts, Amount, Starts},
-        calendar::Calendar,
-        open_entry::Short,
+        accounts::{Accounts, Amount, Correction, Starts},
+        calendar::{Calendar, ZoneHistory},
+        short::Short,
     },
     At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
     book::{self, ScopeBook},
@@ -18,7 +18,7 @@ use super::{
     states,
     waiting::{Awaited, Waiting},
 };
-use crate::caller::{BudgetSpec, KeyLimits};
+use crate::caller::{BudgetSpec, KeyLimits, Window, Zone};
 use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use policies::{BudgetFacts, PicoUsd};
@@ -57,11 +57,16 @@ struct Obstacle {
 }
 
 impl Machine {
-    /// No budgets yet; calendar windows follow `zone`.
+    /// No budgets yet; calendar windows follow `zone` where a budget names no other.
     #[must_use]
-    pub fn new(zone: TimeZone) -> Self {
+    pub fn new(zone: &TimeZone) -> Self {
+        Self::with_zones(&ZoneHistory::new(Zone::from(zone)))
+    }
+
+    /// The same, for a configured zone that was another before.
+    pub(crate) fn with_zones(zones: &ZoneHistory) -> Self {
         Self {
-            calendar: Calendar::new(zone),
+            calendar: Calendar::new(zones),
             books: HashMap::default(),
             sessions: Sessions::default(),
             waiting: Waiting::default(),
@@ -185,16 +190,32 @@ impl Machine {
     /// What the windows of these holds have passed and nobody was told.
     fn crossings(&mut self, holds: &Holds) -> Vec<Crossing> {
         let scopes = holds.scopes();
-        let mut due = Vec::new();
+        let (mut due, mut of_several) = (Vec::new(), Vec::new());
         for (scope, starts) in holds.held.iter().filter(|(_, starts)| !starts.is_empty()) {
             let Some(book) = self.books.get(scope) else { continue };
             for spec in self.specs(scope, &scopes) {
-                let held = starts.iter().find(|(window, _)| *window == spec.window);
-                let Some((window, start)) = held else { continue };
-                let balance = book.accounts.balance(*window, *start);
+                let mut held = starts.iter().filter(|(window, _)| *window == spec.window);
+                let Some((_, start)) = held.next() else { continue };
+                if held.next().is_some() {
+                    of_several.push((scope, spec.clone(), starts));
+                    continue;
+                }
+                let balance = book.accounts.balance(spec.window, *start);
                 if book.marks.is_due(spec, &balance) {
                     due.push((scope, spec.clone(), balance));
                 }
+            }
+        }
+        // A session's budgets in several zones: each looks at the window that is its own.
+        for (scope, spec, starts) in of_several {
+            let own = |(window, start): &&(_, u64)| {
+                *window == spec.window && self.calendar.span(&spec, *start).start == *start
+            };
+            if let (Some((window, start)), Some(book)) =
+                (starts.iter().find(own), self.books.get(scope))
+            {
+                let balance = book.accounts.balance(*window, *start);
+                due.push((scope, spec, balance));
             }
         }
         let mut all = Vec::new();
@@ -217,13 +238,36 @@ impl Machine {
         for scope in scopes {
             let Some(book) = self.books.get_mut(&scope) else { continue };
             for spec in &book.budgets {
-                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let start = self.calendar.span(spec, at.unix_ms).start;
                 let balance = book.accounts.balance(spec.window, start);
                 all.extend(book.marks.pass(&scope, spec, &balance));
             }
         }
         all.sort_by(|one, other| (&one.scope, one.window).cmp(&(&other.scope, other.window)));
         all
+    }
+
+    /// Start of the window in which a budget counts now; `None` where there is no such budget.
+    pub(crate) fn current(&mut self, scope: &Scope, window: Window, at: At) -> Option<u64> {
+        let spec = self.specs(scope, &[]).find(|spec| spec.window == window)?.clone();
+        Some(self.calendar.span(&spec, at.unix_ms).start)
+    }
+
+    /// Books a correction; those who wait may profit.
+    pub(crate) fn correct(&mut self, correction: &Correction, at: At) {
+        if let Some(book) = self.books.get_mut(&correction.scope) {
+            book.accounts.correct(correction);
+        }
+        self.serve(at);
+    }
+
+    /// Marks which budgets changed their zone while a window of theirs runs, from what they were
+    /// `before`.
+    pub(crate) fn turn(&mut self, before: &[BudgetSpec], after: &mut [BudgetSpec], unix_ms: u64) {
+        for spec in after {
+            let was = before.iter().find(|was| was.window == spec.window);
+            spec.turn = self.calendar.turn(was, spec, unix_ms);
+        }
     }
 
     /// Serves those who wait, in order.
@@ -305,7 +349,7 @@ impl Machine {
         let starts = book::starts(specs.iter(), &mut self.calendar, at.unix_ms);
         let book = self.books.get(&scope);
         for spec in specs.iter().filter(|spec| spec.hard) {
-            let span = self.calendar.span(spec.window, at.unix_ms);
+            let span = self.calendar.span(spec, at.unix_ms);
             let balance = book.map(|book| book.accounts.balance(spec.window, span.start));
             let balance = balance.unwrap_or_default();
             let Some(concerned) = book::nearest(spec, &balance, need) else { continue };
@@ -393,7 +437,7 @@ impl Machine {
         for scope in path.scopes() {
             let specs: Vec<BudgetSpec> = self.specs(scope, path.scopes()).cloned().collect();
             for spec in &specs {
-                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let start = self.calendar.span(spec, at.unix_ms).start;
                 let book = self.books.get(scope);
                 let balance = book.map(|book| book.accounts.balance(spec.window, start));
                 facts.push(states::facts(scope, spec, &balance.unwrap_or_default()));
@@ -437,7 +481,7 @@ impl Machine {
             };
             let specs: Vec<BudgetSpec> = self.specs(&scope, &above).cloned().collect();
             for spec in &specs {
-                let start = self.calendar.span(spec.window, at.unix_ms).start;
+                let start = self.calendar.span(spec, at.unix_ms).start;
                 let Some(book) = self.books.get(&scope) else { continue };
                 let balance = book.accounts.balance(spec.window, start);
                 let frees =

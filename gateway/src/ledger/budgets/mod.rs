@@ -13,14 +13,15 @@ mod tests;
 mod waiting;
 
 use super::{
-    accounts::{Accounts, Amount, Starts},
-    open_entry::Short,
+    accounts::{Accounts, Amount, Correction, Starts},
+    calendar::ZoneHistory,
+    short::Short,
 };
 use crate::{
-    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord},
+    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window},
+    config::ModelLimits,
     store::BooksError,
 };
-use jiff::tz::TimeZone;
 pub use machine::{Machine, Ticket};
 pub use marks::Crossing;
 pub(crate) use marks::{Mark, Marks};
@@ -29,6 +30,7 @@ pub use scope::{BudgetPath, Payer, Scope};
 use serde::{Deserialize, Serialize};
 pub use states::{BudgetState, Side, TokenRate, budget_id};
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -71,6 +73,8 @@ pub(crate) struct Budgets {
     machine: Mutex<Machine>,
     /// What the configuration says of the whole, beside what the API does.
     configured: (Vec<BudgetSpec>, Option<u64>),
+    /// Models whose tokens per minute are limited.
+    models: HashSet<Arc<str>>,
     base: Instant,
 }
 
@@ -92,14 +96,32 @@ impl Holds {
 // === impl Budgets ===
 
 impl Budgets {
-    pub(crate) fn new(zone: TimeZone, budgets: &[BudgetSpec], per_minute: Option<u64>) -> Self {
+    pub(crate) fn new(
+        zones: &ZoneHistory,
+        budgets: &[BudgetSpec],
+        per_minute: Option<u64>,
+        models: &[ModelLimits],
+    ) -> Self {
+        let mut machine = Machine::with_zones(zones);
+        let models = models.iter().filter(|of| of.limits.tokens_per_minute.is_some());
+        for ModelLimits { model, limits } in models.clone() {
+            let scope = Scope::Model(Arc::clone(model));
+            machine.set(&scope, limits, (&[], &[]), At::default());
+        }
         let budgets = Self {
-            machine: Mutex::new(Machine::new(zone)),
+            machine: Mutex::new(machine),
             configured: (budgets.to_vec(), per_minute),
+            models: models.map(|of| Arc::clone(&of.model)).collect(),
             base: Instant::now(),
         };
         budgets.set_global(&KeyLimits::default(), &[], &[], 0);
         budgets
+    }
+
+    /// The path of a request that asks for `model`, whatever model `payer` names.
+    pub(crate) fn path(&self, payer: &Payer<'_>, model: &str) -> BudgetPath {
+        let model = self.models.get(model).map(|model| &**model);
+        BudgetPath::of(&Payer { model, ..*payer })
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -130,6 +152,21 @@ impl Budgets {
         let scope = Scope::Key(record.id.clone());
         let budgets = (&*record.budgets, &*record.session_budgets);
         self.lock().set(&scope, &record.limits, budgets, self.at(unix_ms));
+    }
+
+    /// Start of the window in which a budget counts now; `None` where there is no such budget.
+    pub(crate) fn current(&self, scope: &Scope, window: Window, unix_ms: u64) -> Option<u64> {
+        self.lock().current(scope, window, self.at(unix_ms))
+    }
+
+    /// Books a correction.
+    pub(crate) fn correct(&self, correction: &Correction, unix_ms: u64) {
+        self.lock().correct(correction, self.at(unix_ms));
+    }
+
+    /// Marks which budgets changed their time zone while a window of theirs runs.
+    pub(crate) fn turn(&self, before: &[BudgetSpec], after: &mut [BudgetSpec], unix_ms: u64) {
+        self.lock().turn(before, after, unix_ms);
     }
 
     /// A team's, user's, tag's or everyone's budgets and limits, in force at once.

@@ -5,7 +5,7 @@
 
 use crate::ledger::KeyId;
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 /// Whose budget or limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum Scope {
     Session(KeyId, Arc<str>),
     /// Everything that bears a tag.
     Tag(Arc<str>),
+    /// Everything that asks for a model by this name.
+    Model(Arc<str>),
 }
 
 /// Every scope that a request counts against, the widest first.
@@ -42,6 +44,8 @@ pub struct Payer<'a> {
     pub session: Option<&'a str>,
     /// The request's tags.
     pub tags: &'a [String],
+    /// The model it asks for, where that has limits of its own.
+    pub model: Option<&'a str>,
 }
 
 impl Scope {
@@ -55,6 +59,7 @@ impl Scope {
             Self::User(_) => "user",
             Self::Session(..) => "session",
             Self::Tag(_) => "tag",
+            Self::Model(_) => "model",
         }
     }
 
@@ -64,23 +69,27 @@ impl Scope {
         match self {
             Self::Global => None,
             Self::Key(key) => Some(&key.0),
-            Self::Team(name) | Self::User(name) | Self::Session(_, name) | Self::Tag(name) => {
-                Some(name)
-            }
+            Self::Team(name)
+            | Self::User(name)
+            | Self::Session(_, name)
+            | Self::Tag(name)
+            | Self::Model(name) => Some(name),
         }
     }
 
     /// Whose limit it is, as a sentence to its caller says it.
     #[must_use]
-    pub fn whose(&self) -> &'static str {
-        match self {
+    pub fn whose(&self) -> Cow<'static, str> {
+        let whose = match self {
             Self::Global => "the gateway's",
             Self::Key(_) => "this key's",
             Self::Team(_) => "this team's",
             Self::User(_) => "this user's",
             Self::Session(..) => "this session's",
             Self::Tag(_) => "this tag's",
-        }
+            Self::Model(name) => return format!("the model `{name}`'s").into(),
+        };
+        whose.into()
     }
 }
 
@@ -97,6 +106,7 @@ impl Scope {
                 ("/session:", &**name)
             }
             Self::Tag(name) => ("tag:", &**name),
+            Self::Model(name) => ("model:", &**name),
         };
         out.push_str(before);
         out.push_str(name);
@@ -115,8 +125,9 @@ impl BudgetPath {
     /// The path of a request.
     #[must_use]
     pub fn of(payer: &Payer<'_>) -> Self {
-        let mut scopes = Vec::with_capacity(5 + payer.tags.len());
+        let mut scopes = Vec::with_capacity(6 + payer.tags.len());
         scopes.push(Scope::Global);
+        scopes.extend(payer.model.map(|model| Scope::Model(model.into())));
         scopes.extend(payer.team.map(|team| Scope::Team(team.into())));
         scopes.extend(payer.user.map(|user| Scope::User(user.into())));
         scopes.push(Scope::Key(payer.key.clone()));
@@ -124,6 +135,11 @@ impl BudgetPath {
         scopes.extend(payer.session.map(session));
         scopes.extend(payer.tags.iter().map(|tag| Scope::Tag(tag.as_str().into())));
         Self(scopes)
+    }
+
+    /// A model alone, to look at its limits.
+    pub(crate) fn of_model(model: &str) -> Self {
+        Self(vec![Scope::Model(model.into())])
     }
 
     /// The scopes, the widest first.

@@ -4,7 +4,7 @@ use super::{
     super::{accounts::Balance, calendar::Calendar},
     Scope,
 };
-use crate::caller::{BudgetSpec, Window};
+use crate::caller::{BudgetSpec, Turn, Window, Zone};
 use policies::{BudgetFacts, PicoUsd, PicoUsdTotal};
 use serde::Serialize;
 use std::{sync::Arc, time::Duration};
@@ -33,6 +33,12 @@ pub struct BudgetState {
     pub resets_unix_ms: Option<u64>,
     /// Requests that wait for it.
     pub waiting: u64,
+    /// Lost events whose charges may be missing from what is spent: how much is not known.
+    pub uncounted_events: u64,
+    /// The time zone of its calendar windows, where it has its own.
+    pub zone: Option<Zone>,
+    /// Where its zone was changed and the window that ran then still runs: that zone, and until when.
+    pub turn: Option<Turn>,
 }
 
 /// One side of a budget. `limit = spent + reserved + left`, unless it was overrun or lowered.
@@ -81,7 +87,7 @@ pub(super) fn state(
     (calendar, unix_ms): (&mut Calendar, u64),
     frees_at: Option<u64>,
 ) -> BudgetState {
-    let span = calendar.span(spec.window, unix_ms);
+    let span = calendar.span(spec, unix_ms);
     let count = |limit: Option<u64>, spent: u64, reserved: u64| {
         let left = |limit: u64| limit.saturating_sub(spent.saturating_add(reserved));
         limit.map(|limit| Side { limit, spent, reserved, left: left(limit) })
@@ -102,6 +108,9 @@ pub(super) fn state(
         began_unix_ms: span.start,
         resets_unix_ms: frees_at.or(span.end),
         waiting: 0,
+        uncounted_events: 0,
+        zone: spec.zone.clone(),
+        turn: spec.turn.clone().filter(|turn| unix_ms < turn.until_unix_ms),
     }
 }
 

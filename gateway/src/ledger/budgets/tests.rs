@@ -15,6 +15,8 @@ fn spec(window: Window, unit: Unit, limit: u64) -> BudgetSpec {
         tokens: (unit == Unit::Tokens).then_some(limit),
         requests: (unit == Unit::Requests).then_some(limit),
         hard: true,
+        zone: None,
+        turn: None,
     }
 }
 
@@ -30,6 +32,7 @@ fn path(key: &str, team: &str, session: &str, tags: &[&str]) -> BudgetPath {
         user: Some("ada"),
         session: Some(session),
         tags: &tags,
+        model: None,
     })
 }
 
@@ -46,7 +49,7 @@ fn set(machine: &mut Machine, scope: &Scope, budgets: &[BudgetSpec], of_sessions
 }
 
 fn machine(settings: &[(Scope, Vec<BudgetSpec>, Vec<BudgetSpec>)]) -> Machine {
-    let mut machine = Machine::new(TimeZone::UTC);
+    let mut machine = Machine::new(&jiff::tz::TimeZone::UTC);
     for (scope, budgets, of_sessions) in settings {
         set(&mut machine, scope, budgets, of_sessions);
     }
@@ -326,7 +329,7 @@ fn counts(window: Window, then: u64, now: u64) -> bool {
     let weeks = |ms: u64| (ms + 520 * 7 * day - monday) / (7 * day);
     let month = |ms: u64| {
         let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap();
-        let date = at.to_zoned(TimeZone::UTC).date();
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
         (date.year(), date.month())
     };
     match window {
@@ -364,7 +367,7 @@ fn taken(memory: &[Remembered], scope: &Scope, window: Window, now: u64) -> [u64
 }
 
 /// Parts of limits that were told: whose, over which window, of what, how much, since when.
-type ToldParts = std::collections::HashSet<(Scope, Window, u8, u8, u64)>;
+type ToldParts = HashSet<(Scope, Window, u8, u8, u64)>;
 
 /// A part is told when it is passed, and of a calendar window once.
 fn tell_once(told: &mut ToldParts, passed: &Crossing) {

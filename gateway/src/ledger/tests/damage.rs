@@ -310,3 +310,139 @@ fn old_segments_are_dropped_damaged_or_not() {
     drop(books);
     assert_eq!(house.open().budgets()[0].money.unwrap().spent, spent);
 }
+
+/// A directory without its index in which `lost` of many events of a budget cannot be read, and what
+/// they all spent.
+fn with_lost_charges(spares: bool) -> (House, String) {
+    let original = House::new();
+    let books = original.open();
+    books.put_key(key("key_a", vec![money(Window::Total, "100")])).blocking().unwrap();
+    for n in 0..20 {
+        request(&books, "key_a", ask("1", 10), used(n, 1)).unwrap();
+    }
+    let spent = books.budgets()[0].money.unwrap().spent.to_string();
+    books.close();
+    drop(books);
+    fs::remove_dir_all(original.data().join("index")).unwrap();
+    let mut bytes = fs::read(segment(&original)).unwrap();
+    // Events 6 and 7: a reservation and its entry, as if they had never been.
+    for at in &records(&bytes)[5..7] {
+        bytes[at.start + 30] ^= 1;
+    }
+    let house = house_of(&original, &bytes);
+    if !spares {
+        let files = fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
+        let spares = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
+        spares.for_each(|path| fs::remove_file(path).unwrap());
+    }
+    (house, spent)
+}
+
+#[test]
+fn a_rebuild_across_lost_events_gives_no_budget_back_for_the_balances_are_kept_beside_the_journal()
+{
+    let (house, spent) = with_lost_charges(true);
+    let (books, recovered) = house.try_open().unwrap();
+    assert_eq!((recovered.lost.is_empty(), recovered.uncounted.len()), (false, 0));
+    let budget = &books.budgets()[0];
+    assert_eq!((budget.money.unwrap().spent.to_string(), budget.uncounted_events), (spent, 0));
+    assert_eq!(recovered.crashed_requests, 0, "what is over is not booked again");
+    assert_eq!(books.uncounted(), 0);
+}
+
+#[test]
+fn keys_that_only_lost_events_told_of_are_there_after_a_rebuild() {
+    let original = House::new();
+    let books = original.open();
+    for name in ["key_a", "key_b", "key_c"] {
+        books.put_key(key(name, vec![money(Window::Total, "1")])).blocking().unwrap();
+    }
+    books.close();
+    drop(books);
+    fs::remove_dir_all(original.data().join("index")).unwrap();
+    let mut bytes = fs::read(segment(&original)).unwrap();
+    let second = records(&bytes)[1].clone();
+    bytes[second.start + 30] ^= 1;
+    let books = house_of(&original, &bytes).open();
+    assert_eq!((books.keys().len(), books.budgets().len()), (3, 3));
+}
+
+#[test]
+fn what_nothing_covers_is_said_of_every_budget_until_the_operator_books_it() {
+    let (house, spent) = with_lost_charges(false);
+    let (mut books, recovered) = house.try_open().unwrap();
+    assert_eq!(recovered.uncounted.len(), 1);
+    assert_eq!(recovered.uncounted[0].events(), 2);
+    // Also after another start, which replays nothing.
+    for _ in 0..2 {
+        let budget = &books.budgets()[0];
+        assert_eq!(budget.uncounted_events, 2, "never nothing for unknown");
+        assert_ne!(budget.money.unwrap().spent.to_string(), spent);
+        let report = books.verify();
+        assert_eq!(report.uncounted, recovered.uncounted);
+        assert!(report.findings.iter().any(|found| found.what.contains("events 6 to 7")));
+        books.close();
+        drop(books);
+        books = house.open();
+    }
+    // The third request had used two tokens of prompt and one of answer.
+    let charge = crate::ledger::Amount { money: usd("0.04"), tokens: 3, requests: 1 };
+    let scope = crate::ledger::Scope::Key(super::harness::key_id("key_a"));
+    let both = (charge, crate::ledger::Amount::default());
+    let ticket = books.correct(&scope, Window::Total, both, "by the invoice").unwrap();
+    ticket.blocking().unwrap();
+    assert!(books.correct(&scope, Window::Day, both, "no such budget").is_none());
+    for rebuilt in [false, true] {
+        books.catch_up();
+        let budget = &books.budgets()[0];
+        assert_eq!(
+            (budget.money.unwrap().spent.to_string(), budget.uncounted_events),
+            (spent.clone(), 0)
+        );
+        books.close();
+        drop(books);
+        if rebuilt {
+            fs::remove_dir_all(house.data().join("index")).unwrap();
+        }
+        books = house.open();
+    }
+    assert_eq!(books.budgets()[0].money.unwrap().spent.to_string(), spent);
+}
+
+#[test]
+fn a_budget_whose_window_began_after_the_loss_misses_nothing() {
+    let (house, _) = with_lost_charges(false);
+    let books = house.open();
+    books.put_key(key("key_a", vec![money(Window::Day, "100")])).blocking().unwrap();
+    assert_eq!(books.budgets()[0].uncounted_events, 2, "today's may");
+    house.hand.set(NOON + 86_400_000);
+    assert_eq!(books.budgets()[0].uncounted_events, 0, "tomorrow's does not");
+}
+
+#[test]
+fn a_base_made_of_damaged_segments_takes_the_balances_that_are_kept_or_says_what_it_lacks() {
+    let intact = intact();
+    for spares in [true, false] {
+        let house = with_a_bad_block(&intact);
+        let books = house.open();
+        let spent = books.budgets()[0].money.unwrap().spent;
+        if !spares {
+            let files = fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
+            let old = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
+            old.for_each(|path| fs::remove_file(path).unwrap());
+        }
+        assert_eq!(books.retire(NOON + 86_400_000).unwrap().segments, 1);
+        let crashed = house.crashed();
+        drop(books);
+        fs::remove_dir_all(crashed.data().join("index")).unwrap();
+        let books = crashed.open();
+        let budgets = books.budgets();
+        if spares {
+            let budget = &budgets[0];
+            assert_eq!((budget.money.unwrap().spent, budget.uncounted_events), (spent, 0));
+        } else {
+            // Not even the key is known.
+            assert_eq!((budgets.len(), books.uncounted() > 0), (0, true));
+        }
+    }
+}

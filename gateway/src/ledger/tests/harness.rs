@@ -48,6 +48,7 @@ impl House {
             time_zone: jiff::tz::TimeZone::UTC,
             global_budgets: Vec::new(),
             global_tokens_per_minute: None,
+            model_limits: Vec::new(),
         };
         Self { _dir: dir, clock, hand, config }
     }
@@ -120,11 +121,19 @@ pub(super) fn usd(text: &str) -> PicoUsd {
 }
 
 pub(super) fn money(window: Window, limit: &str) -> BudgetSpec {
-    BudgetSpec { window, money: Some(usd(limit)), tokens: None, hard: true, requests: None }
+    BudgetSpec {
+        window,
+        money: Some(usd(limit)),
+        tokens: None,
+        hard: true,
+        requests: None,
+        zone: None,
+        turn: None,
+    }
 }
 
 pub(super) fn tokens(window: Window, limit: u64) -> BudgetSpec {
-    BudgetSpec { window, money: None, tokens: Some(limit), hard: true, requests: None }
+    BudgetSpec { tokens: Some(limit), money: None, ..money(window, "0") }
 }
 
 pub(super) fn key_id(name: &str) -> KeyId {
@@ -147,6 +156,7 @@ pub(super) fn key(name: &str, budgets: Vec<BudgetSpec>) -> KeyRecord {
         revoked_unix_ms: None,
         session_budgets: Vec::new(),
         disabled_unix_ms: None,
+        tags: Vec::new(),
     }
 }
 
@@ -159,6 +169,7 @@ pub(super) fn path(name: &str) -> crate::ledger::BudgetPath {
         user: None,
         session: None,
         tags: &[],
+        model: None,
     })
 }
 

@@ -76,7 +76,7 @@ fn cents(cents: u64) -> Amount {
 }
 
 fn world(plans: &[Plan]) -> World {
-    let mut machine = Machine::new(jiff::tz::TimeZone::UTC);
+    let mut machine = Machine::new(&jiff::tz::TimeZone::UTC);
     let limits = KeyLimits { tokens_per_minute: Some(LIMIT), ..KeyLimits::default() };
     machine.set(&Scope::Global, &limits, (&[money(Window::Total, "1")], &[]), AT);
     let actors = plans.iter().map(|plan| Actor { plan: *plan, state: State::Begins });

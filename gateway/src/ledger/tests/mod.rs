@@ -11,4 +11,6 @@ mod migration;
 mod notices;
 mod power;
 mod queries;
+mod rerate;
 mod retention;
+mod zones;

@@ -589,6 +589,7 @@ impl From<KeyRecord> for caller::KeyRecord {
             revoked_unix_ms: old.revoked_unix_ms,
             session_budgets: Vec::new(),
             disabled_unix_ms: None,
+            tags: Vec::new(),
         }
     }
 }
@@ -601,7 +602,15 @@ impl From<BudgetSpec> for caller::BudgetSpec {
             Window::Month => caller::Window::Month,
             Window::Total => caller::Window::Total,
         };
-        Self { window, money: old.money, tokens: old.tokens, hard: old.hard, requests: None }
+        Self {
+            window,
+            money: old.money,
+            tokens: old.tokens,
+            hard: old.hard,
+            requests: None,
+            zone: None,
+            turn: None,
+        }
     }
 }
 

@@ -1,0 +1,71 @@
+//! How budgets stand, what of them is not known after a loss, and what operators book by hand.
+//!
+//! **Invariant:** what lost events may have charged is never taken for nothing: every budget whose
+//! window may miss it says so until a correction is booked.
+
+use super::{
+    accounts::{Amount, Correction},
+    books::Books,
+    budgets::{BudgetState, Scope},
+    effect::Effect,
+    entry::KeyId,
+    spare::Missed,
+};
+use crate::{
+    caller::Window,
+    store::{CommitTicket, codec},
+};
+
+impl Books {
+    /// Every budget in its current window, but those of sessions.
+    #[must_use]
+    pub fn budgets(&self) -> Vec<BudgetState> {
+        self.states(|scope| !matches!(scope, Scope::Session(..)))
+    }
+
+    /// The budgets of every session of a key.
+    #[must_use]
+    pub fn session_budgets(&self, key: &KeyId) -> Vec<BudgetState> {
+        self.states(|scope| matches!(scope, Scope::Session(of, _) if of == key))
+    }
+
+    fn states(&self, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
+        let mut states = self.0.budgets.states(self.0.clock.unix_ms(), wanted);
+        let derived = self.0.keeper.derived();
+        for state in states.iter_mut().filter(|_| !derived.uncounted.is_empty()) {
+            let concerns =
+                |missed: &&Missed| missed.concerns(&state.scope, state.window, state.began_unix_ms);
+            let missing = derived.uncounted.iter().filter(concerns);
+            state.uncounted_events = missing.map(|missed| missed.events.events()).sum();
+        }
+        states
+    }
+
+    /// Lost events whose charges are in no balance, where a budget's window may still miss them.
+    #[must_use]
+    pub fn uncounted(&self) -> u64 {
+        let derived = self.0.keeper.derived();
+        derived.uncounted.iter().map(|missed| missed.events.events()).sum()
+    }
+
+    /// Books a correction on a budget: `charge` is added to what is spent in its window of now,
+    /// `credit` taken from it, to nothing at most. What was missing of it after a loss counts as
+    /// booked. `None` where there is no such budget. The ticket resolves when it is durable, in
+    /// either mode.
+    pub fn correct(
+        &self,
+        scope: &Scope,
+        window: Window,
+        (charge, credit): (Amount, Amount),
+        reason: &str,
+    ) -> Option<CommitTicket> {
+        let now_ms = self.0.clock.unix_ms();
+        let start = self.0.budgets.current(scope, window, now_ms)?;
+        let (scope, reason) = (scope.clone(), reason.to_owned());
+        let correction = Correction { scope, window, start, charge, credit, reason };
+        self.0.budgets.correct(&correction, now_ms);
+        self.tell_untold(Some(&correction.scope));
+        let effect = Effect::Corrected(Box::new(correction.clone()));
+        Some(self.put(codec::CORRECTED, &correction, effect))
+    }
+}
