@@ -169,6 +169,7 @@ fn job(prompt: Vec<i32>, max_tokens: u32, caller: u64) -> Job {
         constraint: None,
         logprobs: None,
         engine_time_max: Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling { caller, ..Scheduling::default() },
     }
 }

@@ -159,6 +159,21 @@ impl EngineConfig {
         self.slots.saturating_add(kept).min(SLOTS_MAX)
     }
 
+    /// The settings of the draft model's context, where there is one: a sequence for each job that
+    /// may be guessed for, in as many cells as the model itself has.
+    pub(crate) fn of_draft(&self) -> Option<EngineConfig> {
+        let file = self.speculation.draft_file()?.to_owned();
+        let (_, streams_max) = self.speculation.limits()?;
+        Some(EngineConfig {
+            file,
+            slots: streams_max,
+            kv_layout: KvLayout::Unified,
+            prefixes_max: 0,
+            speculation: Speculation::Off,
+            ..self.clone()
+        })
+    }
+
     /// The number of computing threads.
     pub(crate) fn threads(&self) -> u32 {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -193,7 +208,7 @@ impl EngineConfig {
         if self.context_tokens > 16_777_216 {
             return refuse("context_tokens must be at most 16777216");
         }
-        if let Speculation::Lookup { tokens_max, streams_max } = self.speculation {
+        if let Some((tokens_max, streams_max)) = self.speculation.limits() {
             if !(1..=DRAFT_TOKENS_MAX).contains(&tokens_max) {
                 return refuse("the tokens guessed at once must be 1 to 16");
             }

@@ -5,6 +5,7 @@
 
 use crate::harness::{EntrySeen, Gate};
 use e2e::standin::{Fault, Reported, Script, StandIn};
+use serde_json::json;
 
 const INPUT: u128 = 1_000_000;
 const CACHED: u128 = 500_000;
@@ -133,4 +134,46 @@ async fn every_entry_tells_when_its_tokens_came() {
 
     let entry = case.entry_of(Script::says("one").using(9, 1), true).await;
     assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
+}
+
+/// A route whose rates promise far too much: each answer takes many times what was set aside at first.
+/// One step more than that is held all the same, at the rate of a prompt's tokens.
+const TOO_FAST: &str = "decode_token_max_us = 1\nprefill_token_max_us = 20000\nbudgeted = true";
+
+#[tokio::test]
+async fn an_answer_that_takes_longer_than_was_set_aside_is_whole_while_there_is_money() {
+    let gate = Gate::builder().policy("edge-first").edge_with(TOO_FAST).start().await;
+    let key = gate.new_key().with_budget_usd("1").create().await;
+    let ask = |tokens| {
+        let ask = gate.ask("Hi").by(&key).at_most(tokens);
+        ask.set("ignore_eos", json!(true)).send()
+    };
+    let first = ask(1).await.ok();
+    let held_at_first = gate.ledger().entry(first.id()).await.only_attempt().reserved();
+    let long = ask(400).await.ok();
+    assert_eq!(long.usage()["completion_tokens"], 400, "not a token was cut");
+    let entry = gate.ledger().entry(long.id()).await;
+    entry.adds_up();
+    let attempt = entry.only_attempt();
+    assert!(attempt.reserved() > held_at_first, "more was held than for one token: {attempt:?}");
+    assert_eq!(gate.budget(&key).await.reserved(), 0, "and given back");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_cut_when_the_money_is_really_short_and_never_overspends() {
+    let gate = Gate::builder().policy("edge-first").edge_with(TOO_FAST).start().await;
+    let probe = gate.ask("Hi").at_most(1).send().await.ok();
+    let held = gate.ledger().entry(probe.id()).await.only_attempt().reserved();
+    // A hundredth more than what is held at first, and far less than the whole answer takes.
+    let limit = policies::PicoUsdTotal::from_pico(held + held / 100);
+    let key = gate.new_key().with_budget_usd(&limit.to_string()).create().await;
+    let long = gate.ask("Hi").by(&key).at_most(1_500).set("ignore_eos", json!(true));
+    let long = long.send().await.ok();
+    assert_eq!(long.finish(), "length");
+    let tokens = long.usage()["completion_tokens"].as_u64().unwrap();
+    assert!((1..1_500).contains(&tokens), "{tokens}");
+    let budget = gate.budget(&key).await;
+    assert!(budget.spent() <= held + held / 100, "{budget:?}");
+    gate.until_nothing_is_reserved().await;
 }

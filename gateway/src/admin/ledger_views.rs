@@ -3,8 +3,8 @@
 use super::times::rfc3339;
 use crate::{
     ledger::{
-        Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, KeyId, ModelFile,
-        Outcome, Role, SessionNode, SessionTree, Summary,
+        Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy, GuardAction, Guesses, KeyId,
+        ModelFile, Outcome, Role, SessionNode, SessionTree, Summary,
     },
     openapi::types::{Name, Open, UsageWords, Usd},
     timeline::StageTimes,
@@ -119,6 +119,7 @@ struct AttemptView<'a> {
     service_tier: &'a Option<String>,
     hedge_winner: Option<bool>,
     retries: u16,
+    guesses: Option<Guesses>,
 }
 
 /// An entry of a list: all but the facts and the trace.
@@ -210,6 +211,7 @@ fn attempt(attempt: &Attempt) -> AttemptView<'_> {
         service_tier: &attempt.service_tier,
         hedge_winner: attempt.hedge_winner,
         retries: attempt.retries,
+        guesses: attempt.guesses,
     }
 }
 

@@ -34,7 +34,7 @@ impl Clamp {
 }
 
 /// The largest number in `low..=high` that `fits`, if any does; `fits` is monotone.
-fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+pub(crate) fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
     if low > high || !fits(low) {
         return None;
     }

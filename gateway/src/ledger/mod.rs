@@ -13,6 +13,7 @@ mod checkpoint;
 mod derived;
 pub(crate) mod effect;
 pub mod entry;
+mod extension;
 mod filter;
 mod gather;
 mod ids;
@@ -45,8 +46,10 @@ pub use budgets::{
 pub use derived::PolicyNote;
 pub use entry::{
     Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
-    GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
+    GuardAction, GuardEffect, Guesses, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId,
+    Role,
 };
+pub use extension::Extension;
 pub use filter::Filter;
 pub use notice::{Guarded, NOTICE_KINDS, Notice, NoticeId, Reached, Telling, Told, What};
 pub use open_entry::{

@@ -15,6 +15,7 @@ use super::{
         Attempt, AttemptOutcome, AttemptTimes, DecisionRecord, Endpoint, Entry, KeyId, ModelFile,
         Notes, Outcome, RequestId, Role,
     },
+    extension::{Extension, Extra},
 };
 use crate::{
     store::{
@@ -25,7 +26,10 @@ use crate::{
 };
 use policies::{PicoUsd, RouteId, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -220,6 +224,8 @@ pub struct OpenEntry {
     attempts: Vec<Running>,
     /// Whose budgets it counts against.
     path: BudgetPath,
+    /// Attempts that were made.
+    tries: Arc<AtomicUsize>,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
     placed: bool,
@@ -235,6 +241,8 @@ struct Running {
     worst_money: PicoUsd,
     holds: Holds,
     held: Amount,
+    /// What was granted beyond `held` while it ran; part of it once it has ended.
+    extra: Arc<Extra>,
     state: State,
 }
 
@@ -301,6 +309,7 @@ impl OpenEntry {
             head: Some(Box::new(head)),
             attempts: Vec::new(),
             path,
+            tries: Arc::default(),
             placed,
         }
     }
@@ -410,6 +419,7 @@ impl OpenEntry {
         }
         self.books.reservations.fetch_add(1, Ordering::Relaxed);
         self.attempts.push(running);
+        self.tries.store(self.attempts.len(), Ordering::SeqCst);
         Ok((AttemptIndex(index), ticket))
     }
 
@@ -441,12 +451,37 @@ impl OpenEntry {
     #[must_use]
     pub fn committed(&self) -> PicoUsd {
         let of = |running: &Running| match running.state {
-            State::Open => running.worst_money,
+            State::Open => {
+                let extended = running.extra.granted().worst;
+                running.worst_money.add(extended).unwrap_or(PicoUsd::MAX)
+            }
             // An unknown cost is what could have been.
             State::Ended | State::Settled => running.record.cost.unwrap_or(running.worst_money),
         };
         let sum = |sum: PicoUsd, running| sum.add(of(running)).unwrap_or(PicoUsd::MAX);
         self.attempts.iter().fold(PicoUsd::ZERO, sum)
+    }
+
+    /// The way to set more aside for a running attempt that is paid by engine time; `None` for
+    /// another. `cost_max`: the most the whole request may cost by its own limit.
+    #[must_use]
+    pub fn extension(&self, index: AttemptIndex, cost_max: Option<PicoUsd>) -> Option<Extension> {
+        let running = self.attempts.get(usize::from(index.0))?;
+        let (RoutePrice::Compute(_), State::Open) = (&running.price, running.state) else {
+            return None;
+        };
+        Some(Extension {
+            books: Arc::clone(&self.books),
+            id: self.head.as_ref()?.id,
+            attempt: index.0,
+            path: self.path.clone(),
+            holds: running.holds.clone(),
+            price: running.price.clone(),
+            paid: running.record.budgeted,
+            extra: Arc::clone(&running.extra),
+            most: cost_max.map(|max| max.less(self.committed())),
+            attempts: Arc::clone(&self.tries),
+        })
     }
 
     /// The output cap the caller asked for, or the configured default.
@@ -637,6 +672,7 @@ impl Running {
             finishes: Vec::new(),
             hedge_winner: None,
             retries: 0,
+            guesses: None,
         };
         Self {
             record,
@@ -647,6 +683,7 @@ impl Running {
             worst_money: ask.worst_money,
             holds,
             held,
+            extra: Arc::default(),
             state: State::Open,
         }
     }
@@ -657,6 +694,11 @@ impl Running {
             return;
         }
         self.state = State::Ended;
+        let extended = self.extra.end();
+        let with = |money: PicoUsd, more| money.add(more).unwrap_or(PicoUsd::MAX);
+        self.worst_money = with(self.worst_money, extended.worst);
+        self.held.money = with(self.held.money, extended.held);
+        self.record.reserved = with(self.record.reserved, extended.held);
         let used = self.used(self.record.usage.unwrap_or_default(), now_s);
         let record = &mut self.record;
         record.outcome = outcome;

@@ -40,6 +40,8 @@ pub(crate) const NOTICE: u8 = 8;
 pub(crate) const GROUP: u8 = 9;
 /// A receiver of notices was told.
 pub(crate) const TOLD: u8 = 12;
+/// An attempt's reservation was enlarged.
+pub(crate) const EXTENDED: u8 = 13;
 /// Version of the events' forms.
 pub(crate) const VERSION: u8 = 2;
 
@@ -56,6 +58,8 @@ pub(crate) enum CodecError {
 #[derive(Debug)]
 pub(crate) enum Event {
     Reserved(Box<Reserved>),
+    /// By so much money.
+    Extended((RequestId, u16, PicoUsd)),
     Settled(Box<Settled>),
     Entry(Box<Row>),
     Refused(RefusedRow),
@@ -264,6 +268,7 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
     }
     Ok(match kind {
         RESERVED => Event::Reserved(Box::new(whole(payload)?)),
+        EXTENDED => Event::Extended(whole(payload)?),
         SETTLED => Event::Settled(Box::new(whole(payload)?)),
         ENTRY => Event::Entry(Box::new(postcard::take_from_bytes(payload)?.0)),
         REFUSED => Event::Refused(whole(payload)?),
