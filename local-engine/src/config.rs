@@ -82,7 +82,8 @@ pub struct EngineConfig {
     /// Bytes that cells of jobs outside the cache may take; what does not fit is computed again.
     pub swap_bytes_max: usize,
     /// Whether tokens are guessed before they are computed. A model whose cells cannot be taken back
-    /// (a sliding window, a recurrent state) goes without.
+    /// (a sliding window, a recurrent state) goes without; a draft model for it, or one like it, is
+    /// refused.
     pub speculation: Speculation,
     /// How token vectors become one where a job does not say; `None` is what the file says, or the
     /// mean.

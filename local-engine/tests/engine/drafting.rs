@@ -144,6 +144,13 @@ async fn what_the_draft_model_takes_is_charged_to_those_it_drafts_for() {
 }
 
 #[test]
+fn the_draft_models_memory_counts() {
+    let alone = engine(&small()).info().memory_bytes;
+    let both = engine(&drafted_by(model_file())).info().memory_bytes;
+    assert!(both > alone + model_file().metadata().expect("the model").len(), "{both}, {alone}");
+}
+
+#[test]
 fn another_vocabulary_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().expect("a directory");
     let other = directory.path().join("other.gguf");
