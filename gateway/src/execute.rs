@@ -18,7 +18,6 @@ mod retry;
 
 pub use avoided::cheapest_cloud;
 pub use clamp::Clamp;
-pub(crate) use clamp::largest;
 pub use hedge::Hedging;
 use hedge::Missed;
 

@@ -14,6 +14,7 @@ pub mod draw;
 pub mod execute;
 pub mod extras;
 pub mod guard;
+pub(crate) mod largest;
 pub mod ledger;
 pub mod listen;
 pub(crate) mod openapi;

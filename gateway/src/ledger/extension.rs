@@ -14,7 +14,7 @@ use super::{
     effect::Effect,
     entry::RequestId,
 };
-use crate::store::codec;
+use crate::{largest::largest, store::codec};
 use policies::{PicoUsd, RoutePrice, WorstCase};
 use std::{
     sync::{
@@ -140,7 +140,7 @@ impl Extension {
         };
         let fits = |time: u64| cost(time).is_some_and(|cost| limit.is_none_or(|max| cost <= max));
         let wanted = u64::try_from(wanted.as_nanos()).unwrap_or(u64::MAX);
-        let time = crate::execute::largest(1, wanted, fits)?;
+        let time = largest(1, wanted, fits)?;
         Some((Duration::from_nanos(time), cost(time)?))
     }
 
