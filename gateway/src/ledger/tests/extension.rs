@@ -1,9 +1,7 @@
 //! A running attempt that is paid by engine time gets more of it while there is money, in the windows
 //! of its reservation, and not a nanosecond's worth beyond a hard budget.
 
-use super::harness::{
-    House, all, ask, complete, done, free, head, key, money, path, request, usd, used,
-};
+use super::harness::{House, all, ask, complete, done, free, head, key, money, request, usd, used};
 use crate::{
     caller::Window,
     ledger::{Ask, Books, OpenEntry, Short},
@@ -79,11 +77,11 @@ fn more_is_held_in_the_window_of_the_reservation() {
 #[test]
 fn what_was_extended_is_booked_as_reserved_after_a_crash() {
     let house = House::new();
-    let (_books, entry) = running(&house, "1");
+    let (books, entry) = running(&house, "1");
     let more = entry.extension(entry.first_attempt(), None).unwrap();
     assert_eq!(more.more(10 * SECOND, 20 * SECOND), 20 * SECOND);
     // A later request's commit carries it.
-    request(&_books, "key_a", free(1), used(1, 1)).unwrap();
+    request(&books, "key_a", free(1), used(1, 1)).unwrap();
     let after = house.crashed();
     let (books, recovered) = after.try_open().unwrap();
     assert_eq!(recovered.crashed_requests, 1);
@@ -97,7 +95,7 @@ fn what_was_extended_is_booked_as_reserved_after_a_crash() {
 #[test]
 fn a_requests_own_limit_binds_its_extensions() {
     let house = House::new();
-    let (_books, mut entry) = running(&house, "1");
+    let (_open, mut entry) = running(&house, "1");
     let index = entry.first_attempt();
     let more = entry.extension(index, Some(usd("0.016"))).unwrap();
     assert_eq!(more.more(10 * SECOND, 4 * SECOND), 4 * SECOND);
@@ -115,6 +113,4 @@ fn who_pays_by_tokens_has_nothing_to_extend() {
     let mut entry = books.open_entry(head(&books, "key_a")).unwrap();
     let (index, _ticket) = entry.reserve(ask("1", 10)).unwrap();
     assert!(entry.extension(index, None).is_none());
-    assert!(books.budgets().is_empty());
-    let _path = path("key_a");
 }
