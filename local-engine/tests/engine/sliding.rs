@@ -96,6 +96,6 @@ fn it_neither_drafts_nor_is_drafted_for() {
     };
     let refused = drafted(&config, config.file.clone());
     assert!(refused.contains("sliding window"), "{refused}");
-    let refused = drafted(&small(), config.file.clone());
+    let refused = drafted(&small(), config.file);
     assert!(refused.contains("vocabulary has"), "{refused}");
 }

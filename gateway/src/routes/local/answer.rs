@@ -19,7 +19,7 @@ use std::{
 #[derive(Debug)]
 pub enum LocalAnswer {
     /// Texts, or calls of tools.
-    Texts(Texts),
+    Texts(Box<Texts>),
     /// Vectors.
     Vectors(Vectors),
 }
@@ -73,7 +73,7 @@ impl LocalAnswer {
         asked: Asked,
         growth: Growth,
     ) -> Self {
-        Self::Texts(Texts::new(choices, per_prompt, asked, growth))
+        Self::Texts(Box::new(Texts::new(choices, per_prompt, asked, growth)))
     }
 
     /// What the jobs have taken so far: what they are charged when they are dropped now.
