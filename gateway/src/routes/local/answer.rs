@@ -19,7 +19,7 @@ use std::{
 #[derive(Debug)]
 pub enum LocalAnswer {
     /// Texts, or calls of tools.
-    Texts(Box<Texts>),
+    Texts(Texts),
     /// Vectors.
     Vectors(Vectors),
 }
@@ -37,7 +37,7 @@ pub struct Texts {
     going: usize,
     /// The choice that is read first, so that none is read last for ever.
     first: usize,
-    growth: Growth,
+    growth: Box<Growth>,
     /// Events that have come and not gone.
     ready: VecDeque<Event>,
     ended: bool,
@@ -73,7 +73,7 @@ impl LocalAnswer {
         asked: Asked,
         growth: Growth,
     ) -> Self {
-        Self::Texts(Box::new(Texts::new(choices, per_prompt, asked, growth)))
+        Self::Texts(Texts::new(choices, per_prompt, asked, growth))
     }
 
     /// What the jobs have taken so far: what they are charged when they are dropped now.
@@ -107,7 +107,7 @@ impl Texts {
             choices,
             readers: readers.unwrap_or_default(),
             asked,
-            growth,
+            growth: Box::new(growth),
             first: 0,
             ready: VecDeque::new(),
             ended: false,
