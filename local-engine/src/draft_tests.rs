@@ -181,8 +181,13 @@ fn cells_that_run_out_cost_proposals_and_no_answer() {
         of_draft = config.of_draft();
     });
     bench.draft_by(&of_draft.expect("there is one"), |_| false, Faults::default());
-    let mut job = bench.job(&[A; 16], 24);
-    assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..24]);
+    // Either fits into the draft model's cells, and not both.
+    let mut first = bench.job(&[A; 8], 11);
+    let mut second = bench.job(&[A + 1; 9], 10);
+    bench.turns(40);
+    assert_eq!(text(&events(&mut first)), REST[..11]);
+    assert_eq!(text(&events(&mut second)), REST[1..11]);
+    assert!(tokens_drafted(&bench) > 20, "they took turns in them");
     let draft = bench.shared.gauges.read().draft.expect("it is there");
     assert!(draft.kv_used <= draft.kv_total, "{draft:?}");
 }
