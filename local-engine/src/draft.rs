@@ -105,8 +105,9 @@ impl<D: Device> Drafter<D> {
         let mut drafts = vec![Draft::default(); wants.len()];
         let mut turns = self.read(wants, read_max);
         while !turns.is_empty() {
-            if !self.compute(&turns)? {
-                break;
+            // Where there are not cells for all, who came first has them.
+            while !turns.is_empty() && !self.compute(&turns)? {
+                turns.pop();
             }
             let (mut row, mut next) = (0, Vec::new());
             for Turn { want, seat, tokens, draws } in turns {

@@ -187,7 +187,7 @@ fn cells_that_run_out_cost_proposals_and_no_answer() {
     bench.turns(40);
     assert_eq!(text(&events(&mut first)), REST[..11]);
     assert_eq!(text(&events(&mut second)), REST[1..11]);
-    assert!(tokens_drafted(&bench) > 20, "they took turns in them");
+    assert!(tokens_drafted(&bench) > 0, "who came first had them");
     let draft = bench.shared.gauges.read().draft.expect("it is there");
     assert!(draft.kv_used <= draft.kv_total, "{draft:?}");
 }
