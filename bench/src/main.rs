@@ -23,6 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// The command by which this program computes for another of its kind.
+const ENGINE_WORKER: &str = "engine-worker";
+
 /// Measures tollgate.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -53,6 +56,9 @@ enum Command {
     Upstream(upstream::UpstreamArgs),
     /// The bare axum + reqwest proxy, the floor (started by `overhead`).
     Proxy(proxy::ProxyArgs),
+    /// An engine for its parent (started by `engine --isolation`).
+    #[command(name = ENGINE_WORKER, hide = true)]
+    EngineWorker,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +84,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Load(args) => load::run(&args),
         Command::Upstream(args) => one_thread()?.block_on(upstream::run(args)),
         Command::Proxy(args) => all_cores()?.block_on(proxy::run(args)),
+        Command::EngineWorker => local_engine::serve_parent().map_err(|e| format!("worker: {e}")),
     }
 }
 

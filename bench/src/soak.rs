@@ -1,7 +1,7 @@
 //! Does the engine hold out? Twice as many callers as it has slots ask for a given time, some leave
 //! in the middle, and at the end nothing may be left behind: no KV cell, no job, no memory that grew.
 //!
-//! **Invariant:** the answer is yes only if every job ended with an event or was cancelled, every KV
+//! **Invariant:** the answer is yes only if every job ended well, expired or was cancelled, every KV
 //! cell is free once the prefixes are given up, and the resident memory of the last quarter is
 //! within `growth_max_percent` of the first one's after warming up.
 
@@ -49,6 +49,8 @@ struct Tally {
     finished: AtomicU64,
     cancelled: AtomicU64,
     refused: AtomicU64,
+    /// Waited too long for a slot: what a slow machine does to callers at twice its capacity.
+    expired: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -143,7 +145,11 @@ async fn ask(
                     tally.finished.fetch_add(1, Relaxed);
                     break;
                 }
-                Some(JobEvent::Failed { .. } | JobEvent::Expired { .. }) | None => {
+                Some(JobEvent::Expired { .. }) => {
+                    tally.expired.fetch_add(1, Relaxed);
+                    break;
+                }
+                Some(JobEvent::Failed { .. }) | None => {
                     tally.failed.fetch_add(1, Relaxed);
                     break;
                 }
@@ -169,6 +175,7 @@ fn job(prompt: Vec<i32>, max_tokens: u32, caller: u64) -> Job {
         constraint: None,
         logprobs: None,
         engine_time_max: Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling { caller, ..Scheduling::default() },
     }
 }
@@ -183,11 +190,12 @@ async fn watch(args: &SoakArgs, tally: &Tally) -> Result<Vec<u64>, String> {
         tokio::time::sleep(every.min(whole.saturating_sub(begun.elapsed()))).await;
         resident.push(resident_kib()?);
         progress(&format!(
-            "{:>5} s: {} finished, {} cancelled, {} refused, {} failed, {} MiB",
+            "{:>5} s: {} finished, {} cancelled, {} refused, {} expired, {} failed, {} MiB",
             begun.elapsed().as_secs(),
             tally.finished.load(Relaxed),
             tally.cancelled.load(Relaxed),
             tally.refused.load(Relaxed),
+            tally.expired.load(Relaxed),
             tally.failed.load(Relaxed),
             resident.last().copied().unwrap_or(0) / 1024,
         ));
@@ -208,12 +216,13 @@ fn report(
     let after = most(&resident[resident.len() - quarter..]);
     let status = engine.status();
     say(&format!(
-        "finished {} cancelled {} refused {} failed {}; memory {} -> {} MiB; {kept} of {} cells held \
+        "finished {} cancelled {} refused {} expired {} failed {}; memory {} -> {} MiB; {kept} of {} cells held \
          prefixes, {} do after they were given up; running {} queued {}; busy {:.1} s, attributed \
          {:.1} s",
         tally.finished.load(Relaxed),
         tally.cancelled.load(Relaxed),
         tally.refused.load(Relaxed),
+        tally.expired.load(Relaxed),
         tally.failed.load(Relaxed),
         before / 1024,
         after / 1024,

@@ -15,6 +15,7 @@ pub mod execute;
 pub mod extras;
 pub mod guard;
 pub mod idle;
+pub(crate) mod largest;
 pub mod ledger;
 pub mod listen;
 pub(crate) mod openapi;

@@ -20,7 +20,7 @@ use crate::{
     routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
-        ChatRequest, Delta, DeltaKind, Event, FinishReason, Gathered, Outer, Seen,
+        ChatRequest, Delta, DeltaKind, EngineUse, Event, FinishReason, Gathered, Outer, Seen,
         chat::{self, AnswerHead, Cost},
         estimate_tokens, sse,
     },
@@ -65,8 +65,8 @@ struct SeenSoFar {
     service: Option<ServiceTier>,
     finish: Option<FinishReason>,
     id: Option<String>,
-    /// Engine time, nanoseconds.
-    engine_ns: Option<u64>,
+    /// What it took of the engine in this process.
+    engine: Option<EngineUse>,
 }
 
 /// What an answer costs that somebody else books: a flight's, of which this relay is one waiter.
@@ -269,9 +269,9 @@ impl Relay {
                 }
                 self.seen.note_delta(delta);
             }
-            Event::End { usage, source, engine_ns } => {
+            Event::End { usage, source, engine } => {
                 self.seen.usage = Some((*usage, *source));
-                self.seen.engine_ns = *engine_ns;
+                self.seen.engine = *engine;
             }
         }
     }
@@ -399,17 +399,17 @@ impl Relay {
     fn book(&mut self) {
         let Some(attempt) = self.started.attempt else { return };
         let ended = self.seen.usage.is_some();
-        if let Some((usage, engine_ns)) = self.started.answer.metered().filter(|_| !ended) {
+        if let Some((usage, engine)) = self.started.answer.metered().filter(|_| !ended) {
             self.seen.usage = Some((usage, UsageSource::Counted));
-            self.seen.engine_ns = Some(engine_ns);
+            self.seen.engine = Some(engine);
         }
         let (usage, source) = self.usage();
         let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
         let record = open.attempt(attempt);
-        if let Some(engine_ns) = self.seen.engine_ns {
-            record.times.engine_ns = Some(engine_ns);
+        if let Some(engine) = self.seen.engine {
+            record.took_of_engine(&engine);
         }
         record.usage = Some(usage);
         record.usage_source = Some(source);
@@ -439,11 +439,12 @@ impl Relay {
             // The entry learns of the engine's time when it is booked, which may be later.
             (Some(open), Some(attempt), _) => {
                 let (price, used) = open.priced(attempt, usage);
-                let told = self.seen.engine_ns.map(Duration::from_nanos);
+                let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
                 (price, Used { engine_time: told.unwrap_or(used.engine_time), ..used })
             }
             (_, _, Some(shared)) => {
-                let engine_time = Duration::from_nanos(self.seen.engine_ns.unwrap_or(0));
+                let engine_time =
+                    Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
                 let service = self.seen.service.unwrap_or(shared.used.service);
                 (&shared.price, Used { usage, engine_time, service, ..shared.used })
             }

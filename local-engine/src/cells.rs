@@ -76,7 +76,7 @@ impl<D: Device> Scheduler<D> {
         })
     }
 
-    fn domain(&self, caller: u64) -> u64 {
+    pub(crate) fn domain(&self, caller: u64) -> u64 {
         if self.share_prefixes { 0 } else { caller }
     }
 

@@ -83,7 +83,8 @@ pub struct EngineConfig {
     /// Bytes that cells of jobs outside the cache may take; what does not fit is computed again.
     pub swap_bytes_max: usize,
     /// Whether tokens are guessed before they are computed. A model whose cells cannot be taken back
-    /// (a sliding window, a recurrent state) goes without.
+    /// (a sliding window, a recurrent state) goes without; a draft model for it, or one like it, is
+    /// refused.
     pub speculation: Speculation,
     /// How token vectors become one where a job does not say; `None` is what the file says, or the
     /// mean.
@@ -160,6 +161,21 @@ impl EngineConfig {
         self.slots.saturating_add(kept).min(SLOTS_MAX)
     }
 
+    /// The settings of the draft model's context, where there is one: a sequence for each job that
+    /// may be guessed for, in as many cells as the model itself has.
+    pub(crate) fn of_draft(&self) -> Option<EngineConfig> {
+        let file = self.speculation.draft_file()?.to_owned();
+        let (_, streams_max) = self.speculation.limits()?;
+        Some(EngineConfig {
+            file,
+            slots: streams_max,
+            kv_layout: KvLayout::Unified,
+            prefixes_max: 0,
+            speculation: Speculation::Off,
+            ..self.clone()
+        })
+    }
+
     /// The number of computing threads.
     pub(crate) fn threads(&self) -> u32 {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -194,7 +210,7 @@ impl EngineConfig {
         if self.context_tokens > 16_777_216 {
             return refuse("context_tokens must be at most 16777216");
         }
-        if let Speculation::Lookup { tokens_max, streams_max } = self.speculation {
+        if let Some((tokens_max, streams_max)) = self.speculation.limits() {
             if !(1..=DRAFT_TOKENS_MAX).contains(&tokens_max) {
                 return refuse("the tokens guessed at once must be 1 to 16");
             }

@@ -25,6 +25,14 @@ pub enum LoadError {
         /// llama.cpp's last words.
         reason: String,
     },
+    /// The draft model is none for this model.
+    #[error("the draft model {} cannot be used: {reason}", file.display())]
+    Draft {
+        /// Its file.
+        file: PathBuf,
+        /// What keeps it from being one.
+        reason: String,
+    },
     /// The context (KV cache and buffers) could not be made, most often for want of memory.
     #[error("no context of {context_tokens} tokens could be made: {reason}")]
     Context {

@@ -3,6 +3,7 @@
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::sync::mpsc::Receiver;
@@ -49,8 +50,33 @@ impl Generation {
             reason: "the engine ended".to_owned(),
             usage: self.meter.usage(),
         });
-        self.ended = !matches!(event, JobEvent::Started { .. } | JobEvent::Text { .. });
+        self.ended = !matches!(
+            event,
+            JobEvent::Started { .. } | JobEvent::Text { .. } | JobEvent::EngineTimeLow
+        );
         Poll::Ready(Some(event))
+    }
+
+    /// The bound of the job's engine time, as it was raised last.
+    #[must_use]
+    pub fn engine_time_max(&self) -> Duration {
+        self.meter.engine_time_max()
+    }
+
+    /// Raises the bound of the job's engine time, where [`crate::Job::engine_time_may_grow`]. A job
+    /// that waits at its bound goes on.
+    pub fn extend(&self, more: Duration) {
+        self.bound(self.meter.engine_time_max().saturating_add(more), false);
+    }
+
+    /// Says that the bound is the last one: the job ends there.
+    pub fn no_more_time(&self) {
+        self.bound(self.meter.engine_time_max(), true);
+    }
+
+    pub(crate) fn bound(&self, engine_time_max: Duration, last: bool) {
+        self.meter.bound(engine_time_max, last);
+        self.shared.wake();
     }
 
     /// What the job has taken so far, exact up to the last finished step: what a job that is about

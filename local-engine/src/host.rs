@@ -164,7 +164,11 @@ pub(crate) fn place(
 ) -> Result<InPlace, LoadError> {
     config.check()?;
     let header = load::check_header(&config.file)?;
-    let needed = load::memory_estimate(&header, config);
+    let mut needed = load::memory_estimate(&header, config);
+    if let Some(draft) = config.of_draft() {
+        let header = load::check_header(&draft.file)?;
+        needed = needed.saturating_add(load::memory_estimate(&header, &draft));
+    }
     let claim = memory.claim(needed).map_err(|free| LoadError::Memory { needed, free })?;
     let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
     let digest = Digest::begin(&config.file, known);

@@ -22,6 +22,21 @@ pub struct Device {
     pub memory_free: u64,
 }
 
+/// A draft model that is loaded beside one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftInfo {
+    /// Its own name (`general.name`), or the file's.
+    pub name: String,
+    /// The file it was loaded from.
+    pub file: PathBuf,
+    /// The quantisation, such as `Q4_1`, or `unknown`.
+    pub quantisation: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Tokens its KV cache holds.
+    pub kv_cells: u32,
+}
+
 /// A loaded model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
@@ -68,6 +83,8 @@ pub struct ModelInfo {
     pub gpu_memory_bytes: u64,
     /// Threads that compute.
     pub threads: u32,
+    /// The model that drafts for it, where there is one.
+    pub draft: Option<DraftInfo>,
     /// Time taken to load, context included.
     pub load_time: Duration,
     /// Memory it takes, by the estimate that models share the device's memory by.

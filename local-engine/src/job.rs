@@ -122,6 +122,10 @@ pub struct Job {
     /// Attributed engine time after which the job ends with [`Finish::EngineTime`]: the bound a
     /// reservation was computed from.
     pub engine_time_max: Duration,
+    /// Whether that bound may be raised while the job runs: then it tells
+    /// [`JobEvent::EngineTimeLow`] before, and waits at the bound until its owner has called
+    /// [`crate::Generation::extend`] or [`crate::Generation::no_more_time`].
+    pub engine_time_may_grow: bool,
     /// Whose job it is and how urgent.
     pub scheduling: Scheduling,
 }
@@ -173,6 +177,9 @@ pub enum JobEvent {
         /// makes no whole character yet comes with the one that completes it.
         logprobs: Vec<TokenLogprob>,
     },
+    /// Three quarters of the job's engine time are used, where its bound may be raised; once for
+    /// each bound. Never the last event.
+    EngineTimeLow,
     /// The job ended well.
     Finished {
         /// Why.
@@ -247,6 +254,10 @@ pub struct JobUsage {
     pub generated_tokens: u32,
     /// Engine time attributed to reading the prompt.
     pub prefill_time: Duration,
-    /// Engine time attributed to generating.
+    /// Engine time attributed to generating, that of a draft model included.
     pub decode_time: Duration,
+    /// Tokens that were guessed before they were computed.
+    pub drafted_tokens: u32,
+    /// Those of them that were drawn.
+    pub accepted_tokens: u32,
 }

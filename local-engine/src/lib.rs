@@ -19,6 +19,9 @@ mod costs;
 mod desk;
 mod device;
 mod digest;
+mod draft;
+#[cfg(test)]
+mod draft_tests;
 mod draw;
 mod drill;
 mod embedding;
@@ -31,6 +34,8 @@ mod gbnf;
 mod generation;
 pub mod gguf;
 #[cfg(test)]
+mod growth_tests;
+#[cfg(test)]
 mod guard_tests;
 mod host;
 mod hosted;
@@ -40,6 +45,7 @@ mod keeper;
 mod llama;
 mod load;
 mod logprobs;
+mod lookup;
 mod meter;
 mod offload;
 mod outbox;
@@ -83,7 +89,7 @@ pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;
 pub use host::{Host, HostConfig, HostStatus};
 pub use hosted::{HostedModel, Keep, LoadWhen, ModelCounts, ModelState};
-pub use info::{Device, ModelInfo};
+pub use info::{Device, DraftInfo, ModelInfo};
 pub use job::{
     Dry, Finish, Job, JobEvent, JobUsage, Likely, Message, Priority, Role, Sampling, Scheduling,
     TOP_LOGPROBS_MAX, TokenLogprob,
@@ -93,6 +99,6 @@ pub use process::{Isolation, Worker, serve_parent};
 pub use speculation::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, RequestClass, Speculation, SpeculationStatus,
 };
-pub use status::{EngineState, Status, StepCosts};
+pub use status::{DraftStatus, EngineState, Status, StepCosts};
 pub use template::Chat;
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

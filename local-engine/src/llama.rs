@@ -9,6 +9,8 @@ mod embedding;
 mod sampler;
 #[cfg(test)]
 mod sampler_tests;
+#[cfg(test)]
+mod unguarded_tests;
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -207,6 +209,32 @@ impl Model {
     pub(crate) fn end_tokens(&self) -> Vec<i32> {
         let vocab = self.model.vocab();
         (0..self.vocabulary).filter(|id| vocab.is_eog(LlamaToken::new(*id))).collect()
+    }
+
+    /// Whether a token means the same in `other`: only then can that one draft for this one.
+    ///
+    /// # Errors
+    /// The first thing in which the vocabularies differ.
+    pub(crate) fn same_vocabulary(&self, other: &Model) -> Result<(), String> {
+        let (own, others) = (self.model.vocab(), other.model.vocab());
+        if self.vocabulary != other.vocabulary {
+            let (draft, model) = (other.vocabulary, self.vocabulary);
+            return Err(format!("its vocabulary has {draft} tokens, and the model's {model}"));
+        }
+        if own.should_add_bos() != others.should_add_bos()
+            || (own.bos(), own.eos()) != (others.bos(), others.eos())
+            || self.end_tokens() != other.end_tokens()
+        {
+            return Err("its tokens that begin or end a text are not the model's".to_owned());
+        }
+        let differs = |id: &i32| {
+            let token = LlamaToken::new(*id);
+            own.text(token) != others.text(token) || own.attr(token) != others.attr(token)
+        };
+        match (0..self.vocabulary).find(differs) {
+            Some(id) => Err(format!("its token {id} is not the model's")),
+            None => Ok(()),
+        }
     }
 
     /// Layers, the output layer included.

@@ -8,16 +8,17 @@ use crate::{
     constraint::Compiler,
     device::Device,
     digest::hex_sha256,
+    draft::Drafter,
     engine::file_stem,
     error::LoadError,
     gguf::{self, Header},
-    info::{self, ModelInfo, quantisation},
+    info::{self, DraftInfo, ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
     offload::{self, Offload},
     scheduler::Scheduler,
     shared::Shared,
     template::ChatTemplate,
-    with_model::WithModel,
+    with_model::{Models, WithModel},
 };
 
 /// What the callers' side needs of a loaded model.
@@ -76,6 +77,7 @@ pub(crate) fn load(
     let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
     let plans = offload::plans(&devices, all, config.gpu_layers, config.gpu_device.as_deref())
         .map_err(LoadError::Config)?;
+    let of_draft = config.of_draft();
     let mut failure = LoadError::Start("no plan to load by".to_owned());
     for plan in plans {
         let file = config.file.clone();
@@ -86,9 +88,27 @@ pub(crate) fn load(
                 continue;
             }
         };
-        let made = WithModel::try_new(Arc::clone(&model), |model| {
-            let device = LlamaDevice::new(model, config)?;
-            Ok(Scheduler::new(device, config, Arc::clone(shared)))
+        let draft = match of_draft.as_ref().map(|draft| draft_model(draft, plan)).transpose() {
+            Ok(draft) => draft,
+            Err(error) => {
+                failure = fall_short(plan, error);
+                continue;
+            }
+        };
+        if let Some((draft, config)) = draft.as_ref().zip(of_draft.as_ref()) {
+            let refused = |reason| LoadError::Draft { file: config.file.clone(), reason };
+            model.same_vocabulary(draft).map_err(refused)?;
+        }
+        let models = Models { model: Arc::clone(&model), draft };
+        let made = WithModel::try_new(models, |models| {
+            let device = LlamaDevice::new(&models.model, config)?;
+            let mut scheduler = Scheduler::new(device, config, Arc::clone(shared));
+            if let (Some(draft), Some(config)) = (&models.draft, &of_draft) {
+                let device = LlamaDevice::new(draft, config)?;
+                let seats = (config.slots, draft.trained_context_tokens());
+                scheduler.draft_by(Drafter::new(device, seats.0, seats.1));
+            }
+            Ok(scheduler)
         });
         let scheduler = match made {
             Ok(scheduler) => scheduler,
@@ -98,8 +118,9 @@ pub(crate) fn load(
                 continue;
             }
         };
-        let loaded = scheduler.with_dependent(|model, scheduler| {
-            describe(model, &scheduler.device, config, plan, &devices, started)
+        let loaded = scheduler.with_dependent(|models, scheduler| {
+            can_be_drafted_for(scheduler, config)?;
+            describe(models, &scheduler.device, config, plan, &devices, started)
         })?;
         tracing::info!(
             model = loaded.info.name,
@@ -116,6 +137,32 @@ pub(crate) fn load(
         return Ok((scheduler, loaded));
     }
     Err(failure)
+}
+
+/// Loads a draft model, all of it on the GPU where layers of the other one are there.
+fn draft_model(config: &EngineConfig, plan: Offload) -> Result<Model, LoadError> {
+    let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
+    let layers = if plan.layers > 0 { all } else { 0 };
+    let refused = |reason| LoadError::Draft { file: config.file.clone(), reason };
+    Model::load(&config.file, Offload { layers, ..plan }).map_err(refused)
+}
+
+/// Refuses a draft model where wrong guesses could not be taken back out of the cells.
+fn can_be_drafted_for(
+    scheduler: &Scheduler<LlamaDevice<'_>>,
+    config: &EngineConfig,
+) -> Result<(), LoadError> {
+    let Some(drafter) = &scheduler.drafter else { return Ok(()) };
+    let whose = match (drafter.can_rewind(), scheduler.device.can_rewind()) {
+        (true, true) => return Ok(()),
+        (false, _) => "it is a model",
+        (true, false) => "the other one is a model",
+    };
+    let file = config.speculation.draft_file().unwrap_or(&config.file).to_owned();
+    let reason = format!(
+        "{whose} with a sliding window or a recurrent state, whose cells cannot be taken back"
+    );
+    Err(LoadError::Draft { file, reason })
 }
 
 /// Most choices of one request: as many as can be decoded together, and wait together.
@@ -146,7 +193,7 @@ fn fall_short(plan: Offload, failure: LoadError) -> LoadError {
 }
 
 fn describe(
-    model: &Arc<Model>,
+    Models { model, draft }: &Models,
     device: &LlamaDevice<'_>,
     config: &EngineConfig,
     plan: Offload,
@@ -183,6 +230,17 @@ fn describe(
         devices: before.to_vec(),
         gpu_memory_bytes: offload::taken(before, &llama::devices().map_err(LoadError::Start)?),
         threads: config.threads(),
+        draft: draft.as_ref().zip(config.speculation.draft_file()).map(|(draft, file)| {
+            let metadata = |key: &str| draft.metadata(key).filter(|value| !value.is_empty());
+            DraftInfo {
+                name: metadata("general.name").unwrap_or_else(|| file_stem(file)),
+                file: file.to_owned(),
+                quantisation: quantisation(&metadata("general.file_type").unwrap_or_default())
+                    .to_owned(),
+                parameters: draft.parameters(),
+                kv_cells: device.cells(),
+            }
+        }),
         load_time: started.elapsed(),
         memory_bytes: 0,
     };

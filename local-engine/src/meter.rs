@@ -20,14 +20,52 @@ pub(crate) struct Meter {
     pub(crate) paused: AtomicBool,
     /// Set by the scheduler with the last event.
     pub(crate) closed: AtomicBool,
+    /// The bound of its engine time; raised by the owner.
+    engine_time_max_ns: AtomicU64,
+    /// Set by the owner: the bound is the last one.
+    last_bound: AtomicBool,
+    /// Set by the scheduler: the owner was told that the bound is near. Taken back with a new bound.
+    pub(crate) told_low: AtomicBool,
+    /// Set by the owner with a new bound, for who has to hand it on.
+    bound_changed: AtomicBool,
     prompt_tokens: AtomicU32,
     cached_tokens: AtomicU32,
     generated_tokens: AtomicU32,
     prefill_ns: AtomicU64,
     decode_ns: AtomicU64,
+    drafted_tokens: AtomicU32,
+    accepted_tokens: AtomicU32,
 }
 
 impl Meter {
+    /// The meter of a job with so much engine time.
+    pub(crate) fn bounded(engine_time_max: Duration) -> Meter {
+        let meter = Meter::default();
+        meter.engine_time_max_ns.store(nanoseconds(engine_time_max), Relaxed);
+        meter
+    }
+
+    pub(crate) fn engine_time_max(&self) -> Duration {
+        Duration::from_nanos(self.engine_time_max_ns.load(SeqCst))
+    }
+
+    /// Sets a new bound; `last`: there will be no other.
+    pub(crate) fn bound(&self, engine_time_max: Duration, last: bool) {
+        self.engine_time_max_ns.store(nanoseconds(engine_time_max), SeqCst);
+        self.last_bound.store(last, SeqCst);
+        self.told_low.store(false, SeqCst);
+        self.bound_changed.store(true, SeqCst);
+    }
+
+    pub(crate) fn has_last_bound(&self) -> bool {
+        self.last_bound.load(SeqCst)
+    }
+
+    /// Whether there is a new bound since this was last asked.
+    pub(crate) fn take_bound_changed(&self) -> bool {
+        self.bound_changed.swap(false, SeqCst)
+    }
+
     pub(crate) fn admitted(&self, prompt_tokens: u32, cached_tokens: u32) {
         self.prompt_tokens.store(prompt_tokens, Relaxed);
         self.cached_tokens.store(cached_tokens, Relaxed);
@@ -48,6 +86,12 @@ impl Meter {
 
     pub(crate) fn spend_decode(&self, ns: u64) {
         self.decode_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// Counts what was guessed, and what of it was drawn.
+    pub(crate) fn guessed(&self, drafted: u32, accepted: u32) {
+        self.drafted_tokens.fetch_add(drafted, Relaxed);
+        self.accepted_tokens.fetch_add(accepted, Relaxed);
     }
 
     /// Whether the other choices of its request may come in: its prompt is in the cache, or never
@@ -73,6 +117,8 @@ impl Meter {
         self.generated_tokens.store(usage.generated_tokens, Relaxed);
         self.prefill_ns.store(nanoseconds(usage.prefill_time), Relaxed);
         self.decode_ns.store(nanoseconds(usage.decode_time), Relaxed);
+        self.drafted_tokens.store(usage.drafted_tokens, Relaxed);
+        self.accepted_tokens.store(usage.accepted_tokens, Relaxed);
     }
 
     pub(crate) fn usage(&self) -> JobUsage {
@@ -82,6 +128,8 @@ impl Meter {
             generated_tokens: self.generated_tokens.load(Relaxed),
             prefill_time: Duration::from_nanos(self.prefill_ns.load(Relaxed)),
             decode_time: Duration::from_nanos(self.decode_ns.load(Relaxed)),
+            drafted_tokens: self.drafted_tokens.load(Relaxed),
+            accepted_tokens: self.accepted_tokens.load(Relaxed),
         }
     }
 }

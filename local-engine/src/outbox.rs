@@ -66,6 +66,26 @@ impl Outbox {
         let _ = self.events.try_send(JobEvent::Started { queued, cached_tokens });
     }
 
+    /// Tells the owner that its bound of engine time is near, once for each bound. Where the reader
+    /// has no room for that it is tried again by whoever calls this next.
+    pub(crate) fn low(&mut self) {
+        // Before it is sent: whoever hears of it takes this back at once with a new bound.
+        if self.meter.told_low.swap(true, SeqCst) {
+            return;
+        }
+        let sent =
+            || !matches!(self.events.try_send(JobEvent::EngineTimeLow), Err(TrySendError::Full(_)));
+        if !sent() {
+            // The reader may have read just before it could see the flag: look once more after it.
+            self.meter.paused.store(true, SeqCst);
+            if !sent() {
+                self.meter.told_low.store(false, SeqCst);
+                return;
+            }
+            self.meter.paused.store(false, SeqCst);
+        }
+    }
+
     /// Counts a token and sends its text, if any.
     pub(crate) fn token(&mut self, text: &str, now: Instant) {
         self.unsent_tokens += 1;

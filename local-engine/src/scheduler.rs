@@ -12,6 +12,7 @@ use crate::{
     config::{EngineConfig, PrefixSharing},
     costs::Costs,
     device::Device,
+    draft::Drafter,
     evictions::JobRef,
     job::JobEvent,
     predict::Seen,
@@ -45,6 +46,8 @@ enum Leaves {
     Abandoned,
     /// Its reader stopped reading.
     Unread,
+    /// It has used up its engine time, and gets no more.
+    Short,
 }
 
 /// See the file's head.
@@ -64,6 +67,8 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) seen: Seen,
     /// What guesses tokens, where that is on and the model can be rewound.
     pub(crate) speculator: Option<Speculator>,
+    /// The smaller model that it guesses by, where there is one.
+    pub(crate) drafter: Option<Drafter<D>>,
     pub(crate) batch_tokens: usize,
     pub(crate) prefill_chunk: usize,
     /// Steps so far: every few reads the prompt that came first.
@@ -96,7 +101,8 @@ impl<D: Device> Scheduler<D> {
             cells_promised: cells.saturating_mul(size(config.overcommit_percent)) / 100,
             costs: Costs::default(),
             seen: Seen::default(),
-            speculator: Speculator::new(config.speculation).filter(|_| device.can_rewind()),
+            speculator: Speculator::new(&config.speculation).filter(|_| device.can_rewind()),
+            drafter: None,
             gap_target: config.gap_target,
             share_prefixes: config.prefix_sharing == PrefixSharing::All,
             swap_bytes_max: config.swap_bytes_max,
@@ -166,7 +172,7 @@ impl<D: Device> Scheduler<D> {
 
     /// Frees the slots of jobs whose reader left, or stopped reading for too long.
     fn let_go(&mut self, now: Instant) {
-        let mut unread = Vec::new();
+        let (mut unread, mut short) = (Vec::new(), Vec::new());
         let (gauges, stall_max) = (&self.shared.gauges, self.reader_stall_max);
         let mut stays = |sequence: &mut Sequence<D::Sampler>| {
             if sequence.outbox.abandoned() {
@@ -174,7 +180,15 @@ impl<D: Device> Scheduler<D> {
                 return Some(Leaves::Abandoned);
             }
             sequence.outbox.flush(now);
-            let since = sequence.outbox.paused_since();
+            if sequence.waits_since.is_some() && sequence.overspent().is_some() {
+                return Some(Leaves::Short);
+            }
+            let waits = sequence.waits_for_time();
+            if waits {
+                sequence.tell_if_low();
+            }
+            sequence.waits_since = waits.then(|| sequence.waits_since.unwrap_or(now));
+            let since = sequence.outbox.paused_since().or(sequence.waits_since);
             let stalled =
                 since.is_some_and(|since| now.saturating_duration_since(since) >= stall_max);
             stalled.then_some(Leaves::Unread)
@@ -183,6 +197,7 @@ impl<D: Device> Scheduler<D> {
             match slot.running.as_mut().and_then(&mut stays) {
                 Some(Leaves::Abandoned) => slot.running = None,
                 Some(Leaves::Unread) => unread.extend(slot.running.take()),
+                Some(Leaves::Short) => short.extend(slot.running.take()),
                 None => {}
             }
         }
@@ -190,9 +205,11 @@ impl<D: Device> Scheduler<D> {
             match stays(&mut self.swapped[at].sequence) {
                 Some(Leaves::Abandoned) => drop(self.swapped.swap_remove(at)),
                 Some(Leaves::Unread) => unread.push(self.swapped.swap_remove(at).sequence),
+                Some(Leaves::Short) => short.push(self.swapped.swap_remove(at).sequence),
                 None => {}
             }
         }
+        self.end_short(short);
         if !unread.is_empty() {
             self.fail(unread, "the reader did not read the answer");
         }
@@ -223,6 +240,10 @@ impl<D: Device> Scheduler<D> {
     /// Gives up every idle prefix.
     fn forget(&mut self, now: Instant) {
         while self.evict_oldest(JobRef::default(), now) {}
+        if let Some(drafter) = &mut self.drafter {
+            drafter.forget();
+        }
+        self.publish_drafter();
     }
 
     /// Brings in the job whose turn it is, if a slot and its cells are free. A job that does not fit
@@ -260,7 +281,7 @@ impl<D: Device> Scheduler<D> {
             max.saturating_sub(now.saturating_duration_since(since))
         };
         let stalls = self.running().filter_map(|(_, job)| {
-            let since = job.outbox.paused_since()?;
+            let since = job.outbox.paused_since().or(job.waits_since)?;
             Some(left(since, self.reader_stall_max))
         });
         let queue = self.shared.queue();

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     device::{BatchToken, Device, Fault},
+    draft::Drafter,
     embedding::Pooling,
     error::SubmitError,
     generation::Generation,
@@ -21,16 +22,18 @@ use crate::{
 
 const END: i32 = 0;
 pub(crate) const A: i32 = 97;
+/// A letter that follows no other.
+const WRONG: i32 = 65;
 
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     /// The decode that breaks the device.
-    breaks_at: Option<usize>,
+    pub(crate) breaks_at: Option<usize>,
     /// The decode that finds the cache full.
-    full_at: Option<usize>,
+    pub(crate) full_at: Option<usize>,
     /// The decode that panics.
-    panics_at: Option<usize>,
+    pub(crate) panics_at: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -41,14 +44,31 @@ pub(crate) struct Script {
     sequences: Vec<Vec<(i32, usize)>>,
     cells_made: usize,
     faults: Faults,
-    decodes: Vec<Vec<BatchToken>>,
+    pub(crate) decodes: Vec<Vec<BatchToken>>,
     pub(crate) embedded: Vec<usize>,
     /// Whether it was made ready to embed.
     pub(crate) embeds: bool,
     attempts: usize,
+    /// After which tokens it answers with another one than the next letter.
+    pub(crate) wrong: fn(i32) -> bool,
 }
 
 impl Script {
+    pub(crate) fn new(config: &EngineConfig, faults: Faults) -> Script {
+        Script {
+            cells: config.context_tokens,
+            unified: config.unified(),
+            sequences: vec![Vec::new(); config.sequences() as usize],
+            cells_made: 0,
+            faults,
+            decodes: Vec::new(),
+            embedded: Vec::new(),
+            embeds: false,
+            attempts: 0,
+            wrong: |_| false,
+        }
+    }
+
     pub(crate) fn cells_used(&self) -> usize {
         let cells = self.sequences.iter().flatten().map(|(_, cell)| *cell);
         cells.collect::<std::collections::BTreeSet<usize>>().len()
@@ -105,6 +125,9 @@ impl Device for Script {
     fn sample(&mut self, (): &mut (), row: usize) -> Result<i32, Fault> {
         let entry = self.decodes.last().expect("decoded")[row];
         assert!(entry.logits, "only rows with logits are sampled");
+        if (self.wrong)(entry.token) {
+            return Ok(WRONG);
+        }
         Ok(if entry.token >= A + 25 { END } else { entry.token + 1 })
     }
 
@@ -198,8 +221,19 @@ pub(crate) fn greedy(prompt: &[i32]) -> Job {
         constraint: None,
         logprobs: None,
         engine_time_max: Duration::from_secs(60),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     }
+}
+
+/// Settings in which little happens by itself.
+fn small() -> EngineConfig {
+    let mut config = EngineConfig::new("none".into());
+    (config.slots, config.context_tokens) = (2, 200);
+    (config.batch_tokens, config.prefill_chunk) = (32, 8);
+    (config.queue_max, config.reader_lag_max) = (4, 50);
+    (config.gap_target, config.overcommit_percent) = (None, 100);
+    config
 }
 
 pub(crate) struct Bench {
@@ -214,26 +248,24 @@ impl Bench {
     }
 
     pub(crate) fn faulty(change: impl FnOnce(&mut EngineConfig), faults: Faults) -> Bench {
-        let mut config = EngineConfig::new("none".into());
-        (config.slots, config.context_tokens) = (2, 200);
-        (config.batch_tokens, config.prefill_chunk) = (32, 8);
-        (config.queue_max, config.reader_lag_max) = (4, 50);
-        (config.gap_target, config.overcommit_percent) = (None, 100);
+        let mut config = small();
         change(&mut config);
-        let script = Script {
-            cells: config.context_tokens,
-            unified: config.unified(),
-            sequences: vec![Vec::new(); config.sequences() as usize],
-            cells_made: 0,
-            faults,
-            decodes: Vec::new(),
-            embedded: Vec::new(),
-            embeds: false,
-            attempts: 0,
-        };
+        let script = Script::new(&config, faults);
         let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
         let scheduler = Scheduler::new(script, &config, Arc::clone(&shared));
         Bench { scheduler, shared, now: Instant::now() }
+    }
+
+    /// Gives the scheduler a draft model that answers wrongly after some tokens.
+    pub(crate) fn draft_by(
+        &mut self,
+        config: &EngineConfig,
+        wrong: fn(i32) -> bool,
+        faults: Faults,
+    ) {
+        let script = Script { wrong, ..Script::new(config, faults) };
+        let cells = config.context_tokens;
+        self.scheduler.draft_by(Drafter::new(script, config.slots, cells));
     }
 
     pub(crate) fn submit(

@@ -44,10 +44,16 @@ pub(crate) struct Sequence<S> {
     pub(crate) class: RequestClass,
     /// How many tokens to guess next.
     pub(crate) draft: DraftLength,
+    /// What a draft model proposes for this step, and what that took.
+    pub(crate) drafted: Vec<i32>,
+    pub(crate) drafting_ns: u64,
     pub(crate) submitted: Instant,
     /// How long its first token was expected to take when it came.
     pub(crate) predicted: Option<Duration>,
-    pub(crate) engine_time_max: Duration,
+    /// Whether the bound of its engine time may be raised.
+    engine_time_may_grow: bool,
+    /// Since when it has waited for that at its bound.
+    pub(crate) waits_since: Option<Instant>,
     /// The order of admission.
     pub(crate) order: u64,
     pub(crate) sampler: S,
@@ -65,13 +71,16 @@ impl<S> Sequence<S> {
         Sequence {
             class: RequestClass::of(&waiting.job),
             draft: DraftLength::default(),
+            drafted: Vec::new(),
+            drafting_ns: 0,
             prompt_tokens: waiting.job.prompt.len(),
             history: waiting.job.prompt,
             scheduling: waiting.job.scheduling,
             submitted: waiting.submitted,
             predicted: waiting.predicted,
             max_tokens: waiting.job.max_tokens,
-            engine_time_max: waiting.job.engine_time_max,
+            engine_time_may_grow: waiting.job.engine_time_may_grow,
+            waits_since: None,
             order,
             sampler,
             text: TextStream::new(waiting.job.stop),
@@ -129,9 +138,31 @@ impl<S> Sequence<S> {
         self.overspent()
     }
 
-    /// Whether the job has used up its engine time.
+    /// Whether the job has used up its engine time for good.
     pub(crate) fn overspent(&self) -> Option<Finish> {
-        (self.outbox.meter().spent() >= self.engine_time_max).then_some(Finish::EngineTime)
+        (self.is_spent() && !self.may_get_more()).then_some(Finish::EngineTime)
+    }
+
+    /// Whether it has used up its engine time, and its owner has yet to say whether there is more.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        self.is_spent() && self.may_get_more()
+    }
+
+    /// Tells the owner when the bound is near, so that more may be there before it is reached.
+    pub(crate) fn tell_if_low(&mut self) {
+        let meter = self.outbox.meter();
+        let near = meter.engine_time_max().saturating_sub(meter.engine_time_max() / 4);
+        if self.may_get_more() && meter.spent() >= near {
+            self.outbox.low();
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.outbox.meter().spent() >= self.outbox.meter().engine_time_max()
+    }
+
+    fn may_get_more(&self) -> bool {
+        self.engine_time_may_grow && !self.outbox.meter().has_last_bound()
     }
 
     /// Says the last words of a job that ended well.

@@ -1,44 +1,43 @@
-//! Speculative decoding by prompt lookup: where an answer repeats what was said before (a quotation,
-//! code that is edited, names, the fields of a JSON object), the tokens that followed then are
-//! proposed now and computed together with the next one. Each is drawn after, as it would have been;
-//! as long as what is drawn is what was proposed, the next one is there already. So a wrong proposal
-//! costs time and never changes an answer.
+//! Speculative decoding: tokens are proposed and computed together with the next one. Each is drawn
+//! after, as it would have been; as long as what is drawn is what was proposed, the next one is there
+//! already. So a wrong proposal costs time and never changes an answer.
+//!
+//! Proposals come from what was said before (`lookup.rs`: a quotation, code that is edited, names, the
+//! fields of a JSON object), or from a smaller model of the same vocabulary (`draft.rs`).
 //!
 //! Whether it pays depends on what is asked. Steps with and without proposals are timed, the gain is
 //! reckoned for each class of request, and a class for which there is none goes without for a while.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use crate::{job::Job, lookup::lookup};
 
 /// Most tokens proposed at once.
 pub const DRAFT_TOKENS_MAX: u32 = 16;
 /// Most jobs that may generate in a step with proposals.
 pub const DRAFT_STREAMS_MAX: u32 = 8;
 
-/// Fewest tokens at the end that must have been there before, and most that are compared.
-const MATCH_MIN: usize = 2;
-const MATCH_MAX: usize = 8;
-/// Tokens that are looked through.
-const LOOK_BACK_MAX: usize = 16_384;
 /// A long prompt begins here: there is more to quote from.
 const LONG_PROMPT: usize = 512;
 /// Steps without proposals before there are any: what they cost is what a gain is measured by.
 const PLAIN_STEPS_FIRST: u64 = 4;
 /// One step in so many goes without, so that the measure stays true.
 const PLAIN_EVERY: u64 = 32;
-/// Steps of a class before its gain is judged.
-const JUDGED_AFTER: u64 = 16;
 /// Below this gain a class goes without, for so many tokens.
 const GAIN_MIN: f64 = 1.03;
 const REST_TOKENS: u64 = 512;
-/// What the past still counts after one more step.
-const FORGET: f64 = 0.95;
+/// How a gain is judged where proposals cost next to nothing to make.
+const OF_LOOKUP: Judge = Judge { after: 16, forget: 0.95 };
+/// A draft model must have read the prompt first: what that took is spread over more steps.
+const OF_DRAFT: Judge = Judge { after: 32, forget: 0.99 };
 
 /// Whether the tokens of an answer are guessed before they are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Speculation {
     /// They are not.
     #[default]
@@ -51,6 +50,25 @@ pub enum Speculation {
         /// with more the processor has no time to spare.
         streams_max: u32,
     },
+    /// By a second, smaller model of the same vocabulary.
+    Draft {
+        /// Its GGUF file.
+        file: PathBuf,
+        /// Most tokens guessed at once, 1 to [`DRAFT_TOKENS_MAX`].
+        tokens_max: u32,
+        /// Most jobs that generate at the same time for it to be tried, 1 to [`DRAFT_STREAMS_MAX`];
+        /// for so many the draft model keeps what it has read.
+        streams_max: u32,
+    },
+}
+
+/// How long a class is tried before its gain is judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Judge {
+    /// Steps with proposals.
+    after: u64,
+    /// What the past still counts after one more step.
+    forget: f64,
 }
 
 /// Requests that are alike in how well their answers can be guessed.
@@ -98,6 +116,9 @@ struct ClassGauge {
 /// What the scheduler knows of what pays.
 #[derive(Debug)]
 pub(crate) struct Speculator {
+    /// Whether a draft model makes the proposals.
+    by_draft: bool,
+    judge: Judge,
     tokens_max: usize,
     /// What a token takes without proposals, by the number of jobs that generate: where there is no
     /// place for it, none are made.
@@ -134,6 +155,30 @@ pub(crate) struct Timed {
 /// How many tokens to propose for one job next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DraftLength(usize);
+
+// === impl Speculation ===
+
+impl Speculation {
+    /// Most tokens guessed at once and most jobs that may generate meanwhile; `None`: it is off.
+    pub(crate) fn limits(&self) -> Option<(u32, u32)> {
+        match self {
+            Speculation::Off => None,
+            Speculation::Lookup { tokens_max, streams_max }
+            | Speculation::Draft { tokens_max, streams_max, .. } => {
+                Some((*tokens_max, *streams_max))
+            }
+        }
+    }
+
+    /// The draft model's file, where there is one.
+    #[must_use]
+    pub fn draft_file(&self) -> Option<&Path> {
+        match self {
+            Speculation::Draft { file, .. } => Some(file),
+            Speculation::Off | Speculation::Lookup { .. } => None,
+        }
+    }
+}
 
 // === impl RequestClass ===
 
@@ -187,10 +232,13 @@ impl DraftLength {
 
 impl Speculator {
     /// `None`: it is off.
-    pub(crate) fn new(speculation: Speculation) -> Option<Speculator> {
-        let Speculation::Lookup { tokens_max, streams_max } = speculation else { return None };
+    pub(crate) fn new(speculation: &Speculation) -> Option<Speculator> {
+        let (tokens_max, streams_max) = speculation.limits()?;
+        let by_draft = speculation.draft_file().is_some();
         let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         Some(Speculator {
+            by_draft,
+            judge: if by_draft { OF_DRAFT } else { OF_LOOKUP },
             tokens_max: size(tokens_max.clamp(1, DRAFT_TOKENS_MAX)),
             plain: vec![Plain::default(); size(streams_max.clamp(1, DRAFT_STREAMS_MAX))],
             classes: [Class::default(); RequestClass::COUNT],
@@ -203,18 +251,28 @@ impl Speculator {
         plain.is_some_and(|plain| plain.steps >= PLAIN_STEPS_FIRST && plain.since < PLAIN_EVERY)
     }
 
-    /// The tokens to propose after `history`, at most `most`; none while its class rests.
+    /// How many tokens to propose next, at most `most`; none while the class rests.
+    pub(crate) fn length(&self, class: RequestClass, length: DraftLength, most: usize) -> usize {
+        let rests = self.classes[class.index()].rest > 0;
+        if rests { 0 } else { length.0.min(self.tokens_max).min(most) }
+    }
+
+    /// The tokens to propose after `history`, at most `most`: of those that a draft model has
+    /// `drafted`, where there is one.
     pub(crate) fn draft<'a>(
         &self,
-        class: RequestClass,
-        length: DraftLength,
+        (class, length): (RequestClass, DraftLength),
         history: &'a [i32],
+        drafted: &'a [i32],
         most: usize,
     ) -> &'a [i32] {
-        if self.classes[class.index()].rest > 0 {
-            return &[];
-        }
-        lookup(history, length.0.min(self.tokens_max).min(most))
+        let length = self.length(class, length, most);
+        if self.by_draft { &drafted[..drafted.len().min(length)] } else { lookup(history, length) }
+    }
+
+    /// Time that was spent for a class beside its steps: a draft model has read.
+    pub(crate) fn spent(&mut self, class: RequestClass, ns: f64) {
+        self.classes[class.index()].took_ns += ns;
     }
 
     /// A job's part of a step without proposals: one token.
@@ -239,13 +297,14 @@ impl Speculator {
         let Some(plain) = self.plain_of(part.streams) else { return };
         plain.since += 1;
         let token_ns = plain.token_ns;
+        let Judge { after, forget } = self.judge;
         let own = &mut self.classes[part.class.index()];
         own.steps += 1;
         let tokens = f64::from(u32::try_from(accepted + 1).unwrap_or(u32::MAX));
-        own.would_have_ns = own.would_have_ns * FORGET + tokens * token_ns;
-        own.took_ns = own.took_ns * FORGET + part.ns;
+        own.would_have_ns = own.would_have_ns * forget + tokens * token_ns;
+        own.took_ns = own.took_ns * forget + part.ns;
         let gain = own.would_have_ns / own.took_ns.max(1.0);
-        if own.steps >= JUDGED_AFTER && gain < GAIN_MIN {
+        if own.steps >= after && gain < GAIN_MIN {
             *own = Class { rest: REST_TOKENS, ..Class::default() };
         }
         gauges.0[part.class.index()].note(drafted, accepted, gain, own.rest > 0);
@@ -296,29 +355,6 @@ impl ClassGauge {
     }
 }
 
-/// What followed the end of `history` the last time: after the place where most of its last tokens
-/// are found again, the latest of equals.
-fn lookup(history: &[i32], most: usize) -> &[i32] {
-    let Some((last, before)) = history.split_last() else { return &[] };
-    let begin = before.len().saturating_sub(LOOK_BACK_MAX);
-    let (mut longest, mut end) = (MATCH_MIN - 1, None);
-    for at in (begin..before.len()).rev() {
-        if before[at] != *last {
-            continue;
-        }
-        let ends = before[..at].iter().rev().zip(before.iter().rev());
-        let length = 1 + ends.take(MATCH_MAX - 1).take_while(|(there, here)| there == here).count();
-        if length > longest {
-            (longest, end) = (length, Some(at + 1));
-            if length == MATCH_MAX {
-                break;
-            }
-        }
-    }
-    let Some(from) = end else { return &[] };
-    &history[from..history.len().min(from + most)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,18 +368,7 @@ mod tests {
 
     fn speculator() -> Speculator {
         let speculation = Speculation::Lookup { tokens_max: 8, streams_max: 2 };
-        Speculator::new(speculation).expect("on")
-    }
-
-    #[test]
-    fn what_followed_the_longest_match_is_proposed() {
-        assert_eq!(lookup(&[1, 2, 3, 4, 5, 1, 2], 3), [3, 4, 5]);
-        assert_eq!(lookup(&[9, 1, 2, 3, 8, 1, 2, 4, 7, 9, 1, 2], 2), [3, 8], "9 1 2, not 1 2");
-        assert_eq!(lookup(&[1, 2, 3, 1, 2, 4, 1, 2], 1), [4], "the latest of equals");
-        assert_eq!(lookup(&[1, 1, 1], 4), [1], "no further than what is there");
-        assert_eq!(lookup(&[5, 2, 3, 1, 2], 4), [] as [i32; 0], "one token is no match");
-        assert_eq!(lookup(&[1, 2, 3, 1, 2], 0), [] as [i32; 0]);
-        assert_eq!(lookup(&[], 4), [] as [i32; 0]);
+        Speculator::new(&speculation).expect("on")
     }
 
     #[test]
@@ -375,11 +400,11 @@ mod tests {
         }
         let history = [1, 2, 3, 4, 1, 2];
         let drafted = |speculator: &Speculator, class| {
-            speculator.draft(class, DraftLength::default(), &history, 9).len()
+            speculator.draft((class, DraftLength::default()), &history, &[], 9).len()
         };
         let mut length = DraftLength::default();
         // Three tokens in the time of two, and one in the time of one and a half.
-        for _ in 0..2 * JUDGED_AFTER {
+        for _ in 0..2 * OF_LOOKUP.after {
             speculator.observe(timed(other, 2e6), (2, 2), &mut length, &gauges);
             speculator.observe(timed(CLASS, 1.5e6), (2, 0), &mut length, &gauges);
         }
@@ -394,6 +419,28 @@ mod tests {
             speculator.observe_plain(timed(CLASS, 1e6), &gauges);
         }
         assert_eq!(drafted(&speculator, CLASS), 2, "things may have changed");
+    }
+
+    #[test]
+    fn what_a_draft_model_reads_counts_against_its_gain() {
+        let file = "draft.gguf".into();
+        let speculation = Speculation::Draft { file, tokens_max: 8, streams_max: 1 };
+        let gain = |read_ns: f64| {
+            let mut speculator = Speculator::new(&speculation).expect("on");
+            let gauges = ClassGauges::default();
+            for _ in 0..PLAIN_STEPS_FIRST {
+                speculator.observe_plain(timed(CLASS, 1e6), &gauges);
+            }
+            speculator.spent(CLASS, read_ns);
+            for _ in 0..OF_DRAFT.after {
+                speculator.observe(timed(CLASS, 2e6), (3, 3), &mut DraftLength(3), &gauges);
+            }
+            let resting = speculator.length(CLASS, DraftLength(3), 9) == 0;
+            (gauges.read()[0].gain_permille, resting)
+        };
+        assert_eq!(gain(0.0), (Some(2_000), false), "four tokens in the time of two");
+        let (read, resting) = gain(1e9);
+        assert!(read < Some(1_000) && resting, "{read:?}: a prompt too long for its answer");
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub struct Status {
     pub swap_time: Duration,
     /// How guessing tokens has gone, for each class of requests it was tried for.
     pub speculation: Vec<SpeculationStatus>,
+    /// The draft model's numbers, where there is one.
+    pub draft: Option<DraftStatus>,
     /// What a step costs, as far as it is known: none before the first.
     pub costs: Option<StepCosts>,
     /// How long a job that came now would wait in the queue; none before the first step.
@@ -104,6 +106,19 @@ pub struct StepCosts {
     pub decode: Duration,
     /// For each prompt token.
     pub prefill: Duration,
+}
+
+/// A reading of a draft model's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftStatus {
+    /// Its KV cells in use.
+    pub kv_used: u32,
+    /// Its KV cells there are.
+    pub kv_total: u32,
+    /// Tokens it computed, what it read of prompts included.
+    pub tokens: u64,
+    /// Time it computed: a part of [`Status::busy`], attributed to the jobs it proposed for.
+    pub busy: Duration,
 }
 
 const RUNNING: u8 = 0;
@@ -138,6 +153,11 @@ pub(crate) struct Gauges {
     pub(crate) recomputed: AtomicU64,
     pub(crate) swap_ns: AtomicU64,
     pub(crate) classes: ClassGauges,
+    draft_used: AtomicU32,
+    /// 0 without a draft model.
+    draft_total: AtomicU32,
+    pub(crate) draft_tokens: AtomicU64,
+    pub(crate) draft_ns: AtomicU64,
     /// Of a step, in nanoseconds; the prefill's is 0 before the first.
     cost_fixed_ns: AtomicU64,
     cost_decode_ns: AtomicU64,
@@ -183,6 +203,10 @@ impl Gauges {
             recomputed: AtomicU64::new(0),
             swap_ns: AtomicU64::new(0),
             classes: ClassGauges::default(),
+            draft_used: AtomicU32::new(0),
+            draft_total: AtomicU32::new(0),
+            draft_tokens: AtomicU64::new(0),
+            draft_ns: AtomicU64::new(0),
             cost_fixed_ns: AtomicU64::new(0),
             cost_decode_ns: AtomicU64::new(0),
             cost_prefill_ns: AtomicU64::new(0),
@@ -202,6 +226,27 @@ impl Gauges {
     pub(crate) fn beat(&self, now: Instant) {
         let age = now.saturating_duration_since(self.start);
         self.heartbeat_ns.store(nanoseconds(age), Relaxed);
+    }
+
+    /// What a draft model's cells hold.
+    pub(crate) fn set_draft_cells(&self, used: u32, total: u32) {
+        self.draft_used.store(used, Relaxed);
+        self.draft_total.store(total, Relaxed);
+    }
+
+    /// The draft model was given up.
+    pub(crate) fn no_draft(&self) {
+        self.draft_total.store(0, Relaxed);
+    }
+
+    fn draft(&self) -> Option<DraftStatus> {
+        let kv_total = self.draft_total.load(Relaxed);
+        (kv_total > 0).then(|| DraftStatus {
+            kv_used: self.draft_used.load(Relaxed),
+            kv_total,
+            tokens: self.draft_tokens.load(Relaxed),
+            busy: Duration::from_nanos(self.draft_ns.load(Relaxed)),
+        })
     }
 
     /// What the fit says now.
@@ -307,6 +352,7 @@ impl Gauges {
             recomputed: self.recomputed.load(Relaxed),
             swap_time: Duration::from_nanos(self.swap_ns.load(Relaxed)),
             speculation: self.classes.read(),
+            draft: self.draft(),
             costs: self.costs(),
             predicted_wait: self.predict(0).map(|expected| expected.wait),
             finished: self.finished.load(Relaxed),

@@ -56,6 +56,11 @@ impl Part {
         if self.decode { self.tokens.len().saturating_sub(1) } else { 0 }
     }
 
+    /// Those of them that were drawn.
+    fn accepted(&self) -> usize {
+        if self.decode { self.right() - 1 } else { 0 }
+    }
+
     /// Those of its tokens that belong to the sequence: all but wrong guesses.
     fn right(&self) -> usize {
         if self.decode { self.drawn.len().clamp(1, self.tokens.len()) } else { self.tokens.len() }
@@ -109,6 +114,7 @@ impl Plan {
 impl<D: Device> Scheduler<D> {
     /// Computes one batch. False: there was nothing to compute. `now` is the turn's time.
     pub(crate) fn step(&mut self, now: Instant) -> Result<bool, String> {
+        self.draft_ahead();
         let Plan { batch, mut parts } = self.plan_that_fits(now);
         if batch.is_empty() {
             return Ok(false);
@@ -161,16 +167,9 @@ impl<D: Device> Scheduler<D> {
     /// What to compute next, with or without guesses.
     fn plan(&self, guess: bool) -> Plan {
         let mut plan = Plan::default();
-        // A job whose reader lags waits, alone.
-        let generates = |(at, job): &(usize, &Sequence<D::Sampler>)| {
-            job.next.is_some()
-                && self.read(*at) >= job.to_read()
-                && job.outbox.paused_since().is_none()
-        };
-        let decodes = self.running().filter(generates).count();
-        let reads = |(at, job): (usize, &Sequence<D::Sampler>)| self.read(at) < job.to_read();
-        let guess = guess && !self.running().any(reads);
-        for (at, sequence) in self.running().filter(generates) {
+        let decodes = self.generating().count();
+        let guess = guess && !self.anybody_reads();
+        for (at, sequence) in self.generating() {
             let mut tokens = Vec::from_iter(sequence.next);
             if guess {
                 tokens.extend_from_slice(self.guess(sequence, decodes));
@@ -198,11 +197,32 @@ impl<D: Device> Scheduler<D> {
         else {
             return &[];
         };
+        let most = self.guess_max(sequence, decodes);
+        let ask = (sequence.class, sequence.draft);
+        speculator.draft(ask, &sequence.history, &sequence.drafted, most)
+    }
+
+    /// Most tokens that may be guessed for a job where so many generate.
+    pub(crate) fn guess_max(&self, sequence: &Sequence<D::Sampler>, decodes: usize) -> usize {
         // Its last token needs no cell, and no guess goes beyond its cap or the batch.
         let left = sequence.max_tokens.saturating_sub(sequence.outbox.meter().generated_tokens());
         let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(1);
-        let most = left.min(self.batch_tokens / decodes.max(1) - 1);
-        speculator.draft(sequence.class, sequence.draft, &sequence.history, most)
+        left.min((self.batch_tokens / decodes.max(1)).saturating_sub(1))
+    }
+
+    /// The jobs whose next token is computed in this step. One whose reader lags waits, alone.
+    pub(crate) fn generating(&self) -> impl Iterator<Item = (usize, &Sequence<D::Sampler>)> {
+        self.running().filter(|(at, job)| {
+            job.next.is_some()
+                && self.read(*at) >= job.to_read()
+                && job.outbox.paused_since().is_none()
+                && !job.waits_for_time()
+        })
+    }
+
+    /// Whether a prompt is being read.
+    pub(crate) fn anybody_reads(&self) -> bool {
+        self.running().any(|(at, job)| self.read(at) < job.to_read() && !job.waits_for_time())
     }
 
     /// Whether nobody waits for a step with so many generated tokens. Other models on the device wait
@@ -244,7 +264,7 @@ impl<D: Device> Scheduler<D> {
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(sequence) = &slot.running else { continue };
             let left = sequence.to_read().saturating_sub(self.read(at));
-            if left > 0 {
+            if left > 0 && !sequence.waits_for_time() {
                 reading.push((at, left, sequence.order));
             }
         }
@@ -336,12 +356,16 @@ impl<D: Device> Scheduler<D> {
         for part in parts {
             let Some(sequence) = &mut self.slots[part.slot].running else { continue };
             let classes = &self.shared.gauges.classes;
-            let ns = part.ns as f64;
+            let (ns, drafting_ns) = (part.ns as f64, sequence.drafting_ns as f64);
             let timed = Timed { class: sequence.class, streams: parts.len(), ns };
             if part.drafted() > 0 {
-                let drafts = (part.drafted(), part.right() - 1);
+                let drafts = (part.drafted(), part.accepted());
+                let timed = Timed { ns: ns + drafting_ns, ..timed };
                 speculator.observe(timed, drafts, &mut sequence.draft, classes);
-            } else if !guessed {
+                continue;
+            }
+            speculator.spent(sequence.class, drafting_ns);
+            if !guessed {
                 speculator.observe_plain(timed, classes);
             }
         }
@@ -375,6 +399,8 @@ impl<D: Device> Scheduler<D> {
             let tokens = count(part.right());
             if part.decode {
                 sequence.outbox.meter().spend_decode(part.ns);
+                let drafted = count32(part.drafted());
+                sequence.outbox.meter().guessed(drafted, count32(part.accepted()));
                 gauges.decode_tokens.fetch_add(tokens, Relaxed);
             } else {
                 sequence.outbox.meter().spend_prefill(part.ns);
@@ -394,11 +420,26 @@ impl<D: Device> Scheduler<D> {
             }
         }
         for (sequence, _) in ended {
-            let generated = sequence.outbox.meter().generated_tokens();
-            self.seen.answered(generated);
-            let unused = u64::from(sequence.max_tokens.saturating_sub(generated));
-            let Scheduling { caller, priority, .. } = sequence.scheduling;
-            self.shared.queue().jobs.give_back(caller, priority, unused);
+            self.give_back(sequence);
+        }
+    }
+
+    /// Gives back what of an ended job's cap was not used.
+    fn give_back(&mut self, sequence: &Sequence<D::Sampler>) {
+        let generated = sequence.outbox.meter().generated_tokens();
+        self.seen.answered(generated);
+        let unused = u64::from(sequence.max_tokens.saturating_sub(generated));
+        let Scheduling { caller, priority, .. } = sequence.scheduling;
+        self.shared.queue().jobs.give_back(caller, priority, unused);
+    }
+
+    /// Ends jobs that waited for more engine time and get none.
+    pub(crate) fn end_short(&mut self, short: Vec<Sequence<D::Sampler>>) {
+        for sequence in short {
+            self.shared.gauges.finished.fetch_add(1, Relaxed);
+            self.give_back(&sequence);
+            self.publish();
+            sequence.finish(Finish::EngineTime);
         }
     }
 
@@ -423,6 +464,7 @@ impl<D: Device> Scheduler<D> {
         }
         let slot = &mut self.slots[part.slot];
         let sequence = slot.running.as_mut()?;
+        sequence.tell_if_low();
         if part.decode {
             sequence.next = None;
         }

@@ -10,12 +10,19 @@ use crate::{
     scheduler::Scheduler,
 };
 
+/// What a scheduler borrows.
+pub(crate) struct Models {
+    pub(crate) model: Arc<Model>,
+    /// The one that drafts for it, where there is one.
+    pub(crate) draft: Option<Model>,
+}
+
 type OnModel<'m> = Scheduler<LlamaDevice<'m>>;
 
 self_cell::self_cell!(
-    /// A scheduler and the model it borrows.
+    /// A scheduler and the models it borrows.
     pub(crate) struct WithModel {
-        owner: Arc<Model>,
+        owner: Models,
         #[not_covariant]
         dependent: OnModel,
     }

@@ -5,6 +5,7 @@
 
 use crate::harness::{Child, EntrySeen, Gate, rows};
 use e2e::standin::{Fault, Reported, Script, StandIn};
+use serde_json::json;
 
 const INPUT: u128 = 1_000_000;
 const CACHED: u128 = 500_000;
@@ -193,4 +194,54 @@ async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_chan
     assert_eq!(rows(&gate.admin("/ledger/requests").await).len(), 1);
     let verify = gate.admin("/ledger/verify").await;
     assert_eq!(verify["clean"], true, "{verify:#}");
+}
+
+/// A route whose rates promise far too much: no answer is done in the time that is set aside at first.
+/// One step more is held all the same, at the rate of a prompt's tokens.
+fn too_fast(prefill_token_max_us: u32, more: &str) -> String {
+    format!(
+        "decode_token_max_us = 1\nprefill_token_max_us = {prefill_token_max_us}\nbudgeted = true\n{more}"
+    )
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_longer_than_was_set_aside_is_whole_while_there_is_money() {
+    for isolation in ["in_process", "process"] {
+        let edge = too_fast(500, &format!("isolation = \"{isolation}\""));
+        let gate = Gate::builder().policy("edge-first").edge_with(&edge).start().await;
+        let key = gate.new_key().with_budget_usd("1").create().await;
+        let ask =
+            |tokens| gate.ask("Hi").by(&key).at_most(tokens).set("ignore_eos", json!(true)).send();
+        let first = ask(1).await.ok();
+        let held_at_first = gate.ledger().entry(first.id()).await.only_attempt().reserved();
+        let long = ask(24).await.ok();
+        assert_eq!(long.usage()["completion_tokens"], 24, "not a token was cut");
+        let entry = gate.ledger().entry(long.id()).await;
+        entry.adds_up();
+        let attempt = entry.only_attempt();
+        assert!(attempt.reserved() > held_at_first, "more than for one token: {attempt:?}");
+        assert_eq!(gate.budget(&key).await.reserved(), 0, "and given back");
+        gate.until_nothing_is_reserved().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_cut_when_the_money_is_really_short_and_never_overspends() {
+    let gate = Gate::builder().policy("edge-first").edge_with(&too_fast(20_000, "")).start().await;
+    let probe = gate.ask("Hi").at_most(1).send().await.ok();
+    let held = gate.ledger().entry(probe.id()).await.only_attempt().reserved();
+    // A hundredth more than what is held at first, and far less than the whole answer takes.
+    let limit = held + held / 100;
+    let usd = policies::PicoUsdTotal::from_pico(limit).to_string();
+    let key = gate.new_key().with_budget_usd(&usd).create().await;
+    let long = gate.ask("Hi").by(&key).at_most(1_500).set("ignore_eos", json!(true));
+    let long = long.send().await.ok();
+    assert_eq!(long.finish(), "length");
+    assert!(long.usage()["completion_tokens"].as_u64() < Some(1_500), "{}", long.usage());
+    let attempt = gate.ledger().entry(long.id()).await.only_attempt();
+    // All there was has been set aside before it was cut; a nanosecond costs a tenth of a pico-USD.
+    assert!(limit - attempt.reserved() <= 1, "{} of {limit}", attempt.reserved());
+    let budget = gate.budget(&key).await;
+    assert!(budget.spent() <= limit, "{budget:?}");
+    gate.until_nothing_is_reserved().await;
 }

@@ -40,6 +40,7 @@ mod secrets;
 mod silence;
 mod slow_clients;
 mod sockets;
+mod speculation;
 mod standin;
 mod strict;
 mod surface;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use local_engine::{
     Engine, EngineConfig, Generation, Job, JobEvent, JobUsage, KvLayout, Message, Role, Sampling,
-    Scheduling,
+    Scheduling, Speculation,
 };
 use tokio::task::JoinSet;
 
@@ -36,6 +36,14 @@ pub(crate) struct Local {
 impl Local {
     /// Loads the model.
     pub(crate) fn load(args: &EngineArgs) -> Result<Local, String> {
+        Local::load_with(args, |_| Ok(()))
+    }
+
+    /// The same with something changed.
+    pub(crate) fn load_with(
+        args: &EngineArgs,
+        change: impl FnOnce(&mut EngineConfig) -> Result<(), String>,
+    ) -> Result<Local, String> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut config = EngineConfig::new(args.file.clone());
         config.slots = args.slots;
@@ -47,6 +55,7 @@ impl Local {
             Kv::Separate => KvLayout::Separate,
         };
         config.prefill_chunk = args.prefill_chunk.unwrap_or(config.prefill_chunk);
+        change(&mut config)?;
         let engine = Engine::load(&config).map_err(|e| e.to_string())?;
         Ok(Local { engine, config })
     }
@@ -57,7 +66,8 @@ impl Local {
         let layout = if info.kv_unified { "unified" } else { "separate" };
         format!(
             "local_engine without HTTP: {} {}, {} threads on {}, {} of {} layers offloaded, {} \
-             slots, KV cache of {} tokens ({layout}), prefill chunk {}, prefix reuse {}",
+             slots, KV cache of {} tokens ({layout}), prefill chunk {}, prefix reuse {}, speculation \
+             {}, in {}",
             info.name,
             info.quantisation,
             info.threads,
@@ -68,7 +78,28 @@ impl Local {
             info.kv_cells,
             self.config.prefill_chunk,
             if self.config.prefix_reuse { "on" } else { "off" },
+            self.guesses_by(),
+            if self.engine.process().is_some() { "a child process" } else { "this process" },
         )
+    }
+
+    fn guesses_by(&self) -> String {
+        match (&self.config.speculation, &self.engine.info().draft) {
+            (Speculation::Off, _) => "off".to_owned(),
+            (Speculation::Lookup { .. }, _) => "by lookup".to_owned(),
+            (Speculation::Draft { .. }, draft) => {
+                let name = draft.as_ref().map_or("?", |draft| &draft.name);
+                format!("by a draft model ({name})")
+            }
+        }
+    }
+
+    /// Tokens guessed so far, and those of them that were drawn.
+    pub(crate) fn guesses(&self) -> (u64, u64) {
+        let classes = self.engine.status().speculation;
+        let sum =
+            |pick: fn(&local_engine::SpeculationStatus) -> u64| classes.iter().map(pick).sum();
+        (sum(|class| class.drafted), sum(|class| class.accepted))
     }
 
     /// The device by its maker's name, or the processor.
@@ -143,6 +174,7 @@ fn job(args: &EngineArgs, prompt: Vec<i32>) -> Job {
         constraint: None,
         logprobs: None,
         engine_time_max: std::time::Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     }
 }

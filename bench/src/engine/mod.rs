@@ -5,6 +5,7 @@
 //! unless shared prefixes are what is measured; how many prompt tokens came from the KV cache is
 //! shown beside every figure.
 
+mod beside;
 mod http;
 mod local;
 mod prompt;
@@ -65,6 +66,8 @@ pub(crate) struct EngineArgs {
     url: Option<String>,
     #[command(flatten)]
     versus: versus::VersusArgs,
+    #[command(flatten)]
+    beside: beside::BesideArgs,
     /// Bearer key for --url.
     #[arg(long, env = "TOLLGATE_KEY", default_value = "none", hide_env_values = true)]
     key: String,
@@ -144,6 +147,9 @@ pub(crate) fn run(args: &EngineArgs) -> Result<(), String> {
     }
     if let Some(llama_server) = &args.versus.llama_server {
         return versus::run(args, llama_server);
+    }
+    if beside::is_asked(&args.beside) {
+        return beside::run(args);
     }
     let subject = match &args.url {
         Some(url) => Subject::Server(http::Server::new(url, args)?),

@@ -33,6 +33,13 @@ pub(super) fn engine(gateway: &Gateway, engine: &Engine) -> Value {
             "prefill_token": nanos(costs.prefill),
         })),
         "speculation": status.speculation.iter().map(speculation).collect::<Vec<_>>(),
+        "draft_model": engine.info().draft.as_ref().zip(status.draft).map(|(info, draft)| json!({
+            "model": info.name,
+            "kv_cells_used": draft.kv_used,
+            "kv_cells": draft.kv_total,
+            "tokens": draft.tokens,
+            "busy_us": micros(draft.busy),
+        })),
         "heartbeat_age_us": micros(status.heartbeat_age),
         "evictions": told(gateway, &evictions),
     })

@@ -4,7 +4,7 @@ use super::times::rfc3339;
 use crate::{
     ledger::{
         Adjustment, Adjustments, Attempt, AttemptTimes, CacheUse, Endpoint, Entry, GroupBy,
-        GuardAction, KeyId, ModelFile, Outcome, Role, SessionNode, SessionTree, Summary,
+        GuardAction, Guesses, KeyId, ModelFile, Outcome, Role, SessionNode, SessionTree, Summary,
     },
     openapi::types::{Name, Open, UsageWords, Usd},
     timeline::StageTimes,
@@ -144,6 +144,7 @@ struct AttemptView<'a> {
     service_tier: &'a Option<String>,
     hedge_winner: Option<bool>,
     retries: u16,
+    guesses: Option<Guesses>,
 }
 
 /// An entry of a list: all but the facts and the trace.
@@ -263,6 +264,7 @@ fn attempt(attempt: &Attempt, adjusted: Option<PicoUsd>) -> AttemptView<'_> {
         service_tier: &attempt.service_tier,
         hedge_winner: attempt.hedge_winner,
         retries: attempt.retries,
+        guesses: attempt.guesses,
     }
 }
 

@@ -255,6 +255,7 @@ async fn show(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
         ("TOKENS", Align::Right, &|attempt| {
             used(attempt).map_or_else(|| "-".to_owned(), |(p, a)| format!("{p}+{a}"))
         }),
+        ("GUESSED", Align::Right, &|attempt| guessed(attempt)),
         ("COUNTED", Align::Left, &|attempt| text(attempt, "/usage_source")),
         ("HELD USD", Align::Right, &|attempt| usd(attempt, "/reserved_usd")),
         ("COST USD", Align::Right, &|attempt| usd(attempt, "/cost_usd")),
@@ -290,6 +291,17 @@ fn adjustments(entry: &Value) -> Result<(), CliError> {
             ("REASON", Align::Left, &|made| text(made, "/reason")),
         ],
     )
+}
+
+/// How many tokens were guessed, and how many of them were right.
+fn guessed(attempt: &Value) -> String {
+    match attempt["guesses"].as_object() {
+        Some(_) => {
+            let of = |name: &str| text(attempt, &format!("/guesses/{name}"));
+            format!("{} of {}", of("accepted_tokens"), of("drafted_tokens"))
+        }
+        None => "-".to_owned(),
+    }
 }
 
 fn described(entry: &Value) -> String {

@@ -380,7 +380,7 @@ fn local_route(
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
             swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
-            speculation: speculation(written)?,
+            speculation: speculation(written, around.base)?,
             pooling: written.pooling.map(pooling),
             gpu_layers: written.gpu_layers.0,
             gpu_device: written.gpu_device.clone(),
@@ -418,7 +418,7 @@ fn pooling(written: written_routes::Pooling) -> Pooling {
 }
 
 /// Its numbers are checked whether it is on or not.
-fn speculation(written: &written_routes::Local) -> Result<Speculation, Finding> {
+fn speculation(written: &written_routes::Local, base: &Path) -> Result<Speculation, Finding> {
     let within = |name, value: &Spanned<NonZeroU32>, max| {
         let count = value.get_ref().get();
         let message = || format!("`{name}` is at most {max}");
@@ -426,10 +426,20 @@ fn speculation(written: &written_routes::Local) -> Result<Speculation, Finding> 
     };
     let tokens_max = within("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
     let streams_max = within("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
-    Ok(match written.speculation {
-        written_routes::Speculation::Off => Speculation::Off,
-        written_routes::Speculation::Lookup => Speculation::Lookup { tokens_max, streams_max },
-    })
+    match (written.speculation.get_ref(), &written.draft_model) {
+        (written_routes::Speculation::Draft, Some(file)) => {
+            Ok(Speculation::Draft { file: resolve(base, file.get_ref()), tokens_max, streams_max })
+        }
+        (written_routes::Speculation::Draft, None) => {
+            let message = "`speculation = \"draft\"` needs a `draft_model`: a smaller GGUF file of \
+                           the same vocabulary";
+            Err(Finding::at(written.speculation.span(), message))
+        }
+        (written_routes::Speculation::Off, _) => Ok(Speculation::Off),
+        (written_routes::Speculation::Lookup, _) => {
+            Ok(Speculation::Lookup { tokens_max, streams_max })
+        }
+    }
 }
 
 fn drill(

@@ -278,9 +278,9 @@ pub struct LocalConfig {
     pub verify_load: bool,
     /// A fault to rehearse.
     pub drill: Option<local_engine::Drill>,
-    /// Engine time one prompt token may take at most, for reservations.
+    /// Engine time that is set aside at first for one prompt token.
     pub prefill_per_token_max: Duration,
-    /// Engine time one generated token may take at most, for reservations.
+    /// Engine time that is set aside at first for one generated token.
     pub decode_per_token_max: Duration,
 }
 

@@ -302,3 +302,15 @@ fn gpu_layers_are_automatic_or_a_number() {
         assert!(error.to_string().contains("\"auto\" or a number of layers"), "{error}");
     }
 }
+
+#[test]
+fn a_draft_model_is_a_file_beside_the_configuration() {
+    let drafted = |more: &str| parse(&format!("{EDGE}speculation = \"draft\"\n{more}"));
+    let config = drafted("draft_model = \"small.gguf\"\ndraft_tokens_max = 5\n").unwrap();
+    let RouteSource::Local(local) = &config.routes[0].source else { panic!("a local one") };
+    let file = "/etc/tollgate/small.gguf".into();
+    let expected = local_engine::Speculation::Draft { file, tokens_max: 5, streams_max: 2 };
+    assert_eq!(local.speculation, expected);
+    let without = drafted("").unwrap_err().to_string();
+    assert!(without.contains("needs a `draft_model`"), "{without}");
+}

@@ -47,8 +47,10 @@ pub(super) struct Local {
     pub(super) overcommit_percent: Spanned<NonZeroU32>,
     #[serde(default = "local::swap_max_mib")]
     pub(super) swap_max_mib: u32,
+    #[serde(default = "local::speculation")]
+    pub(super) speculation: Spanned<Speculation>,
     #[serde(default)]
-    pub(super) speculation: Speculation,
+    pub(super) draft_model: Option<Spanned<String>>,
     #[serde(default = "local::draft_tokens_max")]
     pub(super) draft_tokens_max: Spanned<NonZeroU32>,
     #[serde(default = "local::draft_streams_max")]
@@ -108,6 +110,7 @@ pub(super) enum Speculation {
     #[default]
     Off,
     Lookup,
+    Draft,
 }
 
 /// How a local model's token vectors become one.
@@ -254,7 +257,7 @@ pub(super) struct GpuLayers(pub(super) Option<u32>);
 
 /// Defaults of a local route.
 mod local {
-    use super::{NonZeroU32, NonZeroU64, Spanned, nonzero32, nonzero64, unplaced};
+    use super::{NonZeroU32, NonZeroU64, Spanned, Speculation, nonzero32, nonzero64, unplaced};
 
     pub(super) fn context_tokens() -> Spanned<NonZeroU32> {
         unplaced(nonzero32(8192))
@@ -282,6 +285,9 @@ mod local {
     }
     pub(super) fn swap_max_mib() -> u32 {
         512
+    }
+    pub(super) fn speculation() -> Spanned<Speculation> {
+        unplaced(Speculation::Off)
     }
     pub(super) fn draft_tokens_max() -> Spanned<NonZeroU32> {
         unplaced(nonzero32(8))

@@ -30,6 +30,7 @@ impl Execution<'_> {
         let prepared =
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
         let (mut prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
+        prepared.extend_by(self.book.extension(attempt, self.bounds.cost_max));
         if let Some(key) = self.book.key() {
             prepared.for_key(&key, self.request);
         }
@@ -187,11 +188,11 @@ impl Pending<'_, '_> {
     }
 
     fn write(&self) {
-        if let Some((usage, engine_ns)) = self.answer.as_ref().and_then(Answer::metered) {
+        if let Some((usage, engine)) = self.answer.as_ref().and_then(Answer::metered) {
             self.book.note(self.attempt, |record| {
                 record.usage = Some(usage);
                 record.usage_source = Some(UsageSource::Counted);
-                record.times.engine_ns = Some(engine_ns);
+                record.took_of_engine(&engine);
             });
         }
     }

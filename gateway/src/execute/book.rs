@@ -4,8 +4,8 @@
 //! never waited for, and is never held across an await: every use is one closure.
 
 use crate::ledger::{
-    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, Granted, KeyId, Lined, OpenEntry,
-    Short,
+    Ask, Attempt, AttemptIndex, AttemptOutcome, CommitTicket, Extension, Granted, KeyId, Lined,
+    OpenEntry, Short,
 };
 use policies::{PicoUsd, Usage, UsageSource};
 use std::sync::{Mutex, PoisonError};
@@ -85,6 +85,15 @@ impl<'e> Book<'e> {
     /// What the request has cost so far and may yet cost.
     pub(super) fn committed(&self) -> PicoUsd {
         self.with(|written| written.open.committed())
+    }
+
+    /// What sets more aside for an attempt while it runs; `cost_max` is the request's own limit.
+    pub(super) fn extension(
+        &self,
+        attempt: AttemptIndex,
+        cost_max: Option<PicoUsd>,
+    ) -> Option<Extension> {
+        self.with(|written| written.open.extension(attempt, cost_max))
     }
 
     /// Writes into the record of an attempt.

@@ -6,6 +6,8 @@
 //! little more. **Invariant:** the cap that is held is the cap that is sent, so that nothing can be
 //! overspent, whatever is guessed here.
 
+use crate::largest::largest;
+
 /// Part of the longest recent answer that is added to it, so that a slightly longer one is whole.
 const SPARE: u64 = 4;
 
@@ -33,31 +35,9 @@ impl Clamp {
     }
 }
 
-/// The largest number in `low..=high` that `fits`, if any does; `fits` is monotone.
-fn largest(low: u64, high: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
-    if low > high || !fits(low) {
-        return None;
-    }
-    let (mut low, mut high) = (low, high);
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if fits(middle) { low = middle } else { high = middle - 1 }
-    }
-    Some(low)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Clamp, largest};
-
-    #[test]
-    fn the_largest_that_fits_is_found() {
-        assert_eq!(largest(1, 100, |n| n <= 42), Some(42));
-        assert_eq!(largest(1, 100, |_| true), Some(100));
-        assert_eq!(largest(50, 100, |n| n <= 42), None);
-        assert_eq!(largest(7, 6, |_| true), None);
-        assert_eq!(largest(0, u64::MAX, |n| n <= 3), Some(3));
-    }
+    use super::Clamp;
 
     #[test]
     fn what_answers_need_is_taken_and_not_all_that_is_left() {

@@ -181,6 +181,15 @@ impl Account {
         place - 1
     }
 
+    fn enlarge(&mut self, start: u64, amount: Amount) {
+        let Some(balance) = self.balances.iter_mut().find(|balance| balance.start == start) else {
+            return;
+        };
+        balance.held_money = balance.held_money.saturating_add(amount.money.pico().into());
+        balance.held_tokens = balance.held_tokens.saturating_add(amount.tokens);
+        balance.held_requests = balance.held_requests.saturating_add(amount.requests);
+    }
+
     /// Turns a hold into a charge. A window that is no longer kept needs neither.
     fn settle(&mut self, start: u64, held: Amount, charge: Amount) {
         let Some(balance) = self.balances.iter_mut().find(|balance| balance.start == start) else {
@@ -234,6 +243,15 @@ impl Accounts {
             (*window, self.0[at].hold(*start, amount))
         });
         held.collect()
+    }
+
+    /// Adds to a hold where it is held. A window that is no longer kept needs nothing.
+    pub(crate) fn enlarge(&mut self, starts: &[(Window, u64)], amount: Amount) {
+        for (window, start) in starts {
+            if let Some(account) = self.0.iter_mut().find(|account| account.window == *window) {
+                account.enlarge(*start, amount);
+            }
+        }
     }
 
     pub(crate) fn settle(&mut self, starts: &[(Window, u64)], held: Amount, charge: Amount) {

@@ -10,6 +10,7 @@ use super::{
     budgets::{Mark, Marks, Scope},
     effect::{Effect, Hold},
     entry::{KeyId, RequestId},
+    extension,
     notice::{Notice, Notices, What},
     rollups::Rollups,
     spare::Missed,
@@ -20,7 +21,7 @@ use crate::{
     caller::{GroupRecord, KeyRecord},
     store::codec::Row,
 };
-use policies::{PolicyName, PolicyVersion};
+use policies::{PicoUsd, PolicyName, PolicyVersion};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -132,6 +133,7 @@ impl Derived {
         self.next_seq = seq + 1;
         match effect {
             Effect::Reserved(hold) => self.reserve(seq, unix_ms, hold),
+            Effect::Extended { id, attempt, money } => self.extend(id, attempt, money),
             Effect::Settled { id, attempt, charge } => self.settle(seq, id, attempt, charge),
             Effect::Entry(row) => self.entry(unix_ms, &row),
             Effect::Refused(row) => {
@@ -205,6 +207,22 @@ impl Derived {
         }
         let request = self.open.entry(hold.id).or_default();
         request.attempts.push(OpenAttempt { hold, reserved_seq: seq, settled_seq: None });
+    }
+
+    fn extend(&mut self, id: RequestId, attempt: u16, more: PicoUsd) {
+        let open = self.open.get_mut(&id).map(|open| &mut open.attempts);
+        let Some(open) =
+            open.and_then(|attempts| attempts.iter_mut().find(|open| open.hold.attempt == attempt))
+        else {
+            return;
+        };
+        open.hold.held.money = open.hold.held.money.add(more).unwrap_or(PicoUsd::MAX);
+        for (scope, starts) in &open.hold.holds.held {
+            if let Some(kept) = self.accounts.get_mut(scope) {
+                kept.dirty = true;
+                kept.accounts.enlarge(starts, extension::money(more));
+            }
+        }
     }
 
     fn settle(&mut self, seq: u64, id: RequestId, attempt: u16, charge: Amount) {

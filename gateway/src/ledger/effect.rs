@@ -15,12 +15,18 @@ use crate::{
     caller::{GroupRecord, KeyRecord},
     store::codec::{Event, PolicyRecord, Row},
 };
+use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
 
 /// What an event does.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Reserved(Hold),
+    Extended {
+        id: RequestId,
+        attempt: u16,
+        money: PicoUsd,
+    },
     Settled {
         id: RequestId,
         attempt: u16,
@@ -60,6 +66,7 @@ impl From<Event> for Effect {
                 key: reserved.key,
                 holds: reserved.holds,
             }),
+            Event::Extended((id, attempt, money)) => Self::Extended { id, attempt, money },
             Event::Settled(settled) => Self::Settled {
                 id: settled.id,
                 attempt: settled.attempt,

@@ -5,7 +5,7 @@
 //! needs a new schema version there. Wire forms for the admin API are made from them in `admin/`.
 
 use super::{accounts::Amount, adjusted::Place};
-use crate::timeline::StageTimes;
+use crate::{timeline::StageTimes, wire::EngineUse};
 use policies::{
     Facts, LeftOut, PicoUsd, PolicyName, PolicyVersion, PriceId, RouteId, RuleName, Usage,
     UsageSource,
@@ -222,6 +222,17 @@ pub struct Attempt {
     pub hedge_winner: Option<bool>,
     /// Times it was sent again to the same route within this attempt, after nothing had been owed.
     pub retries: u16,
+    /// Local attempts: how guessing tokens went; `None` where none was guessed.
+    pub guesses: Option<Guesses>,
+}
+
+/// Tokens of a local answer that were guessed before they were computed (speculative decoding).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Guesses {
+    /// Tokens proposed.
+    pub drafted_tokens: u64,
+    /// Those of them that the model drew.
+    pub accepted_tokens: u64,
 }
 
 /// The model file behind a local answer: with the version of the program, what makes it repeatable.
@@ -371,6 +382,15 @@ pub struct Adjustment {
 }
 
 impl Attempt {
+    /// Writes down what the engine in this process says it took.
+    pub(crate) fn took_of_engine(&mut self, engine: &EngineUse) {
+        self.times.engine_ns = Some(engine.ns);
+        self.guesses = (engine.drafted > 0).then_some(Guesses {
+            drafted_tokens: engine.drafted,
+            accepted_tokens: engine.accepted,
+        });
+    }
+
     /// What the budgets it was held on are charged with: its cost, or what was held where the cost
     /// is unknown (never zero); nothing where nothing is owed or it does not count.
     pub(crate) fn charge(&self) -> Amount {

@@ -15,6 +15,7 @@ mod corrections;
 mod derived;
 pub(crate) mod effect;
 pub mod entry;
+mod extension;
 mod filter;
 mod gather;
 mod ids;
@@ -56,8 +57,10 @@ pub use budgets::{
 pub use derived::PolicyNote;
 pub use entry::{
     Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
-    GuardAction, GuardEffect, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId, Role,
+    GuardAction, GuardEffect, Guesses, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId,
+    Role,
 };
+pub use extension::Extension;
 pub use filter::Filter;
 pub use lined::{Granted, InLine, Lined};
 pub use notice::{Guarded, NOTICE_KINDS, Notice, NoticeId, Reached, Telling, Told, What};

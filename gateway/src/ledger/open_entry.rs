@@ -15,6 +15,7 @@ use super::{
         Attempt, AttemptOutcome, DecisionRecord, Endpoint, Entry, KeyId, ModelFile, Notes, Outcome,
         RequestId, Role,
     },
+    extension::Extension,
     lined::{Granted, InLine, Lined},
     running::{Running, State},
     short::Short,
@@ -27,7 +28,10 @@ use crate::{
     timeline::{Stage, Timeline},
 };
 use policies::{PicoUsd, RouteId, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use tokio::time::Instant;
 
 /// What is known of a request when its routes are about to be tried.
@@ -134,6 +138,8 @@ pub struct OpenEntry {
     attempts: Vec<Running>,
     /// Whose budgets it counts against.
     path: BudgetPath,
+    /// Attempts that were made.
+    tries: Arc<AtomicUsize>,
     /// Whether it has its place in the queue. Only while the store fails and the queue is full may
     /// free work go on without one.
     placed: bool,
@@ -168,6 +174,7 @@ impl OpenEntry {
             head: Some(Box::new(head)),
             attempts: Vec::new(),
             path,
+            tries: Arc::default(),
             placed,
         }
     }
@@ -277,6 +284,7 @@ impl OpenEntry {
         }
         self.books.reservations.fetch_add(1, Ordering::Relaxed);
         self.attempts.push(running);
+        self.tries.store(self.attempts.len(), Ordering::SeqCst);
         Ok((AttemptIndex(index), ticket))
     }
 
@@ -308,12 +316,37 @@ impl OpenEntry {
     #[must_use]
     pub fn committed(&self) -> PicoUsd {
         let of = |running: &Running| match running.state {
-            State::Open => running.worst_money,
+            State::Open => {
+                let extended = running.extra.granted().worst;
+                running.worst_money.add(extended).unwrap_or(PicoUsd::MAX)
+            }
             // An unknown cost is what could have been.
             State::Ended | State::Settled => running.record.cost.unwrap_or(running.worst_money),
         };
         let sum = |sum: PicoUsd, running| sum.add(of(running)).unwrap_or(PicoUsd::MAX);
         self.attempts.iter().fold(PicoUsd::ZERO, sum)
+    }
+
+    /// The way to set more aside for a running attempt that is paid by engine time; `None` for
+    /// another. `cost_max`: the most the whole request may cost by its own limit.
+    #[must_use]
+    pub fn extension(&self, index: AttemptIndex, cost_max: Option<PicoUsd>) -> Option<Extension> {
+        let running = self.attempts.get(usize::from(index.0))?;
+        let (RoutePrice::Compute(_), State::Open) = (&running.price, running.state) else {
+            return None;
+        };
+        Some(Extension {
+            books: Arc::clone(&self.books),
+            id: self.head.as_ref()?.id,
+            attempt: index.0,
+            path: self.path.clone(),
+            holds: running.holds.clone(),
+            price: running.price.clone(),
+            paid: running.record.budgeted,
+            extra: Arc::clone(&running.extra),
+            most: cost_max.map(|max| max.less(self.committed())),
+            attempts: Arc::clone(&self.tries),
+        })
     }
 
     /// The output cap the caller asked for, or the configured default.

@@ -124,11 +124,14 @@ fn record(open: &OpenAttempt, reserved: &Reserved, events: &mut HashMap<u64, Eve
         usage_source: Some(UsageSource::CrashedUnknown),
         price: reserved.price.clone(),
         budgeted: reserved.budgeted,
-        reserved: reserved.reserved,
+        reserved: open.hold.held.money,
         reserved_tokens: reserved.reserved_tokens,
         voided: false,
         // As reserved; with an unknown price nobody can say.
-        cost: reserved.price.is_some().then_some(reserved.worst_money),
+        cost: reserved.price.is_some().then(|| {
+            let extended = open.hold.held.money.less(reserved.reserved);
+            reserved.worst_money.add(extended).unwrap_or(PicoUsd::MAX)
+        }),
         overrun: PicoUsd::ZERO,
         avoided_cost: None,
         output_cap: reserved.output_cap,
@@ -139,6 +142,7 @@ fn record(open: &OpenAttempt, reserved: &Reserved, events: &mut HashMap<u64, Eve
         finishes: Vec::new(),
         hedge_winner: None,
         retries: 0,
+        guesses: None,
     }
 }
 

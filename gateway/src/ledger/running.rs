@@ -7,6 +7,7 @@ use super::{
     books::Shared,
     budgets::Holds,
     entry::{Attempt, AttemptOutcome, AttemptTimes},
+    extension::Extra,
     open_entry::{Ask, AttemptIndex},
 };
 use policies::{PicoUsd, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
@@ -22,6 +23,8 @@ pub(super) struct Running {
     pub(super) worst_money: PicoUsd,
     pub(super) holds: Holds,
     pub(super) held: Amount,
+    /// What was granted beyond `held` while it ran; part of it once it has ended.
+    pub(super) extra: Arc<Extra>,
     pub(super) state: State,
 }
 
@@ -70,6 +73,7 @@ impl Running {
             finishes: Vec::new(),
             hedge_winner: None,
             retries: 0,
+            guesses: None,
         };
         Self {
             record,
@@ -80,6 +84,7 @@ impl Running {
             worst_money: ask.worst_money,
             holds,
             held,
+            extra: Arc::default(),
             state: State::Open,
         }
     }
@@ -90,6 +95,11 @@ impl Running {
             return;
         }
         self.state = State::Ended;
+        let extended = self.extra.end();
+        let with = |money: PicoUsd, more| money.add(more).unwrap_or(PicoUsd::MAX);
+        self.worst_money = with(self.worst_money, extended.worst);
+        self.held.money = with(self.held.money, extended.held);
+        self.record.reserved = with(self.record.reserved, extended.held);
         let used = self.used(self.record.usage.unwrap_or_default(), now_s);
         let record = &mut self.record;
         record.outcome = outcome;

@@ -298,6 +298,12 @@ fn check(
                 report.find(seq, format!("{}: attempt {} reserves twice", hold.id, hold.attempt));
             }
         }
+        Effect::Extended { id, attempt, .. } => {
+            let open = fold.open.get(id).and_then(|open| open.attempts.get(usize::from(*attempt)));
+            if open.is_none_or(|open| open.settled_seq.is_some()) && !*gap {
+                report.find(seq, format!("{id}: attempt {attempt} gets more and is not open"));
+            }
+        }
         Effect::Settled { id, attempt, .. } => {
             let open = fold.open.get(id).and_then(|open| open.attempts.get(usize::from(*attempt)));
             let twice = open.is_none_or(|open| open.settled_seq.is_some());

@@ -48,7 +48,7 @@ impl Tally {
     /// The answer's end: as reported, or estimated beside what is known of the prompt.
     pub(crate) fn end(&self, reported: Option<Usage>, prompt: Option<Usage>) -> Event {
         if let Some(usage) = reported {
-            return Event::End { usage, source: UsageSource::Reported, engine_ns: None };
+            return Event::End { usage, source: UsageSource::Reported, engine: None };
         }
         let prompt = prompt.unwrap_or(Usage { input: self.prompt_tokens, ..Usage::default() });
         let usage = Usage {
@@ -56,6 +56,6 @@ impl Tally {
             reasoning: estimate_tokens(self.reasoning_bytes),
             ..prompt
         };
-        Event::End { usage, source: UsageSource::Estimated, engine_ns: None }
+        Event::End { usage, source: UsageSource::Estimated, engine: None }
     }
 }

@@ -1,6 +1,7 @@
 //! The model in this process as a route: a chat request becomes a job, its tokens become events.
 
 mod answer;
+mod growth;
 mod job;
 mod vectors;
 
@@ -58,7 +59,7 @@ impl LocalRoute {
         self.model.loaded().map(|engine| u64::from(engine.info().context_tokens))
     }
 
-    /// The bound of a job's engine time, which the engine enforces.
+    /// The first bound of a job's engine time, which the engine enforces.
     #[must_use]
     pub fn engine_time_max(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
         times(self.config.prefill_per_token_max, prompt_tokens)
@@ -193,6 +194,7 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     report["isolation"] = if engine.process().is_some() { "process" } else { "in_process" }.into();
     report["process"] = engine.process().into();
     report["memory_bytes"] = info.memory_bytes.into();
+    report["draft_model"] = info.draft.as_ref().map(|draft| draft.name.as_str()).into();
 }
 
 fn millis(time: Duration) -> u64 {

@@ -19,9 +19,9 @@ use crate::{
     cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
-    ledger::{KeyId, ModelFile},
+    ledger::{Extension, KeyId, ModelFile},
     timeline::micros,
-    wire::{BadRequest, ChatRequest, Event},
+    wire::{BadRequest, ChatRequest, EngineUse, Event},
 };
 use breaker::{Breaker, BreakerState};
 use cloud::{CloudAnswer, CloudRoute};
@@ -85,6 +85,13 @@ enum PreparedAsk {
 }
 
 impl Prepared {
+    /// Says what sets more aside while it runs, where an answer is paid by the engine's time.
+    pub(crate) fn extend_by(&mut self, extension: Option<Extension>) {
+        if let PreparedAsk::Local(job) = &mut self.ask {
+            job.extend_by(extension);
+        }
+    }
+
     /// Tells whose request it is, for the engine's queue and its cache.
     pub(crate) fn for_key(&mut self, key: &KeyId, request: &ChatRequest) {
         if let PreparedAsk::Local(job) = &mut self.ask {
@@ -418,10 +425,9 @@ impl Answer {
         }
     }
 
-    /// What the answer has taken so far where that is metered (the engine), with its engine time in
-    /// nanoseconds.
+    /// What the answer has taken so far where that is metered: by the engine in this process.
     #[must_use]
-    pub fn metered(&self) -> Option<(Usage, u64)> {
+    pub fn metered(&self) -> Option<(Usage, EngineUse)> {
         match self {
             Self::Local(answer) => Some(answer.metered()),
             Self::Cloud(_) | Self::Shared(_) => None,

@@ -51,6 +51,8 @@ pub(crate) const CONFIGURED: u8 = 13;
 pub(crate) const CORRECTED: u8 = 14;
 /// How long a local model was loaded.
 pub(crate) const STOOD: u8 = 15;
+/// An attempt's reservation was enlarged.
+pub(crate) const EXTENDED: u8 = 16;
 /// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
 /// Version of the forms of keys and groups, and of adjustments, whose second was never written.
@@ -77,6 +79,8 @@ pub(crate) enum CodecError {
 #[derive(Debug)]
 pub(crate) enum Event {
     Reserved(Box<Reserved>),
+    /// By so much money.
+    Extended((RequestId, u16, PicoUsd)),
     Settled(Box<Settled>),
     Entry(Box<Row>),
     Refused(RefusedRow),
@@ -298,6 +302,7 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
 fn current(kind: u8, payload: &[u8]) -> Result<Event, CodecError> {
     Ok(match kind {
         RESERVED => Event::Reserved(Box::new(whole(payload)?)),
+        EXTENDED => Event::Extended(whole(payload)?),
         SETTLED => Event::Settled(Box::new(whole(payload)?)),
         ENTRY => Event::Entry(Box::new(postcard::take_from_bytes(payload)?.0)),
         REFUSED => Event::Refused(whole(payload)?),

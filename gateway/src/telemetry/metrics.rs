@@ -66,6 +66,7 @@ struct State {
     engine_cells: Family<RouteLabels, Gauge>,
     engine_drafted: Family<RouteLabels, Gauge>,
     engine_accepted: Family<RouteLabels, Gauge>,
+    engine_draft_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     engine_faults: Family<RouteLabels, Gauge>,
     engine_idle_cost: Family<RouteLabels, Gauge>,
     engine_loads: Family<RouteLabels, Gauge>,
@@ -409,6 +410,11 @@ impl State {
             "Time the engine has been busy (local routes)",
             self.engine_busy.clone(),
         );
+        registry.register(
+            "engine_draft_busy_seconds",
+            "The part of it that a draft model took (local routes)",
+            self.engine_draft_busy.clone(),
+        );
     }
 
     fn register_webhooks(&self, registry: &mut Registry) {
@@ -497,6 +503,8 @@ impl State {
                 self.engine_drafted.get_or_create(&labels).set(signed(drafted));
                 let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
                 self.engine_accepted.get_or_create(&labels).set(signed(accepted));
+                let drafting = status.draft.map_or(0.0, |draft| draft.busy.as_secs_f64());
+                self.engine_draft_busy.get_or_create(&labels).set(drafting);
             }
         }
     }

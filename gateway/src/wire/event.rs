@@ -40,9 +40,20 @@ pub enum Event {
         usage: Usage,
         /// Who counted.
         source: UsageSource,
-        /// Engine time attributed to it, nanoseconds; `None` for a provider.
-        engine_ns: Option<u64>,
+        /// What it took of the engine in this process; `None` for a provider.
+        engine: Option<EngineUse>,
     },
+}
+
+/// What an answer took of the engine in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineUse {
+    /// Engine time attributed to it, nanoseconds.
+    pub ns: u64,
+    /// Tokens that were guessed before they were computed.
+    pub drafted: u64,
+    /// Those of them that were drawn.
+    pub accepted: u64,
 }
 
 /// A piece of one choice of an answer.

@@ -29,7 +29,7 @@ mod tools;
 
 pub use ask::{Ask, CompletionAsk, EmbeddingAsk, Prompt, prompts};
 pub(crate) use described::schemas as described;
-pub use event::{Delta, DeltaKind, Event, FinishReason, Likely, Seen, TokenLogprob};
+pub use event::{Delta, DeltaKind, EngineUse, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
 pub(crate) use headers::{GUARD as GUARD_TAG, check_tags};

@@ -26,6 +26,9 @@ const STATUS_EVERY: Duration = Duration::from_millis(250);
 /// The parent's end of the socket, written by many threads.
 type ToParent = Arc<Mutex<UnixStream>>;
 
+/// A new bound of a job's engine time, and whether it is its last; none at first.
+type Bound = Option<(Duration, bool)>;
+
 /// Serves the parent, whose end of the socket is this process's standard input, until it closes.
 ///
 /// # Errors
@@ -61,7 +64,7 @@ fn follow(
     from_parent: &mut impl io::Read,
     to_parent: &ToParent,
 ) -> io::Result<()> {
-    let mut running: HashMap<u64, watch::Sender<bool>> = HashMap::new();
+    let mut running: HashMap<u64, watch::Sender<Bound>> = HashMap::new();
     loop {
         match read(from_parent)? {
             Order::Load(_) => return Err(io::Error::other("a second order to load")),
@@ -69,8 +72,13 @@ fn follow(
                 running.remove(&id);
             }
             Order::Forget => engine.forget_prefixes(),
+            Order::Bound(id, engine_time_max, last) => {
+                if let Some(told) = running.get(&id) {
+                    told.send_replace(Some((engine_time_max, last)));
+                }
+            }
             Order::Submit(id, job, rule) => {
-                let work = Work { id, job: *job, rule, cancelled: begin(&mut running, id) };
+                let work = Work { id, job: *job, rule, told: begin(&mut running, id) };
                 let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
                 start(async move { work.run(&engine, &to_parent).await })?;
             }
@@ -83,12 +91,12 @@ fn follow(
     }
 }
 
-/// What tells a job that it is cancelled.
-fn begin(running: &mut HashMap<u64, watch::Sender<bool>>, id: u64) -> watch::Receiver<bool> {
-    running.retain(|_, cancel| !cancel.is_closed());
-    let (cancel, cancelled) = watch::channel(false);
-    running.insert(id, cancel);
-    cancelled
+/// What tells a job of a new bound, and that it is cancelled.
+fn begin(running: &mut HashMap<u64, watch::Sender<Bound>>, id: u64) -> watch::Receiver<Bound> {
+    running.retain(|_, tell| !tell.is_closed());
+    let (tell, told) = watch::channel(None);
+    running.insert(id, tell);
+    told
 }
 
 /// Runs a job on a thread that waits for its events.
@@ -103,7 +111,7 @@ fn start(job: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
 async fn embed(
     id: u64,
     job: EmbedJob,
-    mut cancelled: watch::Receiver<bool>,
+    mut cancelled: watch::Receiver<Bound>,
     engine: &Engine,
     to_parent: &ToParent,
 ) {
@@ -123,12 +131,12 @@ async fn embed(
     let _heard = write(&mut *lock(to_parent), &report);
 }
 
-/// A job and what cancels it: the other end of `cancelled` is dropped then.
+/// A job and what is told of it: the other end of `told` is dropped when it is cancelled.
 struct Work {
     id: u64,
     job: Job,
     rule: Option<Rule>,
-    cancelled: watch::Receiver<bool>,
+    told: watch::Receiver<Bound>,
 }
 
 impl Work {
@@ -145,7 +153,12 @@ impl Work {
         loop {
             let event = tokio::select! {
                 event = generation.next() => event,
-                _ = self.cancelled.changed() => None,
+                told = self.told.changed() => {
+                    let bound = told.ok().and_then(|()| *self.told.borrow_and_update());
+                    let Some((engine_time_max, last)) = bound else { return };
+                    generation.bound(engine_time_max, last);
+                    continue;
+                }
             };
             let Some(event) = event else { return };
             let report = Report::Event(self.id, event, generation.usage());

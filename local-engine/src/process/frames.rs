@@ -1,7 +1,10 @@
 //! What goes over the socket: a length of four bytes, little-endian, then so many bytes of
 //! postcard. Both ends are the same program, so the format has no versions.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -28,6 +31,8 @@ pub(super) enum Order {
     Embed(u64, Box<EmbedJob>),
     /// Give up every kept prefix.
     Forget,
+    /// A job has a new bound of its engine time, perhaps its last one.
+    Bound(u64, Duration, bool),
     /// Nobody reads a job any more.
     Cancel(u64),
 }

@@ -239,9 +239,13 @@ impl Remote {
 
     /// Cancels what nobody reads and hands on what readers had no room for.
     fn tend_jobs(&self) {
-        let mut left = Vec::new();
+        let (mut left, mut bounds) = (Vec::new(), Vec::new());
         lock(&self.jobs).retain(|id, outbox| {
             outbox.flush(Instant::now());
+            let meter = outbox.meter();
+            if meter.take_bound_changed() {
+                bounds.push((*id, meter.engine_time_max(), meter.has_last_bound()));
+            }
             if outbox.abandoned() {
                 left.push(*id);
             }
@@ -254,6 +258,9 @@ impl Remote {
             }
             !cancelled
         });
+        for (id, engine_time_max, last) in bounds {
+            let _heard = self.order(&Order::Bound(id, engine_time_max, last));
+        }
         for id in left {
             let _heard = self.order(&Order::Cancel(id));
         }
@@ -343,6 +350,7 @@ impl Remote {
                 outbox.logprobs(logprobs);
                 outbox.relay(&text, tokens, Instant::now());
             }
+            JobEvent::EngineTimeLow => outbox.low(),
             last => {
                 if let Some(outbox) = jobs.remove(&id) {
                     drop(jobs);

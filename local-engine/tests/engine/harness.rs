@@ -65,6 +65,7 @@ pub(crate) fn ask(engine: &Engine, content: &str, max_tokens: u32) -> Job {
         constraint: None,
         logprobs: None,
         engine_time_max: Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     }
 }

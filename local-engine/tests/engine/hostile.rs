@@ -4,14 +4,14 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use local_engine::{EmbedJob, Engine, Job, LoadError, Rule, Sampling, Scheduling};
 
-use crate::harness::{answer, ask, engine, model_file, small};
+use crate::harness::{answer, ask, engine, model_file, small, user};
 
 /// Where the child finds the files.
 const DIRECTORY: &str = "TOLLGATE_HOSTILE_DIRECTORY";
@@ -195,6 +195,46 @@ fn hostile_rules() -> Vec<Rule> {
     ]
 }
 
+/// Templates that would run a parser out of its stack, never end, or fill the memory.
+fn hostile_templates() -> Vec<String> {
+    let each = |name: char| format!("{{% for {name} in range(99999) %}}");
+    vec![
+        format!("{{{{ {}", "(".repeat(200)),
+        format!("{}{}{}x{}", each('a'), each('b'), each('c'), "{% endfor %}".repeat(3)),
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
+        "{{ range(99999999999) | list }}".to_owned(),
+        "{{ 'x' * 999999999999 }}".to_owned(),
+        "{{ 'x'.ljust(999999999999) }}".to_owned(),
+        "{% include 'itself' %}".to_owned(),
+    ]
+}
+
+/// Loads the model with another template, or renders by it: one of them says why not.
+fn try_template(template: &str) {
+    let head = Head::read();
+    let at = head.value("tokenizer.chat_template");
+    let length = u64::from_le_bytes(head.0[at..at + 8].try_into().expect("eight"));
+    let length = usize::try_from(length).expect("small");
+    let padded = format!("{template:length$}");
+    assert_eq!(padded.len(), length, "it fits where the model's own stands");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("template.gguf");
+    std::fs::copy(model_file(), &file).expect("copied");
+    let mut opened = std::fs::OpenOptions::new().write(true).open(&file).expect("opened");
+    opened.seek(SeekFrom::Start(at as u64 + 8)).expect("there");
+    opened.write_all(padded.as_bytes()).expect("written");
+    let mut config = small();
+    config.file = file;
+    let said = match Engine::load(&config) {
+        Err(error) => error.to_string(),
+        Ok(engine) => match engine.tokenize_chat(&[user("Hello?")]) {
+            Err(error) => error.to_string(),
+            Ok(tokens) => panic!("{template} gave {} tokens", tokens.len()),
+        },
+    };
+    assert!(said.contains("template"), "{template}: {said}");
+}
+
 /// Runs twice, as above.
 #[test]
 fn no_request_brings_the_process_down() {
@@ -245,13 +285,9 @@ async fn take_all() {
     }
     let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };
     assert!(engine.submit(endless).is_err());
-    let head = Head::read();
-    let at = head.value("tokenizer.chat_template") + 8;
-    let directory = tempfile::tempdir().expect("a directory");
-    let whole = model_file().metadata().expect("the model").len();
-    let nested = head.put(at, format!("{{{{ {}", "(".repeat(200)).as_bytes());
-    let error = load_error(&write(directory.path(), "template.gguf", &nested.0, whole));
-    assert!(error.to_string().contains("template"), "{error}");
+    for template in hostile_templates() {
+        try_template(&template);
+    }
     assert!(answer(&engine, usual).await.usage().generated_tokens > 0, "it goes on");
     writeln!(std::io::stdout(), "all taken or refused").expect("the parent reads");
 }

@@ -6,6 +6,7 @@
 mod accounting;
 mod batching;
 mod constraints;
+mod drafting;
 mod embeddings;
 mod gpu;
 mod harness;

@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use local_engine::{EngineConfig, Job, KvLayout, Scheduling, Speculation};
+use local_engine::{Engine, EngineConfig, Job, KvLayout, Scheduling, Speculation};
 
 use crate::harness::{answer, engine, greedy, small};
 
@@ -33,6 +33,7 @@ fn job(tokens: &[i32]) -> Job {
         stop: Vec::new(),
         sampling: greedy(),
         engine_time_max: Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
         constraint: None,
         logprobs: None,
@@ -83,4 +84,18 @@ async fn nothing_is_guessed_whose_cells_could_not_be_taken_back() {
     job.max_tokens = 20;
     answer(&engine, job).await;
     assert_eq!(engine.status().speculation, []);
+}
+
+#[test]
+fn it_neither_drafts_nor_is_drafted_for() {
+    let Some(config) = config() else { return };
+    let drafted = |target: &EngineConfig, file: PathBuf| {
+        let speculation = Speculation::Draft { file, tokens_max: 4, streams_max: 1 };
+        let config = EngineConfig { speculation, ..target.clone() };
+        Engine::load(&config).expect_err("it is refused").to_string()
+    };
+    let refused = drafted(&config, config.file.clone());
+    assert!(refused.contains("sliding window"), "{refused}");
+    let refused = drafted(&small(), config.file);
+    assert!(refused.contains("vocabulary has"), "{refused}");
 }

@@ -132,6 +132,40 @@ impl Machine {
         }
     }
 
+    /// Money that a hold could be enlarged by in its own windows; `None`: no hard budget on its path
+    /// limits money.
+    #[must_use]
+    pub fn room(&self, path: &BudgetPath, holds: &Holds) -> Option<PicoUsd> {
+        let mut room: Option<u64> = None;
+        for (scope, starts) in &holds.held {
+            let Some(book) = self.books.get(scope) else { continue };
+            for spec in self.specs(scope, path.scopes()).filter(|spec| spec.hard) {
+                let start = starts.iter().find(|(window, _)| *window == spec.window);
+                let (Some(limit), Some((window, start))) = (spec.money, start) else { continue };
+                let taken = book.accounts.balance(*window, *start).money();
+                let left = u128::from(limit.pico()).saturating_sub(taken);
+                let left = u64::try_from(left).unwrap_or(u64::MAX);
+                room = Some(room.map_or(left, |room| room.min(left)));
+            }
+        }
+        room.map(PicoUsd::from_pico)
+    }
+
+    /// Enlarges a hold in its own windows, if every hard budget there has room. What runs comes
+    /// before who waits: its end is what they wait for.
+    #[must_use]
+    pub fn enlarge(&mut self, path: &BudgetPath, holds: &Holds, money: PicoUsd) -> bool {
+        if self.room(path, holds).is_some_and(|room| money > room) {
+            return false;
+        }
+        for (scope, starts) in &holds.held {
+            if let Some(book) = self.books.get_mut(scope) {
+                book.accounts.enlarge(starts, Amount { money, ..Amount::default() });
+            }
+        }
+        true
+    }
+
     /// Leaves the line: what the place was granted, or why it got nothing.
     ///
     /// # Errors

@@ -204,6 +204,16 @@ impl Budgets {
         self.lock().reserve(path, need, self.at(unix_ms))
     }
 
+    /// Money that a hold could be enlarged by; `None`: as much as anybody likes.
+    pub(crate) fn room(&self, path: &BudgetPath, holds: &Holds) -> Option<PicoUsd> {
+        self.lock().room(path, holds)
+    }
+
+    /// Enlarges a hold in its own windows, if every hard budget there has room.
+    pub(crate) fn enlarge(&self, path: &BudgetPath, holds: &Holds, money: PicoUsd) -> bool {
+        self.lock().enlarge(path, holds, money)
+    }
+
     /// As [`Budgets::reserve`], or a place in the line where waiting may help.
     pub(crate) fn reserve_or_wait(
         self: &Arc<Self>,

@@ -3,8 +3,10 @@
 //! **Invariant:** every choice has one finish, the end comes after the last, and what was used is
 //! the sum over the choices with the prompt counted once.
 
-use super::{Fault, FaultKind, unfit, vectors::Vectors};
-use crate::wire::{BadRequest, Delta, DeltaKind, Event, FinishReason, Likely, TokenLogprob};
+use super::{Fault, FaultKind, growth::Growth, unfit, vectors::Vectors};
+use crate::wire::{
+    BadRequest, Delta, DeltaKind, EngineUse, Event, FinishReason, Likely, TokenLogprob,
+};
 use local_engine::{CallEvent, CallReader, Finish, Generation, JobEvent, JobUsage, ToolFormat};
 use policies::{Usage, UsageSource};
 use std::{
@@ -35,6 +37,7 @@ pub struct Texts {
     going: usize,
     /// The choice that is read first, so that none is read last for ever.
     first: usize,
+    growth: Box<Growth>,
     /// Events that have come and not gone.
     ready: VecDeque<Event>,
     ended: bool,
@@ -64,14 +67,18 @@ pub(super) struct Calls {
 
 impl LocalAnswer {
     /// The answer of jobs that were submitted together, `per_prompt` of them to each prompt.
-    pub(super) fn texts(choices: Vec<Generation>, per_prompt: u32, asked: Asked) -> Self {
-        Self::Texts(Texts::new(choices, per_prompt, asked))
+    pub(super) fn texts(
+        choices: Vec<Generation>,
+        per_prompt: u32,
+        asked: Asked,
+        growth: Growth,
+    ) -> Self {
+        Self::Texts(Texts::new(choices, per_prompt, asked, growth))
     }
 
-    /// What the jobs have taken so far, and their engine time in nanoseconds: what they are charged
-    /// when they are dropped now.
+    /// What the jobs have taken so far: what they are charged when they are dropped now.
     #[must_use]
-    pub fn metered(&self) -> (Usage, u64) {
+    pub fn metered(&self) -> (Usage, EngineUse) {
         match self {
             Self::Texts(texts) => texts.metered(),
             Self::Vectors(vectors) => vectors.metered(),
@@ -90,7 +97,7 @@ impl LocalAnswer {
 // === impl Texts ===
 
 impl Texts {
-    fn new(choices: Vec<Generation>, per_prompt: u32, asked: Asked) -> Self {
+    fn new(choices: Vec<Generation>, per_prompt: u32, asked: Asked, growth: Growth) -> Self {
         let readers = asked
             .calls
             .map(|calls| choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>());
@@ -100,13 +107,14 @@ impl Texts {
             choices,
             readers: readers.unwrap_or_default(),
             asked,
+            growth: Box::new(growth),
             first: 0,
             ready: VecDeque::new(),
             ended: false,
         }
     }
 
-    fn metered(&self) -> (Usage, u64) {
+    fn metered(&self) -> (Usage, EngineUse) {
         metered(self.choices.iter().map(Generation::usage), self.per_prompt)
     }
 
@@ -149,6 +157,11 @@ impl Texts {
         let index = u32::try_from(choice).unwrap_or(u32::MAX);
         match event {
             Some(JobEvent::Started { .. }) => {}
+            Some(JobEvent::EngineTimeLow) => {
+                if let Some(generation) = self.choices.get(choice) {
+                    self.growth.grow(generation);
+                }
+            }
             Some(JobEvent::Text { text, tokens, logprobs }) => {
                 if let Some(reader) = self.readers.get_mut(choice) {
                     let mut events = Vec::new();
@@ -180,9 +193,9 @@ impl Texts {
                 self.ready.push_back(Event::Delta(Delta::new(index, finish)));
                 self.going = self.going.saturating_sub(1);
                 if self.going == 0 {
-                    let (usage, engine_ns) = self.metered();
+                    let (usage, engine) = self.metered();
                     let source = UsageSource::Counted;
-                    self.ready.push_back(Event::End { usage, source, engine_ns: Some(engine_ns) });
+                    self.ready.push_back(Event::End { usage, source, engine: Some(engine) });
                     self.ended = true;
                 }
             }
@@ -244,8 +257,8 @@ fn logprob(token: local_engine::TokenLogprob) -> TokenLogprob {
 
 /// The sum over the choices. Each `per_prompt` of them have one prompt, which the first has read and
 /// the others share: it is counted once, as it is where a provider counts.
-fn metered(choices: impl Iterator<Item = JobUsage>, per_prompt: usize) -> (Usage, u64) {
-    let (mut usage, mut engine_ns) = (Usage::default(), 0_u64);
+fn metered(choices: impl Iterator<Item = JobUsage>, per_prompt: usize) -> (Usage, EngineUse) {
+    let (mut usage, mut engine) = (Usage::default(), EngineUse::default());
     for (index, choice) in choices.enumerate() {
         if index % per_prompt == 0 {
             usage.input += u64::from(choice.prompt_tokens.saturating_sub(choice.cached_tokens));
@@ -253,14 +266,16 @@ fn metered(choices: impl Iterator<Item = JobUsage>, per_prompt: usize) -> (Usage
         }
         usage.output += u64::from(choice.generated_tokens);
         let time = choice.prefill_time.saturating_add(choice.decode_time);
-        engine_ns = engine_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        engine.ns = engine.ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        engine.drafted += u64::from(choice.drafted_tokens);
+        engine.accepted += u64::from(choice.accepted_tokens);
     }
-    (usage, engine_ns)
+    (usage, engine)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::metered;
+    use super::{EngineUse, metered};
     use local_engine::JobUsage;
     use std::time::Duration;
 
@@ -272,10 +287,12 @@ mod tests {
             generated_tokens,
             prefill_time: Duration::from_nanos(5),
             decode_time: Duration::from_nanos(2),
+            drafted_tokens: 5,
+            accepted_tokens: 3,
         };
-        let (usage, engine_ns) = metered([choice(4, 3), choice(9, 2)].into_iter(), 2);
+        let (usage, engine) = metered([choice(4, 3), choice(9, 2)].into_iter(), 2);
         assert_eq!((usage.input, usage.cache_read, usage.output), (6, 4, 5));
-        assert_eq!(engine_ns, 14);
+        assert_eq!(engine, EngineUse { ns: 14, drafted: 10, accepted: 6 });
         let (usage, _) = metered([choice(4, 3), choice(4, 2)].into_iter(), 1);
         assert_eq!((usage.input, usage.cache_read), (12, 8), "two prompts are two");
     }

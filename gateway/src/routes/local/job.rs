@@ -9,11 +9,12 @@
 use super::{
     Fault, FaultKind, LocalRoute,
     answer::{Asked, Calls, LocalAnswer},
+    growth::Growth,
     not_loaded, unfit,
     vectors::Vectors,
 };
 use crate::{
-    ledger::ModelFile,
+    ledger::{Extension, ModelFile},
     wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt},
 };
 use local_engine::{
@@ -36,6 +37,8 @@ pub struct LocalJob {
     engine: Engine,
     work: Work,
     one_step: Duration,
+    /// What sets more aside when the engine's time grows; `None`: nobody pays by time.
+    extension: Option<Extension>,
 }
 
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl LocalRoute {
         };
         // The engine looks at the clock between steps: a job can go over by its part of one.
         let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
-        Ok(LocalJob { engine, work, one_step })
+        Ok(LocalJob { engine, work, one_step, extension: None })
     }
 
     async fn chat(
@@ -203,6 +206,7 @@ impl LocalRoute {
         }
         Ok(Job {
             engine_time_max: self.engine_time_max(prompt.len() as u64, u64::from(max_tokens)),
+            engine_time_may_grow: true,
             prompt,
             max_tokens,
             stop: drawing.stop.clone(),
@@ -219,6 +223,7 @@ impl LocalRoute {
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do
     /// what is asked, [`FaultKind::Engine`] when the engine is down.
     pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
+        let growth = Growth::new(job.extension.clone(), job.bounds().engine_time);
         let engine = job.engine;
         match job.work {
             Work::Vectors(job) => {
@@ -236,7 +241,7 @@ impl LocalRoute {
                     };
                     answers.extend(submitted.map_err(|error| submit_fault("messages", error))?);
                 }
-                Ok(LocalAnswer::texts(answers, choices, Asked { stops, calls, rule }))
+                Ok(LocalAnswer::texts(answers, choices, Asked { stops, calls, rule }, growth))
             }
         }
     }
@@ -254,6 +259,11 @@ impl LocalJob {
             quantisation: info.quantisation.clone(),
             template_hash: info.template_sha256.clone().unwrap_or_default(),
         })
+    }
+
+    /// Says what sets more aside for it while it runs.
+    pub fn extend_by(&mut self, extension: Option<Extension>) {
+        self.extension = extension;
     }
 
     /// Says whose job it is and how urgent.

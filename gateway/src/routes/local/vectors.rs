@@ -1,7 +1,7 @@
 //! The engine's answer to texts to embed: all vectors, then the end.
 
 use super::{Fault, FaultKind};
-use crate::wire::Event;
+use crate::wire::{EngineUse, Event};
 use local_engine::{EmbedError, Embedding};
 use policies::{Usage, UsageSource};
 
@@ -24,11 +24,12 @@ impl Vectors {
         Self { embedding, state: State::Waiting }
     }
 
-    /// What the job has taken so far, and its engine time in nanoseconds.
-    pub(super) fn metered(&self) -> (Usage, u64) {
+    /// What the job has taken so far.
+    pub(super) fn metered(&self) -> (Usage, EngineUse) {
         let usage = self.embedding.usage();
         let buckets = Usage { input: u64::from(usage.prompt_tokens), ..Usage::default() };
-        (buckets, u64::try_from(usage.prefill_time.as_nanos()).unwrap_or(u64::MAX))
+        let ns = u64::try_from(usage.prefill_time.as_nanos()).unwrap_or(u64::MAX);
+        (buckets, EngineUse { ns, ..EngineUse::default() })
     }
 
     /// The next event; `None` after the last.
@@ -37,9 +38,9 @@ impl Vectors {
             State::Ended => None,
             State::Told => {
                 self.state = State::Ended;
-                let (usage, engine_ns) = self.metered();
+                let (usage, engine) = self.metered();
                 let source = UsageSource::Counted;
-                Some(Ok(Event::End { usage, source, engine_ns: Some(engine_ns) }))
+                Some(Ok(Event::End { usage, source, engine: Some(engine) }))
             }
             State::Waiting => match self.embedding.vectors().await {
                 Ok(vectors) => {

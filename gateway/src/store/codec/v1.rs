@@ -422,6 +422,7 @@ impl From<Attempt> for ledger::Attempt {
             finishes: Vec::new(),
             hedge_winner: None,
             retries: 0,
+            guesses: None,
         }
     }
 }
