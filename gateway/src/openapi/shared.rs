@@ -114,7 +114,7 @@ pub(super) fn parameters() -> Value {
         })
     };
     let text = |bytes: u64| json!({ "type": "string", "maxLength": bytes, "pattern": "^[!-~]*$" });
-    let tags = "^[!-+.-~-]{1,64}(,[!-+.-~-]{1,64}){0,15}$";
+    let tags = "^([!-+.-~-]{1,64}(,[!-+.-~-]{1,64}){0,15})?$";
     json!({
         "session": header("x-session-id", "The session this belongs to: budgets and the ledger know it.", text(256), json!("run-7")),
         "parent": header("x-tollgate-parent", "The request (its `x-request-id`) that caused this one.", json!({ "type": "string", "pattern": "^req_[0-9a-f]{32}$" }), json!("req_0198c1f2a3b47c5d8e9fa0b1c2d3e4f5")),
