@@ -114,7 +114,7 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
         query(
             "group_by",
             "Words with commas, in this order.",
-            json!({ "type": "string", "pattern": "^[a-z_]+(,[a-z_]+)*$" }),
+            json!({ "type": "string", "pattern": "^([a-z_]+(,[a-z_]+)*)?$" }),
             json!("route,model"),
         ),
         query(
