@@ -197,9 +197,10 @@ async fn what_is_kept_for_an_hour_is_held_and_charged_at_its_own_rate() {
             cloud.base_url()
         )
     };
-    let hour = "cache_write_5m = \"1.25\"\ncache_write_1h = \"2\"";
+    let five = "cache_write_5m = \"1.25\"";
+    let hour = format!("{five}\ncache_write_1h = \"2\"");
     let gate =
-        Gate::builder().routes(&route("cloud", "")).routes(&route("hour", hour)).start().await;
+        Gate::builder().routes(&route("cloud", five)).routes(&route("hour", &hour)).start().await;
     let written = r#"{"id":"msg_1","type":"message","role":"assistant","model":"standin-1",
         "content":[{"type":"text","text":"Kept."}],"stop_reason":"end_turn","stop_sequence":null,
         "usage":{"input_tokens":3,"cache_creation_input_tokens":40,"cache_read_input_tokens":0,
