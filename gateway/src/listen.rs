@@ -6,12 +6,13 @@
 //! end, then they are cut, and the function returns only when none is left.
 
 mod stalled;
+mod streams;
 
 use crate::tls::Tls;
 use axum::{body::Body, extract::Request, response::Response};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use stalled::Stalled;
@@ -25,6 +26,7 @@ use std::{
     },
     time::Duration,
 };
+use streams::Streams;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -54,7 +56,8 @@ pub struct Listening {
     pub connections_max: usize,
     /// Longest wait for a request's head; also how long an idle connection stays open.
     pub header_read_max: Duration,
-    /// Longest wait of an answer for a client that reads nothing of it.
+    /// Longest wait of an answer for a client that reads nothing of it, on a connection of HTTP/1 or a
+    /// stream of HTTP/2.
     pub write_stall_max: Duration,
     /// At the stop, longest wait for running answers.
     pub drain_max: Duration,
@@ -110,7 +113,7 @@ where
     async fn run(
         self,
         stream: TcpStream,
-        server: Arc<auto::Builder<TokioExecutor>>,
+        server: Arc<auto::Builder<Streams>>,
         limits: Listening,
         watcher: hyper_util::server::graceful::Watcher,
         cut: CancellationToken,
@@ -137,7 +140,7 @@ where
     async fn converse(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        server: Arc<auto::Builder<TokioExecutor>>,
+        server: Arc<auto::Builder<Streams>>,
         limits: Listening,
         watcher: hyper_util::server::graceful::Watcher,
         cut: CancellationToken,
@@ -149,7 +152,8 @@ where
             hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(peer);
-                service.clone().call(request.map(Body::new))
+                let answer = service.clone().call(request.map(Body::new));
+                async move { answer.await.map(streams::handed) }
             })
         };
         let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -175,8 +179,8 @@ async fn nothing_asked(asked: &AtomicBool, wait: Duration) {
     }
 }
 
-fn server(limits: &Listening) -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
+fn server(limits: &Listening) -> auto::Builder<Streams> {
+    let mut server = auto::Builder::new(Streams { longest: limits.write_stall_max });
     server
         .http1()
         .timer(TokioTimer::new())

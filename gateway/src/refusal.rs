@@ -251,7 +251,9 @@ impl Refusal {
         })
     }
 
-    fn param(&self) -> Option<&str> {
+    /// The parameter of the request that it is about.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
         match self {
             Self::Bad(bad) => bad.param.as_deref(),
             Self::UnknownModel(_) => Some("model"),

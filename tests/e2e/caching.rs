@@ -54,12 +54,13 @@ async fn what_is_not_the_same_is_not_shared() {
         ("another text", on("Yours?")),
         ("another cap", on("Mine?").at_most(17)),
         ("another seed", on("Mine?").set("seed", json!(7))),
-        ("other tags", on("Mine?").header("x-tollgate-tags", "b")),
+        ("tags", on("Mine?").header("x-tollgate-tags", "b")),
+        ("other tags", on("Mine?").header("x-tollgate-tags", "c")),
         ("asked anew", gate.ask("Mine?").header("x-tollgate-cache", "refresh")),
     ] {
         assert_eq!(ask.send().await.ok().header("x-tollgate-cache"), "MISS", "{what}");
     }
-    assert_eq!(cloud.counts().requests, 7);
+    assert_eq!(cloud.counts().requests, 8);
     let out = gate.ask("Mine?").header("x-tollgate-cache", "off").send().await.ok();
     assert_eq!(out.header("x-tollgate-cache"), "BYPASS");
     let unsaid = gate.ask("Mine?").send().await.ok();
@@ -68,6 +69,77 @@ async fn what_is_not_the_same_is_not_shared() {
     cloud.next(Script::default().with(Fault::Status500));
     assert_eq!(on("Broken?").send().await.status, 503);
     assert_eq!(on("Broken?").send().await.ok().header("x-tollgate-cache"), "MISS");
+}
+
+#[tokio::test]
+async fn another_policy_may_have_chosen_another_answer() {
+    let policy = |words: &str| {
+        format!("description = \"{words}\"\n[[choose]]\nname = \"cloud\"\nroutes = [\"cloud\"]\n")
+    };
+    let cloud = StandIn::start().await.unwrap();
+    let builder = Gate::builder().cloud(&cloud).section(ON);
+    let gate = builder.policy_text(&policy("The first.")).start().await;
+    let same = || gate.ask("Same?").header("x-tollgate-cache", "on").send();
+    let first = same().await.ok();
+    assert_eq!(same().await.ok().header("x-tollgate-cache"), "HIT");
+    let file = gate.builder_ref().policy_file();
+    let new = file.with_extension("new");
+    std::fs::write(&new, policy("The second.")).unwrap();
+    std::fs::rename(new, file).unwrap();
+    eventually("the second policy", || async {
+        let answer = gate.ask("Who decides?").send().await.ok();
+        let version = answer.header("x-tollgate-policy");
+        (version != first.header("x-tollgate-policy")).then_some(())
+    })
+    .await;
+    assert_eq!(same().await.ok().header("x-tollgate-cache"), "MISS");
+}
+
+#[tokio::test]
+async fn an_answer_of_a_route_that_the_guards_no_longer_allow_is_not_given_again() {
+    const POLICY: &str = r#"
+description = "near its end a budget keeps off the first route"
+[[guard]]
+name = "nearly spent"
+when.budget.left_fraction.lt = 0.5
+deny = ["first"]
+[[choose]]
+name = "both"
+routes = ["first", "second"]
+"#;
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud_named("first", &cloud, "")
+        .cloud_named("second", &cloud, "")
+        .section(ON)
+        .policy_text(POLICY)
+        .start()
+        .await;
+    let key = gate.new_key().named("nearly").with_budget_usd("0.002").create().await;
+    cloud.next(Script::default().using(1000, 50));
+    let ask = || gate.ask("Same?").by(&key).header("x-tollgate-cache", "on").send();
+    let first = ask().await.ok();
+    assert_eq!(first.header("x-tollgate-route"), "first");
+    gate.until_nothing_is_reserved().await;
+    let now = ask().await.ok();
+    let seen = (now.header("x-tollgate-cache"), now.header("x-tollgate-route"));
+    assert_eq!(seen, ("MISS", "second"));
+}
+
+#[tokio::test]
+async fn who_has_a_deadline_or_a_price_limit_of_its_own_waits_for_nobody_elses_call() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("one by one").held(&hold));
+    let ask = || gate.ask("Now?").streamed().header("x-tollgate-cache", "on");
+    let first = ask().open().await;
+    for (name, value) in [("x-tollgate-deadline-ms", "60000"), ("x-tollgate-max-cost-usd", "1")] {
+        let own = ask().header(name, value).send().await.ok();
+        assert_eq!(own.header("x-tollgate-cache"), "MISS", "{name}");
+    }
+    assert_eq!(cloud.counts().requests, 3, "one call each");
+    hold.let_go();
+    assert!(first.rest().await.ok().done());
 }
 
 #[tokio::test]
@@ -153,6 +225,18 @@ async fn a_request_sent_twice_under_one_key_is_answered_and_charged_once() {
 
     let other = ask("Something else.").send().await;
     assert_eq!((other.status, other.error().param.as_deref()), (400, Some("Idempotency-Key")));
+    // Another caller's key of the same name is another key.
+    let stranger = gate.new_key().named("stranger").create().await;
+    let theirs = ask("Charge me.").by(&stranger).send().await.ok();
+    assert_eq!((theirs.header("idempotent-replayed"), cloud.counts().requests), ("", 2));
+
+    // What was paid for and broke is not paid for again.
+    cloud.next(Script::says("one two three").with(Fault::CloseMidStream));
+    let broken = || gate.ask("Break.").streamed().header("idempotency-key", "order-3").send();
+    assert!(!broken().await.done());
+    assert!(!broken().await.done());
+    assert_eq!(cloud.counts().requests, 3);
+
     // What owed nothing may be tried again.
     cloud.next(Script::default().with(Fault::Status503));
     let retry = || gate.ask("Try.").header("idempotency-key", "order-2").send();

@@ -2,7 +2,7 @@
 
 use crate::harness::Gate;
 use e2e::standin::{Cut, Point, Reported, Script, StandIn};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KINDS: [&str; 3] = ["openai", "anthropic", "gemini"];
 
@@ -62,7 +62,7 @@ async fn a_call_of_a_tool_is_the_same_whichever_family_made_it() {
         let call = &choice["message"]["tool_calls"][0]["function"];
         assert_eq!(call["name"], "look", "{kind}");
         let arguments = call["arguments"].as_str().unwrap_or_default();
-        let arguments: serde_json::Value = serde_json::from_str(arguments).expect("JSON");
+        let arguments: Value = serde_json::from_str(arguments).expect("JSON");
         assert_eq!(arguments, json!({"at": 1}), "{kind}");
     }
 }
@@ -114,4 +114,114 @@ async fn what_a_family_has_no_counterpart_for_is_refused_by_name_and_nothing_is_
     assert_eq!(answer.status, 400);
     assert_eq!(answer.error().param.as_deref(), Some("frequency_penalty"));
     assert_eq!(cloud.counts().requests, 0);
+}
+
+/// Fields that change the price in a body of this endpoint, and the parameter that is named.
+fn dearer(path: &str) -> Vec<(Value, &'static str)> {
+    match path {
+        "/v1/messages" => vec![
+            (json!({"speed": "fast"}), "speed"),
+            (json!({"inference_geo": "us"}), "inference_geo"),
+            (json!({"service_tier": "priority"}), "service_tier"),
+            (json!({"container": "container_1"}), "container"),
+            (json!({"mcp_servers": [{"type": "url", "url": "https://m.example"}]}), "mcp_servers"),
+            (json!({"tools": [{"type": "web_search_20250305", "name": "s"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "web_fetch_20250910", "name": "f"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "code_execution_20250825", "name": "c"}]}), "tools[0].type"),
+            (
+                json!({"context_management": {"edits": [{"type": "compact_20260112"}]}}),
+                "context_management.edits[0].type",
+            ),
+        ],
+        "/v1/responses" => vec![
+            (json!({"service_tier": "batch"}), "service_tier"),
+            (json!({"service_tier": "warp"}), "service_tier"),
+            (json!({"background": true}), "background"),
+            (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "file_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "code_interpreter"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "image_generation"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "mcp", "server_label": "m"}]}), "tools[0].type"),
+            (json!({"prompt": {"id": "p"}}), "prompt"),
+        ],
+        _ => vec![
+            (json!({"service_tier": "warp"}), "service_tier"),
+            (json!({"web_search_options": {}}), "web_search_options"),
+            (json!({"tools": [{"type": "google_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "code_execution"}]}), "tools[0].type"),
+            (json!({"modalities": ["text", "image"]}), "modalities"),
+            (json!({"prediction": {"type": "content", "content": "x"}}), "prediction"),
+        ],
+    }
+}
+
+#[tokio::test]
+async fn what_changes_the_price_is_refused_by_name_where_a_body_would_pass_as_it_is() {
+    let said = json!([{"role": "user", "content": "Hi."}]);
+    for (kind, path, plain) in [
+        ("anthropic", "/v1/messages", json!({"max_tokens": 9, "messages": said})),
+        ("openai", "/v1/responses", json!({"input": "Hi."})),
+        ("anthropic", "/v1/responses", json!({"input": "Hi."})),
+        ("openai", "/v1/chat/completions", json!({"messages": said})),
+        ("gemini", "/v1/chat/completions", json!({"messages": said})),
+    ] {
+        let (cloud, gate) = gate(kind).await;
+        let with = |more: &Value| {
+            let mut body = plain.clone();
+            body["model"] = json!("auto");
+            let fields = more.as_object().into_iter().flatten();
+            fields.for_each(|(name, value)| body[name] = value.clone());
+            body
+        };
+        for (more, param) in dearer(path) {
+            let answer = gate.post(path, &with(&more)).await;
+            assert_eq!(answer.status, 400, "{kind}, {more}: {}", answer.body_text());
+            let error = answer.json()["error"].clone();
+            let message = error["message"].as_str().expect("a message");
+            let named = error["param"] == param || message.contains(param);
+            assert!(named, "{kind}, {more}: {error} names {param}");
+        }
+        assert_eq!(cloud.counts().requests, 0, "{kind}: nothing is sent");
+        gate.post(path, &with(&json!({}))).await.ok();
+        assert_eq!(cloud.counts().requests, 1, "{kind}: nothing else is wrong with it");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_an_hour_is_held_and_charged_at_its_own_rate() {
+    let cloud = StandIn::start().await.expect("a stand-in");
+    let route = |name: &str, rates: &str| {
+        format!(
+            "\n[routes.{name}]\nkind = \"anthropic\"\nbase_url = \"{}\"\nmodel = \"standin-1\"\n\
+             [routes.{name}.price]\ninput = \"1\"\noutput = \"5\"\n{rates}\n",
+            cloud.base_url()
+        )
+    };
+    let five = "cache_write_5m = \"1.25\"";
+    let hour = format!("{five}\ncache_write_1h = \"2\"");
+    let gate =
+        Gate::builder().routes(&route("cloud", five)).routes(&route("hour", &hour)).start().await;
+    let written = r#"{"id":"msg_1","type":"message","role":"assistant","model":"standin-1",
+        "content":[{"type":"text","text":"Kept."}],"stop_reason":"end_turn","stop_sequence":null,
+        "usage":{"input_tokens":3,"cache_creation_input_tokens":40,"cache_read_input_tokens":0,
+        "cache_creation":{"ephemeral_5m_input_tokens":10,"ephemeral_1h_input_tokens":30},
+        "output_tokens":2}}"#;
+    let mark = json!({"type": "ephemeral", "ttl": "1h"});
+    let mut reserved = Vec::new();
+    for name in ["cloud", "hour"] {
+        cloud.next(Script::body("application/json", written));
+        let body = json!({"model": name, "max_tokens": 9, "messages": [{"role": "user",
+            "content": [{"type": "text", "text": "Keep this.", "cache_control": mark}]}]});
+        let answer = gate.post("/v1/messages", &body).await.ok();
+        let sent = cloud.asked().pop().expect("a request").json();
+        assert_eq!(sent["messages"], body["messages"], "the mark goes out as it came");
+        let attempt = gate.ledger().entry(answer.id()).await.only_attempt();
+        reserved.push(attempt.reserved());
+        if name == "hour" {
+            // 3 at 1, 10 at 1.25, 30 at 2 and 2 at 5 USD a million.
+            assert_eq!(attempt.cost(), Some(85_500_000));
+            assert_eq!(attempt.used("cache_write_1h"), Some(30));
+        }
+    }
+    assert!(reserved[1] > reserved[0], "the dearest way to read the prompt is held: {reserved:?}");
 }

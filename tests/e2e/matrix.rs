@@ -1,117 +1,17 @@
 //! The fault matrix: everything a provider can do wrong, in every family's own format, streamed or
-//! not, with a client that stays or leaves. The right status and body, the right fallback, exactly
-//! one entry, books that balance, nothing left open.
+//! not, with a client of each format that stays or leaves. The right status and body, the right
+//! fallback, exactly one entry, books that balance, nothing left open.
 //!
-//! One gateway serves every cell of a family: `first` does what the cell says, `second` stands by.
+//! One gateway serves every cell of a family and a client: `first` does what the cell says, `second` stands by.
 //! Timings decide nothing: only a cell that stalls for ever is asked of a route that soon gives up.
 
+mod client;
+mod faults;
+
 use crate::harness::{Answer, EntrySeen, Gate, eventually};
-use e2e::standin::{Cut, Fault, Hold, Point, Reported, Script, StandIn};
-use std::time::Duration;
-
-/// What a client sees that stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comes {
-    /// The first route's answer, charged as it reports.
-    First,
-    /// The first route's answer, charged by estimate.
-    Estimated,
-    /// The second route's, after one failed attempt that owes nothing.
-    SecondFree,
-    /// The second route's, after one failed attempt that may be billed.
-    SecondPaid,
-    /// A stream that breaks after its first byte, and says so.
-    Breaks,
-}
-
-/// Where an answer stalls for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stalls {
-    Never,
-    BeforeTheFirstToken,
-    InTheMiddle,
-}
-
-struct Fall {
-    name: &'static str,
-    script: fn() -> Script,
-    stalls: Stalls,
-    streamed: Comes,
-    whole: Comes,
-}
-
-const SAID: &str = "one two three";
-
-fn said() -> Script {
-    Script::says(SAID).using(10, 3)
-}
-
-const fn fall(name: &'static str, script: fn() -> Script, streamed: Comes, whole: Comes) -> Fall {
-    Fall { name, script, stalls: Stalls::Never, streamed, whole }
-}
-
-const fn stall(name: &'static str, script: fn() -> Script, stalls: Stalls, comes: Comes) -> Fall {
-    Fall { name, script, stalls, streamed: comes, whole: Comes::SecondPaid }
-}
-
-/// The faults, and what must come of each.
-const FALLS: &[Fall] = {
-    use Comes::{Breaks, Estimated, First, SecondFree, SecondPaid};
-    use Stalls::{BeforeTheFirstToken, InTheMiddle};
-    &[
-        fall("429", || said().with(Fault::RateLimited), SecondFree, SecondFree),
-        fall("500", || said().with(Fault::Status500), SecondFree, SecondFree),
-        fall("503 with retry-after", unavailable, SecondFree, SecondFree),
-        fall("reset before", || said().cut(Cut::Reset(Point::Head)), SecondPaid, SecondPaid),
-        fall("reset in", || said().cut(Cut::Reset(Point::Piece(0))), SecondPaid, SecondPaid),
-        fall("reset after", || said().cut(Cut::Reset(Point::Piece(1))), Breaks, SecondPaid),
-        fall(
-            "closed in the middle",
-            || said().cut(Cut::Close(Point::Piece(2))),
-            Breaks,
-            SecondPaid,
-        ),
-        stall(
-            "stall before the head",
-            || said().cut(Cut::Hang(Point::Head)),
-            BeforeTheFirstToken,
-            SecondPaid,
-        ),
-        stall(
-            "stall after the head",
-            || said().cut(Cut::Hang(Point::Piece(0))),
-            BeforeTheFirstToken,
-            SecondPaid,
-        ),
-        stall(
-            "stall in the middle",
-            || said().cut(Cut::Hang(Point::Piece(2))),
-            InTheMiddle,
-            Breaks,
-        ),
-        fall("slow drip", drip, First, First),
-        fall("garbage", || said().with(Fault::WrongJson), SecondPaid, SecondPaid),
-        fall("a web page", || said().with(Fault::Html), SecondPaid, SecondPaid),
-        fall("no usage", || said().reporting(Reported::Never), Estimated, Estimated),
-        fall("usage twice", || said().reporting(Reported::Twice), First, First),
-        fall("half UTF-8", halves, First, First),
-        fall("wrong content type", || said().with(Fault::WrongContentType), SecondPaid, First),
-        fall("huge chunk", || said().with(Fault::HugeChunk), SecondPaid, First),
-    ]
-};
-
-fn unavailable() -> Script {
-    said().with(Fault::Status503).header("retry-after", "3")
-}
-
-fn drip() -> Script {
-    Script { segment_bytes: Some(64), between_segments: Duration::from_millis(1), ..said() }
-}
-
-/// Every byte on its own, so that characters come in halves.
-fn halves() -> Script {
-    Script::says("één twée ☂").using(10, 3).with(Fault::Split)
-}
+use client::{Client, Refused};
+use e2e::standin::{Fault, Hold, Reported, Script, StandIn};
+use faults::{Comes, FALLS, Fall, Stalls, said};
 
 /// A family of providers: a format, or OpenAI's with a table that differs.
 #[derive(Clone, Copy)]
@@ -172,6 +72,7 @@ fn tag(fall: &Fall, stream: bool) -> &'static str {
 
 struct Matrix {
     family: Family,
+    client: Client,
     first: StandIn,
     second: StandIn,
     gate: Gate,
@@ -179,7 +80,7 @@ struct Matrix {
     entries: usize,
 }
 
-async fn matrix(family: Family) -> Matrix {
+async fn matrix(family: Family, client: Client) -> Matrix {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let (kind, base_url) = (family.kind, first.base_url());
     let gate = Gate::builder()
@@ -193,19 +94,23 @@ async fn matrix(family: Family) -> Matrix {
         .start()
         .await;
     second.always(Script::says("From the second.").using(10, 4));
-    Matrix { family, first, second, gate, entries: 0 }
+    Matrix { family, client, first, second, gate, entries: 0 }
 }
 
 impl Matrix {
     async fn ask(&mut self, tag: &str, stream: bool) -> Answer {
         self.entries += 1;
-        let ask = self.gate.ask("Say it.").header("x-tollgate-tags", tag);
-        if stream { ask.streamed_with_usage() } else { ask }.send().await
+        self.client.ask(&self.gate, stream).header("x-tollgate-tags", tag).send().await
+    }
+
+    /// A cell's name.
+    fn cell(&self, name: &str, stream: bool) -> String {
+        let form = if stream { "streamed" } else { "whole" };
+        format!("{} for {:?}, {name}, {form}", self.family.kind, self.client)
     }
 
     async fn stays(&mut self, fall: &Fall, stream: bool) {
-        let form = if stream { "streamed" } else { "whole" };
-        let what = format!("{}, {}, {form}", self.family.kind, fall.name);
+        let (client, what) = (self.client, self.cell(fall.name, stream));
         let script = self.family.does(fall);
         let text = script.pieces.concat();
         self.first.next(script);
@@ -215,14 +120,15 @@ impl Matrix {
         assert_eq!(answer.status, 200, "{what}: {}", answer.body_text());
         let entry = self.gate.ledger().entry(answer.id()).await;
         entry.adds_up();
+        client.reads_in_order(&answer, &what);
         let attempts = entry.attempts();
         let asked = self.second.counts().requests - before;
         match comes {
             Comes::First | Comes::Estimated => {
                 assert_eq!((entry.outcome().as_str(), attempts.len()), ("completed", 1), "{what}");
                 assert_eq!(asked, 0, "{what}: nobody else is asked");
-                assert!(answer.text() == text, "{what}: every character comes");
-                assert!(!stream || answer.done(), "{what}");
+                assert!(client.text(&answer) == text, "{what}: every character comes");
+                assert!(!stream || client.ended(&answer), "{what}: {}", answer.body_text());
                 let source = attempts[0].text("usage_source");
                 if comes == Comes::Estimated {
                     assert_eq!(source, "estimated", "{what}");
@@ -231,24 +137,20 @@ impl Matrix {
                     assert_eq!(source, "reported", "{what}");
                     // 10 tokens at 1 and 3 at 2 USD a million, once.
                     assert_eq!(attempts[0].cost(), Some(16_000_000), "{what}: {:#}", entry.0);
-                    let usage = answer.usage();
-                    let told = (&usage["prompt_tokens"], &usage["completion_tokens"]);
-                    assert_eq!(told, (&10.into(), &3.into()), "{what}");
+                    assert_eq!(client.told(&answer), (10.into(), 3.into()), "{what}");
                 }
             }
             Comes::SecondFree | Comes::SecondPaid => {
-                assert_eq!(answer.text(), "From the second.", "{what}");
+                assert_eq!(client.text(&answer), "From the second.", "{what}");
                 assert_eq!((entry.outcome().as_str(), attempts.len()), ("completed", 2), "{what}");
                 assert_eq!(asked, 1, "{what}: exactly one fallback");
                 let free = attempts[0].cost() == Some(0);
                 assert_eq!(free, comes == Comes::SecondFree, "{what}: {:#}", entry.0);
-                assert!(!stream || answer.done(), "{what}");
+                assert!(!stream || client.ended(&answer), "{what}: {}", answer.body_text());
             }
             Comes::Breaks => {
-                assert!(stream && !answer.done(), "{what}: no [DONE]");
-                let last: serde_json::Value =
-                    serde_json::from_str(answer.events().last().expect("an event")).unwrap();
-                assert!(last["error"]["message"].is_string(), "{what}: it says so: {last}");
+                assert!(stream, "{what}: a whole answer has no middle");
+                client.hears_the_break(&answer, &what);
                 assert_eq!((entry.outcome().as_str(), attempts.len()), ("broken", 1), "{what}");
                 assert_eq!(asked, 0, "{what}: never begun again");
                 assert!(attempts[0].cost().unwrap() > 0, "{what}: what was seen is charged");
@@ -270,16 +172,34 @@ impl Matrix {
     async fn is_told_to_wait(&mut self, stream: bool) {
         self.first.next(said().with(Fault::RateLimited));
         let answer = self.ask("alone", stream).await;
-        assert_eq!(answer.status, 429, "{}", answer.body_text());
-        assert_eq!(answer.header("retry-after"), "7", "{}", self.family.kind);
-        assert_eq!(answer.error().code.as_deref(), Some("rate_limit_exceeded"));
+        let what = self.cell("429 alone", stream);
+        let kind = Refused {
+            openai: ("rate_limit_error", "rate_limit_exceeded"),
+            anthropic: "rate_limit_error",
+        };
+        self.client.is_refused(&answer, 429, kind, &what);
+        assert_eq!(answer.header("retry-after"), "7", "{what}");
+    }
+
+    /// Where nobody stands by, a provider's fault is told as one, in the client's own format.
+    async fn is_told_of_a_fault(&mut self, stream: bool) {
+        for fault in [Fault::Status500, Fault::Html, Fault::ResetBeforeHead] {
+            self.first.next(said().with(fault));
+            let answer = self.ask("alone", stream).await;
+            let what = self.cell(fault.name(), stream);
+            let kind = Refused {
+                openai: ("server_error", "upstream_failed"),
+                anthropic: "overloaded_error",
+            };
+            self.client.is_refused(&answer, 503, kind, &what);
+        }
     }
 
     async fn leaves(&mut self, fall: &Fall, stream: bool) {
         let seen = self.first.counts().requests;
         self.first.next(self.family.does(fall));
-        let ask = self.gate.ask("Say it.").header("x-tollgate-tags", tag(fall, stream));
-        let ask = if stream { ask.streamed() } else { ask };
+        let ask = self.client.ask(&self.gate, stream);
+        let ask = ask.header("x-tollgate-tags", tag(fall, stream));
         let first = &self.first;
         ask.leave_after(async {
             first.until(|counts| counts.requests > seen).await.expect("it was asked");
@@ -293,9 +213,9 @@ impl Matrix {
         let hold = Hold::after_pieces(1);
         let left = self.first.counts().left;
         self.first.next(said().held(&hold));
-        let mut open = self.gate.ask("Say it.").streamed().open().await;
+        let mut open = self.client.ask(&self.gate, true).open().await;
         let id = open.headers["x-request-id"].to_str().unwrap().to_owned();
-        open.read_pieces(1).await;
+        open.read_until(|so_far| so_far.contains("\"one \"")).await;
         open.leave();
         self.entries += 1;
         self.first.until(|counts| counts.left > left).await.expect("it is cancelled");
@@ -330,20 +250,21 @@ impl Matrix {
     }
 }
 
-async fn a_client_that_stays_is_served_or_told(family: Family) {
-    let mut matrix = matrix(family).await;
+async fn a_client_that_stays_is_served_or_told(family: Family, client: Client) {
+    let mut matrix = matrix(family, client).await;
     for stream in [true, false] {
         for fall in FALLS {
             matrix.stays(fall, stream).await;
         }
         matrix.is_refused(stream).await;
         matrix.is_told_to_wait(stream).await;
+        matrix.is_told_of_a_fault(stream).await;
     }
     matrix.balances().await;
 }
 
-async fn a_client_that_leaves_leaves_nothing_open(family: Family) {
-    let mut matrix = matrix(family).await;
+async fn a_client_that_leaves_leaves_nothing_open(family: Family, client: Client) {
+    let mut matrix = matrix(family, client).await;
     for stream in [true, false] {
         for fall in FALLS {
             matrix.leaves(fall, stream).await;
@@ -353,34 +274,55 @@ async fn a_client_that_leaves_leaves_nothing_open(family: Family) {
     matrix.balances().await;
 }
 
-macro_rules! families {
-    ($($name:ident: $family:expr,)*) => {$(
+macro_rules! rows {
+    ($($name:ident: $family:ident for $client:ident,)*) => {$(
         mod $name {
-            use super::{Family, Reported};
-
-            const FAMILY: Family = $family;
+            use super::{$family, Client};
 
             #[tokio::test]
             async fn whatever_it_does_a_client_that_stays_is_served_or_told() {
-                super::a_client_that_stays_is_served_or_told(FAMILY).await;
+                super::a_client_that_stays_is_served_or_told($family, Client::$client).await;
             }
 
             #[tokio::test]
             async fn whatever_it_does_a_client_that_leaves_leaves_nothing_open() {
-                super::a_client_that_leaves_leaves_nothing_open(FAMILY).await;
+                super::a_client_that_leaves_leaves_nothing_open($family, Client::$client).await;
             }
         }
     )*};
 }
 
-families! {
-    openai: Family { kind: "openai", reports: Reported::Asked },
-    azure: Family { kind: "azure", reports: Reported::Asked },
-    // It is not asked for usage and always tells it, with the finish reason.
-    mistral: Family { kind: "mistral", reports: Reported::InLastDelta },
-    groq: Family { kind: "groq", reports: Reported::Asked },
-    xai: Family { kind: "xai", reports: Reported::Asked },
-    compatible: Family { kind: "openai-compatible", reports: Reported::Asked },
-    anthropic: Family { kind: "anthropic", reports: Reported::Asked },
-    gemini: Family { kind: "gemini", reports: Reported::Asked },
+const fn family(kind: &'static str) -> Family {
+    Family { kind, reports: Reported::Asked }
+}
+
+const OPENAI: Family = family("openai");
+const AZURE: Family = family("azure");
+/// It is not asked for usage and always tells it, with the finish reason.
+const MISTRAL: Family = Family { kind: "mistral", reports: Reported::InLastDelta };
+const GROQ: Family = family("groq");
+const XAI: Family = family("xai");
+const COMPATIBLE: Family = family("openai-compatible");
+const ANTHROPIC: Family = family("anthropic");
+const GEMINI: Family = family("gemini");
+
+// The other clients meet each format once: what differs among those that speak OpenAI's is met before
+// an answer is written.
+rows! {
+    openai: OPENAI for Chat,
+    azure: AZURE for Chat,
+    mistral: MISTRAL for Chat,
+    groq: GROQ for Chat,
+    xai: XAI for Chat,
+    compatible: COMPATIBLE for Chat,
+    anthropic: ANTHROPIC for Chat,
+    gemini: GEMINI for Chat,
+    openai_for_messages: OPENAI for Messages,
+    mistral_for_messages: MISTRAL for Messages,
+    anthropic_for_messages: ANTHROPIC for Messages,
+    gemini_for_messages: GEMINI for Messages,
+    openai_for_responses: OPENAI for Responses,
+    mistral_for_responses: MISTRAL for Responses,
+    anthropic_for_responses: ANTHROPIC for Responses,
+    gemini_for_responses: GEMINI for Responses,
 }

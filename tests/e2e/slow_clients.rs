@@ -1,6 +1,6 @@
 //! Clients that send slowly, or read nothing, cost themselves alone.
 
-use crate::harness::Gate;
+use crate::harness::{EntrySeen, Gate};
 use e2e::standin::{Script, StandIn};
 use std::time::Duration;
 use tokio::{
@@ -90,6 +90,55 @@ async fn who_reads_nothing_of_its_answer_gives_its_place_back() {
     assert_eq!(gone.len(), 1, "{entries:#?}");
     assert!(gone[0].cost().unwrap() > 0, "what was seen is charged");
     drop(socket);
+}
+
+#[tokio::test]
+async fn who_opens_no_window_gives_its_place_back_and_its_connection_goes_on() {
+    let (cloud, gate) = a_cloud("write_stall_timeout_ms = 300").await;
+    // A stream's window is never opened, the connection's is: pings are answered, and others read.
+    let window = 16 * 1024;
+    let (mut client, connection) = h2::client::Builder::new()
+        .initial_window_size(window)
+        .initial_connection_window_size(1 << 20)
+        .handshake::<_, bytes::Bytes>(connect(&gate).await)
+        .await
+        .unwrap();
+    let driver = tokio_util::task::TaskTracker::new();
+    let connection = driver.spawn(connection);
+    let mut ask = async |text: &str, stream: bool| {
+        let body = format!(
+            r#"{{"model":"auto","stream":{stream},"max_tokens":1000,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+        );
+        let request = http::Request::post(format!("{}/v1/chat/completions", gate.url()))
+            .header("authorization", format!("Bearer {}", gate.key().secret))
+            .header("content-type", "application/json");
+        client = client.clone().ready().await.unwrap();
+        let (answer, mut sends) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        sends.send_data(body.into(), true).unwrap();
+        answer.await.unwrap()
+    };
+    let piece = "x".repeat(256 * 1024);
+    cloud.next(Script::pieces((0..400).map(|_| piece.clone())).using(10, 16));
+    let stalled = ask("Flood me.", true).await;
+    cloud.next(Script::says("Whole.").using(10, 4));
+    let whole = ask("Tell me all.", false).await;
+
+    cloud.until(|counts| counts.left == 1).await.expect("the upstream is cancelled");
+    gate.until_nothing_is_reserved().await;
+    let entries = gate.ledger().until_entries(2).await;
+    let mut outcomes: Vec<_> = entries.iter().map(EntrySeen::outcome).collect();
+    outcomes.sort();
+    assert_eq!(outcomes, ["client_gone", "completed"]);
+    for entry in &entries {
+        assert!(entry.cost().is_some_and(|cost| cost > 0), "{entry:#?}");
+    }
+
+    // What was answered before is still there to be read, and the connection takes a next request.
+    let told = whole.into_body().data().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("Whole."));
+    assert_eq!(ask("And now?", false).await.status(), 200);
+    drop(stalled);
+    connection.abort();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The other endpoints live the same life as a chat: reserved, answered, charged, written down once.
 
-use crate::harness::{Answer, Gate};
+use crate::harness::Gate;
 use e2e::standin::{Fault, Script, StandIn};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -95,19 +95,6 @@ async fn what_is_no_answer_of_the_endpoint_is_no_answer() {
     gate.ledger().until_entries(2).await;
 }
 
-/// The events of a stream whose events are named.
-fn named(answer: &Answer) -> Vec<(String, Value)> {
-    answer
-        .body_text()
-        .split_terminator("\n\n")
-        .map(|event| {
-            let (name, data) = event.split_once("\ndata: ").unwrap_or_else(|| panic!("{event}"));
-            let name = name.strip_prefix("event: ").expect("a name").to_owned();
-            (name, serde_json::from_str(data).expect("JSON"))
-        })
-        .collect()
-}
-
 fn message(stream: bool) -> Value {
     json!({"model": "auto", "max_tokens": 30, "stream": stream, "system": "Be brief.",
            "messages": [{"role": "user", "content": "Hi."}]})
@@ -134,7 +121,7 @@ async fn a_message_is_answered_by_a_route_of_another_format() {
 async fn a_streamed_message_has_anthropics_events_in_their_order() {
     let (_cloud, gate) = a_cloud().await;
     let answer = gate.post("/v1/messages", &message(true)).await.ok();
-    let events = named(&answer);
+    let events = answer.named_events();
     let mut names: Vec<_> = events.iter().map(|(name, _)| name.as_str()).collect();
     names.dedup();
     assert_eq!(
@@ -164,15 +151,15 @@ async fn a_tool_call_and_a_break_reach_every_format() {
     assert_eq!(answer["content"][0]["input"], json!({"city": "Oslo"}));
     assert_eq!(answer["stop_reason"], "tool_use");
     let asked = json!({"model": "auto", "input": "Hi.", "stream": true});
-    let events = named(&gate.post("/v1/responses", &asked).await.ok());
+    let events = gate.post("/v1/responses", &asked).await.ok().named_events();
     let (name, last) = events.last().unwrap();
     assert_eq!(name, "response.completed");
     assert_eq!(last["response"]["output"][0]["arguments"], r#"{"city":"Oslo"}"#);
 
     cloud.always(Script::default().with(Fault::CloseMidStream));
-    let events = named(&gate.post("/v1/messages", &message(true)).await.ok());
+    let events = gate.post("/v1/messages", &message(true)).await.ok().named_events();
     assert_eq!(events.last().unwrap().0, "error");
-    let events = named(&gate.post("/v1/responses", &asked).await.ok());
+    let events = gate.post("/v1/responses", &asked).await.ok().named_events();
     assert_eq!(events.last().unwrap().0, "response.failed");
     gate.until_nothing_is_reserved().await;
     assert_eq!(gate.ledger().until_entries(4).await.len(), 4);

@@ -15,7 +15,8 @@ import tempfile
 
 import gate
 
-CONFIG = """
+CONFIG = (
+    """
 [server]
 listen = "127.0.0.1:0"
 data_dir = "{folder}/data"
@@ -37,16 +38,9 @@ model = "SmolLM2-135M-Instruct"
 usd_per_hour = "0.05"
 slots = 4
 context_tokens = 512
-[routes.cloud]
-kind = "openai"
-provider = "standin"
-base_url = "{base_url}"
-model = "standin-1"
-context_tokens = 4096
-[routes.cloud.price]
-input = "1"
-output = "2"
 """
+    + gate.CLOUD_ROUTE
+)
 # Whether what fits its schema is taken cannot be asked: a schema cannot say that a tool that is chosen must be
 # among those that are offered, or that a route must be able to serve an image. What is deleted is revoked or
 # disabled and stays there to be seen, since entries name it.

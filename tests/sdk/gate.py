@@ -38,14 +38,7 @@ prefill_token_max_us = 1000000
 decode_token_max_us = 5000000
 """
 
-CLOUD_CONFIG = """
-[server]
-listen = "127.0.0.1:0"
-data_dir = "{folder}/data"
-[ledger]
-low_water_mib = 1
-[policy]
-shipped = "cloud-only"
+CLOUD_ROUTE = """
 [routes.cloud]
 kind = "openai"
 provider = "standin"
@@ -56,6 +49,18 @@ context_tokens = 4096
 input = "1"
 output = "2"
 """
+CLOUD_CONFIG = (
+    """
+[server]
+listen = "127.0.0.1:0"
+data_dir = "{folder}/data"
+[ledger]
+low_water_mib = 1
+[policy]
+shipped = "cloud-only"
+"""
+    + CLOUD_ROUTE
+)
 # Long enough that a stream comes in pieces and a stop string stands in its middle.
 SAYS = (
     "Waves carry old stories towards every distant shore. Gulls circle above quiet boats while morning light "
@@ -100,14 +105,14 @@ def standin(program: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running(program: str, base_url: str = "") -> Iterator[Gate]:
-    """Starts PROGRAM and stops it in the end: with the model that TOLLGATE_MODEL names, or with a cloud
-    route to `base_url`."""
+def running(program: str, base_url: str = "", text: str = "") -> Iterator[Gate]:
+    """Starts PROGRAM and stops it in the end: with the configuration `text`, or with the model that
+    TOLLGATE_MODEL names, or with a cloud route to `base_url`."""
     model = pathlib.Path(os.environ["TOLLGATE_MODEL"]).resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = folder / "tollgate.toml"
-        text = CLOUD_CONFIG if base_url else CONFIG
+        text = text or (CLOUD_CONFIG if base_url else CONFIG)
         config.write_text(text.format(folder=folder, model=model, base_url=base_url))
         gateway = subprocess.Popen(
             [pathlib.Path(program).resolve(), "serve", "--config", config],

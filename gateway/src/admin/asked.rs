@@ -56,6 +56,16 @@ impl Asked {
         text.map(|text| times::parse(&ledger.clock, &ledger.zone, name, &text)).transpose()
     }
 
+    /// A status of HTTP.
+    fn status(&mut self) -> Result<Option<u16>, Refusal> {
+        const NAME: &str = "status";
+        let status = self.parsed(NAME)?;
+        if status.is_some_and(|status| !(100..600).contains(&status)) {
+            return Err(bad(Some(NAME), format!("`{NAME}` must be between 100 and 599")));
+        }
+        Ok(status)
+    }
+
     /// By what to group: words with commas, each once.
     pub(super) fn group_by(&mut self) -> Result<Vec<GroupBy>, Refusal> {
         let text = self.text("group_by").unwrap_or_default();
@@ -83,7 +93,7 @@ impl Asked {
                 .text("policy_version")
                 .map(|version| PolicyVersion(Arc::from(version))),
             outcome: self.word("outcome")?,
-            status: self.parsed("status")?,
+            status: self.status()?,
             endpoint: self.word("endpoint")?,
             cache: self.word("cache")?,
             session: self.text("session"),
@@ -112,4 +122,21 @@ fn word<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Refusal> {
         let message = error.to_string().replace("variant", "word");
         bad(Some(name), format!("`{name}`: {message}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Asked;
+
+    #[test]
+    fn a_status_is_one_of_http() {
+        let read = |text: &str| {
+            Asked::new(vec![("status".to_owned(), text.to_owned())]).unwrap().status().ok()
+        };
+        assert_eq!(
+            ["100", "499", "599"].map(read),
+            [Some(Some(100)), Some(Some(499)), Some(Some(599))]
+        );
+        assert_eq!(["99", "600", "70000", "-1", "ok"].map(read), [None; 5]);
+    }
 }

@@ -10,6 +10,7 @@ use crate::{
         ledger::{Ledger, Source},
     },
     caller::{ADMIN_KEY_FILE, Secret, private_dir, read_secret},
+    causes::chain,
     clock::Clock,
     config::{Config, ConfigError, Environment, Surroundings, shipped::TOLLGATE_TOML},
     ledger::{self, OpenError},
@@ -436,16 +437,4 @@ fn client() -> reqwest::ClientBuilder {
 
 fn built(client: reqwest::ClientBuilder) -> Result<reqwest::Client, CliError> {
     client.build().map_err(|error| CliError::failed(chain(&error)))
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

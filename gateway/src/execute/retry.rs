@@ -8,7 +8,7 @@
 
 use super::miss::Miss;
 use crate::{
-    config::RetryConfig,
+    draw::backoff,
     routes::{Fault, FaultKind, Route},
 };
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) fn wait(route: &Route, miss: &Miss, round: u32, draw: u64) -> Option<
     if round >= config.max || !may_pass(fault) {
         return None;
     }
-    let own = backoff(config, round, draw);
+    let own = backoff(config.backoff, config.backoff_max, round, draw);
     match fault.kind {
         FaultKind::RateLimited { retry_after: Some(told) }
         | FaultKind::Status { retry_after: Some(told), .. } => {
@@ -52,35 +52,9 @@ fn may_pass(fault: &Fault) -> bool {
     }
 }
 
-/// Exponential, half of it jittered: between a half and the whole of `backoff * 2^round`.
-fn backoff(config: &RetryConfig, round: u32, draw: u64) -> Duration {
-    let whole = config.backoff.saturating_mul(1 << round.min(16)).min(config.backoff_max);
-    let half = whole / 2;
-    let part = u32::try_from(draw >> 32).unwrap_or(u32::MAX);
-    let jitter = (u128::from(part) * half.as_nanos()) >> 32;
-    half + Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config() -> RetryConfig {
-        RetryConfig {
-            max: 3,
-            backoff: Duration::from_millis(100),
-            backoff_max: Duration::from_millis(300),
-            retry_after_max: Duration::from_secs(5),
-            extra_permille: 200,
-        }
-    }
-
-    #[test]
-    fn waits_double_up_to_their_limit_and_keep_their_half() {
-        let millis = |round, draw| backoff(&config(), round, draw).as_millis();
-        assert_eq!([0, 1, 2, 60].map(|round| millis(round, 0)), [50, 100, 150, 150]);
-        assert_eq!([0, 1, 2, 60].map(|round| millis(round, u64::MAX)), [99, 199, 299, 299]);
-    }
 
     #[test]
     fn only_what_may_pass_is_asked_again() {

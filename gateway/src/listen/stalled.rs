@@ -2,7 +2,7 @@
 //! and money for as long as it lasts.
 //!
 //! **Invariant:** as long as a client takes a byte now and then, its connection stays. An HTTP/2 client
-//! that reads nothing does not answer the pings either, and is found by those.
+//! that reads the connection and opens no window is found by [`super::streams`].
 
 use std::{
     future::Future as _,

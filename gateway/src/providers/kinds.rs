@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** a key that was found by its default name goes to the default address alone.
 
-use super::reshape::{Family, Shape};
+use super::{
+    azure,
+    reshape::{Family, Shape},
+};
 use crate::config::CapField;
 
 /// Whose format a provider speaks.
@@ -42,10 +45,13 @@ struct Facts {
     shape: Shape,
 }
 
+/// The kind whose table goes by the version of its API.
+const AZURE: &str = "azure";
+
 /// Every `kind` of a cloud route.
 pub const KIND_NAMES: [&str; 15] = [
     "openai",
-    "azure",
+    AZURE,
     "anthropic",
     "gemini",
     "openrouter",
@@ -79,7 +85,7 @@ const fn facts(
 
 /// OpenAI's models that think, up to GPT-5 (<https://platform.openai.com/docs/guides/reasoning>). From
 /// 5.1 on it depends on the effort.
-const OPENAI_THINKS: Family = Family {
+pub(super) const OPENAI_THINKS: Family = Family {
     models: &["o1", "o3", "o4-", "gpt-5"],
     but: &["gpt-5.", "gpt-5-chat"],
     refuses: &[
@@ -125,9 +131,9 @@ static KINDS: [Facts; 15] = [
         ..facts("openai", Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY"))
     },
     Facts {
+        // The rest goes by the version of its API.
         auth: Auth::Header("api-key"),
-        cap_field: CapField::MaxCompletionTokens,
-        ..facts("azure", None, None)
+        ..facts(AZURE, None, None)
     },
     Facts {
         format: Format::Anthropic,
@@ -229,10 +235,19 @@ impl Kind {
         self.0.key_env
     }
 
-    /// The field in which it takes the output cap.
+    /// The field in which it takes the output cap of a model; Azure by the version of its API.
     #[must_use]
-    pub fn cap_field(self) -> CapField {
-        self.0.cap_field
+    pub fn cap_field(self, api_version: Option<&str>, model: &str) -> CapField {
+        match self.0.name {
+            AZURE => azure::cap_field(api_version, model),
+            _ => self.0.cap_field,
+        }
+    }
+
+    /// Whether the version of its API can be chosen, in whose address the model then stands.
+    #[must_use]
+    pub fn is_versioned(self) -> bool {
+        self.0.name == AZURE
     }
 
     /// Whether it takes what is left of a caller's deadline: another tollgate does.
@@ -244,8 +259,12 @@ impl Kind {
         self.0.auth
     }
 
-    pub(crate) fn shape(self) -> &'static Shape {
-        &self.0.shape
+    /// Where it differs from OpenAI's format; Azure by the version of its API.
+    pub(crate) fn shape(self, api_version: Option<&str>) -> &'static Shape {
+        match self.0.name {
+            AZURE => azure::shape(api_version),
+            _ => &self.0.shape,
+        }
     }
 }
 
@@ -272,7 +291,7 @@ mod tests {
             br#"{"temperature":0.5,"top_k":4,"presence_penalty":0.5,"stop":["END"],"logprobs":true}"#,
         );
         let leave_out: Vec<String> = leave_out.iter().map(|field| (*field).to_owned()).collect();
-        let shaped = reshape(all, Kind::find(kind).unwrap().shape(), model, &leave_out);
+        let shaped = reshape(all, Kind::find(kind).unwrap().shape(None), model, &leave_out);
         shaped.err().and_then(|error| error.param)
     }
 
@@ -281,6 +300,7 @@ mod tests {
         for (kind, model, field) in [
             ("openai", "o3", "temperature"),
             ("openai", "gpt-5-mini-2025-08-07", "temperature"),
+            ("azure", "o3", "temperature"),
             ("anthropic", "claude-opus-4-7", "temperature"),
             ("anthropic", "claude-sonnet-5-5", "temperature"),
             ("xai", "grok-4-0709", "presence_penalty"),
@@ -294,7 +314,7 @@ mod tests {
             ("openai", "gpt-4.1"),
             ("openai", "gpt-5.2"),
             ("openai", "gpt-5-chat-latest"),
-            ("azure", "o3"),
+            ("azure", "our-deployment"),
             ("anthropic", "claude-sonnet-4-5"),
             ("anthropic", "claude-opus-4-6"),
             ("xai", "grok-4-fast-non-reasoning"),

@@ -1,6 +1,7 @@
 //! Per-provider request and stream conversion. Only this module and `wire/` know anybody's JSON.
 
 pub(crate) mod anthropic;
+mod azure;
 mod blame;
 mod conversation;
 mod costs;
@@ -19,4 +20,4 @@ pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
 pub(crate) use probe::probe;
 pub(crate) use reading::Read;
-pub(crate) use reshape::reshape;
+pub(crate) use reshape::{Shape, reshape};

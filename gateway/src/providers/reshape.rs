@@ -1,7 +1,7 @@
 //! Fields that a provider has no place for, or a family of its models: left out, renamed or refused.
 //!
 //! **Invariants:** everything else stays to the byte, in its order; what the operator leaves out is
-//! never refused.
+//! never refused, and what would be refused but says what holds without it is left out.
 
 use crate::wire::{BadRequest, json};
 use bytes::Bytes;
@@ -43,7 +43,8 @@ impl Shape {
 }
 
 impl Family {
-    fn holds(&self, model: &str) -> bool {
+    /// Whether `model` is one of them.
+    pub(super) fn holds(&self, model: &str) -> bool {
         let begins = |names: &[&str]| names.iter().any(|name| model.starts_with(name));
         begins(self.models) && !begins(self.but)
     }
@@ -74,7 +75,11 @@ pub(crate) fn reshape(
             return Ok(());
         }
         let whose = if refuses.contains(&key) { "provider" } else { "model" };
-        if (refuses.contains(&key) || by_model.contains(&key)) && !says_nothing(key, member.raw) {
+        if refuses.contains(&key) || by_model.contains(&key) {
+            if says_nothing(key, member.raw) {
+                changed = true;
+                return Ok(());
+            }
             let message = format!("`{key}` is not served by this route's {whose}");
             return Err(BadRequest::unsupported(key, message));
         }
@@ -97,6 +102,7 @@ pub(crate) fn reshape(
 /// Whether a field says what holds without it too.
 fn says_nothing(key: &str, raw: &str) -> bool {
     let default = match key {
+        "parallel_tool_calls" => return matches!(raw, "null" | "true"),
         "temperature" | "top_p" | "n" => Some(1.0),
         "presence_penalty" | "frequency_penalty" => Some(0.0),
         _ => None,
@@ -148,7 +154,8 @@ mod tests {
         assert_eq!(refused(r#"{"logprobs":true}"#).as_deref(), Some("logprobs"));
         assert_eq!(refused(r#"{"n":2}"#).as_deref(), Some("n"));
         for harmless in [r#"{"logprobs":false}"#, r#"{"logprobs":null}"#, r#"{"n":1}"#] {
-            assert_eq!(refused(harmless), None, "{harmless}");
+            let body = Bytes::from_static(harmless.as_bytes());
+            assert_eq!(reshape(body, &SHAPE, "m", &[]).unwrap(), "{}", "{harmless} goes unsaid");
         }
     }
 

@@ -23,9 +23,10 @@ pub use answer::CloudAnswer;
 use super::{Fault, FaultKind};
 use crate::providers::Auth;
 use crate::{
+    causes,
     config::{CapField, CloudConfig},
     ledger::Endpoint,
-    providers::{self, Format, Kind, RateSeen, anthropic, gemini, openai},
+    providers::{self, Format, Kind, RateSeen, Shape, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
 };
 use answer::Limits;
@@ -34,7 +35,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::{Client, Request, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
-    error::Error,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -62,6 +62,8 @@ pub struct CloudRoute {
     urls: Urls,
     provider: String,
     kind: Kind,
+    /// Where the provider differs from OpenAI's format.
+    shape: &'static Shape,
     /// The model's name there, and as a JSON string.
     model_name: String,
     model: String,
@@ -129,6 +131,7 @@ impl CloudRoute {
             client: client(&config)?,
             urls: Urls::of_provider(&config)?,
             kind: config.kind,
+            shape: config.kind.shape(config.api_version.as_deref()),
             drop_fields: config.drop_fields.clone(),
             rate: Mutex::new(None),
             model: serde_json::to_string(&config.model)
@@ -272,7 +275,7 @@ impl CloudRoute {
             return Err(BadRequest::unsupported("model", message));
         }
         let model = self.model_name.as_str();
-        let shaped = |body| providers::reshape(body, self.kind.shape(), model, &self.drop_fields);
+        let shaped = |body| providers::reshape(body, self.shape, model, &self.drop_fields);
         match format {
             Format::OpenAi => {
                 shaped(openai::upstream_body(request, &self.model, self.cap_field, output_cap))
@@ -291,7 +294,7 @@ impl CloudRoute {
     fn unsent_or_broken(&self, error: reqwest::Error) -> Fault {
         let unsent = error.is_connect() || error.is_builder();
         let kind = if unsent { FaultKind::Connect } else { FaultKind::Broken };
-        Fault::new(kind, format!("{}: {}", self.provider, describe(error)))
+        Fault::new(kind, format!("{}: {}", self.provider, causes::of_request(error)))
     }
 
     fn busy(&self, why: &str) -> Fault {
@@ -365,7 +368,7 @@ fn client(config: &CloudConfig) -> Result<Client, String> {
         .pool_max_idle_per_host(config.in_flight_max)
         .pool_idle_timeout(POOL_IDLE)
         .build()
-        .map_err(|error| format!("the HTTP client cannot be built: {}", describe(error)))
+        .map_err(|error| format!("the HTTP client cannot be built: {}", causes::of_request(error)))
 }
 
 /// Where each kind of request goes.
@@ -438,17 +441,4 @@ fn sensitive(name: &str, value: &str) -> Result<HeaderValue, String> {
         .map_err(|_| format!("the value of `{name}` cannot be sent in a header"))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// What went wrong and why, without the address: it may hold a secret.
-fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -13,9 +13,10 @@ pub use sign::{SIGNATURE_HEADER, signature};
 pub(crate) use view::view;
 
 use crate::{
+    causes,
     clock::Clock,
     config::WebhookConfig,
-    draw::draw,
+    draw::{backoff, draw},
     ledger::{Books, BooksError, Next, Notice, Telling, Told},
 };
 use http::{HeaderMap, StatusCode, header};
@@ -216,7 +217,7 @@ impl Webhook {
                 tracing::error!(webhook = %name, event = %notice.id, "given up: it is too old");
                 return Telling::GivenUp;
             }
-            let own = backoff(&self.config, failures - 1, draw());
+            let own = backoff(self.config.backoff, self.config.backoff_max, failures - 1, draw());
             sleep(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX).max(own)).await;
         }
     }
@@ -237,7 +238,11 @@ impl Webhook {
             // Its words are of no interest, and may be endless.
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(Failure::of_status(answer.status(), answer.headers())),
-            Err(error) => Err(Failure { reason: said(error), refused: false, retry_after: None }),
+            Err(error) => Err(Failure {
+                reason: causes::of_request(error),
+                refused: false,
+                retry_after: None,
+            }),
         }
     }
 
@@ -282,51 +287,9 @@ impl Failure {
     }
 }
 
-/// What went wrong, without the address: it may hold a secret.
-fn said(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// Exponential, half of it jittered.
-fn backoff(config: &WebhookConfig, round: u32, draw: u64) -> Duration {
-    let whole = config.backoff.saturating_mul(1 << round.min(20)).min(config.backoff_max);
-    let half = whole / 2;
-    let part = u32::try_from(draw >> 32).unwrap_or(u32::MAX);
-    let jitter = (u128::from(part) * half.as_nanos()) >> 32;
-    half + Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_double_up_to_their_limit_and_are_jittered_by_half() {
-        let config = WebhookConfig {
-            name: "ops".to_owned(),
-            url: "http://127.0.0.1:1".to_owned().into(),
-            secret: "0123456789abcdef".to_owned().into(),
-            events: Vec::new(),
-            timeout: Duration::from_secs(1),
-            backoff: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(300),
-            give_up_after: Duration::from_secs(60),
-        };
-        for (round, whole) in [(0, 1), (1, 2), (5, 32), (9, 300), (u32::MAX, 300)] {
-            let whole = Duration::from_secs(whole);
-            assert_eq!(backoff(&config, round, 0), whole / 2);
-            let most = backoff(&config, round, u64::MAX);
-            assert!(most <= whole && whole - most < Duration::from_millis(1), "{most:?}");
-        }
-    }
 
     #[test]
     fn what_is_the_events_own_fault_is_told_from_what_may_pass() {

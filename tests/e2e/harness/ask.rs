@@ -1,13 +1,14 @@
-//! Asking for a chat answer, and what came back.
+//! Asking for an answer, and what came back.
 
 use super::{Gate, Key, documented, header};
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
-/// A chat request that is being put together.
+/// A request that is being put together.
 pub(crate) struct Ask<'g> {
     gate: &'g Gate,
+    path: &'static str,
     secret: String,
     body: Value,
     headers: Vec<(String, String)>,
@@ -51,7 +52,13 @@ impl Gate {
             "max_tokens": 16,
             "temperature": 0,
         });
-        Ask { gate: self, secret: self.key().secret.clone(), body, headers: Vec::new() }
+        self.ask_at("/v1/chat/completions", body)
+    }
+
+    /// Asks an endpoint with this body.
+    pub(crate) fn ask_at(&self, path: &'static str, body: Value) -> Ask<'_> {
+        let secret = self.key().secret.clone();
+        Ask { gate: self, path, secret, body, headers: Vec::new() }
     }
 }
 
@@ -95,7 +102,7 @@ impl Ask<'_> {
     }
 
     fn request(&self) -> RequestBuilder {
-        let url = format!("{}/v1/chat/completions", self.gate.url());
+        let url = format!("{}{}", self.gate.url(), self.path);
         let mut request = self
             .gate
             .client
@@ -236,7 +243,8 @@ impl Answer {
         id
     }
 
-    fn is_stream(&self) -> bool {
+    /// Whether it is a stream.
+    pub(crate) fn is_stream(&self) -> bool {
         self.header("content-type").starts_with("text/event-stream")
     }
 
@@ -255,6 +263,17 @@ impl Answer {
     /// The data of every event of a stream, `[DONE]` too.
     pub(crate) fn events(&self) -> Vec<String> {
         events(&self.body)
+    }
+
+    /// The name and the data of every event of a stream whose events are named.
+    pub(crate) fn named_events(&self) -> Vec<(String, Value)> {
+        let text = self.body_text();
+        let events = text.split_terminator("\n\n").map(|event| {
+            let (name, data) = event.split_once("\ndata: ").unwrap_or_else(|| panic!("{event}"));
+            let name = name.strip_prefix("event: ").expect("a name").to_owned();
+            (name, serde_json::from_str(data).expect("JSON"))
+        });
+        events.collect()
     }
 
     /// The chunks of a stream.

@@ -14,7 +14,7 @@ mod keys;
 mod raw;
 mod volume;
 
-pub(crate) use ask::{Answer, ErrorSeen, Open};
+pub(crate) use ask::{Answer, Ask, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
 pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, WEBHOOK_PATH, WEBHOOK_SECRET, model_file};

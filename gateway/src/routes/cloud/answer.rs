@@ -4,8 +4,9 @@
 //! finished); anything else is [`FaultKind::Broken`] or a timeout. Nothing of a payload is in a
 //! fault's detail.
 
-use super::{Place, describe, status};
+use super::{Place, status};
 use crate::{
+    causes,
     ledger::Endpoint,
     providers::{
         self, Format, anthropic, gemini,
@@ -333,7 +334,7 @@ impl CloudAnswer {
             kind = self.watch.passed() => return Err(Fault::new(kind, "no bytes came")),
         };
         self.watch.heard();
-        piece.map_err(|error| broken(&describe(error)))
+        piece.map_err(|error| broken(&causes::of_request(error)))
     }
 
     fn is_finished(&self) -> bool {

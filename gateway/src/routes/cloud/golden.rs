@@ -105,13 +105,18 @@ fn compare(name: &str, found: &str) {
     assert_eq!(found, expected, "{name}");
 }
 
-fn route(Case(kind, model, base_url, _): &Case) -> CloudRoute {
+fn route(case: &Case) -> CloudRoute {
+    route_of_version(case, None)
+}
+
+fn route_of_version(Case(kind, model, base_url, _): &Case, version: Option<&str>) -> CloudRoute {
     let kind = Kind::find(kind).unwrap();
     let base_url = base_url.or(kind.base_url()).unwrap();
     let config = CloudConfig {
         kind,
         model: (*model).to_owned(),
-        cap_field: kind.cap_field(),
+        cap_field: kind.cap_field(version, model),
+        api_version: version.map(str::to_owned),
         headers: Vec::new(),
         ..tests::config(base_url)
     };
@@ -145,6 +150,17 @@ async fn one_clients_request_is_what_each_kind_takes() {
     for case in CASES {
         let sent = route(&case).outbound(&request(true), 300).unwrap();
         compare(&format!("{}/sent.txt", case.0), &written(&sent));
+    }
+}
+
+/// The dated versions of Azure's API, from one before usage in a stream to the newest.
+#[tokio::test(start_paused = true)]
+async fn one_clients_request_is_what_each_version_of_azures_takes() {
+    let address = Some("https://name.openai.azure.com");
+    for version in ["2024-06-01", "2024-10-21", "2025-04-01-preview"] {
+        let case = Case("azure", "my-deployment", address, "");
+        let sent = route_of_version(&case, Some(version)).outbound(&request(true), 300).unwrap();
+        compare(&format!("azure/sent-{version}.txt"), &written(&sent));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::HeaderMap;
+use serde_json::value::RawValue;
 
 /// The members of a request that are not taken over as they stand; null is absent.
 #[derive(Default)]
@@ -65,6 +66,29 @@ fn dearer(field: &str, why: &str) -> BadRequest {
     BadRequest::unsupported(field, format!("`{field}` is not served: {why}"))
 }
 
+/// Edits that clear a long history only make a prompt smaller; one that compacts it is an answer of its
+/// own, beside the output cap.
+fn clears_alone(raw: &str) -> Result<(), BadRequest> {
+    const NAME: &str = "context_management";
+    if raw == "null" {
+        return Ok(());
+    }
+    let [edits] = check::members(NAME, raw, ["edits"])?;
+    let Some(edits) = edits else { return Ok(()) };
+    check::array("context_management.edits", edits)?;
+    json::elements(edits, |index, edit: Result<&RawValue, _>| {
+        let at = format_args!("{NAME}.edits[{index}]");
+        let [kind] = check::members(at, edit?.get(), ["type"])?;
+        let param = format_args!("{at}.type");
+        let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
+        if kind.starts_with("clear_") {
+            return Ok(());
+        }
+        let message = format!("`{kind}` is not served: it writes more than the output cap allows");
+        Err(BadRequest::unsupported(param, message))
+    })
+}
+
 impl<'a> Given<'a> {
     fn read(text: &'a str) -> Result<Self, BadRequest> {
         let mut given = Self::default();
@@ -87,8 +111,9 @@ impl<'a> Given<'a> {
                 "service_tier" => &mut given.service_tier,
                 "output_config" => &mut given.output_config,
                 "output_format" => &mut given.output_format,
-                // They only say what may be cached, or cleared from a long history.
-                "cache_control" | "context_management" => return Ok(()),
+                // It only says what may be cached; the price has a rate for it.
+                "cache_control" => return Ok(()),
+                "context_management" => return clears_alone(member.raw),
                 "container" | "mcp_servers" if member.raw != "null" && member.raw != "[]" => {
                     let message = "what a provider runs itself is not served, since it costs extra";
                     return Err(BadRequest::unsupported(key, format!("`{key}`: {message}")));

@@ -313,10 +313,19 @@ pub fn counted(tokens: u64) -> Bytes {
     Bytes::from(json!({ "input_tokens": tokens }).to_string())
 }
 
+/// A message that names the parameter it is about: an error of this format has no member for it.
+fn naming(param: Option<&str>, message: &str) -> String {
+    match param.filter(|param| !message.contains(param)) {
+        Some(param) => format!("{param}: {message}"),
+        None => message.to_owned(),
+    }
+}
+
 /// The body of an error.
 #[must_use]
 pub fn error_body(refusal: &Refusal, request_id: Option<&str>) -> String {
-    let error = json!({"type": refusal.anthropic_kind(), "message": refusal.to_string()});
+    let message = naming(refusal.param(), &refusal.to_string());
+    let error = json!({"type": refusal.anthropic_kind(), "message": message});
     json!({"type": "error", "error": error, "request_id": request_id}).to_string()
 }
 
@@ -325,6 +334,7 @@ pub fn error_body(refusal: &Refusal, request_id: Option<&str>) -> String {
 pub fn error_from_openai(body: &[u8], status: StatusCode, request_id: Option<&str>) -> String {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let message = body["error"]["message"].as_str().unwrap_or("the request was refused");
+    let message = naming(body["error"]["param"].as_str(), message);
     let error = json!({"type": Refusal::anthropic_kind_of(status), "message": message});
     json!({"type": "error", "error": error, "request_id": request_id}).to_string()
 }

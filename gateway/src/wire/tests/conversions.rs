@@ -223,6 +223,11 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
         (json!({"speed": "fast"}), "speed"),
         (json!({"inference_geo": "us"}), "inference_geo"),
+        (
+            json!({"context_management": {"edits": [
+                {"type": "clear_tool_uses_20250919"}, {"type": "compact_20260112"}]}}),
+            "context_management.edits[1].type",
+        ),
         (json!({"thinking": {"type": "enabled"}}), "thinking.budget_tokens"),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}),
