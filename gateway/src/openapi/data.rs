@@ -141,7 +141,8 @@ impl Asks {
         let mut content = json!({ "application/json": { "schema": answer } });
         if let Some((event, end)) = self.events {
             content["text/event-stream"] = json!({
-                "schema": { "type": "string", "description": end },
+                // Tools disagree whether this is the text or each of its events.
+                "schema": { "description": end },
                 "x-event-schema": reference("schemas", event),
             });
         }

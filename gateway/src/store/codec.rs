@@ -55,13 +55,14 @@ pub(crate) const STOOD: u8 = 15;
 pub(crate) const EXTENDED: u8 = 16;
 /// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
-/// Version of the forms of keys and groups, and of adjustments, whose second was never written.
+/// Version of the forms of keys, groups, entries and settlements, and of adjustments, whose second was
+/// never written.
 const VERSION_OF_RECORDS: u8 = 3;
 
 /// The version in which a kind is written.
 const fn version_of(kind: u8) -> u8 {
     match kind {
-        KEY | GROUP | ADJUSTMENT => VERSION_OF_RECORDS,
+        KEY | GROUP | ADJUSTMENT | ENTRY | SETTLED => VERSION_OF_RECORDS,
         _ => VERSION,
     }
 }
@@ -291,6 +292,8 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
     Ok(match (kind, version) {
         (KEY, v2::VERSION) => Event::Key(Box::new(whole::<v2::KeyRecord>(payload)?.into())),
         (GROUP, v2::VERSION) => Event::Group(Box::new(whole::<v2::GroupRecord>(payload)?.into())),
+        (ENTRY, v2::VERSION) => Event::Entry(Box::new(v2::row(payload)?.0)),
+        (SETTLED, v2::VERSION) => Event::Settled(Box::new(v2::settled(payload)?)),
         (kind, version) if version != version_of(kind) => {
             return Err(CodecError::Unknown(kind, version));
         }
@@ -322,8 +325,12 @@ fn current(kind: u8, payload: &[u8]) -> Result<Event, CodecError> {
 /// Reads a whole entry.
 pub(crate) fn decode_entry(version: u8, payload: &[u8]) -> Result<Entry, CodecError> {
     let (row, rest): (Row, Rest) = match version {
-        VERSION => {
+        VERSION_OF_RECORDS => {
             let (row, rest) = postcard::take_from_bytes(payload)?;
+            (row, whole(rest)?)
+        }
+        v2::VERSION => {
+            let (row, rest) = v2::row(payload)?;
             (row, whole(rest)?)
         }
         v1::VERSION => {

@@ -5,8 +5,12 @@
 //! refusal, a key, a policy, and a request that ran when the process died.
 
 use super::harness::House;
-use crate::ledger::{Books, Entry, Filter, Reader};
+use crate::{
+    ledger::{Books, Entry, Filter, Reader},
+    store::codec::{self, Event},
+};
 use policies::PolicyVersion;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
 
@@ -75,4 +79,54 @@ fn one_that_only_reads_leaves_a_journal_of_version_1_as_it_is() {
     assert_eq!(page.entries.len(), 2);
     let path = house.journal().join("00000000000000000001.journal");
     assert_eq!(fs::read(path).unwrap(), JOURNAL);
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap()
+}
+
+/// As version 2 wrote it: an attempt ended with how often it was sent again.
+fn in_version_2(entry: &Entry) -> Vec<u8> {
+    let decision = &entry.decision;
+    let mut out = bytes(&(
+        (entry.id, entry.arrived_unix_ms, &entry.key, &entry.user, &entry.team, &entry.session),
+        (&entry.tags, entry.endpoint, &entry.model_asked, entry.stream),
+        (&decision.policy, &decision.version, &decision.rule),
+    ));
+    out.extend(bytes(&entry.attempts.len()));
+    for attempt in &entry.attempts {
+        let mut attempt = bytes(attempt);
+        assert_eq!(attempt.pop(), Some(0), "nothing was guessed");
+        out.extend(attempt);
+    }
+    out.extend(bytes(&(
+        (entry.answered_by, entry.outcome, entry.status, entry.cost),
+        (entry.stages, entry.ttft_us, entry.tpot_ns, entry.output_cap_asked),
+        (entry.parent, &entry.step, &entry.notes),
+    )));
+    out.extend(bytes(&(&decision.plan, &decision.left_out, &decision.facts)));
+    out
+}
+
+#[test]
+fn entries_of_version_2_are_read_without_guesses() {
+    let house = house();
+    let (books, _) = house.try_open().unwrap();
+    for entry in entries(&books) {
+        assert!(!entry.attempts.is_empty());
+        let old = in_version_2(&entry);
+        assert_eq!(codec::decode_entry(2, &old).unwrap(), entry);
+        assert_eq!(codec::entry_id(&old), Some(entry.id));
+        let Event::Entry(row) = codec::decode(codec::ENTRY, 2, &old).unwrap() else {
+            panic!("no entry")
+        };
+        assert_eq!((row.cost, row.attempts), (entry.cost, entry.attempts.clone()));
+        // The end of an attempt is the attempt behind its place.
+        let mut attempt = postcard::to_allocvec(&(entry.id, 3_u16, &entry.attempts[0])).unwrap();
+        attempt.pop();
+        let read = codec::decode(codec::SETTLED, 2, &attempt).unwrap();
+        let Event::Settled(read) = read else { panic!("no settlement") };
+        assert_eq!((read.attempt, &read.record), (3, &entry.attempts[0]));
+        assert!(codec::decode(codec::SETTLED, 3, &attempt).is_err(), "it is not today's form");
+    }
 }
