@@ -241,6 +241,7 @@ async fn answer(
     let mut facts = facts(gateway, &caller, &request)?;
     let policy = gateway.policy.current();
     if headers::asks_dry_run(&head.headers)? {
+        gateway.idempotency.key(&head.headers)?;
         return Ok(pages::dry_run(&policy, &facts));
     }
     life.model = gateway.admission.limited(&request.model).cloned();

@@ -209,6 +209,11 @@ async fn headers_that_make_no_sense() {
         is_a_clean_refusal(&answer, &format!("{name}: {value}"));
         assert!(answer.error().message.contains(name), "{}", answer.error().message);
     }
+    // A decision that is only explained is explained for a request that would be taken.
+    let asked = gate.ask("Hello.").header("x-tollgate-dry-run", "1");
+    let answer = asked.header("idempotency-key", &"k".repeat(256)).send().await;
+    is_a_clean_refusal(&answer, "an idempotency key that is too long");
+    assert_eq!(answer.error().param.as_deref(), Some("Idempotency-Key"));
 }
 
 #[tokio::test]

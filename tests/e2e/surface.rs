@@ -193,6 +193,13 @@ async fn tokens_are_counted_without_asking_anybody() {
     let answer = gate.post("/v1/messages/count_tokens", &body).await.ok();
     assert!(answer.json()["input_tokens"].as_u64().unwrap() > 0);
     assert_eq!(answer.header("x-tollgate-count"), "estimate");
+    let mut wrong = body.clone();
+    wrong["tool_choice"] = json!({"type": "auto", "name": {}});
+    let refused = gate.post("/v1/messages/count_tokens", &wrong).await;
+    assert_eq!(
+        (refused.status, refused.json()["error"]["type"].as_str()),
+        (400, Some("invalid_request_error"))
+    );
     assert_eq!(cloud.counts().requests, 0);
     assert!(gate.ledger().entries().await.is_empty());
 }

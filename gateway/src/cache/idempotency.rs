@@ -62,12 +62,7 @@ impl Idempotency {
         headers: &HeaderMap,
         caller: &KeyId,
     ) -> Result<Repeat, Refusal> {
-        let Some(key) = headers.get(HEADER) else { return Ok(Repeat::None) };
-        if self.config.bytes_max == 0 {
-            return Err(bad("idempotency keys are switched off on this gateway"));
-        }
-        let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
-        let key = key.ok_or_else(|| bad("an idempotency key is 1 to 255 visible characters"))?;
+        let Some(key) = self.key(headers)? else { return Ok(Repeat::None) };
         // The policy may have changed in between: that makes no other request of it.
         let fingerprint = CacheKey::of(request, caller, &PolicyVersion(Arc::from("")))
             .ok_or_else(|| bad("a request that nests so deeply cannot be repeated safely"))?;
@@ -86,6 +81,19 @@ impl Idempotency {
                     .to_owned(),
             )),
         }
+    }
+
+    /// The key that a request names.
+    ///
+    /// # Errors
+    /// [`Refusal::Bad`] for one that is no key, or where there are none.
+    pub fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Refusal> {
+        let Some(key) = headers.get(HEADER) else { return Ok(None) };
+        if self.config.bytes_max == 0 {
+            return Err(bad("idempotency keys are switched off on this gateway"));
+        }
+        let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
+        key.map(Some).ok_or_else(|| bad("an idempotency key is 1 to 255 visible characters"))
     }
 
     /// Ends every flight: the program stops.

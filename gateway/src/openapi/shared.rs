@@ -113,7 +113,8 @@ pub(super) fn parameters() -> Value {
             "example": example,
         })
     };
-    let text = |bytes: u64| json!({ "type": "string", "maxLength": bytes, "pattern": "^[\\t -~]*$" });
+    let text =
+        |bytes: u64| json!({ "type": "string", "maxLength": bytes, "pattern": "^[\\t -~]*$" });
     let tags = "^([!-+.-~-]{1,64}(,[!-+.-~-]{1,64}){0,15})?$";
     json!({
         "session": header("x-session-id", "The session this belongs to: budgets and the ledger know it.", text(256), json!("run-7")),

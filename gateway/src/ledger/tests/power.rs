@@ -159,13 +159,11 @@ fn cuts(disk: Arc<dyn Disk>, cuts: usize) -> Option<Judged> {
     for cut in 0..cuts {
         // Each time after another number of answers, with requests at every step.
         traffic.until_acknowledged(20 + cut * 37);
-        let (promised, image) = {
-            let _nobody_moves = traffic.gate.write().unwrap();
-            let promised = traffic.acknowledged.lock().unwrap().clone();
-            let image = dir.path().join(format!("cut-{cut}"));
-            std::fs::copy(&mounted.image, &image).unwrap();
-            (promised, image)
-        };
+        // Nobody moves until it is judged: else a fast machine fills the small disk meanwhile.
+        let _nobody_moves = traffic.gate.write().unwrap();
+        let promised = traffic.acknowledged.lock().unwrap().clone();
+        let image = dir.path().join(format!("cut-{cut}"));
+        std::fs::copy(&mounted.image, &image).unwrap();
         let after = Loop::mount(image, dir.path().join("after"))?;
         judge(&mut judged, &house, &after, &promised);
     }

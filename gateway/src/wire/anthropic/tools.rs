@@ -50,13 +50,15 @@ pub(super) fn choice(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest>
     let [kind, name, one] =
         check::members("tool_choice", raw, ["type", "name", "disable_parallel_tool_use"])?;
     let kind = kind.ok_or_else(|| BadRequest::missing("tool_choice.type"))?;
+    if let Some(name) = name {
+        check::string("tool_choice.name", name)?;
+    }
     match check::string("tool_choice.type", kind)?.as_ref() {
         "auto" => body.text("tool_choice", "auto"),
         "any" => body.text("tool_choice", "required"),
         "none" => body.text("tool_choice", "none"),
         "tool" => {
             let name = name.ok_or_else(|| BadRequest::missing("tool_choice.name"))?;
-            check::string("tool_choice.name", name)?;
             let named = format!(r#"{{"type":"function","function":{{"name":{name}}}}}"#);
             body.raw("tool_choice", &named);
         }
