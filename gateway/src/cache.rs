@@ -199,6 +199,14 @@ pub fn allows(decision: &Decision, route: &RouteId) -> bool {
     }
 }
 
+/// Reads what a request wishes of the cache and does nothing about it.
+///
+/// # Errors
+/// [`Refusal::Bad`] for a wish that is not known.
+pub fn check(headers: &HeaderMap) -> Result<(), Refusal> {
+    wish(headers).map(drop)
+}
+
 /// A word that is not known is refused: who wants no kept answer must not get one for a typo.
 fn wish(headers: &HeaderMap) -> Result<Wish, Refusal> {
     Ok(match headers.get(HEADER).map(http::HeaderValue::as_bytes) {

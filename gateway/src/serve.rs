@@ -19,7 +19,7 @@ pub(crate) use watched::served;
 
 use crate::{
     admission::{Admission, Permit},
-    cache::{AnswerCache, Idempotency},
+    cache::{self, AnswerCache, Idempotency},
     caller::{Caller, Keys},
     clock::Clock,
     config::Config,
@@ -242,6 +242,7 @@ async fn answer(
     let policy = gateway.policy.current();
     if headers::asks_dry_run(&head.headers)? {
         gateway.idempotency.key(&head.headers)?;
+        cache::check(&head.headers)?;
         return Ok(pages::dry_run(&policy, &facts));
     }
     life.model = gateway.admission.limited(&request.model).cloned();

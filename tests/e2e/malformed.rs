@@ -214,6 +214,9 @@ async fn headers_that_make_no_sense() {
     let answer = asked.header("idempotency-key", &"k".repeat(256)).send().await;
     is_a_clean_refusal(&answer, "an idempotency key that is too long");
     assert_eq!(answer.error().param.as_deref(), Some("Idempotency-Key"));
+    let asked = gate.ask("Hello.").header("x-tollgate-dry-run", "1");
+    let answer = asked.header("x-tollgate-cache", "of").send().await;
+    is_a_clean_refusal(&answer, "a wish about the cache that is not known");
 }
 
 #[tokio::test]
