@@ -94,6 +94,8 @@ fn a_rebuild_finds_and_keeps_the_minutes_since_the_last_checkpoint() {
 #[test]
 fn two_that_seal_at_once_do_not_get_in_each_others_way() {
     let (_house, books) = four_days_unsealed();
+    // The last segment is full, and ended before the next event is written: none ends meanwhile.
+    request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
     let catalogue = &books.0.catalogue;
     std::thread::scope(|scope| {
         for _ in 0..4 {
