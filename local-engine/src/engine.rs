@@ -52,7 +52,7 @@ impl Engine {
     /// The settings are wrong, the file is not a model, or there is not enough memory.
     pub fn load(config: &EngineConfig) -> Result<Engine, LoadError> {
         let host = Host::start(&HostConfig::default())?;
-        let in_place = host::place(config, host.state().desk(), host.state().memory(), None)?;
+        let in_place = host::place(config, host.state().threads(), host.state().memory(), None)?;
         Ok(Engine::over(in_place, Some(host)))
     }
 

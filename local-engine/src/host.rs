@@ -1,6 +1,6 @@
-//! The host of a device: one thread that computes (`turns.rs`), one that loads and unloads
-//! (`keeper.rs`), and the models that live there. Models share the device by time and its memory
-//! by need.
+//! The host of the local models: a thread that computes for each device (`threads.rs`), one that
+//! loads and unloads (`keeper.rs`), and the models that live there. Models share a device by time
+//! and memory by need.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,7 +11,6 @@ use std::{
 
 use crate::{
     config::EngineConfig,
-    desk::Desk,
     digest::Digest,
     error::LoadError,
     hosted::{Hosted, HostedModel, Keep},
@@ -20,17 +19,18 @@ use crate::{
     placed::{Claim, Memory, Placed},
     process::{self, Isolation, Remote, Worker},
     shared::Shared,
+    threads::Threads,
     turns,
 };
 
-/// What the operator decides about the device.
+/// What the operator decides about all local models.
 #[derive(Clone, Debug, Default)]
 pub struct HostConfig {
     /// Most memory the loaded models may take together, in bytes, by estimate; `None` is no limit.
     pub memory_max: Option<u64>,
 }
 
-/// A device's host. Cheap to clone; the end of the last handle is the end of its models.
+/// The models' host. Cheap to clone; the end of the last handle is the end of its models.
 #[derive(Clone, Debug)]
 pub struct Host {
     inner: Arc<Inner>,
@@ -41,13 +41,13 @@ struct Inner {
     /// Begun with the first model that is to be kept.
     keeper: Mutex<Option<JoinHandle<()>>>,
     state: Arc<Keeper>,
-    computing: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The host's live numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostStatus {
-    /// Time since the computing thread last looked around; an idle one does so every second.
+    /// Time since a computing thread last looked around, the one that has been silent longest; an
+    /// idle one does so every second.
     pub heartbeat_age: Duration,
     /// Memory of the loaded models in bytes, by estimate.
     pub memory_used: u64,
@@ -56,29 +56,14 @@ pub struct HostStatus {
 }
 
 impl Host {
-    /// Starts the thread that computes.
+    /// Starts the thread that computes for models which name no device.
     ///
     /// # Errors
     /// The system starts no thread.
     pub fn start(config: &HostConfig) -> Result<Host, LoadError> {
-        let desk = Arc::new(Desk::new());
-        let computing = spawn("engine", {
-            let desk = Arc::clone(&desk);
-            move || {
-                if catch_unwind(AssertUnwindSafe(|| turns::run(&desk))).is_err() {
-                    tracing::error!("the engine's thread ended by a panic");
-                }
-            }
-        })?;
-        desk.set_thread(computing.thread().clone());
         let memory = Arc::new(Memory::new(config.memory_max));
-        Ok(Host {
-            inner: Arc::new(Inner {
-                keeper: Mutex::new(None),
-                state: Arc::new(Keeper::new(desk, memory)),
-                computing: Mutex::new(Some(computing)),
-            }),
-        })
+        let state = Arc::new(Keeper::new(Threads::start()?, memory));
+        Ok(Host { inner: Arc::new(Inner { keeper: Mutex::new(None), state }) })
     }
 
     /// Keeps a model here under a name: loaded when `keep` says so, and again after a fault.
@@ -110,14 +95,14 @@ impl Host {
     pub fn status(&self) -> HostStatus {
         let memory = self.inner.state.memory();
         HostStatus {
-            heartbeat_age: self.inner.state.desk().heartbeat_age(),
+            heartbeat_age: self.inner.state.threads().heartbeat_age(),
             memory_used: memory.used(),
             memory_max: memory.max,
         }
     }
 
     /// Takes no more jobs, lets what was submitted go on for at most `drain_max`, fails the rest
-    /// and ends both threads. Blocks until then.
+    /// and ends all threads. Blocks until then.
     pub fn shutdown(&self, drain_max: Duration) {
         self.inner.end(drain_max);
     }
@@ -131,9 +116,13 @@ impl Inner {
     fn end(&self, drain_max: Duration) {
         let now = Instant::now();
         self.state.close(now.checked_add(drain_max).unwrap_or(now));
-        join(&self.keeper);
-        self.state.desk().close();
-        join(&self.computing);
+        if let Some(thread) = lock(&self.keeper).take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that loads models ended by a panic");
+        }
+        self.state.threads().end();
     }
 }
 
@@ -158,7 +147,7 @@ pub(crate) struct InPlace {
 /// answer meanwhile.
 pub(crate) fn place(
     config: &EngineConfig,
-    desk: &Desk,
+    threads: &Threads,
     memory: &Arc<Memory>,
     known: Option<Arc<Digest>>,
 ) -> Result<InPlace, LoadError> {
@@ -185,7 +174,7 @@ pub(crate) fn place(
     })?;
     loaded.info.memory_bytes = needed;
     let placed = Placed::new(scheduler, Arc::clone(&shared), config.drill.clone(), claim);
-    desk.move_in(Box::new(placed))?;
+    threads.of(config)?.move_in(Box::new(placed))?;
     Ok(InPlace { loaded, shared, digest, remote: None })
 }
 
@@ -212,15 +201,6 @@ fn place_apart(
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|error| LoadError::Start(error.to_string()))
-}
-
-fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
-    if let Some(thread) = lock(thread).take()
-        && thread.thread().id() != std::thread::current().id()
-        && thread.join().is_err()
-    {
-        tracing::error!("a thread of the engine ended by a panic");
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

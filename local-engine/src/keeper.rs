@@ -12,12 +12,12 @@ use std::{
 
 use crate::{
     config::EngineConfig,
-    desk::Desk,
     engine::Engine,
     error::LoadError,
     host,
     hosted::{Hosted, LoadWhen, Order, Standing},
     placed::Memory,
+    threads::Threads,
 };
 
 /// Without anything due it looks around this often, for faults nobody has told it of.
@@ -34,7 +34,7 @@ const SOUND_AFTER: Duration = Duration::from_secs(300);
 /// What the keeper's thread shares with the handles.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    desk: Arc<Desk>,
+    threads: Threads,
     memory: Arc<Memory>,
     thread: OnceLock<Thread>,
     models: Mutex<Vec<Arc<Hosted>>>,
@@ -55,9 +55,9 @@ struct Tries {
 }
 
 impl Keeper {
-    pub(crate) fn new(desk: Arc<Desk>, memory: Arc<Memory>) -> Keeper {
+    pub(crate) fn new(threads: Threads, memory: Arc<Memory>) -> Keeper {
         Keeper {
-            desk,
+            threads,
             memory,
             thread: OnceLock::new(),
             models: Mutex::default(),
@@ -65,8 +65,8 @@ impl Keeper {
         }
     }
 
-    pub(crate) fn desk(&self) -> &Desk {
-        &self.desk
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -252,8 +252,8 @@ impl Round<'_> {
         models: &[Arc<Hosted>],
     ) -> Result<Engine, LoadError> {
         loop {
-            let (desk, memory) = (&self.keeper.desk, &self.keeper.memory);
-            match host::place(config, desk, memory, hosted.known_digest()) {
+            let (threads, memory) = (&self.keeper.threads, &self.keeper.memory);
+            match host::place(config, threads, memory, hosted.known_digest()) {
                 Err(LoadError::Memory { needed, free }) => {
                     if !self.evict(hosted, models) {
                         return Err(LoadError::Memory { needed, free });

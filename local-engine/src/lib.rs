@@ -72,6 +72,7 @@ mod step;
 mod swap;
 mod template;
 mod text;
+mod threads;
 mod tools;
 mod turns;
 mod validate;

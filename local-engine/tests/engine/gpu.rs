@@ -2,7 +2,7 @@
 //! with a GPU backend: `real` for a card of its own memory, `software` for a device that borrows
 //! the machine's (Mesa's Vulkan); elsewhere they say that they skipped.
 
-use local_engine::{Device, Engine, LoadError};
+use local_engine::{Device, Engine, Host, HostConfig, Keep, LoadError};
 
 use crate::harness::{answer, ask, engine, never_ending, small};
 
@@ -68,6 +68,33 @@ async fn a_number_of_layers_is_kept() {
     }
     let (engine, _) = eight_tokens(Some(5)).await;
     assert_eq!(engine.info().layers_offloaded, 5);
+}
+
+#[tokio::test]
+async fn a_card_that_is_named_has_a_thread_of_its_own() {
+    if gpu().is_none() {
+        return;
+    }
+    let named = first_gpu(&engine(&small())).name;
+    let host = Host::start(&HostConfig::default()).expect("a host");
+    let (mut on_gpu, mut on_cpu) = (small(), small());
+    (on_gpu.gpu_device, on_cpu.gpu_layers) = (Some(named.clone()), Some(0));
+    let on_gpu = host.keep("card", on_gpu, Keep::default()).expect("kept");
+    let on_cpu = host.keep("cpu", on_cpu, Keep::default()).expect("kept");
+    let on_gpu = on_gpu.engine().await.expect("loaded");
+    let on_cpu = on_cpu.engine().await.expect("loaded");
+    let say_it = |engine: &Engine| ask(engine, "Name three colors.", 8);
+    let (one, other) =
+        tokio::join!(answer(&on_gpu, say_it(&on_gpu)), answer(&on_cpu, say_it(&on_cpu)));
+    assert!(one.usage().generated_tokens > 0 && other.usage().generated_tokens > 0);
+    assert_eq!(on_gpu.info().offloaded_to, std::slice::from_ref(&named));
+    let mut threads = std::fs::read_dir("/proc/self/task").expect("the threads of this process");
+    // The system keeps 15 bytes of a thread's name.
+    let own: String = format!("engine-{}", named.to_lowercase()).chars().take(15).collect();
+    assert!(threads.any(|thread| {
+        let name = std::fs::read_to_string(thread.expect("a thread").path().join("comm"));
+        name.is_ok_and(|name| name.trim() == own)
+    }));
 }
 
 #[test]

@@ -71,6 +71,16 @@ impl Load {
         }
     }
 
+    /// How often each server gets it in a round. A turn of few streams is over in seconds, and what a
+    /// shared machine gives a program changes from second to second.
+    pub(super) fn turns(self) -> usize {
+        match self {
+            Load::Streams(..=4) | Load::NextTurn => 4,
+            Load::Streams(_) => 2,
+            Load::Mixed | Load::Steady => 1,
+        }
+    }
+
     /// Puts it on a server; the answers that count.
     pub(super) async fn put(
         self,

@@ -3,7 +3,8 @@
 //! llama-batched-bench gives.
 //!
 //! Invariant: in every round both servers get prompts of the same form and number, one directly
-//! after the other, and who is first alternates; a figure is compared only within its round.
+//! after the other, and who is first alternates from turn to turn; a figure is compared only within
+//! its round.
 
 mod load;
 mod report;
@@ -139,13 +140,15 @@ async fn measured(args: &EngineArgs, servers: &Servers) -> Result<Vec<Turn>, Str
     let mut turns = Vec::new();
     for round in 0..args.rounds {
         for load in crate::stats::rotated(&loads, round) {
-            for subject in crate::stats::rotated(&[Subject::Tollgate, Subject::LlamaServer], round)
-            {
-                let before = servers.cpu(subject)?;
-                let answers = load.put(servers.of(subject), &mut prompts, args).await?;
-                let cpu = servers.cpu(subject)?.zip(before).map(|(now, then)| now.since(then));
-                crate::progress(&format!("round {} {} on {subject:?}", round + 1, load.name()));
-                turns.push(Turn { round, subject, load, answers, cpu });
+            for turn in 0..load.turns() {
+                let both = [Subject::Tollgate, Subject::LlamaServer];
+                for subject in crate::stats::rotated(&both, round + turn) {
+                    let before = servers.cpu(subject)?;
+                    let answers = load.put(servers.of(subject), &mut prompts, args).await?;
+                    let cpu = servers.cpu(subject)?.zip(before).map(|(now, then)| now.since(then));
+                    crate::progress(&format!("round {} {} on {subject:?}", round + 1, load.name()));
+                    turns.push(Turn { round, subject, load, answers, cpu });
+                }
             }
         }
     }

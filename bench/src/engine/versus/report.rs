@@ -10,25 +10,30 @@ use crate::stats::{Spread, percentile};
 /// Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom.
 const T95: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
 
-/// A figure of one turn.
-type Figure = fn(&[Answer]) -> Option<f64>;
+/// What one server answered to one load in one round, turn by turn.
+type Round<'a> = Vec<&'a [Answer]>;
+
+/// A figure of one round.
+type Figure = fn(&Round<'_>) -> Option<f64>;
 
 const FIGURES: [(&str, Figure, usize); 5] = [
     ("tokens/s", tokens_per_s, 1),
-    ("TTFT p50 ms", |answers| over(answers, firsts, 5_000), 0),
-    ("TTFT p95 ms", |answers| over(answers, firsts, 9_500), 0),
-    ("gap p99 ms", |answers| over(answers, gaps, 9_900), 1),
-    ("gap max ms", |answers| over(answers, gaps, 10_000), 0),
+    ("TTFT p50 ms", |round| over(round, firsts, 5_000), 0),
+    ("TTFT p95 ms", |round| over(round, firsts, 9_500), 0),
+    ("gap p99 ms", |round| over(round, gaps, 9_900), 1),
+    ("gap max ms", |round| over(round, gaps, 10_000), 0),
 ];
 
 pub(super) fn table(run: &Run) -> String {
     let mut text = heading("bench engine --llama-server", &run.birthplace);
     text.push_str(&format!(
-        "\n{}. Both servers are up all the time and are asked in turns, in alternating order. Values \
-         are the median of the rounds with (min..max). Ratio = tollgate / llama-server within a \
-         round, its mean, and the lower and upper end of its 95 % interval over the rounds (Student's \
-         t). Tokens/s = generated tokens / time from the first request to the last end. TTFT = turn \
-         start to an answer's first text. Gap = between two texts of one answer.\n\n\
+        "\n{}. Both servers are up all the time and are asked in turns, in alternating order; short \
+         loads have several turns a round, first one, then the other, then the other way round, and \
+         count together. Values are the median of the rounds with (min..max). Ratio = tollgate / \
+         llama-server within a round, its mean, and the lower and upper end of its 95 % interval over \
+         the rounds (Student's t). Tokens/s = generated tokens / time from the first request of a \
+         turn to its last end. TTFT = turn start to an answer's first text. Gap = between two texts \
+         of one answer.\n\n\
          | load | figure | tollgate | llama-server | ratio (95 % interval) | cached, mean |\n\
          |---|---|---|---|---|---|\n",
         run.settings
@@ -84,8 +89,8 @@ fn ceiling(run: &Run) -> String {
     for ceiling in &run.ceiling {
         let share = |subject| {
             let load = Load::Streams(ceiling.streams);
-            let own = run.turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
-            let all: Option<Vec<f64>> = own.map(|turn| tokens_per_s(&turn.answers)).collect();
+            let own = rounds(&run.turns, load, subject);
+            let all: Option<Vec<f64>> = own.iter().map(tokens_per_s).collect();
             let shares = all.map(|all| all.iter().map(|one| one / ceiling.tokens_per_s).collect());
             shown(shares.and_then(Spread::of).as_ref(), 2)
         };
@@ -101,19 +106,29 @@ fn ceiling(run: &Run) -> String {
     text
 }
 
+/// One server's answers to one load, round by round.
+fn rounds(turns: &[Turn], load: Load, subject: Subject) -> Vec<Round<'_>> {
+    let mut rounds: Vec<(usize, Round<'_>)> = Vec::new();
+    for turn in turns.iter().filter(|turn| turn.load == load && turn.subject == subject) {
+        match rounds.last_mut().filter(|(round, _)| *round == turn.round) {
+            Some((_, answers)) => answers.push(&turn.answers),
+            None => rounds.push((turn.round, vec![&turn.answers])),
+        }
+    }
+    rounds.into_iter().map(|(_, answers)| answers).collect()
+}
+
 fn line(turns: &[Turn], load: Load, (name, figure, digits): (&str, Figure, usize)) -> String {
-    let of = |subject: Subject| {
-        let own = turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
-        own.map(|turn| figure(&turn.answers)).collect::<Option<Vec<f64>>>()
-    };
+    let of = |subject| rounds(turns, load, subject).iter().map(figure).collect::<Option<Vec<_>>>();
     let (ours, theirs) = (of(Subject::Tollgate), of(Subject::LlamaServer));
     let ratios = ours.clone().zip(theirs.clone()).map(|(ours, theirs)| {
         ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<f64>>()
     });
     let cached = |subject| {
-        let own = turns.iter().filter(|turn| turn.load == load && turn.subject == subject);
-        let all: Vec<f64> = own
-            .flat_map(|turn| &turn.answers)
+        let all: Vec<f64> = rounds(turns, load, subject)
+            .into_iter()
+            .flatten()
+            .flatten()
             .map(|answer| f64::from(u32::try_from(answer.cached_tokens).unwrap_or(u32::MAX)))
             .collect();
         mean(&all).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.0}"))
@@ -147,11 +162,12 @@ fn mean(values: &[f64]) -> Option<f64> {
     (count > 0.0).then(|| values.iter().sum::<f64>() / count)
 }
 
-fn tokens_per_s(answers: &[Answer]) -> Option<f64> {
-    let tokens: u64 = answers.iter().map(|answer| answer.output_tokens).sum();
-    let end = answers.iter().map(|answer| answer.end_ns).max()?;
+fn tokens_per_s(round: &Round<'_>) -> Option<f64> {
+    let tokens: u64 = round.iter().copied().flatten().map(|answer| answer.output_tokens).sum();
+    let ends = round.iter().map(|turn| turn.iter().map(|answer| answer.end_ns).max());
+    let ns: u64 = ends.sum::<Option<u64>>()?;
     let tokens = f64::from(u32::try_from(tokens).ok()?);
-    Some(tokens / Duration::from_nanos(end).as_secs_f64())
+    (ns > 0).then(|| tokens / Duration::from_nanos(ns).as_secs_f64())
 }
 
 fn firsts(answer: &Answer) -> Vec<u64> {
@@ -162,8 +178,8 @@ fn gaps(answer: &Answer) -> Vec<u64> {
     answer.gaps_ns.clone()
 }
 
-fn over(answers: &[Answer], pick: fn(&Answer) -> Vec<u64>, per_10_000: u16) -> Option<f64> {
-    let mut all: Vec<u64> = answers.iter().flat_map(pick).collect();
+fn over(round: &Round<'_>, pick: fn(&Answer) -> Vec<u64>, per_10_000: u16) -> Option<f64> {
+    let mut all: Vec<u64> = round.iter().copied().flatten().flat_map(pick).collect();
     all.sort_unstable();
     percentile(&all, per_10_000).map(|ns| Duration::from_nanos(ns).as_secs_f64() * 1e3)
 }
