@@ -152,6 +152,40 @@ async fn several_are_decoded_together_and_a_full_queue_is_a_clean_refusal() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_comes_during_one_step_finds_the_free_slots() {
+    // Every answer has all its tokens, and one step takes seconds: the crowd is queued all that time,
+    // though there are slots for all of it. One after the other they would take longer than anybody
+    // may wait.
+    let edge = "slots = 8\nqueue_max = 16\nqueue_wait_max_ms = 15000\ndrill = \"block:310:6000\"";
+    let gate = Gate::builder().edge_with(edge).policy("edge-first").start().await;
+    let ask = |tokens| {
+        let never_ends = json!({"0": -100, "2": -100});
+        gate.ask("Tell a story.").at_most(tokens).set("logit_bias", never_ends)
+    };
+    let long = ask(300).send().await.ok();
+    assert_eq!(long.usage()["completion_tokens"], 300);
+    let mut first = ask(60).streamed().open().await;
+    first.read_pieces(3).await;
+    let engine = || async { gate.get("/ready").await.ok().json()["routes"][0]["engine"].take() };
+    eventually("the long step", || async {
+        (engine().await["heartbeat_age_ms"].as_u64()? > 500).then_some(())
+    })
+    .await;
+    let crowd = (0..7).map(|ahead| {
+        let ahead_is_queued = || async { (engine().await["queued"] == ahead).then_some(()) };
+        async move {
+            eventually("those ahead to be queued", ahead_is_queued).await;
+            ask(4).send().await
+        }
+    });
+    for answer in join_all(crowd).await {
+        assert_eq!(answer.status, 200, "{}", answer.body_text());
+    }
+    drop(first);
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
 async fn who_leaves_stops_the_decode_and_pays_for_what_was_made() {
     let gate = Gate::builder().edge_with("slots = 1").policy("edge-first").start().await;
     let mut open = gate.ask("Write a very long story.").at_most(2000).streamed().open().await;

@@ -347,19 +347,13 @@ impl Route {
     }
 
     /// How long a request would wait for room, as far as what was seen tells; `None` before enough
-    /// was seen. Formula: requests ahead × the mean time that one keeps its place / places (cloud),
-    /// or requests ahead × a usual job's engine time (local).
+    /// was seen. Of a cloud: requests ahead × the mean time that one keeps its place / places. Of a
+    /// local model what its engine expects, which plays those ahead through its slots and cells: who
+    /// is queued only until the step that runs has ended keeps nobody out of a free slot.
     #[must_use]
     pub fn predicted_wait(&self, request: &ChatRequest) -> Option<Duration> {
         match &self.source {
-            Source::Local(local) => match local.queued() {
-                0 => Some(Duration::ZERO),
-                queued => {
-                    let output = self.live.output_tokens_mean()?;
-                    let job = local.engine_time_expected(request.prompt_tokens_estimate, output);
-                    Some(job.saturating_mul(queued))
-                }
-            },
+            Source::Local(local) => Some(local.predicted(request.prompt_tokens_estimate)?.wait),
             Source::Cloud(cloud) => cloud.predicted_wait(),
         }
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use local_engine::{
     Engine, EngineConfig, Finish, Generation, Job, JobEvent, JobUsage, Message, Role, Sampling,
-    Scheduling,
+    Scheduling, TokenLogprob,
 };
 
 /// The model file: `TOLLGATE_MODEL`, or where `make model` puts it.
@@ -80,6 +80,8 @@ pub(crate) fn never_ending(engine: &Engine) -> Vec<(i32, f32)> {
 pub(crate) struct Answer {
     pub(crate) texts: Vec<String>,
     pub(crate) tokens_told: u32,
+    /// Where the job asked for them.
+    pub(crate) logprobs: Vec<TokenLogprob>,
     pub(crate) cached: u32,
     pub(crate) end: JobEvent,
 }
@@ -108,18 +110,20 @@ impl Answer {
 
 /// Reads a job to its end.
 pub(crate) async fn read(mut generation: Generation) -> Answer {
-    let (mut texts, mut tokens_told, mut cached) = (Vec::new(), 0, 0);
+    let (mut texts, mut logprobs) = (Vec::new(), Vec::new());
+    let (mut tokens_told, mut cached) = (0, 0);
     loop {
         match generation.next().await.expect("every job ends with an event") {
             JobEvent::Started { cached_tokens, .. } => cached = cached_tokens,
-            JobEvent::Text { text, tokens, .. } => {
+            JobEvent::Text { text, tokens, logprobs: told, .. } => {
                 assert!(!text.is_empty(), "a text is never empty");
                 texts.push(text);
                 tokens_told += tokens;
+                logprobs.extend(told);
             }
             end => {
                 assert_eq!(generation.next().await, None, "nothing follows the end");
-                return Answer { texts, tokens_told, cached, end };
+                return Answer { texts, tokens_told, logprobs, cached, end };
             }
         }
     }

@@ -4,22 +4,6 @@ use local_engine::{Dry, Finish, Generation, JobEvent, Sampling, SubmitError, Tok
 
 use super::harness::{answer, ask, engine, greedy, never_ending, read, small, warm};
 
-/// The text and log probabilities of a whole answer.
-async fn read_logprobs(mut generation: Generation) -> (String, Vec<TokenLogprob>, Finish) {
-    let (mut text, mut logprobs) = (String::new(), Vec::new());
-    loop {
-        match generation.next().await.expect("every job ends with an event") {
-            JobEvent::Started { .. } => {}
-            JobEvent::Text { text: more, logprobs: told, .. } => {
-                text.push_str(&more);
-                logprobs.extend(told);
-            }
-            JobEvent::Finished { finish, .. } => return (text, logprobs, finish),
-            other => panic!("did not end well: {other:?}"),
-        }
-    }
-}
-
 #[tokio::test]
 async fn every_sampler_changes_the_answer_and_none_its_repeatability() {
     let engine = engine(&small());
@@ -71,27 +55,27 @@ async fn probabilities_are_told_for_the_text_and_for_nothing_else() {
     let engine = engine(&small());
     let mut job = ask(&engine, "Count from one to ten.", 12);
     job.logprobs = Some(3);
-    let (text, logprobs, _) = read_logprobs(engine.submit(job.clone()).expect("taken")).await;
-    let bytes: Vec<u8> = logprobs.iter().flat_map(|token| token.chosen.bytes.clone()).collect();
-    assert_eq!(String::from_utf8_lossy(&bytes), text);
-    for token in &logprobs {
+    let bytes = |told: &[TokenLogprob]| -> Vec<u8> {
+        told.iter().flat_map(|token| token.chosen.bytes.clone()).collect()
+    };
+    let whole = answer(&engine, job.clone()).await;
+    assert_eq!(String::from_utf8_lossy(&bytes(&whole.logprobs)), whole.text());
+    for token in &whole.logprobs {
         assert_eq!(token.top.len(), 3);
         assert!(token.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob));
         assert_eq!(token.top[0].token, token.chosen.token, "greedy takes the likeliest");
         assert!(token.chosen.logprob <= 0.0 && token.chosen.logprob > -20.0);
     }
     // A stop text is shown neither as text nor as probabilities.
-    let middle = logprobs.len() / 2;
-    let stop = String::from_utf8(logprobs[middle].chosen.bytes.clone()).expect("a word");
+    let middle = whole.logprobs.len() / 2;
+    let stop = String::from_utf8(whole.logprobs[middle].chosen.bytes.clone()).expect("a word");
     job.stop = vec![stop.clone()];
-    let (shown, told, finish) = read_logprobs(engine.submit(job.clone()).expect("taken")).await;
-    assert_eq!(finish, Finish::StopText(0));
-    assert!(!shown.contains(&stop));
-    let told: Vec<u8> = told.iter().flat_map(|token| token.chosen.bytes.clone()).collect();
-    assert_eq!(String::from_utf8_lossy(&told), shown);
+    let shown = answer(&engine, job.clone()).await;
+    assert_eq!(shown.finish(), Finish::StopText(0));
+    assert!(!shown.text().contains(&stop));
+    assert_eq!(String::from_utf8_lossy(&bytes(&shown.logprobs)), shown.text());
     job.logprobs = None;
-    let (_, none, _) = read_logprobs(engine.submit(job).expect("taken")).await;
-    assert_eq!(none, []);
+    assert_eq!(answer(&engine, job).await.logprobs, []);
 }
 
 #[tokio::test]
