@@ -279,8 +279,14 @@ async fn take_all() {
         job.sampling.logit_bias = vec![(id, 1.0)];
         assert!(engine.submit(job).is_err(), "{id} in a bias");
         let (pooling, scheduling) = (None, Scheduling::default());
-        let engine_time_max = std::time::Duration::MAX;
-        let texts = EmbedJob { inputs: vec![prompt], pooling, engine_time_max, scheduling };
+        let (engine_time_max, engine_time_may_grow) = (std::time::Duration::MAX, false);
+        let texts = EmbedJob {
+            inputs: vec![prompt],
+            pooling,
+            engine_time_max,
+            engine_time_may_grow,
+            scheduling,
+        };
         assert!(engine.embed(texts).is_err(), "{id} in a text");
     }
     let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };
