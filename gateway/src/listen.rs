@@ -1,10 +1,12 @@
 //! The accept loop: HTTP/1 and HTTP/2, in clear or under TLS, on one port.
 //!
-//! **Invariants:** open connections are limited; a connection that sends no head in time is closed, and
-//! so is one whose client stopped reading its answer;
+//! **Invariants:** open connections are limited; a connection that sends no head in time is closed, so
+//! is one whose client stopped reading its answer, and one on which nothing is asked is ended in good
+//! order;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
 //! end, then they are cut, and the function returns only when none is left.
 
+mod idle;
 mod stalled;
 mod streams;
 
@@ -13,24 +15,17 @@ use axum::{body::Body, extract::Request, response::Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
+use idle::Traffic;
 use stalled::Stalled;
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use streams::Streams;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
@@ -54,8 +49,11 @@ pub struct Peer(pub SocketAddr);
 pub struct Listening {
     /// Open connections; more wait in the kernel's queue.
     pub connections_max: usize,
-    /// Longest wait for a request's head; also how long an idle connection stays open.
+    /// Longest wait for a request's head, on HTTP/1 counted from the end of the answer before it.
     pub header_read_max: Duration,
+    /// How long a connection stays open on which no request runs. Then a client of HTTP/2 is told to
+    /// leave, and the connection is closed.
+    pub idle_max: Duration,
     /// Longest wait of an answer for a client that reads nothing of it, on a connection of HTTP/1 or a
     /// stream of HTTP/2.
     pub write_stall_max: Duration,
@@ -75,33 +73,50 @@ pub async fn serve<S>(
     S::Future: Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let graceful = GracefulShutdown::new();
-    let cut = CancellationToken::new();
+    let ends = Ends::default();
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
     while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {
-        let open = Connection { peer, service: service.clone(), tls: tls.clone(), _place: place };
-        let watched = graceful.watcher();
-        connections.spawn(open.run(stream, Arc::clone(&server), limits, watched, cut.clone()));
+        let open = Connection {
+            peer,
+            service: service.clone(),
+            tls: tls.clone(),
+            limits,
+            ends: ends.clone(),
+            _place: place,
+        };
+        connections.spawn(open.run(stream, Arc::clone(&server)));
     }
     // Closed before the drain, so that newcomers are refused at once and not left waiting.
     drop(listener);
     connections.close();
-    if tokio::time::timeout(limits.drain_max, graceful.shutdown()).await.is_err() {
+    ends.drain.cancel();
+    if tokio::time::timeout(limits.drain_max, connections.wait()).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
             "answers are still running after the drain's time: they are cut and settled as they \
              stand"
         );
     }
-    cut.cancel();
+    ends.cut.cancel();
     connections.wait().await;
+}
+
+/// How the connections hear of the stop.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    /// They end when what runs on them has.
+    drain: CancellationToken,
+    /// They end.
+    cut: CancellationToken,
 }
 
 struct Connection<S> {
     peer: SocketAddr,
     service: S,
     tls: Option<Arc<Tls>>,
+    limits: Listening,
+    ends: Ends,
     _place: OwnedSemaphorePermit,
 }
 
@@ -110,71 +125,74 @@ where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    async fn run(
-        self,
-        stream: TcpStream,
-        server: Arc<auto::Builder<Streams>>,
-        limits: Listening,
-        watcher: hyper_util::server::graceful::Watcher,
-        cut: CancellationToken,
-    ) {
+    async fn run(self, stream: TcpStream, server: Arc<auto::Builder<Streams>>) {
         // Without it a head and its first event, written apart, meet the delayed ACK: 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let stream = Stalled::new(stream, limits.write_stall_max);
-        let Some(tls) = &self.tls else {
-            return self.converse(stream, server, limits, watcher, cut).await;
-        };
-        let hands = tokio::time::timeout(limits.header_read_max, tls.accept(stream));
+        let traffic = Traffic::new();
+        let stream = Stalled::new(stream, self.limits.write_stall_max, Arc::clone(&traffic));
+        let Some(tls) = &self.tls else { return self.converse(stream, &server, &traffic).await };
+        let hands = tokio::time::timeout(self.limits.header_read_max, tls.accept(stream));
         tokio::select! {
             shaken = hands => match shaken {
-                Ok(Ok(stream)) => self.converse(stream, server, limits, watcher, cut).await,
+                Ok(Ok(stream)) => self.converse(stream, &server, &traffic).await,
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS with this client"),
                 Err(_) => tracing::debug!("a client took too long over TLS"),
             },
-            () = cut.cancelled() => {}
+            () = self.ends.cut.cancelled() => {}
         }
     }
 
     async fn converse(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        server: Arc<auto::Builder<Streams>>,
-        limits: Listening,
-        watcher: hyper_util::server::graceful::Watcher,
-        cut: CancellationToken,
+        server: &auto::Builder<Streams>,
+        traffic: &Arc<Traffic>,
     ) {
-        let asked = Arc::new(AtomicBool::new(false));
+        let (limits, ends) = (&self.limits, &self.ends);
         let service = {
-            let asked = Arc::clone(&asked);
             let (service, peer) = (self.service.clone(), Peer(self.peer));
+            let traffic = Arc::clone(traffic);
             hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
+                let running = traffic.begins();
                 request.extensions_mut().insert(peer);
                 let answer = service.clone().call(request.map(Body::new));
-                async move { answer.await.map(streams::handed) }
+                async move { answer.await.map(|answer| running.answered(streams::handed(answer))) }
             })
         };
         let connection = server.serve_connection(TokioIo::new(stream), service);
-        let connection = watcher.watch(connection.into_owned());
+        let mut connection = pin!(connection);
+        let mut unasked = pin!(nothing_asked(traffic, limits.header_read_max));
         tokio::select! {
-            ended = connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke");
-                }
-            }
-            () = nothing_asked(&asked, limits.header_read_max) => {}
-            () = cut.cancelled() => {}
+            ended = connection.as_mut() => return note_end(ended),
+            () = unasked.as_mut() => return,
+            () = ends.cut.cancelled() => return,
+            () = ends.drain.cancelled() => {}
+            () = traffic.idle(Instant::now(), limits.idle_max) => {}
         }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection.as_mut() => note_end(ended),
+            () = unasked => {}
+            () = ends.cut.cancelled() => {}
+            // The client of HTTP/2 that was told to leave has not said that it heard.
+            () = traffic.idle(Instant::now(), limits.write_stall_max) => {}
+        }
+    }
+}
+
+fn note_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
     }
 }
 
 /// Ends if no head of a request has come in time: hyper's own timer starts only once it knows
 /// which version of HTTP is spoken.
-async fn nothing_asked(asked: &AtomicBool, wait: Duration) {
+async fn nothing_asked(traffic: &Traffic, wait: Duration) {
     tokio::time::sleep(wait).await;
-    if asked.load(Ordering::Relaxed) {
+    if traffic.was_asked() {
         std::future::pending::<()>().await;
     }
 }
@@ -232,106 +250,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::{Router, routing::get};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    struct Server {
-        address: SocketAddr,
-        stop: CancellationToken,
-        served: tokio::task::JoinHandle<()>,
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test has nothing to settle")]
-    async fn start(router: Router, limits: Listening) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, router, limits, stop.clone(), None));
-        Server { address, stop, served }
-    }
-
-    fn limits() -> Listening {
-        Listening {
-            connections_max: 8,
-            header_read_max: Duration::from_secs(20),
-            write_stall_max: Duration::from_secs(20),
-            drain_max: Duration::from_secs(20),
-        }
-    }
-
-    async fn ask(stream: &mut TcpStream) -> String {
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        let mut buffer = [0; 1024];
-        let read = stream.read(&mut buffer).await.unwrap();
-        String::from_utf8_lossy(&buffer[..read]).into_owned()
-    }
-
-    #[tokio::test]
-    async fn every_request_carries_its_peer() {
-        let router = Router::new().route(
-            "/",
-            get(|request: Request| async move {
-                request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap()
-            }),
-        );
-        let server = start(router, limits()).await;
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let own = stream.local_addr().unwrap().to_string();
-        assert!(ask(&mut stream).await.ends_with(&own));
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_asks_nothing_is_closed() {
-        let header_read_max = Duration::from_millis(50);
-        let server = start(Router::new(), Listening { header_read_max, ..limits() }).await;
-        for sent in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nHost"] {
-            let mut stream = TcpStream::connect(server.address).await.unwrap();
-            stream.write_all(sent).await.unwrap();
-            let mut rest = Vec::new();
-            let closed = stream.read_to_end(&mut rest);
-            let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
-            assert!(closed.is_ok(), "the server closes it: {}", String::from_utf8_lossy(sent));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_running_answer_ends_before_the_server_does() {
-        let (go, gone) = tokio::sync::watch::channel(false);
-        let (arrived, mut arrival) = tokio::sync::mpsc::channel(1);
-        let router = Router::new().route(
-            "/",
-            get(move || {
-                let (mut gone, arrived) = (gone.clone(), arrived.clone());
-                async move {
-                    arrived.send(()).await.unwrap();
-                    gone.wait_for(|gone| *gone).await.unwrap();
-                    "whole"
-                }
-            }),
-        );
-        let server = start(router, limits()).await;
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        arrival.recv().await.unwrap();
-        server.stop.cancel();
-        assert!(!server.served.is_finished());
-        go.send(true).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.ends_with("whole"), "{answer}");
-        server.served.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_never_ends_is_cut_after_the_drains_time() {
-        let router = Router::new().route("/", get(std::future::pending::<&'static str>));
-        let drain_max = Duration::from_millis(50);
-        let server = start(router, Listening { drain_max, ..limits() }).await;
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        server.stop.cancel();
-        server.served.await.unwrap();
-    }
-}
+mod tests;

@@ -61,6 +61,7 @@ fn a_text_is_embedded_chunk_by_chunk_between_the_steps() {
         inputs: vec![vec![A; 10], vec![A]],
         pooling: None,
         engine_time_max: Duration::from_secs(60),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     };
     let mut embedding = embedding::submit(&bench.shared, job, bench.now).expect("taken");
@@ -84,6 +85,7 @@ fn an_embedding_that_nobody_waits_for_or_that_cost_too_much_goes_no_further() {
         inputs: vec![vec![A; 40]],
         pooling: None,
         engine_time_max: Duration::from_secs(60),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     };
     let left = embedding::submit(&bench.shared, job.clone(), bench.now).expect("taken");
@@ -102,6 +104,7 @@ fn texts(caller: u64, inputs: Vec<Vec<i32>>) -> EmbedJob {
         inputs,
         pooling: None,
         engine_time_max: Duration::from_secs(60),
+        engine_time_may_grow: false,
         scheduling: Scheduling { caller, ..Scheduling::default() },
     }
 }

@@ -7,8 +7,9 @@ use crate::{
     device::BatchToken,
     generation::Generation,
     job::Scheduling,
-    scheduler_tests::{A, Bench, Faults, events, finish, text},
-    speculation::Speculation,
+    load::can_be_drafted_for,
+    scheduler_tests::{A, Bench, Faults, Script, events, finish, greedy, text},
+    speculation::{DraftLength, RequestClass, Speculation, Timed},
 };
 
 /// The letters after `a`.
@@ -30,6 +31,21 @@ fn drafting(wrong: fn(i32) -> bool, faults: Faults, change: fn(&mut EngineConfig
     });
     bench.draft_by(&of_draft.expect("there is one"), wrong, faults);
     bench
+}
+
+/// An engine with a draft model that is right, on a device that is changed, and the settings of both.
+fn drafting_on(change: fn(&mut Script)) -> (Bench, EngineConfig) {
+    let mut settings = None;
+    let mut bench = Bench::new(|config| {
+        on(config);
+        settings = Some(config.clone());
+    });
+    let config = settings.expect("they were seen");
+    let of_draft = config.of_draft().expect("there is one");
+    let mut script = Script::new(&of_draft, Faults::default());
+    change(&mut script);
+    bench.draft_with(script, of_draft.slots, of_draft.context_tokens);
+    (bench, config)
 }
 
 fn right() -> Bench {
@@ -213,4 +229,87 @@ fn what_it_has_read_is_given_up_when_asked() {
     assert_eq!(bench.shared.gauges.read().draft.map(|draft| draft.kv_used), Some(0));
     let mut job = bench.job(&[A], 20);
     assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..20]);
+}
+
+#[test]
+fn neither_model_may_be_one_whose_cells_cannot_be_taken_back() {
+    let refusal = |target: bool, draft: fn(&mut Script)| {
+        let (mut bench, config) = drafting_on(draft);
+        bench.scheduler.device.rewinds = target;
+        can_be_drafted_for(&bench.scheduler, &config).err().map(|refused| refused.to_string())
+    };
+    assert_eq!(refusal(true, |_| {}), None);
+    let own = refusal(true, |script| script.rewinds = false).expect("it is refused");
+    assert!(own.contains(": it is a model with a sliding window"), "{own}");
+    let others = refusal(false, |_| {}).expect("it is refused");
+    assert!(others.contains("the other one is a model with a sliding window"), "{others}");
+    assert!(refusal(false, |script| script.rewinds = false).is_some());
+}
+
+#[test]
+fn where_cells_are_not_reused_every_job_is_read_from_its_beginning() {
+    let (mut bench, _) = drafting_on(|script| script.reuses = false);
+    for turn in 0..3 {
+        let before = tokens_drafted(&bench);
+        let mut job = bench.job(&[A; 60], 12);
+        to_the_end(&mut bench, &mut job);
+        let read = tokens_drafted(&bench) - before;
+        assert!(read >= 60, "all of the prompt again, in turn {turn}: {read}");
+    }
+}
+
+#[test]
+fn a_seat_whose_cells_are_lost_with_a_wrong_guess_is_read_again() {
+    let (mut bench, _) = drafting_on(|script| {
+        script.truncates = false;
+        script.wrong = |token| token % 5 == 0;
+    });
+    let mut job = bench.job(&[A; 8], 22);
+    assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..22]);
+    assert!(tokens_drafted(&bench) > 3 * 8, "the prompt too");
+}
+
+#[test]
+fn nothing_is_computed_beyond_what_the_draft_model_was_made_for() {
+    let mut bench = right();
+    let (_, config) = drafting_on(|_| {});
+    let of_draft = config.of_draft().expect("there is one");
+    bench.draft_with(Script::new(&of_draft, Faults::default()), of_draft.slots, 12);
+    let mut job = bench.job(&[A], 24);
+    assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..24]);
+    let last = drafts(&bench).iter().flatten().map(|token| token.position).max();
+    assert_eq!(last, Some(11), "up to there it drafts");
+}
+
+#[test]
+fn it_computes_nothing_for_a_class_that_rests() {
+    let mut bench = right();
+    let class = RequestClass::of(&greedy(&[A]));
+    let gauges = &bench.shared.gauges.classes;
+    let speculator = bench.scheduler.speculator.as_mut().expect("it is on");
+    let part = |ns: f64| Timed { class, streams: 1, ns };
+    let rests = |speculator: &crate::speculation::Speculator| {
+        speculator.length(class, DraftLength::default(), 4) == 0
+    };
+    for _ in 0..4 {
+        speculator.observe_plain(part(1e6), gauges);
+    }
+    let mut tries = 0;
+    while !rests(speculator) {
+        // Two tokens are computed, and none of them was right.
+        speculator.observe(part(2e6), (2, 0), &mut DraftLength::default(), gauges);
+        tries += 1;
+        assert!(tries <= 100, "it is never given up");
+    }
+    let mut job = bench.job(&[A], 20);
+    assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..20]);
+    assert_eq!(tokens_drafted(&bench), 0, "it rests, and so does its model");
+    let gauges = &bench.shared.gauges.classes;
+    let speculator = bench.scheduler.speculator.as_mut().expect("it is on");
+    while rests(speculator) {
+        speculator.observe_plain(part(1e6), gauges);
+    }
+    let mut job = bench.job(&[A], 20);
+    to_the_end(&mut bench, &mut job);
+    assert!(tokens_drafted(&bench) > 0, "and is tried again");
 }

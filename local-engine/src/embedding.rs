@@ -5,20 +5,24 @@
 //! chunk does: where prompts are read too, each gets half of what a step may read. Between texts the
 //! caller who has had least comes next. Time is attributed as for any job.
 
+mod line;
+
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::Ordering::{Relaxed, SeqCst},
     },
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender, error::TrySendError};
+
+pub(crate) use line::Embeds;
 
 use crate::{
     device::{Device, Fault},
+    engine_time::EngineTime,
     error::SubmitError,
     job::{JobUsage, Scheduling},
     meter::Meter,
@@ -53,6 +57,10 @@ pub struct EmbedJob {
     pub pooling: Option<Pooling>,
     /// Attributed engine time after which the job fails: the bound a reservation was computed from.
     pub engine_time_max: Duration,
+    /// Whether that bound may be raised while the job runs: then it tells
+    /// [`EmbedEvent::EngineTimeLow`] before, and waits at the bound for its owner's word on
+    /// [`Embedding::engine_time`].
+    pub engine_time_may_grow: bool,
     /// Whose job it is and how urgent.
     pub scheduling: Scheduling,
 }
@@ -60,9 +68,18 @@ pub struct EmbedJob {
 /// Vectors that are being computed. Dropping it cancels the job before its next chunk.
 #[derive(Debug)]
 pub struct Embedding {
-    vectors: oneshot::Receiver<Result<Vec<Vec<f32>>, EmbedError>>,
+    events: Receiver<EmbedEvent>,
     meter: Arc<Meter>,
     shared: Arc<Shared>,
+}
+
+/// What a job tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EmbedEvent {
+    /// Three quarters of its engine time are used, where the bound may be raised.
+    EngineTimeLow,
+    /// The last: the vectors, one for each input in its order, or why there are none.
+    Ended(Result<Vec<Vec<f32>>, EmbedError>),
 }
 
 /// Why there are no vectors.
@@ -94,35 +111,40 @@ pub(crate) struct Reading {
     read: usize,
     pooled: Vec<f32>,
     submitted: Instant,
+    /// When its engine time was used up and its owner had yet to say whether there is more.
+    waits_since: Option<Instant>,
     /// Counts it as open until it has ended.
     _open: Arc<()>,
     pub(crate) meter: Arc<Meter>,
-    told: oneshot::Sender<Vectors>,
-}
-
-/// The embedding jobs that wait; one may be under way.
-#[derive(Debug)]
-pub(crate) struct Embeds {
-    line: Mutex<Line>,
-    most: usize,
-}
-
-/// The jobs in the order they came, and the tokens that each waiting caller has had.
-#[derive(Debug, Default)]
-struct Line {
-    jobs: Vec<Reading>,
-    served: BTreeMap<u64, u64>,
+    events: Sender<EmbedEvent>,
+    for_last_event: OwnedPermit<EmbedEvent>,
 }
 
 // === impl Embedding ===
 
 impl Embedding {
-    /// Waits for the vectors, one for each input in its order.
+    /// The next event; nothing comes after [`EmbedEvent::Ended`]. Safe to drop between polls.
+    pub async fn next(&mut self) -> EmbedEvent {
+        self.events.recv().await.unwrap_or(EmbedEvent::Ended(Err(EmbedError::Ended)))
+    }
+
+    /// Waits for the vectors, one for each input in its order. Whoever waits so adds no engine time.
     ///
     /// # Errors
     /// They could not be computed.
     pub async fn vectors(&mut self) -> Result<Vec<Vec<f32>>, EmbedError> {
-        (&mut self.vectors).await.unwrap_or(Err(EmbedError::Ended))
+        loop {
+            match self.next().await {
+                EmbedEvent::EngineTimeLow => self.engine_time().no_more(),
+                EmbedEvent::Ended(vectors) => return vectors,
+            }
+        }
+    }
+
+    /// The bound of the job's engine time.
+    #[must_use]
+    pub fn engine_time(&self) -> EngineTime<'_> {
+        EngineTime::of(&self.meter, &self.shared)
     }
 
     /// What the job has taken so far.
@@ -139,75 +161,6 @@ impl Drop for Embedding {
     }
 }
 
-// === impl Embeds ===
-
-impl Embeds {
-    pub(crate) fn new(most: usize) -> Embeds {
-        Embeds { line: Mutex::default(), most }
-    }
-
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.line().jobs.is_empty()
-    }
-
-    /// Gives them all up: whoever waits is told that the engine ended.
-    pub(crate) fn clear(&self) {
-        *self.line() = Line::default();
-    }
-
-    /// Takes out the job whose turn it is, to be computed elsewhere.
-    pub(crate) fn take(&self) -> Option<Reading> {
-        let mut line = self.line();
-        let reading = line.next()?;
-        line.done(reading.job.scheduling.caller, 0);
-        Some(reading)
-    }
-}
-
-impl Line {
-    fn push(&mut self, reading: Reading) {
-        // A newcomer has had what the others have had least: it waits for nobody's past.
-        let least = self.served.values().copied().min().unwrap_or(0);
-        self.served.entry(reading.job.scheduling.caller).or_insert(least);
-        self.jobs.push(reading);
-    }
-
-    /// The job in the middle of a text, else the most urgent one of the caller who has had least.
-    fn next(&mut self) -> Option<Reading> {
-        let rank = |reading: &Reading| {
-            let Scheduling { caller, priority, .. } = reading.job.scheduling;
-            (reading.read == 0, priority, self.served.get(&caller).copied(), reading.submitted)
-        };
-        let jobs = self.jobs.iter().enumerate();
-        let (at, _) = jobs.min_by_key(|(_, reading)| rank(reading))?;
-        Some(self.jobs.remove(at))
-    }
-
-    /// Puts a job back that is not done, so many tokens further on.
-    fn put_back(&mut self, reading: Reading, tokens: u64) {
-        self.charge(reading.job.scheduling.caller, tokens);
-        self.jobs.push(reading);
-    }
-
-    /// A caller's job is done: who does not wait saves nothing up.
-    fn done(&mut self, caller: u64, tokens: u64) {
-        self.charge(caller, tokens);
-        if self.jobs.iter().all(|other| other.job.scheduling.caller != caller) {
-            self.served.remove(&caller);
-        }
-    }
-
-    fn charge(&mut self, caller: u64, tokens: u64) {
-        if let Some(served) = self.served.get_mut(&caller) {
-            *served = served.saturating_add(tokens);
-        }
-    }
-}
-
 /// Queues a checked job.
 pub(crate) fn submit(
     shared: &Arc<Shared>,
@@ -219,21 +172,26 @@ pub(crate) fn submit(
     if queued >= shared.embeds.most {
         return Err(SubmitError::QueueFull { queued });
     }
-    let (told, vectors) = oneshot::channel();
-    let meter = Arc::new(Meter::default());
+    // Room for the last event, and for one that says that the time is low.
+    let (sender, events) = mpsc::channel(2);
+    let for_last_event =
+        sender.clone().try_reserve_owned().map_err(|_| SubmitError::QueueFull { queued })?;
+    let meter = Arc::new(Meter::bounded(job.engine_time_max, job.engine_time_may_grow));
     line.push(Reading {
         done: Vec::with_capacity(job.inputs.len()),
         job,
         read: 0,
         pooled: Vec::new(),
         submitted: now,
+        waits_since: None,
         _open: shared.open_job(),
         meter: Arc::clone(&meter),
-        told,
+        events: sender,
+        for_last_event,
     });
     drop(line);
     shared.wake();
-    Ok(Embedding { vectors, meter, shared: Arc::clone(shared) })
+    Ok(Embedding { events, meter, shared: Arc::clone(shared) })
 }
 
 // === impl Scheduler ===
@@ -243,7 +201,11 @@ impl<D: Device> Scheduler<D> {
     /// the device is lost.
     pub(crate) fn embed(&mut self, now: Instant) -> Result<bool, String> {
         self.embedded = 0;
-        let next = self.shared.embeds.line().next();
+        let stall_max = self.reader_stall_max;
+        let mut line = self.shared.embeds.line();
+        line.remind();
+        let next = line.next(|reading| reading.waits(now, stall_max));
+        drop(line);
         let Some(mut reading) = next else { return Ok(false) };
         let Scheduling { caller, queue_wait_max, .. } = reading.job.scheduling;
         if reading.meter.cancelled.load(SeqCst) {
@@ -256,6 +218,14 @@ impl<D: Device> Scheduler<D> {
             self.shared.embeds.line().done(caller, 0);
             reading.tell(Err(EmbedError::Expired(waited)));
             return Ok(true);
+        }
+        if reading.gets_no_more(now, stall_max) {
+            self.shared.embeds.line().done(caller, 0);
+            reading.tell(Err(EmbedError::EngineTime));
+            return Ok(true);
+        }
+        if reading.read == 0 {
+            self.shared.embeds.line().lose_cells();
         }
         let chunk = self.embed_bound();
         let ready = self.device.ready_to_embed();
@@ -273,9 +243,11 @@ impl<D: Device> Scheduler<D> {
                 gauges.prefill_tokens.fetch_add(tokens, Relaxed);
                 if reading.done.len() == reading.job.inputs.len() {
                     Some(Ok(std::mem::take(&mut reading.done)))
-                } else if reading.meter.spent() >= reading.job.engine_time_max {
+                } else if reading.meter.is_overspent() {
                     Some(Err(EmbedError::EngineTime))
                 } else {
+                    reading.waits_since = reading.meter.is_spent().then_some(now);
+                    reading.tell_if_low();
                     None
                 }
             }
@@ -304,11 +276,56 @@ impl<D: Device> Scheduler<D> {
 impl Reading {
     /// Says what has become of it. Nobody may wait any more: it is all the same.
     pub(crate) fn tell(self, vectors: Vectors) {
-        drop(self.told.send(vectors));
+        self.for_last_event.send(EmbedEvent::Ended(vectors));
     }
 
+    /// Tells the owner when the bound is near, once for each bound.
+    pub(crate) fn tell_if_low(&self) {
+        if self.meter.is_low() {
+            self.tell_low();
+        }
+    }
+
+    /// Tells the owner that the bound is near, unless it was told of this one.
+    pub(crate) fn tell_low(&self) {
+        // Before it is sent: whoever hears of it takes this back at once with a new bound.
+        if self.meter.told_low.swap(true, SeqCst) {
+            return;
+        }
+        // An owner that was told before and said nothing has no room, and need not be told again.
+        if let Err(TrySendError::Full(_)) = self.events.try_send(EmbedEvent::EngineTimeLow) {
+            tracing::debug!("the owner of texts has not read that their time is low");
+        }
+    }
+
+    /// Whether it waits for its owner to say whether there is more engine time.
+    fn waits(&self, now: Instant, stall_max: Duration) -> bool {
+        let cancelled = self.meter.cancelled.load(SeqCst);
+        let waits = self.waits_since.is_some() && self.meter.waits_for_time();
+        waits && !cancelled && !self.is_stalled(now, stall_max)
+    }
+
+    /// Whether it has waited and there is no more, or its owner has said nothing for too long.
+    fn gets_no_more(&self, now: Instant, stall_max: Duration) -> bool {
+        let over = self.meter.is_overspent() || self.is_stalled(now, stall_max);
+        self.waits_since.is_some() && over
+    }
+
+    fn is_stalled(&self, now: Instant, stall_max: Duration) -> bool {
+        let since = self.waits_since.filter(|_| self.meter.waits_for_time());
+        since.is_some_and(|since| now.saturating_duration_since(since) >= stall_max)
+    }
+
+    /// Gives up what was read of the current text: another one's takes its cells.
+    fn lose_cells(&mut self) {
+        self.meter.unread(u32::try_from(self.read).unwrap_or(u32::MAX));
+        self.read = 0;
+        self.pooled.clear();
+    }
+
+    /// Whether nothing was computed for it.
     fn is_new(&self) -> bool {
-        self.read == 0 && self.done.is_empty()
+        self.read == 0 && self.done.is_empty() && self.waits_since.is_none()
     }
 
     /// Reads at most `most` tokens of the current text, and finishes it if they are its last.

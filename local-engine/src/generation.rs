@@ -3,12 +3,12 @@
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::sync::mpsc::Receiver;
 
 use crate::{
+    engine_time::EngineTime,
     job::{JobEvent, JobUsage},
     meter::Meter,
     shared::Shared,
@@ -57,26 +57,10 @@ impl Generation {
         Poll::Ready(Some(event))
     }
 
-    /// The bound of the job's engine time, as it was raised last.
+    /// The bound of the job's engine time.
     #[must_use]
-    pub fn engine_time_max(&self) -> Duration {
-        self.meter.engine_time_max()
-    }
-
-    /// Raises the bound of the job's engine time, where [`crate::Job::engine_time_may_grow`]. A job
-    /// that waits at its bound goes on.
-    pub fn extend(&self, more: Duration) {
-        self.bound(self.meter.engine_time_max().saturating_add(more), false);
-    }
-
-    /// Says that the bound is the last one: the job ends there.
-    pub fn no_more_time(&self) {
-        self.bound(self.meter.engine_time_max(), true);
-    }
-
-    pub(crate) fn bound(&self, engine_time_max: Duration, last: bool) {
-        self.meter.bound(engine_time_max, last);
-        self.shared.wake();
+    pub fn engine_time(&self) -> EngineTime<'_> {
+        EngineTime::of(&self.meter, &self.shared)
     }
 
     /// What the job has taken so far, exact up to the last finished step: what a job that is about

@@ -123,8 +123,8 @@ pub struct Job {
     /// reservation was computed from.
     pub engine_time_max: Duration,
     /// Whether that bound may be raised while the job runs: then it tells
-    /// [`JobEvent::EngineTimeLow`] before, and waits at the bound until its owner has called
-    /// [`crate::Generation::extend`] or [`crate::Generation::no_more_time`].
+    /// [`JobEvent::EngineTimeLow`] before, and waits at the bound for its owner's word on
+    /// [`crate::Generation::engine_time`].
     pub engine_time_may_grow: bool,
     /// Whose job it is and how urgent.
     pub scheduling: Scheduling,

@@ -26,6 +26,7 @@ mod draw;
 mod drill;
 mod embedding;
 mod engine;
+mod engine_time;
 mod error;
 mod evictions;
 #[doc(hidden)]
@@ -83,8 +84,9 @@ pub use config::{EngineConfig, KvLayout, PrefixSharing};
 pub use constraint::{Constraint, ConstraintError, Rule};
 pub use draw::Breakers;
 pub use drill::Drill;
-pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedJob, Embedding, Pooling};
+pub use embedding::{EMBED_INPUTS_MAX, EmbedError, EmbedEvent, EmbedJob, Embedding, Pooling};
 pub use engine::Engine;
+pub use engine_time::EngineTime;
 pub use error::{LoadError, NotLoaded, PromptError, SubmitError};
 pub use evictions::{Eviction, EvictionKind, JobRef};
 pub use generation::Generation;

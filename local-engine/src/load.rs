@@ -148,8 +148,8 @@ fn draft_model(config: &EngineConfig, plan: Offload) -> Result<Model, LoadError>
 }
 
 /// Refuses a draft model where wrong guesses could not be taken back out of the cells.
-fn can_be_drafted_for(
-    scheduler: &Scheduler<LlamaDevice<'_>>,
+pub(crate) fn can_be_drafted_for<D: Device>(
+    scheduler: &Scheduler<D>,
     config: &EngineConfig,
 ) -> Result<(), LoadError> {
     let Some(drafter) = &scheduler.drafter else { return Ok(()) };

@@ -22,6 +22,8 @@ pub(crate) struct Meter {
     pub(crate) closed: AtomicBool,
     /// The bound of its engine time; raised by the owner.
     engine_time_max_ns: AtomicU64,
+    /// Whether that may be raised.
+    may_grow: bool,
     /// Set by the owner: the bound is the last one.
     last_bound: AtomicBool,
     /// Set by the scheduler: the owner was told that the bound is near. Taken back with a new bound.
@@ -38,11 +40,10 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// The meter of a job with so much engine time.
-    pub(crate) fn bounded(engine_time_max: Duration) -> Meter {
-        let meter = Meter::default();
-        meter.engine_time_max_ns.store(nanoseconds(engine_time_max), Relaxed);
-        meter
+    /// The meter of a job with so much engine time, which may be raised or not.
+    pub(crate) fn bounded(engine_time_max: Duration, may_grow: bool) -> Meter {
+        let engine_time_max_ns = nanoseconds(engine_time_max).into();
+        Meter { engine_time_max_ns, may_grow, ..Meter::default() }
     }
 
     pub(crate) fn engine_time_max(&self) -> Duration {
@@ -61,6 +62,31 @@ impl Meter {
         self.last_bound.load(SeqCst)
     }
 
+    /// Whether it has used up its engine time for good.
+    pub(crate) fn is_overspent(&self) -> bool {
+        self.is_spent() && !self.may_get_more()
+    }
+
+    /// Whether it has used up its engine time, and its owner has yet to say whether there is more.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        self.is_spent() && self.may_get_more()
+    }
+
+    /// Whether most of its engine time is used, and there may be more.
+    pub(crate) fn is_low(&self) -> bool {
+        let max = self.engine_time_max();
+        self.may_get_more() && self.spent() >= max.saturating_sub(max / 4)
+    }
+
+    /// Whether it has used up its engine time.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent() >= self.engine_time_max()
+    }
+
+    fn may_get_more(&self) -> bool {
+        self.may_grow && !self.has_last_bound()
+    }
+
     /// Whether there is a new bound since this was last asked.
     pub(crate) fn take_bound_changed(&self) -> bool {
         self.bound_changed.swap(false, SeqCst)
@@ -74,6 +100,11 @@ impl Meter {
     /// Counts tokens of texts to embed as they are read.
     pub(crate) fn read(&self, tokens: u32) {
         self.prompt_tokens.fetch_add(tokens, Relaxed);
+    }
+
+    /// Takes back tokens that are read anew.
+    pub(crate) fn unread(&self, tokens: u32) {
+        self.prompt_tokens.fetch_sub(tokens, Relaxed);
     }
 
     pub(crate) fn generated(&self) {

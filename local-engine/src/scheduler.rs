@@ -79,7 +79,7 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) share_prefixes: bool,
     pub(crate) swap_bytes_max: usize,
     pub(crate) queue_wait_max: Duration,
-    reader_stall_max: Duration,
+    pub(crate) reader_stall_max: Duration,
     pub(crate) cells: usize,
     /// Cells that may be promised, overcommit included.
     pub(crate) cells_promised: usize,

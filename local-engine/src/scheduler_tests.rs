@@ -51,6 +51,12 @@ pub(crate) struct Script {
     attempts: usize,
     /// After which tokens it answers with another one than the next letter.
     pub(crate) wrong: fn(i32) -> bool,
+    /// Whether cells of one job may serve another.
+    pub(crate) reuses: bool,
+    /// Whether its cells can be taken back.
+    pub(crate) rewinds: bool,
+    /// Whether a part of a sequence's cells can be: else all of them are lost.
+    pub(crate) truncates: bool,
 }
 
 impl Script {
@@ -66,6 +72,9 @@ impl Script {
             embeds: false,
             attempts: 0,
             wrong: |_| false,
+            reuses: true,
+            rewinds: true,
+            truncates: true,
         }
     }
 
@@ -93,11 +102,11 @@ impl Device for Script {
     }
 
     fn can_reuse(&self) -> bool {
-        true
+        self.reuses
     }
 
     fn can_rewind(&self) -> bool {
-        true
+        self.rewinds
     }
 
     fn sampler(&self, _: &Job) {}
@@ -172,8 +181,9 @@ impl Device for Script {
     }
 
     fn truncate(&mut self, slot: u32, keep: u32) -> bool {
+        let keep = if self.truncates { keep } else { 0 };
         self.sequences[slot as usize].truncate(keep as usize);
-        true
+        self.truncates
     }
 
     fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
@@ -264,8 +274,12 @@ impl Bench {
         faults: Faults,
     ) {
         let script = Script { wrong, ..Script::new(config, faults) };
-        let cells = config.context_tokens;
-        self.scheduler.draft_by(Drafter::new(script, config.slots, cells));
+        self.draft_with(script, config.slots, config.context_tokens);
+    }
+
+    /// Gives the scheduler a draft model that was made for so many tokens.
+    pub(crate) fn draft_with(&mut self, script: Script, seats: u32, context_tokens: u32) {
+        self.scheduler.draft_by(Drafter::new(script, seats, context_tokens));
     }
 
     pub(crate) fn submit(

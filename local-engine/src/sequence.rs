@@ -50,9 +50,7 @@ pub(crate) struct Sequence<S> {
     pub(crate) submitted: Instant,
     /// How long its first token was expected to take when it came.
     pub(crate) predicted: Option<Duration>,
-    /// Whether the bound of its engine time may be raised.
-    engine_time_may_grow: bool,
-    /// Since when it has waited for that at its bound.
+    /// Since when it has waited for more engine time at its bound.
     pub(crate) waits_since: Option<Instant>,
     /// The order of admission.
     pub(crate) order: u64,
@@ -79,7 +77,6 @@ impl<S> Sequence<S> {
             submitted: waiting.submitted,
             predicted: waiting.predicted,
             max_tokens: waiting.job.max_tokens,
-            engine_time_may_grow: waiting.job.engine_time_may_grow,
             waits_since: None,
             order,
             sampler,
@@ -140,29 +137,19 @@ impl<S> Sequence<S> {
 
     /// Whether the job has used up its engine time for good.
     pub(crate) fn overspent(&self) -> Option<Finish> {
-        (self.is_spent() && !self.may_get_more()).then_some(Finish::EngineTime)
+        self.outbox.meter().is_overspent().then_some(Finish::EngineTime)
     }
 
     /// Whether it has used up its engine time, and its owner has yet to say whether there is more.
     pub(crate) fn waits_for_time(&self) -> bool {
-        self.is_spent() && self.may_get_more()
+        self.outbox.meter().waits_for_time()
     }
 
     /// Tells the owner when the bound is near, so that more may be there before it is reached.
     pub(crate) fn tell_if_low(&mut self) {
-        let meter = self.outbox.meter();
-        let near = meter.engine_time_max().saturating_sub(meter.engine_time_max() / 4);
-        if self.may_get_more() && meter.spent() >= near {
+        if self.outbox.meter().is_low() {
             self.outbox.low();
         }
-    }
-
-    fn is_spent(&self) -> bool {
-        self.outbox.meter().spent() >= self.outbox.meter().engine_time_max()
-    }
-
-    fn may_get_more(&self) -> bool {
-        self.engine_time_may_grow && !self.outbox.meter().has_last_bound()
     }
 
     /// Says the last words of a job that ended well.

@@ -213,7 +213,7 @@ impl Shared {
         }
         let mut queued: Vec<Queued> = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let meter = Arc::new(Meter::bounded(job.engine_time_max));
+            let meter = Arc::new(Meter::bounded(job.engine_time_max, job.engine_time_may_grow));
             let (mut outbox, events) =
                 Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
             outbox.count_in(Arc::clone(&self.open_jobs));

@@ -3,7 +3,7 @@
 //! The stand-in's prices: 1,000,000 pico-USD a prompt token, 500,000 from a cache, 2,000,000 an
 //! answer token.
 
-use crate::harness::{Child, EntrySeen, Gate, rows};
+use crate::harness::{Child, EntrySeen, Gate, Key, rows};
 use e2e::standin::{Fault, Reported, Script, StandIn};
 use serde_json::json;
 
@@ -244,4 +244,35 @@ async fn an_answer_is_cut_when_the_money_is_really_short_and_never_overspends() 
     let budget = gate.budget(&key).await;
     assert!(budget.spent() <= limit, "{budget:?}");
     gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn texts_that_take_longer_than_was_set_aside_are_embedded_while_there_is_money() {
+    for isolation in ["in_process", "process"] {
+        let edge = too_fast(20, &format!("isolation = \"{isolation}\""));
+        let gate = Gate::builder().policy("edge-first").edge_with(&edge).start().await;
+        let key = gate.new_key().with_budget_usd("1").create().await;
+        let embed = async |words: usize, key: &Key| {
+            let body = json!({"model": "auto", "input": "word ".repeat(words)});
+            gate.post_by(key, "/v1/embeddings", &body).await
+        };
+        let first = embed(1, &key).await.ok();
+        let held_at_first = gate.ledger().entry(first.id()).await.only_attempt().reserved();
+        let long = embed(400, &key).await.ok();
+        assert!(long.json()["data"][0]["embedding"].is_array(), "it was not cut");
+        let entry = gate.ledger().entry(long.id()).await;
+        entry.adds_up();
+        let attempt = entry.only_attempt();
+        assert!(attempt.reserved() > 8 * held_at_first, "more was set aside: {attempt:?}");
+        assert_eq!(gate.budget(&key).await.reserved(), 0, "and given back");
+
+        // Enough for what is held at first, and far from what it takes: it is cut, and what it took is
+        // charged. That may be more than was held, since a step takes longer than these rates say.
+        let limit = 4 * held_at_first;
+        let usd = policies::PicoUsdTotal::from_pico(limit).to_string();
+        let poor = gate.new_key().with_budget_usd(&usd).create().await;
+        assert_ne!(embed(400, &poor).await.status, 200);
+        gate.until_nothing_is_reserved().await;
+        assert!(gate.budget(&poor).await.spent() > 0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Child, Gate, rows};
 use e2e::standin::StandIn;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 async fn a_cloud() -> (StandIn, Gate, PathBuf) {
@@ -13,7 +13,7 @@ async fn a_cloud() -> (StandIn, Gate, PathBuf) {
 }
 
 /// Runs a command that must succeed, and reads its JSON.
-async fn json(directory: &std::path::Path, args: &[&str]) -> Value {
+async fn json_of(directory: &std::path::Path, args: &[&str]) -> Value {
     let ran = Child::run(directory, &[args, &["--json"]].concat()).await;
     assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
     serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
@@ -23,17 +23,17 @@ async fn json(directory: &std::path::Path, args: &[&str]) -> Value {
 async fn the_ledger_reads_alike_with_a_server_and_without() {
     let (_cloud, mut gate, directory) = a_cloud().await;
     let id = gate.ask("Write me down.").send().await.ok().id().to_owned();
-    let running = json(&directory, &["ledger", "query"]).await;
+    let running = json_of(&directory, &["ledger", "query"]).await;
     assert_eq!(rows(&running)[0]["id"], Value::from(id.as_str()));
-    let shown = json(&directory, &["ledger", "show", &id]).await;
+    let shown = json_of(&directory, &["ledger", "show", &id]).await;
     assert_eq!(shown, gate.ledger().entry(&id).await.0);
-    let sums = json(&directory, &["ledger", "summary"]).await;
+    let sums = json_of(&directory, &["ledger", "summary"]).await;
 
     gate.stop().await;
-    assert_eq!(json(&directory, &["ledger", "query"]).await, running);
-    assert_eq!(json(&directory, &["ledger", "show", &id]).await, shown);
-    assert_eq!(json(&directory, &["ledger", "summary"]).await["data"], sums["data"]);
-    assert_eq!(json(&directory, &["ledger", "verify"]).await["clean"], true);
+    assert_eq!(json_of(&directory, &["ledger", "query"]).await, running);
+    assert_eq!(json_of(&directory, &["ledger", "show", &id]).await, shown);
+    assert_eq!(json_of(&directory, &["ledger", "summary"]).await["data"], sums["data"]);
+    assert_eq!(json_of(&directory, &["ledger", "verify"]).await["clean"], true);
 }
 
 #[tokio::test]
@@ -57,12 +57,12 @@ async fn tables_are_for_people_and_missing_things_have_their_own_exit_code() {
 async fn a_key_made_there_works_at_once_and_until_it_is_revoked() {
     let (_cloud, gate, directory) = a_cloud().await;
     let created =
-        json(&directory, &["key", "create", "--label", "by hand", "--budget", "day=5.00"]).await;
+        json_of(&directory, &["key", "create", "--label", "by hand", "--budget", "day=5.00"]).await;
     let text = |field: &str| created[field].as_str().unwrap().to_owned();
     let key = crate::harness::Key { id: text("id"), secret: text("secret") };
     gate.ask("Hello.").by(&key).send().await.ok();
     assert!(gate.budget(&key).await.spent() > 0);
-    json(&directory, &["key", "revoke", &key.id]).await;
+    json_of(&directory, &["key", "revoke", &key.id]).await;
     assert_eq!(gate.ask("Hello.").by(&key).send().await.status, 401);
 }
 
@@ -74,4 +74,56 @@ async fn the_admin_key_can_be_replaced() {
     let old = gate.admin_send("GET", "/keys", Value::Null).await;
     assert_eq!(old.status, 401, "the old one stops working at once");
     assert_eq!(Child::run(&directory, &["key", "list"]).await.code, 0, "the file has the new one");
+}
+
+#[tokio::test]
+async fn a_budget_is_corrected_by_hand_with_a_server_and_without() {
+    let (_cloud, mut gate, directory) = a_cloud().await;
+    let key = gate.new_key().create().await;
+    let id = format!("{}/total", key.id);
+    let budget = "total=1.00,100tokens,5requests";
+    json_of(&directory, &["budget", "set", &key.id, budget]).await;
+    let correct = |args: &[&str]| {
+        let args: Vec<_> = [&["budget", "correct", &id], args].concat();
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        let directory = directory.clone();
+        async move {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            json_of(&directory, &args).await
+        }
+    };
+    let because = ["--reason", "the invoice says so"];
+    let whole = ["--money-usd", "0.75", "--tokens", "70", "--requests", "2"];
+    correct(&[&whole[..], &because].concat()).await;
+    let credit = ["--money-usd", "0.5", "--tokens", "30", "--requests", "1", "--credit"];
+    let credited = correct(&[&credit[..], &because].concat()).await;
+    assert_eq!(credited["id"], Value::from(id.as_str()));
+    let spent = |budget: &Value| {
+        ["spent_usd", "spent_tokens", "spent_requests"].map(|field| budget[field].clone())
+    };
+    assert_eq!(spent(&credited), [json!("0.250000000000"), json!(40), json!(1)]);
+    let shown = json_of(&directory, &["budget", "show", &id]).await;
+    assert_eq!(shown, gate.admin(&format!("/budgets/{id}")).await);
+    assert_eq!(spent(&shown), spent(&credited));
+    // Of nothing: it says that nothing is missing, and changes nothing.
+    assert_eq!(spent(&correct(&because).await), spent(&shown));
+    let told = Child::run(&directory, &["budget", "correct", &id, "--reason", "none"]).await;
+    assert_eq!((told.code, told.stdout.trim()), (0, id.as_str()));
+
+    for (args, code) in [
+        (&["budget", "correct", &id, "--money-usd", "1"][..], 2),
+        (&["budget", "correct", &id, "--money-usd", "-1", "--reason", "x"], 2),
+        (&["budget", "correct", &id, "--money-usd", "1", "--reason", " "], 2),
+        (&["budget", "correct", "key_none/day", "--money-usd", "1", "--reason", "x"], 3),
+    ] {
+        let ran = Child::run(&directory, args).await;
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
+    }
+
+    gate.stop().await;
+    let alone = correct(&[&whole[..], &because].concat()).await;
+    let all = [json!("1.000000000000"), json!(110), json!(3)];
+    assert_eq!(spent(&alone), all, "and nothing of what was refused");
+    let verified = json_of(&directory, &["ledger", "verify"]).await;
+    assert_eq!(verified["clean"], true, "{verified}");
 }

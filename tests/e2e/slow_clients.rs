@@ -56,6 +56,15 @@ async fn who_sends_no_whole_head_is_closed_and_others_are_served() {
 }
 
 #[tokio::test]
+async fn who_asks_nothing_more_is_closed() {
+    let (_cloud, gate) = a_cloud("idle_timeout_ms = 300\nheader_read_timeout_ms = 600000").await;
+    let mut socket = connect(&gate).await;
+    socket.write_all(b"GET /health HTTP/1.1\r\nhost: gate\r\n\r\n").await.unwrap();
+    let answer = rest(&mut socket).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "it was served before: {answer}");
+}
+
+#[tokio::test]
 async fn who_sends_no_whole_body_is_told_so_and_nothing_was_asked() {
     let (cloud, gate) = a_cloud("body_read_timeout_ms = 300").await;
     let mut socket = connect(&gate).await;

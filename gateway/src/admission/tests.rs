@@ -11,6 +11,7 @@ fn limits(requests_per_minute: Option<u32>, in_flight_max: usize) -> Limits {
         body_bytes_max: 1,
         body_read_max: Duration::ZERO,
         header_read_max: Duration::ZERO,
+        idle_max: Duration::ZERO,
         write_stall_max: Duration::ZERO,
         connections_max: 1,
         drain_max: Duration::ZERO,

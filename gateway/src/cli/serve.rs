@@ -56,6 +56,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     let limits = Listening {
         connections_max: config.limits.connections_max,
         header_read_max: config.limits.header_read_max,
+        idle_max: config.limits.idle_max,
         write_stall_max: config.limits.write_stall_max,
         drain_max: config.limits.drain_max,
     };

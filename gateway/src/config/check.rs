@@ -130,6 +130,7 @@ fn limits(written: &written::Written) -> Limits {
         body_bytes_max: count(server.body_bytes_max.get()),
         body_read_max: millis(server.body_read_timeout_ms),
         header_read_max: millis(server.header_read_timeout_ms),
+        idle_max: millis(server.idle_timeout_ms),
         write_stall_max: millis(server.write_stall_timeout_ms),
         connections_max: count(server.connections_max.get()),
         drain_max: millis(server.drain_timeout_ms),

@@ -102,6 +102,8 @@ pub struct Limits {
     pub body_read_max: Duration,
     /// Longest wait for a request's whole head; a connection that is slower is closed.
     pub header_read_max: Duration,
+    /// How long a connection stays open on which no request runs.
+    pub idle_max: Duration,
     /// Longest wait of an answer for a client that reads nothing of it; its connection is closed.
     pub write_stall_max: Duration,
     /// Open connections; more wait in the kernel's queue.

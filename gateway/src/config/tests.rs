@@ -314,3 +314,18 @@ fn a_draft_model_is_a_file_beside_the_configuration() {
     let without = drafted("").unwrap_err().to_string();
     assert!(without.contains("needs a `draft_model`"), "{without}");
 }
+
+#[test]
+fn the_cap_goes_where_the_version_of_azures_api_takes_it() {
+    let of = |kind: &str, more: &str| {
+        let written = cloud(more).replace("\"openai\"", &format!("\"{kind}\""));
+        let config = parse(&written).unwrap();
+        let RouteSource::Cloud(cloud) = &config.routes[0].source else { panic!("a cloud") };
+        (cloud.cap_field, cloud.api_version.clone())
+    };
+    let dated = Some("2024-10-21".to_owned());
+    assert_eq!(of("azure", "api_version = \"2024-10-21\"\n"), (CapField::MaxTokens, dated));
+    assert_eq!(of("azure", ""), (CapField::MaxCompletionTokens, None));
+    let refused = error(&cloud("api_version = \"2024-10-21\"\n"));
+    assert!(refused.contains(":6:15: `api_version` is for routes of kind \"azure\""), "{refused}");
+}

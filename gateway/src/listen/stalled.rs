@@ -4,10 +4,12 @@
 //! **Invariant:** as long as a client takes a byte now and then, its connection stays. An HTTP/2 client
 //! that reads the connection and opens no window is found by [`super::streams`].
 
+use super::idle::Traffic;
 use std::{
     future::Future as _,
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,11 +25,12 @@ pub(super) struct Stalled<S> {
     /// Runs while a write waits; made by the first that does.
     timer: Option<Pin<Box<Sleep>>>,
     waits: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl<S> Stalled<S> {
-    pub(super) fn new(stream: S, longest: Duration) -> Self {
-        Self { stream, longest, timer: None, waits: false }
+    pub(super) fn new(stream: S, longest: Duration, traffic: Arc<Traffic>) -> Self {
+        Self { stream, longest, timer: None, waits: false, traffic }
     }
 
     /// What a write came to: one that waits is given up once it has waited for `longest`.
@@ -37,13 +40,16 @@ impl<S> Stalled<S> {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.waits = false;
+            if std::mem::take(&mut self.waits) {
+                self.traffic.writes(false);
+            }
             return written;
         }
         let by = Instant::now() + self.longest;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(by)));
         if !self.waits {
             self.waits = true;
+            self.traffic.writes(true);
             timer.as_mut().reset(by);
         }
         ready!(timer.as_mut().poll(cx));
@@ -104,8 +110,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_nobody_reads_is_given_up_and_one_that_is_read_slowly_is_not() {
-        let (mut client, server) = duplex(4);
-        let mut server = Stalled::new(server, LONGEST);
+        let ((mut client, server), traffic) = (duplex(4), Traffic::new());
+        let mut server = Stalled::new(server, LONGEST, Arc::clone(&traffic));
         let reads_slowly = async {
             for _ in 0..8 {
                 tokio::time::sleep(LONGEST - Duration::from_millis(1)).await;
@@ -116,7 +122,10 @@ mod tests {
         written.unwrap();
 
         let began = Instant::now();
-        let error = server.write_all(&[7; 36]).await.unwrap_err();
+        let error = tokio::select! {
+            written = server.write_all(&[7; 36]) => written.unwrap_err(),
+            () = traffic.idle(began, LONGEST / 4) => panic!("it is not idle while a byte waits"),
+        };
         assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, LONGEST));
     }
 }

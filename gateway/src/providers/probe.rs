@@ -13,9 +13,12 @@ use secrecy::ExposeSecret;
 pub(crate) fn probe(client: &Client, cloud: &CloudConfig) -> Result<Request, String> {
     let mut url =
         Url::parse(&cloud.base_url).map_err(|error| format!("its `base_url`: {error}"))?;
+    // Azure's older API has its paths below `openai`, as the requests of its routes do.
+    let below = cloud.api_version.as_ref().map(|_| "openai");
     url.path_segments_mut()
         .map_err(|()| "its `base_url` has no path".to_owned())?
         .pop_if_empty()
+        .extend(below)
         .push("models");
     if let Some(version) = &cloud.api_version {
         url.query_pairs_mut().append_pair("api-version", version);

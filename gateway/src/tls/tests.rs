@@ -60,6 +60,7 @@ async fn serving(own: &Pair, clients: Option<&Pair>) -> Case {
     let limits = Listening {
         connections_max: 8,
         header_read_max: Duration::from_secs(20),
+        idle_max: Duration::from_secs(20),
         write_stall_max: Duration::from_secs(20),
         drain_max: Duration::from_secs(1),
     };

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::frames::{Order, Report, read, write};
 use crate::{
     constraint::Rule,
-    embedding::{EmbedError, EmbedJob},
+    embedding::{EmbedError, EmbedEvent, EmbedJob},
     engine::Engine,
     generation::Generation,
     job::{Job, JobEvent, JobUsage},
@@ -83,9 +83,9 @@ fn follow(
                 start(async move { work.run(&engine, &to_parent).await })?;
             }
             Order::Embed(id, job) => {
-                let cancelled = begin(&mut running, id);
+                let told = begin(&mut running, id);
                 let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
-                start(async move { embed(id, *job, cancelled, &engine, &to_parent).await })?;
+                start(async move { embed(id, *job, told, &engine, &to_parent).await })?;
             }
         }
     }
@@ -107,28 +107,46 @@ fn start(job: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Embeds texts and tells the vectors, unless nobody wants them any more.
+/// Embeds texts and tells the vectors, unless nobody wants them any more: then the other end of `told`
+/// is dropped.
 async fn embed(
     id: u64,
     job: EmbedJob,
-    mut cancelled: watch::Receiver<Bound>,
+    mut told: watch::Receiver<Bound>,
     engine: &Engine,
     to_parent: &ToParent,
 ) {
-    let report = match engine.embed(job) {
+    let mut embedding = match engine.embed(job) {
+        Ok(embedding) => embedding,
         Err(error) => {
             let unable = EmbedError::Unable(error.to_string());
-            Report::Vectors(id, Err(unable), JobUsage::default())
-        }
-        Ok(mut embedding) => {
-            let vectors = tokio::select! {
-                vectors = embedding.vectors() => vectors,
-                _ = cancelled.changed() => return,
-            };
-            Report::Vectors(id, vectors, embedding.usage())
+            let report = Report::Vectors(id, Err(unable), JobUsage::default());
+            let _heard = write(&mut *lock(to_parent), &report);
+            return;
         }
     };
-    let _heard = write(&mut *lock(to_parent), &report);
+    loop {
+        let event = tokio::select! {
+            event = embedding.next() => event,
+            changed = told.changed() => {
+                let Some((engine_time_max, last)) = bound(changed.is_ok(), &mut told) else { return };
+                embedding.engine_time().bound(engine_time_max, last);
+                continue;
+            }
+        };
+        let (report, last) = match event {
+            EmbedEvent::EngineTimeLow => (Report::VectorsLow(id), false),
+            EmbedEvent::Ended(vectors) => (Report::Vectors(id, vectors, embedding.usage()), true),
+        };
+        if write(&mut *lock(to_parent), &report).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The new bound that was told; `None`: the job is cancelled.
+fn bound(changed: bool, told: &mut watch::Receiver<Bound>) -> Bound {
+    if changed { *told.borrow_and_update() } else { None }
 }
 
 /// A job and what is told of it: the other end of `told` is dropped when it is cancelled.
@@ -153,10 +171,10 @@ impl Work {
         loop {
             let event = tokio::select! {
                 event = generation.next() => event,
-                told = self.told.changed() => {
-                    let bound = told.ok().and_then(|()| *self.told.borrow_and_update());
+                changed = self.told.changed() => {
+                    let bound = bound(changed.is_ok(), &mut self.told);
                     let Some((engine_time_max, last)) = bound else { return };
-                    generation.bound(engine_time_max, last);
+                    generation.engine_time().bound(engine_time_max, last);
                     continue;
                 }
             };

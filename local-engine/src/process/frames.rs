@@ -46,6 +46,8 @@ pub(super) enum Report {
     NotLoaded(String),
     /// What a job yields, and what it has taken by then.
     Event(u64, JobEvent, JobUsage),
+    /// Most of the engine time of texts to embed is used.
+    VectorsLow(u64),
     /// What became of texts to embed, and what that took.
     Vectors(u64, Vectors, JobUsage),
     /// The engine's numbers, every now and then: the heartbeat.

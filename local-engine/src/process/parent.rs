@@ -26,6 +26,7 @@ use crate::{
     error::LoadError,
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage},
+    meter::Meter,
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
@@ -240,18 +241,21 @@ impl Remote {
     /// Cancels what nobody reads and hands on what readers had no room for.
     fn tend_jobs(&self) {
         let (mut left, mut bounds) = (Vec::new(), Vec::new());
-        lock(&self.jobs).retain(|id, outbox| {
-            outbox.flush(Instant::now());
-            let meter = outbox.meter();
+        let mut look_at_bound = |id: &u64, meter: &Meter| {
             if meter.take_bound_changed() {
                 bounds.push((*id, meter.engine_time_max(), meter.has_last_bound()));
             }
+        };
+        lock(&self.jobs).retain(|id, outbox| {
+            outbox.flush(Instant::now());
+            look_at_bound(id, outbox.meter());
             if outbox.abandoned() {
                 left.push(*id);
             }
             !outbox.abandoned()
         });
         lock(&self.embeds).retain(|id, reading| {
+            look_at_bound(id, &reading.meter);
             let cancelled = reading.meter.cancelled.load(SeqCst);
             if cancelled {
                 left.push(*id);
@@ -302,6 +306,11 @@ impl Remote {
         while let Ok(report) = read(&mut from_child) {
             match report {
                 Report::Event(id, event, usage) => self.hand_on(id, event, usage),
+                Report::VectorsLow(id) => {
+                    if let Some(reading) = lock(&self.embeds).get(&id) {
+                        reading.tell_low();
+                    }
+                }
                 Report::Vectors(id, vectors, usage) => {
                     let reading = lock(&self.embeds).remove(&id);
                     if let Some(reading) = reading {

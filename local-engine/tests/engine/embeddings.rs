@@ -13,6 +13,7 @@ fn texts(engine: &Engine, texts: &[&str], pooling: Option<Pooling>) -> EmbedJob 
         inputs: texts.iter().map(tokens).collect(),
         pooling,
         engine_time_max: Duration::from_secs(600),
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     }
 }
@@ -88,6 +89,7 @@ async fn what_is_too_long_or_empty_is_refused_with_the_numbers() {
         inputs,
         pooling: None,
         engine_time_max: Duration::MAX,
+        engine_time_may_grow: false,
         scheduling: Scheduling::default(),
     };
     let too_long = vec![5; most as usize + 1];

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use local_engine::{EmbedJob, Engine, Job, LoadError, Rule, Sampling, Scheduling};
+use local_engine::{EmbedJob, Engine, Job, LoadError, PromptError, Rule, Sampling, Scheduling};
 
 use crate::harness::{answer, ask, engine, model_file, small, user};
 
@@ -206,6 +206,9 @@ fn hostile_templates() -> Vec<String> {
         "{{ 'x' * 999999999999 }}".to_owned(),
         "{{ 'x'.ljust(999999999999) }}".to_owned(),
         "{% include 'itself' %}".to_owned(),
+        // The name under which it is compiled.
+        "{% include 'chat' %}".to_owned(),
+        "{% import 'chat' as again %}{{ again }}".to_owned(),
     ]
 }
 
@@ -225,14 +228,17 @@ fn try_template(template: &str) {
     opened.write_all(padded.as_bytes()).expect("written");
     let mut config = small();
     config.file = file;
+    // It is there and refused, by what reads it or by what runs it.
     let said = match Engine::load(&config) {
-        Err(error) => error.to_string(),
+        Err(LoadError::Template(reason)) => reason,
+        Err(other) => panic!("{template}: {other}"),
         Ok(engine) => match engine.tokenize_chat(&[user("Hello?")]) {
-            Err(error) => error.to_string(),
+            Err(PromptError::Refused(reason)) => reason,
+            Err(other) => panic!("{template}: {other}"),
             Ok(tokens) => panic!("{template} gave {} tokens", tokens.len()),
         },
     };
-    assert!(said.contains("template"), "{template}: {said}");
+    assert!(!said.is_empty(), "{template} is refused with a reason");
 }
 
 /// Runs twice, as above.
@@ -279,8 +285,14 @@ async fn take_all() {
         job.sampling.logit_bias = vec![(id, 1.0)];
         assert!(engine.submit(job).is_err(), "{id} in a bias");
         let (pooling, scheduling) = (None, Scheduling::default());
-        let engine_time_max = std::time::Duration::MAX;
-        let texts = EmbedJob { inputs: vec![prompt], pooling, engine_time_max, scheduling };
+        let (engine_time_max, engine_time_may_grow) = (std::time::Duration::MAX, false);
+        let texts = EmbedJob {
+            inputs: vec![prompt],
+            pooling,
+            engine_time_max,
+            engine_time_may_grow,
+            scheduling,
+        };
         assert!(engine.embed(texts).is_err(), "{id} in a text");
     }
     let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };

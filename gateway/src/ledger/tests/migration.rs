@@ -4,12 +4,18 @@
 //! program read back from it: a fallback with every fact and price part, a plain request, a
 //! refusal, a key, a policy, and a request that ran when the process died.
 
-use super::harness::House;
-use crate::{
-    ledger::{Books, Entry, Filter, Reader},
-    store::codec::{self, Event},
+use super::harness::{
+    House, all, ask, complete, done, group, head, key, money, records, request, segment, usd, used,
 };
-use policies::PolicyVersion;
+use crate::{
+    caller::{BudgetSpec, Window},
+    ledger::{AttemptOutcome, Books, Entry, EntryHead, Filter, Reader, Scope},
+    store::{
+        codec::{self, Event},
+        record,
+    },
+};
+use policies::{PicoUsd, PolicyVersion};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{fs, sync::Arc};
@@ -112,7 +118,15 @@ fn in_version_2(entry: &Entry) -> Vec<u8> {
 fn entries_of_version_2_are_read_without_guesses() {
     let house = house();
     let (books, _) = house.try_open().unwrap();
-    for entry in entries(&books) {
+    for mut entry in entries(&books) {
+        for attempt in &mut entry.attempts {
+            // What that program did not have to say of its own journal.
+            (attempt.retries, attempt.hedge_winner) = (3, Some(true));
+            attempt.finishes = vec![Some("stop".to_owned()), None];
+            attempt.service_tier = Some("flex".to_owned());
+            attempt.upstream_id = Some("up".to_owned());
+            (attempt.parent, attempt.avoided_cost) = (Some(1), Some(PicoUsd::from_pico(5)));
+        }
         assert!(!entry.attempts.is_empty());
         let old = in_version_2(&entry);
         assert_eq!(codec::decode_entry(2, &old).unwrap(), entry);
@@ -129,4 +143,115 @@ fn entries_of_version_2_are_read_without_guesses() {
         assert_eq!((read.attempt, &read.record), (3, &entry.attempts[0]));
         assert!(codec::decode(codec::SETTLED, 3, &attempt).is_err(), "it is not today's form");
     }
+}
+
+/// Budgets as version 2 wrote them.
+fn budgets_in_version_2(budgets: &[BudgetSpec]) -> impl Serialize {
+    let one = |it: &BudgetSpec| (it.window, it.money, it.tokens, it.hard, it.requests);
+    budgets.iter().map(one).collect::<Vec<_>>()
+}
+
+/// A record's payload as version 2 wrote it; `None` for the kinds whose form has not changed since.
+fn payload_in_version_2(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
+    match (kind, codec::decode(kind, 3, payload).ok()?) {
+        (codec::ENTRY, _) => Some(in_version_2(&codec::decode_entry(3, payload).unwrap())),
+        (codec::SETTLED, _) => Some(payload.strip_suffix(&[0]).expect("nothing guessed").to_vec()),
+        (codec::KEY, Event::Key(key)) => Some(bytes(&(
+            (&key.id, key.secret_hash, &key.hint, &key.label, &key.user, &key.team),
+            (&key.limits, budgets_in_version_2(&key.budgets), key.may_pin, key.created_unix_ms),
+            (key.expires_unix_ms, key.revoked_unix_ms),
+            (budgets_in_version_2(&key.session_budgets), key.disabled_unix_ms),
+        ))),
+        (codec::GROUP, Event::Group(group)) => Some(bytes(&(
+            (&group.scope, &group.label, &group.team, &group.limits),
+            (budgets_in_version_2(&group.budgets), budgets_in_version_2(&group.session_budgets)),
+            (group.created_unix_ms, group.disabled_unix_ms),
+        ))),
+        _ => None,
+    }
+}
+
+/// A house whose journal is this one's in version 2, and the kinds of records that changed for that.
+fn house_in_version_2(today: &House) -> (House, Vec<u8>) {
+    let journal = fs::read(segment(today)).unwrap();
+    let (mut old, mut changed) = (journal[..32].to_vec(), Vec::new());
+    for place in records(&journal) {
+        let (read, _) = record::read(&journal[place]).unwrap();
+        let payload = payload_in_version_2(read.head.kind, read.payload);
+        let Some(payload) = payload else {
+            old.extend_from_slice(read.raw);
+            continue;
+        };
+        changed.push(read.head.kind);
+        let mut one = Vec::new();
+        record::append(&mut one, read.head.kind, 2, |out| {
+            out.extend(payload);
+            Ok::<_, std::convert::Infallible>(())
+        })
+        .unwrap();
+        record::stamp(&mut one, read.head.seq, read.head.unix_ms, read.head.place).unwrap();
+        old.extend(one);
+    }
+    let house = House::new();
+    fs::create_dir_all(house.journal()).unwrap();
+    fs::write(house.journal().join(segment(today).file_name().unwrap()), old).unwrap();
+    changed.sort_unstable();
+    changed.dedup();
+    (house, changed)
+}
+
+#[test]
+fn a_journal_of_version_2_reads_as_it_did_and_goes_on_in_the_new_version() {
+    let house = House::new();
+    let books = house.open();
+    let mut owned = key("key_a", vec![money(Window::Day, "10")]);
+    (owned.user, owned.team) = (Some("ada".to_owned()), Some("red".to_owned()));
+    books.put_key(owned).blocking().unwrap();
+    let team = Scope::Team("red".into());
+    books.put_group(group(team, vec![money(Window::Month, "100")])).blocking().unwrap();
+    let of_team = || EntryHead { team: Some("red".to_owned()), ..head(&books, "key_a") };
+    let mut entry = books.open_entry(of_team()).unwrap();
+    let (first, ticket) = entry.reserve(ask("4", 200)).unwrap();
+    ticket.blocking().unwrap();
+    entry.attempt(first).usage = Some(used(10, 0));
+    entry.end_attempt(first, AttemptOutcome::Broken, false);
+    let (second, ticket) = entry.reserve(ask("3", 200)).unwrap();
+    ticket.blocking().unwrap();
+    complete(&mut entry, second, used(1, 1));
+    entry.finish(done(second)).blocking().unwrap();
+    // Another one ran when the process died: of it the journal has the end of an attempt.
+    let mut entry = books.open_entry(of_team()).unwrap();
+    let (first, ticket) = entry.reserve(ask("2", 200)).unwrap();
+    ticket.blocking().unwrap();
+    entry.attempt(first).usage = Some(used(20, 0));
+    entry.end_attempt(first, AttemptOutcome::Broken, false);
+    let (_, ticket) = entry.reserve(ask("1", 200)).unwrap();
+    ticket.blocking().unwrap();
+    let today = house.crashed();
+    drop(entry);
+
+    let (old, changed) = house_in_version_2(&today);
+    let kinds = [codec::SETTLED, codec::ENTRY, codec::KEY, codec::GROUP];
+    assert_eq!(changed, kinds, "each kind that has another form by now");
+    let (expected, _) = today.try_open().unwrap();
+    let (books, recovered) = old.try_open().unwrap();
+    assert_eq!(recovered.crashed_requests, 1);
+    assert_eq!(all(&books), all(&expected));
+    assert_eq!(books.keys(), expected.keys());
+    let spent = |books: &Books| -> Vec<_> {
+        let money = |it: crate::ledger::BudgetState| (it.scope, it.money.unwrap().spent);
+        books.budgets().into_iter().map(money).collect()
+    };
+    assert_eq!(spent(&books), spent(&expected));
+    // Ten, one and twenty tokens in, one out, and what was reserved when the process died.
+    let of_both = spent(&books);
+    assert_eq!(of_both.len(), 2);
+    assert!(of_both.iter().all(|(_, spent)| *spent == usd("1.33").into()), "{of_both:?}");
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+    books.close();
+    drop(books);
+    let books = old.open();
+    assert_eq!(all(&books).len(), 3);
+    assert!(books.verify().is_clean(), "both versions in one journal");
 }

@@ -7,7 +7,7 @@
 
 use super::*;
 use crate::{
-    providers::KIND_NAMES,
+    providers::{KIND_NAMES, probe},
     wire::{DeltaKind, Event, FinishReason, read_chat},
 };
 use policies::{ServiceTier, Usage, UsageSource};
@@ -162,6 +162,32 @@ async fn one_clients_request_is_what_each_version_of_azures_takes() {
         let sent = route_of_version(&case, Some(version)).outbound(&request(true), 300).unwrap();
         compare(&format!("azure/sent-{version}.txt"), &written(&sent));
     }
+}
+
+/// Every endpoint of a dated version, and what asks whether the provider is there, name the version.
+#[test]
+fn each_request_to_a_dated_version_of_azures_names_it() {
+    let address = "https://name.openai.azure.com";
+    let config = CloudConfig {
+        kind: Kind::find("azure").unwrap(),
+        model: "my-deployment".to_owned(),
+        api_version: Some("2024-10-21".to_owned()),
+        ..tests::config(address)
+    };
+    let urls = Urls::of_provider(&config).unwrap();
+    for (url, path) in [
+        (&urls.chat, "chat/completions"),
+        (&urls.streamed_chat, "chat/completions"),
+        (&urls.completions, "completions"),
+        (&urls.embeddings, "embeddings"),
+    ] {
+        let expected =
+            format!("{address}/openai/deployments/my-deployment/{path}?api-version=2024-10-21");
+        assert_eq!(url.as_str(), expected);
+    }
+    let probed = probe(&client(&config).unwrap(), &config).unwrap();
+    let expected = format!("{address}/openai/models?api-version=2024-10-21");
+    assert_eq!(probed.url().as_str(), expected);
 }
 
 #[tokio::test]

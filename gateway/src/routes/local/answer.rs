@@ -159,7 +159,7 @@ impl Texts {
             Some(JobEvent::Started { .. }) => {}
             Some(JobEvent::EngineTimeLow) => {
                 if let Some(generation) = self.choices.get(choice) {
-                    self.growth.grow(generation);
+                    self.growth.grow(generation.engine_time());
                 }
             }
             Some(JobEvent::Text { text, tokens, logprobs }) => {

@@ -1,4 +1,4 @@
-//! More engine time for an answer that takes longer than was expected, for as long as it can be paid.
+//! More engine time for an answer, of text or of vectors, that takes longer than was expected, for as long as it can be paid.
 //!
 //! The time that is set aside for an answer at first is computed from configured rates. A busy machine
 //! can be slower than those, and then an answer is not cut for that: before its bound is reached, as
@@ -6,7 +6,7 @@
 //! the last one.
 
 use crate::ledger::Extension;
-use local_engine::Generation;
+use local_engine::EngineTime;
 use std::time::Duration;
 
 /// See the file's head.
@@ -24,17 +24,17 @@ impl Growth {
     }
 
     /// Gives a job whose time is nearly used as much again, or what there is money for.
-    pub(super) fn grow(&mut self, generation: &Generation) {
-        let wanted = generation.engine_time_max();
+    pub(super) fn grow(&mut self, time: EngineTime<'_>) {
+        let wanted = time.max();
         let more = match &self.extension {
             Some(extension) => extension.more(self.covered, wanted),
             None => wanted,
         };
         if more.is_zero() {
-            generation.no_more_time();
+            time.no_more();
             return;
         }
         self.covered = self.covered.saturating_add(more);
-        generation.extend(more);
+        time.extend(more);
     }
 }

@@ -181,7 +181,13 @@ impl LocalRoute {
         // Every text is a step of its own, however short.
         let engine_time_max = self.engine_time_max(prompt_tokens as u64, inputs.len() as u64);
         let scheduling = Scheduling::default();
-        Ok(Work::Vectors(EmbedJob { inputs, pooling: None, engine_time_max, scheduling }))
+        Ok(Work::Vectors(EmbedJob {
+            inputs,
+            pooling: None,
+            engine_time_max,
+            engine_time_may_grow: true,
+            scheduling,
+        }))
     }
 
     fn job(
@@ -228,7 +234,7 @@ impl LocalRoute {
         match job.work {
             Work::Vectors(job) => {
                 let embedding = engine.embed(job).map_err(|error| submit_fault("input", error))?;
-                Ok(LocalAnswer::Vectors(Vectors::new(embedding)))
+                Ok(LocalAnswer::Vectors(Vectors::new(embedding, growth)))
             }
             Work::Answers { jobs, choices, calls, rule } => {
                 let stops = jobs.first().map(|job| job.stop.clone()).unwrap_or_default();

@@ -1,14 +1,15 @@
 //! The engine's answer to texts to embed: all vectors, then the end.
 
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, growth::Growth};
 use crate::wire::{EngineUse, Event};
-use local_engine::{EmbedError, Embedding};
+use local_engine::{EmbedError, EmbedEvent, Embedding};
 use policies::{Usage, UsageSource};
 
 /// Vectors on their way.
 #[derive(Debug)]
 pub struct Vectors {
     embedding: Embedding,
+    growth: Box<Growth>,
     state: State,
 }
 
@@ -20,8 +21,8 @@ enum State {
 }
 
 impl Vectors {
-    pub(super) fn new(embedding: Embedding) -> Self {
-        Self { embedding, state: State::Waiting }
+    pub(super) fn new(embedding: Embedding, growth: Growth) -> Self {
+        Self { embedding, growth: Box::new(growth), state: State::Waiting }
     }
 
     /// What the job has taken so far.
@@ -30,6 +31,16 @@ impl Vectors {
         let buckets = Usage { input: u64::from(usage.prompt_tokens), ..Usage::default() };
         let ns = u64::try_from(usage.prefill_time.as_nanos()).unwrap_or(u64::MAX);
         (buckets, EngineUse { ns, ..EngineUse::default() })
+    }
+
+    /// The vectors, whose job gets more engine time while that can be paid.
+    async fn vectors(&mut self) -> Result<Vec<Vec<f32>>, EmbedError> {
+        loop {
+            match self.embedding.next().await {
+                EmbedEvent::EngineTimeLow => self.growth.grow(self.embedding.engine_time()),
+                EmbedEvent::Ended(vectors) => return vectors,
+            }
+        }
     }
 
     /// The next event; `None` after the last.
@@ -42,7 +53,7 @@ impl Vectors {
                 let source = UsageSource::Counted;
                 Some(Ok(Event::End { usage, source, engine: Some(engine) }))
             }
-            State::Waiting => match self.embedding.vectors().await {
+            State::Waiting => match self.vectors().await {
                 Ok(vectors) => {
                     self.state = State::Told;
                     Some(Ok(Event::Vectors(vectors)))

@@ -1,7 +1,7 @@
 //! What every version shares never moves.
 
 use super::{Event, GROUP, KEY, decode};
-use crate::caller::{KeyLimits, Window};
+use crate::caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window};
 use crate::ledger::{AttemptOutcome, CacheUse, Endpoint, GuardEffect, KeyId, Outcome, Role, Scope};
 use policies::{LeaveOut, PicoUsd, RouteState, RuleName, UsageSource};
 use serde::Serialize;
@@ -19,32 +19,65 @@ fn numbered<const N: usize>(variants: [u8; N]) {
 
 #[test]
 fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
-    let budget = (Window::Day, Some(PicoUsd::from_pico(7)), None::<u64>, true, None::<u64>);
-    let (one, two, nobody) = (vec![budget], vec![budget, budget], None::<String>);
-    let (id, none) = (KeyId(Arc::from("key_a")), None::<u64>);
+    // Every field has a value of its own, so that none is taken for another.
+    let budget = |window, money, tokens: Option<u64>, hard, requests: Option<u64>| {
+        let money = Some(PicoUsd::from_pico(money));
+        let now = BudgetSpec { window, money, tokens, hard, requests, zone: None, turn: None };
+        ((window, money, tokens, hard, requests), now)
+    };
+    let (first, first_now) = budget(Window::Day, 7, None, true, Some(8));
+    let (second, second_now) = budget(Window::Month, 9, Some(10), false, None);
+    let limits = KeyLimits {
+        requests_per_minute: Some(1),
+        tokens_per_minute: Some(2),
+        concurrency: Some(3),
+        request_cost_max: Some(PicoUsd::from_pico(4)),
+    };
+    let now = KeyRecord {
+        id: KeyId(Arc::from("key_a")),
+        secret_hash: [7; 32],
+        hint: "tg_abc".to_owned(),
+        label: "label".to_owned(),
+        user: Some("ada".to_owned()),
+        team: Some("red".to_owned()),
+        limits: limits.clone(),
+        budgets: vec![first_now.clone()],
+        may_pin: true,
+        created_unix_ms: 5,
+        expires_unix_ms: Some(6),
+        revoked_unix_ms: Some(11),
+        session_budgets: vec![second_now.clone(), first_now.clone()],
+        disabled_unix_ms: Some(12),
+        tags: Vec::new(),
+    };
     let key = (
-        (&id, [7_u8; 32], "tg_abc", "label", &nobody, Some("red")),
-        (KeyLimits::default(), &one, true, 5_u64, none, none),
-        (&two, Some(9_u64)),
+        (&now.id, now.secret_hash, &now.hint, &now.label, &now.user, &now.team),
+        (&limits, vec![first], now.may_pin, now.created_unix_ms),
+        (now.expires_unix_ms, now.revoked_unix_ms, vec![second, first], now.disabled_unix_ms),
     );
     let key = postcard::to_allocvec(&key).unwrap();
     let Event::Key(read) = decode(KEY, 2, &key).unwrap() else { panic!("no key") };
-    assert_eq!((&read.id, read.team.as_deref(), read.may_pin), (&id, Some("red"), true));
-    assert_eq!((read.session_budgets.len(), read.disabled_unix_ms), (2, Some(9)));
-    assert_eq!(
-        (read.budgets[0].money, &read.budgets[0].zone),
-        (Some(PicoUsd::from_pico(7)), &None)
-    );
-    assert!(read.tags.is_empty());
+    assert_eq!(*read, now);
     assert!(decode(KEY, 3, &key).is_err(), "it is not today's form");
 
+    let now = GroupRecord {
+        scope: Scope::User("ada".into()),
+        label: "label".to_owned(),
+        team: Some("red".to_owned()),
+        limits: limits.clone(),
+        budgets: vec![second_now.clone()],
+        session_budgets: vec![first_now, second_now],
+        created_unix_ms: 5,
+        disabled_unix_ms: Some(6),
+    };
     let group = (
-        (Scope::Team("red".into()), "label", &nobody, KeyLimits::default()),
-        (&one, &two, 5_u64, none),
+        (&now.scope, &now.label, &now.team, &limits),
+        (vec![second], vec![first, second], now.created_unix_ms, now.disabled_unix_ms),
     );
     let group = postcard::to_allocvec(&group).unwrap();
     let Event::Group(read) = decode(GROUP, 2, &group).unwrap() else { panic!("no group") };
-    assert_eq!((read.scope.name(), read.budgets.len(), read.created_unix_ms), (Some("red"), 1, 5));
+    assert_eq!(*read, now);
+    assert!(decode(GROUP, 3, &group).is_err(), "it is not today's form");
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! The embedding jobs that wait, in a line that is fair between callers.
+//!
+//! **Invariant:** at most one job is in the middle of a text, since there are cells for one. It goes on
+//! first, unless it waits for more engine time: then another may take its cells, and it reads its text
+//! anew.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::Reading;
+use crate::job::Scheduling;
+
+/// The embedding jobs that wait; one may be under way.
+#[derive(Debug)]
+pub(crate) struct Embeds {
+    line: Mutex<Line>,
+    pub(super) most: usize,
+}
+
+/// The jobs in the order they came, and the tokens that each waiting caller has had.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) jobs: Vec<Reading>,
+    served: BTreeMap<u64, u64>,
+}
+
+// === impl Embeds ===
+
+impl Embeds {
+    pub(crate) fn new(most: usize) -> Embeds {
+        Embeds { line: Mutex::default(), most }
+    }
+
+    pub(super) fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.line().jobs.is_empty()
+    }
+
+    /// Gives them all up: whoever waits is told that the engine ended.
+    pub(crate) fn clear(&self) {
+        *self.line() = Line::default();
+    }
+
+    /// Takes out the job whose turn it is, to be computed elsewhere.
+    pub(crate) fn take(&self) -> Option<Reading> {
+        let mut line = self.line();
+        let reading = line.next(|_| false)?;
+        line.done(reading.job.scheduling.caller, 0);
+        Some(reading)
+    }
+}
+
+impl Line {
+    pub(super) fn push(&mut self, reading: Reading) {
+        // A newcomer has had what the others have had least: it waits for nobody's past.
+        let least = self.served.values().copied().min().unwrap_or(0);
+        self.served.entry(reading.job.scheduling.caller).or_insert(least);
+        self.jobs.push(reading);
+    }
+
+    /// The job in the middle of a text, else the most urgent one of the caller who has had least; none
+    /// that waits.
+    pub(super) fn next(&mut self, waits: impl Fn(&Reading) -> bool) -> Option<Reading> {
+        let rank = |reading: &Reading| {
+            let Scheduling { caller, priority, .. } = reading.job.scheduling;
+            (reading.read == 0, priority, self.served.get(&caller).copied(), reading.submitted)
+        };
+        let jobs = self.jobs.iter().enumerate().filter(|(_, reading)| !waits(reading));
+        let (at, _) = jobs.min_by_key(|(_, reading)| rank(reading))?;
+        Some(self.jobs.remove(at))
+    }
+
+    /// Tells the owners of those who wait that what they have added since is too little.
+    pub(super) fn remind(&self) {
+        self.jobs
+            .iter()
+            .filter(|reading| reading.waits_since.is_some())
+            .for_each(Reading::tell_if_low);
+    }
+
+    /// Puts a job back that is not done, so many tokens further on.
+    pub(super) fn put_back(&mut self, reading: Reading, tokens: u64) {
+        self.charge(reading.job.scheduling.caller, tokens);
+        self.jobs.push(reading);
+    }
+
+    /// A caller's job is done: who does not wait saves nothing up.
+    pub(super) fn done(&mut self, caller: u64, tokens: u64) {
+        self.charge(caller, tokens);
+        if self.jobs.iter().all(|other| other.job.scheduling.caller != caller) {
+            self.served.remove(&caller);
+        }
+    }
+
+    /// A job that is not in the line begins a text: the cells of the one that was in the middle of
+    /// another are no longer its own.
+    pub(super) fn lose_cells(&mut self) {
+        for other in self.jobs.iter_mut().filter(|other| other.read > 0) {
+            other.lose_cells();
+        }
+    }
+
+    fn charge(&mut self, caller: u64, tokens: u64) {
+        if let Some(served) = self.served.get_mut(&caller) {
+            *served = served.saturating_add(tokens);
+        }
+    }
+}
