@@ -171,12 +171,13 @@ async fn a_crowd_that_comes_during_one_step_finds_the_free_slots() {
         (engine().await["heartbeat_age_ms"].as_u64()? > 500).then_some(())
     })
     .await;
-    let crowd = (0..7).map(|ahead| {
-        let ahead_is_queued = || async { (engine().await["queued"] == ahead).then_some(()) };
-        async move {
-            eventually("those ahead to be queued", ahead_is_queued).await;
-            ask(4).send().await
-        }
+    let (engine, ask) = (&engine, &ask);
+    let crowd = (0..7).map(|ahead| async move {
+        eventually("those ahead to be queued", || async {
+            (engine().await["queued"] == ahead).then_some(())
+        })
+        .await;
+        ask(4).send().await
     });
     for answer in join_all(crowd).await {
         assert_eq!(answer.status, 200, "{}", answer.body_text());

@@ -1,6 +1,6 @@
 //! How tokens are drawn: penalties, biases, probabilities, several choices of one prompt.
 
-use local_engine::{Dry, Finish, Generation, JobEvent, Sampling, SubmitError, TokenLogprob};
+use local_engine::{Dry, Finish, Sampling, SubmitError, TokenLogprob};
 
 use super::harness::{answer, ask, engine, greedy, never_ending, read, small, warm};
 
