@@ -3,8 +3,9 @@
 //! leaves a gap in a sequence, so a seat that was not cut right fails these tests.
 
 use crate::{
-    config::EngineConfig,
+    config::{EngineConfig, KvLayout},
     device::BatchToken,
+    draft::{Drafter, Want},
     generation::Generation,
     job::Scheduling,
     load::can_be_drafted_for,
@@ -312,4 +313,63 @@ fn it_computes_nothing_for_a_class_that_rests() {
     let mut job = bench.job(&[A], 20);
     to_the_end(&mut bench, &mut job);
     assert!(tokens_drafted(&bench) > 0, "and is tried again");
+}
+
+/// A draft model by itself, with so many seats and cells, made for so many tokens of a sequence.
+fn by_itself(seats: u32, cells: u32, context_tokens: u32) -> Drafter<Script> {
+    let mut config = drafting_on(|_| {}).1;
+    (config.slots, config.context_tokens) = (seats, cells);
+    config.kv_layout = KvLayout::Unified;
+    Drafter::new(Script::new(&config, Faults::default()), seats, context_tokens)
+}
+
+fn want(job: u64, domain: u64, history: &[i32], most: usize) -> Want<'_> {
+    Want { slot: 0, job, domain, history, most }
+}
+
+/// What each got, and how many tokens were computed for it.
+fn proposed(drafter: &mut Drafter<Script>, wants: &[Want<'_>]) -> Vec<(usize, usize)> {
+    let drafts = drafter.propose(wants, 1_000).expect("the device is there");
+    drafts.iter().map(|draft| (draft.tokens.len(), draft.computed)).collect()
+}
+
+const STORY: [i32; 3] = [A, A + 1, A + 2];
+
+#[test]
+fn who_has_a_seat_keeps_it_from_a_newcomer_of_the_same_words() {
+    let mut drafter = by_itself(2, 100, 100);
+    assert_eq!(proposed(&mut drafter, &[want(1, 7, &STORY, 1)]), [(1, 3)]);
+    let longer = [A, A + 1, A + 2, A + 3];
+    let both = [want(2, 7, &STORY, 1), want(1, 7, &longer, 1)];
+    assert_eq!(proposed(&mut drafter, &both), [(1, 3), (1, 1)], "it reads the one token more");
+}
+
+#[test]
+fn two_newcomers_never_go_on_from_one_seat() {
+    let mut drafter = by_itself(2, 100, 100);
+    assert_eq!(proposed(&mut drafter, &[want(1, 7, &STORY, 1)]), [(1, 3)]);
+    let both = [want(2, 7, &STORY, 1), want(3, 7, &STORY, 1)];
+    assert_eq!(proposed(&mut drafter, &both), [(1, 1), (1, 3)], "the first has the seat");
+}
+
+#[test]
+fn nobody_goes_on_from_the_words_of_another_domain() {
+    let mut drafter = by_itself(1, 100, 100);
+    assert_eq!(proposed(&mut drafter, &[want(1, 7, &STORY, 1)]), [(1, 3)]);
+    assert_eq!(proposed(&mut drafter, &[want(2, 8, &STORY, 1)]), [(1, 3)]);
+    assert_eq!(proposed(&mut drafter, &[want(3, 8, &STORY, 1)]), [(1, 1)], "its own they are");
+}
+
+#[test]
+fn where_cells_are_short_the_first_is_proposed_for() {
+    let mut drafter = by_itself(2, 4, 100);
+    let both = [want(1, 7, &STORY, 1), want(2, 7, &STORY, 1)];
+    assert_eq!(proposed(&mut drafter, &both), [(1, 3), (0, 0)]);
+}
+
+#[test]
+fn nothing_is_proposed_past_the_draft_models_context() {
+    let mut drafter = by_itself(1, 100, 4);
+    // Two after the three: the fourth is computed, and none behind it.
+    assert_eq!(proposed(&mut drafter, &[want(1, 7, &STORY, 8)]), [(2, 4)]);
 }

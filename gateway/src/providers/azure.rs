@@ -142,6 +142,7 @@ mod tests {
             (Some("2024-10-21"), "gpt-4o", CapField::MaxTokens),
             (Some("2024-10-01-preview"), "o1-mini", CapField::MaxCompletionTokens),
             (Some("2024-06-01"), "gpt-4o", CapField::MaxTokens),
+            (Some("2024-06-01"), "o1-mini", CapField::MaxTokens),
         ] {
             assert_eq!(cap_field(version, deployment), field, "{version:?} {deployment}");
         }
