@@ -153,18 +153,19 @@ async fn several_are_decoded_together_and_a_full_queue_is_a_clean_refusal() {
 
 #[tokio::test]
 async fn a_crowd_that_comes_during_one_step_finds_the_free_slots() {
-    // Every answer has all its tokens, and one step takes seconds: the crowd is queued all that time,
-    // though there are slots for all of it. One after the other they would take longer than anybody
-    // may wait.
-    let edge = "slots = 8\nqueue_max = 16\nqueue_wait_max_ms = 15000\ndrill = \"block:310:6000\"";
+    // One step takes seconds: the crowd is queued all that time, though there are slots for all of it.
+    // One after the other they would take longer than anybody may wait, as answers have been so far.
+    let edge = "slots = 16\ncontext_tokens = 8192\nqueue_wait_max_ms = 8000\n\
+                drill = \"block:250:3000\"";
     let gate = Gate::builder().edge_with(edge).policy("edge-first").start().await;
     let ask = |tokens| {
         let never_ends = json!({"0": -100, "2": -100});
         gate.ask("Tell a story.").at_most(tokens).set("logit_bias", never_ends)
     };
-    let long = ask(300).send().await.ok();
-    assert_eq!(long.usage()["completion_tokens"], 300);
-    let mut first = ask(60).streamed().open().await;
+    for long in join_all((0..8).map(|_| ask(150).send())).await {
+        assert_eq!(long.ok().usage()["completion_tokens"], 150);
+    }
+    let mut first = ask(400).streamed().open().await;
     first.read_pieces(3).await;
     let engine = || async { gate.get("/ready").await.ok().json()["routes"][0]["engine"].take() };
     eventually("the long step", || async {
@@ -172,7 +173,7 @@ async fn a_crowd_that_comes_during_one_step_finds_the_free_slots() {
     })
     .await;
     let (engine, ask) = (&engine, &ask);
-    let crowd = (0..7).map(|ahead| async move {
+    let crowd = (0..15).map(|ahead| async move {
         eventually("those ahead to be queued", || async {
             (engine().await["queued"] == ahead).then_some(())
         })
