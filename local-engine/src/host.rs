@@ -174,7 +174,7 @@ pub(crate) fn place(
     })?;
     loaded.info.memory_bytes = needed;
     let placed = Placed::new(scheduler, Arc::clone(&shared), config.drill.clone(), claim);
-    threads.of(config)?.move_in(Box::new(placed))?;
+    threads.of(config, &loaded.info.offloaded_to)?.move_in(Box::new(placed))?;
     Ok(InPlace { loaded, shared, digest, remote: None })
 }
 

@@ -1,6 +1,9 @@
 //! The threads that compute: one for the processor and whatever GPUs a build finds, and one for each
 //! GPU that a model's settings name. Models of one thread take turns (`turns.rs`); those of two
 //! devices compute at once.
+//!
+//! **Invariant:** two models that are wholly on the processor never compute at once: one that was to
+//! go to a GPU and found no room there takes its turns with those that belong here.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -39,12 +42,17 @@ impl Threads {
         Ok(Threads { running: Mutex::new(vec![Computing::start(None)?]) })
     }
 
-    /// Where a model with these settings moves in. The thread of a device begins with its first model.
+    /// Where a model with these settings moves in, whose layers went to these devices. The thread of a
+    /// device begins with its first model.
     ///
     /// # Errors
     /// The system starts no thread.
-    pub(crate) fn of(&self, config: &EngineConfig) -> Result<Arc<Desk>, LoadError> {
-        let device = device_of(config);
+    pub(crate) fn of(
+        &self,
+        config: &EngineConfig,
+        offloaded_to: &[String],
+    ) -> Result<Arc<Desk>, LoadError> {
+        let device = device_of(config, offloaded_to);
         let mut running = self.running();
         if let Some(there) = running.iter().find(|computing| computing.device == device) {
             return Ok(Arc::clone(&there.desk));
@@ -101,44 +109,50 @@ impl Computing {
     }
 }
 
-/// The GPU that a model has to itself or shares with those that name it too. Its name is as llama.cpp
-/// tells it, in any case of letters; a model that is kept off GPUs names none.
-fn device_of(config: &EngineConfig) -> Option<String> {
-    let named = config.gpu_device.as_deref().filter(|_| config.gpu_layers != Some(0));
-    named.map(str::to_ascii_lowercase)
+/// The GPU whose thread a model computes on, in small letters: the one that its settings name, if any
+/// of its layers are there.
+fn device_of(config: &EngineConfig, offloaded_to: &[String]) -> Option<String> {
+    let named = offloaded_to.first().filter(|_| config.gpu_device.is_some());
+    named.map(|name| name.to_ascii_lowercase())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn settings(gpu_device: Option<&str>, gpu_layers: Option<u32>) -> EngineConfig {
-        let gpu_device = gpu_device.map(str::to_owned);
-        EngineConfig { gpu_device, gpu_layers, ..EngineConfig::new("model.gguf".into()) }
-    }
-
-    fn same(threads: &Threads, one: &EngineConfig, other: &EngineConfig) -> bool {
-        let of = |config| threads.of(config).expect("a thread starts");
-        Arc::ptr_eq(&of(one), &of(other))
+    /// Where a model goes whose settings name a GPU or none, and whose layers are there or nowhere.
+    fn desk(threads: &Threads, named: Option<&str>, there: &[&str]) -> Arc<Desk> {
+        let gpu_device = named.map(str::to_owned);
+        let config = EngineConfig { gpu_device, ..EngineConfig::new("model.gguf".into()) };
+        let there: Vec<String> = there.iter().map(|name| (*name).to_owned()).collect();
+        threads.of(&config, &there).expect("a thread starts")
     }
 
     #[test]
     fn models_of_one_device_share_a_thread_and_those_of_two_have_two() {
         let threads = Threads::start().expect("a thread starts");
-        let first = settings(Some("CUDA0"), None);
-        assert!(same(&threads, &first, &settings(Some("cuda0"), Some(8))));
-        assert!(!same(&threads, &first, &settings(Some("CUDA1"), None)));
-        assert!(!same(&threads, &first, &settings(None, None)));
-        // Kept off GPUs it computes where all others do.
-        assert!(same(&threads, &settings(Some("CUDA0"), Some(0)), &settings(None, None)));
+        let of_all = desk(&threads, None, &[]);
+        let first = desk(&threads, Some("CUDA0"), &["CUDA0"]);
+        assert!(Arc::ptr_eq(&first, &desk(&threads, Some("cuda0"), &["CUDA0"])));
+        assert!(!Arc::ptr_eq(&first, &desk(&threads, Some("CUDA1"), &["CUDA1"])));
+        assert!(!Arc::ptr_eq(&first, &of_all));
+        assert!(Arc::ptr_eq(&of_all, &desk(&threads, None, &["CUDA0", "CUDA1"])));
         assert_eq!(threads.running().len(), 3);
+        threads.end();
+    }
+
+    #[test]
+    fn a_model_that_found_no_room_on_its_gpu_takes_turns_with_the_processors() {
+        let threads = Threads::start().expect("a thread starts");
+        let stepped_down = desk(&threads, Some("CUDA0"), &[]);
+        assert!(Arc::ptr_eq(&stepped_down, &desk(&threads, None, &[])));
         threads.end();
     }
 
     #[test]
     fn all_of_them_end_together() {
         let threads = Threads::start().expect("a thread starts");
-        let desk = threads.of(&settings(Some("CUDA0"), None)).expect("a thread starts");
+        let desk = desk(&threads, Some("CUDA0"), &["CUDA0"]);
         threads.end();
         assert!(desk.closing());
         assert!(threads.running().iter().all(|computing| computing.thread.is_none()));

@@ -1,4 +1,5 @@
-//! More engine time for an answer, of text or of vectors, that takes longer than was expected, for as long as it can be paid.
+//! More engine time for an answer, of text or of vectors, that takes longer than was expected, for as
+//! long as it can be paid.
 //!
 //! The time that is set aside for an answer at first is computed from configured rates. A busy machine
 //! can be slower than those, and then an answer is not cut for that: before its bound is reached, as
