@@ -186,7 +186,39 @@ fn over(round: &Round<'_>, pick: fn(&Answer) -> Vec<u64>, per_10_000: u16) -> Op
 
 #[cfg(test)]
 mod tests {
-    use super::interval;
+    use super::super::{Answer, Subject, Turn};
+    use super::{Load, interval, rounds, tokens_per_s};
+
+    /// A turn of one answer of ten tokens that took so many seconds.
+    fn turn(round: usize, subject: Subject, seconds: u64) -> Turn {
+        let answer = Answer {
+            first_ns: 0,
+            end_ns: seconds * 1_000_000_000,
+            gaps_ns: Vec::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            output_tokens: 10,
+        };
+        Turn { round, subject, load: Load::Streams(1), answers: vec![answer], cpu: None }
+    }
+
+    #[test]
+    fn the_turns_of_a_round_count_together() {
+        let (ours, theirs) = (Subject::Tollgate, Subject::LlamaServer);
+        let turns = [
+            turn(0, ours, 1),
+            turn(0, theirs, 50),
+            turn(0, theirs, 50),
+            turn(0, ours, 3),
+            turn(1, theirs, 50),
+            turn(1, ours, 2),
+        ];
+        let speeds: Vec<_> =
+            rounds(&turns, Load::Streams(1), ours).iter().map(tokens_per_s).collect();
+        // Twenty tokens in four seconds, then ten in two.
+        assert_eq!(speeds, [Some(5.0), Some(5.0)]);
+        assert!(rounds(&turns, Load::NextTurn, ours).is_empty());
+    }
 
     #[test]
     fn the_interval_is_students_over_the_rounds() {
