@@ -246,6 +246,7 @@ fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
         prefixes_max: local.prefixes_max,
         overcommit_percent: local.overcommit_percent,
         swap_bytes_max: local.swap_bytes_max,
+        checkpoint_bytes_max: local.checkpoint_bytes_max,
         speculation: local.speculation.clone(),
         pooling: local.pooling,
         gpu_layers: local.gpu_layers,

@@ -11,7 +11,7 @@ use crate::{
     scheduler::Scheduler,
     sequence::{Sequence, cells},
     shared::Waiting,
-    slots::{Place, SlotView, Wanted, choose},
+    slots::{Lending, Place, SlotView, choose},
     status::count32,
 };
 
@@ -32,9 +32,9 @@ impl<D: Device> Scheduler<D> {
             return true;
         }
         let held = self.tree.held(self.running().map(|(at, _)| at));
-        let place = choose(&self.tree, &self.views(), self.wanted(job));
-        let shared = place.map_or(0, |place| {
-            self.tree.held_of(place.from.unwrap_or(place.slot), place.keep, &held)
+        let shared = self.choose(job).map_or(0, |place| match place.from {
+            Some(_) if self.copies() => 0,
+            from => self.tree.held_of(from.unwrap_or(place.slot), place.keep, &held),
         });
         let needed = cells(job.prompt.len(), job.max_tokens).saturating_sub(shared);
         // The prompt's own cells must be there: what is overcommitted are answers.
@@ -60,7 +60,7 @@ impl<D: Device> Scheduler<D> {
             return false;
         }
         let domain = self.domain(job.scheduling.caller);
-        let prompt = &job.prompt[..job.prompt.len().saturating_sub(1)];
+        let prompt = before_last(job);
         let ahead = self.running().filter(|(at, reader)| {
             self.read(*at) < reader.to_read() && self.domain(reader.scheduling.caller) == domain
         });
@@ -68,9 +68,10 @@ impl<D: Device> Scheduler<D> {
         if ahead.peek().is_none() {
             return false;
         }
-        let there = self.tree.longest(domain, prompt).map_or(0, |found| found.keep);
+        let there = self.found(domain, prompt).map_or(0, |found| found.keep);
         ahead.any(|(at, reader)| {
             let common = common_prefix(prompt, &reader.history);
+            let common = self.of_use(common, reader.prompt_tokens);
             let least = if waits { 1 } else { AWAITED_TOKENS_MIN };
             common >= there.max(self.read(at)) + least
         })
@@ -82,9 +83,7 @@ impl<D: Device> Scheduler<D> {
 
     /// Puts a job into the slot where least is to compute.
     pub(crate) fn place(&mut self, waiting: Waiting, now: Instant) {
-        let wanted = self.wanted(&waiting.job);
-        let domain = wanted.domain;
-        let Some(place) = choose(&self.tree, &self.views(), wanted) else {
+        let Some(place) = self.choose(&waiting.job) else {
             // `has_room` counted an idle slot.
             waiting.outbox.close("", |usage| crate::job::JobEvent::Failed {
                 reason: "no slot was idle".to_owned(),
@@ -93,7 +92,9 @@ impl<D: Device> Scheduler<D> {
             return;
         };
         self.admissions += 1;
-        let by = JobRef { caller: waiting.job.scheduling.caller, number: self.admissions };
+        let caller = waiting.job.scheduling.caller;
+        let by = JobRef { caller, number: self.admissions };
+        let domain = self.domain(caller);
         let keep = self.prepare(place, domain, by, now);
         let slot = &mut self.slots[place.slot];
         (slot.used_at, slot.owner) = (self.admissions, by);
@@ -116,8 +117,7 @@ impl<D: Device> Scheduler<D> {
             if keep == 0 {
                 self.give_up(slot, 0, by, now);
             }
-            let kept = self.device.truncate(count32(slot), count32(keep));
-            self.tree.cut(slot, if kept { keep } else { 0 });
+            self.cut_back(slot, keep);
             if self.tree.len(slot) == 0 {
                 self.tree.enter(slot, domain);
             }
@@ -126,12 +126,10 @@ impl<D: Device> Scheduler<D> {
         self.give_up(slot, 0, by, now);
         self.slots[from].used_at = self.slots[from].used_at.max(self.admissions - 1);
         self.tree.enter(slot, domain);
-        if self.device.share(count32(from), count32(slot), count32(keep)) {
-            if self.device.unified() {
-                self.tree.share(from, slot, keep);
-            } else {
-                self.tree.copy(from, slot, keep);
-            }
+        // A copy needs cells, and those that make room may be the very ones that were to be copied.
+        let fits = !self.copies() || self.free(keep, by, now);
+        if fits && self.tree.len(from) >= keep {
+            self.share_prefix(from, slot, keep);
         }
         self.tree.len(slot)
     }
@@ -171,8 +169,7 @@ impl<D: Device> Scheduler<D> {
     /// Keeps only the first tokens of an idle slot, and says so if cells became free by it.
     pub(crate) fn give_up(&mut self, slot: usize, keep: usize, by: JobRef, now: Instant) {
         let before = self.tree.cells();
-        let kept = self.device.truncate(count32(slot), count32(keep));
-        self.tree.cut(slot, if kept { keep } else { 0 });
+        self.cut_back(slot, keep);
         if self.tree.len(slot) == 0 {
             self.slots[slot].used_at = 0;
         }
@@ -217,12 +214,19 @@ impl<D: Device> Scheduler<D> {
         slots.map(|slot| SlotView { busy: slot.running.is_some(), used_at: slot.used_at }).collect()
     }
 
-    fn wanted<'a>(&self, job: &'a Job) -> Wanted<'a> {
-        Wanted {
-            prompt: &job.prompt,
-            domain: self.domain(job.scheduling.caller),
-            unified: self.device.unified(),
-            reuse: self.device.can_reuse(),
-        }
+    /// The place where a job has least to compute, if a slot is idle.
+    fn choose(&self, job: &Job) -> Option<Place> {
+        let found = self.found(self.domain(job.scheduling.caller), before_last(job));
+        let lending = match (self.device.can_rewind(), self.device.unified()) {
+            (true, true) => Lending::Shared,
+            (true, false) => Lending::Whole,
+            (false, _) => Lending::Copied,
+        };
+        choose(&self.tree, &self.views(), found, lending)
     }
+}
+
+/// A prompt without its last token, which is always computed: its logits are needed.
+fn before_last(job: &Job) -> &[i32] {
+    &job.prompt[..job.prompt.len().saturating_sub(1)]
 }

@@ -12,17 +12,17 @@ use crate::{
     scheduler_tests::{A, Bench, Draw, events, finish, text},
 };
 
-fn numbered(from: i32, count: usize) -> Vec<i32> {
+pub(crate) fn numbered(from: i32, count: usize) -> Vec<i32> {
     // Below the letters, so that the script never ends a turn for them.
     (0..count).map(|n| from + i32::try_from(n % 7).expect("small")).collect()
 }
 
-fn caller(caller: u64) -> Scheduling {
+pub(crate) fn caller(caller: u64) -> Scheduling {
     Scheduling { caller, ..Scheduling::default() }
 }
 
 /// Runs a job alone to its end; the prompt tokens it found in the cache.
-fn cached(bench: &mut Bench, by: u64, prompt: &[i32], max_tokens: u32) -> u32 {
+pub(crate) fn cached(bench: &mut Bench, by: u64, prompt: &[i32], max_tokens: u32) -> u32 {
     let mut job = bench.submit_for(caller(by), prompt, max_tokens).expect("taken");
     bench.turns(40);
     assert!(finish(&events(&mut job)).is_some(), "it ended");
@@ -221,53 +221,72 @@ fn a_chunk_is_what_the_target_leaves_by_what_steps_have_cost() {
 #[test]
 fn whatever_happens_to_cells_no_answer_changes() {
     for seed in 1..5 {
-        let mut draw = Draw(seed);
-        let mut bench = Bench::new(|config| {
-            (config.slots, config.context_tokens, config.overcommit_percent) = (4, 120, 400);
-            (config.queue_max, config.prefixes_max) = (16, 3);
-            config.swap_bytes_max = if seed % 2 == 0 { 160 } else { 1 << 20 };
-        });
-        let mut jobs: Vec<(Generation, i32, u32, String)> = Vec::new();
-        let mut ended = 0;
-        for _ in 0..3_000 {
-            match draw.below(8) {
-                0 | 1 => {
-                    let letter = A + i32::try_from(draw.below(5)).expect("small");
-                    let mut prompt = numbered(10, 4 + draw.below(40));
-                    prompt.push(letter);
-                    let max_tokens = 1 + u32::try_from(draw.below(19)).expect("small");
-                    let by = caller(draw.below(2) as u64);
-                    if let Ok(job) = bench.submit_for(by, &prompt, max_tokens) {
-                        jobs.push((job, letter, max_tokens, String::new()));
-                    }
-                }
-                2 if !jobs.is_empty() && draw.below(4) == 0 => {
-                    let at = draw.below(jobs.len() as u64);
-                    jobs.swap_remove(at);
-                }
-                _ => {
-                    bench.turn();
+        whatever_happens(seed, 1, |_| {});
+    }
+}
+
+/// The same in a model with a sliding window, and with prompts that are long enough for checkpoints.
+#[test]
+fn nor_in_a_model_with_a_sliding_window() {
+    for seed in 1..5 {
+        whatever_happens(seed, 2, |bench| bench.scheduler.device.rewinds = false);
+    }
+}
+
+fn whatever_happens(seed: u64, scale: usize, change: fn(&mut Bench)) {
+    let mut draw = Draw(seed);
+    let times = u32::try_from(scale).expect("small");
+    let mut bench = Bench::new(|config| {
+        (config.slots, config.overcommit_percent) = (4, 400);
+        (config.context_tokens, config.checkpoint_bytes_max) = (120 * times, 2_000);
+        (config.queue_max, config.prefixes_max) = (16, 3);
+        config.swap_bytes_max = if seed.is_multiple_of(2) { 160 * scale } else { 1 << 20 };
+    });
+    change(&mut bench);
+    let mut jobs: Vec<(Generation, i32, u32, String)> = Vec::new();
+    let mut ended = 0;
+    for _ in 0..3_000 {
+        match draw.below(8) {
+            0 | 1 => {
+                let letter = A + i32::try_from(draw.below(5)).expect("small");
+                let mut prompt = numbered(10, scale * (4 + draw.below(40)));
+                prompt.push(letter);
+                let max_tokens = 1 + u32::try_from(draw.below(19)).expect("small");
+                let by = caller(draw.below(2) as u64);
+                if let Ok(job) = bench.submit_for(by, &prompt, max_tokens) {
+                    jobs.push((job, letter, max_tokens, String::new()));
                 }
             }
-            jobs.retain_mut(|(job, letter, max_tokens, so_far)| {
-                let events = events(job);
-                so_far.push_str(&text(&events));
-                if finish(&events).is_none() {
-                    return true;
-                }
-                let last = *letter + i32::try_from(*max_tokens).expect("small");
-                let alone: String = (*letter + 1..=last)
-                    .map(|token| char::from(u8::try_from(token).expect("a letter")))
-                    .collect();
-                assert_eq!(*so_far, alone);
-                ended += 1;
-                false
-            });
-            let counted = bench.scheduler.tree.cells();
-            assert_eq!(counted, bench.scheduler.device.cells_used(), "cells are counted exactly");
+            2 if !jobs.is_empty() && draw.below(4) == 0 => {
+                let at = draw.below(jobs.len() as u64);
+                jobs.swap_remove(at);
+            }
+            _ => {
+                bench.turn();
+            }
         }
-        let read = bench.shared.gauges.read();
-        assert!(ended > 100 && read.preemptions > 0 && read.prefix_hits > 0, "{ended} {read:?}");
-        assert_eq!((read.failed, read.attributed), (0, read.busy));
+        jobs.retain_mut(|(job, letter, max_tokens, so_far)| {
+            let events = events(job);
+            so_far.push_str(&text(&events));
+            if finish(&events).is_none() {
+                return true;
+            }
+            let last = *letter + i32::try_from(*max_tokens).expect("small");
+            let alone: String = (*letter + 1..=last)
+                .map(|token| char::from(u8::try_from(token).expect("a letter")))
+                .collect();
+            assert_eq!(*so_far, alone);
+            ended += 1;
+            false
+        });
+        let counted = bench.scheduler.tree.cells();
+        assert_eq!(counted, bench.scheduler.device.cells_used(), "cells are counted exactly");
+        for slot in 0..bench.scheduler.slots.len() {
+            let there = bench.scheduler.device.tokens(slot);
+            assert_eq!(bench.scheduler.tree.tokens(slot), there, "and so are their tokens");
+        }
     }
+    let read = bench.shared.gauges.read();
+    assert!(ended > 100 && read.preemptions > 0 && read.prefix_hits > 0, "{ended} {read:?}");
+    assert_eq!((read.failed, read.attributed), (0, read.busy));
 }

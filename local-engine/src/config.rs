@@ -82,6 +82,9 @@ pub struct EngineConfig {
     pub overcommit_percent: u32,
     /// Bytes that cells of jobs outside the cache may take; what does not fit is computed again.
     pub swap_bytes_max: usize,
+    /// Bytes that checkpoints may take: what a model with a sliding window needs for going back to
+    /// some points of what it has read. Without any a slot only goes on from where it ends.
+    pub checkpoint_bytes_max: usize,
     /// Whether tokens are guessed before they are computed. A model whose cells cannot be taken back
     /// (a sliding window, a recurrent state) goes without; a draft model for it, or one like it, is
     /// refused.
@@ -133,6 +136,7 @@ impl EngineConfig {
             prefixes_max: 32,
             overcommit_percent: 150,
             swap_bytes_max: 512 << 20,
+            checkpoint_bytes_max: 512 << 20,
             speculation: Speculation::Off,
             pooling: None,
             reader_lag_max: 64,

@@ -46,7 +46,8 @@ pub(crate) trait Device {
     /// Whether a slot's prefix can be taken over by another sequence.
     fn can_reuse(&self) -> bool;
 
-    /// Whether a slot's last tokens can be taken back.
+    /// Whether a slot's last tokens can be taken back. Where they cannot and cells can be reused all
+    /// the same, a slot goes back only to a checkpoint.
     fn can_rewind(&self) -> bool;
 
     /// How a job draws. The job has been checked.
@@ -87,12 +88,22 @@ pub(crate) trait Device {
     /// Appends a token's bytes.
     fn piece(&self, token: i32, bytes: &mut Vec<u8>);
 
-    /// Keeps the first `keep` tokens of a slot. False: they could not be kept, the slot is empty.
-    fn truncate(&mut self, slot: u32, keep: u32) -> bool;
+    /// Keeps the first `keep` tokens of a slot, `at` being the checkpoint that was taken there: it is
+    /// needed where the device cannot rewind and the slot has more. False: they could not be kept,
+    /// the slot is empty.
+    fn truncate(&mut self, slot: u32, keep: u32, at: Option<&Self::Saved>) -> bool;
 
     /// Makes a slot begin with the first `keep` tokens of another one: in the same cells where
-    /// `unified`, else in a copy of all of them. False: that was not possible, the slot is empty.
-    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool;
+    /// `unified`, else in a copy of all of them; in a copy too where the device cannot rewind, which
+    /// needs the checkpoint taken `at` that token. False: that was not possible, the slot is empty.
+    fn share(&mut self, from: u32, to: u32, keep: u32, at: Option<&Self::Saved>) -> bool;
+
+    /// Bytes that a checkpoint of a slot takes.
+    fn checkpoint_bytes(&self, slot: u32) -> usize;
+
+    /// Saves what going back to this point of a slot needs beside its cells; none if that is not
+    /// possible.
+    fn checkpoint(&mut self, slot: u32) -> Option<Self::Saved>;
 
     /// Bytes that saving a slot takes.
     fn state_bytes(&self, slot: u32) -> usize;

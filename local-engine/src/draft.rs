@@ -15,7 +15,7 @@ use crate::{
     prefix_tree::common_prefix,
     scheduler::Scheduler,
     sequence::Sequence,
-    status::{count32, nanoseconds},
+    status::{count32, count64, nanoseconds},
 };
 
 /// See the file's head.
@@ -238,7 +238,7 @@ impl<D: Device> Drafter<D> {
     }
 
     fn cut(&mut self, seat: usize, keep: usize) {
-        let kept = self.device.truncate(count32(seat), count32(keep));
+        let kept = self.device.truncate(count32(seat), count32(keep), None);
         self.seats[seat].tokens.truncate(if kept { keep } else { 0 });
     }
 }
@@ -278,7 +278,7 @@ impl<D: Device> Scheduler<D> {
             self.shared.gauges.no_draft();
             return;
         }
-        let weights: Vec<u64> = drafts.iter().map(|draft| count(draft.computed)).collect();
+        let weights: Vec<u64> = drafts.iter().map(|draft| count64(draft.computed)).collect();
         let gauges = &self.shared.gauges;
         for ((draft, ns), slot) in drafts.into_iter().zip(split(spent, &weights)).zip(slots) {
             let Some(sequence) = &mut self.slots[slot].running else { continue };
@@ -346,8 +346,4 @@ fn reason(fault: Fault) -> String {
         Fault::Broken(reason) | Fault::Sequence(reason) => reason,
         Fault::Full => "its cells ran out while it drew".to_owned(),
     }
-}
-
-fn count(items: usize) -> u64 {
-    u64::try_from(items).unwrap_or(u64::MAX)
 }

@@ -66,7 +66,7 @@ fn refused(case: &str) -> bool {
             let batch: Vec<BatchToken> = (0..8).map(|at| token(1, at, 0)).collect();
             device.decode(&batch).expect("computed");
             // Refused or copied by other means: what must not happen is the abort.
-            let _shared = device.share(0, 1, 3);
+            let _shared = device.share(0, 1, 3, None);
             true
         }
         other => panic!("no such case: {other}"),

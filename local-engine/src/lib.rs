@@ -12,6 +12,9 @@ mod calls;
 mod cells;
 #[cfg(test)]
 mod cells_tests;
+mod checkpoints;
+#[cfg(test)]
+mod checkpoints_tests;
 mod closing;
 mod config;
 mod constraint;

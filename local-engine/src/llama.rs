@@ -328,7 +328,7 @@ pub(crate) struct LlamaDevice<'m> {
     scratch: Scratch,
     unified: bool,
     slots: u32,
-    /// The sliding window, where the model has one.
+    /// The sliding window, where the file names one.
     window: Option<u32>,
     can_reuse: bool,
     can_rewind: bool,
@@ -358,10 +358,6 @@ impl<'m> LlamaDevice<'m> {
             .metadata(&format!("{architecture}.attention.sliding_window"))
             .and_then(|tokens| tokens.parse().ok())
             .filter(|tokens| *tokens > 0);
-        // A window's cells are overwritten in no order that can be seen from outside: a cut cache may
-        // have holes. Such a model reads every prompt anew.
-        let can_rewind =
-            window.is_none() && !model.model.is_recurrent() && !model.model.is_hybrid();
         let mut device = LlamaDevice {
             model,
             context,
@@ -374,14 +370,28 @@ impl<'m> LlamaDevice<'m> {
             window,
             embedder: Embedder::new(model, config),
             embedding: None,
-            can_reuse: config.prefix_reuse && can_rewind,
-            can_rewind,
+            can_reuse: config.prefix_reuse,
+            can_rewind: false,
         };
         device.compute_one()?;
+        let recurrent = model.model.is_recurrent() || model.model.is_hybrid();
+        device.can_rewind = !recurrent && !device.forgets();
+        // A checkpoint is as good as the cells that are known to be needed, and was tried on windows.
+        device.can_reuse &= device.can_rewind || (!recurrent && window.is_some());
+        device.context.clear_kv_cache();
         Ok(device)
     }
 
-    /// Computes a token and forgets it. In a thread that ends with it: OpenMP keeps computing threads
+    /// Whether a part of slot 0's state is kept apart from its cells: a window's, which are
+    /// overwritten in no order that can be seen from outside, so that a cache that was cut may have
+    /// holes. The file does not always say so: some architectures have a window without naming it, and
+    /// some files name one that llama.cpp does not use.
+    fn forgets(&self) -> bool {
+        let bytes = |flags| self.context.state_seq_get_size_ext(0, flags);
+        bytes(LlamaStateSeqFlags::PARTIAL_ONLY) < bytes(LlamaStateSeqFlags::empty())
+    }
+
+    /// Computes a token in slot 0. In a thread that ends with it: OpenMP keeps computing threads
     /// for every thread that ever computed, and once they are more than the processors it lets all of
     /// them sleep at every barrier, which costs a sixth of the speed.
     fn compute_one(&mut self) -> Result<(), String> {
@@ -389,14 +399,12 @@ impl<'m> LlamaDevice<'m> {
         let decoded = std::thread::scope(|scope| {
             scope.spawn(|| crate::device::Device::decode(self, &[token])).join()
         });
-        decoded.map_err(|_| "llama.cpp panicked at its first token".to_owned())?.map_err(
-            |fault| match fault {
+        decoded.map_err(|_| "llama.cpp panicked at its first token".to_owned())?.map_err(|fault| {
+            match fault {
                 Fault::Full => "the KV cache holds not even one token".to_owned(),
                 Fault::Broken(reason) | Fault::Sequence(reason) => reason,
-            },
-        )?;
-        self.context.clear_kv_cache();
-        Ok(())
+            }
+        })
     }
 
     /// Longest text that can be embedded.
@@ -404,13 +412,18 @@ impl<'m> LlamaDevice<'m> {
         self.embedder.tokens_max
     }
 
-    /// Whether a slot now holds exactly its first `keep` tokens. A model with a sliding window may
-    /// have dropped older ones, and says Ok all the same.
+    /// Whether a slot now holds exactly its first `keep` tokens, or those of them that a sliding
+    /// window still sees.
     fn holds(&self, slot: i32, keep: u32) -> bool {
-        let end = self.context.kv_cache_seq_pos_max(slot);
         let begin = self.context.kv_cache_seq_pos_min(slot);
-        let oldest_needed = self.window.map_or(0, |window| keep.saturating_sub(window));
-        i64::from(end) == i64::from(keep) - 1 && i64::from(begin) <= i64::from(oldest_needed)
+        let window = if self.can_rewind { None } else { self.window };
+        let oldest_needed = window.map_or(0, |window| keep.saturating_sub(window));
+        self.ends(slot, keep) && i64::from(begin) <= i64::from(oldest_needed)
+    }
+
+    /// Whether so many tokens are a slot's all.
+    fn ends(&self, slot: i32, keep: u32) -> bool {
+        i64::from(self.context.kv_cache_seq_pos_max(slot)) == i64::from(keep) - 1
     }
 
     fn empty(&mut self, slot: i32) {
@@ -547,9 +560,15 @@ impl crate::device::Device for LlamaDevice<'_> {
         self.model.model.vocab().token_to_piece_into(LlamaToken::new(token), bytes, false, None);
     }
 
-    fn truncate(&mut self, slot: u32, keep: u32) -> bool {
+    fn truncate(&mut self, slot: u32, keep: u32, at: Option<&SeqState>) -> bool {
         let Some(slot) = self.slot(slot) else { return false };
+        // The window's cells as they were then; its other cells are there still, and are cut.
+        let may_cut = match at {
+            Some(at) => keep > 0 && self.context.state_seq_set(at, slot).is_ok(),
+            None => self.can_rewind || self.ends(slot, keep),
+        };
         if keep > 0
+            && may_cut
             && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
             && self.holds(slot, keep)
         {
@@ -559,24 +578,40 @@ impl crate::device::Device for LlamaDevice<'_> {
         keep == 0
     }
 
-    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
-        let (Some(from), Some(to)) = (self.slot(from), self.slot(to)) else { return false };
-        self.empty(to);
+    fn share(&mut self, from: u32, to: u32, keep: u32, at: Option<&SeqState>) -> bool {
+        let (Some(source), Some(slot)) = (self.slot(from), self.slot(to)) else { return false };
+        self.empty(slot);
         if from == to || keep == 0 {
             return false;
         }
         let kept = if self.unified {
-            self.context.kv_cache_seq_cp(from, to, Some(0), Some(keep)).is_ok()
-        } else {
+            self.context.kv_cache_seq_cp(source, slot, Some(0), Some(keep)).is_ok()
+        } else if self.can_rewind {
             // Only all of a separate cache can be copied; what is too much is cut off.
-            self.context.kv_cache_seq_cp(from, to, None, None).is_ok()
-                && self.context.kv_cache_seq_rm(to, Some(keep), None).is_ok()
+            self.context.kv_cache_seq_cp(source, slot, None, None).is_ok()
+                && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
+        } else {
+            // Such a copy is made before the next batch, and would undo the checkpoint.
+            self.save(from).is_some_and(|all| self.restore(to, all))
         };
-        if kept && self.holds(to, keep) {
+        if !self.can_rewind {
+            // Puts the window into cells of its own: shared ones would never be overwritten.
+            return kept && at.is_some() && self.truncate(to, keep, at);
+        }
+        if kept && self.holds(slot, keep) {
             return true;
         }
-        self.empty(to);
+        self.empty(slot);
         false
+    }
+
+    fn checkpoint_bytes(&self, slot: u32) -> usize {
+        let Some(slot) = self.slot(slot) else { return usize::MAX };
+        self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY)
+    }
+
+    fn checkpoint(&mut self, slot: u32) -> Option<SeqState> {
+        self.context.state_seq_get(self.slot(slot)?, LlamaStateSeqFlags::PARTIAL_ONLY).ok()
     }
 
     fn state_bytes(&self, slot: u32) -> usize {

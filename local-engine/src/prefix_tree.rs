@@ -91,6 +91,23 @@ impl PrefixTree {
         (keep > 0).then(|| Found { keep, holders: self.below(best) })
     }
 
+    /// The tokens that a slot has in common with the beginning of a prompt of that domain.
+    pub(crate) fn common(&self, slot: usize, domain: u64, prompt: &[i32]) -> usize {
+        if self.slots[slot].domain != domain {
+            return 0;
+        }
+        let mut common = 0;
+        for node in self.path(slot).into_iter().rev() {
+            let tokens = &self.nodes[node].tokens;
+            let more = common_prefix(tokens, &prompt[common..]);
+            common += more;
+            if more < tokens.len() {
+                break;
+            }
+        }
+        common
+    }
+
     /// Empties a slot for a sequence of that domain.
     pub(crate) fn enter(&mut self, slot: usize, domain: u64) {
         self.cut(slot, 0);

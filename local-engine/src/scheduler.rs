@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    checkpoints::Checkpoints,
     config::{EngineConfig, PrefixSharing},
     costs::Costs,
     device::Device,
@@ -20,7 +21,7 @@ use crate::{
     sequence::{Sequence, Slot},
     shared::{Shared, Waiting},
     speculation::Speculator,
-    status::count32,
+    status::{count32, count64},
     swap::Swapped,
     turns::Resident,
 };
@@ -60,6 +61,8 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) slots_max: usize,
     /// What the slots' cells hold.
     pub(crate) tree: PrefixTree,
+    /// Where slots may go back to, in a model with a sliding window.
+    pub(crate) checkpoints: Checkpoints<D::Saved>,
     /// Jobs outside the cache.
     pub(crate) swapped: Vec<Swapped<D::Sampler, D::Saved>>,
     pub(crate) shared: Arc<Shared>,
@@ -96,6 +99,7 @@ impl<D: Device> Scheduler<D> {
             slots: (0..config.sequences()).map(empty).collect(),
             slots_max: size(config.slots),
             tree: PrefixTree::new(size(config.sequences())),
+            checkpoints: Checkpoints::new(size(config.sequences()), config.checkpoint_bytes_max),
             swapped: Vec::new(),
             cells,
             cells_promised: cells.saturating_mul(size(config.overcommit_percent)) / 100,
@@ -270,6 +274,7 @@ impl<D: Device> Scheduler<D> {
         gauges.running.store(count32(self.running().count()), Relaxed);
         gauges.swapped.store(count32(self.swapped.len()), Relaxed);
         gauges.kv_used.store(count32(self.tree.cells()), Relaxed);
+        gauges.checkpoint_bytes.store(count64(self.checkpoints.bytes()), Relaxed);
         let paused = self.running().filter(|(_, job)| job.outbox.paused_since().is_some());
         gauges.paused.store(count32(paused.count()), Relaxed);
         self.publish_wait();
@@ -295,7 +300,7 @@ impl<D: Device> Scheduler<D> {
 impl<D: Device + Send> Resident for Scheduler<D>
 where
     D::Sampler: Send,
-    D::Saved: Send,
+    D::Saved: Send + Sync,
 {
     fn shared(&self) -> &Shared {
         &self.shared

@@ -53,8 +53,10 @@ pub(crate) struct Script {
     pub(crate) wrong: fn(i32) -> bool,
     /// Whether cells of one job may serve another.
     pub(crate) reuses: bool,
-    /// Whether its cells can be taken back.
+    /// Whether its cells can be taken back. If not, but reused, it has a sliding window.
     pub(crate) rewinds: bool,
+    /// Checkpoints taken.
+    pub(crate) checkpoints: usize,
     /// Whether a part of a sequence's cells can be: else all of them are lost.
     pub(crate) truncates: bool,
 }
@@ -74,6 +76,7 @@ impl Script {
             wrong: |_| false,
             reuses: true,
             rewinds: true,
+            checkpoints: 0,
             truncates: true,
         }
     }
@@ -81,6 +84,16 @@ impl Script {
     pub(crate) fn cells_used(&self) -> usize {
         let cells = self.sequences.iter().flatten().map(|(_, cell)| *cell);
         cells.collect::<std::collections::BTreeSet<usize>>().len()
+    }
+
+    /// Whether a checkpoint was taken of a slot with the first `keep` tokens that it has.
+    fn is_of(&self, slot: u32, keep: usize, at: Option<&Vec<(i32, usize)>>) -> bool {
+        let tokens = self.tokens(slot as usize);
+        at.is_some_and(|at| at.iter().map(|(token, _)| token).eq(&tokens[..keep]))
+    }
+
+    pub(crate) fn tokens(&self, slot: usize) -> Vec<i32> {
+        self.sequences[slot].iter().map(|(token, _)| *token).collect()
     }
 
     fn check_cells(&self) {
@@ -180,22 +193,36 @@ impl Device for Script {
         bytes.push(u8::try_from(token).expect("a letter"));
     }
 
-    fn truncate(&mut self, slot: u32, keep: u32) -> bool {
-        let keep = if self.truncates { keep } else { 0 };
-        self.sequences[slot as usize].truncate(keep as usize);
-        self.truncates
+    fn truncate(&mut self, slot: u32, keep: u32, at: Option<&Vec<(i32, usize)>>) -> bool {
+        let keep = keep as usize;
+        let length = self.sequences[slot as usize].len();
+        let may_cut = self.truncates
+            && (self.rewinds || keep == 0 || keep == length || self.is_of(slot, keep, at));
+        self.sequences[slot as usize].truncate(if may_cut { keep } else { 0 });
+        may_cut
     }
 
-    fn share(&mut self, from: u32, to: u32, keep: u32) -> bool {
+    fn share(&mut self, from: u32, to: u32, keep: u32, at: Option<&Vec<(i32, usize)>>) -> bool {
+        assert!(self.rewinds || self.is_of(from, keep as usize, at), "it has a checkpoint there");
         let mut tokens = self.sequences[from as usize][..keep as usize].to_vec();
-        if !self.unified {
+        if !self.unified || !self.rewinds {
             for (_, cell) in &mut tokens {
                 self.cells_made += 1;
                 *cell = self.cells_made;
             }
         }
         self.sequences[to as usize] = tokens;
+        self.check_cells();
         true
+    }
+
+    fn checkpoint_bytes(&self, slot: u32) -> usize {
+        self.state_bytes(slot)
+    }
+
+    fn checkpoint(&mut self, slot: u32) -> Option<Vec<(i32, usize)>> {
+        self.checkpoints += 1;
+        Some(self.sequences[slot as usize].clone())
     }
 
     fn state_bytes(&self, slot: u32) -> usize {

@@ -1,13 +1,27 @@
 //! Where a prompt goes: the slot whose cells spare it the most work, without giving up a longer
 //! prefix that somebody may come back for.
 
-use crate::prefix_tree::PrefixTree;
+use crate::prefix_tree::{Found, PrefixTree};
 
 /// Tokens of an idle prefix that may be lost for going on in its slot: the end of an answer as it
 /// was generated often differs a little from how it is read again as part of a prompt.
 const TAIL_LOST_MAX: usize = 2;
 /// Between separate caches a slot's whole part is copied: worth it from so many tokens on.
 const COPY_TOKENS_MIN: usize = 64;
+
+/// Where a prefix is lent by copying it, one so manieth of it may be lost for going on in its slot.
+const LITTLE: usize = 4;
+
+/// How a slot begins with another one's first tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lending {
+    /// In the same cells.
+    Shared,
+    /// In a copy of them.
+    Copied,
+    /// In a copy of all the other one's cells.
+    Whole,
+}
 
 /// What is known of a slot beside its tokens.
 #[derive(Clone, Copy, Debug)]
@@ -29,26 +43,15 @@ pub(crate) struct Place {
     pub(crate) from: Option<usize>,
 }
 
-/// A prompt that looks for a place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) prompt: &'a [i32],
-    /// Whose prefixes it may use.
-    pub(crate) domain: u64,
-    /// Whether slots share cells; else they can only be copied.
-    pub(crate) unified: bool,
-    /// Whether prefixes may be used at all.
-    pub(crate) reuse: bool,
-}
-
-/// Chooses a place, or none if every slot is busy. At least the prompt's last token is always
-/// computed: its logits are needed.
-pub(crate) fn choose(tree: &PrefixTree, slots: &[SlotView], wanted: Wanted<'_>) -> Option<Place> {
+/// Chooses a place for a prompt of which `found` is in the cache, or none if every slot is busy.
+pub(crate) fn choose(
+    tree: &PrefixTree,
+    slots: &[SlotView],
+    found: Option<Found>,
+    lending: Lending,
+) -> Option<Place> {
     let oldest = oldest_idle(slots, None)?;
-    let most = wanted.prompt.len().saturating_sub(1);
-    let prompt = &wanted.prompt[..most];
     let fresh = Place { slot: oldest, keep: 0, from: None };
-    let found = wanted.reuse.then(|| tree.longest(wanted.domain, prompt)).flatten();
     let Some(found) = found else { return Some(fresh) };
     let keep = found.keep;
     let idle_holder = found.holders.iter().copied().filter(|slot| !slots[*slot].busy);
@@ -56,13 +59,14 @@ pub(crate) fn choose(tree: &PrefixTree, slots: &[SlotView], wanted: Wanted<'_>) 
     if let Some(own) = own {
         let lost = tree.len(own) - keep;
         let empty = slots.iter().any(|slot| !slot.busy && slot.used_at == 0);
-        let spare = wanted.unified && empty;
-        if lost <= TAIL_LOST_MAX || (!spare && lost <= keep) {
+        let spare = lending != Lending::Whole && empty;
+        let little = lending == Lending::Copied && lost <= keep / LITTLE;
+        if lost <= TAIL_LOST_MAX || little || (!spare && lost <= keep) {
             return Some(Place { slot: own, keep, from: None });
         }
     }
     let source = most_recent(slots, &found.holders)?;
-    if !wanted.unified && keep < COPY_TOKENS_MIN {
+    if lending == Lending::Whole && keep < COPY_TOKENS_MIN {
         return Some(own.filter(|own| *own == oldest).map_or(fresh, |own| Place {
             slot: own,
             keep,
@@ -87,7 +91,7 @@ fn most_recent(slots: &[SlotView], holders: &[usize]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, SlotView, Wanted, choose};
+    use super::{Lending, Place, SlotView, choose};
     use crate::prefix_tree::PrefixTree;
 
     /// Chooses among slots told as (tokens, busy, used at).
@@ -99,7 +103,9 @@ mod tests {
         let view =
             |(_, busy, used_at): &(_, bool, u64)| SlotView { busy: *busy, used_at: *used_at };
         let views: Vec<_> = slots.iter().map(view).collect();
-        choose(&tree, &views, Wanted { prompt, domain: 0, unified, reuse: true })
+        // The last token is always computed: its logits are needed.
+        let found = tree.longest(0, &prompt[..prompt.len() - 1]);
+        choose(&tree, &views, found, if unified { Lending::Shared } else { Lending::Whole })
     }
 
     fn numbers(from: i32, to: i32) -> Vec<i32> {
@@ -137,6 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_made_where_much_would_be_lost() {
+        let mut tree = PrefixTree::new(2);
+        tree.extend(0, &numbers(0, 100));
+        let views = [SlotView { busy: false, used_at: 5 }, SlotView { busy: false, used_at: 0 }];
+        let chosen = |keep: usize| {
+            let found = tree.longest(0, &numbers(0, 100)[..keep]);
+            choose(&tree, &views, found, Lending::Copied)
+        };
+        assert_eq!(chosen(80), Some(Place { slot: 0, keep: 80, from: None }));
+        assert_eq!(chosen(79), Some(Place { slot: 1, keep: 79, from: Some(0) }));
+    }
+
+    #[test]
     fn a_long_prefix_is_copied_between_separate_caches() {
         let slots = [(numbers(0, 300), true, 7), (vec![5], false, 3)];
         let mut prompt = numbers(0, 100);
@@ -164,9 +183,9 @@ mod tests {
         tree.enter(0, 7);
         tree.extend(0, &[1, 2, 3]);
         let views = [SlotView { busy: false, used_at: 4 }, SlotView { busy: false, used_at: 0 }];
-        let wanted = |domain| Wanted { prompt: &[1, 2, 3, 4], domain, unified: true, reuse: true };
-        assert_eq!(choose(&tree, &views, wanted(7)).map(|place| place.keep), Some(3));
-        let fresh = Place { slot: 1, keep: 0, from: None };
-        assert_eq!(choose(&tree, &views, wanted(8)), Some(fresh));
+        let chosen =
+            |domain| choose(&tree, &views, tree.longest(domain, &[1, 2, 3]), Lending::Shared);
+        assert_eq!(chosen(7).map(|place| place.keep), Some(3));
+        assert_eq!(chosen(8), Some(Place { slot: 1, keep: 0, from: None }));
     }
 }

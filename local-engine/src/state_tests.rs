@@ -74,7 +74,7 @@ fn an_answer_goes_on_token_for_token_after_its_cells_were_put_back() {
         let saved = device.save(0).expect("saved");
         assert!(LlamaDevice::saved_bytes(&saved) > 0 && device.state_bytes(0) > 0);
         let undisturbed = answer(&mut device, 0, position, last);
-        assert!(device.truncate(0, 0));
+        assert!(device.truncate(0, 0, None));
         assert!(device.restore(2, saved), "put back into another slot");
         assert_eq!(answer(&mut device, 2, position, last), undisturbed, "{layout:?}");
     }
@@ -87,7 +87,7 @@ fn a_copied_prefix_answers_like_its_source() {
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
     let (position, last) = begun(&mut device, &model);
     // Slot 1 has one token more than is kept of it.
-    assert!(device.share(1, 3, position));
+    assert!(device.share(1, 3, position, None));
     let source = answer(&mut device, 0, position, last);
     assert_eq!(answer(&mut device, 3, position, last), source);
 }

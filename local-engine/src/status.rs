@@ -47,6 +47,8 @@ pub struct Status {
     pub swapped: u32,
     /// Bytes their saved cells take.
     pub swap_bytes: u64,
+    /// Bytes that checkpoints take, of a model with a sliding window.
+    pub checkpoint_bytes: u64,
     /// KV cells in use, kept prefixes included; in a unified cache a shared cell counts once.
     pub kv_used: u32,
     /// KV cells there are.
@@ -138,6 +140,7 @@ pub(crate) struct Gauges {
     pub(crate) paused: AtomicU32,
     pub(crate) swapped: AtomicU32,
     pub(crate) swap_bytes: AtomicU64,
+    pub(crate) checkpoint_bytes: AtomicU64,
     pub(crate) kv_used: AtomicU32,
     pub(crate) kv_total: AtomicU32,
     pub(crate) steps: AtomicU64,
@@ -188,6 +191,7 @@ impl Gauges {
             paused: AtomicU32::new(0),
             swapped: AtomicU32::new(0),
             swap_bytes: AtomicU64::new(0),
+            checkpoint_bytes: AtomicU64::new(0),
             kv_used: AtomicU32::new(0),
             kv_total: AtomicU32::new(0),
             steps: AtomicU64::new(0),
@@ -336,6 +340,7 @@ impl Gauges {
             paused: self.paused.load(Relaxed),
             swapped: self.swapped.load(Relaxed),
             swap_bytes: self.swap_bytes.load(Relaxed),
+            checkpoint_bytes: self.checkpoint_bytes.load(Relaxed),
             kv_used: self.kv_used.load(Relaxed),
             kv_total: self.kv_total.load(Relaxed),
             heartbeat_age: Duration::from_nanos(age),
@@ -363,7 +368,7 @@ impl Gauges {
     }
 }
 
-fn count64(items: usize) -> u64 {
+pub(crate) fn count64(items: usize) -> u64 {
     u64::try_from(items).unwrap_or(u64::MAX)
 }
 

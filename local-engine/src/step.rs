@@ -16,7 +16,7 @@ use crate::{
     scheduler::Scheduler,
     sequence::{Drawn, Sequence},
     speculation::Timed,
-    status::{count32, nanoseconds},
+    status::{count32, count64, nanoseconds},
 };
 
 /// Fewest prompt tokens of a step, however long it takes: reading them one by one would cost
@@ -129,9 +129,12 @@ impl<D: Device> Scheduler<D> {
         self.attribute(&mut parts, nanoseconds(decoded.saturating_duration_since(started)));
         self.learn(&parts);
         let ended: Vec<_> = parts.iter_mut().filter_map(|part| self.deliver(part, now)).collect();
+        for part in parts.iter().filter(|part| !part.decode) {
+            self.take_checkpoint(part.slot);
+        }
         self.fail_undrawn(&mut parts);
         // Whoever reads the last event finds the job in the numbers.
-        self.shared.gauges.finished.fetch_add(count(ended.len()), Relaxed);
+        self.shared.gauges.finished.fetch_add(count64(ended.len()), Relaxed);
         self.settle(&parts, &ended);
         self.publish();
         for (sequence, finish) in ended {
@@ -182,7 +185,8 @@ impl<D: Device> Scheduler<D> {
         let beyond = self.prefill_room(plan.batch.len()).saturating_sub(bound).min(bound / LITTLE);
         for (at, count) in self.share_prefill(bound, beyond) {
             let Some(sequence) = &self.slots[at].running else { continue };
-            let (from, to) = (self.read(at), self.read(at) + count);
+            let from = self.read(at);
+            let to = (from + count).min(self.piece_end(sequence.prompt_tokens, from));
             // Tokens that are read again draw nothing: what follows them is known.
             let last = to == sequence.to_read() && sequence.next.is_none();
             let work = if last { Work::LastPrefill } else { Work::Prefill };
@@ -374,7 +378,7 @@ impl<D: Device> Scheduler<D> {
     /// Books the step's time: sampling on whose token it was, the rest by weighted tokens.
     fn attribute(&mut self, parts: &mut [Part], decode_ns: u64) {
         let weight = |part: &Part| {
-            let tokens = count(part.tokens.len());
+            let tokens = count64(part.tokens.len());
             tokens.saturating_mul(if part.decode { DECODE_WEIGHT } else { PREFILL_WEIGHT })
         };
         let weights: Vec<u64> = parts.iter().map(weight).collect();
@@ -396,7 +400,7 @@ impl<D: Device> Scheduler<D> {
         for (part, ns) in parts.iter_mut().zip(split(decode_ns, &weights)) {
             part.ns += ns;
             let Some(sequence) = &self.slots[part.slot].running else { continue };
-            let tokens = count(part.right());
+            let tokens = count64(part.right());
             if part.decode {
                 sequence.outbox.meter().spend_decode(part.ns);
                 let drafted = count32(part.drafted());
@@ -479,12 +483,8 @@ impl<D: Device> Scheduler<D> {
 
     /// Takes wrong guesses out of a slot's cells. If that does not go, all of it is read again.
     fn rewind(&mut self, slot: usize) {
-        if !self.device.truncate(count32(slot), count32(self.tree.len(slot))) {
-            self.tree.cut(slot, 0);
+        if !self.device.truncate(count32(slot), count32(self.tree.len(slot)), None) {
+            self.cut_tokens(slot, 0);
         }
     }
-}
-
-fn count(items: usize) -> u64 {
-    u64::try_from(items).unwrap_or(u64::MAX)
 }

@@ -12,7 +12,7 @@ use crate::{
     evictions::{EvictionKind, JobRef},
     scheduler::Scheduler,
     sequence::Sequence,
-    status::{count32, nanoseconds},
+    status::{count32, count64, nanoseconds},
 };
 
 /// A job whose cells are not in the cache.
@@ -45,15 +45,14 @@ impl<D: Device> Scheduler<D> {
         let bytes = saved.as_ref().map_or(0, D::saved_bytes);
         let computed = self.tree.len(at);
         let before = self.tree.cells();
-        self.device.truncate(slot, 0);
-        self.tree.cut(at, 0);
+        self.cut_back(at, 0);
         self.slots[at].used_at = 0;
         let kind = if saved.is_some() { EvictionKind::Swapped } else { EvictionKind::Dropped };
         let cells = count32(before - self.tree.cells());
         self.note_eviction(kind, sequence.job_ref(), by, cells, now);
         let domain = if self.share_prefixes { 0 } else { sequence.scheduling.caller };
         self.swapped.push(Swapped { sequence, computed, saved, bytes, domain });
-        self.book_swap(started);
+        self.book_copying(started);
         true
     }
 
@@ -80,7 +79,7 @@ impl<D: Device> Scheduler<D> {
             let place = &mut self.slots[slot];
             (place.used_at, place.owner) = (self.admissions, by);
             place.running = Some(swapped.sequence);
-            self.book_swap(started);
+            self.book_copying(started);
         }
     }
 
@@ -109,10 +108,10 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Copying is no computing: its time is counted by itself and charged to nobody.
-    fn book_swap(&self, started: Instant) {
+    pub(crate) fn book_copying(&self, started: Instant) {
         let gauges = &self.shared.gauges;
         gauges.swap_ns.fetch_add(nanoseconds(started.elapsed()), Relaxed);
-        gauges.swap_bytes.store(u64::try_from(self.swap_bytes()).unwrap_or(u64::MAX), Relaxed);
+        gauges.swap_bytes.store(count64(self.swap_bytes()), Relaxed);
         gauges.swapped.store(count32(self.swapped.len()), Relaxed);
     }
 }

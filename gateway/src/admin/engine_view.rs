@@ -14,6 +14,7 @@ pub(super) fn engine(gateway: &Gateway, engine: &Engine) -> Value {
         "running": status.running,
         "swapped": status.swapped,
         "swap_bytes": status.swap_bytes,
+        "checkpoint_bytes": status.checkpoint_bytes,
         "kv_cells_used": status.kv_used,
         "kv_cells": status.kv_total,
         "busy_us": micros(status.busy),

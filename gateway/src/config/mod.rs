@@ -262,6 +262,8 @@ pub struct LocalConfig {
     pub overcommit_percent: u32,
     /// Bytes that cells of requests outside the cache may take.
     pub swap_bytes_max: usize,
+    /// Bytes that checkpoints of a model with a sliding window may take.
+    pub checkpoint_bytes_max: usize,
     /// Whether tokens are guessed before they are computed.
     pub speculation: local_engine::Speculation,
     /// How token vectors become one; as the file says, where not named.

@@ -47,6 +47,8 @@ pub(super) struct Local {
     pub(super) overcommit_percent: Spanned<NonZeroU32>,
     #[serde(default = "local::swap_max_mib")]
     pub(super) swap_max_mib: u32,
+    #[serde(default = "local::checkpoints_max_mib")]
+    pub(super) checkpoints_max_mib: u32,
     #[serde(default = "local::speculation")]
     pub(super) speculation: Spanned<Speculation>,
     #[serde(default)]
@@ -284,6 +286,9 @@ mod local {
         unplaced(nonzero32(150))
     }
     pub(super) fn swap_max_mib() -> u32 {
+        512
+    }
+    pub(super) fn checkpoints_max_mib() -> u32 {
         512
     }
     pub(super) fn speculation() -> Spanned<Speculation> {

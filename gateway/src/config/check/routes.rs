@@ -111,11 +111,7 @@ fn local_route(
             prefill_chunk: written.prefill_chunk_tokens.get(),
             gap_target: Some(Duration::from_millis(written.gap_target_ms))
                 .filter(|target| !target.is_zero()),
-            kv_layout: match written.kv_layout {
-                written_routes::KvLayout::Auto => KvLayout::Auto,
-                written_routes::KvLayout::Unified => KvLayout::Unified,
-                written_routes::KvLayout::Separate => KvLayout::Separate,
-            },
+            kv_layout: kv_layout(written.kv_layout),
             prefix_sharing: match written.prefix_sharing {
                 written_routes::PrefixSharing::Caller => PrefixSharing::Caller,
                 written_routes::PrefixSharing::All => PrefixSharing::All,
@@ -123,6 +119,7 @@ fn local_route(
             prefixes_max: written.prefixes_max,
             overcommit_percent: overcommit,
             swap_bytes_max: count(written.swap_max_mib).saturating_mul(1 << 20),
+            checkpoint_bytes_max: count(written.checkpoints_max_mib).saturating_mul(1 << 20),
             speculation: speculation(written, around.base)?,
             pooling: written.pooling.map(pooling),
             gpu_layers: written.gpu_layers.0,
@@ -149,6 +146,14 @@ fn keep(written: &written_routes::Local) -> Keep {
         load_wait_max: millis(written.load_wait_max_ms),
         load_waiting_max: count(written.load_waiting_max),
         ..Keep::default()
+    }
+}
+
+fn kv_layout(written: written_routes::KvLayout) -> KvLayout {
+    match written {
+        written_routes::KvLayout::Auto => KvLayout::Auto,
+        written_routes::KvLayout::Unified => KvLayout::Unified,
+        written_routes::KvLayout::Separate => KvLayout::Separate,
     }
 }
 

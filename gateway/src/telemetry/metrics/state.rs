@@ -33,6 +33,7 @@ pub(super) struct State {
     route_breaker_opened: Family<RouteLabels, Gauge>,
     engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     engine_cells: Family<RouteLabels, Gauge>,
+    engine_checkpoints: Family<RouteLabels, Gauge>,
     engine_drafted: Family<RouteLabels, Gauge>,
     engine_accepted: Family<RouteLabels, Gauge>,
     engine_draft_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
@@ -117,6 +118,7 @@ impl State {
                 &self.route_breaker_opened,
             ),
             ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
+            ("engine_checkpoint_bytes", "Memory of checkpoints", &self.engine_checkpoints),
             (
                 "engine_draft_tokens",
                 "Tokens the local route has guessed since the model was loaded",
@@ -287,6 +289,8 @@ impl State {
                 let busy = status.busy.as_secs_f64();
                 self.engine_busy.get_or_create(&labels).set(busy);
                 self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));
+                let checkpoints = signed(status.checkpoint_bytes);
+                self.engine_checkpoints.get_or_create(&labels).set(checkpoints);
                 let drafted: u64 = status.speculation.iter().map(|class| class.drafted).sum();
                 self.engine_drafted.get_or_create(&labels).set(signed(drafted));
                 let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
