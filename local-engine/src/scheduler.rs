@@ -74,8 +74,8 @@ pub(crate) struct Scheduler<D: Device> {
     pub(crate) drafter: Option<Drafter<D>>,
     pub(crate) batch_tokens: usize,
     pub(crate) prefill_chunk: usize,
-    /// Steps so far: every few reads the prompt that came first.
-    pub(crate) steps_so_far: u32,
+    /// Steps in a row that read prompts, but not the one that came first.
+    pub(crate) passed_over: u32,
     /// Tokens of texts to embed that this turn has read.
     pub(crate) embedded: usize,
     pub(crate) gap_target: Option<Duration>,
@@ -114,7 +114,7 @@ impl<D: Device> Scheduler<D> {
             shared,
             batch_tokens: size(config.batch_tokens),
             prefill_chunk: size(config.prefill_chunk),
-            steps_so_far: 0,
+            passed_over: 0,
             embedded: 0,
             queue_wait_max: config.queue_wait_max,
             reader_stall_max: config.reader_stall_max,

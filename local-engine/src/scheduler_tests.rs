@@ -480,6 +480,23 @@ fn a_short_prompt_overtakes_a_long_one_and_neither_starves() {
     assert_eq!(of_long, 2);
 }
 
+/// However many steps there were before: who has just been read can wait.
+#[test]
+fn a_long_prompt_that_was_just_read_is_passed_over_by_three() {
+    for before in 1..5 {
+        let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (5, 4_000));
+        let _running = bench.job(&[A + 2], 400);
+        bench.turn();
+        let _long = bench.job(&[A; 100], 1);
+        bench.turns(before);
+        let mut shorts = [3, 4, 5].map(|n| bench.job(&[A + n; 8], 1));
+        bench.turns(3);
+        for short in &mut shorts {
+            assert_eq!(finish(&events(short)), Some(Finish::Length), "{before} steps before");
+        }
+    }
+}
+
 #[test]
 fn a_small_rest_of_a_prompt_is_read_at_once_and_a_step_is_not_cut_into_crumbs() {
     let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (3, 4_000));

@@ -26,8 +26,8 @@ const CHUNK_MIN: usize = 16;
 const CHUNK_UNFITTED: usize = 64;
 /// A step in which nobody generates may take so many times the target.
 const ALONE: u32 = 2;
-/// Every so manieth step reads the prompt that came first.
-const OLDEST_EVERY: u32 = 4;
+/// So many steps in a row may pass over the prompt that came first.
+const PASSED_OVER_MAX: u32 = 3;
 /// One so manieth of a step's prompt tokens is too little for a piece of its own.
 const LITTLE: usize = 4;
 
@@ -119,7 +119,7 @@ impl<D: Device> Scheduler<D> {
         if batch.is_empty() {
             return Ok(false);
         }
-        self.steps_so_far = self.steps_so_far.wrapping_add(1);
+        self.count_passed_over(&parts);
         let started = Instant::now();
         if !self.decode(&batch, &parts, now)? {
             return Ok(true);
@@ -255,25 +255,36 @@ impl<D: Device> Scheduler<D> {
         room.min(within.max(CHUNK_MIN))
     }
 
+    /// The jobs whose prompts are being read: slot, tokens left, order of admission.
+    fn reading(&self) -> impl Iterator<Item = (usize, usize, u64)> {
+        self.running().filter_map(|(at, job)| {
+            let left = job.to_read().saturating_sub(self.read(at));
+            (left > 0 && !job.waits_for_time()).then_some((at, left, job.order))
+        })
+    }
+
+    /// Notes whether a step that reads prompts reads the one that came first.
+    fn count_passed_over(&mut self, parts: &[Part]) {
+        let mut prefills = parts.iter().filter(|part| !part.decode).peekable();
+        let oldest = self.reading().min_by_key(|(_, _, order)| *order);
+        if let Some((oldest, ..)) = oldest.filter(|_| prefills.peek().is_some()) {
+            let is_read = prefills.any(|part| part.slot == oldest);
+            self.passed_over = if is_read { 0 } else { self.passed_over + 1 };
+        }
+    }
+
     /// Shares the prompt tokens of a step. It goes to the job with the shortest rest, so that a short
-    /// prompt behind a long one gets its first token soon, and every so many steps to the one that
-    /// came first, so that none starves. A second job is read in the same step only if much is left for it:
+    /// prompt behind a long one gets its first token soon; the one that came first is passed over only
+    /// so many times in a row, so that none starves. A second job is read in the same step only if much is left for it:
     /// pieces of several prompts in one batch read the weights more than once where caches are
     /// separate.
     ///
     /// A rest that is at most `beyond` tokens too long is read at once: as a step of its own it would
     /// cost everybody more.
     pub(crate) fn share_prefill(&self, budget: usize, beyond: usize) -> Vec<(usize, usize)> {
-        let mut reading: Vec<(usize, usize, u64)> = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate() {
-            let Some(sequence) = &slot.running else { continue };
-            let left = sequence.to_read().saturating_sub(self.read(at));
-            if left > 0 && !sequence.waits_for_time() {
-                reading.push((at, left, sequence.order));
-            }
-        }
+        let mut reading: Vec<(usize, usize, u64)> = self.reading().collect();
         reading.sort_by_key(|(_, left, order)| (*left, *order));
-        if self.steps_so_far.is_multiple_of(OLDEST_EVERY)
+        if self.passed_over >= PASSED_OVER_MAX
             && let Some(oldest) = (0..reading.len()).min_by_key(|at| reading[*at].2)
         {
             reading[..=oldest].rotate_right(1);

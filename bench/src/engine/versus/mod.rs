@@ -30,9 +30,38 @@ pub(crate) struct VersusArgs {
     /// The tollgate binary for --llama-server [default: beside this one].
     #[arg(long)]
     pub(super) tollgate: Option<PathBuf>,
+    /// What is asked of both, beside --streams.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Beside::ALL)]
+    pub(super) beside_streams: Vec<Beside>,
+    /// So many times as many turns in each round.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) turns: u8,
     /// llama-batched-bench, for the ceiling without HTTP.
     #[arg(long)]
     pub(super) batched_bench: Option<PathBuf>,
+}
+
+/// A load that is no number of streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Beside {
+    Mixed,
+    Steady,
+    NextTurn,
+    /// Nothing more.
+    None,
+}
+
+impl Beside {
+    const ALL: [Beside; 3] = [Beside::Mixed, Beside::Steady, Beside::NextTurn];
+
+    fn load(self) -> Option<Load> {
+        match self {
+            Beside::Mixed => Some(Load::Mixed),
+            Beside::Steady => Some(Load::Steady),
+            Beside::NextTurn => Some(Load::NextTurn),
+            Beside::None => None,
+        }
+    }
 }
 
 /// The two that are compared.
@@ -136,11 +165,11 @@ async fn measured(args: &EngineArgs, servers: &Servers) -> Result<Vec<Turn>, Str
         Load::Streams(1).put(servers.of(subject), &mut prompts, args).await?;
     }
     let mut loads: Vec<Load> = args.streams.iter().map(|streams| Load::Streams(*streams)).collect();
-    loads.extend([Load::Mixed, Load::Steady, Load::NextTurn]);
+    loads.extend(args.versus.beside_streams.iter().filter_map(|beside| beside.load()));
     let mut turns = Vec::new();
     for round in 0..args.rounds {
         for load in crate::stats::rotated(&loads, round) {
-            for turn in 0..load.turns() {
+            for turn in 0..load.turns() * usize::from(args.versus.turns) {
                 let both = [Subject::Tollgate, Subject::LlamaServer];
                 for subject in crate::stats::rotated(&both, round + turn) {
                     let before = servers.cpu(subject)?;
