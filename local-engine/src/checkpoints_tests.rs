@@ -84,6 +84,17 @@ fn who_comes_with_another_one_waits_for_its_checkpoint() {
 }
 
 #[test]
+fn a_slot_keeps_no_checkpoints_of_what_it_held_before() {
+    let mut bench = sliding(|config| (config.kv_layout, config.slots) = (KvLayout::Separate, 1));
+    for from in [10, 20, 30] {
+        let chat = prompt(from, 100);
+        assert_eq!(cached(&mut bench, 1, &chat, 5), 0);
+        assert_eq!(cached(&mut bench, 1, &chat, 5), 92);
+        assert_eq!(bench.shared.gauges.read().checkpoint_bytes, 4 * 92);
+    }
+}
+
+#[test]
 fn without_room_for_checkpoints_there_is_only_the_end() {
     let mut bench = sliding(|config| config.checkpoint_bytes_max = 4 * 92 - 1);
     let mut chat = prompt(10, 100);
@@ -92,6 +103,18 @@ fn without_room_for_checkpoints_there_is_only_the_end() {
     assert_eq!(cached(&mut bench, 1, &chat, 5), 0);
     chat.extend([A + 1, A + 2, A + 3, A + 4, 5, 5]);
     assert_eq!(cached(&mut bench, 1, &chat, 5), 104);
+}
+
+#[test]
+fn a_copy_comes_in_only_when_there_are_cells_for_it() {
+    let mut bench = sliding(|config| (config.slots, config.context_tokens) = (2, 500));
+    let ask = prompt(10, 300);
+    let _first = bench.job(&ask, 20);
+    bench.turns(4);
+    let _second = bench.job(&ask, 20);
+    bench.turns(2);
+    let read = bench.shared.gauges.read();
+    assert_eq!((read.running, read.queued), (1, 1), "300 of the 320 are not the first one's");
 }
 
 #[test]

@@ -86,10 +86,13 @@ impl Script {
         cells.collect::<std::collections::BTreeSet<usize>>().len()
     }
 
-    /// Whether a checkpoint was taken of a slot with the first `keep` tokens that it has.
+    /// Whether there is a checkpoint of a slot with the first `keep` tokens that it has.
     fn is_of(&self, slot: u32, keep: usize, at: Option<&Vec<(i32, usize)>>) -> bool {
         let tokens = self.tokens(slot as usize);
-        at.is_some_and(|at| at.iter().map(|(token, _)| token).eq(&tokens[..keep]))
+        let its_own =
+            |at: &Vec<(i32, usize)>| at.iter().map(|(token, _)| token).eq(&tokens[..keep]);
+        assert!(at.is_none_or(its_own), "a checkpoint of other tokens");
+        at.is_some()
     }
 
     pub(crate) fn tokens(&self, slot: usize) -> Vec<i32> {
