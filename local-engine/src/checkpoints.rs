@@ -208,8 +208,7 @@ impl<D: Device> Scheduler<D> {
             return;
         };
         let read = self.tree.len(slot);
-        let due = stop_within(job.prompt_tokens, read) == read;
-        if read == 0 || !due || self.checkpoints.last_within(slot, read) == read {
+        if read == 0 || stop_within(job.prompt_tokens, read) != read {
             return;
         }
         let started = Instant::now();

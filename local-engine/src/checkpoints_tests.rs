@@ -84,6 +84,15 @@ fn who_comes_with_another_one_waits_for_its_checkpoint() {
 }
 
 #[test]
+fn nobody_waits_for_a_beginning_that_has_no_checkpoint() {
+    let mut bench = sliding(|_| {});
+    let ask = |from| [numbered(10, 300), prompt(from, 400)].concat();
+    let _jobs = [20, 30].map(|from| bench.submit_for(caller(1), &ask(from), 5).expect("taken"));
+    bench.turns(1);
+    assert_eq!(bench.shared.gauges.read().running, 2);
+}
+
+#[test]
 fn a_slot_keeps_no_checkpoints_of_what_it_held_before() {
     let mut bench = sliding(|config| (config.kv_layout, config.slots) = (KvLayout::Separate, 1));
     for from in [10, 20, 30] {

@@ -20,6 +20,7 @@ fn config(kv_layout: KvLayout) -> EngineConfig {
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
     assert!(file.is_file(), "no model at {}: run `make model`", file.display());
     let mut config = EngineConfig::new(file);
+    config.threads = Some(1);
     (config.context_tokens, config.slots, config.kv_layout) = (1_024, 4, kv_layout);
     config
 }

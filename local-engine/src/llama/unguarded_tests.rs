@@ -16,6 +16,7 @@ fn unguarded(case: &str) {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/SmolLM2-135M-Instruct-Q4_1.gguf");
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
     let mut config = EngineConfig::new(file);
+    config.threads = Some(1);
     (config.context_tokens, config.slots, config.batch_tokens) = (512, 2, 64);
     config.kv_layout = KvLayout::Separate;
     let model = Model::load(&config.file, CPU).expect("loads");

@@ -18,6 +18,8 @@ pub(crate) fn model_file() -> PathBuf {
 /// A small set-up: two slots, a thousand cells.
 pub(crate) fn small() -> EngineConfig {
     let mut config = EngineConfig::new(model_file());
+    // Tests run beside each other, and threads that wait for one another do so by spinning.
+    config.threads = Some(1);
     config.context_tokens = 1_024;
     config.slots = 2;
     config.batch_tokens = 256;

@@ -136,7 +136,7 @@ cache_read = "0.5"
     /// The model in the process, with more lines of configuration.
     pub(crate) fn edge_with(mut self, more: &str) -> Self {
         let file = model_file();
-        let usual = usual_unless_in(more, &["slots = 4"]);
+        let usual = usual_unless_in(more, &["slots = 4", "threads = 1"]);
         write!(
             self.routes,
             r#"
