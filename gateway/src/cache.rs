@@ -19,7 +19,7 @@ use crate::{
     refusal::Refusal,
     wire::{BadRequest, ChatRequest},
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use key::CacheKey;
 use policies::{Decision, LeaveOut, RouteId};
 use shelf::{Found, Shelf};
@@ -29,7 +29,7 @@ use std::sync::{
 };
 
 /// The header with which a request uses the cache or does not.
-const HEADER: &str = "x-tollgate-cache";
+static HEADER: HeaderName = HeaderName::from_static("x-tollgate-cache");
 
 /// Answers by what was asked.
 #[derive(Debug)]
@@ -209,7 +209,7 @@ pub fn check(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// A word that is not known is refused: who wants no kept answer must not get one for a typo.
 fn wish(headers: &HeaderMap) -> Result<Wish, Refusal> {
-    Ok(match headers.get(HEADER).map(http::HeaderValue::as_bytes) {
+    Ok(match headers.get(&HEADER).map(HeaderValue::as_bytes) {
         None => Wish::Unsaid,
         Some(b"on") => Wish::On,
         Some(b"off") => Wish::Off,
@@ -217,7 +217,7 @@ fn wish(headers: &HeaderMap) -> Result<Wish, Refusal> {
         Some(_) => {
             let message = format!("`{HEADER}` must be on, off or refresh");
             return Err(Refusal::Bad(BadRequest {
-                param: Some(HEADER.to_owned()),
+                param: Some(HEADER.to_string()),
                 message,
                 code: "invalid_value",
             }));

@@ -17,12 +17,12 @@ use crate::{
     refusal::Refusal,
     wire::{BadRequest, ChatRequest},
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use policies::PolicyVersion;
 use std::sync::Arc;
 
 /// The header.
-const HEADER: &str = "idempotency-key";
+static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -88,7 +88,7 @@ impl Idempotency {
     /// # Errors
     /// [`Refusal::Bad`] for one that is no key, or where there are none.
     pub fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Refusal> {
-        let Some(key) = headers.get(HEADER) else { return Ok(None) };
+        let Some(key) = headers.get(&HEADER) else { return Ok(None) };
         if self.config.bytes_max == 0 {
             return Err(bad("idempotency keys are switched off on this gateway"));
         }

@@ -47,6 +47,8 @@ static TOKENS_RESET: [HeaderName; 4] = [
     HeaderName::from_static("ratelimitbysize-reset"),
     HeaderName::from_static("x-tokenlimit-reset"),
 ];
+/// What the names of all of them begin with.
+const FAMILIES: [&str; 4] = ["x-ratelimit", "anthropic-ratelimit", "x-tokenlimit", "ratelimit"];
 /// Longest reset that is kept.
 const RESET_BYTES_MAX: usize = 40;
 
@@ -54,6 +56,12 @@ impl RateSeen {
     /// Reads an answer's headers; `None` where they say nothing.
     #[must_use]
     pub fn read(headers: &HeaderMap) -> Option<Self> {
+        // Every answer comes by here, most say nothing, and one look at their few headers is cheaper
+        // than looking each of ours up.
+        let begins = |name: &HeaderName| FAMILIES.iter().any(|of| name.as_str().starts_with(of));
+        if !headers.keys().any(begins) {
+            return None;
+        }
         let text = |names: &[HeaderName]| {
             let found = names.iter().find_map(|name| headers.get(name))?;
             found.to_str().ok().filter(|text| text.len() <= RESET_BYTES_MAX)
@@ -71,8 +79,8 @@ impl RateSeen {
 
 #[cfg(test)]
 mod tests {
-    use super::RateSeen;
-    use http::HeaderMap;
+    use super::{REQUESTS_LEFT, REQUESTS_RESET, RateSeen, TOKENS_LEFT, TOKENS_RESET};
+    use http::{HeaderMap, HeaderValue};
 
     fn read(pairs: &[(&'static str, &'static str)]) -> Option<RateSeen> {
         let mut headers = HeaderMap::new();
@@ -167,6 +175,15 @@ mod tests {
             assert_eq!([seen.requests_left, seen.tokens_left], left, "{headers:?}");
             let resets = [seen.requests_reset.as_deref(), seen.tokens_reset.as_deref()];
             assert_eq!(resets, reset, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn every_header_that_is_read_is_one_that_tells() {
+        let all = [&REQUESTS_LEFT[..], &TOKENS_LEFT, &REQUESTS_RESET, &TOKENS_RESET].concat();
+        for name in all {
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("1"))]);
+            assert!(RateSeen::read(&headers).is_some(), "{name}");
         }
     }
 

@@ -216,12 +216,12 @@ fn parameter(capability: &str) -> &str {
 /// Whether the caller wants the decision explained and nothing asked. A value that is not known is
 /// refused: taken for a no, it would cost.
 pub(super) fn asks_dry_run(headers: &HeaderMap) -> Result<bool, Refusal> {
-    const NAME: &str = "x-tollgate-dry-run";
-    match headers.get(NAME).map(HeaderValue::as_bytes) {
+    static NAME: HeaderName = HeaderName::from_static("x-tollgate-dry-run");
+    match headers.get(&NAME).map(HeaderValue::as_bytes) {
         None | Some(b"" | b"0" | b"false" | b"no") => Ok(false),
         Some(b"1" | b"true" | b"yes") => Ok(true),
         Some(_) => Err(Refusal::Bad(BadRequest {
-            param: Some(NAME.to_owned()),
+            param: Some(NAME.to_string()),
             message: format!("`{NAME}` must be 1 or 0"),
             code: "invalid_value",
         })),
@@ -242,8 +242,10 @@ pub(super) fn refuse_long_body(headers: &HeaderMap, bytes_max: usize) -> Result<
 
 /// A request's id as a header.
 pub(super) fn of_id(id: RequestId) -> HeaderValue {
+    let mut text = *b"req_00000000000000000000000000000000";
+    id.0.simple().encode_lower(&mut text[4..]);
     // `req_` and hex digits always make a header.
-    HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Gives a response that has none yet a request id.

@@ -146,7 +146,7 @@ pub(crate) struct Place {
 }
 
 /// The known fields of one body, in its order: each at most once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Vec<Place>);
 
 impl Fields {

@@ -3,7 +3,7 @@
 
 use super::BadRequest;
 use crate::ledger::RequestId;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use policies::PicoUsd;
 use std::time::Duration;
 
@@ -18,18 +18,101 @@ pub(crate) const GUARD: &str = "guard:";
 /// Longest deadline: a day.
 const DEADLINE_MS_MAX: u64 = 86_400_000;
 
-/// `x-tollgate-tags`: comma separated, each once, in order.
-pub(super) fn tags(headers: &HeaderMap) -> Result<Vec<String>, BadRequest> {
-    static NAME: HeaderName = HeaderName::from_static("x-tollgate-tags");
-    let mut tags: Vec<String> = Vec::new();
-    for value in headers.get_all(&NAME) {
-        let given = text(&NAME, value)?.split(',').map(str::trim);
-        for tag in given.filter(|tag| !tag.is_empty()) {
-            add_tag(&mut tags, tag)
-                .map_err(|message| BadRequest::value(&NAME, format!("`{NAME}`: {message}")))?;
+/// `x-session-id`, before the name that LiteLLM's clients use.
+const SESSION: &str = "x-session-id";
+const LITELLM_SESSION: &str = "x-litellm-session-id";
+const TAGS: &str = "x-tollgate-tags";
+const PARENT: &str = "x-tollgate-parent";
+const STEP: &str = "x-tollgate-step";
+const MAX_COST: &str = "x-tollgate-max-cost-usd";
+const DEADLINE: &str = "x-tollgate-deadline-ms";
+const TRACEPARENT: &str = "traceparent";
+
+/// What a request's headers say of it.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Of `x-tollgate-tags`, comma separated: each once, in order.
+    pub(super) tags: Vec<String>,
+    pub(super) session: Option<String>,
+    /// The id (`x-request-id`) of the request that caused this one.
+    pub(super) parent: Option<RequestId>,
+    /// The caller's name for the step of its run.
+    pub(super) step: Option<String>,
+    /// The most this request may cost.
+    pub(super) max_cost: Option<PicoUsd>,
+    /// From arrival.
+    pub(super) deadline: Option<Duration>,
+    /// If it has the shape of one: the standard says to ignore any other.
+    pub(super) traceparent: Option<HeaderValue>,
+}
+
+/// The headers that may be given once, as they are written.
+#[derive(Default)]
+struct Given<'a> {
+    session: Option<&'a str>,
+    litellm_session: Option<&'a str>,
+    parent: Option<&'a str>,
+    step: Option<&'a str>,
+    max_cost: Option<&'a str>,
+    deadline: Option<&'a str>,
+}
+
+/// Reads them in one pass: most requests have none of them, and looking each up costs more than
+/// walking over the few there are.
+///
+/// # Errors
+/// [`BadRequest`] naming the header.
+pub(super) fn read(headers: &HeaderMap) -> Result<Told, BadRequest> {
+    let mut told = Told::default();
+    let mut given = Given::default();
+    for (name, value) in headers {
+        let place = match name.as_str() {
+            SESSION => &mut given.session,
+            LITELLM_SESSION => &mut given.litellm_session,
+            PARENT => &mut given.parent,
+            STEP => &mut given.step,
+            MAX_COST => &mut given.max_cost,
+            DEADLINE => &mut given.deadline,
+            TAGS => {
+                add_tags(&mut told.tags, text(TAGS, value)?)?;
+                continue;
+            }
+            TRACEPARENT => {
+                if is_traceparent(value) {
+                    told.traceparent.get_or_insert_with(|| value.clone());
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        let name = name.as_str();
+        if place.replace(text(name, value)?.trim()).is_some() {
+            return Err(BadRequest::value(name, format!("`{name}` is given twice")));
         }
     }
-    Ok(tags)
+    let says = |text: &&str| !text.is_empty();
+    told.session = match given.session.filter(says) {
+        Some(session) => Some(bounded(SESSION, session, SESSION_BYTES_MAX)?),
+        None => given
+            .litellm_session
+            .filter(says)
+            .map(|session| bounded(LITELLM_SESSION, session, SESSION_BYTES_MAX))
+            .transpose()?,
+    };
+    told.parent = given.parent.filter(says).map(parent).transpose()?;
+    let step = given.step.filter(says);
+    told.step = step.map(|step| bounded(STEP, step, STEP_BYTES_MAX)).transpose()?;
+    told.max_cost = given.max_cost.map(max_cost).transpose()?;
+    told.deadline = given.deadline.map(deadline).transpose()?;
+    Ok(told)
+}
+
+fn add_tags(tags: &mut Vec<String>, given: &str) -> Result<(), BadRequest> {
+    for tag in given.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+        add_tag(tags, tag)
+            .map_err(|message| BadRequest::value(TAGS, format!("`{TAGS}`: {message}")))?;
+    }
+    Ok(())
 }
 
 /// An operator's tags of a key, as a request could name them: each once, in order.
@@ -68,95 +151,41 @@ fn add_tag(tags: &mut Vec<String>, tag: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `x-session-id`, or the name LiteLLM's clients use.
-pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
-    static NAMES: [HeaderName; 2] =
-        [HeaderName::from_static("x-session-id"), HeaderName::from_static("x-litellm-session-id")];
-    for name in &NAMES {
-        let Some(session) = one(headers, name)?.filter(|session| !session.is_empty()) else {
-            continue;
-        };
-        if session.len() > SESSION_BYTES_MAX {
-            let message = format!("`{name}` is longer than {SESSION_BYTES_MAX} bytes");
-            return Err(BadRequest::value(name, message));
-        }
-        return Ok(Some(session.to_owned()));
+fn bounded(name: &str, text: &str, bytes_max: usize) -> Result<String, BadRequest> {
+    if text.len() > bytes_max {
+        return Err(BadRequest::value(name, format!("`{name}` is longer than {bytes_max} bytes")));
     }
-    Ok(None)
+    Ok(text.to_owned())
 }
 
-/// `x-tollgate-parent`: the id (`x-request-id`) of the request that caused this one.
-pub(super) fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, BadRequest> {
-    static NAME: HeaderName = HeaderName::from_static("x-tollgate-parent");
-    let read = |id: &str| {
-        let wrong = |_| BadRequest::value(&NAME, format!("`{NAME}` must be the id of a request"));
-        id.parse().map_err(wrong)
-    };
-    one(headers, &NAME)?.filter(|id| !id.is_empty()).map(read).transpose()
+fn parent(id: &str) -> Result<RequestId, BadRequest> {
+    let message = || format!("`{PARENT}` must be the id of a request");
+    id.parse().map_err(|_| BadRequest::value(PARENT, message()))
 }
 
-/// `x-tollgate-step`: the caller's name for the step of its run.
-pub(super) fn step(headers: &HeaderMap) -> Result<Option<String>, BadRequest> {
-    static NAME: HeaderName = HeaderName::from_static("x-tollgate-step");
-    let step = one(headers, &NAME)?.filter(|step| !step.is_empty());
-    if step.is_some_and(|step| step.len() > STEP_BYTES_MAX) {
-        let message = format!("`{NAME}` is longer than {STEP_BYTES_MAX} bytes");
-        return Err(BadRequest::value(&NAME, message));
-    }
-    Ok(step.map(str::to_owned))
+fn max_cost(amount: &str) -> Result<PicoUsd, BadRequest> {
+    amount.parse().map_err(|error| BadRequest::value(MAX_COST, format!("`{MAX_COST}`: {error}")))
 }
 
-/// `x-tollgate-max-cost-usd`: the most this request may cost.
-pub(super) fn max_cost(headers: &HeaderMap) -> Result<Option<PicoUsd>, BadRequest> {
-    static NAME: HeaderName = HeaderName::from_static("x-tollgate-max-cost-usd");
-    let read = |amount: &str| {
-        amount.parse().map_err(|error| BadRequest::value(&NAME, format!("`{NAME}`: {error}")))
-    };
-    one(headers, &NAME)?.map(read).transpose()
+fn deadline(millis: &str) -> Result<Duration, BadRequest> {
+    let millis = millis.parse().ok().filter(|millis| (1..=DEADLINE_MS_MAX).contains(millis));
+    millis.map(Duration::from_millis).ok_or_else(|| {
+        let message = format!("`{DEADLINE}` must be milliseconds from 1 to {DEADLINE_MS_MAX}");
+        BadRequest::value(DEADLINE, message)
+    })
 }
 
-/// `x-tollgate-deadline-ms`: from arrival.
-pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, BadRequest> {
-    static NAME: HeaderName = HeaderName::from_static("x-tollgate-deadline-ms");
-    let read = |millis: &str| {
-        millis
-            .parse()
-            .ok()
-            .filter(|millis| (1..=DEADLINE_MS_MAX).contains(millis))
-            .map(Duration::from_millis)
-            .ok_or_else(|| {
-                let message = format!("`{NAME}` must be milliseconds from 1 to {DEADLINE_MS_MAX}");
-                BadRequest::value(&NAME, message)
-            })
-    };
-    one(headers, &NAME)?.map(read).transpose()
-}
-
-/// `traceparent`, if it has the shape of one: the standard says to ignore any other.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
-    static NAME: HeaderName = HeaderName::from_static("traceparent");
-    let value = headers.get(&NAME)?;
-    let shaped = value.len() >= 55
+fn is_traceparent(value: &HeaderValue) -> bool {
+    value.len() >= 55
         && value.len() <= 128
         && value.as_bytes().iter().enumerate().all(|(at, byte)| match at {
             2 | 35 | 52 => *byte == b'-',
             0..55 => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             55 => *byte == b'-',
             _ => byte.is_ascii_graphic(),
-        });
-    shaped.then(|| value.clone())
+        })
 }
 
-/// A header's only value.
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, BadRequest> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next().map(|value| text(name, value).map(str::trim)).transpose()?;
-    match values.next() {
-        None => Ok(first),
-        Some(_) => Err(BadRequest::value(name, format!("`{name}` is given twice"))),
-    }
-}
-
-fn text<'a>(name: &HeaderName, value: &'a HeaderValue) -> Result<&'a str, BadRequest> {
+fn text<'a>(name: &str, value: &'a HeaderValue) -> Result<&'a str, BadRequest> {
     value.to_str().map_err(|_| BadRequest::value(name, format!("`{name}` must be printable ASCII")))
 }

@@ -11,25 +11,19 @@ const WORDS_MAX: usize = 48;
 /// Longer words are identifiers, if they are ASCII. Others are cut there: whole sentences of
 /// languages without spaces are one word.
 const WORD_BYTES_MAX: usize = 20;
+/// What is hashed at most.
+const SAID_BYTES: usize = WORDS_MAX * (WORD_BYTES_MAX + 1);
 
 /// A hash of the first words of the last message, in small letters, without numbers, identifiers
 /// and punctuation: a counter or a random suffix makes no other question of it. Equal within this
 /// process only.
 pub(crate) fn question(request: &ChatRequest) -> u64 {
-    let whole: &[u8] = &request.body;
-    let messages = request.given(Field::Messages).map_or(whole, str::as_bytes);
+    let messages = request.written(Field::Messages).unwrap_or(&request.body);
     let tail = &messages[messages.len().saturating_sub(TAIL_BYTES)..];
-    // Gathered first and hashed in one go: giving the hasher a byte at a time costs more.
-    let mut said = [0; WORDS_MAX * (WORD_BYTES_MAX + 1)];
-    let mut end = 0;
-    for word in words(&tail[last_content(tail)..]).take(WORDS_MAX) {
-        let place = &mut said[end..=end + word.len()];
-        place[..word.len()].copy_from_slice(word);
-        place.make_ascii_lowercase();
-        place[word.len()] = b' ';
-        end += place.len();
-    }
-    seeded().hash_one(&said[..end])
+    let mut said = [0; SAID_BYTES];
+    let said = gather(&tail[last_content(tail)..], &mut said);
+    // In one go: giving the hasher a byte at a time costs more.
+    seeded().hash_one(said)
 }
 
 /// Where the last `"content"` stands; 0 where there is none.
@@ -44,15 +38,57 @@ fn last_content(text: &[u8]) -> usize {
     0
 }
 
-/// The words that make a question: letters of ASCII, and whatever is not ASCII.
-fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric()).filter_map(|word| {
-        let is_ascii = word.is_ascii();
-        let is_no_word = word.is_empty()
-            || word.iter().any(u8::is_ascii_digit)
-            || (is_ascii && word.len() > WORD_BYTES_MAX);
-        (!is_no_word).then(|| &word[..word.len().min(WORD_BYTES_MAX)])
-    })
+/// What a byte is in a word, as bits that add up over it.
+const LETTER: u8 = 1;
+const DIGIT: u8 = 2;
+const NOT_ASCII: u8 = 4;
+/// Of each byte; 0 stands between words.
+const KINDS: [u8; 256] = {
+    let mut kinds = [NOT_ASCII; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        kinds[byte as usize] = if byte.is_ascii_digit() {
+            DIGIT
+        } else if byte.is_ascii_alphabetic() {
+            LETTER
+        } else {
+            0
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+/// Gathers the words that make a question, a space after each and in small letters: letters of ASCII,
+/// and whatever is not ASCII.
+fn gather<'s>(text: &[u8], said: &'s mut [u8; SAID_BYTES]) -> &'s [u8] {
+    let (mut end, mut words) = (0, 0);
+    let mut rest = text;
+    while words < WORDS_MAX && !rest.is_empty() {
+        let (mut kinds, mut length) = (0, 0);
+        for byte in rest {
+            let kind = KINDS[usize::from(*byte)];
+            if kind == 0 {
+                break;
+            }
+            kinds |= kind;
+            if length < WORD_BYTES_MAX {
+                said[end + length] = *byte;
+            }
+            length += 1;
+        }
+        rest = rest.get(length + 1..).unwrap_or_default();
+        let is_identifier = kinds & NOT_ASCII == 0 && length > WORD_BYTES_MAX;
+        if length > 0 && kinds & DIGIT == 0 && !is_identifier {
+            end += length.min(WORD_BYTES_MAX);
+            said[end] = b' ';
+            end += 1;
+            words += 1;
+        }
+    }
+    let said = &mut said[..end];
+    said.make_ascii_lowercase();
+    said
 }
 
 /// A hash of any text, equal within this process only.
@@ -67,16 +103,21 @@ fn seeded() -> &'static std::hash::RandomState {
 
 #[cfg(test)]
 mod tests {
-    use super::{last_content, words};
+    use super::{SAID_BYTES, WORDS_MAX, gather, last_content};
 
     fn said(text: &str) -> Vec<String> {
-        words(text.as_bytes()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        let mut said = [0; SAID_BYTES];
+        let said = gather(text.as_bytes(), &mut said);
+        let words = said.split_inclusive(|byte| *byte == b' ');
+        words.map(|word| String::from_utf8_lossy(word).trim_end().to_owned()).collect()
     }
 
     #[test]
     fn numbers_identifiers_and_punctuation_are_no_words() {
         let id = "abcdefghijklmnopqrstuvwxyz";
-        assert_eq!(said(&format!("Try (again), 42 x7 {id} please!")), ["Try", "again", "please"]);
+        assert_eq!(said(&format!("Try (again), 42 x7 {id} please!")), ["try", "again", "please"]);
+        assert_eq!(said("the last word"), ["the", "last", "word"]);
+        assert_eq!(said(&"word ".repeat(WORDS_MAX + 1)).len(), WORDS_MAX);
     }
 
     #[test]

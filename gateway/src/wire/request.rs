@@ -121,6 +121,7 @@ impl ChatRequest {
 
     /// A request that asks nothing yet, with what its headers say.
     pub(super) fn empty(model: String, headers: &HeaderMap) -> Result<Self, BadRequest> {
+        let told = headers::read(headers)?;
         Ok(Self {
             endpoint: Endpoint::ChatCompletions,
             ask: Ask::Chat,
@@ -140,17 +141,17 @@ impl ChatRequest {
             choices: 1,
             needs: Needs::default(),
             messages: 0,
-            tags: headers::tags(headers)?,
+            tags: told.tags,
             metadata: BTreeMap::new(),
-            session: headers::session(headers)?,
-            parent: headers::parent(headers)?,
-            step: headers::step(headers)?,
-            max_cost: headers::max_cost(headers)?,
-            deadline: headers::deadline(headers)?,
+            session: told.session,
+            parent: told.parent,
+            step: told.step,
+            max_cost: told.max_cost,
+            deadline: told.deadline,
             answer_by: None,
-            traceparent: headers::traceparent(headers),
+            traceparent: told.traceparent,
             upstream_request_id: None,
-            fields: Fields::new(),
+            fields: Fields::default(),
         })
     }
 
@@ -161,9 +162,13 @@ impl ChatRequest {
 
     /// A known field's value as the client wrote it; `None` where it is absent or null.
     pub(crate) fn given(&self, field: Field) -> Option<&str> {
+        std::str::from_utf8(self.written(field)?).ok()
+    }
+
+    /// As [`Self::given`], for who needs no text: checking that it is some takes as long as it is.
+    pub(crate) fn written(&self, field: Field) -> Option<&[u8]> {
         let Span { start, end } = self.fields.get(field)?.value;
-        let raw = std::str::from_utf8(self.body.get(start..end)?).ok()?;
-        (raw != "null").then_some(raw)
+        self.body.get(start..end).filter(|raw| *raw != b"null")
     }
 }
 

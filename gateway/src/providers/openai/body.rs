@@ -13,11 +13,12 @@ use crate::{
     },
 };
 use bytes::{BufMut, Bytes, BytesMut};
+use std::borrow::Cow;
 
 /// A replacement of a range of the client's bytes.
-struct Edit {
+struct Edit<'a> {
     at: Span,
-    with: String,
+    with: Cow<'a, str>,
 }
 
 /// The body for a provider: `model` is its name there, as a JSON string; the answer is capped at
@@ -32,7 +33,7 @@ pub fn upstream_body(
     let mut edits = Vec::with_capacity(4);
     let mut appended = String::new();
     if let Some(place) = request.fields.get(Field::Model) {
-        edits.push(Edit { at: place.value, with: model.to_owned() });
+        edits.push(Edit { at: place.value, with: model.into() });
     }
     match request.endpoint {
         // The old endpoint knows the old name alone.
@@ -55,7 +56,7 @@ fn cap(
     request: &ChatRequest,
     cap_field: CapField,
     output_cap: u64,
-    edits: &mut Vec<Edit>,
+    edits: &mut Vec<Edit<'_>>,
     appended: &mut String,
 ) {
     let wanted = match cap_field {
@@ -70,16 +71,16 @@ fn cap(
         if written {
             // The second name for the same cap: out, with the comma before it.
             let at = Span { start: place.gap_start, end: place.value.end };
-            edits.push(Edit { at, with: String::new() });
+            edits.push(Edit { at, with: "".into() });
             continue;
         }
         written = true;
         if place.field != wanted
             && let Some(at) = key_span(&request.body, place)
         {
-            edits.push(Edit { at, with: format!("\"{}\"", wanted.name()) });
+            edits.push(Edit { at, with: format!("\"{}\"", wanted.name()).into() });
         }
-        edits.push(Edit { at: place.value, with: output_cap.to_string() });
+        edits.push(Edit { at: place.value, with: output_cap.to_string().into() });
     }
     if !written {
         *appended += &format!(",\"{}\":{output_cap}", wanted.name());
@@ -95,14 +96,14 @@ fn key_span(body: &[u8], place: Place) -> Option<Span> {
 }
 
 /// Asks for the usage chunk of a stream.
-fn ask_for_usage(request: &ChatRequest, edits: &mut Vec<Edit>, appended: &mut String) {
+fn ask_for_usage(request: &ChatRequest, edits: &mut Vec<Edit<'_>>, appended: &mut String) {
     const ASKED: &str = "\"include_usage\":true";
     let Some(options) = request.fields.get(Field::StreamOptions).map(|place| place.value) else {
         *appended += &format!(",\"stream_options\":{{{ASKED}}}");
         return;
     };
     let Some(raw) = request.given(Field::StreamOptions) else {
-        edits.push(Edit { at: options, with: format!("{{{ASKED}}}") });
+        edits.push(Edit { at: options, with: format!("{{{ASKED}}}").into() });
         return;
     };
     let mut is_empty = true;
@@ -118,18 +119,18 @@ fn ask_for_usage(request: &ChatRequest, edits: &mut Vec<Edit>, appended: &mut St
     edits.push(match asked {
         Some(Span { start, end }) => Edit {
             at: Span { start: options.start + start, end: options.start + end },
-            with: "true".to_owned(),
+            with: "true".into(),
         },
         None => {
             let start = options.start + 1;
             let comma = if is_empty { "" } else { "," };
-            Edit { at: Span { start, end: start }, with: format!("{ASKED}{comma}") }
+            Edit { at: Span { start, end: start }, with: format!("{ASKED}{comma}").into() }
         }
     });
 }
 
 /// The body with `edits` made and `appended` before its closing brace.
-fn splice(body: &Bytes, mut edits: Vec<Edit>, appended: &str) -> Bytes {
+fn splice(body: &Bytes, mut edits: Vec<Edit<'_>>, appended: &str) -> Bytes {
     edits.sort_by_key(|edit| edit.at.start);
     let added: usize = edits.iter().map(|edit| edit.with.len()).sum();
     let mut out = BytesMut::with_capacity(body.len() + added + appended.len());
