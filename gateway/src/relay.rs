@@ -142,6 +142,12 @@ impl Relay {
         })
     }
 
+    /// Whether the client asked for a stream.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        self.stream
+    }
+
     /// The answer as the body of a stream.
     pub fn into_stream(
         self: Box<Self>,

@@ -10,6 +10,8 @@ mod front;
 mod headers;
 mod outside;
 mod pages;
+#[cfg(test)]
+mod room;
 mod shared;
 mod stored;
 mod watched;
@@ -170,11 +172,11 @@ fn data_plane() -> Paths<Arc<Gateway>> {
 fn asks(endpoint: Endpoint) -> MethodRouter<Arc<Gateway>> {
     // Boxed where it is made: it is large, and what stands around a handler moves it about.
     post(move |State(gateway): State<Arc<Gateway>>, request: Request| {
-        Box::pin(async move { live(&gateway, endpoint, request).await })
+        Box::pin(live(gateway, endpoint, request))
     })
 }
 
-async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
+async fn live(gateway: Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
     let id = gateway.books.request_id();
     let mut life = Life {
         id,
@@ -189,9 +191,9 @@ async fn live(gateway: &Arc<Gateway>, endpoint: Endpoint, request: Request) -> R
         watched: false,
         head_left: None,
     };
-    match answer(gateway, request, &mut life).await {
+    match answer(&gateway, request, &mut life).await {
         Ok(response) => response,
-        Err(refusal) => life.refuse(gateway, refusal),
+        Err(refusal) => life.refuse(&gateway, refusal),
     }
 }
 
@@ -224,75 +226,81 @@ async fn answer(
     request: Request,
     life: &mut Life,
 ) -> Result<Response, Refusal> {
-    let (head, body) = request.into_parts();
+    // A block of its own, so that the future has no room for what is over when a route is asked.
+    let (source, asked) = {
+        let (head, body) = request.into_parts();
 
-    let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
-    life.caller = Some(Arc::clone(&caller));
-    life.timeline.end(Stage::Identify);
+        let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
+        life.caller = Some(Arc::clone(&caller));
+        life.timeline.end(Stage::Identify);
 
-    let mut permit = gateway.admission.admit(&caller)?;
-    life.timeline.end(Stage::Admit);
+        let mut permit = gateway.admission.admit(&caller)?;
+        life.timeline.end(Stage::Admit);
 
-    let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
-    request.upstream_request_id = Some(life.id_header.clone());
-    request.answer_by = request.deadline.map(|deadline| life.timeline.arrived() + deadline);
-    life.timeline.end(Stage::Read);
+        let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
+        request.upstream_request_id = Some(life.id_header.clone());
+        request.answer_by = request.deadline.map(|deadline| life.timeline.arrived() + deadline);
+        life.timeline.end(Stage::Read);
 
-    let mut facts = facts(gateway, &caller, &request)?;
-    let policy = gateway.policy.current();
-    if headers::asks_dry_run(&head.headers)? {
-        gateway.idempotency.key(&head.headers)?;
-        cache::check(&head.headers)?;
-        return Ok(pages::dry_run(&policy, &facts));
-    }
-    life.model = gateway.admission.limited(&request.model).cloned();
-    gateway.admission.admit_to(&request.model, &mut permit)?;
-    let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
-    life.watched = true;
-    let decision =
-        decide(&policy, &facts).map_err(|refusal| watched::kept_home(refusal, &actions))?;
-    life.decision = Some(Arc::clone(&decision));
-    life.timeline.end(Stage::Decide);
+        let mut facts = facts(gateway, &caller, &request)?;
+        let policy = gateway.policy.current();
+        if headers::asks_dry_run(&head.headers)? {
+            gateway.idempotency.key(&head.headers)?;
+            cache::check(&head.headers)?;
+            return Ok(pages::dry_run(&policy, &facts));
+        }
+        life.model = gateway.admission.limited(&request.model).cloned();
+        gateway.admission.admit_to(&request.model, &mut permit)?;
+        let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
+        life.watched = true;
+        let decision =
+            decide(&policy, &facts).map_err(|refusal| watched::kept_home(refusal, &actions))?;
+        life.decision = Some(Arc::clone(&decision));
+        life.timeline.end(Stage::Decide);
 
-    let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
-    let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
-    open.notes.actions = actions;
-    let asked = Asked { request, decision, source, open, permit };
+        let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
+        let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
+        open.notes.actions = actions;
+        (source, Box::new(Asked { request, decision, open, permit }))
+    };
     match early::wanted(gateway, &asked) {
-        None => from(gateway, life, asked).await,
-        Some(every) => Box::pin(early::answer(gateway, life, every, asked)).await,
+        None => from(gateway, life, source, asked).await,
+        Some(every) => Box::pin(early::answer(gateway, life, every, source, asked)).await,
     }
 }
 
-/// A request that has been let in and decided, and where its answer is to come from.
+/// A request that has been let in and decided. Boxed on its way: it is large.
 struct Asked {
     request: ChatRequest,
     decision: Arc<Decision>,
-    source: Source,
     open: OpenEntry,
     permit: Permit,
 }
 
 /// The answer from its source.
-async fn from(gateway: &Arc<Gateway>, life: &mut Life, asked: Asked) -> Result<Response, Refusal> {
-    let Asked { request, decision, source, mut open, permit } = asked;
+async fn from(
+    gateway: &Arc<Gateway>,
+    life: &mut Life,
+    source: Source,
+    mut asked: Box<Asked>,
+) -> Result<Response, Refusal> {
     match source {
         Source::Route(cache) => {
-            open.notes.cache = cache;
-            ask(gateway, life, &request, &decision, open, permit).await
+            asked.open.notes.cache = cache;
+            ask(gateway, life, asked).await
         }
         // Boxed, so that a request which shares nothing does not carry their room about.
         Source::Flight(takeoff, cache) => {
-            open.notes.cache = cache;
-            Box::pin(shared::lead(gateway, life, request, open, permit, takeoff)).await
+            asked.open.notes.cache = cache;
+            Box::pin(shared::lead(gateway, life, asked, takeoff)).await
         }
         Source::Other(waiter, cache) => {
-            open.notes.cache = cache;
-            Box::pin(shared::follow(gateway, life, &request, open, permit, waiter)).await
+            asked.open.notes.cache = cache;
+            Box::pin(shared::follow(gateway, life, asked, waiter)).await
         }
         Source::Repeat(waiter) => {
-            open.notes.idempotent_replay = true;
-            Box::pin(shared::follow(gateway, life, &request, open, permit, waiter)).await
+            asked.open.notes.idempotent_replay = true;
+            Box::pin(shared::follow(gateway, life, asked, waiter)).await
         }
     }
 }
@@ -301,17 +309,27 @@ async fn from(gateway: &Arc<Gateway>, life: &mut Life, asked: Asked) -> Result<R
 async fn ask(
     gateway: &Gateway,
     life: &mut Life,
-    request: &ChatRequest,
-    decision: &Decision,
-    mut open: OpenEntry,
-    permit: Permit,
+    mut asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
-    let started = match execute(gateway, request, decision, &mut open).await {
+    let Asked { request, decision, open, .. } = &mut *asked;
+    let started = match execute(gateway, request, decision, open).await {
         Ok(started) => started,
-        Err(refusal) => return Err(unanswered(gateway, open, refusal, life)),
+        Err(refusal) => return Err(unanswered(gateway, asked.open, refusal, life)),
     };
     // Whatever becomes of it now, an entry tells of it.
     life.recorded = true;
+    let (headers, relay) = answering(gateway, life, *asked, started);
+    relayed(gateway, headers, relay).await
+}
+
+/// The headers of a route's answer, and what relays it.
+fn answering(
+    gateway: &Gateway,
+    life: &Life,
+    asked: Asked,
+    started: Started,
+) -> (HeaderMap, Box<Relay>) {
+    let Asked { request, open, permit, .. } = asked;
     let told = headers::Told {
         route: started.route.id(),
         attempts: open.attempts(),
@@ -322,7 +340,8 @@ async fn ask(
         timeline: &open.timeline,
     };
     let headers = headers::answer(gateway, life, &told, permit.rate());
-    relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
+    let head = answer_head(gateway, life, &started);
+    (headers, Relay::new(started, Some(open), &request, head, Some(permit)))
 }
 
 /// The body as the inner request.
@@ -427,16 +446,12 @@ async fn execute(
 }
 
 /// Hands the answer to the client; what is left to do now lives in the response body.
-async fn relay(
+async fn relayed(
     gateway: &Gateway,
-    life: &Life,
-    request: &ChatRequest,
     mut headers: HeaderMap,
-    (started, open, permit): (Started, Option<OpenEntry>, Option<Permit>),
+    relay: Box<Relay>,
 ) -> Result<Response, Refusal> {
-    let head = answer_head(gateway, life, &started);
-    let relay = Relay::new(started, open, request, head, permit);
-    if request.stream {
+    if relay.is_streamed() {
         headers::stream(&mut headers);
         let frames = relay.into_stream();
         return Ok(response(
@@ -455,7 +470,8 @@ async fn relay(
 /// What an answer in the client's format begins with.
 fn answer_head(gateway: &Gateway, life: &Life, started: &Started) -> AnswerHead {
     AnswerHead {
-        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
+        id: [wire::id_prefix(life.endpoint), life.id.0.simple().encode_lower(&mut [0; 32])]
+            .concat(),
         created: gateway.clock.unix_ms() / 1000,
         model: started.route.model().to_owned(),
     }
@@ -499,7 +515,7 @@ impl Life {
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = self.status(gateway, &refusal);
         if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
-            gateway.guard.unserved(&watched::of_caller(caller));
+            gateway.guard.unserved(&caller.watched);
         }
         if !self.recorded {
             gateway.books.refuse(RefusedRow {

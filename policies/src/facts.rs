@@ -24,7 +24,7 @@ pub struct Facts {
     /// The request itself.
     pub request: RequestFacts,
     /// Who asks.
-    pub caller: CallerFacts,
+    pub caller: Arc<CallerFacts>,
     /// Every budget that applies to this caller, in the order global, team, user, key.
     pub budgets: Vec<BudgetFacts>,
     /// Every configured route, in the order of the configuration.

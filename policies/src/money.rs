@@ -131,7 +131,10 @@ impl PicoUsd {
     pub fn write_plain(self, out: &mut String) {
         let mut digits = [0u8; 32];
         let text = self.digits(&mut digits);
-        out.push_str(text.trim_end_matches('0').trim_end_matches('.'));
+        // A point always stands before the zeros: it goes with them.
+        let last = text.bytes().rposition(|byte| byte != b'0').unwrap_or(0);
+        let is_whole = text.as_bytes().get(last) == Some(&b'.');
+        out.push_str(&text[..if is_whole { last } else { last + 1 }]);
     }
 
     /// [`Self::write_plain`] as a text of its own.

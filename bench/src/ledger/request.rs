@@ -8,7 +8,7 @@ use gateway::ledger::{
 };
 use gateway::timeline::Timeline;
 use policies::{
-    CallerFacts, Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, PromptTokens, RateTable,
+    Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, PromptTokens, RateTable,
     RequestFacts, RouteFacts, RouteId, RoutePrice, RouteState, RuleName, ServiceTier, TimeFacts,
     TokenPrice, TokenRates, Usage, UsageSource,
 };
@@ -144,7 +144,7 @@ fn facts() -> Facts {
             messages: 7,
             ..RequestFacts::default()
         },
-        caller: CallerFacts::default(),
+        caller: Arc::default(),
         budgets: Vec::new(),
         routes: vec![route("edge", true), route("cloud", false), route("cloud-small", false)],
         time: TimeFacts::default(),

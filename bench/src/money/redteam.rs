@@ -7,7 +7,7 @@ use super::trace::{INPUT_PRICE, OUTPUT_PRICE, Row, key_of, mix};
 use crate::say;
 use gateway::{
     guard::{Asked, Served, Settings, Subject, Watch, subjects},
-    ledger::GuardEffect,
+    ledger::{GuardEffect, KeyId},
 };
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -190,7 +190,7 @@ fn awake(now: u64) -> u64 {
 
 fn who(key: u64) -> Vec<Subject> {
     let (user, team) = (format!("u{}", key / 2), format!("t{}", key / 8));
-    subjects(&format!("key_{key}"), Some(&user), Some(&team))
+    subjects(&KeyId(format!("key_{key}").into()), Some(&user), Some(&team))
 }
 
 fn normal(

@@ -47,12 +47,12 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
 fn caller(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Caller {
     let record = record(requests_per_minute, concurrency);
     let gate = KeyGate::new(&record.limits, None);
-    Caller { record, team: None, groups: Vec::new(), gate }
+    Caller::new(record, None, Vec::new(), gate)
 }
 
 fn changed(record: Arc<KeyRecord>, before: &Caller) -> Caller {
     let gate = KeyGate::new(&record.limits, Some(&before.gate));
-    Caller { record, team: None, groups: Vec::new(), gate }
+    Caller::new(record, None, Vec::new(), gate)
 }
 
 #[tokio::test(start_paused = true)]

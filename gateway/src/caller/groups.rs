@@ -32,6 +32,6 @@ impl Groups {
         let team = record.team.clone().or(of_user);
         let of_team = team.as_deref().and_then(|team| of(Scope::Team(team.into())));
         let gate = KeyGate::new(&record.limits, before.map(|caller| &caller.gate));
-        Caller { record, team, groups: of_team.into_iter().chain(user).collect(), gate }
+        Caller::new(record, team, of_team.into_iter().chain(user).collect(), gate)
     }
 }

@@ -26,6 +26,7 @@ pub(crate) use groups::Group;
 
 use crate::{
     admission::KeyGate,
+    guard::{self, Subject},
     ledger::{BudgetPath, KeyId, Payer},
 };
 use policies::CallerFacts;
@@ -41,9 +42,30 @@ pub struct Caller {
     /// Its team and its user, where they were set up.
     pub(crate) groups: Vec<Arc<Group>>,
     pub(crate) gate: KeyGate,
+    /// Whom the abuse guard watches of it.
+    pub(crate) watched: Vec<Subject>,
+    /// What policies see of it.
+    pub(crate) facts: Arc<CallerFacts>,
 }
 
 impl Caller {
+    /// A key within its team and its user.
+    pub(crate) fn new(
+        record: Arc<KeyRecord>,
+        team: Option<String>,
+        groups: Vec<Arc<Group>>,
+        gate: KeyGate,
+    ) -> Self {
+        let watched = guard::subjects(&record.id, record.user.as_deref(), team.as_deref());
+        let facts = Arc::new(CallerFacts {
+            key: record.id.to_string(),
+            label: record.label.clone(),
+            user: record.user.clone(),
+            team: team.clone(),
+        });
+        Self { record, team, groups, gate, watched, facts }
+    }
+
     /// Whether the key, its user and its team may work at this time.
     #[must_use]
     pub fn works_at(&self, unix_ms: u64) -> bool {
@@ -74,17 +96,6 @@ impl Caller {
             session: None,
             tags: &self.record.tags,
             model: None,
-        }
-    }
-
-    /// The caller as policies see it.
-    #[must_use]
-    pub fn facts(&self) -> CallerFacts {
-        CallerFacts {
-            key: self.record.id.0.as_ref().to_owned(),
-            label: self.record.label.clone(),
-            user: self.record.user.clone(),
-            team: self.team.clone(),
         }
     }
 }

@@ -13,7 +13,7 @@ mod spending;
 mod tests;
 mod watch;
 
-use crate::ledger::{Guarded, What};
+use crate::ledger::{Guarded, KeyId, What};
 pub(crate) use keep::keep;
 pub use profile::{Asked, Served};
 pub use settings::{Settings, Signal};
@@ -28,10 +28,10 @@ pub struct Guard {
 
 /// Who is watched of a request: its key, then its user and its team if the operator set them.
 #[must_use]
-pub fn subjects(key: &str, user: Option<&str>, team: Option<&str>) -> Vec<Subject> {
+pub fn subjects(key: &KeyId, user: Option<&str>, team: Option<&str>) -> Vec<Subject> {
     let user = user.map(|user| Subject::from(format!("user:{user}")));
     let team = team.map(|team| Subject::from(format!("team:{team}")));
-    std::iter::once(Subject::from(key)).chain(user).chain(team).collect()
+    std::iter::once(Arc::clone(&key.0)).chain(user).chain(team).collect()
 }
 
 /// A hash of a name (a model, a key), the same in every process: histories are kept under it. No

@@ -1,12 +1,16 @@
 //! Promises of the guard, in told time.
 
 use super::*;
-use crate::ledger::GuardEffect;
+use crate::ledger::{GuardEffect, KeyId};
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
 /// A tenth of a cent.
 const USUAL_COST: u64 = 1_000_000_000;
+
+fn watched(key: &str, user: Option<&str>, team: Option<&str>) -> Vec<Subject> {
+    subjects(&KeyId(Arc::from(key)), user, team)
+}
 
 fn asked(unix_ms: u64, question: u64) -> Asked {
     Asked { unix_ms, question, model: 1, hour: 12, session: None, prompt_tokens: 500, left: None }
@@ -35,7 +39,7 @@ fn a_day(watch: &mut Watch, who: &[Subject]) -> u64 {
 
 #[test]
 fn a_burst_is_kept_to_the_local_model_and_the_operator_is_told_once() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", Some("ada"), None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", Some("ada"), None));
     let start = a_day(&mut watch, &who);
     let mut events = Vec::new();
     let mut paid = 0;
@@ -61,7 +65,7 @@ fn a_burst_is_kept_to_the_local_model_and_the_operator_is_told_once() {
 
 #[test]
 fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     let mut now = a_day(&mut watch, &who);
     let burst = |watch: &mut Watch, now: &mut u64| {
         for at in 0..4_000 {
@@ -90,7 +94,7 @@ fn an_effect_ends_when_its_cause_has_and_lifting_it_makes_what_was_seen_usual() 
 
 #[test]
 fn the_same_question_without_a_session_is_no_loop() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     for at in 0..100 {
         let verdict = watch.ask(&who, &asked(at * SECOND, 42));
         assert_eq!(verdict, Verdict { effect: None, events: Vec::new() }, "at {at}");
@@ -99,7 +103,7 @@ fn the_same_question_without_a_session_is_no_loop() {
 
 #[test]
 fn of_a_loop_only_the_repeated_question_is_slowed_down() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     let mut passed = 0;
     for at in 0..100 {
         let verdict = watch.ask(&who, &Asked { session: Some(3), ..asked(at * SECOND, 42) });
@@ -119,7 +123,7 @@ fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
         (30 * USUAL_COST, 200, Signal::Amplification),
     ] {
         let settings = Settings { fast_factor: 1e9, hour_factor: 1e9, ..Settings::default() };
-        let (mut watch, who) = (Watch::new(settings), subjects("key_a", None, None));
+        let (mut watch, who) = (Watch::new(settings), watched("key_a", None, None));
         let mut now = a_day(&mut watch, &who);
         let mut events = Vec::new();
         for at in 0..40 {
@@ -133,7 +137,7 @@ fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
 
 #[test]
 fn a_session_that_doubles_at_every_turn_is_noticed() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     let mut events = Vec::new();
     for turn in 0..9 {
         let asked = Asked {
@@ -152,7 +156,7 @@ fn a_session_that_doubles_at_every_turn_is_noticed() {
 #[test]
 fn who_is_on_the_allow_list_is_told_of_and_never_held_up() {
     let settings = Settings { allow: ["key_a".to_owned()].into(), ..Settings::default() };
-    let (mut watch, who) = (Watch::new(settings), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(settings), watched("key_a", None, None));
     let mut events = Vec::new();
     for at in 0..2_000 {
         let verdict = watch.ask(&who, &asked(at * 10, at));
@@ -167,7 +171,7 @@ fn who_is_on_the_allow_list_is_told_of_and_never_held_up() {
 #[test]
 fn many_new_keys_of_one_user_are_seen_where_no_key_stands_out() {
     let mut watch = Watch::new(Settings::default());
-    let who = |key: u64| subjects(&format!("key_{key}"), Some("ada"), Some("red"));
+    let who = |key: u64| watched(&format!("key_{key}"), Some("ada"), Some("red"));
     let hour = HOUR / SECOND;
     // Two days of a request every five seconds by two keys: 0.72 USD an hour.
     for at in 0..48 * hour / 5 {
@@ -205,7 +209,7 @@ fn many_new_keys_of_one_user_are_seen_where_no_key_stands_out() {
 
 #[test]
 fn a_model_that_was_little_used_and_takes_much_is_noted() {
-    let (mut watch, who) = (Watch::new(Settings::default()), subjects("key_a", None, None));
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     // 3.6 USD an hour, of which another model takes a hundredth.
     let mut now = 0;
     let mut request = |watch: &mut Watch, model: u64| {
@@ -225,7 +229,7 @@ fn a_model_that_was_little_used_and_takes_much_is_noted() {
 #[test]
 fn what_is_known_and_done_survives_a_restart_without_a_trace_of_a_prompt() {
     let dir = tempfile::tempdir().unwrap();
-    let (who, path) = (subjects("key_a", Some("ada"), None), dir.path().join("guard"));
+    let (who, path) = (watched("key_a", Some("ada"), None), dir.path().join("guard"));
     let guard = Guard::new(at_once());
     let question = 0x5ec2_e75e_c2e7_5ec2_u64;
     for at in 0..2_000 {
@@ -254,14 +258,14 @@ fn what_is_known_and_done_survives_a_restart_without_a_trace_of_a_prompt() {
 
 #[test]
 fn memory_is_bounded_and_who_is_held_up_is_not_forgotten() {
-    let (mut watch, who) = (Watch::new(at_once()), subjects("key_bad", None, None));
+    let (mut watch, who) = (Watch::new(at_once()), watched("key_bad", None, None));
     for at in 0..2_000 {
         watch.ask(&who, &asked(at, at));
         watch.served(&who, &served(at, USUAL_COST, 200));
     }
     assert_eq!(watch.standing_all().len(), 1);
     for other in 0..30_000_u64 {
-        watch.ask(&subjects(&format!("key_{other}"), None, None), &asked(3_000 + other, other));
+        watch.ask(&watched(&format!("key_{other}"), None, None), &asked(3_000 + other, other));
     }
     assert_eq!(watch.standing_all().len(), 1);
 }

@@ -9,6 +9,7 @@ use super::{
     settings::{Settings, Signal},
 };
 use crate::ledger::GuardEffect;
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
 
@@ -69,11 +70,14 @@ pub(super) struct Kept {
     told: Vec<(Signal, u64)>,
 }
 
+/// By names that the operator gives, and no caller.
+type Profiles = HashMap<Subject, Profile, RandomState>;
+
 /// Everyone who is watched.
 #[derive(Clone, Debug)]
 pub struct Watch {
     settings: Settings,
-    profiles: HashMap<Subject, Profile>,
+    profiles: Profiles,
     /// When a signal was last written down for a subject, so that it is told once an hour.
     told: HashMap<(Subject, Signal), u64>,
 }
@@ -82,7 +86,7 @@ impl Watch {
     /// Nobody is known yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, profiles: HashMap::new(), told: HashMap::new() }
+        Self { settings, profiles: Profiles::default(), told: HashMap::new() }
     }
 
     /// A request of these subjects (its key first, then its user and its team if it has them) is
@@ -228,8 +232,8 @@ impl Watch {
         question: Option<u64>,
         events: &mut Vec<Event>,
     ) {
-        let allowed = self.settings.allow.contains(subject.as_ref());
         for Found { signal, seen } in found {
+            let allowed = self.settings.allow.contains(subject.as_ref());
             let mut effect = self.settings.effect(signal);
             let profile = self.profiles.get_mut(subject);
             let knows = profile.as_ref().is_some_and(|known| known.knows(now_ms, &self.settings));
@@ -290,11 +294,7 @@ impl Watch {
 
 /// A subject's profile. When there are too many, those unused for longest are forgotten, but not
 /// those who are held up.
-fn profile<'a>(
-    profiles: &'a mut HashMap<Subject, Profile>,
-    subject: &Subject,
-    now_ms: u64,
-) -> &'a mut Profile {
+fn profile<'a>(profiles: &'a mut Profiles, subject: &Subject, now_ms: u64) -> &'a mut Profile {
     if profiles.len() >= SUBJECTS_MAX && !profiles.contains_key(subject) {
         let mut used: Vec<u64> = profiles.values().map(|profile| profile.last_ms).collect();
         used.sort_unstable();

@@ -17,6 +17,7 @@ use crate::{
 };
 use policies::PicoUsd;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What an event does.
 #[derive(Debug)]
@@ -52,7 +53,8 @@ pub(crate) struct Hold {
     pub(crate) id: RequestId,
     pub(crate) attempt: u16,
     pub(crate) key: KeyId,
-    pub(crate) holds: Holds,
+    /// Shared with the attempt that runs.
+    pub(crate) holds: Arc<Holds>,
     pub(crate) held: Amount,
 }
 
@@ -64,7 +66,7 @@ impl From<Event> for Effect {
                 id: reserved.id,
                 attempt: reserved.attempt,
                 key: reserved.key,
-                holds: reserved.holds,
+                holds: Arc::new(reserved.holds),
             }),
             Event::Extended((id, attempt, money)) => Self::Extended { id, attempt, money },
             Event::Settled(settled) => Self::Settled {

@@ -47,7 +47,7 @@ pub struct Extension {
     pub(super) id: RequestId,
     pub(super) attempt: u16,
     pub(super) path: BudgetPath,
-    pub(super) holds: Holds,
+    pub(super) holds: Arc<Holds>,
     pub(super) price: RoutePrice,
     /// Whether its cost counts against money budgets.
     pub(super) paid: bool,

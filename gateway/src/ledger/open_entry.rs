@@ -172,7 +172,8 @@ impl OpenEntry {
             notes: Notes::default(),
             books,
             head: Some(Box::new(head)),
-            attempts: Vec::new(),
+            // Most requests make one, and it is large.
+            attempts: Vec::with_capacity(1),
             path,
             tries: Arc::default(),
             placed,
@@ -263,7 +264,8 @@ impl OpenEntry {
             self.books.queue.take_places(2).map_err(undone)?;
         }
         let offset_us = self.timeline.offset_us(Instant::now());
-        let running = Running::new(ask, held, holds.clone(), paid, offset_us);
+        let holds = Arc::new(holds);
+        let running = Running::new(ask, held, Arc::clone(&holds), paid, offset_us);
         let mut ticket = CommitTicket::ready();
         if self.placed {
             let reserved = ReservedRef {
@@ -340,7 +342,7 @@ impl OpenEntry {
             id: self.head.as_ref()?.id,
             attempt: index.0,
             path: self.path.clone(),
-            holds: running.holds.clone(),
+            holds: Arc::clone(&running.holds),
             price: running.price.clone(),
             paid: running.record.budgeted,
             extra: Arc::clone(&running.extra),
@@ -437,11 +439,15 @@ impl OpenEntry {
         }
         self.timeline.end(Stage::Settle);
         let running = std::mem::take(&mut self.attempts);
-        let unsettled = running.iter().filter(|running| running.state != State::Settled);
-        let ends: Vec<_> = unsettled
-            .map(|running| (running.holds.clone(), running.held, running.record.charge()))
-            .collect();
-        let entry = self.entry(head, running.into_iter().map(|running| running.record).collect());
+        let mut records = Vec::with_capacity(running.len());
+        let mut ends = Vec::with_capacity(running.len());
+        for Running { record, holds, held, state, .. } in running {
+            if state != State::Settled {
+                ends.push((holds, held, record.charge()));
+            }
+            records.push(record);
+        }
+        let entry = self.entry(head, records);
         let strict = self.books.strict;
         let mut ticket = CommitTicket::ready();
         if self.placed {

@@ -5,6 +5,7 @@
 //! ended before the crash is booked as it ended.
 
 use super::{
+    budgets::Holds,
     derived::{OpenAttempt, OpenRequest},
     effect::Hold,
     entry::{
@@ -22,10 +23,10 @@ use crate::{
     timeline::StageTimes,
 };
 use policies::{
-    CallerFacts, Facts, PicoUsd, PolicyName, PolicyVersion, RequestFacts, RouteId, RuleName,
-    TimeFacts, UsageSource,
+    Facts, PicoUsd, PolicyName, PolicyVersion, RequestFacts, RouteId, RuleName, TimeFacts,
+    UsageSource,
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Reads the events with these numbers.
 pub(crate) fn events(
@@ -181,7 +182,7 @@ fn held(hold: &Hold) -> Reserved {
         offset_us: 0,
         model_file: None,
         service_tier: None,
-        holds: hold.holds.clone(),
+        holds: Holds::clone(&hold.holds),
     }
 }
 
@@ -196,7 +197,7 @@ fn decision(reserved: &Reserved) -> DecisionRecord {
         facts: Facts {
             version: 0,
             request: RequestFacts::default(),
-            caller: CallerFacts::default(),
+            caller: Arc::default(),
             budgets: Vec::new(),
             routes: Vec::new(),
             time: TimeFacts::default(),

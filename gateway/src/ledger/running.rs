@@ -21,7 +21,7 @@ pub(super) struct Running {
     pub(super) images: u32,
     pub(super) avoided: Option<Arc<TokenPrice>>,
     pub(super) worst_money: PicoUsd,
-    pub(super) holds: Holds,
+    pub(super) holds: Arc<Holds>,
     pub(super) held: Amount,
     /// What was granted beyond `held` while it ran; part of it once it has ended.
     pub(super) extra: Arc<Extra>,
@@ -42,7 +42,7 @@ impl Running {
     pub(super) fn new(
         ask: Ask,
         held: Amount,
-        holds: Holds,
+        holds: Arc<Holds>,
         budgeted: bool,
         offset_us: u64,
     ) -> Self {

@@ -144,9 +144,10 @@ impl Live {
     }
 
     fn refresh(&self, recent: &Recent) {
-        if let Some(sorted) = recent.ttft_us.sorted() {
-            self.ttft_p50_us.store(nearest_rank(&sorted, 50), Ordering::Relaxed);
-            self.ttft_p95_us.store(nearest_rank(&sorted, 95), Ordering::Relaxed);
+        if recent.ttft_us.items.len() >= SAMPLES_MIN {
+            let mut all = recent.ttft_us.items.clone();
+            self.ttft_p50_us.store(nearest_rank(&mut all, 50), Ordering::Relaxed);
+            self.ttft_p95_us.store(nearest_rank(&mut all, 95), Ordering::Relaxed);
         }
         let lengths = &recent.output_tokens.items;
         if lengths.len() >= SAMPLES_MIN {
@@ -173,10 +174,11 @@ fn known(value: &AtomicU64) -> Option<u64> {
     Some(value.load(Ordering::Relaxed)).filter(|value| *value != UNKNOWN)
 }
 
-/// The smallest value that at least `percent` of the sorted values do not exceed.
-fn nearest_rank(sorted: &[u64], percent: usize) -> u64 {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(UNKNOWN)
+/// The smallest value that at least `percent` of all values, one at least, do not exceed. It comes to
+/// its place; sorting them all would take several times as long.
+fn nearest_rank(all: &mut [u64], percent: usize) -> u64 {
+    let rank = (all.len() * percent).div_ceil(100).max(1);
+    *all.select_nth_unstable(rank - 1).1
 }
 
 // === impl Ring ===
@@ -193,16 +195,6 @@ impl<T> Ring<T> {
             self.items[self.next] = item;
             self.next = (self.next + 1) % WINDOW;
         }
-    }
-}
-
-impl Ring<u64> {
-    fn sorted(&self) -> Option<Vec<u64>> {
-        (self.items.len() >= SAMPLES_MIN).then(|| {
-            let mut sorted = self.items.clone();
-            sorted.sort_unstable();
-            sorted
-        })
     }
 }
 

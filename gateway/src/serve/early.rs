@@ -6,7 +6,7 @@
 //! hedge are as ever, since comments are no part of an answer; whoever leaves meanwhile drops the
 //! waiting as it would have dropped the handler.
 
-use super::{Asked, Gateway, Life, from, headers, response};
+use super::{Asked, Gateway, Life, from, headers, response, shared::Source};
 use crate::{
     refusal::Refusal,
     relay::KeepAlive,
@@ -34,7 +34,8 @@ pub(super) async fn answer(
     gateway: &Arc<Gateway>,
     life: &mut Life,
     every: Duration,
-    asked: Asked,
+    source: Source,
+    asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
     let head = AnswerHead {
         id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
@@ -47,7 +48,7 @@ pub(super) async fn answer(
     let mut waiting = Box::pin({
         let (gateway, mut life) = (Arc::clone(gateway), life.clone());
         async move {
-            let answered = from(&gateway, &mut life, asked).await;
+            let answered = from(&gateway, &mut life, source, asked).await;
             (answered, life, gateway)
         }
     });

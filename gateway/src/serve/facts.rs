@@ -8,7 +8,8 @@ use crate::{
     refusal::Refusal,
     wire::ChatRequest,
 };
-use policies::{CallerFacts, FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+use policies::{FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+use std::sync::Arc;
 
 /// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
 const TEMPLATE_TOKENS: u64 = 16;
@@ -24,7 +25,6 @@ pub(super) fn facts(
     request: &ChatRequest,
 ) -> Result<Facts, Refusal> {
     let (pinned, named) = resolve(gateway, caller, &request.model)?;
-    let record = &caller.record;
     Ok(Facts {
         version: FACTS_VERSION,
         request: RequestFacts {
@@ -45,12 +45,7 @@ pub(super) fn facts(
             metadata: request.metadata.clone(),
             session: request.session.clone(),
         },
-        caller: CallerFacts {
-            key: record.id.to_string(),
-            label: record.label.clone(),
-            user: record.user.clone(),
-            team: caller.team.clone(),
-        },
+        caller: Arc::clone(&caller.facts),
         budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request)),
         routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
         time: time(gateway),

@@ -4,7 +4,7 @@
 //! becomes one of its waiters like those. So the flight outlives its leader and dies with its last
 //! waiter; its entry is the leader's, every other waiter has its own.
 
-use super::{Gateway, Life, ask, execute, headers, relay, unanswered};
+use super::{Asked, Gateway, Life, answer_head, ask, execute, headers, relayed, unanswered};
 use crate::{
     admission::Permit,
     cache::{
@@ -66,18 +66,14 @@ pub(super) fn look_up(
 pub(super) async fn lead(
     gateway: &Arc<Gateway>,
     life: &mut Life,
-    request: ChatRequest,
-    open: OpenEntry,
-    permit: Permit,
+    asked: Box<Asked>,
     takeoff: Takeoff,
 ) -> Result<Response, Refusal> {
+    let Asked { request, decision, open, permit } = *asked;
     let Takeoff { flight, mut waiter, landing } = takeoff;
     let (cache, rate, cap) = (open.notes.cache, permit.rate(), open.output_cap_asked());
     let path = open.path().clone();
     let repeatable = flight.runs_to_its_end();
-    let Some(decision) = life.decision.clone() else {
-        return Err(Refusal::Upstream("nothing was decided".to_owned()));
-    };
     let request = Arc::new(request);
     gateway.tasks.spawn({
         let leader = Leader {
@@ -117,36 +113,34 @@ pub(super) async fn lead(
     };
     let headers = headers::answer(gateway, life, &told, rate);
     let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
-    relay(gateway, life, &request, headers, (started, None, None)).await
+    let head = answer_head(gateway, life, &started);
+    relayed(gateway, headers, Relay::new(started, None, &request, head, None)).await
 }
 
 /// Gives another request's answer, under an entry of its own.
 pub(super) async fn follow(
     gateway: &Gateway,
     life: &mut Life,
-    request: &ChatRequest,
-    mut open: OpenEntry,
-    permit: Permit,
+    mut asked: Box<Asked>,
     mut waiter: Waiter,
 ) -> Result<Response, Refusal> {
     let head = match begun(&mut waiter, life).await {
         Ok(head) => head,
         Err(refusal) => {
             life.recorded = false;
-            open.discard();
+            asked.open.discard();
             return Err(refusal);
         }
     };
     // Whoever answered a like request, this one's guards may not allow it: then it asks for itself.
-    let barred = life.decision.clone().filter(|decision| {
-        !open.notes.idempotent_replay && !crate::cache::allows(decision, head.route.id())
-    });
-    if let Some(decision) = barred {
+    let repeats = asked.open.notes.idempotent_replay;
+    if !repeats && !crate::cache::allows(&asked.decision, head.route.id()) {
         life.recorded = false;
-        open.notes.cache = CacheUse::Miss;
-        return ask(gateway, life, request, &decision, open, permit).await;
+        asked.open.notes.cache = CacheUse::Miss;
+        return ask(gateway, life, asked).await;
     }
     life.recorded = true;
+    let Asked { request, mut open, permit, .. } = *asked;
     open.notes.answer_of = Some(head.request);
     let told = headers::Told {
         route: head.route.id(),
@@ -158,11 +152,13 @@ pub(super) async fn follow(
         timeline: &open.timeline,
     };
     let mut headers = headers::answer(gateway, life, &told, permit.rate());
-    if open.notes.idempotent_replay {
+    if repeats {
         headers.insert("idempotent-replayed", http::HeaderValue::from_static("true"));
     }
     let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
-    relay(gateway, life, request, headers, (started, Some(open), Some(permit))).await
+    let head = answer_head(gateway, life, &started);
+    let relay = Relay::new(started, Some(open), &request, head, Some(permit));
+    relayed(gateway, headers, relay).await
 }
 
 async fn begun(waiter: &mut Waiter, life: &mut Life) -> Result<Head, Refusal> {
@@ -218,7 +214,7 @@ impl Leader {
             attempts: self.open.attempts(),
             output_cap: started.output_cap,
         });
-        let head = super::answer_head(gateway, &self.life, &started);
+        let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
         if relay.into_flight(flight).await { Fate::Good } else { Fate::Spent }
     }

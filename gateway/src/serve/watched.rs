@@ -3,7 +3,7 @@
 use super::Gateway;
 use crate::{
     caller::Caller,
-    guard::{Asked, Effect, Served, Subject, name_hash, subjects},
+    guard::{Asked, Effect, Served, name_hash, subjects},
     ledger::{Entry, GuardAction, GuardEffect, What},
     refusal::Refusal,
     wire::{self, ChatRequest},
@@ -13,11 +13,6 @@ use std::{sync::Arc, time::Duration};
 
 /// How long a throttled caller is told to wait.
 const THROTTLED: Duration = Duration::from_secs(10);
-
-/// Who is watched of a caller.
-pub(super) fn of_caller(caller: &Caller) -> Vec<Subject> {
-    subjects(&caller.record.id.0, caller.record.user.as_deref(), caller.team.as_deref())
-}
 
 /// Asks the guard. What it does stands in the facts, as tags that a policy can look at, and in the
 /// actions for the entry.
@@ -41,7 +36,7 @@ pub(super) fn watched(
         prompt_tokens: request.prompt_tokens_estimate,
         left,
     };
-    let verdict = gateway.guard.ask(&of_caller(caller), &asked);
+    let verdict = gateway.guard.ask(&caller.watched, &asked);
     for event in &verdict.events {
         gateway.books.tell(event.into());
     }
@@ -111,7 +106,7 @@ pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u
         }
     }
     served.input = served.input.saturating_sub(served.output);
-    let who = subjects(&entry.key.0, entry.user.as_deref(), entry.team.as_deref());
+    let who = subjects(&entry.key, entry.user.as_deref(), entry.team.as_deref());
     let events = guard.served(&who, &served);
     events.iter().map(What::from).collect()
 }

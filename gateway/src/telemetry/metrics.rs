@@ -7,6 +7,7 @@ use crate::{
     ledger::{Attempt, AttemptOutcome, Entry, Outcome},
     serve::Gateway,
 };
+use foldhash::fast::RandomState;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -19,8 +20,9 @@ use prometheus_client::{
 };
 use state::State;
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 /// The content type of [`Metrics::render`].
@@ -42,8 +44,28 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     cost: Family<RouteLabels, Counter>,
     unknown_cost: Family<RouteLabels, Counter>,
+    /// As many as there are routes.
+    of_routes: RwLock<HashMap<Arc<str>, Arc<OfRoute>, RandomState>>,
     state: State,
 }
+
+/// What most requests count on their route: each looked up in its family once and kept, because that
+/// costs more than the counting.
+#[derive(Debug, Default)]
+struct OfRoute {
+    /// Requests that were completed with a 2xx.
+    completed: OnceLock<Counter>,
+    completed_attempts: OnceLock<Counter>,
+    ttft: OnceLock<Histogram>,
+    total: OnceLock<Histogram>,
+    attempt_ttft: OnceLock<Histogram>,
+    /// In the order of [`BUCKETS`].
+    tokens: [OnceLock<Counter>; BUCKETS.len()],
+    cost: OnceLock<Counter>,
+}
+
+/// Tokens are counted in these.
+const BUCKETS: [&str; 5] = ["input", "cache_read", "cache_write", "output", "reasoning"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
@@ -97,6 +119,7 @@ impl Metrics {
             tokens: Family::default(),
             cost: Family::default(),
             unknown_cost: Family::default(),
+            of_routes: RwLock::default(),
             state: State::default(),
         };
         metrics.register();
@@ -170,13 +193,19 @@ impl Metrics {
     pub fn ended(&self, entry: &Entry) {
         let answered = entry.answered_by.and_then(|at| entry.attempts.get(usize::from(at)));
         let route = answered.map_or_else(|| Arc::from("none"), |attempt| attempt.route.0.clone());
-        let by_route = RouteLabels { route: Arc::clone(&route) };
+        let of_route = self.of_route(&route);
+        let by_route = || RouteLabels { route: Arc::clone(&route) };
         if let Some(us) = entry.ttft_us {
-            self.ttft.get_or_create(&by_route).observe(to_seconds(us));
+            kept(&of_route.ttft, &self.ttft, by_route).observe(to_seconds(us));
         }
-        self.total.get_or_create(&by_route).observe(to_seconds(entry.stages.total_us()));
+        kept(&of_route.total, &self.total, by_route).observe(to_seconds(entry.stages.total_us()));
         let (outcome, status) = (outcome(entry.outcome), status_class(entry.status));
-        self.requests.get_or_create(&RequestLabels { route, outcome, status }).inc();
+        let by_end = || RequestLabels { route: Arc::clone(&route), outcome, status };
+        if (entry.outcome, status) == (Outcome::Completed, "2xx") {
+            kept(&of_route.completed, &self.requests, by_end).inc();
+        } else {
+            self.requests.get_or_create(&by_end()).inc();
+        }
         for attempt in &entry.attempts {
             self.attempt(attempt);
         }
@@ -184,29 +213,41 @@ impl Metrics {
 
     fn attempt(&self, attempt: &Attempt) {
         let route = &attempt.route.0;
+        let of_route = self.of_route(route);
         let outcome = attempt_outcome(attempt.outcome);
-        let by_route = RouteLabels { route: Arc::clone(route) };
-        self.attempts.get_or_create(&AttemptLabels { route: Arc::clone(route), outcome }).inc();
+        let by_outcome = || AttemptLabels { route: Arc::clone(route), outcome };
+        let by_route = || RouteLabels { route: Arc::clone(route) };
+        if attempt.outcome == AttemptOutcome::Completed {
+            kept(&of_route.completed_attempts, &self.attempts, by_outcome).inc();
+        } else {
+            self.attempts.get_or_create(&by_outcome()).inc();
+        }
         if let Some(us) = attempt.times.ttft_us {
-            self.attempt_ttft.get_or_create(&by_route).observe(to_seconds(us));
+            kept(&of_route.attempt_ttft, &self.attempt_ttft, by_route).observe(to_seconds(us));
         }
         match attempt.cost {
-            Some(cost) => self.cost.get_or_create(&by_route).inc_by(cost.pico()),
-            None => self.unknown_cost.get_or_create(&by_route).inc(),
+            Some(cost) => kept(&of_route.cost, &self.cost, by_route).inc_by(cost.pico()),
+            None => self.unknown_cost.get_or_create(&by_route()).inc(),
         };
         let Some(usage) = &attempt.usage else { return };
-        for (bucket, tokens) in [
-            ("input", usage.input),
-            ("cache_read", usage.cache_read),
-            ("cache_write", usage.cache_write_5m.saturating_add(usage.cache_write_1h)),
-            ("output", usage.output),
-            ("reasoning", usage.reasoning),
-        ] {
+        let cache_write = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+        let counts = [usage.input, usage.cache_read, cache_write, usage.output, usage.reasoning];
+        for ((tokens, bucket), counter) in counts.into_iter().zip(BUCKETS).zip(&of_route.tokens) {
             if tokens > 0 {
-                let labels = TokenLabels { route: Arc::clone(route), bucket };
-                self.tokens.get_or_create(&labels).inc_by(tokens);
+                let labels = || TokenLabels { route: Arc::clone(route), bucket };
+                kept(counter, &self.tokens, labels).inc_by(tokens);
             }
         }
+    }
+
+    fn of_route(&self, route: &Arc<str>) -> Arc<OfRoute> {
+        let known = self.of_routes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_route) = known.get(route) {
+            return Arc::clone(of_route);
+        }
+        drop(known);
+        let mut all = self.of_routes.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(Arc::clone(route)).or_default())
     }
 
     /// Everything as OpenMetrics text.
@@ -224,6 +265,16 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A family's metric under these labels, looked up once. Not before it is counted on: what is looked up
+/// is shown.
+fn kept<'k, L, M>(kept: &'k OnceLock<M>, family: &Family<L, M>, labels: impl FnOnce() -> L) -> &'k M
+where
+    L: Clone + Eq + Hash,
+    M: Clone,
+{
+    kept.get_or_init(|| family.get_or_create_owned(&labels()))
 }
 
 fn seconds() -> Family<RouteLabels, Histogram> {

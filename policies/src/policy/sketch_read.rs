@@ -13,6 +13,7 @@ use crate::{
     file::{Fields, FileError, Node},
     units::{Number, Unit},
 };
+use std::sync::Arc;
 
 /// Most tests in one file.
 const TESTS_MAX: usize = 2_000;
@@ -39,7 +40,7 @@ impl<'d> Sketch<'d> {
         let facts = Facts {
             version: FACTS_VERSION,
             request: read_request(fields.take("request"))?,
-            caller: read_caller(fields.take("caller"))?,
+            caller: Arc::new(read_caller(fields.take("caller"))?),
             budgets: read_budgets(fields.take("budgets"))?,
             routes: read_routes(fields.take("routes"))?,
             time: read_time(fields.take("time"))?,

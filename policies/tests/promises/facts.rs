@@ -5,6 +5,7 @@ use policies::{
     RouteFacts, RouteId, RouteState, TimeFacts,
 };
 use proptest::{collection, option, prelude::*, sample};
+use std::sync::Arc;
 
 /// Route names that policies under test mention, and one that they do not.
 const NAMES: [&str; 5] = ["edge", "edge-b", "cloud", "near", "abroad"];
@@ -49,7 +50,7 @@ pub(crate) fn plain() -> Facts {
             messages: 1,
             ..RequestFacts::default()
         },
-        caller: CallerFacts::default(),
+        caller: Arc::default(),
         budgets: Vec::new(),
         routes: vec![route("edge", true), route("cloud", false)],
         time: TimeFacts { unix_ms: 0, minute_of_day: 720, weekday: 1 },
@@ -156,7 +157,11 @@ prop_compose! {
         Facts {
             version: FACTS_VERSION,
             request,
-            caller: CallerFacts { team: team.map(str::to_owned), user, ..CallerFacts::default() },
+            caller: Arc::new(CallerFacts {
+                team: team.map(str::to_owned),
+                user,
+                ..CallerFacts::default()
+            }),
             budgets: budgets
                 .into_iter()
                 .enumerate()

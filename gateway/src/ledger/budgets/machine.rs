@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 pub struct Machine {
     calendar: Calendar,
     /// Seeded at random; what callers name in it (sessions) is bounded.
-    books: HashMap<Scope, ScopeBook, RandomState>,
+    books: ScopeBooks,
     sessions: Sessions,
     pub(super) waiting: Waiting,
 }
@@ -43,6 +43,8 @@ pub struct Ticket {
     /// Resolves when the place has its answer.
     pub woken: oneshot::Receiver<()>,
 }
+
+type ScopeBooks = HashMap<Scope, ScopeBook, RandomState>;
 
 /// A scope of a path with what is to be held in it.
 struct Planned {
@@ -328,17 +330,8 @@ impl Machine {
         &'a self,
         scope: &Scope,
         path: &'a [Scope],
-    ) -> impl Iterator<Item = &'a BudgetSpec> {
-        let (own, above) = match scope {
-            Scope::Session(..) => (None, path),
-            _ => (self.books.get(scope), &path[..0]),
-        };
-        let of_sessions = above
-            .iter()
-            .filter(|above| !matches!(above, Scope::Session(..)))
-            .filter_map(|above| self.books.get(above))
-            .flat_map(|book| &book.session_budgets);
-        own.into_iter().flat_map(|book| &book.budgets).chain(of_sessions)
+    ) -> impl Iterator<Item = &'a BudgetSpec> + use<'a> {
+        specs(&self.books, scope, path)
     }
 
     fn take(
@@ -379,16 +372,17 @@ impl Machine {
         path: &BudgetPath,
         (need, at, place): (Need, At, Option<u64>),
     ) -> Result<Planned, Box<Obstacle>> {
-        let specs: Vec<BudgetSpec> = self.specs(&scope, path.scopes()).cloned().collect();
-        let starts = book::starts(specs.iter(), &mut self.calendar, at.unix_ms);
-        let book = self.books.get(&scope);
-        for spec in specs.iter().filter(|spec| spec.hard) {
-            let span = self.calendar.span(spec, at.unix_ms);
+        let Self { books, calendar, waiting, .. } = self;
+        let specs = || specs(books, &scope, path.scopes());
+        let starts = book::starts(specs(), calendar, at.unix_ms);
+        let book = books.get(&scope);
+        for spec in specs().filter(|spec| spec.hard) {
+            let span = calendar.span(spec, at.unix_ms);
             let balance = book.map(|book| book.accounts.balance(spec.window, span.start));
             let balance = balance.unwrap_or_default();
             let Some(concerned) = book::nearest(spec, &balance, need) else { continue };
             let lack = book::lack(spec, &balance, need);
-            let ahead = self.waiting.ahead(&scope, spec.window, place);
+            let ahead = waiting.ahead(&scope, spec.window, place);
             if lack.is_none() && ahead == 0 {
                 continue;
             }
@@ -435,7 +429,7 @@ impl Machine {
         need: Need,
         at: At,
     ) -> Holds {
-        let mut holds = Holds::default();
+        let mut holds = Holds { held: Vec::with_capacity(planned.len()), ..Holds::default() };
         if let Some(name) = forgets {
             self.sessions.forget(&name);
             let scope = Scope::Session(name.0, name.1);
@@ -462,17 +456,35 @@ impl Machine {
     }
 }
 
+/// As [`Machine::specs`], of the books alone.
+fn specs<'a>(
+    books: &'a ScopeBooks,
+    scope: &Scope,
+    path: &'a [Scope],
+) -> impl Iterator<Item = &'a BudgetSpec> + use<'a> {
+    let (own, above) = match scope {
+        Scope::Session(..) => (None, path),
+        _ => (books.get(scope), &path[..0]),
+    };
+    let of_sessions = above
+        .iter()
+        .filter(|above| !matches!(above, Scope::Session(..)))
+        .filter_map(|above| books.get(above))
+        .flat_map(|book| &book.session_budgets);
+    own.into_iter().flat_map(|book| &book.budgets).chain(of_sessions)
+}
+
 // === looking ===
 
 impl Machine {
     /// Every budget on a path and what is left of it, the widest scope first.
     pub fn facts(&mut self, path: &BudgetPath, at: At) -> Vec<BudgetFacts> {
+        let Self { books, calendar, .. } = self;
         let mut facts = Vec::new();
         for scope in path.scopes() {
-            let specs: Vec<BudgetSpec> = self.specs(scope, path.scopes()).cloned().collect();
-            for spec in &specs {
-                let start = self.calendar.span(spec, at.unix_ms).start;
-                let book = self.books.get(scope);
+            let book = books.get(scope);
+            for spec in specs(books, scope, path.scopes()) {
+                let start = calendar.span(spec, at.unix_ms).start;
                 let balance = book.map(|book| book.accounts.balance(spec.window, start));
                 facts.push(states::facts(scope, spec, &balance.unwrap_or_default()));
             }

@@ -13,9 +13,8 @@ use crate::{
     timeline::Timeline,
 };
 use policies::{
-    CallerFacts, Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, RateTable, RequestFacts,
-    RouteId, RoutePrice, RuleName, ServiceTier, TimeFacts, TokenPrice, TokenRates, Usage,
-    UsageSource,
+    Facts, Fees, PicoUsd, PolicyName, PolicyVersion, PriceId, RateTable, RequestFacts, RouteId,
+    RoutePrice, RuleName, ServiceTier, TimeFacts, TokenPrice, TokenRates, Usage, UsageSource,
 };
 use std::{
     fs,
@@ -209,7 +208,7 @@ pub(super) fn facts() -> Facts {
     Facts {
         version: policies::FACTS_VERSION,
         request: RequestFacts { model: "auto".to_owned(), ..RequestFacts::default() },
-        caller: CallerFacts::default(),
+        caller: Arc::default(),
         budgets: Vec::new(),
         routes: Vec::new(),
         time: TimeFacts::default(),

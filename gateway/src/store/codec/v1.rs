@@ -18,7 +18,7 @@ use policies::{
     RuleName, UsageSource,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Version number in a record's header.
 pub(super) const VERSION: u8 = 1;
@@ -492,12 +492,12 @@ impl From<Facts> for policies::Facts {
         Self {
             version: old.version,
             request: old.request.into(),
-            caller: policies::CallerFacts {
+            caller: Arc::new(policies::CallerFacts {
                 key: old.caller.key,
                 label: old.caller.label,
                 user: old.caller.user,
                 team: old.caller.team,
-            },
+            }),
             budgets: old.budgets.into_iter().map(Into::into).collect(),
             routes: old.routes.into_iter().map(Into::into).collect(),
             time: policies::TimeFacts {
