@@ -325,6 +325,21 @@ mod tests {
     }
 
     #[test]
+    fn of_three_the_one_that_was_not_used_goes() {
+        for unused in [10, 20, 30] {
+            let mut checkpoints = Checkpoints::new(2, 30);
+            for (at, state) in [(10, "a"), (20, "b"), (30, "c")] {
+                checkpoints.add(0, at, state, 10);
+            }
+            checkpoints.share(0, 1, 30);
+            let used = [10, 20, 30].into_iter().filter(|at| *at != unused);
+            let used: Vec<usize> = used.inspect(|at| drop(checkpoints.at(0, *at))).collect();
+            checkpoints.add(0, 40, "d", 10);
+            assert_eq!(points(&checkpoints, 1), used);
+        }
+    }
+
+    #[test]
     fn a_slot_with_too_many_loses_the_closest() {
         let mut checkpoints = Checkpoints::new(1, 1_000);
         for nth in 1..=super::OF_SLOT_MAX {

@@ -63,6 +63,9 @@ fn who_begins_like_another_goes_on_from_its_checkpoint_in_cells_of_its_own() {
         counted_as_they_are(&bench);
         assert_eq!(bench.scheduler.device.checkpoints, 3, "one at 512, one before each end");
         assert_eq!(bench.shared.gauges.read().checkpoint_bytes, 4 * (512 + 692 + 692));
+        for slot in [0, 1] {
+            assert_eq!(bench.scheduler.checkpoints.last_within(slot, 600), 512, "each has it");
+        }
         for from in [20, 30] {
             let mut next_turn = ask(from);
             next_turn.extend([A + 1, A + 2, A + 3, A + 4, 5, 5]);
