@@ -10,8 +10,6 @@ mod embedding;
 mod sampler;
 #[cfg(test)]
 mod sampler_tests;
-#[cfg(test)]
-mod unguarded_tests;
 
 use std::{
     ffi::{CStr, c_char, c_void},

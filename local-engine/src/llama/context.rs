@@ -1,6 +1,9 @@
 //! A context on a model: its KV cache, and what computes in it. What llama.cpp would abort on is
 //! refused here as a fault.
 
+#[cfg(test)]
+mod unguarded_tests;
+
 use std::num::NonZeroU32;
 
 use llama_cpp_2::{

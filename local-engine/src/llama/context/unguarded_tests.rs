@@ -50,7 +50,10 @@ fn what_is_guarded_really_ends_the_process() {
     }
     for case in CASES {
         let child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "llama::unguarded_tests::what_is_guarded_really_ends_the_process"])
+            .args([
+                "--exact",
+                "llama::context::unguarded_tests::what_is_guarded_really_ends_the_process",
+            ])
             .env(CASE, case)
             .env("GGML_NO_BACKTRACE", "1")
             .output()
