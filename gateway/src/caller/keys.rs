@@ -16,6 +16,7 @@ use crate::{
     refusal::Refusal,
 };
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use http::HeaderMap;
 use std::{
     collections::HashMap,
@@ -43,7 +44,8 @@ pub struct Keys {
 
 #[derive(Clone, Debug, Default)]
 struct Callers {
-    by_hash: HashMap<SecretHash, Arc<Caller>>,
+    /// By keyed hashes, at which nobody outside can aim.
+    by_hash: HashMap<SecretHash, Arc<Caller>, RandomState>,
     by_id: HashMap<KeyId, Arc<Caller>>,
     groups: Groups,
 }

@@ -79,14 +79,14 @@ pub struct Watch {
     settings: Settings,
     profiles: Profiles,
     /// When a signal was last written down for a subject, so that it is told once an hour.
-    told: HashMap<(Subject, Signal), u64>,
+    told: HashMap<(Subject, Signal), u64, RandomState>,
 }
 
 impl Watch {
     /// Nobody is known yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, profiles: Profiles::default(), told: HashMap::new() }
+        Self { settings, profiles: Profiles::default(), told: HashMap::default() }
     }
 
     /// A request of these subjects (its key first, then its user and its team if it has them) is

@@ -106,8 +106,9 @@ pub(super) fn stream(headers: &mut HeaderMap) {
 
 /// An unstreamed answer's own headers. An unknown cost is absent, never 0.
 pub(super) fn whole(headers: &mut HeaderMap, cost: Option<PicoUsd>) {
-    let cost = cost.and_then(|cost| HeaderValue::try_from(cost.to_string()).ok());
-    headers.extend(cost.map(|cost| (COST, cost)));
+    if let Some(Ok(cost)) = cost.map(|cost| HeaderValue::try_from(cost.to_string())) {
+        headers.insert(COST, cost);
+    }
 }
 
 /// The headers of a refusal, as far as the request came.
