@@ -104,12 +104,12 @@ async fn going_back_ends_at_a_checkpoint_and_changes_no_answer() {
     for kv_layout in [KvLayout::Unified, KvLayout::Separate] {
         let Some(config) = config() else { return };
         let mut beside = Beside::new(EngineConfig { kv_layout, context_tokens: 4_096, ..config });
-        let long = tokens(WINDOW * 2 + 100, 1);
+        let long = tokens(WINDOW + 300, 1);
         assert_eq!(beside.cached(&long).await, 0);
         for (keep, from) in [
             (long.len() - 3, long.len() - 8),
-            (2 * WINDOW, 2 * WINDOW),
-            (2 * WINDOW - 1, WINDOW),
+            (WINDOW, WINDOW),
+            (WINDOW - 1, 0),
             (20, 0),
         ] {
             let mut prompt = long[..keep].to_vec();
@@ -155,11 +155,11 @@ async fn two_chats_with_a_common_beginning_keep_their_own_windows() {
         let Some(config) = config() else { return };
         let mut beside = Beside::new(EngineConfig { kv_layout, context_tokens: 4_096, ..config });
         let system = tokens(WINDOW + 60, 1);
-        let ask = |salt| [&system[..], &tokens(200, salt)[1..]].concat();
+        let ask = |salt| [&system[..], &tokens(100, salt)[1..]].concat();
         let mut chats = [ask(2), ask(3)];
         assert_eq!(beside.cached(&chats[0]).await, 0);
         assert_eq!(beside.cached(&chats[1]).await, WINDOW, "{kv_layout:?}");
-        for turn in 0..4 {
+        for turn in 0..2 {
             let chat = &mut chats[turn % 2];
             let before = chat.len();
             chat.extend(&tokens(40, 10 + i32::try_from(turn).expect("small"))[1..]);
