@@ -29,7 +29,7 @@ use crate::{
     providers::{self, Format, Kind, RateSeen, Shape, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
 };
-use answer::Limits;
+use answer::{Limits, Watch};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::{Client, Request, Url, redirect, retry};
@@ -44,13 +44,15 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 /// The version of Anthropic's API that is spoken here.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// What is left of the caller's own deadline, in milliseconds.
-const DEADLINE: &str = "x-tollgate-deadline-ms";
+const DEADLINE: HeaderName = HeaderName::from_static("x-tollgate-deadline-ms");
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Idle connections are closed after this, before most servers close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Probes of a connection that carries an answer: a peer that vanished is found.
@@ -100,7 +102,8 @@ impl CloudRoute {
     /// # Errors
     /// What is wrong with the configuration, in the operator's terms.
     pub fn new(config: CloudConfig) -> Result<Self, String> {
-        let mut headers = HeaderMap::new();
+        // With room for those that a request adds to its copy.
+        let mut headers = HeaderMap::with_capacity(12 + config.headers.len());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let mut secrets = Vec::new();
         if let Some(key) = &config.api_key {
@@ -183,25 +186,23 @@ impl CloudRoute {
         request: &ChatRequest,
         output_cap: u64,
     ) -> Result<CloudAnswer, Fault> {
-        let sent = Instant::now();
-        let total_by = sent + self.limits.total;
-        let first_by = sent + self.limits.first_token;
-        let by = if request.stream { first_by.min(total_by) } else { total_by };
+        let mut watch = Watch::new(self.limits, Instant::now(), request.stream);
         let outbound = self.outbound(request, output_cap)?;
-        let response = match timeout_at(by, self.client.execute(outbound)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.unsent_or_broken(error)),
-            Err(_) if by == total_by => return Err(self.late(FaultKind::Total)),
-            Err(_) => return Err(self.late(FaultKind::FirstToken)),
+        let response = tokio::select! {
+            biased;
+            response = self.client.execute(outbound) => {
+                response.map_err(|error| self.unsent_or_broken(error))?
+            }
+            late = watch.passed() => return Err(self.late(late)),
         };
         if let Some(seen) = RateSeen::read(response.headers()) {
             *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
         }
         if !response.status().is_success() {
-            let by = by.min(Instant::now() + self.limits.idle);
+            let by = watch.ends_by().min(Instant::now() + self.limits.idle);
             return Err(status::fault(response, by, &self.provider, &self.secrets).await);
         }
-        CloudAnswer::new(response, place, request, self.limits, (sent, self.kind.format()))
+        CloudAnswer::new(response, place, request, watch, self.kind.format())
     }
 
     /// How long the next request would wait for a place: those ahead of it × the mean time that one
@@ -250,7 +251,7 @@ impl CloudRoute {
         let headers = if request.stream { &self.streamed } else { &self.unstreamed };
         outbound.headers_mut().clone_from(headers);
         if let Some(parent) = &request.traceparent {
-            outbound.headers_mut().insert("traceparent", parent.clone());
+            outbound.headers_mut().insert(TRACEPARENT, parent.clone());
         }
         if let Some(by) = request.answer_by.filter(|_| self.kind.takes_deadline()) {
             let left = by.saturating_duration_since(Instant::now()).as_millis().max(1);
@@ -259,7 +260,7 @@ impl CloudRoute {
             }
         }
         if let Some(id) = &request.upstream_request_id {
-            outbound.headers_mut().insert("x-client-request-id", id.clone());
+            outbound.headers_mut().insert(CLIENT_REQUEST_ID, id.clone());
         }
         *outbound.body_mut() = Some(body.into());
         Ok(outbound)

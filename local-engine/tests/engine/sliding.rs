@@ -106,12 +106,9 @@ async fn going_back_ends_at_a_checkpoint_and_changes_no_answer() {
         let mut beside = Beside::new(EngineConfig { kv_layout, context_tokens: 4_096, ..config });
         let long = tokens(WINDOW + 300, 1);
         assert_eq!(beside.cached(&long).await, 0);
-        for (keep, from) in [
-            (long.len() - 3, long.len() - 8),
-            (WINDOW, WINDOW),
-            (WINDOW - 1, 0),
-            (20, 0),
-        ] {
+        for (keep, from) in
+            [(long.len() - 3, long.len() - 8), (WINDOW, WINDOW), (WINDOW - 1, 0), (20, 0)]
+        {
             let mut prompt = long[..keep].to_vec();
             prompt.extend(&tokens(12, 7)[1..]);
             assert_eq!(beside.cached(&prompt).await, from, "{kv_layout:?}: back to {keep}");

@@ -88,8 +88,9 @@ enum Form {
     Whole,
 }
 
-/// The timeouts of one answer. One timer serves them all: it is moved only when it fires.
-struct Watch {
+/// The timeouts of one answer, its head's too. One timer serves them all: it is moved only when it
+/// fires.
+pub(super) struct Watch {
     limits: Limits,
     first_by: Option<Instant>,
     total_by: Instant,
@@ -113,8 +114,8 @@ impl CloudAnswer {
         response: Response,
         place: Place,
         request: &ChatRequest,
-        limits: Limits,
-        (sent, format): (Instant, Format),
+        watch: Watch,
+        format: Format,
     ) -> Result<Self, Fault> {
         let prompt_tokens = request.prompt_tokens_estimate;
         let reader = match format {
@@ -133,7 +134,7 @@ impl CloudAnswer {
         };
         Ok(Self {
             status: response.status().as_u16(),
-            watch: Watch::new(limits, sent, request.stream),
+            watch,
             source: Some(Source { response, place }),
             form,
             choices: request.choices,
@@ -381,7 +382,8 @@ impl fmt::Debug for CloudAnswer {
 // === impl Watch ===
 
 impl Watch {
-    fn new(limits: Limits, sent: Instant, streamed: bool) -> Self {
+    /// Of an answer to what is `sent` now.
+    pub(super) fn new(limits: Limits, sent: Instant, streamed: bool) -> Self {
         let total_by = sent + limits.total;
         let first_by = streamed.then(|| sent + limits.first_token);
         let timer = Box::pin(sleep_until(first_by.unwrap_or(total_by).min(total_by)));
@@ -405,8 +407,13 @@ impl Watch {
         }
     }
 
+    /// When the next timeout passes.
+    pub(super) fn ends_by(&self) -> Instant {
+        self.next_deadline().0
+    }
+
     /// Waits until a timeout passes; says which.
-    async fn passed(&mut self) -> FaultKind {
+    pub(super) async fn passed(&mut self) -> FaultKind {
         loop {
             self.timer.as_mut().await;
             let (by, kind) = self.next_deadline();

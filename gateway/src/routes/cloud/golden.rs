@@ -213,9 +213,9 @@ async fn answered(case: &Case, body: Bytes, stream: bool) -> String {
     let response = http::Response::builder().header("content-type", content_type);
     let response = response.body(body).unwrap().into();
     let place = route.place().await.unwrap();
-    let shape = (Instant::now(), route.kind.format());
-    let mut answer =
-        CloudAnswer::new(response, place, &request(stream), route.limits, shape).unwrap();
+    let watch = Watch::new(route.limits, Instant::now(), stream);
+    let format = route.kind.format();
+    let mut answer = CloudAnswer::new(response, place, &request(stream), watch, format).unwrap();
     let mut read = Summary::default();
     while let Some(event) = answer.next().await {
         read.add(event.unwrap());
