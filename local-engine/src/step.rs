@@ -2,6 +2,9 @@
 //! generate and nobody reads (`speculation.rs`), then as much of the waiting prompts as the step's
 //! bound allows; its time is attributed to the jobs in it before any of them is told.
 
+#[cfg(test)]
+mod learn_tests;
+
 use std::{
     ops::Range,
     sync::atomic::Ordering::Relaxed,
