@@ -1,5 +1,5 @@
 //! The listener under TLS: its certificate, its renewal by SIGHUP, certificates of clients, and the
-//! command line that finds its server all the same.
+//! command line that finds its server all the same; and a provider under TLS.
 //!
 //! The certificates are those of the gateway's own tests: for `localhost`, signed by themselves.
 
@@ -19,7 +19,7 @@ fn pair(name: &str) -> String {
 }
 
 struct Case {
-    _cloud: StandIn,
+    cloud: StandIn,
     builder: GateBuilder,
     child: Child,
 }
@@ -39,7 +39,7 @@ impl Case {
             std::fs::write(directory.join(format!("{name}.pem")), pair(name)).unwrap();
         }
         let child = Child::start(builder.config_file()).await;
-        Self { _cloud: cloud, builder, child }
+        Self { cloud, builder, child }
     }
 
     fn directory(&self) -> PathBuf {
@@ -146,4 +146,32 @@ async fn clients_show_a_certificate_where_one_is_asked_for_and_so_does_the_comma
     assert_ne!(case.routes(&by_url).await.0, 0, "nobody known has signed it");
     let (code, said) = case.routes(&[&by_url[..], &["--ca-cert", "one.pem"]].concat()).await;
     assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
+async fn a_provider_under_tls_is_asked_where_the_system_trusts_its_certificate_and_nowhere_else() {
+    with_a_provider();
+    let provider = Case::start("").await;
+    let secret = std::fs::read_to_string(provider.builder.data_dir().join("first.key")).unwrap();
+    let api_key = format!("headers = {{ x-api-key = \"{}\" }}", secret.trim());
+    let asks = async |name: &str, trusted: &str| {
+        let address = format!("https://{name}:{}/v1", provider.port());
+        let route = Gate::builder().keyless_cloud_at("provider", &address, "auto", &api_key);
+        route.trusting(&fixture(&format!("{trusted}.cert"))).start().await
+    };
+    let gate = asks("localhost", "one").await;
+    for stream in [false, true] {
+        let ask = gate.ask("Is it you?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        assert_eq!(gate.ledger().entry(answer.id()).await.only_attempt().outcome(), "completed");
+    }
+    // Another one is trusted; or this one, but not for that name.
+    for (name, trusted) in [("localhost", "two"), ("127.0.0.1", "one")] {
+        let gate = asks(name, trusted).await;
+        let answer = gate.ask("Is it you?").send().await;
+        assert!(answer.status >= 500, "{name} {trusted}: {}", answer.status);
+        let attempt = gate.ledger().entry(answer.id()).await.only_attempt();
+        assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("not_sent", Some(0)));
+    }
+    assert_eq!(provider.cloud.asked().len(), 2);
 }

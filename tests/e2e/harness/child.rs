@@ -19,6 +19,10 @@ const START_MAX: Duration = Duration::from_secs(120);
 /// Longest wait for an orderly end.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// Beside the configuration, where a test puts it: what the program takes for the certificates that
+/// its system trusts.
+pub(super) const TRUSTED_FILE: &str = "trusted.pem";
+
 /// A running gateway. Killed when dropped.
 pub(crate) struct Child {
     process: tokio::process::Child,
@@ -71,8 +75,13 @@ impl Child {
 
     fn command(config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate-under-test"));
+        let directory = config.parent().expect("a directory");
+        let trusted = directory.join(TRUSTED_FILE);
+        if trusted.exists() {
+            command.env("SSL_CERT_FILE", trusted);
+        }
         command
-            .current_dir(config.parent().expect("a directory"))
+            .current_dir(directory)
             .env("NO_COLOR", "1")
             .env("TOLLGATE_LOG", "debug")
             .env_remove("TOLLGATE_CONFIG")

@@ -128,6 +128,13 @@ cache_read = "0.5"
         gate
     }
 
+    /// On a system that trusts this certificate and no other.
+    pub(crate) fn trusting(self, certificate: &str) -> Self {
+        let file = self.dir.path().join(super::child::TRUSTED_FILE);
+        std::fs::write(file, certificate).expect("a file of certificates");
+        self
+    }
+
     /// The model in the process, as the route `edge`.
     pub(crate) fn edge(self) -> Self {
         self.edge_with("")
