@@ -51,7 +51,7 @@ pub struct EngineConfig {
     pub queue_max: usize,
     /// Longest wait in the queue; a job that waited longer gets [`crate::JobEvent::Expired`].
     pub queue_wait_max: Duration,
-    /// Threads that compute; `None`: one less than there are cores, but two where there are two.
+    /// Threads that compute; `None`: one less than there are cores, at least one.
     pub threads: Option<u32>,
     /// Most tokens in one decode of llama.cpp.
     pub batch_tokens: u32,
@@ -183,7 +183,8 @@ impl EngineConfig {
     /// The number of computing threads.
     pub(crate) fn threads(&self) -> u32 {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.threads.unwrap_or_else(|| threads_on(cores)).clamp(1, 512)
+        let spare = u32::try_from(cores.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.threads.unwrap_or(spare).clamp(1, 512)
     }
 
     /// Refuses what llama.cpp would answer by aborting the process.
@@ -225,18 +226,5 @@ impl EngineConfig {
             return refuse("reader_lag_max must be at least 1");
         }
         Ok(())
-    }
-}
-/// Threads for so many cores. A core is left to everybody else, but not one of two: that would halve
-/// the speed.
-fn threads_on(cores: usize) -> u32 {
-    u32::try_from(cores.saturating_sub(1).max(2).min(cores)).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_core_is_left_to_others_where_that_is_not_half_of_them() {
-        assert_eq!([1, 2, 3, 4, 16].map(super::threads_on), [1, 2, 2, 3, 15]);
     }
 }

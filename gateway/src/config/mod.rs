@@ -246,7 +246,7 @@ pub struct LocalConfig {
     pub queue_max: usize,
     /// Longest wait for a slot.
     pub queue_wait_max: Duration,
-    /// Threads of the engine; `None`: one less than there are cores, but two where there are two.
+    /// Threads of the engine; `None`: one less than there are cores, at least one.
     pub threads: Option<u32>,
     /// Most prompt tokens read in one step while other requests decode.
     pub prefill_chunk: u32,
