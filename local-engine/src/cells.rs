@@ -33,7 +33,7 @@ impl<D: Device> Scheduler<D> {
         }
         let held = self.tree.held(self.running().map(|(at, _)| at));
         let shared = self.choose(job).map_or(0, |place| match place.from {
-            Some(_) if self.copies() => 0,
+            Some(_) if self.lending() != Lending::Shared => 0,
             from => self.tree.held_of(from.unwrap_or(place.slot), place.keep, &held),
         });
         let needed = cells(job.prompt.len(), job.max_tokens).saturating_sub(shared);
@@ -127,7 +127,7 @@ impl<D: Device> Scheduler<D> {
         self.slots[from].used_at = self.slots[from].used_at.max(self.admissions - 1);
         self.tree.enter(slot, domain);
         // A copy needs cells, and those that make room may be the very ones that were to be copied.
-        let fits = !self.copies() || self.free(keep, by, now);
+        let fits = self.lending() == Lending::Shared || self.free(keep, by, now);
         if fits && self.tree.len(from) >= keep {
             self.share_prefix(from, slot, keep);
         }
@@ -217,12 +217,16 @@ impl<D: Device> Scheduler<D> {
     /// The place where a job has least to compute, if a slot is idle.
     fn choose(&self, job: &Job) -> Option<Place> {
         let found = self.found(self.domain(job.scheduling.caller), before_last(job));
-        let lending = match (self.device.can_rewind(), self.device.unified()) {
+        choose(&self.tree, &self.views(), found, self.lending())
+    }
+
+    /// How a slot begins with another one's tokens.
+    pub(crate) fn lending(&self) -> Lending {
+        match (self.device.can_rewind(), self.device.unified()) {
             (true, true) => Lending::Shared,
             (true, false) => Lending::Whole,
             (false, _) => Lending::Copied,
-        };
-        choose(&self.tree, &self.views(), found, lending)
+        }
     }
 }
 

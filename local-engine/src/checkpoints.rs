@@ -12,7 +12,9 @@ use std::{
     time::Instant,
 };
 
-use crate::{device::Device, prefix_tree::Found, scheduler::Scheduler, status::count32};
+use crate::{
+    device::Device, prefix_tree::Found, scheduler::Scheduler, slots::Lending, status::count32,
+};
 
 /// A checkpoint so many tokens before a prompt's end: behind what a template adds after the last
 /// message, which the next turn may not repeat, and before the last token, which is always computed.
@@ -247,18 +249,13 @@ impl<D: Device> Scheduler<D> {
         if !self.device.share(count32(from), count32(to), count32(keep), at.as_deref()) {
             return false;
         }
-        if self.device.unified() && self.device.can_rewind() {
+        if self.lending() == Lending::Shared {
             self.tree.share(from, to, keep);
         } else {
             self.tree.copy(from, to, keep);
         }
         self.checkpoints.share(from, to, keep);
         true
-    }
-
-    /// Whether a prefix of another slot is taken over as a copy, with cells of its own.
-    pub(crate) fn copies(&self) -> bool {
-        !self.device.unified() || !self.device.can_rewind()
     }
 }
 

@@ -17,7 +17,7 @@ const LITTLE: usize = 4;
 pub(crate) enum Lending {
     /// In the same cells.
     Shared,
-    /// In a copy of them.
+    /// In a copy of them, or counted as one.
     Copied,
     /// In a copy of all the other one's cells.
     Whole,

@@ -104,7 +104,9 @@ impl<'m> LlamaDevice<'m> {
     /// some files name one that llama.cpp does not use.
     fn forgets(&self) -> bool {
         let bytes = |flags| self.context.state_seq_get_size_ext(0, flags);
-        bytes(LlamaStateSeqFlags::PARTIAL_ONLY) < bytes(LlamaStateSeqFlags::empty())
+        let all = bytes(LlamaStateSeqFlags::empty());
+        // What has no size could not be read: nothing is known of it.
+        all == 0 || bytes(LlamaStateSeqFlags::PARTIAL_ONLY) < all
     }
 
     /// Computes a token in slot 0. In a thread that ends with it: OpenMP keeps computing threads
@@ -309,11 +311,12 @@ impl Device for LlamaDevice<'_> {
             // Such a copy is made before the next batch, and would undo the checkpoint.
             self.save(from).is_some_and(|all| self.restore(to, all))
         };
-        if !self.can_rewind {
-            // Puts the window into cells of its own: shared ones would never be overwritten.
-            return kept && at.is_some() && self.truncate(to, keep, at);
+        // Puts the window into cells of its own: shared ones would never be overwritten.
+        let windowed = !self.can_rewind;
+        if windowed && kept && at.is_some() {
+            return self.truncate(to, keep, at);
         }
-        if kept && self.holds(slot, keep) {
+        if !windowed && kept && self.holds(slot, keep) {
             return true;
         }
         self.empty(slot);
