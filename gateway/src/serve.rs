@@ -467,11 +467,15 @@ async fn relayed(
     Ok(response(headers, Body::from(whole.body)))
 }
 
+/// The id of an answer in the client's format.
+fn answer_id(life: &Life) -> String {
+    [wire::id_prefix(life.endpoint), life.id.0.simple().encode_lower(&mut [0; 32])].concat()
+}
+
 /// What an answer in the client's format begins with.
 fn answer_head(gateway: &Gateway, life: &Life, started: &Started) -> AnswerHead {
     AnswerHead {
-        id: [wire::id_prefix(life.endpoint), life.id.0.simple().encode_lower(&mut [0; 32])]
-            .concat(),
+        id: answer_id(life),
         created: gateway.clock.unix_ms() / 1000,
         model: started.route.model().to_owned(),
     }

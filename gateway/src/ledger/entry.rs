@@ -419,11 +419,18 @@ impl RequestId {
         let version = self.0.get_version_num() == 7;
         version.then(|| u64::try_from(self.0.as_u128() >> 80).unwrap_or(0))
     }
+
+    /// As it is written: `req_` and 32 hex digits.
+    pub(crate) fn text(self) -> [u8; 36] {
+        let mut text = *b"req_00000000000000000000000000000000";
+        self.0.simple().encode_lower(&mut text[4..]);
+        text
+    }
 }
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "req_{}", self.0.simple())
+        f.write_str(str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 

@@ -6,11 +6,11 @@
 //! hedge are as ever, since comments are no part of an answer; whoever leaves meanwhile drops the
 //! waiting as it would have dropped the handler.
 
-use super::{Asked, Gateway, Life, from, headers, response, shared::Source};
+use super::{Asked, Gateway, Life, answer_id, from, headers, response, shared::Source};
 use crate::{
     refusal::Refusal,
     relay::KeepAlive,
-    wire::{self, Outer, chat::AnswerHead},
+    wire::{Outer, chat::AnswerHead},
 };
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -38,7 +38,7 @@ pub(super) async fn answer(
     asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
     let head = AnswerHead {
-        id: format!("{}{}", wire::id_prefix(life.endpoint), life.id.0.simple()),
+        id: answer_id(life),
         created: gateway.clock.unix_ms() / 1000,
         model: asked.request.model.clone(),
     };

@@ -243,10 +243,8 @@ pub(super) fn refuse_long_body(headers: &HeaderMap, bytes_max: usize) -> Result<
 
 /// A request's id as a header.
 pub(super) fn of_id(id: RequestId) -> HeaderValue {
-    let mut text = *b"req_00000000000000000000000000000000";
-    id.0.simple().encode_lower(&mut text[4..]);
     // `req_` and hex digits always make a header.
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&id.text()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Gives a response that has none yet a request id.
