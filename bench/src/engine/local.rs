@@ -55,6 +55,7 @@ impl Local {
             Kv::Separate => KvLayout::Separate,
         };
         config.prefill_chunk = args.prefill_chunk.unwrap_or(config.prefill_chunk);
+        config.batch_tokens = args.batch_tokens.unwrap_or(config.batch_tokens);
         change(&mut config)?;
         let engine = Engine::load(&config).map_err(|e| e.to_string())?;
         Ok(Local { engine, config })
@@ -66,8 +67,8 @@ impl Local {
         let layout = if info.kv_unified { "unified" } else { "separate" };
         format!(
             "local_engine without HTTP: {} {}, {} threads on {}, {} of {} layers offloaded, {} \
-             slots, KV cache of {} tokens ({layout}), prefill chunk {}, prefix reuse {}, speculation \
-             {}, in {}",
+             slots, KV cache of {} tokens ({layout}), prefill chunk {} of at most {} tokens a step, \
+             prefix reuse {}, speculation {}, in {}",
             info.name,
             info.quantisation,
             info.threads,
@@ -77,6 +78,7 @@ impl Local {
             self.config.slots,
             info.kv_cells,
             self.config.prefill_chunk,
+            self.config.batch_tokens,
             if self.config.prefix_reuse { "on" } else { "off" },
             self.guesses_by(),
             if self.engine.process().is_some() { "a child process" } else { "this process" },

@@ -60,6 +60,9 @@ pub(crate) struct EngineArgs {
     /// Prompt tokens read in a step that also generates [default: the engine's].
     #[arg(long)]
     prefill_chunk: Option<u32>,
+    /// Most tokens of a step [default: the engine's].
+    #[arg(long)]
+    batch_tokens: Option<u32>,
     /// Measure a running server at this base URL (http://host:port) instead of the engine itself;
     /// threads, slots and cache are then its own, and its answers may end early.
     #[arg(long)]
