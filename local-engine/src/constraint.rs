@@ -136,6 +136,16 @@ impl std::fmt::Debug for Constraint {
 // === impl Allowed ===
 
 impl Allowed {
+    /// These tokens of so many.
+    #[cfg(test)]
+    pub(crate) fn of(tokens: &[u32], vocabulary: usize) -> Allowed {
+        let mut set = SimpleVob::alloc(vocabulary);
+        for token in tokens {
+            set.allow_token(*token);
+        }
+        Allowed(set)
+    }
+
     /// Shows every token that may come, from the first on.
     pub(crate) fn each(&self, mut show: impl FnMut(i32)) {
         self.0.iter_set_entries(|token| {
@@ -143,6 +153,11 @@ impl Allowed {
                 show(token);
             }
         });
+    }
+
+    /// Whether a token may come.
+    pub(crate) fn holds(&self, token: i32) -> bool {
+        usize::try_from(token).is_ok_and(|token| token < self.0.len() && self.0.get(token))
     }
 }
 

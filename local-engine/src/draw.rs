@@ -12,6 +12,7 @@ mod dry;
 mod look;
 mod mersenne;
 mod penalties;
+mod row;
 
 pub use dry::Breakers;
 pub(crate) use dry::{Heads, Texts};
@@ -21,6 +22,7 @@ use cut::{Candidates, Cut};
 use dry::DryWindow;
 use mersenne::Mersenne;
 use penalties::Penalties;
+use row::{Row, Touched};
 
 /// Below this a temperature means greedy: dividing logits by less overflows.
 const TEMPERATURE_MIN: f32 = 1e-5;
@@ -45,8 +47,7 @@ enum End {
 /// Room to work in, of one device: kept from token to token.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// The logits with biases and penalties on them.
-    logits: Vec<f32>,
+    touched: Touched,
     candidates: Candidates,
 }
 
@@ -92,20 +93,13 @@ impl Chain {
         scratch: &mut Scratch,
     ) -> Result<i32, Undrawn> {
         let peak = look::peak(row).ok_or(Undrawn::NoNumbers)?;
-        let touched = !self.bias.is_empty() || self.penalties.is_some() || self.dry.is_some();
-        let Scratch { logits, candidates } = scratch;
-        let row = if touched {
-            logits.clear();
-            logits.extend_from_slice(row);
-            self.touch(logits);
-            logits.as_slice()
-        } else {
-            row
-        };
+        let Scratch { touched, candidates } = scratch;
+        touched.clear();
+        self.touch(row, touched);
+        let row = Row { computed: row, touched, peak };
         let token = match (&mut self.end, allowed) {
-            (End::Greedy, None) if !touched => Some(peak),
-            (End::Greedy, None) => look::peak(row),
-            (End::Greedy, Some(allowed)) => likeliest(row, allowed),
+            (End::Greedy, None) => row.likeliest().map(|(token, _)| token),
+            (End::Greedy, Some(allowed)) => row.likeliest_of(allowed),
             (End::Draw { cut, generator }, allowed) => {
                 candidates.fill(row, allowed, cut);
                 cut.apply(candidates);
@@ -123,36 +117,17 @@ impl Chain {
     }
 
     /// Changes the logits of the tokens that are named or were seen.
-    fn touch(&mut self, logits: &mut [f32]) {
+    fn touch(&mut self, row: &[f32], touched: &mut Touched) {
         for (token, bias) in &self.bias {
-            if let Some(logit) = at(logits, *token) {
-                *logit += bias;
-            }
+            touched.change(row, *token, |logit| logit + bias);
         }
         if let Some(penalties) = &self.penalties {
-            penalties.apply(logits);
+            penalties.apply(row, touched);
         }
         if let Some(dry) = &mut self.dry {
-            dry.apply(logits);
+            dry.apply(row, touched);
         }
     }
-}
-
-/// A token's logit.
-fn at(logits: &mut [f32], token: i32) -> Option<&mut f32> {
-    logits.get_mut(usize::try_from(token).ok()?)
-}
-
-/// The likeliest of the allowed tokens, the first of equals.
-fn likeliest(row: &[f32], allowed: &Allowed) -> Option<i32> {
-    let mut best: Option<(i32, f32)> = None;
-    allowed.each(|token| {
-        let Some(logit) = usize::try_from(token).ok().and_then(|at| row.get(at)) else { return };
-        if best.is_none_or(|(_, highest)| *logit > highest) {
-            best = Some((token, *logit));
-        }
-    });
-    best.map(|(token, _)| token)
 }
 
 /// llama.cpp's seeds have 32 bits, and all ones mean "draw one" there.
@@ -164,7 +139,7 @@ fn folded(seed: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::{Chain, Heads, Scratch, Undrawn, folded};
-    use crate::job::Sampling;
+    use crate::{constraint::Allowed, job::Sampling};
 
     #[test]
     fn logits_that_are_not_numbers_are_refused() {
@@ -189,6 +164,33 @@ mod tests {
         };
         assert_eq!(draws(5), draws(5));
         assert_ne!(draws(5), draws(6));
+    }
+
+    /// Under a rule a draw is that of a model that finds everything else impossible.
+    #[test]
+    fn a_rule_leaves_what_it_allows_as_it_was() {
+        let row: Vec<f32> = (0_u16..200).map(|token| f32::from(token * 37 % 91) / 9.0).collect();
+        let tokens: Vec<u32> = (0..200).filter(|token| token % 3 == 1).collect();
+        let allowed = Allowed::of(&tokens, 200);
+        let masked: Vec<f32> = (0..)
+            .zip(&row)
+            .map(|(token, logit)| if token % 3 == 1 { *logit } else { f32::NEG_INFINITY })
+            .collect();
+        for case in 0_u8..60 {
+            let sampling = Sampling {
+                temperature: f32::from(case % 3) * 0.6,
+                top_k: (case % 2 == 0).then_some(12),
+                logit_bias: (0..i32::from(case % 5)).map(|n| (n * 7, 4.0)).collect(),
+                presence_penalty: f32::from(case % 4),
+                ..Sampling::default()
+            };
+            let draws = |row: &[f32], allowed: Option<&Allowed>| {
+                let mut chain = Chain::new(&sampling, &[4, 5, 7], 9, Heads::default());
+                let mut scratch = Scratch::default();
+                (0..20).map(|_| chain.draw(row, allowed, &mut scratch)).collect::<Vec<_>>()
+            };
+            assert_eq!(draws(&row, Some(&allowed)), draws(&masked, None), "{sampling:?}");
+        }
     }
 
     #[test]

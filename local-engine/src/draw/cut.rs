@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::{look, mersenne::Mersenne};
+use super::{look, mersenne::Mersenne, row::Row};
 use crate::constraint::Allowed;
 
 /// With more candidates than this only the likeliest are put in order at first.
@@ -68,46 +68,71 @@ impl Cut {
 
 impl Candidates {
     /// Takes in the allowed tokens of a row, no more of them than the cut begins with.
-    pub(super) fn fill(&mut self, row: &[f32], allowed: Option<&Allowed>, cut: &Cut) {
+    pub(super) fn fill(&mut self, row: Row<'_>, allowed: Option<&Allowed>, cut: &Cut) {
         self.list.clear();
         self.sorted = false;
         let Some(allowed) = allowed else {
             match cut.top_k {
                 Some(k) => self.fill_top(row, k),
                 None if cut.only_min_p() => self.fill_above(row, cut.min_p),
-                None => self.list.extend((0..).zip(row).map(Candidate::new)),
+                None => self.fill_all(row),
             }
             return;
         };
         allowed.each(|token| {
             let at = usize::try_from(token).ok();
-            if let Some(logit) = at.and_then(|at| row.get(at)) {
+            if let Some(logit) = at.and_then(|at| row.computed.get(at)) {
                 self.list.push(Candidate::new((token, logit)));
             }
         });
+        for (token, logit) in row.touched.each() {
+            if let Ok(at) = self.list.binary_search_by_key(&token, |candidate| candidate.token) {
+                self.list[at].logit = logit;
+            }
+        }
         if let Some(k) = cut.top_k {
-            self.sort_first(k);
-            self.list.truncate(k);
-            self.sorted = true;
+            self.keep_first(k);
+        }
+    }
+
+    fn fill_all(&mut self, row: Row<'_>) {
+        self.list.extend((0..).zip(row.computed).map(Candidate::new));
+        for (token, logit) in row.touched.each() {
+            if let Some(candidate) =
+                usize::try_from(token).ok().and_then(|at| self.list.get_mut(at))
+            {
+                candidate.logit = logit;
+            }
         }
     }
 
     /// Takes in the tokens with at least such a share of the likeliest one's probability.
-    fn fill_above(&mut self, row: &[f32], share: f32) {
-        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    fn fill_above(&mut self, row: Row<'_>, share: f32) {
+        let Some((_, highest)) = row.likeliest() else { return };
         // Above the next number below it is at or above it.
         let bound = (highest + share.ln()).next_down();
-        look::above(row, bound, |token, logit| {
-            self.list.push(Candidate::new((token, &logit)));
+        look::above(row.computed, bound, |token, logit| {
+            if !row.touched.holds(token) {
+                self.list.push(Candidate::new((token, &logit)));
+            }
             bound
         });
+        let untouched = self.list.len();
+        let touched = row.touched.each().filter(|(_, logit)| *logit > bound);
+        self.list.extend(touched.map(|(token, logit)| Candidate::new((token, &logit))));
+        if self.list.len() > untouched {
+            self.list.sort_unstable_by_key(|candidate| candidate.token);
+        }
     }
 
     /// Takes in the `k` likeliest tokens. Whoever has `k` above it is never looked at again.
-    fn fill_top(&mut self, row: &[f32], k: usize) {
-        let room = k.saturating_mul(4).max(256).min(row.len());
+    fn fill_top(&mut self, row: Row<'_>, k: usize) {
+        let room = k.saturating_mul(4).max(256).min(row.computed.len());
         let mut bound = f32::NEG_INFINITY;
-        look::above(row, bound, |token, logit| {
+        look::above(row.computed, bound, |token, logit| {
+            if row.touched.holds(token) {
+                return bound;
+            }
             self.list.push(Candidate::new((token, &logit)));
             if self.list.len() > k && self.list.len() >= room {
                 self.list.select_nth_unstable_by(k - 1, falling);
@@ -116,8 +141,15 @@ impl Candidates {
             }
             bound
         });
-        self.sort_first(k);
-        self.list.truncate(k);
+        let touched = row.touched.each();
+        self.list.extend(touched.map(|(token, logit)| Candidate::new((token, &logit))));
+        self.keep_first(k);
+    }
+
+    /// Keeps the `count` likeliest, in order.
+    fn keep_first(&mut self, count: usize) {
+        self.sort_first(count);
+        self.list.truncate(count);
         self.sorted = true;
     }
 

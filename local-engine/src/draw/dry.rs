@@ -12,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::row::Touched;
 use crate::job::Dry;
 
 /// Most tokens of a breaker after its first one.
@@ -185,7 +186,7 @@ impl DryWindow {
         self.last.push_front(token);
     }
 
-    pub(super) fn apply(&mut self, logits: &mut [f32]) {
+    pub(super) fn apply(&mut self, row: &[f32], touched: &mut Touched) {
         if self.last.len() <= self.allowed_length {
             return;
         }
@@ -208,12 +209,14 @@ impl DryWindow {
             if self.base > 1.000_001 { (MAX_LOG / self.base.ln()) as i32 } else { i32::MAX };
         for (token, repeat) in &self.extends {
             let breaks = self.heads.get(token).is_some_and(|tails| tails.iter().any(Vec::is_empty));
-            let Some(logit) = super::at(logits, *token).filter(|_| !breaks) else { continue };
+            if breaks {
+                continue;
+            }
             let exponent = i32::try_from(repeat - self.allowed_length).unwrap_or(i32::MAX);
             let power = f64::from(self.base).powf(f64::from(exponent.min(exponent_max)));
             #[expect(clippy::cast_possible_truncation, reason = "logits have 32 bits")]
             let penalty = (f64::from(self.multiplier) * power) as f32;
-            *logit -= penalty;
+            touched.change(row, *token, |logit| logit - penalty);
         }
     }
 
@@ -299,13 +302,10 @@ mod tests {
 
     #[test]
     fn what_extends_a_repetition_loses_by_its_length() {
-        let mut logits = [0.0; 8];
+        let mut touched = Touched::default();
         // 1 2 3 comes again as 1 2: the 3 would extend two tokens.
-        window(&[1, 2, 3, 4, 1, 2], Heads::default()).apply(&mut logits);
-        assert_eq!(
-            logits.map(f32::to_bits),
-            [0.0, 0.0, 0.0, -2.0, 0.0, 0.0, 0.0, 0.0].map(f32::to_bits)
-        );
+        window(&[1, 2, 3, 4, 1, 2], Heads::default()).apply(&[0.0; 8], &mut touched);
+        assert_eq!(touched.each().collect::<Vec<_>>(), [(3, -2.0)]);
     }
 
     #[test]
@@ -321,8 +321,9 @@ mod tests {
         assert!(Arc::ptr_eq(&heads, &again));
         let mut window = window(&[1, 2, 7, 6, 1, 2, 7], heads);
         assert_eq!(window.since_breaker(), 1);
-        let mut logits = [0.0_f32; 8];
-        window.apply(&mut logits);
-        assert!((logits[6] + 1.0).abs() < 1e-6, "one token since the breaker, not three");
+        let mut touched = Touched::default();
+        window.apply(&[0.0; 8], &mut touched);
+        let penalty = touched.each().find(|(token, _)| *token == 6).expect("it is touched").1;
+        assert!((penalty + 1.0).abs() < 1e-6, "one token since the breaker, not three");
     }
 }

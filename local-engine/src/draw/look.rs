@@ -24,22 +24,23 @@ pub(super) fn peak(row: &[f32]) -> Option<i32> {
 }
 
 /// The highest of some logits; none if one is not a number.
+#[expect(clippy::needless_range_loop, reason = "of zipped iterators not every build makes vectors")]
 fn highest(logits: &[f32]) -> Option<f32> {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut odd = [false; LANES];
+    let mut odd = [0_u32; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
-        for ((lane, odd), logit) in lanes.iter_mut().zip(&mut odd).zip(chunk) {
-            *lane = if *logit > *lane { *logit } else { *lane };
-            *odd |= logit.is_nan();
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            odd[lane] |= u32::from(chunk[lane].is_nan());
         }
     }
     let mut best = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
     for logit in rest {
-        odd[0] |= logit.is_nan();
+        odd[0] |= u32::from(logit.is_nan());
         best = best.max(*logit);
     }
-    (!odd.contains(&true)).then_some(best)
+    odd.iter().all(|odd| *odd == 0).then_some(best)
 }
 
 /// Shows the tokens whose logits are above a bound that may rise from one to the next.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::row::Touched;
 use crate::job::Sampling;
 
 /// The window and what a token in it costs.
@@ -55,16 +56,14 @@ impl Penalties {
         *count = count.saturating_add(1);
     }
 
-    pub(super) fn apply(&self, logits: &mut [f32]) {
+    pub(super) fn apply(&self, row: &[f32], touched: &mut Touched) {
         for (token, count) in &self.counts {
-            let Some(logit) = super::at(logits, *token) else { continue };
-            // Dividing a negative logit would make the token likelier.
-            if *logit <= 0.0 {
-                *logit *= self.repeat;
-            } else {
-                *logit /= self.repeat;
-            }
-            *logit -= *count as f32 * self.frequency + self.presence;
+            touched.change(row, *token, |logit| {
+                // Dividing a negative logit would make the token likelier.
+                let repeated =
+                    if logit <= 0.0 { logit * self.repeat } else { logit / self.repeat };
+                repeated - (*count as f32 * self.frequency + self.presence)
+            });
         }
     }
 }
