@@ -109,6 +109,11 @@ impl<V> Checkpoints<V> {
         self.count();
     }
 
+    /// Lets two slots change places.
+    pub(crate) fn swap(&mut self, one: usize, other: usize) {
+        self.slots.swap(one, other);
+    }
+
     /// Drops the one of a slot, but for the last, without which going back loses least.
     fn thin(&mut self, slot: usize) {
         let all = &self.slots[slot];

@@ -108,7 +108,7 @@ pub(crate) trait Device {
     /// Bytes that saving a slot takes.
     fn state_bytes(&self, slot: u32) -> usize;
 
-    /// Saves a slot's cells; none if that is not possible.
+    /// Saves a slot's cells; none if that is not possible, or not before the next batch.
     fn save(&mut self, slot: u32) -> Option<Self::Saved>;
 
     /// Bytes of what was saved.

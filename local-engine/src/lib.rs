@@ -60,6 +60,9 @@ mod process;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod ranks;
+#[cfg(test)]
+mod ranks_tests;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;

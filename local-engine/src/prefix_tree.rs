@@ -169,6 +169,21 @@ impl PrefixTree {
         self.extend(to, &tokens);
     }
 
+    /// Lets two slots change places.
+    pub(crate) fn swap(&mut self, one: usize, other: usize) {
+        let ends = [one, other].map(|slot| self.slots[slot].node);
+        self.slots.swap(one, other);
+        if ends[0] == ends[1] {
+            return;
+        }
+        for (node, (from, to)) in ends.into_iter().zip([(one, other), (other, one)]) {
+            let slots = node.map(|node| &mut self.nodes[node].slots);
+            for slot in slots.into_iter().flatten().filter(|slot| **slot == from) {
+                *slot = to;
+            }
+        }
+    }
+
     /// Cells that only this slot holds: what giving it up would free, all at its end.
     pub(crate) fn unique(&self, slot: usize) -> usize {
         let mut own = 0;
@@ -422,7 +437,11 @@ mod tests {
         let mut lists: Vec<Vec<i32>> = vec![Vec::new(); 6];
         for _ in 0..20_000 {
             let (slot, other) = (below(6), below(6));
-            match below(4) {
+            match below(5) {
+                4 => {
+                    tree.swap(slot, other);
+                    lists.swap(slot, other);
+                }
                 0 => {
                     let keep = below(lists[slot].len() + 1);
                     tree.cut(slot, keep);

@@ -135,6 +135,7 @@ impl<D: Device> Scheduler<D> {
         self.tidy_queue(now);
         self.bring_back(now);
         while self.admit(now) {}
+        self.close_ranks();
         let embedded = self.embed(now)?;
         let computed = self.step(now)? || embedded;
         self.publish();

@@ -26,7 +26,7 @@ pub(crate) const A: i32 = 97;
 const WRONG: i32 = 65;
 
 /// What goes wrong, and when.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults {
     /// The decode that breaks the device.
     pub(crate) breaks_at: Option<usize>,
@@ -34,6 +34,14 @@ pub(crate) struct Faults {
     pub(crate) full_at: Option<usize>,
     /// The decode that panics.
     pub(crate) panics_at: Option<usize>,
+    /// Whether saved cells can be put back.
+    pub(crate) restores: bool,
+}
+
+impl Default for Faults {
+    fn default() -> Faults {
+        Faults { breaks_at: None, full_at: None, panics_at: None, restores: true }
+    }
 }
 
 #[derive(Debug)]
@@ -241,6 +249,10 @@ impl Device for Script {
     }
 
     fn restore(&mut self, slot: u32, mut saved: Vec<(i32, usize)>) -> bool {
+        assert!(self.sequences[slot as usize].is_empty(), "into an empty slot");
+        if !self.faults.restores {
+            return false;
+        }
         for (_, cell) in &mut saved {
             self.cells_made += 1;
             *cell = self.cells_made;

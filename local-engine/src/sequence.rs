@@ -99,6 +99,12 @@ impl<S> Sequence<S> {
         self.history.len() - usize::from(self.next.is_some())
     }
 
+    /// Tokens it may still generate.
+    pub(crate) fn left(&self) -> usize {
+        let left = self.max_tokens.saturating_sub(self.outbox.meter().generated_tokens());
+        usize::try_from(left).unwrap_or(usize::MAX)
+    }
+
     /// How it appears in events.
     pub(crate) fn job_ref(&self) -> JobRef {
         JobRef { caller: self.scheduling.caller, number: self.order }

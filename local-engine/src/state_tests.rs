@@ -89,6 +89,11 @@ fn a_copied_prefix_answers_like_its_source() {
     let (position, last) = begun(&mut device, &model);
     // Slot 1 has one token more than is kept of it.
     assert!(device.share(1, 3, position, None));
+    assert!(device.save(3).is_none(), "its cells are copied with the next batch");
     let source = answer(&mut device, 0, position, last);
+    let saved = device.save(3).expect("they are there now");
     assert_eq!(answer(&mut device, 3, position, last), source);
+    device.truncate(2, 0, None);
+    assert!(device.restore(2, saved));
+    assert_eq!(answer(&mut device, 2, position, last), source);
 }

@@ -78,6 +78,8 @@ pub struct Status {
     pub preemptions: u64,
     /// Those of them that had to be computed again, since they could not be saved.
     pub recomputed: u64,
+    /// Times a running job changed places with an idle slot, to be beside the others.
+    pub moves: u64,
     /// Time spent on saving and putting back cells; not part of `busy`.
     pub swap_time: Duration,
     /// How guessing tokens has gone, for each class of requests it was tried for.
@@ -154,6 +156,7 @@ pub(crate) struct Gauges {
     pub(crate) evictions: AtomicU64,
     pub(crate) preemptions: AtomicU64,
     pub(crate) recomputed: AtomicU64,
+    pub(crate) moves: AtomicU64,
     pub(crate) swap_ns: AtomicU64,
     pub(crate) classes: ClassGauges,
     draft_used: AtomicU32,
@@ -205,6 +208,7 @@ impl Gauges {
             evictions: AtomicU64::new(0),
             preemptions: AtomicU64::new(0),
             recomputed: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             swap_ns: AtomicU64::new(0),
             classes: ClassGauges::default(),
             draft_used: AtomicU32::new(0),
@@ -355,6 +359,7 @@ impl Gauges {
             evictions: self.evictions.load(Relaxed),
             preemptions: self.preemptions.load(Relaxed),
             recomputed: self.recomputed.load(Relaxed),
+            moves: self.moves.load(Relaxed),
             swap_time: Duration::from_nanos(self.swap_ns.load(Relaxed)),
             speculation: self.classes.read(),
             draft: self.draft(),

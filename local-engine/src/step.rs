@@ -6,6 +6,7 @@
 mod learn_tests;
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -172,20 +173,23 @@ impl<D: Device> Scheduler<D> {
 
     /// What to compute next, with or without guesses.
     fn plan(&self, guess: bool) -> Plan {
-        let mut plan = Plan::default();
+        // By slots: of separate caches only those that follow one another are computed together.
+        let mut by_slot = BTreeMap::new();
         let decodes = self.generating().count();
         let guess = guess && !self.anybody_reads();
+        let mut decoded = 0;
         for (at, sequence) in self.generating() {
             let mut tokens = Vec::from_iter(sequence.next);
             if guess {
                 tokens.extend_from_slice(self.guess(sequence, decodes));
             }
-            plan.add(at, self.read(at), tokens, Work::Decode);
+            decoded += tokens.len();
+            by_slot.insert(at, (self.read(at), tokens, Work::Decode));
         }
-        let bound = self.prefill_bound(plan.batch.len());
+        let bound = self.prefill_bound(decoded);
         // What texts to embed took of this turn's time is not there for prompts.
         let bound = bound.saturating_sub(self.embedded).max(bound.min(CHUNK_MIN));
-        let beyond = self.prefill_room(plan.batch.len()).saturating_sub(bound).min(bound / LITTLE);
+        let beyond = self.prefill_room(decoded).saturating_sub(bound).min(bound / LITTLE);
         for (at, count) in self.share_prefill(bound, beyond) {
             let Some(sequence) = &self.slots[at].running else { continue };
             let from = self.read(at);
@@ -193,7 +197,11 @@ impl<D: Device> Scheduler<D> {
             // Tokens that are read again draw nothing: what follows them is known.
             let last = to == sequence.to_read() && sequence.next.is_none();
             let work = if last { Work::LastPrefill } else { Work::Prefill };
-            plan.add(at, from, sequence.history[from..to].to_vec(), work);
+            by_slot.insert(at, (from, sequence.history[from..to].to_vec(), work));
+        }
+        let mut plan = Plan::default();
+        for (at, (from, tokens, work)) in by_slot {
+            plan.add(at, from, tokens, work);
         }
         plan
     }
@@ -212,8 +220,7 @@ impl<D: Device> Scheduler<D> {
     /// Most tokens that may be guessed for a job where so many generate.
     pub(crate) fn guess_max(&self, sequence: &Sequence<D::Sampler>, decodes: usize) -> usize {
         // Its last token needs no cell, and no guess goes beyond its cap or the batch.
-        let left = sequence.max_tokens.saturating_sub(sequence.outbox.meter().generated_tokens());
-        let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(1);
+        let left = sequence.left().saturating_sub(1);
         left.min((self.batch_tokens / decodes.max(1)).saturating_sub(1))
     }
 

@@ -27,6 +27,7 @@ pub(super) fn engine(gateway: &Gateway, engine: &Engine) -> Value {
         "prefix_evictions": status.evictions,
         "preemptions": status.preemptions,
         "recomputed": status.recomputed,
+        "slot_moves": status.moves,
         "predicted_wait_us": status.predicted_wait.map(micros),
         "step_cost_ns": status.costs.map(|costs| json!({
             "fixed": nanos(costs.fixed),

@@ -60,8 +60,7 @@ impl Penalties {
         for (token, count) in &self.counts {
             touched.change(row, *token, |logit| {
                 // Dividing a negative logit would make the token likelier.
-                let repeated =
-                    if logit <= 0.0 { logit * self.repeat } else { logit / self.repeat };
+                let repeated = if logit <= 0.0 { logit * self.repeat } else { logit / self.repeat };
                 repeated - (*count as f32 * self.frequency + self.presence)
             });
         }

@@ -43,6 +43,9 @@ pub(crate) struct LlamaDevice<'m> {
     /// Room to draw in.
     scratch: Scratch,
     unified: bool,
+    /// Whether cells are yet to be copied from one separate cache to another: that is done before
+    /// the next batch, and until then neither has what it is said to have.
+    copies: bool,
     slots: u32,
     /// The sliding window, where the file names one.
     window: Option<u32>,
@@ -82,6 +85,7 @@ impl<'m> LlamaDevice<'m> {
             rows: Vec::new(),
             scratch: Scratch::default(),
             unified: config.unified(),
+            copies: false,
             slots: config.sequences(),
             window,
             embedder: Embedder::new(model, config),
@@ -202,6 +206,7 @@ impl Device for LlamaDevice<'_> {
             // whoever samples first.
             Ok(()) => {
                 self.context.synchronize();
+                self.copies = false;
                 Ok(())
             }
             Err(DecodeError::NoKvCacheSlot) => {
@@ -305,6 +310,7 @@ impl Device for LlamaDevice<'_> {
             self.context.kv_cache_seq_cp(source, slot, Some(0), Some(keep)).is_ok()
         } else if self.can_rewind {
             // Only all of a separate cache can be copied; what is too much is cut off.
+            self.copies = true;
             self.context.kv_cache_seq_cp(source, slot, None, None).is_ok()
                 && self.context.kv_cache_seq_rm(slot, Some(keep), None).is_ok()
         } else {
@@ -338,6 +344,9 @@ impl Device for LlamaDevice<'_> {
     }
 
     fn save(&mut self, slot: u32) -> Option<SeqState> {
+        if self.copies {
+            return None;
+        }
         self.context.state_seq_get(self.slot(slot)?, LlamaStateSeqFlags::empty()).ok()
     }
 

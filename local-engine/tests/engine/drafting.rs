@@ -12,13 +12,15 @@ use local_engine::{
     Engine, EngineConfig, Finish, Job, LoadError, Rule, Sampling, Speculation, SpeculationStatus,
 };
 
-use super::harness::{Answer, answer, ask, engine, model_file, never_ending, read, small};
+use super::harness::{
+    Answer, answer, ask, engine, model_file, never_ending, read, reproducible, small,
+};
 
 const ASKED: &str = "Write a paragraph about the sea and the ships on it.";
 
 fn drafted_by(file: PathBuf) -> EngineConfig {
     let speculation = Speculation::Draft { file, tokens_max: 4, streams_max: 2 };
-    EngineConfig { speculation, ..small() }
+    EngineConfig { speculation, ..reproducible() }
 }
 
 fn told(engine: &Engine) -> Vec<SpeculationStatus> {
@@ -30,7 +32,7 @@ async fn both(
     file: &Path,
     job: impl Fn(&Engine) -> Job,
 ) -> (Answer, Answer, Vec<SpeculationStatus>) {
-    let (without, with) = (engine(&small()), engine(&drafted_by(file.to_owned())));
+    let (without, with) = (engine(&reproducible()), engine(&drafted_by(file.to_owned())));
     let plain = answer(&without, job(&without)).await;
     let drafted = answer(&with, job(&with)).await;
     assert_eq!(drafted.text(), plain.text());

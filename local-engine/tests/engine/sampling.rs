@@ -2,11 +2,11 @@
 
 use local_engine::{Dry, Finish, Sampling, SubmitError, TokenLogprob};
 
-use super::harness::{answer, ask, engine, greedy, never_ending, read, small, warm};
+use super::harness::{answer, ask, engine, greedy, never_ending, read, reproducible, small, warm};
 
 #[tokio::test]
 async fn every_sampler_changes_the_answer_and_none_its_repeatability() {
-    let engine = engine(&small());
+    let engine = engine(&reproducible());
     let base = warm(7);
     let dry = Dry {
         multiplier: 5.0,
@@ -40,7 +40,7 @@ async fn every_sampler_changes_the_answer_and_none_its_repeatability() {
 
 #[tokio::test]
 async fn penalties_count_the_prompt_within_their_window() {
-    let engine = engine(&small());
+    let engine = engine(&reproducible());
     let mut job = ask(&engine, "Repeat: banana banana banana banana banana", 8);
     let plain = answer(&engine, job.clone()).await.text();
     job.sampling.frequency_penalty = 2.0;

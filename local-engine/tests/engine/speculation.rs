@@ -4,7 +4,7 @@ use local_engine::{
     Engine, EngineConfig, Finish, Job, Rule, Sampling, Speculation, SpeculationStatus,
 };
 
-use super::harness::{Answer, answer, ask, engine, small};
+use super::harness::{Answer, answer, ask, engine, reproducible};
 
 /// What is to be repeated: the longer the same words go on, the more can be guessed.
 const SAID: &str = "Say this again and again: the red fox and the blue bird met the old bear by the \
@@ -12,7 +12,7 @@ const SAID: &str = "Say this again and again: the red fox and the blue bird met 
 
 fn guessing() -> EngineConfig {
     let speculation = Speculation::Lookup { tokens_max: 8, streams_max: 2 };
-    EngineConfig { speculation, ..small() }
+    EngineConfig { speculation, ..reproducible() }
 }
 
 fn told(engine: &Engine) -> Vec<SpeculationStatus> {
@@ -21,7 +21,7 @@ fn told(engine: &Engine) -> Vec<SpeculationStatus> {
 
 /// Answers the same job with and without guesses.
 async fn both(job: impl Fn(&Engine) -> Job) -> (Answer, Answer, Vec<SpeculationStatus>) {
-    let (without, with) = (engine(&small()), engine(&guessing()));
+    let (without, with) = (engine(&reproducible()), engine(&guessing()));
     let plain = answer(&without, job(&without)).await;
     let guessed = answer(&with, job(&with)).await;
     assert_eq!(told(&without), [], "off, nothing is guessed");
