@@ -27,8 +27,8 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn other_choices_wait_until_the_prompt_is_read_and_share_its_cells() {
     let mut bench = Bench::new(|config| {
         config.slots = 3;
-        config.batch_tokens = 32;
-        config.prefill_chunk = 4;
+        config.batch_tokens = Some(32);
+        config.prefill_chunk = Some(4);
     });
     let job = Job { max_tokens: 4, ..greedy(&[A; 10]) };
     let queued = bench.shared.enqueue_choices(vec![job.clone(), job.clone(), job], bench.now);
@@ -54,7 +54,7 @@ fn choices_come_in_all_or_none() {
 
 #[test]
 fn a_text_is_embedded_chunk_by_chunk_between_the_steps() {
-    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let mut bench = Bench::new(|config| config.prefill_chunk = Some(4));
     let _running = bench.job(&[A], 20);
     bench.turn();
     let job = EmbedJob {
@@ -80,7 +80,7 @@ fn a_text_is_embedded_chunk_by_chunk_between_the_steps() {
 
 #[test]
 fn an_embedding_that_nobody_waits_for_or_that_cost_too_much_goes_no_further() {
-    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let mut bench = Bench::new(|config| config.prefill_chunk = Some(4));
     let job = EmbedJob {
         inputs: vec![vec![A; 40]],
         pooling: None,
@@ -111,7 +111,7 @@ fn texts(caller: u64, inputs: Vec<Vec<i32>>) -> EmbedJob {
 
 #[test]
 fn a_caller_with_many_texts_does_not_hold_up_another() {
-    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let mut bench = Bench::new(|config| config.prefill_chunk = Some(4));
     let many = texts(1, vec![vec![A; 8]; 6]);
     let _many = embedding::submit(&bench.shared, many, bench.now).expect("taken");
     bench.turn();
@@ -132,7 +132,7 @@ fn a_caller_with_many_texts_does_not_hold_up_another() {
 
 #[test]
 fn an_urgent_text_comes_first_but_never_in_the_middle_of_another() {
-    let mut bench = Bench::new(|config| config.prefill_chunk = 4);
+    let mut bench = Bench::new(|config| config.prefill_chunk = Some(4));
     let usual = texts(1, vec![vec![A; 8]; 2]);
     let _usual = embedding::submit(&bench.shared, usual, bench.now).expect("taken");
     bench.turn();
@@ -147,7 +147,7 @@ fn an_urgent_text_comes_first_but_never_in_the_middle_of_another() {
 #[test]
 fn texts_and_prompts_share_what_a_turn_may_read() {
     let mut bench = Bench::new(|config| {
-        (config.batch_tokens, config.prefill_chunk) = (64, 40);
+        (config.batch_tokens, config.prefill_chunk) = (Some(64), Some(40));
     });
     let _generates = bench.job(&[A], 50);
     bench.turns(2);

@@ -176,7 +176,7 @@ fn nobody_new_comes_in_while_somebody_is_outside() {
 fn while_4000_tokens_are_read_every_step_has_each_others_token_and_one_chunk() {
     let mut bench = Bench::new(|config| {
         (config.slots, config.context_tokens) = (4, 6_000);
-        (config.batch_tokens, config.prefill_chunk) = (512, 64);
+        (config.batch_tokens, config.prefill_chunk) = (Some(512), Some(64));
         config.reader_lag_max = 500;
     });
     let streams: Vec<_> = (0..3).map(|n| bench.job(&numbered(10 * (n + 1), 5), 200)).collect();
@@ -199,7 +199,7 @@ fn while_4000_tokens_are_read_every_step_has_each_others_token_and_one_chunk() {
 #[test]
 fn a_chunk_is_what_the_target_leaves_by_what_steps_have_cost() {
     let mut bench = Bench::new(|config| {
-        (config.batch_tokens, config.prefill_chunk) = (512, 400);
+        (config.batch_tokens, config.prefill_chunk) = (Some(512), Some(400));
         config.gap_target = Some(Duration::from_millis(100));
     });
     assert_eq!(bench.scheduler.prefill_bound(2), 64, "before anything is known");

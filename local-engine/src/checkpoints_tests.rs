@@ -9,7 +9,7 @@ use crate::{
 
 fn sliding(change: impl FnOnce(&mut EngineConfig)) -> Bench {
     let mut bench = Bench::new(|config| {
-        (config.context_tokens, config.batch_tokens) = (4_000, 200);
+        (config.context_tokens, config.batch_tokens) = (4_000, Some(200));
         change(config);
     });
     bench.scheduler.device.rewinds = false;

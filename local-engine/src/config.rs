@@ -15,6 +15,11 @@ use crate::{
 
 /// llama.cpp's compiled-in limit on sequences in one context.
 const SLOTS_MAX: u32 = 256;
+/// Tokens of a step on a processor, at most, and prompt tokens in one that also generates.
+const BATCH_TOKENS: u32 = 512;
+const PREFILL_CHUNK: u32 = 256;
+/// Both on a GPU: what it costs there is to begin another step.
+const GPU_STEP_TOKENS: u32 = 2_048;
 
 /// How the KV cache is laid out over the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +58,12 @@ pub struct EngineConfig {
     pub queue_wait_max: Duration,
     /// Threads that compute; `None`: one less than there are cores, at least one.
     pub threads: Option<u32>,
-    /// Most tokens in one decode of llama.cpp.
-    pub batch_tokens: u32,
+    /// Most tokens in one decode of llama.cpp; `None`: 512, or 2,048 where all layers are on a GPU.
+    pub batch_tokens: Option<u32>,
     /// Most prompt tokens read in a step that also generates: bounds the gap a long prompt causes
-    /// between other jobs' tokens.
-    pub prefill_chunk: u32,
+    /// between other jobs' tokens. `None`: 256, or 2,048 where all layers are on a GPU, which takes
+    /// little longer for many than for few.
+    pub prefill_chunk: Option<u32>,
     /// By how much reading prompts should lengthen a step that also generates, at most: fewer prompt
     /// tokens than `prefill_chunk` are read in it when that many would take longer, by what steps
     /// have cost so far (a prompt's last piece may be a quarter more). `None`: always as many as
@@ -125,8 +131,8 @@ impl EngineConfig {
             queue_max: 64,
             queue_wait_max: Duration::from_secs(30),
             threads: None,
-            batch_tokens: 512,
-            prefill_chunk: 256,
+            batch_tokens: None,
+            prefill_chunk: None,
             gap_target: Some(Duration::from_millis(400)),
             gpu_layers: None,
             gpu_device: None,
@@ -187,6 +193,24 @@ impl EngineConfig {
         self.threads.unwrap_or(spare).clamp(1, 512)
     }
 
+    /// Most tokens in one decode.
+    pub(crate) fn batch_tokens(&self) -> u32 {
+        self.batch_tokens.unwrap_or(BATCH_TOKENS)
+    }
+
+    /// Most prompt tokens of a step that also generates.
+    pub(crate) fn prefill_chunk(&self) -> u32 {
+        self.prefill_chunk.unwrap_or(PREFILL_CHUNK)
+    }
+
+    /// The same settings for a model all of whose layers are on a GPU.
+    pub(crate) fn on_gpu(&self) -> EngineConfig {
+        let mut config = self.clone();
+        config.batch_tokens = Some(self.batch_tokens.unwrap_or(GPU_STEP_TOKENS));
+        config.prefill_chunk = Some(self.prefill_chunk.unwrap_or(GPU_STEP_TOKENS));
+        config
+    }
+
     /// Refuses what llama.cpp would answer by aborting the process.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let refuse = |what: &str| Err(LoadError::Config(what.to_owned()));
@@ -196,13 +220,13 @@ impl EngineConfig {
         if self.queue_max == 0 {
             return refuse("queue_max must be at least 1");
         }
-        if !(32..=65_536).contains(&self.batch_tokens) {
+        if !(32..=65_536).contains(&self.batch_tokens()) {
             return refuse("batch_tokens must be 32 to 65536");
         }
-        if self.batch_tokens < self.slots {
+        if self.batch_tokens() < self.slots {
             return refuse("batch_tokens must be at least the number of slots");
         }
-        if self.prefill_chunk == 0 {
+        if self.prefill_chunk() == 0 {
             return refuse("prefill_chunk must be at least 1");
         }
         if !(100..=1_000).contains(&self.overcommit_percent) {

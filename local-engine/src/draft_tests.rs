@@ -19,7 +19,7 @@ const REST: &str = "bcdefghijklmnopqrstuvwxyz";
 fn on(config: &mut EngineConfig) {
     let file = "draft".into();
     config.speculation = Speculation::Draft { file, tokens_max: 4, streams_max: 2 };
-    config.prefill_chunk = 32;
+    config.prefill_chunk = Some(32);
 }
 
 /// An engine whose draft model is wrong after some tokens and may break.
@@ -83,7 +83,7 @@ fn to_the_end(bench: &mut Bench, job: &mut Generation) -> (String, usize) {
 
 #[test]
 fn right_proposals_spare_steps_and_change_nothing() {
-    let mut plain = Bench::new(|config| config.prefill_chunk = 32);
+    let mut plain = Bench::new(|config| config.prefill_chunk = Some(32));
     let mut job = plain.job(&[A], 100);
     let (expected, steps) = to_the_end(&mut plain, &mut job);
     assert_eq!(expected, REST);
@@ -165,7 +165,7 @@ fn a_job_that_waited_outside_is_proposed_for_again() {
 
 #[test]
 fn a_long_prompt_is_read_in_pieces_before_anything_is_proposed() {
-    let mut bench = drafting(|_| false, Faults::default(), |config| config.prefill_chunk = 8);
+    let mut bench = drafting(|_| false, Faults::default(), |config| config.prefill_chunk = Some(8));
     let mut job = bench.job(&[A; 100], 20);
     assert_eq!(to_the_end(&mut bench, &mut job).0, REST[..20]);
     let longest = drafts(&bench).iter().map(Vec::len).max();
@@ -175,7 +175,8 @@ fn a_long_prompt_is_read_in_pieces_before_anything_is_proposed() {
 #[test]
 fn the_next_turn_goes_on_from_what_was_read_and_others_do_not() {
     let from = |caller| Scheduling { caller, ..Scheduling::default() };
-    let mut bench = drafting(|_| false, Faults::default(), |config| config.prefill_chunk = 32);
+    let mut bench =
+        drafting(|_| false, Faults::default(), |config| config.prefill_chunk = Some(32));
     let mut read = |caller| {
         let before = tokens_drafted(&bench);
         let job = bench.submit_for(from(caller), &[A; 60], 12);

@@ -122,7 +122,7 @@ fn told(embedding: &mut Embedding) -> Option<EmbedEvent> {
 
 fn in_chunks_of_four() -> Bench {
     Bench::new(|config| {
-        config.prefill_chunk = 4;
+        config.prefill_chunk = Some(4);
         config.reader_stall_max = Duration::from_secs(9);
         config.queue_wait_max = Duration::from_secs(3);
     })

@@ -30,7 +30,7 @@ fn config(kv_layout: KvLayout) -> EngineConfig {
     let mut config = EngineConfig::new(file);
     config.threads = Some(1);
     (config.context_tokens, config.slots, config.kv_layout) = (512, 2, kv_layout);
-    config.batch_tokens = 64;
+    config.batch_tokens = Some(64);
     config
 }
 

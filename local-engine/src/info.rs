@@ -83,6 +83,10 @@ pub struct ModelInfo {
     pub gpu_memory_bytes: u64,
     /// Threads that compute.
     pub threads: u32,
+    /// Most tokens of a step.
+    pub batch_tokens: u32,
+    /// Most prompt tokens of a step that also generates.
+    pub prefill_chunk: u32,
     /// The model that drafts for it, where there is one.
     pub draft: Option<DraftInfo>,
     /// Time taken to load, context included.

@@ -61,7 +61,7 @@ pub(crate) fn memory_estimate(header: &Header, config: &EngineConfig) -> u64 {
     const LOGIT_BYTES: u64 = 4;
     const FIXED_BYTES: u64 = 32 << 20;
     let kv = u64::from(config.context_tokens).saturating_mul(header.kv_elements_per_token);
-    let rows = u64::from(config.batch_tokens.min(512));
+    let rows = u64::from(config.batch_tokens().min(512));
     let logits = header.vocabulary.saturating_mul(rows).saturating_mul(LOGIT_BYTES);
     let sum = header.tensor_bytes.saturating_add(kv.saturating_mul(KV_ELEMENT_BYTES));
     sum.saturating_add(logits).saturating_add(FIXED_BYTES)
@@ -77,9 +77,11 @@ pub(crate) fn load(
     let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
     let plans = offload::plans(&devices, all, config.gpu_layers, config.gpu_device.as_deref())
         .map_err(LoadError::Config)?;
-    let of_draft = config.of_draft();
     let mut failure = LoadError::Start("no plan to load by".to_owned());
     for plan in plans {
+        let all_on_gpu = plan.layers > 0 && plan.layers >= all;
+        let config = &if all_on_gpu { config.on_gpu() } else { config.clone() };
+        let of_draft = config.of_draft();
         let file = config.file.clone();
         let model = match Model::load(&config.file, plan) {
             Ok(model) => Arc::new(model),
@@ -230,6 +232,8 @@ fn describe(
         devices: before.to_vec(),
         gpu_memory_bytes: offload::taken(before, &llama::devices().map_err(LoadError::Start)?),
         threads: config.threads(),
+        batch_tokens: config.batch_tokens(),
+        prefill_chunk: config.prefill_chunk(),
         draft: draft.as_ref().zip(config.speculation.draft_file()).map(|(draft, file)| {
             let metadata = |key: &str| draft.metadata(key).filter(|value| !value.is_empty());
             DraftInfo {

@@ -12,7 +12,7 @@ fn separate(slots: u32) -> Bench {
     Bench::new(|config| {
         (config.slots, config.context_tokens) = (slots, slots * 200);
         (config.kv_layout, config.queue_max) = (KvLayout::Separate, 16);
-        config.batch_tokens = 64;
+        config.batch_tokens = Some(64);
     })
 }
 

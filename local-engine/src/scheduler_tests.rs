@@ -282,7 +282,7 @@ pub(crate) fn greedy(prompt: &[i32]) -> Job {
 fn small() -> EngineConfig {
     let mut config = EngineConfig::new("none".into());
     (config.slots, config.context_tokens) = (2, 200);
-    (config.batch_tokens, config.prefill_chunk) = (32, 8);
+    (config.batch_tokens, config.prefill_chunk) = (Some(32), Some(8));
     (config.queue_max, config.reader_lag_max) = (4, 50);
     (config.gap_target, config.overcommit_percent) = (None, 100);
     config

@@ -11,7 +11,7 @@ use crate::{
 
 fn on(config: &mut EngineConfig) {
     config.speculation = Speculation::Lookup { tokens_max: 8, streams_max: 1 };
-    config.prefill_chunk = 32;
+    config.prefill_chunk = Some(32);
 }
 
 /// The letters from one to another.
@@ -39,7 +39,7 @@ fn recited(max_tokens: u32) -> Job {
 }
 
 fn both(job: &Job) -> [(Vec<JobEvent>, usize, usize); 2] {
-    [answered(job.clone(), |config| config.prefill_chunk = 32), answered(job.clone(), on)]
+    [answered(job.clone(), |config| config.prefill_chunk = Some(32)), answered(job.clone(), on)]
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn nothing_is_guessed_while_others_generate_or_read() {
     for (other, max_tokens) in [(letters(b'a', b'c'), 20), (vec![A; 150], 1)] {
         let mut bench = Bench::new(|config| {
             on(config);
-            (config.context_tokens, config.prefill_chunk) = (400, 8);
+            (config.context_tokens, config.prefill_chunk) = (400, Some(8));
         });
         let _first = bench.job(&prompt, 20);
         // The prompt is read, and four tokens are drawn plainly.

@@ -54,8 +54,8 @@ impl Local {
             Kv::Unified => KvLayout::Unified,
             Kv::Separate => KvLayout::Separate,
         };
-        config.prefill_chunk = args.prefill_chunk.unwrap_or(config.prefill_chunk);
-        config.batch_tokens = args.batch_tokens.unwrap_or(config.batch_tokens);
+        config.prefill_chunk = args.prefill_chunk;
+        config.batch_tokens = args.batch_tokens;
         change(&mut config)?;
         let engine = Engine::load(&config).map_err(|e| e.to_string())?;
         Ok(Local { engine, config })
@@ -77,8 +77,8 @@ impl Local {
             info.layers,
             self.config.slots,
             info.kv_cells,
-            self.config.prefill_chunk,
-            self.config.batch_tokens,
+            info.prefill_chunk,
+            info.batch_tokens,
             if self.config.prefix_reuse { "on" } else { "off" },
             self.guesses_by(),
             if self.engine.process().is_some() { "a child process" } else { "this process" },

@@ -249,7 +249,7 @@ pub struct LocalConfig {
     /// Threads of the engine; `None`: one less than there are cores, at least one.
     pub threads: Option<u32>,
     /// Most prompt tokens read in one step while other requests decode.
-    pub prefill_chunk: u32,
+    pub prefill_chunk: Option<u32>,
     /// By how much reading should lengthen such a step at most; `None`: as `prefill_chunk` has it.
     pub gap_target: Option<Duration>,
     /// The layout of the KV cache.

@@ -33,8 +33,7 @@ pub(super) struct Local {
     pub(super) queue_wait_max_ms: NonZeroU64,
     #[serde(default)]
     pub(super) threads: Option<NonZeroU32>,
-    #[serde(default = "local::prefill_chunk_tokens")]
-    pub(super) prefill_chunk_tokens: NonZeroU32,
+    pub(super) prefill_chunk_tokens: Option<NonZeroU32>,
     #[serde(default = "local::gap_target_ms")]
     pub(super) gap_target_ms: u64,
     #[serde(default)]
@@ -272,9 +271,6 @@ mod local {
     }
     pub(super) fn queue_wait_max_ms() -> NonZeroU64 {
         nonzero64(30_000)
-    }
-    pub(super) fn prefill_chunk_tokens() -> NonZeroU32 {
-        nonzero32(256)
     }
     pub(super) fn gap_target_ms() -> u64 {
         400

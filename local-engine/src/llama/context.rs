@@ -63,15 +63,15 @@ impl<'m> LlamaDevice<'m> {
         let _ = last_error();
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(config.context_tokens))
-            .with_n_batch(config.batch_tokens)
-            .with_n_ubatch(config.batch_tokens.min(512))
+            .with_n_batch(config.batch_tokens())
+            .with_n_ubatch(config.batch_tokens().min(512))
             .with_n_seq_max(config.sequences())
             .with_kv_unified(config.unified())
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_no_perf(true);
         let context = model.model.new_context(backend()?, params).map_err(|_| last_error())?;
-        let batch_max = usize::try_from(context.n_batch().min(config.batch_tokens)).unwrap_or(1);
+        let batch_max = usize::try_from(context.n_batch().min(config.batch_tokens())).unwrap_or(1);
         let architecture = model.metadata("general.architecture").unwrap_or_default();
         let window = model
             .metadata(&format!("{architecture}.attention.sliding_window"))

@@ -53,7 +53,7 @@ impl Embedder {
             pooling: config.pooling.unwrap_or_else(of_file),
             whole,
             tokens_max: if whole { context.min(WHOLE_TOKENS_MAX) } else { context },
-            batch_tokens: if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens },
+            batch_tokens: if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens() },
             threads: i32::try_from(config.threads()).unwrap_or(1),
         }
     }

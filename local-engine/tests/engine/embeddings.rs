@@ -41,7 +41,7 @@ async fn vectors_have_length_one_and_do_not_depend_on_their_company() {
     }
     // Read in chunks of 32 or in one piece: the same text is the same vector.
     let mut config = small();
-    config.prefill_chunk = 256;
+    config.prefill_chunk = Some(256);
     let whole = vectors(&super::harness::engine(&config), texts(&engine, &[&long], None)).await;
     assert!(cosine(&whole[0], &together[2]) > 0.999);
 }

@@ -22,8 +22,8 @@ pub(crate) fn small() -> EngineConfig {
     config.threads = Some(1);
     config.context_tokens = 1_024;
     config.slots = 2;
-    config.batch_tokens = 256;
-    config.prefill_chunk = 32;
+    config.batch_tokens = Some(256);
+    config.prefill_chunk = Some(32);
     config.queue_wait_max = Duration::from_secs(600);
     config.reader_stall_max = Duration::from_secs(600);
     config

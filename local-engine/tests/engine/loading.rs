@@ -39,8 +39,8 @@ fn settings_that_would_abort_the_process_are_refused() {
     assert!(refused(|config| config.slots = 0));
     assert!(refused(|config| config.slots = 257));
     assert!(refused(|config| config.queue_max = 0));
-    assert!(refused(|config| config.batch_tokens = 0));
-    assert!(refused(|config| config.prefill_chunk = 0));
+    assert!(refused(|config| config.batch_tokens = Some(0)));
+    assert!(refused(|config| config.prefill_chunk = Some(0)));
     assert!(refused(|config| config.context_tokens = 0));
     assert!(refused(|config| config.context_tokens = u32::MAX));
     assert!(refused(|config| config.reader_lag_max = 0));

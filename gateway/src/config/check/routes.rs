@@ -108,7 +108,7 @@ fn local_route(
             queue_max: count(written.queue_max),
             queue_wait_max: millis(written.queue_wait_max_ms),
             threads: written.threads.map(Into::into),
-            prefill_chunk: written.prefill_chunk_tokens.get(),
+            prefill_chunk: written.prefill_chunk_tokens.map(Into::into),
             gap_target: Some(Duration::from_millis(written.gap_target_ms))
                 .filter(|target| !target.is_zero()),
             kv_layout: kv_layout(written.kv_layout),

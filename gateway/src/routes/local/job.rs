@@ -64,6 +64,19 @@ struct Drawing {
     constraint: Option<Constraint>,
 }
 
+// === impl Work ===
+
+impl Work {
+    /// Tokens of its longest prompt or text.
+    fn prompt_tokens_max(&self) -> u64 {
+        let longest = match self {
+            Work::Answers { jobs, .. } => jobs.iter().map(|job| job.prompt.len()).max(),
+            Work::Vectors(job) => job.inputs.iter().map(Vec::len).max(),
+        };
+        longest.unwrap_or(0) as u64
+    }
+}
+
 // === impl LocalRoute ===
 
 impl LocalRoute {
@@ -81,7 +94,8 @@ impl LocalRoute {
             Ask::Embedding(asked) => self.embedding(&engine, request, asked).await?,
         };
         // The engine looks at the clock between steps: a job can go over by its part of one.
-        let one_step = self.engine_time_max(u64::from(self.config.prefill_chunk), 1);
+        let part = u64::from(engine.info().prefill_chunk).min(work.prompt_tokens_max());
+        let one_step = self.engine_time_max(part, 1);
         Ok(LocalJob { engine, work, one_step, extension: None })
     }
 

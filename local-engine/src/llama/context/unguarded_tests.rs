@@ -17,7 +17,7 @@ fn unguarded(case: &str) {
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
     let mut config = EngineConfig::new(file);
     config.threads = Some(1);
-    (config.context_tokens, config.slots, config.batch_tokens) = (512, 2, 64);
+    (config.context_tokens, config.slots, config.batch_tokens) = (512, 2, Some(64));
     config.kv_layout = KvLayout::Separate;
     let model = Model::load(&config.file, CPU).expect("loads");
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
