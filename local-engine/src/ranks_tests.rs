@@ -139,6 +139,6 @@ fn whoever_comes_and_goes_all_stay_beside_each_other() {
         let read = bench.shared.gauges.read();
         assert!(read.moves > 100 && read.prefix_hits > 100, "{read:?}");
         // A job about to end is not worth copying for.
-        assert!(apart < 100, "{apart}");
+        assert!(apart < 200, "{apart} of 3,000 turns");
     }
 }

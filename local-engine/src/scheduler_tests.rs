@@ -526,6 +526,8 @@ fn a_small_rest_of_a_prompt_is_read_at_once_and_a_step_is_not_cut_into_crumbs() 
     assert_eq!(shares(24, 4), [(1, 28)]);
     assert_eq!(shares(36, 0), [(1, 28)], "8 of 36 are too little for another");
     assert_eq!(shares(40, 0), [(1, 28), (2, 12)]);
+    assert_eq!(shares(56, 0), [(1, 28), (2, 28)]);
+    assert_eq!(shares(57, 0), [(1, 28)], "29 more would make it wait twice as long");
 }
 
 #[test]

@@ -285,9 +285,10 @@ impl<D: Device> Scheduler<D> {
 
     /// Shares the prompt tokens of a step. It goes to the job with the shortest rest, so that a short
     /// prompt behind a long one gets its first token soon; the one that came first is passed over only
-    /// so many times in a row, so that none starves. A second job is read in the same step only if much is left for it:
-    /// pieces of several prompts in one batch read the weights more than once where caches are
-    /// separate.
+    /// so many times in a row, so that none starves. A second job is read in the same step only if
+    /// much is left for it: pieces of several prompts in one batch read the weights more than once
+    /// where caches are separate. Nor is one of which more would be read than of all before it: they
+    /// would wait for their first tokens more than twice as long.
     ///
     /// A rest that is at most `beyond` tokens too long is read at once: as a step of its own it would
     /// cost everybody more.
@@ -303,6 +304,10 @@ impl<D: Device> Scheduler<D> {
         let mut shares = Vec::new();
         for (at, left, _) in reading {
             let granted = if left <= left_over + beyond { left } else { left_over };
+            let before = budget - left_over;
+            if before > 0 && granted > before {
+                break;
+            }
             shares.push((at, granted));
             left_over = left_over.saturating_sub(granted);
             if left_over <= budget / LITTLE {

@@ -26,8 +26,9 @@ fn first_gpu(engine: &Engine) -> Device {
 }
 
 /// By how much the logarithm of a likely first token's probability may differ between two backends:
-/// they compute in other widths and orders.
-const LOGPROB_OFF_MAX: f32 = 0.25;
+/// they compute in other widths and orders, and a small model of four bits shows it. 0.39 was seen
+/// on an H100, 0.08 on Mesa's software device.
+const LOGPROB_OFF_MAX: f32 = 0.5;
 
 /// Greedy tokens of an answer, by an engine with so many layers offloaded.
 async fn eight_tokens(gpu_layers: Option<u32>) -> (Engine, Answer) {
