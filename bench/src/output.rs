@@ -22,7 +22,7 @@ pub(crate) fn write(
 ) -> Result<(), String> {
     let fault = |e: &dyn std::fmt::Display| format!("{}: {e}", folder.display());
     fs::create_dir_all(folder).map_err(|e| fault(&e))?;
-    let mut json = serde_json::to_string_pretty(raw).map_err(|e| fault(&e))?;
+    let mut json = serde_json::to_string(raw).map_err(|e| fault(&e))?;
     json.push('\n');
     fs::write(folder.join(format!("{name}.json")), json).map_err(|e| fault(&e))?;
     fs::write(folder.join(format!("{name}.md")), table).map_err(|e| fault(&e))?;

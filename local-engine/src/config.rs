@@ -203,11 +203,14 @@ impl EngineConfig {
         self.prefill_chunk.unwrap_or(PREFILL_CHUNK)
     }
 
-    /// The same settings for a model all of whose layers are on a GPU.
+    /// The same settings for a model all of whose layers are on a GPU. There a step costs little more
+    /// for many tokens than for few, but much for a shape of its own: guesses beside other jobs'
+    /// tokens cost more than they spare.
     pub(crate) fn on_gpu(&self) -> EngineConfig {
         let mut config = self.clone();
         config.batch_tokens = Some(self.batch_tokens.unwrap_or(GPU_STEP_TOKENS));
         config.prefill_chunk = Some(self.prefill_chunk.unwrap_or(GPU_STEP_TOKENS));
+        config.speculation = self.speculation.for_one();
         config
     }
 
@@ -250,5 +253,23 @@ impl EngineConfig {
             return refuse("reader_lag_max must be at least 1");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EngineConfig;
+    use crate::speculation::Speculation;
+
+    #[test]
+    fn a_gpu_reads_more_at_once_unless_told_otherwise_and_guesses_for_one() {
+        let sizes = |config: &EngineConfig| (config.batch_tokens(), config.prefill_chunk());
+        let mut config = EngineConfig::new("none".into());
+        assert_eq!((sizes(&config), sizes(&config.on_gpu())), ((512, 256), (2_048, 2_048)));
+        (config.batch_tokens, config.prefill_chunk) = (Some(600), Some(70));
+        assert_eq!((sizes(&config), sizes(&config.on_gpu())), ((600, 70), (600, 70)));
+        assert_eq!(config.on_gpu().speculation, Speculation::Off);
+        config.speculation = Speculation::Lookup { tokens_max: 8, streams_max: 4 };
+        assert_eq!(config.on_gpu().speculation.limits(), Some((8, 1)));
     }
 }

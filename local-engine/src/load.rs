@@ -79,8 +79,7 @@ pub(crate) fn load(
         .map_err(LoadError::Config)?;
     let mut failure = LoadError::Start("no plan to load by".to_owned());
     for plan in plans {
-        let all_on_gpu = plan.layers > 0 && plan.layers >= all;
-        let config = &if all_on_gpu { config.on_gpu() } else { config.clone() };
+        let config = &for_plan(config, plan, all);
         let of_draft = config.of_draft();
         let file = config.file.clone();
         let model = match Model::load(&config.file, plan) {
@@ -139,6 +138,18 @@ pub(crate) fn load(
         return Ok((scheduler, loaded));
     }
     Err(failure)
+}
+
+/// The settings as they are for a plan, of a model of `all` layers.
+fn for_plan(config: &EngineConfig, plan: Offload, all: u32) -> EngineConfig {
+    if plan.layers == 0 || plan.layers < all {
+        return config.clone();
+    }
+    let on_gpu = config.on_gpu();
+    if on_gpu.speculation != config.speculation {
+        tracing::info!("on a GPU tokens are guessed only while one request generates");
+    }
+    on_gpu
 }
 
 /// Loads a draft model, all of it on the GPU where layers of the other one are there.

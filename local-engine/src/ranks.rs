@@ -75,7 +75,7 @@ impl<D: Device> Scheduler<D> {
     /// Lets what is in two slots change places. False: it could not be saved, and nothing changed.
     fn change_places(&mut self, one: usize, other: usize) -> bool {
         let started = Instant::now();
-        let both = [one, other].map(|slot| count32(slot));
+        let both = [one, other].map(count32);
         let bytes: usize = both.iter().map(|slot| self.device.state_bytes(*slot)).sum();
         if bytes > self.swap_bytes_max {
             return false;

@@ -47,6 +47,19 @@ fn who_ends_between_others_leaves_no_gap() {
 }
 
 #[test]
+fn a_batch_goes_from_slot_to_slot_whoever_reads_or_generates() {
+    let mut bench = separate(3);
+    let _generating = bench.job(&prompt(10), 40);
+    bench.turns(4);
+    let _reading = bench.job(&numbered(20, 100), 40);
+    let _short = bench.job(&[30, 31, A], 40);
+    bench.turns(3);
+    let read = bench.decodes().last().expect("computed").iter().filter(|entry| !entry.logits);
+    assert!(read.count() > 0, "the one between them reads");
+    assert_eq!(computed(&bench), [0, 1, 2]);
+}
+
+#[test]
 fn an_idle_prefix_that_changed_places_is_found_there() {
     let mut bench = separate(3);
     let (first, second) = (prompt(10), prompt(20));

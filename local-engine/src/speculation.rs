@@ -170,6 +170,18 @@ impl Speculation {
         }
     }
 
+    /// The same, but only while one job generates.
+    pub(crate) fn for_one(&self) -> Speculation {
+        let mut one = self.clone();
+        match &mut one {
+            Speculation::Off => {}
+            Speculation::Lookup { streams_max, .. } | Speculation::Draft { streams_max, .. } => {
+                *streams_max = 1;
+            }
+        }
+        one
+    }
+
     /// The draft model's file, where there is one.
     #[must_use]
     pub fn draft_file(&self) -> Option<&Path> {

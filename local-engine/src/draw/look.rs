@@ -24,12 +24,12 @@ pub(super) fn peak(row: &[f32]) -> Option<i32> {
 }
 
 /// The highest of some logits; none if one is not a number.
-#[expect(clippy::needless_range_loop, reason = "of zipped iterators not every build makes vectors")]
 fn highest(logits: &[f32]) -> Option<f32> {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let mut odd = [0_u32; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
+        // By number: of zipped iterators not every build makes vector instructions.
         for lane in 0..LANES {
             lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
             odd[lane] |= u32::from(chunk[lane].is_nan());

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use local_engine::{Engine, EngineConfig, Job, KvLayout, Scheduling, Speculation};
 
-use crate::harness::{Answer, answer, engine, greedy, small};
+use crate::harness::{Answer, answer, engine, greedy, read, small};
 
 /// The window of this model.
 const WINDOW: usize = 512;
@@ -191,4 +191,41 @@ fn it_neither_drafts_nor_is_drafted_for() {
     assert!(refused.contains("sliding window"), "{refused}");
     let refused = drafted(&small(), config.file);
     assert!(refused.contains("vocabulary has"), "{refused}");
+}
+
+/// Who stands apart in separate caches changes places, with its window: the answer goes on as if it
+/// had been alone.
+#[tokio::test]
+async fn a_window_changes_places_with_its_job() {
+    let Some(config) = config() else { return };
+    let layout = KvLayout::Separate;
+    let config = EngineConfig {
+        kv_layout: layout,
+        slots: 3,
+        context_tokens: 3_072,
+        gap_target: None,
+        ..config
+    };
+    let (alone, engine) = (engine(&config), engine(&config));
+    let asks = [(WINDOW + 40, 30), (20, 2), (WINDOW + 90, 16)];
+    let jobs = || {
+        asks.iter().zip(1..).map(|((count, most), salt)| Job {
+            max_tokens: *most,
+            logprobs: Some(0),
+            ..job(&tokens(*count, salt))
+        })
+    };
+    let together: Vec<_> = jobs().map(|job| engine.submit(job).expect("taken")).collect();
+    for (job, together) in jobs().zip(together) {
+        let (there, here) = (answer(&alone, job).await, read(together).await);
+        let told = here.logprobs.iter().zip(&there.logprobs);
+        let same: Vec<f32> = told
+            .take_while(|(here, there)| here.chosen.token == there.chosen.token)
+            .map(|(here, there)| (here.chosen.logprob - there.chosen.logprob).abs())
+            .collect();
+        // What was added in another order may once make another token the likeliest.
+        assert!(same.len() >= there.logprobs.len().min(8), "{here:?} {there:?}");
+        assert!(same.iter().all(|off| *off <= 0.3), "{same:?}");
+    }
+    assert!(engine.status().moves > 0, "the one between them ended first");
 }
