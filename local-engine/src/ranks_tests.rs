@@ -97,6 +97,19 @@ fn what_cannot_be_put_back_is_read_again() {
 }
 
 #[test]
+fn nothing_changes_places_without_room_to_save_it() {
+    let mut bench = Bench::new(|config| {
+        (config.slots, config.context_tokens, config.swap_bytes_max) = (4, 800, 0);
+        config.kv_layout = KvLayout::Separate;
+    });
+    let _jobs: Vec<Generation> =
+        [20, 3, 20].iter().zip(1..).map(|(most, n)| bench.job(&prompt(10 * n), *most)).collect();
+    bench.turns(12);
+    assert_eq!(bench.shared.gauges.read().moves, 0);
+    assert!(!are_beside_each_other(&computed(&bench)));
+}
+
+#[test]
 fn nothing_changes_places_in_one_pool() {
     let mut bench = Bench::new(|config| (config.slots, config.context_tokens) = (4, 800));
     let _jobs: Vec<Generation> =
