@@ -57,7 +57,10 @@ fn changes(ranks: &[Rank]) -> Vec<(usize, usize)> {
 impl<D: Device> Scheduler<D> {
     /// Lets jobs change places so that none stands apart, where that is of use.
     pub(crate) fn close_ranks(&mut self) {
-        if self.device.unified() {
+        // Mostly there is nothing to do.
+        let mut slots = self.running().map(|(at, _)| at);
+        let first = slots.next().unwrap_or(0);
+        if self.device.unified() || slots.zip(first + 1..).all(|(at, next)| at == next) {
             return;
         }
         let rank = |(at, slot): (usize, &Slot<D::Sampler>)| Rank {
