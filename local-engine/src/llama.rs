@@ -94,6 +94,13 @@ unsafe extern "C" fn on_log(
     });
 }
 
+/// Computes in a thread that ends with it: OpenMP keeps computing threads for every thread that ever
+/// computed, and once they are more than the processors it lets all of them sleep at every barrier,
+/// which costs a sixth of the speed. `None` where `work` panicked.
+pub(crate) fn in_passing<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| scope.spawn(work).join()).ok()
+}
+
 /// The devices llama.cpp can use.
 pub(crate) fn devices() -> Result<Vec<Device>, String> {
     backend()?;
@@ -143,16 +150,20 @@ impl Model {
     pub(crate) fn load(file: &Path, plan: Offload) -> Result<Model, String> {
         let backend = backend()?;
         let _ = last_error();
-        let mut params = LlamaModelParams::default().with_n_gpu_layers(plan.layers);
-        // Without layers on it a GPU would still be handed large batches: none is offered then.
-        let only = match plan {
-            Offload { layers: 0, .. } => Some(Vec::new()),
-            Offload { device, .. } => device.map(|index| vec![index]),
-        };
-        if let Some(devices) = only {
-            params = params.with_devices(&devices).map_err(|error| error.to_string())?;
-        }
-        let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
+        // Weights for AMX are rearranged by several threads.
+        let model = in_passing(|| {
+            let mut params = LlamaModelParams::default().with_n_gpu_layers(plan.layers);
+            // Without layers on it a GPU would still be handed large batches: none is offered then.
+            let only = match plan {
+                Offload { layers: 0, .. } => Some(Vec::new()),
+                Offload { device, .. } => device.map(|index| vec![index]),
+            };
+            if let Some(devices) = only {
+                params = params.with_devices(&devices).map_err(|error| error.to_string())?;
+            }
+            LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())
+        })
+        .ok_or("llama.cpp panicked at the file")??;
         let vocabulary = model.vocab().n_tokens();
         if vocabulary <= 0 {
             return Err("it has no vocabulary".to_owned());
