@@ -117,11 +117,9 @@ impl<'m> LlamaDevice<'m> {
     fn compute_one(&mut self) -> Result<(), String> {
         let token = BatchToken { token: 0, position: 0, slot: 0, logits: true };
         let decoded = super::in_passing(|| Device::decode(self, &[token]));
-        decoded.ok_or("llama.cpp panicked at its first token")?.map_err(|fault| {
-            match fault {
-                Fault::Full => "the KV cache holds not even one token".to_owned(),
-                Fault::Broken(reason) | Fault::Sequence(reason) => reason,
-            }
+        decoded.ok_or("llama.cpp panicked at its first token")?.map_err(|fault| match fault {
+            Fault::Full => "the KV cache holds not even one token".to_owned(),
+            Fault::Broken(reason) | Fault::Sequence(reason) => reason,
         })
     }
 
