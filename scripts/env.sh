@@ -18,13 +18,14 @@ tollgate_cpu_has() {
 }
 # Whether AMX is there, permitted and right, and the compiler knows it.
 tollgate_amx_works() {
-    local source=$tollgate_root/scripts/amx.cpp probe=$CARGO_TARGET_DIR/amx-probe
+    local source=$tollgate_root/scripts/amx.cpp header=$tollgate_root/scripts/amx.h
+    local probe=$CARGO_TARGET_DIR/amx-probe
     tollgate_cpu_has amx_tile amx_int8 || return 1
     # Flags are parted at white space.
     [[ $tollgate_root != *[[:space:]]* ]] || return 1
-    if [ ! "$probe" -nt "$source" ]; then
+    if [ ! "$probe" -nt "$source" ] || [ ! "$probe" -nt "$header" ]; then
         mkdir -p "$CARGO_TARGET_DIR"
-        "${CXX:-c++}" -O2 -mamx-tile -mamx-int8 -include "$tollgate_root/scripts/amx.h" \
+        "${CXX:-c++}" -O2 -mamx-tile -mamx-int8 -include "$header" \
             -o "$probe.$$" "$source" 2>/dev/null && mv "$probe.$$" "$probe" || return 1
     fi
     "$probe"

@@ -10,6 +10,18 @@ use crate::harness::{Answer, answer, engine, greedy, read, small};
 
 /// The window of this model.
 const WINDOW: usize = 512;
+/// By how much log probabilities may differ in the mean, and how many tokens are the same at least,
+/// where the same is computed in batches of other shapes.
+struct Rounding {
+    off_max: f32,
+    same_tokens: usize,
+}
+/// AMX computes a single row otherwise than several, and this model of few bits shows it; nothing
+/// else does. 0.33 and five tokens were seen with it.
+const ROUNDING: Rounding = match option_env!("GGML_AMX_INT8") {
+    Some(_) => Rounding { off_max: 0.4, same_tokens: 5 },
+    None => Rounding { off_max: 0.3, same_tokens: 8 },
+};
 /// The likeliest tokens that are compared.
 const TOP: u32 = 20;
 
@@ -91,7 +103,7 @@ impl Beside {
         // cells lie between, sums are made in another order.
         let cached = here.cached as usize;
         let same = self.kv_layout == KvLayout::Separate && cached.is_multiple_of(WINDOW);
-        let off_max = if same { 0.001 } else { 0.5 };
+        let off_max = if same { 0.001 } else { ROUNDING.off_max };
         assert!(mean <= off_max, "off by {mean} after {cached}: the window is not what it was");
         cached
     }
@@ -223,9 +235,8 @@ async fn a_window_changes_places_with_its_job() {
             .take_while(|(here, there)| here.chosen.token == there.chosen.token)
             .map(|(here, there)| (here.chosen.logprob - there.chosen.logprob).abs())
             .collect();
-        // What was added in another order may once make another token the likeliest: with AMX the
-        // sixth.
-        assert!(same.len() >= there.logprobs.len().min(4), "{here:?} {there:?}");
+        // What was added in another order may once make another token the likeliest.
+        assert!(same.len() >= there.logprobs.len().min(ROUNDING.same_tokens), "{here:?} {there:?}");
         assert!(same.iter().all(|off| *off <= 0.3), "{same:?}");
     }
     assert!(engine.status().moves > 0, "the one between them ended first");
