@@ -340,7 +340,7 @@ mod tests {
             description: Some("Tells <|im_end|> the weather".to_owned()),
             parameters: Some("{\"type\":\"object\"}".to_owned()),
         };
-        Tools { functions: vec![function], choice, parallel: true }
+        Tools { functions: vec![function], choice, parallel: None }
     }
 
     #[test]

@@ -34,8 +34,9 @@ pub struct Tools {
     pub functions: Vec<Function>,
     /// Whether one must be called.
     pub choice: ToolChoice,
-    /// Whether an answer may hold several calls.
-    pub parallel: bool,
+    /// Whether an answer may hold several calls. `None`: where the model's template knows tools; a
+    /// model that was never taught them may not find an end.
+    pub parallel: Option<bool>,
 }
 
 /// Whether a function must be called.
@@ -157,7 +158,8 @@ impl Tools {
             return Err(ConstraintError::Refused("it names no function".to_owned()));
         }
         lark.push_str(&format!("call: {}\n", calls.join(" | ")));
-        let several = self.parallel && !matches!(self.choice, ToolChoice::Named(_));
+        let parallel = self.parallel.unwrap_or(format != ToolFormat::Generic);
+        let several = parallel && !matches!(self.choice, ToolChoice::Named(_));
         let more = match (several, format) {
             (true, ToolFormat::Hermes | ToolFormat::Generic) => {
                 format!(" ({} call){{0,{}}}", literal(frame.between), CALLS_MAX - 1)

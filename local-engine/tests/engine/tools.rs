@@ -23,7 +23,7 @@ fn tools(choice: ToolChoice) -> Tools {
             "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}".to_owned(),
         ),
     };
-    Tools { functions: vec![weather, clock], choice, parallel: true }
+    Tools { functions: vec![weather, clock], choice, parallel: Some(true) }
 }
 
 /// Text and calls of an answer.
@@ -125,8 +125,9 @@ async fn one_call_is_one_call() {
     let mut config = small();
     config.context_tokens = 2_048;
     let engine = engine(&config);
-    let tools = Tools { parallel: false, ..tools(ToolChoice::Required) };
-    for seed in 0..2 {
+    // So it is where it is not said, of a model that was never taught to call.
+    for (seed, parallel) in [(0, Some(false)), (1, Some(false)), (0, None), (1, None)] {
+        let tools = Tools { parallel, ..tools(ToolChoice::Required) };
         let answer = answer(&engine, job(&engine, ToolFormat::Generic, &tools, seed)).await;
         let (_, calls, _) = read(ToolFormat::Generic, &answer.text());
         assert_eq!((calls.len(), answer.finish()), (1, Finish::Stop), "{}", answer.text());

@@ -40,7 +40,8 @@ pub(super) fn read(request: &ChatRequest) -> Result<Option<(Tools, bool)>, BadRe
     })?;
     let parallel = request
         .given(Field::ParallelToolCalls)
-        .map_or(Ok(true), |raw| check::boolean("parallel_tool_calls", raw))?;
+        .map(|raw| check::boolean("parallel_tool_calls", raw))
+        .transpose()?;
     Ok(Some((Tools { functions, choice: choice(request)?, parallel }, false)))
 }
 
@@ -80,7 +81,7 @@ fn legacy(request: &ChatRequest) -> Result<Tools, BadRequest> {
         _ => ToolChoice::Auto,
     };
     // A message of the older format holds one call.
-    Ok(Tools { functions, choice, parallel: false })
+    Ok(Tools { functions, choice, parallel: Some(false) })
 }
 
 fn function(at: impl Display + Copy, raw: &str) -> Result<Function, BadRequest> {

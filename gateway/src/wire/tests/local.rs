@@ -188,13 +188,17 @@ fn tools_and_the_choice_among_them_are_kept() {
     let tools = r#""tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}},
         {"type":"function","function":{"name":"g"}}]"#;
     for (more, choice, parallel) in [
-        ("", ToolChoice::Auto, true),
-        (r#","tool_choice":"auto","parallel_tool_calls":false"#, ToolChoice::Auto, false),
-        (r#","tool_choice":"required""#, ToolChoice::Required, true),
+        ("", ToolChoice::Auto, None),
+        (r#","tool_choice":"auto","parallel_tool_calls":false"#, ToolChoice::Auto, Some(false)),
+        (
+            r#","tool_choice":"required","parallel_tool_calls":true"#,
+            ToolChoice::Required,
+            Some(true),
+        ),
         (
             r#","tool_choice":{"type":"function","function":{"name":"g"}}"#,
             ToolChoice::Named("g".to_owned()),
-            true,
+            None,
         ),
     ] {
         let ask = local_ask(&read(&body_with(&format!("{tools}{more}"))).unwrap()).unwrap();
@@ -206,7 +210,7 @@ fn tools_and_the_choice_among_them_are_kept() {
     let legacy = r#""functions":[{"name":"f"}],"function_call":{"name":"f"}"#;
     let ask = local_ask(&read(&body_with(legacy)).unwrap()).unwrap();
     let asked = ask.tools.unwrap();
-    assert_eq!((asked.choice, asked.parallel), (ToolChoice::Named("f".to_owned()), false));
+    assert_eq!((asked.choice, asked.parallel), (ToolChoice::Named("f".to_owned()), Some(false)));
     assert!(ask.legacy_functions);
 }
 
