@@ -9,7 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 WITH := scripts/with-env
 
-.PHONY: help need model build run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-ledger bench-soak fuzz standin
+.PHONY: help need model build profile run test test-all fmt lint doc unit deny advisories bench-overhead bench-engine bench-ledger bench-soak fuzz standin
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ model: ## fetches the default model into models/ (98 MB, once)
 	@scripts/model.sh
 
 build: need ## the release binary
-	@$(WITH) cargo build --release --locked -p gateway
+	@scripts/release -p gateway
+
+profile: need model ## learns anew which code requests run through (20 minutes, see scripts/profile.sh)
+	@scripts/profile.sh
 
 run: need model build ## builds, starts on 127.0.0.1:8655 and prints a first key
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/tollgate" serve --config tollgate.toml --hello'
@@ -53,11 +56,11 @@ advisories: ## known vulnerabilities of the dependency tree (reads the RustSec d
 	@cargo deny --all-features check advisories
 
 bench-overhead: need ## what the gateway adds to a request (5 1/2 minutes, an otherwise idle machine)
-	@$(WITH) cargo build --release --locked -p gateway -p bench --bins
+	@scripts/release -p gateway -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" overhead'
 
 bench-engine: need model ## what the local engine yields (4 minutes, an otherwise idle machine)
-	@$(WITH) cargo build --release --locked -p bench --bins
+	@scripts/release -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" engine'
 
 fuzz: need model ## mutated inputs for what reads foreign bytes, SECONDS_EACH for each target (600)
@@ -65,11 +68,11 @@ fuzz: need model ## mutated inputs for what reads foreign bytes, SECONDS_EACH fo
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/debug/fuzz" --seconds $${SECONDS_EACH:-600}'
 
 bench-soak: need model ## whether the engine holds out: 30 minutes at twice its capacity
-	@$(WITH) cargo build --release --locked -p bench --bins
+	@scripts/release -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" soak'
 
 bench-ledger: need ## how fast the books are (15 minutes, 8 GB of disk, an otherwise idle machine)
-	@$(WITH) cargo build --release --locked -p bench --bins
+	@scripts/release -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" ledger'
 
 standin: need ## a stand-in cloud on 127.0.0.1:8656 for trying things by hand

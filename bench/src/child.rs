@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Longest wait for a server to listen.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for one that was asked to end.
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// Bytes of a child's output quoted in an error.
@@ -104,7 +108,18 @@ impl Child {
 }
 
 impl Drop for Child {
+    /// Asks it to end, so that what it does at its end is done (a profile is written then), and ends
+    /// it where it takes too long.
     fn drop(&mut self) {
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        let began = Instant::now();
+        while asked && began.elapsed() < STOP_MAX {
+            if !matches!(self.process.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
         // Both fail only for a process that has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -156,7 +171,7 @@ pub(crate) fn tollgate(given: Option<&Path>) -> Result<PathBuf, String> {
         return Ok(path);
     }
     Err(format!(
-        "no tollgate at {}: build it with `cargo build --release -p gateway`, or name it with --tollgate",
+        "no tollgate at {}: build it with `scripts/release -p gateway`, or name it with --tollgate",
         path.display()
     ))
 }

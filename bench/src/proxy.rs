@@ -11,6 +11,7 @@ use axum::response::Response;
 use axum::serve::ListenerExt;
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Largest request body read.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -32,7 +33,7 @@ struct Floor {
     upstream: reqwest::Url,
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is asked to end.
 pub(crate) async fn run(args: ProxyArgs) -> Result<(), String> {
     let client = crate::http_client()?;
     let floor = Floor { client, upstream: args.upstream };
@@ -45,7 +46,11 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<(), String> {
         let _ = socket.set_nodelay(true);
     });
     let router = Router::new().fallback(forward).with_state(floor);
-    axum::serve(listener, router).await.map_err(|e| format!("serve: {e}"))
+    let mut asked = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
+    tokio::select! {
+        served = axum::serve(listener, router) => served.map_err(|e| format!("serve: {e}")),
+        _ = asked.recv() => Ok(()),
+    }
 }
 
 async fn forward(State(floor): State<Floor>, request: Request) -> Response {

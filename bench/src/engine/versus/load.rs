@@ -16,10 +16,14 @@ const SHORT_WORDS: usize = 30;
 const LONG_PROMPTS: usize = 2;
 const LONG_WORDS: usize = 700;
 /// How long the steady load begins new chats, how often a long prompt comes in meanwhile, and how
-/// long the answers are.
+/// long its answer is.
 const STEADY: Duration = Duration::from_secs(20);
 const LONG_EVERY: Duration = Duration::from_secs(5);
-const STEADY_OUT: u32 = 64;
+const LONG_OUT: u32 = 64;
+/// How long the answers of one chat are, one after the other; the next chat begins further on. Were
+/// all of one length, the chats would begin and end together for ever, and no prompt but the long
+/// ones would ever be read while others generate.
+const CHAT_OUT: [u32; 7] = [64, 96, 40, 80, 32, 72, 48];
 /// Tokens of a slot: a long prompt with its answer, and to spare.
 pub(super) const SLOT_TOKENS: u32 = 1_024;
 
@@ -116,14 +120,16 @@ impl Load {
 async fn steady(server: &Server, prompts: &mut Prompts) -> Result<Vec<Answer>, String> {
     let end = Instant::now() + STEADY;
     let prompts = std::cell::RefCell::new(prompts);
-    let ask = |words| {
+    let ask = |words, out| {
         let prompt = prompts.borrow_mut().next(words);
-        server.ask(&prompt, STEADY_OUT, Instant::now())
+        server.ask(&prompt, out, Instant::now())
     };
-    let chats = (0..SHORT_CHATS).map(|_| async {
+    let ask = &ask;
+    let chats = (0..SHORT_CHATS).map(|chat| async move {
         let mut answers = Vec::new();
-        while Instant::now() < end {
-            answers.push(ask(SHORT_WORDS).await?);
+        let mut lengths = CHAT_OUT.iter().cycle().skip(chat);
+        while let Some(out) = lengths.next().filter(|_| Instant::now() < end) {
+            answers.push(ask(SHORT_WORDS, *out).await?);
         }
         Ok::<_, String>(answers)
     });
@@ -131,7 +137,7 @@ async fn steady(server: &Server, prompts: &mut Prompts) -> Result<Vec<Answer>, S
     let longs = (0_u32..).map(|n| LONG_EVERY.saturating_mul(n) + LONG_EVERY / 5);
     let longs = longs.take_while(|after| *after < STEADY).map(|after| async move {
         tokio::time::sleep(after).await;
-        ask(LONG_WORDS).await
+        ask(LONG_WORDS, LONG_OUT).await
     });
     let (chats, longs) = join(try_join_all(chats), try_join_all(longs)).await;
     longs?;

@@ -300,15 +300,12 @@ impl CloudAnswer {
     }
 
     async fn whole(&mut self) -> Result<Event, Fault> {
-        let mut body = BytesMut::new();
-        while let Some(piece) = self.piece().await? {
-            if body.len() + piece.len() > WHOLE_BYTES_MAX {
-                return Err(broken(&format!("the answer is larger than {WHOLE_BYTES_MAX} bytes")));
-            }
-            body.extend_from_slice(&piece);
+        // Most come in one piece, which is taken as it is.
+        let mut body = self.piece().await?.unwrap_or_default();
+        if let Some(second) = self.piece().await? {
+            body = self.joined(body, second).await?;
         }
         self.source = None;
-        let body = body.freeze();
         let read = match self.reader {
             Reader::OpenAi => None,
             Reader::Anthropic(_) => Some(anthropic::whole(&body, self.prompt_tokens)),
@@ -324,6 +321,20 @@ impl CloudAnswer {
             return Err(failed_within(&body));
         }
         Ok(Event::Whole { body, seen })
+    }
+
+    /// A body that comes in pieces, of which these are the first two.
+    async fn joined(&mut self, first: Bytes, second: Bytes) -> Result<Bytes, Fault> {
+        let mut body = BytesMut::from(first);
+        let mut next = Some(second);
+        while let Some(piece) = next {
+            if body.len() + piece.len() > WHOLE_BYTES_MAX {
+                return Err(broken(&format!("the answer is larger than {WHOLE_BYTES_MAX} bytes")));
+            }
+            body.extend_from_slice(&piece);
+            next = self.piece().await?;
+        }
+        Ok(body.freeze())
     }
 
     /// The next bytes; `None` at the body's end.
