@@ -13,6 +13,8 @@ use std::io::{self, Read};
 
 /// Buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
+/// Longest body that is copied out of the read buffer.
+const APART_BYTES_MAX: usize = 4 * 1024;
 /// Encodings that may lie on top of each other.
 const ENCODINGS_MAX: usize = 2;
 
@@ -55,12 +57,18 @@ pub(super) async fn whole(
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
     match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => Ok(apart(collected.to_bytes())),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(Refusal::TooLarge(bytes_max))
         }
         Err(_) => Err(broken("the request body ended before it was whole")),
     }
+}
+
+/// A small body in memory of its own. As it comes it is a piece of the connection's read buffer, which
+/// could not be used again while the request runs: another one would be taken for every request.
+fn apart(body: Bytes) -> Bytes {
+    if body.len() > APART_BYTES_MAX { body } else { Bytes::copy_from_slice(&body) }
 }
 
 /// The encodings that the headers name, in the order in which they were applied.

@@ -303,7 +303,8 @@ impl CloudAnswer {
         // Most come in one piece, which is taken as it is.
         let mut body = self.piece().await?.unwrap_or_default();
         if let Some(second) = self.piece().await? {
-            body = self.joined(body, second).await?;
+            // Boxed: few are long, and every request would have room for it.
+            body = Box::pin(self.joined(body, second)).await?;
         }
         self.source = None;
         let read = match self.reader {
