@@ -1,7 +1,10 @@
 //! The shape of the house: who imports whom, where names that matter may stand, and what every file
 //! owes its reader. What a compiler cannot see is seen here.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
@@ -244,4 +247,23 @@ fn links_between_documents_lead_somewhere() {
             assert!(folder.join(path).exists(), "{file} links to {target}");
         }
     }
+}
+
+/// The compiler takes a profile that it cannot read for none, and says so in a warning at most.
+#[test]
+fn the_compiler_reads_the_profile_that_releases_are_built_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("read.rs");
+    std::fs::write(&source, "pub fn next(x: u32) -> u32 { x + 1 }").expect("a source");
+    let profile = root().join("bench/release.profdata");
+    let compiled = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args(["--crate-type=lib", "-O"])
+        .arg(format!("-Cprofile-use={}", profile.display()))
+        .arg("--out-dir")
+        .arg(folder.path())
+        .arg(&source)
+        .output()
+        .expect("rustc");
+    let said = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success() && said.is_empty(), "{said}");
 }
