@@ -118,6 +118,10 @@ impl Drop for Child {
             if !matches!(self.process.try_wait(), Ok(None)) {
                 return;
             }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "nothing tells of another process's end, and a `Drop` cannot await"
+            )]
             std::thread::sleep(POLL);
         }
         // Both fail only for a process that has already ended.

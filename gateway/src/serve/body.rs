@@ -65,8 +65,8 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A small body in memory of its own. As it comes it is a piece of the connection's read buffer, which
-/// could not be used again while the request runs: another one would be taken for every request.
+/// A small body in memory of its own, so that it does not hold the connection's read buffer, several
+/// times as large, for as long as the request runs.
 fn apart(body: Bytes) -> Bytes {
     if body.len() > APART_BYTES_MAX { body } else { Bytes::copy_from_slice(&body) }
 }
