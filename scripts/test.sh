@@ -22,6 +22,9 @@ cargo test --workspace --locked --doc --quiet
 echo "== build" >&2
 cargo test --workspace --locked --no-run
 
+echo "== the way releases are built, on the smallest crate" >&2
+scripts/release -p policies
+
 echo "== client SDKs" >&2
 scripts/sdk.sh
 
