@@ -13,8 +13,6 @@ use std::io::{self, Read};
 
 /// Buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
-/// Longest body that is copied out of the read buffer.
-const APART_BYTES_MAX: usize = 4 * 1024;
 /// Encodings that may lie on top of each other.
 const ENCODINGS_MAX: usize = 2;
 
@@ -57,18 +55,12 @@ pub(super) async fn whole(
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
     match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(apart(collected.to_bytes())),
+        Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(Refusal::TooLarge(bytes_max))
         }
         Err(_) => Err(broken("the request body ended before it was whole")),
     }
-}
-
-/// A small body in memory of its own, so that it does not hold the connection's read buffer, several
-/// times as large, for as long as the request runs.
-fn apart(body: Bytes) -> Bytes {
-    if body.len() > APART_BYTES_MAX { body } else { Bytes::copy_from_slice(&body) }
 }
 
 /// The encodings that the headers name, in the order in which they were applied.

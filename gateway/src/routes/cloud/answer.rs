@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 /// Longest event of a stream.
 const EVENT_BYTES_MAX: usize = 4 << 20;
 /// Largest unstreamed answer.
-const WHOLE_BYTES_MAX: usize = 32 << 20;
+pub(super) const WHOLE_BYTES_MAX: usize = 32 << 20;
 /// What may follow an answer's end before its connection is given up instead of kept.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 

@@ -208,6 +208,42 @@ async fn a_character_cut_in_two_is_whole_again() {
     assert_eq!((visible(&events), fault), (3, None));
 }
 
+/// A whole answer in HTTP chunks, which come one by one however they are read.
+fn chunked(chunks: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<Step> {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut bytes = head.as_bytes().to_vec();
+    for chunk in chunks {
+        let chunk = chunk.as_ref();
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    vec![Step::Bytes(bytes), Step::Hang]
+}
+
+#[tokio::test]
+async fn an_answer_in_pieces_is_put_together() {
+    let body =
+        r#"{"id":"c1","choices":[{"index":0,"message":{"content":"Hé"},"finish_reason":"stop"}]}"#;
+    for size in [1, 7, body.len() - 1] {
+        let (events, fault) = ask_scripted(chunked(body.as_bytes().chunks(size)), false).await;
+        assert_eq!(fault, None);
+        let [Event::Whole { body: relayed, .. }] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!(relayed, body, "in pieces of {size}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_given_up() {
+    let piece = vec![b' '; 1 << 20];
+    let pieces = std::iter::repeat_n(&piece, super::answer::WHOLE_BYTES_MAX / piece.len() + 1);
+    let (base_url, _server) = server(chunked(pieces)).await;
+    let fault = start(config(&base_url), false).await.unwrap().next().await.unwrap().unwrap_err();
+    assert!(fault.detail.contains("larger than"), "{fault}");
+}
+
 #[tokio::test]
 async fn an_answer_that_finished_is_whole_without_its_done() {
     let (events, fault) = ask_scripted(write(&[SSE_HEAD, HELLO]), true).await;
