@@ -23,7 +23,7 @@ model: ## fetches the default model into models/ (98 MB, once)
 build: need ## the release binary
 	@scripts/release -p gateway
 
-profile: need model ## learns anew which code requests run through (20 minutes, see scripts/profile.sh)
+profile: need model ## learns anew which code requests run through (10 to 20 minutes, see scripts/profile.sh)
 	@scripts/profile.sh
 
 run: need model build ## builds, starts on 127.0.0.1:8655 and prints a first key

@@ -2,7 +2,7 @@
 # Learns which code requests run through and how often, for scripts/release: builds tollgate and the
 # bench with counters, puts the bench's loads on a cloud route and on the local model, and writes
 # bench/release.profdata. The bare proxy that tollgate is compared with is counted in the same way,
-# so that it gains as much. Twenty minutes on two cores; worth it when the way of a request, the
+# so that it gains as much. Ten to twenty minutes on two cores; worth it when the way of a request, the
 # dependencies or the toolchain have changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
