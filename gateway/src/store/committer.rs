@@ -111,6 +111,7 @@ impl<T> Committer<T> {
                 break;
             }
         }
+        self.writer.close();
     }
 
     /// Commits everything in order; whether the queue was stopped while that failed.

@@ -6,11 +6,12 @@
 //! 12  u32      CRC-32 of the other 28 bytes
 //! 16  u64      sequence number of the first record
 //! 24  u64      time of creation, milliseconds since the Unix epoch
-//! 32  records
+//! 32  records, then perhaps zeros: room for more
 //! ```
 //! **Invariant:** what [`scan`] calls good is exactly the committed prefix, perhaps with records of
 //! the last, unacknowledged commit after it. Damage before the end of the last whole commit is told
-//! and never cut away; the whole records after it are read.
+//! and never cut away; the whole records after it are read. (No record is all zeros: the checksum of
+//! one would not be 0.)
 
 use super::{
     damage::{REACH, read_lossy, salvage},
@@ -49,7 +50,7 @@ pub(crate) struct Scanned {
     pub(crate) last_ms: u64,
     /// End of the last good record.
     pub(crate) end: u64,
-    /// Length of the file.
+    /// Length of the file, without the zeros after what was written.
     pub(crate) length: u64,
     /// Records by kind; the last counts all higher ones.
     pub(crate) kinds: [u32; 8],
@@ -140,7 +141,7 @@ pub(crate) fn scan(file: &File, named: u64, until: Option<u64>) -> Result<Scanne
     });
     match outcome {
         Ok(()) => {}
-        Err(ScanError::Damaged { .. }) if until.is_none() && is_torn(file, &scanned)? => {}
+        Err(ScanError::Damaged { .. }) if scanned.ends_well(file, until)? => {}
         Err(error) => scanned.go_on(file, until, &error)?,
     }
     // Nobody can say how many events were in it: none of their numbers may be given again.
@@ -172,6 +173,26 @@ impl Scanned {
         self.next_seq = head.seq + 1;
         self.last_ms = self.last_ms.max(head.unix_ms);
         self.end = offset + size;
+    }
+
+    /// Whether nothing stands after the good part but zeros, or (in a segment that none follows) the
+    /// rest of a commit that never ended: then `length` is where that rest ends.
+    fn ends_well(&mut self, file: &File, until: Option<u64>) -> Result<bool, ScanError> {
+        if until.is_some_and(|until| until != self.next_seq) {
+            return Ok(false);
+        }
+        let size = usize::try_from(self.length - self.end).unwrap_or(usize::MAX);
+        let mut rest = vec![0; size];
+        match file.read_exact_at(&mut rest, self.end) {
+            Err(_) if until.is_some() => return Ok(false),
+            read => read?,
+        }
+        let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let well = written == 0 || (until.is_none() && is_torn(&rest, self.next_seq));
+        if well {
+            self.length = self.end + written as u64;
+        }
+        Ok(well)
     }
 
     /// Takes what is whole after damage.
@@ -229,23 +250,20 @@ pub(crate) fn walk<E: From<ScanError>>(
     Ok(())
 }
 
-/// Whether everything after the good part may be the rest of a commit that never ended: no whole
-/// record there proves that the first missing one had been durable.
-fn is_torn(file: &File, good: &Scanned) -> Result<bool, ScanError> {
-    let size = usize::try_from(good.length - good.end).unwrap_or(usize::MAX);
-    let mut rest = vec![0; size];
-    file.read_exact_at(&mut rest, good.end)?;
+/// Whether `rest`, which begins where record `next_seq` is missing, may be that of a commit that never
+/// ended: no whole record in it proves that the missing one had been durable.
+fn is_torn(rest: &[u8], next_seq: u64) -> bool {
     let proves = |at: usize| {
         let bytes = &rest[at..];
         if bytes.len() < HEADER {
             return false;
         }
         let (seq, place) = (u64_at(bytes, 8), u16::from_le_bytes([bytes[24], bytes[25]]));
-        seq.saturating_sub(u64::from(place)) > good.next_seq
-            && seq - good.next_seq < 1 << 32
+        seq.saturating_sub(u64::from(place)) > next_seq
+            && seq - next_seq < 1 << 32
             && record::read(bytes).is_ok()
     };
-    Ok(!(1..size).any(proves))
+    !(1..rest.len()).any(proves)
 }
 
 /// Opens a segment for reading.

@@ -14,4 +14,5 @@ mod power;
 mod queries;
 mod rerate;
 mod retention;
+mod room;
 mod zones;
