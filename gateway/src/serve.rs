@@ -371,7 +371,8 @@ fn bear(of_key: &[String], named: &mut Vec<String>) {
         return;
     }
     let own = std::mem::replace(named, of_key.to_vec());
-    named.extend(own.into_iter().filter(|tag| !of_key.contains(tag)));
+    let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
+    named.extend(own.into_iter().filter(new));
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {

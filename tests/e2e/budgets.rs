@@ -237,3 +237,25 @@ async fn the_budgets_spent_is_the_sum_of_the_entries() {
     }
     assert_eq!(gate.budget(&key).await.spent(), sum);
 }
+
+#[tokio::test]
+async fn another_spelling_of_a_tag_gets_round_no_budget_of_it() {
+    let (_cloud, gate) = a_cloud().await;
+    let budget = json!({"scope": "tag:Nightly", "window": "total", "requests": 2});
+    let made = gate.admin_send("POST", "/budgets", budget).await;
+    assert_eq!((made.status, &made.json()["id"]), (201, &json!("tag:nightly/total")));
+    let ask = |tags: &'static str| gate.ask(PROMPT).header("x-tollgate-tags", tags);
+    // Named twice it is one tag, and it stands in the entry as it was written.
+    let answer = ask("NIGHTLY,nightly").send().await.ok();
+    assert_eq!(gate.ledger().entry(answer.id()).await.0["tags"], json!(["NIGHTLY"]));
+    let key = gate.new_key().set("tags", json!(["nightLY"])).create().await;
+    ask("Nightly").by(&key).send().await.ok();
+    for tags in ["nightly", "Nightly", "nightlY"] {
+        let refused = ask(tags).send().await;
+        assert_eq!(refused.status, 429, "{}", refused.body_text());
+    }
+    assert_eq!(gate.ask(PROMPT).by(&key).send().await.status, 429);
+    gate.ask(PROMPT).send().await.ok();
+    // Nor does one look like a tag of the abuse guard.
+    assert_eq!(ask("Guard:spend_velocity").send().await.status, 400);
+}

@@ -274,7 +274,7 @@ fn scope(text: &str) -> Result<Scope, Refusal> {
     match text.split_once(':') {
         Some(("team", name)) if !name.is_empty() => Ok(Scope::Team(name.into())),
         Some(("user", name)) if !name.is_empty() => Ok(Scope::User(name.into())),
-        Some(("tag", name)) if !name.is_empty() => Ok(Scope::Tag(name.into())),
+        Some(("tag", name)) if !name.is_empty() => Ok(Scope::tag(name)),
         None if text == "global" => Ok(Scope::Global),
         None if text.starts_with("key_") => Ok(Scope::Key(KeyId(text.into()))),
         _ => Err(bad(

@@ -231,7 +231,7 @@ impl Kind {
         match self {
             Self::Team => Scope::Team(name.into()),
             Self::User => Scope::User(name.into()),
-            Self::Tag => Scope::Tag(name.into()),
+            Self::Tag => Scope::tag(name),
         }
     }
 

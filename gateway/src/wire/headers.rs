@@ -138,10 +138,10 @@ fn add_tag(tags: &mut Vec<String>, tag: &str) -> Result<(), String> {
     if tag.len() > bytes_max {
         return Err(format!("a tag is longer than {bytes_max} bytes"));
     }
-    if tag.starts_with(GUARD) {
+    if tag.get(..GUARD.len()).is_some_and(|start| start.eq_ignore_ascii_case(GUARD)) {
         return Err(format!("tags that begin with `{GUARD}` are the abuse guard's own"));
     }
-    if tags.iter().any(|known| known == tag) {
+    if tags.iter().any(|known| known.eq_ignore_ascii_case(tag)) {
         return Ok(());
     }
     if tags.len() == tags_max {

@@ -4,7 +4,7 @@
 //! belongs to its key, so that nobody spends another key's session by knowing its name.
 
 use crate::ledger::KeyId;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{borrow::Cow, fmt, sync::Arc};
 
 /// Whose budget or limit.
@@ -21,8 +21,8 @@ pub enum Scope {
     /// One session's (agent run's) of a key. The session `*` is what those share that are too many
     /// to be told apart.
     Session(KeyId, Arc<str>),
-    /// Everything that bears a tag.
-    Tag(Arc<str>),
+    /// Everything that bears a tag, in lower case: see [`Scope::tag`].
+    Tag(#[serde(deserialize_with = "lower")] Arc<str>),
     /// Everything that asks for a model by this name.
     Model(Arc<str>),
 }
@@ -48,7 +48,18 @@ pub struct Payer<'a> {
     pub model: Option<&'a str>,
 }
 
+fn lower<'de, D: Deserializer<'de>>(name: D) -> Result<Arc<str>, D::Error> {
+    Ok(String::deserialize(name)?.to_ascii_lowercase().into())
+}
+
 impl Scope {
+    /// A tag's. Policies tell tags apart without regard to ASCII case, and so do budgets: another
+    /// spelling of a tag gets round neither.
+    #[must_use]
+    pub fn tag(name: &str) -> Self {
+        Self::Tag(name.to_ascii_lowercase().into())
+    }
+
     /// What kind of scope, as it is written.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -133,7 +144,7 @@ impl BudgetPath {
         scopes.push(Scope::Key(payer.key.clone()));
         let session = |session: &str| Scope::Session(payer.key.clone(), session.into());
         scopes.extend(payer.session.map(session));
-        scopes.extend(payer.tags.iter().map(|tag| Scope::Tag(tag.as_str().into())));
+        scopes.extend(payer.tags.iter().map(|tag| Scope::tag(tag)));
         Self(scopes)
     }
 

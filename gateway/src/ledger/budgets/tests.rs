@@ -467,3 +467,11 @@ proptest! {
         run(steps, false);
     }
 }
+
+#[test]
+fn a_tag_that_was_written_down_in_another_case_is_the_same_tag() {
+    let written = postcard::to_allocvec(&Scope::Tag(name("Nightly"))).unwrap();
+    let read: Scope = postcard::from_bytes(&written).unwrap();
+    assert_eq!(read, Scope::tag("nightly"));
+    assert_eq!(Scope::tag("NIGHTLY").to_string(), "tag:nightly");
+}
