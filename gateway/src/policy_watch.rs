@@ -13,8 +13,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use policies::{KnownRoute, Policy, PolicyError};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -29,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// An editor writes in several steps: the file is read when it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(50);
+/// It is read after this long even if it is still written to.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// The policy in force.
 #[derive(Debug)]
@@ -241,16 +244,23 @@ impl PolicyBox {
     }
 
     /// Watches the file's directory: editors rename a new file over the old one, which ends a watch
-    /// on the file itself.
+    /// on the file itself. What else happens there (a log grows) is no news: an event counts if the
+    /// file is another one since, under whatever name that came about (a mounted `ConfigMap` changes
+    /// a link in the middle of the path).
     fn watch(&self, note: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
         let PolicySource::File(file) = &self.source else { return None };
         let directory = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        let (path, mut known) = (file.clone(), None);
         let told = move |event: notify::Result<notify::Event>| {
             // Our own reading is an access too.
-            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+            if event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+                return;
+            }
+            let now = Some(identity(&path));
+            if std::mem::replace(&mut known, now) != now {
                 // Full: a note is waiting already.
                 let _noted = note.try_send(());
             }
@@ -274,9 +284,18 @@ async fn next_hangup(hangup: &mut Option<tokio::signal::unix::Signal>) -> Option
     }
 }
 
-/// Waits until no note has come for a while.
+/// Waits until no note has come for a while, but no longer than [`SETTLE_MAX`].
 async fn settle(notes: &mut mpsc::Receiver<()>) {
-    while let Ok(Some(())) = tokio::time::timeout(QUIET, notes.recv()).await {}
+    let quiet =
+        async { while let Ok(Some(())) = tokio::time::timeout(QUIET, notes.recv()).await {} };
+    let _quiet_or_not = tokio::time::timeout(SETTLE_MAX, quiet).await;
+}
+
+/// What changes with a file's bytes: device, inode, length, times of change; `None`: there is none.
+fn identity(path: &Path) -> Option<[i64; 7]> {
+    let meta = fs::metadata(path).ok()?;
+    let [device, inode, length] = [meta.dev(), meta.ino(), meta.len()].map(u64::cast_signed);
+    Some([device, inode, length, meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
 }
 
 fn read(source: &PolicySource) -> Result<String, PolicyLoadError> {

@@ -2,6 +2,7 @@
 
 use crate::harness::{Gate, eventually};
 use e2e::standin::StandIn;
+use std::{sync::mpsc::RecvTimeoutError::Timeout, time::Duration};
 
 struct Case {
     _first: StandIn,
@@ -114,6 +115,68 @@ async fn a_policy_that_fails_its_own_tests_is_refused() {
     case.write_policy(&failing);
     case.until_logged(&["policy.toml", "goes to the first"]).await;
     assert_eq!(case.route_and_policy().await.0, "first");
+}
+
+#[tokio::test]
+async fn another_file_that_is_written_beside_the_policy_all_the_time_holds_up_no_change() {
+    let mut case = with_a_policy_file().await;
+    let log = case.gate.builder_ref().policy_file().with_file_name("other.log");
+    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(1);
+    let writer = std::thread::spawn(move || {
+        let mut line = 0_u64;
+        // Never quiet for as long as an editor's steps are waited for.
+        while stopped.recv_timeout(Duration::from_millis(1)).is_err_and(|e| e == Timeout) {
+            line += 1;
+            std::fs::write(&log, line.to_string()).unwrap();
+        }
+    });
+    case.write_policy(&policy_to("second"));
+    case.until_route("second").await;
+    case.write_policy(&policy_to("first"));
+    case.gate.child().signal(libc::SIGHUP);
+    case.until_route("first").await;
+    drop(stop);
+    writer.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_policy_that_is_gone_is_complained_about_once_whatever_else_is_written_there() {
+    let case = with_a_policy_file().await;
+    let file = case.gate.builder_ref().policy_file();
+    std::fs::remove_file(&file).unwrap();
+    case.until_logged(&["the policy file is refused", "No such file"]).await;
+    for step in 0..8 {
+        std::fs::write(file.with_file_name("other.log"), step.to_string()).unwrap();
+        // Longer than an editor's steps are waited for: each could be a reason to read.
+        tokio::time::sleep(Duration::from_millis(70)).await;
+    }
+    case.write_policy(&policy_to("second"));
+    case.until_route("second").await;
+    let log = case.gate.log();
+    let complaints = log.lines().filter(|line| line.contains("the policy file is refused"));
+    assert_eq!(complaints.count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_policy_behind_a_link_that_is_moved_is_read_again() {
+    let case = with_a_policy_file().await;
+    let file = case.gate.builder_ref().policy_file();
+    // As a mounted ConfigMap lies there: policy.toml -> current/policy.toml, current -> one version.
+    let version = |name: &str, route: &str| {
+        let dir = file.with_file_name(name);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("policy.toml"), policy_to(route)).unwrap();
+        let link = file.with_file_name("new");
+        std::os::unix::fs::symlink(name, &link).unwrap();
+        std::fs::rename(link, file.with_file_name("current")).unwrap();
+    };
+    version("v1", "second");
+    let link = file.with_file_name("new");
+    std::os::unix::fs::symlink("current/policy.toml", &link).unwrap();
+    std::fs::rename(link, &file).unwrap();
+    case.until_route("second").await;
+    version("v2", "first");
+    case.until_route("first").await;
 }
 
 #[tokio::test]

@@ -16,14 +16,14 @@ struct Case {
 impl Case {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("mine.toml"), policy_to("one")).unwrap();
+        fs::write(dir.path().join("mine.toml"), policy_to("one")).unwrap();
         let (clock, hand) = Clock::standing(7);
         let policy = PolicyBox::open(&config(dir.path()), clock).unwrap();
         Self { dir, policy, hand }
     }
 
     fn write(&self, text: &str) {
-        std::fs::write(self.dir.path().join("mine.toml"), text).unwrap();
+        fs::write(self.dir.path().join("mine.toml"), text).unwrap();
     }
 
     fn rejected(&self) -> String {
@@ -67,7 +67,7 @@ fn a_bad_file_changes_nothing_and_says_why_with_file_line_and_key() {
         assert!(said.contains(word) && !said.contains('\n'), "{said}");
         assert_eq!(case.policy.current().version(), before.version());
     }
-    std::fs::remove_file(&file).unwrap();
+    fs::remove_file(&file).unwrap();
     assert!(case.policy.candidate(false).is_none());
     assert!(case.rejected().starts_with(&file));
 
@@ -104,7 +104,7 @@ fn a_file_that_is_too_large_is_not_read_whole() {
 #[test]
 fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("mine.toml"), "[[choose]]\nname = 1\n").unwrap();
+    fs::write(dir.path().join("mine.toml"), "[[choose]]\nname = 1\n").unwrap();
     let error = PolicyBox::open(&config(dir.path()), Clock::system()).unwrap_err().to_string();
     assert!(error.contains("mine.toml:2:") && error.contains("name"), "{error}");
     let standing_in = PolicyBox::open_or_stand_in(&config(dir.path()), &Clock::system()).unwrap();
