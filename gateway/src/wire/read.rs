@@ -57,6 +57,21 @@ pub fn read(
     }
 }
 
+/// Refuses what only chat's own format can answer: several choices, which would be generated and
+/// paid and not shown, and the older functions, whose calls have no id that a result could name.
+pub(super) fn without_chats_own(request: ChatRequest) -> Result<ChatRequest, BadRequest> {
+    if request.choices > 1 {
+        return Err(BadRequest::unsupported("n", "`n` above 1 is not served here: one answer is"));
+    }
+    for field in [Field::Functions, Field::FunctionCall] {
+        if request.given(field).is_some() {
+            let message = format!("`{}` is not served here: use `tools`", field.name());
+            return Err(BadRequest::unsupported(field.name(), message));
+        }
+    }
+    Ok(request)
+}
+
 /// Reads a chat request: checks the client's body and the headers that belong to it.
 ///
 /// # Errors

@@ -100,10 +100,16 @@ fn check_choice(raw: &str, names: &[Cow<'_, str>]) -> Result<bool, BadRequest> {
             "`tool_choice` must be none, auto, required, or an object that names a tool",
         )
     };
+    let without_tools = || {
+        let message = "`tool_choice` asks for a call and there are no `tools`";
+        BadRequest::value("tool_choice", message)
+    };
     if json::kind(raw) == Kind::String {
         return match check::string("tool_choice", raw)?.as_ref() {
             "none" => Ok(false),
-            "auto" | "required" => Ok(true),
+            "auto" => Ok(true),
+            "required" if names.is_empty() => Err(without_tools()),
+            "required" => Ok(true),
             _ => Err(wrong()),
         };
     }
@@ -113,6 +119,7 @@ fn check_choice(raw: &str, names: &[Cow<'_, str>]) -> Result<bool, BadRequest> {
     let (at, body) = match kind.as_ref() {
         "function" => ("tool_choice.function", function),
         "custom" => ("tool_choice.custom", custom),
+        "allowed_tools" if names.is_empty() => return Err(without_tools()),
         "allowed_tools" => {
             let allowed =
                 allowed.ok_or_else(|| BadRequest::missing("tool_choice.allowed_tools"))?;

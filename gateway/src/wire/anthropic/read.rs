@@ -7,7 +7,7 @@ use crate::{
         BadRequest, ChatRequest, check,
         json::{self, Kind},
         put::Object,
-        read::{object_text, read_chat},
+        read::{object_text, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub fn read_messages(
         return Err(BadRequest::missing("max_tokens"));
     }
     let inner = Bytes::from(given.to_chat()?);
-    let request = read_chat(inner, headers, output_tokens_default)?;
+    let request = without_chats_own(read_chat(inner, headers, output_tokens_default)?)?;
     Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
 }
 

@@ -40,9 +40,20 @@ pub(super) struct Call {
     pub(super) custom: bool,
 }
 
+/// How far an item has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// More of it comes.
+    Open,
+    /// It is whole.
+    Whole,
+    /// The answer ended within it: arguments may be half a JSON text.
+    Cut,
+}
+
 impl Item {
     /// Writes the item as it stands; an empty one as it begins.
-    pub(super) fn put(&self, done: bool, out: &mut Vec<u8>) {
+    pub(super) fn put(&self, progress: Progress, out: &mut Vec<u8>) {
         let mut item = Object::begin(out);
         item.text("id", &self.id);
         match &self.kind {
@@ -50,7 +61,7 @@ impl Item {
                 item.text("type", "reasoning");
                 item.raw("summary", "[]");
                 let mut parts = List::begin(item.member("content"));
-                if done && !text.is_empty() {
+                if progress != Progress::Open && !text.is_empty() {
                     put_reasoning(text, parts.next());
                 }
                 parts.end();
@@ -77,7 +88,12 @@ impl Item {
                 item.text(call.member(), &call.input);
             }
         }
-        item.text("status", if done { "completed" } else { "in_progress" });
+        let status = match progress {
+            Progress::Open => "in_progress",
+            Progress::Whole => "completed",
+            Progress::Cut => "incomplete",
+        };
+        item.text("status", status);
         item.end();
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         BadRequest, ChatRequest, check,
         json::{self, Kind},
         put::Object,
-        read::{object_text, read_chat},
+        read::{object_text, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
@@ -79,8 +79,9 @@ pub fn read_response(
         input: Bytes::copy_from_slice(input.as_bytes()),
     });
     let ask = ResponsesAsk { echo: given.echo(keep.is_some()), custom: tools.custom, keep };
-    let request =
-        read_chat(Bytes::from(inner), headers, context.output_tokens_default).map_err(renamed)?;
+    let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
+        .and_then(without_chats_own)
+        .map_err(renamed)?;
     Ok(ChatRequest {
         endpoint: Endpoint::Responses,
         outer_body: Some(body),

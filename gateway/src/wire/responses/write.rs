@@ -2,7 +2,7 @@
 
 use super::{
     ResponsesAsk, Turn,
-    output::{Call, Item, ItemKind, Part, as_chat, put_reasoning},
+    output::{Call, Item, ItemKind, Part, Progress, as_chat, put_reasoning},
 };
 use crate::{
     refusal::Refusal,
@@ -216,7 +216,7 @@ impl Responses {
         let of = self.head.id.strip_prefix("resp_").unwrap_or(&self.head.id);
         let item = Item { id: format!("{prefix}_{of}{number:02x}"), kind };
         let mut written = Vec::new();
-        item.put(false, &mut written);
+        item.put(Progress::Open, &mut written);
         self.items.push(item);
         self.open = true;
         out(self.event("response.output_item.added", |it| {
@@ -253,9 +253,10 @@ impl Responses {
             }
         }
         let index = self.items.len() - 1;
+        let progress = if self.is_cut() { Progress::Cut } else { Progress::Whole };
         out(self.event("response.output_item.done", |it| {
             it.raw("output_index", &index.to_string());
-            item.put(true, it.member("item"));
+            item.put(progress, it.member("item"));
         }));
     }
 
@@ -322,12 +323,17 @@ impl Responses {
         Bytes::from(frame)
     }
 
+    /// Whether the answer ended before its own end.
+    fn is_cut(&self) -> bool {
+        matches!(self.finish, Some(FinishReason::Length | FinishReason::ContentFilter))
+    }
+
     fn status(&self, standing: Standing<'_>) -> &'static str {
-        match (standing, &self.finish) {
-            (Standing::InProgress, _) => "in_progress",
-            (Standing::Failed(_), _) => "failed",
-            (_, Some(FinishReason::Length | FinishReason::ContentFilter)) => "incomplete",
-            (Standing::Ended { .. }, _) => "completed",
+        match standing {
+            Standing::InProgress => "in_progress",
+            Standing::Failed(_) => "failed",
+            Standing::Ended { .. } if self.is_cut() => "incomplete",
+            Standing::Ended { .. } => "completed",
         }
     }
 
@@ -355,8 +361,14 @@ impl Responses {
         object.raw("incomplete_details", &why.to_string());
         object.text("model", &self.head.model);
         let mut output = List::begin(object.member("output"));
-        for item in &self.items {
-            item.put(!matches!(standing, Standing::InProgress), output.next());
+        for (at, item) in self.items.iter().enumerate() {
+            let last = at + 1 == self.items.len();
+            let progress = match status {
+                "in_progress" => Progress::Open,
+                "failed" | "incomplete" if last => Progress::Cut,
+                _ => Progress::Whole,
+            };
+            item.put(progress, output.next());
         }
         output.end();
         match standing {

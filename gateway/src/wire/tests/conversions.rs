@@ -194,6 +194,35 @@ fn how_an_answer_ended_is_told_in_each_formats_words() {
 }
 
 #[test]
+fn an_item_that_the_cap_cut_is_no_completed_one() {
+    let request = simple(Endpoint::Responses, &json!({}));
+    let call = || {
+        let begun = DeltaKind::ToolCall { index: 0, id: "call_1".into(), name: "w".into() };
+        [begun, DeltaKind::ToolArguments { index: 0, json: "{\"c".into() }]
+    };
+    for (finish, status) in
+        [(FinishReason::Length, "incomplete"), (FinishReason::ToolCalls, "completed")]
+    {
+        let mut outer = outer(Endpoint::Responses, &request);
+        let mut frames = Vec::new();
+        let said = DeltaKind::Text("Let me see.".into());
+        for kind in [said].into_iter().chain(call()).chain([DeltaKind::Finish(finish)]) {
+            outer.delta(&Delta::new(0, kind), &mut |frame| frames.extend_from_slice(&frame));
+        }
+        frames.extend_from_slice(&outer.end(&Usage::default(), None));
+        let text = std::str::from_utf8(&frames).unwrap();
+        let events = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        let events: Vec<Value> = events.map(|data| serde_json::from_str(data).unwrap()).collect();
+        let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
+        let told: Vec<_> = done.map(|event| event["item"]["status"].clone()).collect();
+        assert_eq!(told, ["completed", status], "the message before it is whole");
+        let whole = &events.last().unwrap()["response"]["output"];
+        let told: Vec<_> = whole.as_array().unwrap().iter().map(|it| &it["status"]).collect();
+        assert_eq!(told, ["completed", status]);
+    }
+}
+
+#[test]
 fn a_stream_that_broke_says_so_in_its_formats_words() {
     let broke = Refusal::Upstream("the answer broke off: it ended".into());
     let request = simple(Endpoint::Messages, &json!({}));
@@ -222,6 +251,9 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"tools": [{"type": "web_search_20250305", "name": "w"}]}), "tools[0].type"),
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
         (json!({"speed": "fast"}), "speed"),
+        (json!({"n": 2}), "n"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
         (json!({"inference_geo": "us"}), "inference_geo"),
         (
             json!({"context_management": {"edits": [
@@ -253,6 +285,9 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"max_output_tokens": -1}), "max_output_tokens"),
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
         (json!({"background": true}), "background"),
+        (json!({"n": 2}), "n"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"conversation": "conv_1"}), "conversation"),
         (json!({"prompt": {"id": "p"}}), "prompt"),
         (json!({"truncation": "auto"}), "truncation"),
