@@ -2,8 +2,10 @@
 //!
 //! The answer was drawn under [`crate::Tools`]' rule, so there is one way to write each thing; what
 //! comes otherwise is text. Nothing of a call's frame is ever shown as text, and arguments are
-//! passed on as they come: whole, they are one JSON object.
+//! passed on as they come: whole, they are one JSON object. Stop texts are looked for in the text
+//! alone: what stands in a frame or in arguments, the caller never wrote a stop text for.
 
+use crate::text::TextStream;
 use crate::tools::{Frame, GENERIC_CALLS, GENERIC_CALLS_END, GENERIC_REPLY, ToolFormat};
 
 /// A piece of an answer to a request with tools.
@@ -34,6 +36,8 @@ pub struct CallReader {
     state: State,
     /// What has come and is not understood yet.
     held: String,
+    /// The text for the user, up to a stop text.
+    shown: TextStream,
     calls: u32,
     complete: u32,
 }
@@ -71,11 +75,18 @@ struct Json {
 }
 
 impl CallReader {
-    /// A reader of one answer.
+    /// A reader of one answer, whose text ends before the first of `stops`; none of them is empty.
     #[must_use]
-    pub fn new(format: ToolFormat) -> CallReader {
+    pub fn new(format: ToolFormat, stops: Vec<String>) -> CallReader {
         let state = if format == ToolFormat::Hermes { State::Text } else { State::Start };
-        CallReader { format, state, held: String::new(), calls: 0, complete: 0 }
+        let shown = TextStream::new(stops);
+        CallReader { format, state, held: String::new(), shown, calls: 0, complete: 0 }
+    }
+
+    /// The index of the stop text that was met: the answer ends with it.
+    #[must_use]
+    pub fn stopped(&self) -> Option<usize> {
+        self.shown.stopped()
     }
 
     /// Calls whose arguments are whole.
@@ -93,15 +104,22 @@ impl CallReader {
     /// Takes text and tells what it is.
     pub fn push(&mut self, text: &str, out: &mut Vec<CallEvent>) {
         self.held.push_str(text);
-        while self.step(out) {}
+        while self.stopped().is_none() && self.step(out) {}
     }
 
-    /// The answer has ended: what was held back is text, unless it is a part of a call.
+    /// The answer has ended: what was held back is text, unless it is a part of a call or of a frame.
     pub fn end(&mut self, out: &mut Vec<CallEvent>) {
         let held = std::mem::take(&mut self.held);
-        if matches!(self.state, State::Start | State::Text | State::Rest) {
-            text(held, out);
+        // Where all of an answer stands in a frame, its beginning is one's.
+        let framed = self.format == ToolFormat::Generic && self.state == State::Start;
+        if matches!(self.state, State::Start | State::Text | State::Rest) && !framed {
+            self.say(&held, out);
         }
+        text(self.shown.rest(), out);
+    }
+
+    fn say(&mut self, said: &str, out: &mut Vec<CallEvent>) {
+        text(self.shown.push(said.as_bytes()), out);
     }
 
     /// Understands one more piece; false when more must come first.
@@ -111,7 +129,8 @@ impl CallReader {
             State::Start => self.start(&frame),
             State::Text => self.text(&frame, out),
             State::Rest => {
-                text(std::mem::take(&mut self.held), out);
+                let said = std::mem::take(&mut self.held);
+                self.say(&said, out);
                 false
             }
             State::Reply => self.reply(out),
@@ -157,7 +176,8 @@ impl CallReader {
         if let Some(at) = self.held.find(frame.open) {
             let rest = self.held.split_off(at + frame.open.len());
             self.held.truncate(at);
-            text(std::mem::replace(&mut self.held, rest), out);
+            let said = std::mem::replace(&mut self.held, rest);
+            self.say(&said, out);
             self.state = State::Name;
             return true;
         }
@@ -168,7 +188,8 @@ impl CallReader {
         let places = self.held.char_indices().map(|(at, _)| at);
         let keep = places.into_iter().find(begins).unwrap_or(self.held.len());
         let held = self.held.split_off(keep);
-        text(std::mem::replace(&mut self.held, held), out);
+        let said = std::mem::replace(&mut self.held, held);
+        self.say(&said, out);
         false
     }
 
@@ -176,6 +197,8 @@ impl CallReader {
         let Some(end) = self.held.find(frame.arguments) else { return false };
         let name: String = self.held.drain(..end).collect();
         self.held.drain(..frame.arguments.len());
+        // No stop text goes on in a call.
+        text(self.shown.rest(), out);
         out.push(CallEvent::Call { index: self.calls, name });
         self.calls += 1;
         self.state = State::Arguments(Json::default());
@@ -223,7 +246,7 @@ impl CallReader {
         let raw: String = self.held.drain(..taken).collect();
         // Half of a surrogate pair alone is no text.
         let decoded = serde_json::from_str::<String>(&format!("\"{raw}\""));
-        text(decoded.unwrap_or_else(|_| "\u{FFFD}".to_owned()), out);
+        self.say(&decoded.unwrap_or_else(|_| "\u{FFFD}".to_owned()), out);
         if ended {
             self.state = State::End;
         }
@@ -295,7 +318,7 @@ mod tests {
 
     /// The text and the calls of an answer that comes in pieces of `size` bytes.
     fn read(format: ToolFormat, answer: &str, size: usize) -> (String, Vec<(String, String)>) {
-        let mut reader = CallReader::new(format);
+        let mut reader = CallReader::new(format, Vec::new());
         let mut out = Vec::new();
         let characters: Vec<char> = answer.chars().collect();
         for piece in characters.chunks(size) {
@@ -344,7 +367,7 @@ mod tests {
             (ToolFormat::Llama, "{\"nom\": 1}"),
             (ToolFormat::Llama, "hello {\"name\": \"f\""),
             (ToolFormat::Generic, "hello"),
-            (ToolFormat::Generic, "{\"tool"),
+            (ToolFormat::Llama, "{\"na"),
         ] {
             assert_eq!(read(format, answer, 3), (answer.to_owned(), Vec::new()));
         }
@@ -352,13 +375,66 @@ mod tests {
 
     #[test]
     fn a_call_that_is_cut_is_not_complete_and_no_text() {
-        let mut reader = CallReader::new(ToolFormat::Generic);
+        let mut reader = CallReader::new(ToolFormat::Generic, Vec::new());
         let mut out = Vec::new();
         reader.push("{\"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"a\": ", &mut out);
         reader.end(&mut out);
         assert_eq!(reader.complete(), 0);
         assert!(reader.is_cut());
         assert!(!out.iter().any(|event| matches!(event, CallEvent::Text(_))));
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_is_no_text() {
+        for cut in ["{", "{\"tool", "{\"tool_calls\": [", "{\"respon"] {
+            assert_eq!(read(ToolFormat::Generic, cut, 3), (String::new(), Vec::new()), "{cut}");
+        }
+    }
+
+    /// What is told of an answer that comes in pieces of `size` characters, and the stop that was met.
+    fn stopped(format: ToolFormat, stop: &str, answer: &str, size: usize) -> (String, bool) {
+        let mut reader = CallReader::new(format, vec![stop.to_owned()]);
+        let mut out = Vec::new();
+        let characters: Vec<char> = answer.chars().collect();
+        for piece in characters.chunks(size) {
+            reader.push(&piece.iter().collect::<String>(), &mut out);
+        }
+        reader.end(&mut out);
+        let told = out.into_iter().map(|event| match event {
+            CallEvent::Text(text) => text,
+            CallEvent::Call { name, .. } => format!("[{name}:"),
+            CallEvent::Arguments { json, .. } => json,
+        });
+        (told.collect(), reader.stopped().is_some())
+    }
+
+    #[test]
+    fn a_stop_is_looked_for_in_the_text_alone() {
+        let reply = "{\"response\": \"one\\ntwo o\"}";
+        let calls = "{\"tool_calls\": [{\"name\": \"go\", \"arguments\": {\"o\": \"o:\\n\"}}]}";
+        let hermes =
+            "So:\n<tool_call>\n{\"name\": \"go\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+        for size in 1..30 {
+            let met = |format, stop, answer| stopped(format, stop, answer, size);
+            for (stop, told, was_met) in
+                [("\n", "one", true), ("two", "one\n", true), ("resp", "one\ntwo o", false)]
+            {
+                let told = (told.to_owned(), was_met);
+                assert_eq!(met(ToolFormat::Generic, stop, reply), told, "{stop} in {size}");
+            }
+            for stop in ["o", ":", "\"", "\n", "{", "go"] {
+                let told = ("[go:{\"o\": \"o:\\n\"}".to_owned(), false);
+                assert_eq!(met(ToolFormat::Generic, stop, calls), told, "{stop} in {size}");
+            }
+            for (stop, told, was_met) in [
+                ("o", "S", true),
+                ("\n<tool", "So:\n[go:{\"a\": 1}", false),
+                (":\n\n", "So:\n[go:{\"a\": 1}", false),
+            ] {
+                let told = (told.to_owned(), was_met);
+                assert_eq!(met(ToolFormat::Hermes, stop, hermes), told, "{stop} in {size}");
+            }
+        }
     }
 
     #[test]

@@ -187,6 +187,12 @@ impl Engine {
         self.inner.loaded.choices_max
     }
 
+    /// Most jobs that can wait: so many can be submitted at once to an engine without work.
+    #[must_use]
+    pub fn queue_max(&self) -> usize {
+        self.inner.loaded.queue_max
+    }
+
     /// Queues texts to be embedded. Never waits.
     ///
     /// # Errors

@@ -57,6 +57,13 @@ impl Generation {
         Poll::Ready(Some(event))
     }
 
+    /// Ends the job before its next decode; no event comes any more. What it has taken stays known.
+    pub fn cancel(&mut self) {
+        self.ended = true;
+        self.meter.cancelled.store(true, SeqCst);
+        self.shared.wake();
+    }
+
     /// The bound of the job's engine time.
     #[must_use]
     pub fn engine_time(&self) -> EngineTime<'_> {
@@ -73,7 +80,6 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.meter.cancelled.store(true, SeqCst);
-        self.shared.wake();
+        self.cancel();
     }
 }

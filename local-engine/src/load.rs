@@ -31,6 +31,7 @@ pub(crate) struct Loaded {
     pub(crate) embed_tokens_max: u32,
     /// Most choices of one request.
     pub(crate) choices_max: u32,
+    pub(crate) queue_max: usize,
     pub(crate) info: ModelInfo,
     /// Bytes of the longest token.
     pub(crate) token_bytes_max: usize,
@@ -193,6 +194,7 @@ pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loade
         template: template.transpose()?,
         constraints: Compiler::new(Arc::clone(&model)),
         choices_max: choices_max(config),
+        queue_max: config.queue_max,
         embed_tokens_max: info.embed_tokens_max,
         model,
         info,
@@ -263,6 +265,7 @@ fn describe(
         model: Arc::clone(model),
         embed_tokens_max: device.embed_tokens_max(),
         choices_max: choices_max(config),
+        queue_max: config.queue_max,
         constraints: Compiler::new(Arc::clone(model)),
         template: template.transpose()?,
         token_bytes_max: model.token_bytes_max(),

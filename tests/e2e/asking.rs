@@ -109,6 +109,33 @@ async fn an_answer_matches_its_schema_or_the_schema_is_refused() {
 }
 
 #[tokio::test]
+async fn a_stop_beside_tools_is_looked_for_in_what_the_caller_reads() {
+    let gate = an_edge().await;
+    let ask =
+        |stop: &str| gate.ask("Say hello.").set("tools", weather()).set("stop", json!([stop]));
+    // Each of them stands in what a call is written in, which the caller never sees.
+    for stop in ["o", ":", "\"", "{", "days"] {
+        let forced = ask(stop).at_most(80).set("tool_choice", json!("required")).send().await.ok();
+        let choice = forced.json()["choices"][0].clone();
+        assert_eq!(choice["finish_reason"], "tool_calls", "{stop}: {choice}");
+        assert!(choice["message"]["content"].is_null(), "{stop}: {choice}");
+        let call = &choice["message"]["tool_calls"][0]["function"];
+        let arguments = call["arguments"].as_str().expect("arguments");
+        assert!(serde_json::from_str::<Value>(arguments).expect("JSON").is_object(), "{stop}");
+    }
+    // A text ends before the first of them.
+    let text = |stop: &str| ask(stop).at_most(40).set("temperature", json!(0));
+    let said = text("\u{1}").send().await.ok().text();
+    assert!(!said.contains("response") && said.contains('e'), "{said}");
+    let expected = said.split('e').next().unwrap().to_owned();
+    let whole = text("e").send().await.ok();
+    assert_eq!(whole.json()["choices"][0]["finish_reason"], "stop");
+    let streamed = text("e").streamed().send().await.ok();
+    assert_eq!(deltas(&streamed, 0).last().unwrap()["finish_reason"], "stop");
+    assert_eq!((whole.text(), streamed.text()), (expected.clone(), expected));
+}
+
+#[tokio::test]
 async fn a_forced_call_is_a_call_streamed_or_not() {
     let gate = an_edge().await;
     let ask = || {
@@ -179,6 +206,9 @@ async fn texts_are_continued_and_embedded() {
     for (path, field, body) in [
         ("/v1/completions", "suffix", json!({"model": "edge", "prompt": "a", "suffix": "b"})),
         ("/v1/completions", "prompt", json!({"model": "edge", "prompt": [[999_999]]})),
+        // More than the queue holds: another try would find no more room.
+        ("/v1/completions", "prompt", json!({"model": "edge", "prompt": vec!["a"; 65]})),
+        ("/v1/completions", "prompt", json!({"model": "edge", "prompt": [""]})),
         (
             "/v1/completions",
             "logprobs",

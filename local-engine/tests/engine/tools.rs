@@ -28,7 +28,7 @@ fn tools(choice: ToolChoice) -> Tools {
 
 /// Text and calls of an answer.
 fn read(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>, u32) {
-    let mut reader = CallReader::new(format);
+    let mut reader = CallReader::new(format, Vec::new());
     let mut events = Vec::new();
     reader.push(text, &mut events);
     reader.end(&mut events);

@@ -98,9 +98,10 @@ impl LocalAnswer {
 
 impl Texts {
     fn new(choices: Vec<Generation>, per_prompt: u32, asked: Asked, growth: Growth) -> Self {
+        let reader = |calls: Calls| CallReader::new(calls.format, asked.stops.clone());
         let readers = asked
             .calls
-            .map(|calls| choices.iter().map(|_| CallReader::new(calls.format)).collect::<Vec<_>>());
+            .map(|calls| choices.iter().map(|_| reader(calls)).collect::<Vec<CallReader>>());
         Self {
             going: choices.len(),
             per_prompt: per_prompt.max(1) as usize,
@@ -166,7 +167,14 @@ impl Texts {
                 if let Some(reader) = self.readers.get_mut(choice) {
                     let mut events = Vec::new();
                     reader.push(&text, &mut events);
+                    let stopped = reader.stopped();
                     self.calls_told(index, events, tokens);
+                    if let Some(stop) = stopped {
+                        if let Some(generation) = self.choices.get_mut(choice) {
+                            generation.cancel();
+                        }
+                        self.finished(index, self.finish_reason(Finish::StopText(stop)));
+                    }
                     return Ok(());
                 }
                 let logprobs = logprobs.into_iter().map(logprob).collect();
@@ -178,7 +186,7 @@ impl Texts {
                 if let Some(reader) = self.readers.get_mut(choice) {
                     let mut events = Vec::new();
                     reader.end(&mut events);
-                    // A call that was cut, by the cap or a stop string, says so.
+                    // A call that was cut by the cap says so.
                     if reader.is_cut() {
                         finish = FinishReason::Length;
                     } else if reader.complete() > 0 && finish == FinishReason::Stop {
@@ -189,15 +197,7 @@ impl Texts {
                     }
                     self.calls_told(index, events, 0);
                 }
-                let finish = DeltaKind::Finish(finish);
-                self.ready.push_back(Event::Delta(Delta::new(index, finish)));
-                self.going = self.going.saturating_sub(1);
-                if self.going == 0 {
-                    let (usage, engine) = self.metered();
-                    let source = UsageSource::Counted;
-                    self.ready.push_back(Event::End { usage, source, engine: Some(engine) });
-                    self.ended = true;
-                }
+                self.finished(index, finish);
             }
             Some(JobEvent::Expired { queued }) => {
                 let detail = format!("waited {} ms for a slot", queued.as_millis());
@@ -214,6 +214,19 @@ impl Texts {
             None => return Err(Fault::new(FaultKind::Engine, "the engine stopped in the middle")),
         }
         Ok(())
+    }
+
+    /// A choice has ended; with the last one the answer has.
+    fn finished(&mut self, choice: u32, finish: FinishReason) {
+        let finish = DeltaKind::Finish(finish);
+        self.ready.push_back(Event::Delta(Delta::new(choice, finish)));
+        self.going = self.going.saturating_sub(1);
+        if self.going == 0 {
+            let (usage, engine) = self.metered();
+            let source = UsageSource::Counted;
+            self.ready.push_back(Event::End { usage, source, engine: Some(engine) });
+            self.ended = true;
+        }
     }
 
     /// Tells what a reader made of a text of `tokens` tokens.

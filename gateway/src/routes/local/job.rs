@@ -48,8 +48,12 @@ enum Work {
         jobs: Vec<Job>,
         choices: u32,
         calls: Option<Calls>,
+        /// Where a text ends for the caller.
+        stops: Vec<String>,
         /// The parameter of what the answer must match.
         rule: Option<&'static str>,
+        /// The parameter that the prompts come from.
+        param: &'static str,
     },
     /// Texts to embed.
     Vectors(EmbedJob),
@@ -62,6 +66,20 @@ struct Drawing {
     stop: Vec<String>,
     logprobs: Option<u32>,
     constraint: Option<Constraint>,
+}
+
+/// An answer's output cap in tokens.
+#[derive(Clone, Copy)]
+struct Cap {
+    tokens: u64,
+    /// Whether the caller named it: then it is a promise, and never lowered without a word.
+    asked_for: bool,
+}
+
+impl Cap {
+    fn of(request: &ChatRequest, tokens: u64) -> Self {
+        Self { tokens, asked_for: request.output_cap_given }
+    }
 }
 
 // === impl Work ===
@@ -131,15 +149,19 @@ impl LocalRoute {
         let drawing = Drawing {
             sampling: ask.sampling,
             ignore_end: ask.ignore_end,
-            stop: ask.stop,
+            // Beside calls they are looked for in the text alone, by who tells it from calls.
+            stop: if calls.is_some() { Vec::new() } else { ask.stop.clone() },
             logprobs: ask.logprobs,
             constraint,
         };
+        let cap = Cap::of(request, output_cap);
         Ok(Work::Answers {
-            jobs: vec![self.job(engine, &drawing, prompt, output_cap, "messages")?],
+            jobs: vec![self.job(engine, &drawing, prompt, cap, "messages")?],
             choices: ask.choices,
             calls: calls.map(|format| Calls { format, legacy: ask.legacy_functions }),
+            stops: ask.stop,
             rule: rule_param,
+            param: "messages",
         })
     }
 
@@ -163,13 +185,27 @@ impl LocalRoute {
         let drawing = Drawing {
             sampling: ask.sampling,
             ignore_end: ask.ignore_end,
-            stop: ask.stop,
+            stop: ask.stop.clone(),
             logprobs: ask.logprobs,
             constraint,
         };
-        let job = |prompt| self.job(engine, &drawing, prompt, output_cap, "prompt");
+        let (answers, most) = (prompts.len() * ask.choices as usize, engine.queue_max());
+        // Another try would be refused too, however idle the engine is.
+        if prompts.len() > 1 && answers > most {
+            let message = format!("`prompt` asks for {answers} answers; this model takes {most}");
+            return Err(unfit(BadRequest::value("prompt", message)));
+        }
+        let cap = Cap::of(request, output_cap);
+        let job = |prompt| self.job(engine, &drawing, prompt, cap, "prompt");
         let jobs = prompts.into_iter().map(job).collect::<Result<Vec<_>, _>>()?;
-        Ok(Work::Answers { jobs, choices: ask.choices, calls: None, rule: rule_param })
+        Ok(Work::Answers {
+            jobs,
+            choices: ask.choices,
+            calls: None,
+            stops: ask.stop,
+            rule: rule_param,
+            param: "prompt",
+        })
     }
 
     async fn embedding(
@@ -209,7 +245,7 @@ impl LocalRoute {
         engine: &Engine,
         drawing: &Drawing,
         prompt: Vec<i32>,
-        output_cap: u64,
+        cap: Cap,
         param: &'static str,
     ) -> Result<Job, Fault> {
         let context = engine.info().context_tokens;
@@ -218,7 +254,11 @@ impl LocalRoute {
             return Err(unfit(too_long(param, prompt.len(), context)));
         }
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let max_tokens = u32::try_from(output_cap).unwrap_or(u32::MAX).min(room);
+        let wanted = u32::try_from(cap.tokens).unwrap_or(u32::MAX);
+        if cap.asked_for && wanted > room {
+            return Err(unfit(no_room(param, prompt.len(), cap.tokens, context)));
+        }
+        let max_tokens = wanted.min(room);
         let mut sampling = drawing.sampling.clone();
         if drawing.ignore_end {
             let ends = engine.info().end_tokens.iter();
@@ -250,8 +290,7 @@ impl LocalRoute {
                 let embedding = engine.embed(job).map_err(|error| submit_fault("input", error))?;
                 Ok(LocalAnswer::Vectors(Vectors::new(embedding, growth)))
             }
-            Work::Answers { jobs, choices, calls, rule } => {
-                let stops = jobs.first().map(|job| job.stop.clone()).unwrap_or_default();
+            Work::Answers { jobs, choices, calls, stops, rule, param } => {
                 let mut answers: Vec<Generation> = Vec::new();
                 for job in jobs {
                     // Those already submitted are cancelled where one cannot be.
@@ -259,7 +298,7 @@ impl LocalRoute {
                         1 => engine.submit(job).map(|generation| vec![generation]),
                         choices => engine.submit_choices(&job, choices),
                     };
-                    answers.extend(submitted.map_err(|error| submit_fault("messages", error))?);
+                    answers.extend(submitted.map_err(|error| submit_fault(param, error))?);
                 }
                 Ok(LocalAnswer::texts(answers, choices, Asked { stops, calls, rule }, growth))
             }
@@ -394,6 +433,23 @@ fn too_long(param: &'static str, prompt_tokens: usize, context_tokens: u32) -> B
         message: format!(
             "this model's maximum context length is {context_tokens} tokens and the prompt alone \
              has {prompt_tokens}{advice}"
+        ),
+        code: "context_length_exceeded",
+    }
+}
+
+/// The prompt fits, and with it not what may be answered.
+fn no_room(
+    param: &'static str,
+    prompt_tokens: usize,
+    output_cap: u64,
+    context_tokens: u32,
+) -> BadRequest {
+    BadRequest {
+        param: Some(param.to_owned()),
+        message: format!(
+            "this model's maximum context length is {context_tokens} tokens; the prompt has \
+             {prompt_tokens} and an answer of up to {output_cap} was asked for"
         ),
         code: "context_length_exceeded",
     }
