@@ -298,7 +298,10 @@ impl<'a> Execution<'a> {
         }
         if let Some(step) = walk.steps.get_mut(at) {
             step.due = false;
-            step.miss = Some(miss);
+            // That it is left alone now is told of no route that was asked before.
+            if step.miss.is_none() || miss.resting().is_none() {
+                step.miss = Some(miss);
+            }
         }
     }
 }

@@ -39,6 +39,9 @@ pub enum Refusal {
         /// When it opens again.
         retry_after: Duration,
     },
+    /// A rate limit below what this one request could need: no wait helps.
+    #[error("{0}")]
+    NeverFits(String),
     /// A hard budget has less left than this request could cost.
     #[error("{0}")]
     Budget(String),
@@ -76,6 +79,9 @@ pub enum Refusal {
     /// The only route of the plan failed.
     #[error("{0}")]
     RouteDown(String),
+    /// Every route of the plan is left alone after failures.
+    #[error("every route for this request is left alone after failures; try again in {wait}", wait = seconds(*.0))]
+    Resting(Duration),
     /// Every route of the plan was rate limited by its provider.
     #[error("the provider limits the rate of requests; try again in {wait}", wait = seconds(*.0))]
     UpstreamLimited(Duration),
@@ -144,6 +150,7 @@ impl Refusal {
             Self::Forbidden(_) | Self::Policy { .. } => StatusCode::FORBIDDEN,
             Self::AuthThrottled(_)
             | Self::RateLimited { .. }
+            | Self::NeverFits(_)
             | Self::Budget(_)
             | Self::UpstreamLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -155,6 +162,7 @@ impl Refusal {
             }
             Self::Busy(_)
             | Self::RouteDown(_)
+            | Self::Resting(_)
             | Self::StoreDown(_)
             | Self::Ledger(_)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
@@ -174,9 +182,10 @@ impl Refusal {
         match self {
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) | Self::Policy { .. } => "permission_error",
-            Self::AuthThrottled(_) | Self::RateLimited { .. } | Self::UpstreamLimited(_) => {
-                "rate_limit_error"
-            }
+            Self::AuthThrottled(_)
+            | Self::RateLimited { .. }
+            | Self::NeverFits(_)
+            | Self::UpstreamLimited(_) => "rate_limit_error",
             Self::Budget(_) => "budget_exceeded",
             Self::Rejected { kind: Some(kind), .. } => kind,
             Self::TooLarge(_)
@@ -191,6 +200,7 @@ impl Refusal {
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
             | Self::RouteDown(_)
+            | Self::Resting(_)
             | Self::Upstream(_)
             | Self::Deadline(_)
             | Self::StoreDown(_)
@@ -229,9 +239,10 @@ impl Refusal {
             Self::Unauthenticated(_) => "invalid_api_key",
             Self::Forbidden(_) => "permission_denied",
             Self::Policy { .. } => "policy_refused",
-            Self::AuthThrottled(_) | Self::RateLimited { .. } | Self::UpstreamLimited(_) => {
-                "rate_limit_exceeded"
-            }
+            Self::AuthThrottled(_)
+            | Self::RateLimited { .. }
+            | Self::NeverFits(_)
+            | Self::UpstreamLimited(_) => "rate_limit_exceeded",
             Self::Budget(_) => "insufficient_quota",
             Self::TooLarge(_) => "request_too_large",
             Self::UnknownEncoding => "unknown_encoding",
@@ -239,7 +250,7 @@ impl Refusal {
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
             Self::Busy(_) => "busy",
-            Self::Upstream(_) | Self::RouteDown(_) => "upstream_failed",
+            Self::Upstream(_) | Self::RouteDown(_) | Self::Resting(_) => "upstream_failed",
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
             Self::StoreDown(_) | Self::Ledger(_) => "ledger_unavailable",
@@ -267,6 +278,7 @@ impl Refusal {
             Self::RateLimited { retry_after: after, .. }
             | Self::AuthThrottled(after)
             | Self::Busy(after)
+            | Self::Resting(after)
             | Self::UpstreamLimited(after) => Some((*after).min(RETRY_AFTER_MAX)),
             Self::Draining => Some(Duration::from_secs(5)),
             _ => None,
@@ -283,8 +295,8 @@ impl Refusal {
             set(&mut headers, "retry-after-ms", &millis.to_string());
         }
         match self {
-            // A spent budget does not refill while an SDK waits: stop its retries.
-            Self::Budget(_) => set(&mut headers, "x-should-retry", "false"),
+            // A spent budget does not refill while an SDK waits, nor does a limit grow: stop its retries.
+            Self::Budget(_) | Self::NeverFits(_) => set(&mut headers, "x-should-retry", "false"),
             Self::WrongMethod(allow) => set(&mut headers, "allow", allow),
             Self::Unauthenticated(_) => set(&mut headers, "www-authenticate", "Bearer"),
             _ => {}

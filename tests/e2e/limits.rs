@@ -79,6 +79,21 @@ async fn requests_in_flight_per_key() {
 }
 
 #[tokio::test]
+async fn what_never_fits_into_a_minutes_tokens_is_not_told_to_come_again() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    let limited = gate.new_key().with_tokens_per_minute(100).create().await;
+    let refused = gate.ask("Hello.").by(&limited).at_most(500).send().await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.error().code.as_deref(), Some("rate_limit_exceeded"));
+    let said = refused.error().message;
+    assert!(said.contains("above this key's limit of 100 tokens per minute"), "{said}");
+    assert_eq!(refused.header("x-should-retry"), "false");
+    assert!(!refused.headers.contains_key("retry-after"), "{:?}", refused.headers);
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
 async fn tokens_per_minute_are_taken_at_their_worst_and_given_back() {
     let (cloud, gate) = a_cloud().await;
     cloud.always(Script::default().using(10, 5));
@@ -168,7 +183,7 @@ async fn a_models_tokens_per_minute_are_held_at_their_worst_and_told() {
         assert_eq!(answer.header("x-ratelimit-limit-tokens"), "1300");
     }
     let refused = gate.ask("Hi.").from("large").by(&limited).at_most(5_000).send().await;
-    is_a_rate_limit(&refused);
+    assert_eq!(refused.error().code.as_deref(), Some("rate_limit_exceeded"));
     let message = refused.error().message;
     assert!(message.contains("the model `large`'s limit of 1300 tokens per minute"), "{message}");
     assert_eq!(refused.header("x-ratelimit-limit-tokens"), "1300");

@@ -3,6 +3,7 @@
 
 use crate::harness::{Gate, eventually};
 use e2e::standin::{Cut, Fault, Point, Script, StandIn};
+use serde_json::json;
 use std::time::Duration;
 
 /// Retries that do not make a test wait.
@@ -168,10 +169,38 @@ async fn a_callers_bad_requests_open_no_breaker() {
     for _ in 0..20 {
         assert_eq!(gate.ask("Odd.").send().await.status, 400);
     }
+    // Nor does an endpoint that they chose and the provider lacks, or a prompt that it moderates.
+    cloud.always(Script::error(404, "invalid_request_error", None, "Not found."));
+    for _ in 0..5 {
+        let body = json!({"model": "cloud", "input": "a"});
+        let refused = gate.post("/v1/embeddings", &body).await;
+        assert_eq!((refused.status, refused.error().param.as_deref()), (400, Some("model")));
+        let entry = gate.ledger().entry(refused.id()).await;
+        assert_eq!(entry.only_attempt().0["upstream_status"], 404);
+        assert_eq!(entry.only_attempt().cost(), Some(0));
+    }
+    cloud.always(Script::error(403, "moderation", None, "Your input was flagged."));
+    assert_eq!(gate.ask("Violence.").send().await.status, 403);
     cloud.always(Script::default());
     gate.ask("Ordinary.").send().await.ok();
-    let ready = gate.get("/ready").await.json();
-    assert_eq!(ready["routes"][0]["breaker"]["opened"], 0, "{ready}");
+    let opened = || async { gate.get("/ready").await.json()["routes"][0]["breaker"].clone() };
+    assert_eq!(opened().await["opened"], 0);
+    // A chat that is not there is the operator's mistake: the model's name is theirs.
+    cloud.always(Script::error(404, "invalid_request_error", None, "No such model."));
+    gate.ask("Ordinary.").send().await.error();
+    assert_eq!(opened().await["opened"], 1);
+}
+
+#[tokio::test]
+async fn what_befell_a_route_is_told_and_not_that_it_is_left_alone_since() {
+    let breaker = "breaker = { failures_max = 1, open_ms = 60000 }";
+    let (cloud, gate) = one_cloud(&format!("{EAGER}\n{breaker}")).await;
+    // It opens the breaker, and would be worth another try.
+    cloud.always(Script::default().with(Fault::RateLimited).header("retry-after-ms", "5"));
+    let answer = gate.ask("Well?").send().await;
+    assert_eq!((answer.status, answer.error().kind.as_str()), (429, "rate_limit_error"));
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(cloud.counts().requests, 1);
 }
 
 #[tokio::test]

@@ -101,7 +101,9 @@ impl Execution<'_> {
             pass.failed();
         }
         let status = match &fault.kind {
-            FaultKind::Status { status, .. } | FaultKind::Rejected { status, .. } => Some(*status),
+            FaultKind::Status { status, .. }
+            | FaultKind::Unserved { status }
+            | FaultKind::Rejected { status, .. } => Some(*status),
             FaultKind::RateLimited { .. } => Some(429),
             _ => None,
         };

@@ -4,6 +4,7 @@ use crate::{
     ledger::Short,
     refusal::Refusal,
     routes::{Fault, FaultKind, Route},
+    wire::BadRequest,
 };
 use policies::PicoUsd;
 use std::{sync::Arc, time::Duration};
@@ -23,6 +24,14 @@ pub(super) enum Miss {
 }
 
 impl Miss {
+    /// Whether it was not asked, because it is left alone after failures; for how long.
+    pub(super) fn resting(&self) -> Option<Duration> {
+        match self {
+            Self::Fault(Fault { kind: FaultKind::Resting(left), .. }) => Some(*left),
+            _ => None,
+        }
+    }
+
     /// Whether enough would be free once everything that runs has settled.
     pub(super) fn may_be_freed(&self) -> bool {
         matches!(self, Self::Short(Short::Budget { needed, left_at_most, .. })
@@ -34,6 +43,12 @@ impl Miss {
 /// else what befell the last route.
 pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     let only_one = misses.len() == 1;
+    // A route that is left alone says less than one that was asked, and when it is asked again.
+    let rested = misses.iter().filter_map(|(_, miss)| miss.resting()).min();
+    misses.retain(|(_, miss)| miss.resting().is_none());
+    if let (Some(left), true) = (rested, misses.is_empty()) {
+        return Refusal::Resting(left);
+    }
     let shortage = misses.iter().position(|(_, miss)| matches!(miss, Miss::Short(_)));
     let unserved = misses.iter().all(|(_, miss)| {
         matches!(miss, Miss::Fault(Fault { kind: FaultKind::Unfit(_) | FaultKind::Busy, .. }))
@@ -47,7 +62,7 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     let all_limited = waits.clone().count() == misses.len();
     let soonest = waits.min();
     if let (true, Some(wait)) = (all_limited, soonest) {
-        return Refusal::UpstreamLimited(wait);
+        return Refusal::UpstreamLimited(rested.map_or(wait, |left| left.min(wait)));
     }
     if let Some(short) = shortage {
         return short_refusal(misses.swap_remove(short).1);
@@ -72,6 +87,13 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
             Refusal::Rejected { status, message, kind: error_type, param, code }
         }
         FaultKind::Unfit(bad) => Refusal::Bad(bad),
+        FaultKind::Unserved { status } => {
+            let message = format!(
+                "the provider of route `{}` has no such endpoint (it answered {status})",
+                route.id()
+            );
+            Refusal::Bad(BadRequest::unsupported("model", message))
+        }
         FaultKind::Busy => Refusal::Busy(Duration::from_secs(1)),
         FaultKind::RateLimited { retry_after } => {
             Refusal::UpstreamLimited(retry_after.unwrap_or(Duration::from_secs(1)))
@@ -88,6 +110,14 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
 
 fn short_refusal(miss: Miss) -> Refusal {
     match miss {
+        // No wait makes room for it.
+        Miss::Short(Short::TokensPerMinute { scope, limit, needed, .. }) if needed > limit => {
+            Refusal::NeverFits(format!(
+                "this request could need {needed} tokens, above {} limit of {limit} tokens per \
+                 minute; ask for a shorter answer or shorten the prompt",
+                scope.whose()
+            ))
+        }
         Miss::Short(Short::TokensPerMinute { scope, limit, left, retry_after, .. }) => {
             Refusal::RateLimited {
                 scope: scope.whose().into_owned(),

@@ -46,9 +46,15 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
     Blame::Caller
 }
 
+/// Whether a 403 is about what the prompt says (OpenRouter answers so) and not about who asks.
+pub(crate) fn moderated(error: &ProviderError) -> bool {
+    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+    ["flagged", "moderation", "content policy"].iter().any(|word| message.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Blame, blame};
+    use super::{Blame, blame, moderated};
     use crate::providers::openai::provider_error;
 
     #[test]
@@ -100,6 +106,24 @@ mod tests {
             let mut error = provider_error(body.as_bytes());
             assert_eq!(blame(status, &mut error), expected, "{body}");
             assert_eq!(error.code.as_deref(), code, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_403_about_the_prompt_is_told_from_one_about_the_key() {
+        for (message, expected) in [
+            (
+                "Your chosen model requires moderation and your input was flagged for \"violence\"",
+                true,
+            ),
+            ("Country, region, or territory not supported", false),
+            ("You do not have access to this model", false),
+        ] {
+            let body = format!(
+                "{{\"error\":{{\"code\":403,\"message\":{}}}}}",
+                serde_json::json!(message)
+            );
+            assert_eq!(moderated(&provider_error(body.as_bytes())), expected, "{message}");
         }
     }
 }

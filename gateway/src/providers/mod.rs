@@ -13,7 +13,7 @@ mod probe;
 mod reading;
 mod reshape;
 
-pub(crate) use blame::{Blame, blame};
+pub(crate) use blame::{Blame, blame, moderated};
 pub(crate) use costs::charged;
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};

@@ -200,7 +200,9 @@ impl CloudRoute {
         }
         if !response.status().is_success() {
             let by = watch.ends_by().min(Instant::now() + self.limits.idle);
-            return Err(status::fault(response, by, &self.provider, &self.secrets).await);
+            return Err(
+                status::fault(response, by, &request.ask, &self.provider, &self.secrets).await
+            );
         }
         CloudAnswer::new(response, place, request, watch, self.kind.format())
     }

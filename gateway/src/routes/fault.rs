@@ -39,15 +39,22 @@ pub enum FaultKind {
     /// The provider answered with this status, for reasons that are not the caller's.
     #[error("status {status}")]
     Status {
-        /// A 5xx, 401, 403, 404 (path and model are the operator's), 408 or anything unexpected.
+        /// A 5xx, 401, 403, 404 (the model is the operator's), 408 or anything unexpected.
         status: u16,
         /// When it says that it may be asked again.
         retry_after: Option<Duration>,
     },
+    /// The provider answered a raw completion or texts to embed as one that has no such endpoint: the
+    /// caller chose it, another route may have it, and this one is as good as before.
+    #[error("no such endpoint")]
+    Unserved {
+        /// 404, 405 or 501.
+        status: u16,
+    },
     /// The provider says that the request itself is wrong: the caller's fault, never the route's.
     #[error("rejected with {status}")]
     Rejected {
-        /// 400, 413, 415 or 422.
+        /// 400, 413, 415 or 422; 403 where the prompt was moderated.
         status: u16,
         /// The provider's message.
         message: String,
@@ -94,6 +101,7 @@ impl Fault {
                 | FaultKind::Unfit(_)
                 | FaultKind::RateLimited { .. }
                 | FaultKind::Status { .. }
+                | FaultKind::Unserved { .. }
                 | FaultKind::Rejected { .. }
         )
     }
@@ -105,6 +113,7 @@ impl Fault {
         !matches!(
             self.kind,
             FaultKind::Rejected { .. }
+                | FaultKind::Unserved { .. }
                 | FaultKind::Unfit(_)
                 | FaultKind::Busy
                 | FaultKind::Resting(_)
@@ -120,6 +129,7 @@ impl Fault {
             }
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
+            | FaultKind::Unserved { .. }
             | FaultKind::Rejected { .. } => AttemptOutcome::ErrorStatus,
             FaultKind::FirstToken => AttemptOutcome::FirstTokenTimeout,
             FaultKind::Idle => AttemptOutcome::IdleTimeout,

@@ -6,10 +6,11 @@
 use crate::{
     clock::Clock,
     providers::{
-        Blame, blame,
+        Blame, blame, moderated,
         openai::{ProviderError, provider_error},
     },
     routes::{Fault, FaultKind},
+    wire::Ask,
 };
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
@@ -23,10 +24,12 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
-/// The fault that `response`, an error status, stands for. Its body is read until `by`.
+/// The fault that `response`, an error status, stands for where `ask` was asked. Its body is read
+/// until `by`.
 pub(super) async fn fault(
     mut response: Response,
     by: Instant,
+    ask: &Ask,
     provider: &str,
     secrets: &[SecretString],
 ) -> Fault {
@@ -41,11 +44,18 @@ pub(super) async fn fault(
     let kind = match status {
         _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
+        // Every route is one for chats; which of them has the other endpoints too, nobody said.
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+            if !matches!(ask, Ask::Chat) =>
+        {
+            FaultKind::Unserved { status: status.as_u16() }
+        }
+        StatusCode::FORBIDDEN if moderated(&error) => rejected(status, error, secrets),
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
-        // Also 404: the path and the model's name are the operator's, not the caller's.
+        // Also 404: the model's name is the operator's, not the caller's.
         _ => FaultKind::Status { status: status.as_u16(), retry_after },
     };
     Fault::new(kind, detail)
