@@ -1,7 +1,7 @@
 //! The command line says what the admin API says, with a server and without one.
 
 use crate::harness::{Child, Gate, rows};
-use e2e::standin::StandIn;
+use e2e::standin::{Script, StandIn};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -126,4 +126,79 @@ async fn a_budget_is_corrected_by_hand_with_a_server_and_without() {
     assert_eq!(spent(&alone), all, "and nothing of what was refused");
     let verified = json_of(&directory, &["ledger", "verify"]).await;
     assert_eq!(verified["clean"], true, "{verified}");
+}
+
+/// A route whose price is known and one whose price nobody knows, and a request to each in one session.
+async fn priced_and_unpriced() -> (StandIn, Gate, PathBuf) {
+    let cloud = StandIn::start().await.unwrap();
+    let builder = Gate::builder().cloud(&cloud);
+    let unheard = "unknown_price_max_usd = \"0.01\"";
+    let gate = builder.unpriced_cloud_named("unpriced", &cloud, unheard).start().await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let key = gate.new_key().that_may_pin().create().await;
+    for route in ["cloud", "unpriced"] {
+        cloud.next(Script::default().using(1_000, 50));
+        let ask = gate.ask("How much?").from(route).by(&key);
+        ask.header("x-session-id", "run").send().await.ok();
+    }
+    (cloud, gate, directory)
+}
+
+#[tokio::test]
+async fn what_is_unknown_of_a_cost_is_shown_as_unknown_and_never_as_nothing() {
+    let (_cloud, gate, directory) = priced_and_unpriced().await;
+    let ran = Child::run(&directory, &["ledger", "summary"]).await;
+    let line = |of: &str| {
+        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(of));
+        line.unwrap_or_else(|| panic!("{}", ran.stdout)).to_owned()
+    };
+    let cells = |of: &str| line(of).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(cells("cloud")[4..7], ["0.0011", "1.10", "1.047619047619"], "{}", ran.stdout);
+    assert_eq!(cells("unpriced")[4..7], ["-", "-", "-"], "{}", ran.stdout);
+    assert_eq!(cells("all")[4..8], ["≥", "0.0011", "-", "-"], "{}", ran.stdout);
+    assert!(ran.stderr.contains("1 attempts of unknown cost"), "{}", ran.stderr);
+
+    let sums = gate.admin("/ledger/summary?group_by=route").await;
+    for line in [&sums["total"], &sums["data"][1]] {
+        assert_eq!(line["unknown_cost"], 1, "{line:#}");
+        for unit in ["request", "1k_requests", "million_tokens", "session", "user"] {
+            assert!(line.get(format!("cost_per_{unit}_usd")).is_none(), "{unit}: {line:#}");
+        }
+    }
+    assert_eq!(sums["data"][0]["cost_per_request_usd"], "0.001100000000");
+
+    let ran = Child::run(&directory, &["ledger", "session", "run"]).await;
+    let mut lines = ran.stdout.lines().rev().map(|line| {
+        let cells: Vec<_> = line.split_whitespace().collect();
+        cells[cells.len() - 3..cells.len() - 1].join(" ")
+    });
+    let last: Vec<String> = lines.by_ref().take(2).collect();
+    assert!(last.contains(&"- -".to_owned()), "{}", ran.stdout);
+    assert!(last.contains(&"0.0011 0.0011".to_owned()), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn openais_cost_page_has_no_value_for_what_nobody_knows() {
+    let (_cloud, gate, _directory) = priced_and_unpriced().await;
+    let entries = gate.ledger().entries().await;
+    let since = entries[0].0["arrived_unix_ms"].as_u64().unwrap() / 1_000 - 60;
+    let costs = gate.organization(&format!("/costs?start_time={since}&group_by=line_item")).await;
+    let results: Vec<Value> = rows(&costs)
+        .iter()
+        .flat_map(|bucket| bucket["results"].as_array().unwrap().clone())
+        .collect();
+    let of = |model: &str| {
+        results
+            .iter()
+            .find(|result| result["line_item"] == model)
+            .unwrap_or_else(|| panic!("{costs:#}"))
+    };
+    assert_eq!(of("standin-1")["amount"], json!({"value": 0.0011, "currency": "usd"}));
+    assert!(of("standin-1").get("unknown_cost").is_none());
+    assert_eq!(of("standin-unheard-of")["amount"], json!({"currency": "usd"}));
+    assert_eq!(of("standin-unheard-of")["unknown_cost"], 1);
+    let costs = gate.organization(&format!("/costs?start_time={since}")).await;
+    let both =
+        rows(&costs).into_iter().find_map(|bucket| bucket["results"].get(0).cloned()).unwrap();
+    assert_eq!((&both["amount"]["value"], &both["unknown_cost"]), (&json!(0.0011), &json!(1)));
 }

@@ -2,7 +2,9 @@
 //! /v1/organization/usage/completions` and `GET /v1/organization/costs`, with the admin key.
 //!
 //! A project is a team, an API key a key. **Invariants:** the shapes are OpenAI's; sums are those of
-//! the ledger, exact; an amount is a JSON number, as there, written from the exact decimal.
+//! the ledger, exact; an amount is a JSON number, as there, written from the exact decimal, and has no
+//! value where nothing of it is known. OpenAI's shape cannot say that a part is unknown: `unknown_cost`
+//! beside the amount does.
 
 use super::{
     Answer, READS,
@@ -76,6 +78,8 @@ struct Sums {
     output: u64,
     requests: u64,
     cost: u128,
+    /// Attempts whose cost is unknown, and not in `cost`.
+    unknown: u64,
 }
 
 #[derive(Serialize)]
@@ -122,8 +126,16 @@ async fn costs(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answe
         let value = number(PicoUsdTotal::from_pico(sums.cost))?;
         let name = |name: &str| names.get(name).cloned().unwrap_or(Value::Null);
         let (line_item, project) = (name("line_item"), name("project_id"));
+        let value = match (sums.cost, sums.unknown) {
+            (0, 1..) => String::new(),
+            _ => format!(r#""value":{value},"#),
+        };
+        let unknown = match sums.unknown {
+            0 => String::new(),
+            attempts => format!(r#","unknown_cost":{attempts}"#),
+        };
         let text = format!(
-            r#"{{"object":"organization.costs.result","amount":{{"value":{value},"currency":"usd"}},"line_item":{line_item},"project_id":{project}}}"#
+            r#"{{"object":"organization.costs.result","amount":{{{value}"currency":"usd"}},"line_item":{line_item},"project_id":{project}{unknown}}}"#
         );
         RawValue::from_string(text).ok()
     })
@@ -266,6 +278,7 @@ async fn rows(
         sums.output += usage.completion();
         sums.requests += line.requests;
         sums.cost = sums.cost.saturating_add(line.cost_usd.pico());
+        sums.unknown += line.unknown_cost;
     }
     Ok(rows)
 }

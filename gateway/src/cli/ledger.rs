@@ -3,7 +3,7 @@
 use super::{
     CliError, Common, Exit,
     link::{Link, Missing},
-    output::{self, Align, Column, ms, rows, text, usd},
+    output::{self, Align, Column, known_usd, ms, rows, text, usd},
 };
 use clap::{Args, Subcommand};
 use http::Method;
@@ -385,7 +385,7 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         ("REQUESTS", Align::Right, &|row| text(row, "/requests")),
         ("PROMPT", Align::Right, &|row| summed(row, &PROMPT)),
         ("ANSWER", Align::Right, &|row| summed(row, &["output", "reasoning"])),
-        ("COST USD", Align::Right, &|row| usd(row, "/cost_usd")),
+        ("COST USD", Align::Right, &|row| known_usd(row, "/cost_usd", "/unknown_cost")),
         ("PER 1K REQUESTS", Align::Right, &|row| usd(row, "/cost_per_1k_requests_usd")),
         ("PER 1M TOKENS", Align::Right, &|row| usd(row, "/cost_per_million_tokens_usd")),
         ("AVOIDED USD", Align::Right, &avoided),
@@ -404,6 +404,12 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         Some(groups) => format!("{groups} more groups; {how}"),
         None => how,
     });
+    if let Some(unknown) = summary["total"]["unknown_cost"].as_u64().filter(|count| *count > 0) {
+        output::note(format!(
+            "{unknown} attempts of unknown cost are in no sum of costs, and where they are there is \
+             no cost per request or token"
+        ));
+    }
     note_lost(&summary);
     Ok(())
 }

@@ -95,6 +95,17 @@ pub(crate) fn usd(row: &Value, pointer: &str) -> String {
     }
 }
 
+/// A sum in USD to which `unknown` attempts would add what nobody knows: `-` where nothing of it is
+/// known, `≥` before what is known of it.
+pub(crate) fn known_usd(row: &Value, pointer: &str, unknown: &str) -> String {
+    let known = usd(row, pointer);
+    match row.pointer(unknown).and_then(Value::as_u64) {
+        None | Some(0) => known,
+        Some(_) if known == "0.00" => "-".to_owned(),
+        Some(_) => format!("≥ {known}"),
+    }
+}
+
 /// Microseconds as milliseconds.
 pub(crate) fn ms(row: &Value, pointer: &str) -> String {
     match row.pointer(pointer).and_then(Value::as_f64) {

@@ -83,6 +83,9 @@ async fn booked(link: &Link, provider: &str, first: &str, last: &str) -> Result<
         escaped(provider)
     );
     let summary = link.get(&path).await?;
+    if let Some(unknown) = summary["total"]["unknown_cost"].as_u64().filter(|count| *count > 0) {
+        output::note(format!("{unknown} attempts of unknown cost are not in what was booked"));
+    }
     let mut sums = Sums::new();
     for row in rows(&summary) {
         let (day, model) = (text(row, "/day"), text(row, "/model"));

@@ -4,7 +4,7 @@ use super::{
     CliError, Common,
     ledger::{answered_route, escaped, tokens},
     link::Link,
-    output::{self, Align, ms, text, usd},
+    output::{self, Align, known_usd, ms, text, usd},
 };
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub(super) async fn run(common: &Common, link: &Link, id: &str) -> Result<(), Cl
     output::say(format!(
         "session {id}: {} requests, {} USD, {} to {}",
         text(total, "/requests"),
-        usd(total, "/cost_usd"),
+        known_usd(total, "/cost_usd", "/unknown_cost"),
         text(&session, "/first_arrived"),
         text(&session, "/last_arrived")
     ))?;
@@ -35,7 +35,9 @@ pub(super) async fn run(common: &Common, link: &Link, id: &str) -> Result<(), Cl
             ("OUTCOME", Align::Left, &|entry| text(entry, "/outcome")),
             ("TOKENS", Align::Right, &tokens),
             ("COST USD", Align::Right, &|entry| usd(entry, "/cost_usd")),
-            ("WITH BRANCHES", Align::Right, &|entry| usd(entry, "/branch_cost_usd")),
+            ("WITH BRANCHES", Align::Right, &|entry| {
+                known_usd(entry, "/branch_cost_usd", "/branch_unknown_cost")
+            }),
             ("TOTAL MS", Align::Right, &|entry| ms(entry, "/total_us")),
         ],
     )?;

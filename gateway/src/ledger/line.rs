@@ -1,7 +1,8 @@
 //! One line of a summary: sums, and what follows from them by division.
 //!
 //! **Invariant:** a figure that divides money rounds half-even once, at the pico-USD; what would be
-//! divided by nothing, or by a number that is not known, is `None`.
+//! divided by nothing, or by a number that is not known, is `None`, and so is a part of money that is
+//! not wholly known.
 
 use super::{
     Outcome,
@@ -40,7 +41,8 @@ pub struct Line {
     /// What answers that were given again had cost before.
     #[schemars(with = "UsdTotal")]
     pub saved_cost_usd: PicoUsdTotal,
-    /// Cost divided by requests, by a thousand requests, by a million tokens.
+    /// Cost divided by requests, by a thousand requests, by a million tokens; absent where the cost of
+    /// an attempt is unknown: the rest, divided by all, would pass for less than it is.
     #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_request_usd: Option<PicoUsdTotal>,
     /// See `cost_per_request_usd`.
@@ -111,6 +113,8 @@ impl Growing {
         let mut next = || quantiles.next().unwrap_or_default();
         let (ttft_us, tpot_ns, total_us) = (next(), next(), next());
         let (cost, tokens) = (tally.cost, tally.usage.total());
+        let whole = (tally.unknown_cost == 0).then_some(cost);
+        let each = |times, parts| per(whole?, times, parts);
         let sessions = counted.then_some(self.sessions.len() as u64);
         let users = counted.then_some(self.users.len() as u64);
         Line {
@@ -122,13 +126,13 @@ impl Growing {
             unknown_cost: tally.unknown_cost,
             avoided_cost_usd: tally.avoided_cost,
             saved_cost_usd: tally.saved_cost,
-            cost_per_request_usd: per(cost, 1, tally.requests),
-            cost_per_1k_requests_usd: per(cost, 1_000, tally.requests),
-            cost_per_million_tokens_usd: per(cost, 1_000_000, tokens),
+            cost_per_request_usd: each(1, tally.requests),
+            cost_per_1k_requests_usd: each(1_000, tally.requests),
+            cost_per_million_tokens_usd: each(1_000_000, tokens),
             sessions,
             users,
-            cost_per_session_usd: sessions.and_then(|sessions| per(cost, 1, sessions)),
-            cost_per_user_usd: users.and_then(|users| per(cost, 1, users)),
+            cost_per_session_usd: sessions.and_then(|sessions| each(1, sessions)),
+            cost_per_user_usd: users.and_then(|users| each(1, users)),
             ttft_us,
             tpot_ns,
             total_us,

@@ -101,12 +101,17 @@ cache_read = "0.5"
     }
 
     /// A cloud route `cloud` whose price nobody knows.
-    pub(crate) fn unpriced_cloud(mut self, cloud: &StandIn) -> Self {
+    pub(crate) fn unpriced_cloud(self, cloud: &StandIn) -> Self {
+        self.unpriced_cloud_named("cloud", cloud, "")
+    }
+
+    /// A cloud route of that name whose price nobody knows, and more lines of configuration.
+    pub(crate) fn unpriced_cloud_named(mut self, name: &str, cloud: &StandIn, more: &str) -> Self {
         let base_url = cloud.base_url();
         write!(
             self.routes,
-            "\n[routes.cloud]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{base_url}\"\n\
-             model = \"standin-unheard-of\"\n"
+            "\n[routes.{name}]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{base_url}\"\n\
+             model = \"standin-unheard-of\"\n{more}\n"
         )
         .expect("a string");
         self

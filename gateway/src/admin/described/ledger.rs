@@ -279,16 +279,29 @@ pub(super) fn of_organization() -> Vec<Operation> {
         }),
         &[],
     );
-    let amount =
-        object(json!({ "value": { "type": "number" }, "currency": { "const": "usd" } }), &[]);
+    let amount = object(
+        json!({
+            "value": {
+                "type": "number",
+                "description": "What is known of it; absent where nothing is.",
+            },
+            "currency": { "const": "usd" },
+        }),
+        &["value"],
+    );
     let cost = object(
         json!({
             "object": { "const": "organization.costs.result" },
             "amount": amount,
             "line_item": maybe(),
             "project_id": maybe(),
+            "unknown_cost": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "Attempts whose cost is unknown and not in the amount; absent without any.",
+            },
         }),
-        &[],
+        &["unknown_cost"],
     );
     let times = || {
         [
