@@ -276,3 +276,57 @@ async fn texts_that_take_longer_than_was_set_aside_are_embedded_while_there_is_m
         assert!(gate.budget(&poor).await.spent() > 0);
     }
 }
+
+/// An answer whose provider counts images and audio apart.
+fn heard_and_seen(audio_output: u64) -> Script {
+    let usage = json!({
+        "prompt_tokens": 1_000, "completion_tokens": 50, "total_tokens": 1_050,
+        "prompt_tokens_details": {"audio_tokens": 300, "image_tokens": 200},
+        "completion_tokens_details": {"audio_tokens": audio_output},
+    });
+    let message = json!({"role": "assistant", "content": "Hm."});
+    let answer = json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "standin-1",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage,
+    });
+    Script::body("application/json", &answer.to_string())
+}
+
+#[tokio::test]
+async fn tokens_of_images_and_audio_are_shown_wherever_tokens_are() {
+    let case = a_cloud().await;
+    let entry = case.entry_of(heard_and_seen(20), false).await;
+    let buckets = ["input", "image", "audio", "output", "audio_output"];
+    let used = buckets.map(|bucket| entry.only_attempt().used(bucket).unwrap());
+    assert_eq!(used, [500, 200, 300, 30, 20]);
+
+    let csv = case.gate.admin_text("/ledger/export?format=csv").await;
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let (head, cells) = (lines.next().unwrap(), lines.next().unwrap());
+    let cell = |name: &str| cells[head.iter().position(|column| *column == name).unwrap()];
+    assert_eq!(["image", "audio", "audio_output"].map(cell), ["200", "300", "20"]);
+    assert_eq!(head[41], "adjusted_price", "the columns there were stay where they were");
+
+    let directory = case.gate.builder_ref().config_file().parent().unwrap().to_owned();
+    for (args, shown) in [
+        (&["ledger", "query"][..], "1000+50"),
+        (&["ledger", "show", &entry.id()], "1000+50"),
+        (&["ledger", "summary"], " 1000      50 "),
+    ] {
+        let ran = Child::run(&directory, args).await;
+        assert!(ran.stdout.contains(shown), "{args:?}: {}", ran.stdout);
+    }
+
+    let since = entry.0["arrived_unix_ms"].as_u64().unwrap() / 1_000 - 60;
+    let page = case.gate.organization(&format!("/usage/completions?start_time={since}")).await;
+    let bucket = rows(&page).into_iter().find_map(|bucket| bucket["results"].get(0).cloned());
+    let bucket = bucket.unwrap();
+    let names = ["input_tokens", "input_audio_tokens", "output_tokens", "output_audio_tokens"];
+    assert_eq!(names.map(|name| bucket[name].as_u64().unwrap()), [1_000, 300, 50, 20]);
+
+    let metrics = case.gate.metrics().await;
+    for (bucket, tokens) in [("image", 200), ("audio", 300), ("audio_output", 20)] {
+        let line = format!("tollgate_tokens_total{{route=\"cloud\",bucket=\"{bucket}\"}} {tokens}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}

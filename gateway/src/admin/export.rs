@@ -163,8 +163,8 @@ fn send(pieces: &mpsc::Sender<Piece>, out: &mut String) -> bool {
     pieces.blocking_send(Ok(Bytes::from(std::mem::take(out)))).is_ok()
 }
 
-/// Columns of the CSV form.
-pub(super) const CSV: [&str; 42] = [
+/// Columns of the CSV form. New ones come last: who reads by place goes on reading right.
+pub(super) const CSV: [&str; 45] = [
     "id",
     "arrived",
     "ended",
@@ -207,6 +207,9 @@ pub(super) const CSV: [&str; 42] = [
     "avoided_cost_usd",
     "adjusted_cost_usd",
     "adjusted_price",
+    "image",
+    "audio",
+    "audio_output",
 ];
 
 /// A row for each attempt, or one for a request that made none. What is unknown is empty.
@@ -277,6 +280,9 @@ fn cells(
         shown(attempt.avoided_cost),
         shown(now.and_then(|now| now.cost)),
         shown(now.and_then(|now| now.price.as_ref())),
+        usage(|usage| usage.image),
+        usage(|usage| usage.audio),
+        usage(|usage| usage.audio_output),
     ]);
     cells
 }

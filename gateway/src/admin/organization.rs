@@ -75,7 +75,9 @@ struct Page {
 struct Sums {
     input: u64,
     cached: u64,
+    audio: u64,
     output: u64,
+    audio_output: u64,
     requests: u64,
     cost: u128,
     /// Attempts whose cost is unknown, and not in `cost`.
@@ -107,8 +109,8 @@ async fn completions(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) ->
         result.insert("input_tokens".to_owned(), json!(sums.input));
         result.insert("output_tokens".to_owned(), json!(sums.output));
         result.insert("input_cached_tokens".to_owned(), json!(sums.cached));
-        result.insert("input_audio_tokens".to_owned(), json!(0));
-        result.insert("output_audio_tokens".to_owned(), json!(0));
+        result.insert("input_audio_tokens".to_owned(), json!(sums.audio));
+        result.insert("output_audio_tokens".to_owned(), json!(sums.audio_output));
         result.insert("num_model_requests".to_owned(), json!(sums.requests));
         for (name, _, _) in USAGE {
             result.insert(name.to_owned(), names.get(name).cloned().unwrap_or(Value::Null));
@@ -273,9 +275,15 @@ async fn rows(
         let Some(key) = key(page, group, completions) else { continue };
         let sums: &mut Sums = rows.entry(key).or_default();
         let (usage, line) = (&group.line.usage, &group.line);
-        sums.input += usage.prompt();
-        sums.cached += usage.cache_read;
-        sums.output += usage.completion();
+        for (sum, tokens) in [
+            (&mut sums.input, usage.prompt()),
+            (&mut sums.cached, usage.cache_read),
+            (&mut sums.audio, usage.audio),
+            (&mut sums.output, usage.completion()),
+            (&mut sums.audio_output, usage.audio_output),
+        ] {
+            *sum = sum.saturating_add(tokens);
+        }
         sums.requests += line.requests;
         sums.cost = sums.cost.saturating_add(line.cost_usd.pico());
         sums.unknown += line.unknown_cost;

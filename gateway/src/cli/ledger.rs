@@ -225,18 +225,15 @@ pub(super) fn tokens(entry: &Value) -> String {
     if known.is_empty() {
         return "-".to_owned();
     }
-    let prompt: u64 = known.iter().map(|(prompt, _)| prompt).sum();
-    let answer: u64 = known.iter().map(|(_, answer)| answer).sum();
+    let (prompt, answer) = known.iter().fold((0_u64, 0_u64), |sum, one| {
+        (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1))
+    });
     format!("{prompt}+{answer}")
 }
 
 fn used(attempt: &Value) -> Option<(u64, u64)> {
-    let usage = attempt.get("usage")?.as_object()?;
-    let sum = |buckets: &[&str]| {
-        buckets.iter().filter_map(|bucket| usage.get(*bucket)?.as_u64()).sum::<u64>()
-    };
-    let prompt = sum(&["input", "cache_read", "cache_write_5m", "cache_write_1h"]);
-    Some((prompt, sum(&["output", "reasoning"])))
+    let usage = attempt.get("usage")?;
+    Some((of_buckets(usage, &PROMPT), of_buckets(usage, &ANSWER)))
 }
 
 async fn show(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
@@ -383,8 +380,8 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
         .collect();
     let figures: &[Column<'_>] = &[
         ("REQUESTS", Align::Right, &|row| text(row, "/requests")),
-        ("PROMPT", Align::Right, &|row| summed(row, &PROMPT)),
-        ("ANSWER", Align::Right, &|row| summed(row, &["output", "reasoning"])),
+        ("PROMPT", Align::Right, &|row| of_buckets(&row["usage"], &PROMPT).to_string()),
+        ("ANSWER", Align::Right, &|row| of_buckets(&row["usage"], &ANSWER).to_string()),
         ("COST USD", Align::Right, &|row| known_usd(row, "/cost_usd", "/unknown_cost")),
         ("PER 1K REQUESTS", Align::Right, &|row| usd(row, "/cost_per_1k_requests_usd")),
         ("PER 1M TOKENS", Align::Right, &|row| usd(row, "/cost_per_million_tokens_usd")),
@@ -442,7 +439,10 @@ async fn rebuild(common: &Common, link: &Link) -> Result<(), CliError> {
     ))
 }
 
-const PROMPT: [&str; 4] = ["input", "cache_read", "cache_write_5m", "cache_write_1h"];
+/// Buckets of prompt tokens and of answer tokens, as [`policies::Usage`] has them.
+const PROMPT: [&str; 6] =
+    ["input", "cache_read", "cache_write_5m", "cache_write_1h", "image", "audio"];
+const ANSWER: [&str; 3] = ["output", "reasoning", "audio_output"];
 
 /// A column's text in a row.
 type Text = Box<dyn Fn(&Value) -> String>;
@@ -459,9 +459,10 @@ fn avoided(row: &Value) -> String {
     }
 }
 
-fn summed(row: &Value, buckets: &[&str]) -> String {
-    let bucket = |name: &&str| row["usage"][*name].as_u64();
-    buckets.iter().filter_map(bucket).sum::<u64>().to_string()
+/// The tokens in some buckets. A provider's counts may be absurd: their sum stops at the greatest.
+fn of_buckets(usage: &Value, buckets: &[&str]) -> u64 {
+    let counts = buckets.iter().filter_map(|bucket| usage[*bucket].as_u64());
+    counts.fold(0, u64::saturating_add)
 }
 
 fn percentiles(row: &Value, field: &str, per_ms: f64) -> String {

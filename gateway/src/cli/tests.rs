@@ -79,6 +79,13 @@ fn parameters_are_escaped() {
 }
 
 #[test]
+fn absurd_counts_of_tokens_stop_at_the_greatest_number() {
+    let attempt = json!({"usage": {"input": u64::MAX, "image": 5, "output": 7, "audio_output": 2}});
+    let entry = json!({"attempts": [attempt, attempt]});
+    assert_eq!(ledger::tokens(&entry), format!("{}+18", u64::MAX));
+}
+
+#[test]
 fn amounts_lose_only_zeros() {
     let row = json!({"a": "0.000412500000", "b": "12.000000000000", "c": null});
     assert_eq!(output::usd(&row, "/a"), "0.0004125");

@@ -1,6 +1,7 @@
 //! Counters and distributions in OpenMetrics text. What has a state of its own (queues, places,
 //! the store) is read when it is asked for.
 
+mod saturating;
 mod state;
 
 use crate::{
@@ -18,6 +19,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use saturating::Saturating;
 use state::State;
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +43,7 @@ pub struct Metrics {
     ttft: Family<RouteLabels, Histogram>,
     total: Family<RouteLabels, Histogram>,
     attempt_ttft: Family<RouteLabels, Histogram>,
-    tokens: Family<TokenLabels, Counter>,
+    tokens: Family<TokenLabels, Counter<u64, Saturating>>,
     cost: Family<RouteLabels, Counter>,
     unknown_cost: Family<RouteLabels, Counter>,
     /// As many as there are routes.
@@ -60,12 +62,13 @@ struct OfRoute {
     total: OnceLock<Histogram>,
     attempt_ttft: OnceLock<Histogram>,
     /// In the order of [`BUCKETS`].
-    tokens: [OnceLock<Counter>; BUCKETS.len()],
+    tokens: [OnceLock<Counter<u64, Saturating>>; BUCKETS.len()],
     cost: OnceLock<Counter>,
 }
 
 /// Tokens are counted in these.
-const BUCKETS: [&str; 5] = ["input", "cache_read", "cache_write", "output", "reasoning"];
+const BUCKETS: [&str; 8] =
+    ["input", "cache_read", "cache_write", "output", "reasoning", "image", "audio", "audio_output"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
@@ -230,8 +233,16 @@ impl Metrics {
             None => self.unknown_cost.get_or_create(&by_route()).inc(),
         };
         let Some(usage) = &attempt.usage else { return };
-        let cache_write = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
-        let counts = [usage.input, usage.cache_read, cache_write, usage.output, usage.reasoning];
+        let counts = [
+            usage.input,
+            usage.cache_read,
+            usage.cache_write_5m.saturating_add(usage.cache_write_1h),
+            usage.output,
+            usage.reasoning,
+            usage.image,
+            usage.audio,
+            usage.audio_output,
+        ];
         for ((tokens, bucket), counter) in counts.into_iter().zip(BUCKETS).zip(&of_route.tokens) {
             if tokens > 0 {
                 let labels = || TokenLabels { route: Arc::clone(route), bucket };
