@@ -202,3 +202,52 @@ async fn openais_cost_page_has_no_value_for_what_nobody_knows() {
         rows(&costs).into_iter().find_map(|bucket| bucket["results"].get(0).cloned()).unwrap();
     assert_eq!((&both["amount"]["value"], &both["unknown_cost"]), (&json!(0.0011), &json!(1)));
 }
+
+#[tokio::test]
+async fn budgets_of_requests_and_of_each_session_are_shown() {
+    let (_cloud, gate, directory) = a_cloud().await;
+    let made = ["team", "create", "blue", "--budget", "day=1000requests"];
+    let made =
+        Child::run(&directory, &[&made[..], &["--session-budget", "total=2.00"]].concat()).await;
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    assert!(
+        made.stdout.contains("day: 1000 requests; total: $2.00 for each session"),
+        "{}",
+        made.stdout
+    );
+    let args = ["key", "create", "--team", "blue", "--session-budget", "day=7requests"];
+    let key = json_of(&directory, &args).await;
+    let id = key["id"].as_str().unwrap();
+    let secret = key["secret"].as_str().unwrap().to_owned();
+    let caller = crate::harness::Key { id: id.to_owned(), secret };
+    gate.ask("Hi.").by(&caller).send().await.ok();
+    gate.until_nothing_is_reserved().await;
+
+    let shown = |text: &str, id: &str| {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(id));
+        let line = line.unwrap_or_else(|| panic!("{id}: {text}")).to_owned();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for args in [&["budgets"][..], &["budget", "list"]] {
+        let ran = Child::run(&directory, args).await;
+        let requests = shown(&ran.stdout, "team:blue/day");
+        assert!(requests.starts_with("hard - - - - - - - - 1000 1 0 999 0 20"), "{requests}");
+        let each = shown(&ran.stdout, "team:blue/sessions/total");
+        assert_eq!(each, "hard, each session 2.00 - - - - - - - - - - - - -");
+        let of_key = shown(&ran.stdout, &format!("{id}/sessions/day"));
+        assert_eq!(of_key, "hard, each session - - - - - - - - 7 - - - - -");
+    }
+    let ran = Child::run(&directory, &["budget", "show", "team:blue/sessions/total"]).await;
+    assert!(shown(&ran.stdout, "team:blue/sessions/total").contains("2.00"), "{}", ran.stdout);
+    let all = json_of(&directory, &["budgets"]).await;
+    assert!(rows(&all).iter().any(|budget| budget["id"] == "team:blue/sessions/total"), "{all:#}");
+    let ran = Child::run(&directory, &["key", "show", id]).await;
+    assert!(ran.stdout.contains("day: 7 requests for each session"), "{}", ran.stdout);
+
+    let both = format!("/budgets?of_sessions=true&sessions_of={id}");
+    assert_eq!(gate.admin_send("GET", &both, Value::Null).await.status, 400);
+    // Of a key that is revoked no session can come.
+    json_of(&directory, &["key", "revoke", id]).await;
+    let left = rows(&gate.admin("/budgets?of_sessions=true").await);
+    assert_eq!(left.iter().filter(|budget| budget["of_sessions"] == true).count(), 1);
+}

@@ -22,6 +22,7 @@ use http::StatusCode;
 use policies::PicoUsd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Which budget.
@@ -88,18 +89,44 @@ pub(super) struct ChangeBody {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ListParams {
     sessions_of: Option<String>,
+    of_sessions: bool,
 }
 
-/// GET /budgets: every budget in its current window; `?sessions_of=<key>` those of its sessions.
+/// GET /budgets: every budget in its current window; `?sessions_of=<key>` those of its sessions;
+/// `?of_sessions=true` beside them what is set for each session of a scope, which has no state.
 pub(super) async fn list(
     State(gateway): State<Arc<Gateway>>,
     Params(params): Params<ListParams>,
 ) -> Answer {
+    if params.of_sessions && params.sessions_of.is_some() {
+        let message = "`of_sessions` and `sessions_of` are not asked together";
+        return Err(bad(Some("of_sessions"), message));
+    }
     let states = match params.sessions_of {
         Some(key) => gateway.books.session_budgets(&KeyId(key.into())),
         None => gateway.books.budgets(),
     };
-    super::list(states.into_iter().map(state::budget).collect())
+    let mut all: Vec<Value> = states.into_iter().map(|state| json!(state::budget(state))).collect();
+    if params.of_sessions {
+        all.extend(of_sessions(&gateway).iter().map(|view| json!(view)));
+    }
+    super::list(all)
+}
+
+/// What is set for each session of every scope whose requests can still come.
+fn of_sessions(gateway: &Gateway) -> Vec<BudgetView> {
+    let groups = gateway.books.groups().into_iter().map(|of| (of.scope, of.session_budgets));
+    let keys = gateway.keys.list().into_iter().filter(|key| key.revoked_unix_ms.is_none());
+    let keys = keys.map(|key| (Scope::Key(key.id.clone()), key.session_budgets.clone()));
+    let views = |(scope, specs): (Scope, Vec<BudgetSpec>)| -> Vec<BudgetView> {
+        let named = |spec: &BudgetSpec| Named {
+            scope: scope.clone(),
+            of_sessions: true,
+            window: spec.window,
+        };
+        specs.iter().map(|spec| view(&named(spec), spec)).collect()
+    };
+    groups.chain(keys).flat_map(views).collect()
 }
 
 /// POST /budgets

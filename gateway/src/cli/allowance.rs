@@ -57,27 +57,32 @@ pub(super) fn limits(key: &Value) -> String {
     or_dash(&set.collect::<Vec<_>>())
 }
 
+/// Its own budgets, and after them those of each of its sessions.
 pub(super) fn budgets(key: &Value) -> String {
-    let budgets = key["budgets"].as_array().map_or(&[][..], Vec::as_slice);
-    let one = |budget: &Value| {
-        let mut parts = Vec::new();
-        if budget.get("money_usd").is_some_and(|money| !money.is_null()) {
-            parts.push(format!("${}", usd(budget, "/money_usd")));
-        }
-        if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
-            parts.push(format!("{} tokens", text(budget, "/tokens")));
-        }
-        if budget.get("requests").is_some_and(|requests| !requests.is_null()) {
-            parts.push(format!("{} requests", text(budget, "/requests")));
-        }
-        let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
-        let zone = match budget.get("timezone").and_then(Value::as_str) {
-            Some(zone) => format!(" in {zone}"),
-            None => String::new(),
-        };
-        format!("{}{zone}: {}{soft}", text(budget, "/window"), parts.join(" and "))
+    let of = |field: &str| key[field].as_array().map_or(&[][..], Vec::as_slice);
+    let own = of("budgets").iter().map(budget_text);
+    let each = of("session_budgets").iter();
+    let each = each.map(|budget| format!("{} for each session", budget_text(budget)));
+    or_dash(&own.chain(each).collect::<Vec<_>>())
+}
+
+fn budget_text(budget: &Value) -> String {
+    let mut parts = Vec::new();
+    if budget.get("money_usd").is_some_and(|money| !money.is_null()) {
+        parts.push(format!("${}", usd(budget, "/money_usd")));
+    }
+    if budget.get("tokens").is_some_and(|tokens| !tokens.is_null()) {
+        parts.push(format!("{} tokens", text(budget, "/tokens")));
+    }
+    if budget.get("requests").is_some_and(|requests| !requests.is_null()) {
+        parts.push(format!("{} requests", text(budget, "/requests")));
+    }
+    let soft = if budget["hard"] == json!(false) { " (soft)" } else { "" };
+    let zone = match budget.get("timezone").and_then(Value::as_str) {
+        Some(zone) => format!(" in {zone}"),
+        None => String::new(),
     };
-    or_dash(&budgets.iter().map(one).collect::<Vec<_>>())
+    format!("{}{zone}: {}{soft}", text(budget, "/window"), parts.join(" and "))
 }
 
 fn or_dash(parts: &[String]) -> String {

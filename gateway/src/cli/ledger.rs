@@ -503,7 +503,7 @@ async fn verify(common: &Common, link: &Link) -> Result<(), CliError> {
 /// `tollgate budgets`
 pub(crate) async fn budgets(common: &Common) -> Result<(), CliError> {
     let link = Link::open(common, Missing::Refuse).await?;
-    let budgets = link.get("/budgets").await?;
+    let budgets = link.get("/budgets?of_sessions=true").await?;
     list_budgets(common, &budgets, &budgets)
 }
 
@@ -524,20 +524,35 @@ pub(super) fn list_budgets(
             text(budget, "/uncounted_events")
         ));
     }
-    let kind = |budget: &Value| if budget["hard"] == Value::Bool(false) { "soft" } else { "hard" };
+    let kind = |budget: &Value| {
+        let kind = if budget["hard"] == Value::Bool(false) { "soft" } else { "hard" };
+        let of = if budget["of_sessions"] == Value::Bool(true) { ", each session" } else { "" };
+        format!("{kind}{of}")
+    };
+    // What is set for each session has no state of its own, and its limits are named as they are set.
+    let limit = |budget: &Value, unit: &str, set: &str| match usd(budget, unit).as_str() {
+        "-" => usd(budget, set),
+        limit => limit.to_owned(),
+    };
     output::table(
         rows(budgets),
         &[
             ("BUDGET", Align::Left, &|budget| text(budget, "/id")),
-            ("KIND", Align::Left, &|budget| kind(budget).to_owned()),
-            ("LIMIT USD", Align::Right, &|budget| usd(budget, "/limit_usd")),
+            ("KIND", Align::Left, &kind),
+            ("LIMIT USD", Align::Right, &|budget| limit(budget, "/limit_usd", "/money_usd")),
             ("SPENT", Align::Right, &|budget| usd(budget, "/spent_usd")),
             ("HELD", Align::Right, &|budget| usd(budget, "/reserved_usd")),
             ("LEFT", Align::Right, &|budget| usd(budget, "/left_usd")),
-            ("LIMIT TOKENS", Align::Right, &|budget| text(budget, "/limit_tokens")),
+            ("LIMIT TOKENS", Align::Right, &|budget| limit(budget, "/limit_tokens", "/tokens")),
             ("SPENT", Align::Right, &|budget| text(budget, "/spent_tokens")),
             ("HELD", Align::Right, &|budget| text(budget, "/reserved_tokens")),
             ("LEFT", Align::Right, &|budget| text(budget, "/left_tokens")),
+            ("LIMIT REQUESTS", Align::Right, &|budget| {
+                limit(budget, "/limit_requests", "/requests")
+            }),
+            ("SPENT", Align::Right, &|budget| text(budget, "/spent_requests")),
+            ("HELD", Align::Right, &|budget| text(budget, "/reserved_requests")),
+            ("LEFT", Align::Right, &|budget| text(budget, "/left_requests")),
             ("WAITING", Align::Right, &|budget| text(budget, "/waiting")),
             ("RESETS", Align::Left, &|budget| text(budget, "/resets")),
         ],

@@ -12,15 +12,21 @@ use serde_json::json;
 
 pub(super) fn of_budgets(types: &mut Types) -> Vec<Operation> {
     const TAG: &str = "Budgets";
-    let all = types.list::<state::BudgetView>();
     let set = types.told::<budgets::BudgetView>();
     let either = json!({ "anyOf": [types.told::<state::BudgetView>(), set] });
+    let all = list_of(&either);
     let (create, change) =
         (types.asked::<budgets::CreateBody>(), types.asked::<budgets::ChangeBody>());
     let named = json!({ "scope": "global", "window": "week", "money_usd": "20" });
     let (path, many) = ("/admin/v1/budgets/{id}", "/admin/v1/budgets");
     let of =
         query("sessions_of", "The budgets of this key's sessions instead.", text(), json!("key_1"));
+    let each = query(
+        "of_sessions",
+        "Beside them what is set for each session of a scope, which has no state.",
+        json!({ "type": "boolean" }),
+        json!(true),
+    );
     let held = object(
         json!({
             "request": text(),
@@ -36,7 +42,7 @@ pub(super) fn of_budgets(types: &mut Types) -> Vec<Operation> {
             ("GET", many, TAG, "listBudgets", "Every budget in its current window."),
             &["400"],
         )
-        .takes([of])
+        .takes([of, each])
         .answers("200", "All of them.", &all),
         operation(
             ("POST", many, TAG, "createBudget", "Sets a budget."),
