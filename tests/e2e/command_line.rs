@@ -251,3 +251,33 @@ async fn budgets_of_requests_and_of_each_session_are_shown() {
     let left = rows(&gate.admin("/budgets?of_sessions=true").await);
     assert_eq!(left.iter().filter(|budget| budget["of_sessions"] == true).count(), 1);
 }
+
+#[tokio::test]
+async fn every_limit_of_a_key_can_be_changed_and_is_shown() {
+    let (_cloud, _gate, directory) = a_cloud().await;
+    let made = ["--budget", "day=5", "--session-budget", "day=1", "--request-cost-max-usd", "0.5"];
+    let key = json_of(&directory, &[&["key", "create"][..], &made].concat()).await;
+    let id = key["id"].as_str().unwrap();
+    let changed = async |args: &[&str]| {
+        let ran = Child::run(&directory, &[&["key", "update", id][..], args].concat()).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        let line = |name: &str| {
+            let line = ran.stdout.lines().find(|line| line.starts_with(name));
+            line.map(|line| line[name.len()..].trim().to_owned()).unwrap()
+        };
+        (line("limits"), line("budgets"))
+    };
+    let own = ["--budget", "total=6", "--request-cost-max-usd", "0.25"];
+    let (limits, budgets) = changed(&own).await;
+    assert_eq!(limits, "$0.25 at most a request");
+    assert_eq!(budgets, "total: $6.00; day: $1.00 for each session");
+    let (_, budgets) = changed(&["--session-budget", "total=2,9requests"]).await;
+    assert_eq!(budgets, "total: $6.00; total: $2.00 and 9 requests for each session");
+    let (_, budgets) = changed(&["--no-budgets"]).await;
+    assert_eq!(budgets, "total: $2.00 and 9 requests for each session", "what is left is shown");
+    let (limits, budgets) =
+        changed(&["--no-session-budgets", "--request-cost-max-usd", "none"]).await;
+    assert_eq!((limits.as_str(), budgets.as_str()), ("-", "-"));
+    let both = ["key", "update", id, "--no-session-budgets", "--session-budget", "day=1"];
+    assert_eq!(Child::run(&directory, &both).await.code, 2);
+}

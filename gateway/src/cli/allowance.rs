@@ -50,11 +50,14 @@ pub(super) fn limits(key: &Value) -> String {
         ("/limits/tokens_per_minute", "tokens/min"),
         ("/limits/concurrency", "in flight"),
     ];
+    let is_set = |pointer: &str| key.pointer(pointer).is_some_and(|limit| !limit.is_null());
     let set = known
         .iter()
-        .filter(|(pointer, _)| key.pointer(pointer).is_some_and(|limit| !limit.is_null()))
+        .filter(|(pointer, _)| is_set(pointer))
         .map(|(pointer, unit)| format!("{} {unit}", text(key, pointer)));
-    or_dash(&set.collect::<Vec<_>>())
+    let cost = "/limits/request_cost_max_usd";
+    let cost = is_set(cost).then(|| format!("${} at most a request", usd(key, cost)));
+    or_dash(&set.chain(cost).collect::<Vec<_>>())
 }
 
 /// Its own budgets, and after them those of each of its sessions.

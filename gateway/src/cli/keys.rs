@@ -93,12 +93,21 @@ pub(crate) struct UpdateArgs {
     /// Requests in flight, or none
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     pub(crate) concurrency: Option<Value>,
-    /// Its budgets, all of them anew (see `key create --help`)
+    /// The most that one request may cost at worst, over all its attempts, or none
+    #[arg(long, value_name = "USD", value_parser = usd_or_none)]
+    pub(crate) request_cost_max_usd: Option<Value>,
+    /// Its own budgets, all of them anew (see `key create --help`); those of its sessions stay
     #[arg(long = "budget", value_name = "BUDGET", value_parser = allowance::budget)]
     pub(crate) budgets: Vec<Value>,
-    /// Removes all its budgets
+    /// Removes all its own budgets; those of its sessions stay
     #[arg(long, conflicts_with = "budgets")]
     pub(crate) no_budgets: bool,
+    /// The budgets of each of its sessions, all of them anew
+    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = allowance::budget)]
+    pub(crate) session_budgets: Vec<Value>,
+    /// Removes all budgets of its sessions
+    #[arg(long, conflicts_with = "session_budgets")]
+    pub(crate) no_session_budgets: bool,
     /// Whether it may pin routes
     #[arg(long, value_name = "true|false")]
     pub(crate) may_pin: Option<bool>,
@@ -230,10 +239,11 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
     if args.no_tags || !args.tags.is_empty() {
         put("tags", Some(json!(args.tags)));
     }
-    if args.no_budgets {
-        put("budgets", Some(json!([])));
-    } else if !args.budgets.is_empty() {
+    if args.no_budgets || !args.budgets.is_empty() {
         put("budgets", Some(json!(args.budgets)));
+    }
+    if args.no_session_budgets || !args.session_budgets.is_empty() {
+        put("session_budgets", Some(json!(args.session_budgets)));
     }
     if let Some(expires) = &args.expires {
         let at = if expires == "none" { Value::Null } else { json!(time(expires)?) };
@@ -243,6 +253,7 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
         ("requests_per_minute", &args.requests_per_minute),
         ("tokens_per_minute", &args.tokens_per_minute),
         ("concurrency", &args.concurrency),
+        ("request_cost_max_usd", &args.request_cost_max_usd),
     ]
     .into_iter()
     .filter_map(|(name, limit)| Some((name.to_owned(), limit.clone()?)))
@@ -261,6 +272,14 @@ pub(super) fn number_or_none(written: &str) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     written.parse::<u64>().map(Value::from).map_err(|_| "a number, or none".to_owned())
+}
+
+fn usd_or_none(written: &str) -> Result<Value, String> {
+    if written == "none" {
+        return Ok(Value::Null);
+    }
+    let money: policies::PicoUsd = written.parse().map_err(|error| format!("{error}"))?;
+    Ok(json!(money))
 }
 
 /// A time to come, in milliseconds since the Unix epoch.
