@@ -281,3 +281,17 @@ async fn every_limit_of_a_key_can_be_changed_and_is_shown() {
     let both = ["key", "update", id, "--no-session-budgets", "--session-budget", "day=1"];
     assert_eq!(Child::run(&directory, &both).await.code, 2);
 }
+
+#[tokio::test]
+async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
+    let (_cloud, _gate, directory) = a_cloud().await;
+    let key = json_of(&directory, &["key", "create"]).await;
+    let id = key["id"].as_str().unwrap();
+    json_of(&directory, &["key", "revoke", id]).await;
+    let ran = Child::run(&directory, &["key", "enable", id]).await;
+    assert_eq!(ran.code, 4, "{}", ran.stdout);
+    assert!(ran.stderr.contains("revoked for good"), "{}", ran.stderr);
+    let ran = Child::run(&directory, &["key", "create", "--expires", "2020-01-01"]).await;
+    assert_eq!(ran.code, 2, "{}", ran.stdout);
+    assert!(ran.stderr.contains("would never work"), "{}", ran.stderr);
+}

@@ -186,7 +186,10 @@ async fn revoked_and_expired_keys_are_wrong_keys() {
     let answer = gate.ask("Hi.").by(&key).send().await;
     assert_eq!((answer.status, answer.error().code.as_deref()), (401, Some("invalid_api_key")));
 
-    let expired = gate.new_key().set("expires_unix_ms", json!(1_000)).create().await;
+    let expired = gate.new_key().create().await;
+    let past = json!({"expires_unix_ms": 1_000});
+    let changed = gate.admin_send("PATCH", &format!("/keys/{}", expired.id), past).await;
+    assert_eq!(changed.ok().json()["state"], "expired");
     let other = gate.ask("Hi.").by(&expired).send().await;
     assert_eq!(other.status, 401);
     assert_eq!(other.error(), answer.error(), "which of them it is, is never said");

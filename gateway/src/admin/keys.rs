@@ -8,7 +8,7 @@ use super::{
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, tags, views, within,
     },
-    read::{Body, Object},
+    read::{Body, Object, bad},
     times::rfc3339,
     unreadable,
 };
@@ -110,6 +110,11 @@ pub(super) async fn create(
     State(gateway): State<Arc<Gateway>>,
     Body(body): Body<CreateBody>,
 ) -> Answer {
+    // A key that never worked is a mistyped date; to end one at once is what a change is for.
+    if body.expires_unix_ms.is_some_and(|expires| expires <= gateway.clock.unix_ms()) {
+        let message = "`expires_unix_ms` is past: the key would never work";
+        return Err(bad(Some("expires_unix_ms"), message));
+    }
     let new = NewKey {
         label: name("label", body.label)?,
         user: body.user.map(|user| name("user", user)).transpose()?,
@@ -136,6 +141,10 @@ pub(super) async fn change(
 ) -> Answer {
     let _one_at_a_time = gateway.keys.changing().await;
     let before = gateway.keys.get(&key_id(&id)).ok_or_else(|| no_such_key(&id))?;
+    if before.revoked_unix_ms.is_some() && body.disabled == Some(false) {
+        let message = format!("the key `{id}` is revoked for good: make another one");
+        return Err(Refusal::Conflict(message));
+    }
     let change = KeyChange {
         label: body.label.map(|label| name("label", label)).transpose()?,
         user: within(body.user, |user| name("user", user))?,

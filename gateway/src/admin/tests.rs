@@ -156,6 +156,27 @@ async fn a_key_lives_from_creation_to_revocation() {
     assert_eq!((status, &revoked["state"]), (200, &json!("revoked")));
     assert_eq!(plane.models(secret).await, 401);
     assert_eq!(plane.ask("DELETE", "/keys/key_none", Value::Null).await.0, 404);
+
+    let enabled = json!({"disabled": false});
+    let (status, said) = plane.ask("PATCH", &format!("/keys/{id}"), enabled).await;
+    assert_eq!(status, 409, "revoked is for good: {said}");
+    let (status, said) = plane.ask("PATCH", &format!("/keys/{id}"), json!({"label": "old"})).await;
+    assert_eq!((status, &said["state"]), (200, &json!("revoked")), "its record may be written on");
+}
+
+#[tokio::test]
+async fn a_key_that_would_never_work_is_not_made() {
+    let plane = Plane::open();
+    for past in [0, NOW - 1, NOW] {
+        let (status, said) = plane.ask("POST", "/keys", json!({"expires_unix_ms": past})).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("expires_unix_ms")), "{said}");
+    }
+    let (_, keys) = plane.ask("GET", "/keys", Value::Null).await;
+    assert_eq!(keys["data"], json!([]));
+    let (_, key) = plane.ask("POST", "/keys", json!({"expires_unix_ms": NOW + 1})).await;
+    let path = format!("/keys/{}", key["id"].as_str().unwrap());
+    let (status, ended) = plane.ask("PATCH", &path, json!({"expires_unix_ms": NOW})).await;
+    assert_eq!((status, &ended["state"]), (200, &json!("expired")), "to end one is a change");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) enum KeyCommand {
     Update(Box<UpdateArgs>),
     /// Disable a key: it works again once it is enabled
     Disable(IdArgs),
-    /// Enable a key that was disabled
+    /// Enable a key that was disabled; one that was revoked stays so
     Enable(IdArgs),
     /// Revoke a key for good; its record stays, since the ledger names it
     Revoke(IdArgs),
@@ -59,7 +59,7 @@ pub(crate) struct CreateArgs {
     /// May pin a route by writing its name as `model`
     #[arg(long)]
     pub(crate) may_pin: bool,
-    /// Stops working at this time: RFC 3339, a day (UTC), or a span from now such as 30d
+    /// Stops working at this time to come: RFC 3339, a day (UTC), or a span from now such as 30d
     #[arg(long, value_name = "TIME")]
     pub(crate) expires: Option<String>,
 }

@@ -23,13 +23,17 @@ pub(super) fn of_keys(types: &mut Types) -> Vec<Operation> {
         operation(("GET", many, TAG, "listKeys", "Every key, its secret not among it."), &[])
             .answers("200", "All keys.", &all),
         operation(("POST", many, TAG, "createKey", "Makes a key."), &["400", "409", "413"])
+            .says("It expires, if at all, at a time to come.")
             .body(&create, false, &named)
             .answers("201", "The key with its secret, which is shown this once.", &made),
         operation(("GET", path, TAG, "getKey", "One key."), &["404"]).answers("200", "It.", &one),
-        operation(("PATCH", path, TAG, "changeKey", "Changes a key."), &["400", "404", "413"])
-            .says("What is absent stays, what is null is cleared.")
-            .body(&change, false, &json!({ "label": "nightly", "disabled": true }))
-            .answers("200", "The key as it is now.", &one),
+        operation(
+            ("PATCH", path, TAG, "changeKey", "Changes a key."),
+            &["400", "404", "409", "413"],
+        )
+        .says("What is absent stays, what is null is cleared. One that is revoked stays so.")
+        .body(&change, false, &json!({ "label": "nightly", "disabled": true }))
+        .answers("200", "The key as it is now.", &one),
         operation(("DELETE", path, TAG, "revokeKey", "Revokes a key."), &["404"])
             .says("Its record stays, since entries name it.")
             .answers("200", "The key as it is now.", &one),
