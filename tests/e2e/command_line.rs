@@ -295,3 +295,30 @@ async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
     assert_eq!(ran.code, 2, "{}", ran.stdout);
     assert!(ran.stderr.contains("would never work"), "{}", ran.stderr);
 }
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_every_command_quietly() {
+    let (_cloud, mut gate, directory) = a_cloud().await;
+    let id = gate.ask("Write me down.").send().await.ok().id().to_owned();
+    let commands: [&[&str]; 9] = [
+        &["ledger", "export", "--format", "csv"],
+        &["ledger", "export", "--format", "jsonl"],
+        &["ledger", "export", "--format", "focus"],
+        &["ledger", "query"],
+        &["ledger", "show", &id],
+        &["ledger", "summary", "--json"],
+        &["key", "list"],
+        &["routes"],
+        &["--help"],
+    ];
+    for with_server in [true, false] {
+        for args in commands {
+            let ran = Child::run_unread(&directory, args).await;
+            assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("pipe"), "{args:?}: {}", ran.stderr);
+        }
+        if with_server {
+            gate.stop().await;
+        }
+    }
+}

@@ -23,9 +23,15 @@ pub(super) async fn run(link: &Link, args: &ExportArgs) -> Result<(), CliError> 
     match &args.output {
         Some(file) => to_file(link, &path, file).await?,
         None => {
-            let mut out = BufWriter::new(io::stdout());
-            link.copy(&path, &mut out).await?;
-            out.flush().map_err(|error| CliError::failed(format!("stdout: {error}")))?;
+            let mut there = true;
+            link.copy(&path, |piece| {
+                there = output::written(whole(piece))?;
+                Ok(there)
+            })
+            .await?;
+            if !there {
+                return Ok(());
+            }
         }
     }
     if args.format == "focus" {
@@ -42,13 +48,20 @@ pub(super) async fn run(link: &Link, args: &ExportArgs) -> Result<(), CliError> 
     Ok(())
 }
 
+/// Writes a piece to stdout at once: the pieces are large.
+fn whole(piece: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(piece)?;
+    out.flush()
+}
+
 async fn to_file(link: &Link, path: &str, file: &Path) -> Result<(), CliError> {
     let fault = |error: io::Error| CliError::failed(format!("{}: {error}", file.display()));
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = Path::new(&name);
     let mut out = BufWriter::new(File::create(part).map_err(fault)?);
-    link.copy(path, &mut out).await?;
+    link.copy(path, |piece| out.write_all(piece).map(|()| true).map_err(fault)).await?;
     let written = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(fault)?;
     written.sync_all().map_err(fault)?;
     fs::rename(part, file).map_err(fault)

@@ -26,8 +26,7 @@ use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -278,8 +277,12 @@ impl Link {
         understood(status, &bytes)
     }
 
-    /// GET of something long: writes it to `out` as it comes.
-    pub(crate) async fn copy(&self, path: &str, out: &mut dyn Write) -> Result<(), CliError> {
+    /// GET of something long: gives it to `take` as it comes, until that wants no more.
+    pub(crate) async fn copy(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<bool, CliError>,
+    ) -> Result<(), CliError> {
         let (status, mut body) = match self {
             Self::Server { client, base, admin } => {
                 let url = format!("{base}/admin/v1{path}");
@@ -301,8 +304,10 @@ impl Link {
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|error| CliError::failed(format!("it was broken off: {error}")))?;
-            if let Ok(piece) = frame.into_data() {
-                out.write_all(&piece).map_err(|error| CliError::failed(error.to_string()))?;
+            if let Ok(piece) = frame.into_data()
+                && !take(&piece)?
+            {
+                break;
             }
         }
         Ok(())

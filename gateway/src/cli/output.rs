@@ -8,12 +8,15 @@ use std::io::{self, IsTerminal as _, Write as _};
 /// Writes text and a newline to stdout.
 pub(crate) fn say(text: impl AsRef<str>) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::failed(format!("stdout: {error}")))
-        }
-        _ => Ok(()),
+    written(writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush())).map(|_| ())
+}
+
+/// What became of a write to stdout: whether its reader is still there.
+pub(crate) fn written(result: io::Result<()>) -> Result<bool, CliError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::failed(format!("stdout: {error}"))),
     }
 }
 

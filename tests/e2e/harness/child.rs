@@ -73,6 +73,22 @@ impl Child {
         }
     }
 
+    /// Runs another command of the program whose output nobody reads: the reader has gone.
+    pub(crate) async fn run_unread(directory: &Path, args: &[&str]) -> Ran {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Self::command(&directory.join("tollgate.toml"));
+        let child = command.args(args).stdout(writer).spawn().expect("the program runs");
+        // The pipe's other end is held by the program alone.
+        drop(command);
+        let output = child.wait_with_output().await.expect("the program ends");
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::new(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     fn command(config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate-under-test"));
         let directory = config.parent().expect("a directory");
