@@ -136,7 +136,7 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SummaryArgs {
     /// route, model, provider, key, rule, policy_version, user, team, session, tag, outcome,
-    /// endpoint, cache, hour, day; several with commas
+    /// endpoint, cache, service_tier, minute, hour, day; several with commas
     #[arg(long, default_value = "route")]
     pub(crate) group_by: String,
     /// cost, requests, tokens, ttft_p95, tpot_p95, total_p95 (the greatest first), or name

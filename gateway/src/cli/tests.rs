@@ -73,6 +73,29 @@ fn a_budget_is_written_as_window_and_limits() {
     }
 }
 
+/// The help of an argument of a command, on one line.
+fn help_of(path: &[&str], argument: &str) -> String {
+    let top = Cli::command();
+    let command = path.iter().fold(&top, |command, name| command.find_subcommand(name).unwrap());
+    let argument = command.get_arguments().find(|known| known.get_id() == argument).unwrap();
+    let help = argument.get_long_help().or(argument.get_help()).unwrap().to_string();
+    help.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn help_and_document_name_every_grouping_there_is() {
+    let help = help_of(&["ledger", "summary"], "group_by");
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ledger.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let (_, document) = document.split_once("grouped by any set of").unwrap();
+    let (document, _) = document.split_once("ordered by").unwrap();
+    for by in crate::ledger::GroupBy::ALL {
+        let name = json!(by).as_str().unwrap().to_owned();
+        assert!(help.split([' ', ',', ';']).any(|word| word == name), "{name}: {help}");
+        assert!(document.contains(&format!("`{name}`")), "{name}: {document}");
+    }
+}
+
 #[test]
 fn parameters_are_escaped() {
     assert_eq!(ledger::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
