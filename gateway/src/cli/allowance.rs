@@ -19,9 +19,10 @@ pub(crate) struct AllowanceArgs {
     /// The most that one request may cost at worst, over all its attempts
     #[arg(long, value_name = "USD")]
     pub(crate) request_cost_max_usd: Option<policies::PicoUsd>,
-    /// A budget: `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`, such as
-    /// day=5.00 or month=20,1000000tokens,soft,timezone=Europe/Berlin; windows are hour, day, week, month, total and rolling:24h (any
-    /// span); may be given once for each window
+    /// A budget: `WINDOW=` and at least one of `USD`, `Ntokens`, `Nrequests`, then `soft` and
+    /// `timezone=ZONE`, with commas between them, such as day=5.00, day=1000requests or
+    /// month=20,1000000tokens,soft,timezone=Europe/Berlin; windows are hour, day, week, month, total
+    /// and rolling:24h (any span); may be given once for each window
     #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
     pub(crate) budgets: Vec<Value>,
     /// A budget of each session (agent run)
@@ -92,9 +93,10 @@ fn or_dash(parts: &[String]) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
 
-/// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`
+/// `WINDOW=` and, with commas between them, at least one of `USD`, `Ntokens`, `Nrequests`, then `soft`
+/// and `timezone=ZONE`.
 pub(super) fn budget(written: &str) -> Result<Value, String> {
-    let shape = || format!("`{written}` is not a budget such as day=5.00 or month=1000000tokens");
+    let shape = || format!("`{written}` is not a budget such as day=5.00 or day=1000requests");
     let (window, rest) = written.split_once('=').ok_or_else(shape)?;
     let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
     let mut budget = json!({ "window": window, "hard": true });

@@ -75,8 +75,8 @@ pub(crate) struct IdArgs {
 pub(crate) struct SetArgs {
     /// Whose: global, team:NAME, user:NAME, tag:NAME or a key's id
     pub(crate) scope: String,
-    /// `WINDOW=USD[,TOKENStokens][,REQUESTSrequests][,soft][,timezone=ZONE]`, such as
-    /// rolling:24h=5.00
+    /// `WINDOW=` and at least one of `USD`, `Ntokens`, `Nrequests`, then `soft` and
+    /// `timezone=ZONE`, with commas between them, such as rolling:24h=5.00
     #[arg(value_parser = allowance::budget)]
     pub(crate) budget: Value,
     /// Of each session below the scope

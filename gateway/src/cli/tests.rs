@@ -97,6 +97,21 @@ fn help_and_document_name_every_grouping_there_is() {
 }
 
 #[test]
+fn help_says_that_a_budget_needs_one_limit_of_three() {
+    let places = [
+        (&["key", "create"][..], "budgets"),
+        (&["team", "create"], "budgets"),
+        (&["user", "create"], "budgets"),
+        (&["budget", "set"], "budget"),
+    ];
+    for (path, argument) in places {
+        let help = help_of(path, argument);
+        assert!(help.contains("at least one of `USD`, `Ntokens`, `Nrequests`"), "{path:?}: {help}");
+        assert!(!help.contains("WINDOW=USD"), "{path:?}: {help}");
+    }
+}
+
+#[test]
 fn parameters_are_escaped() {
     assert_eq!(ledger::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
 }
