@@ -20,7 +20,7 @@ pub(crate) enum GuardCommand {
 /// Whom it concerns.
 #[derive(Debug, Args)]
 pub(crate) struct SubjectArgs {
-    /// A key's id, or user:NAME
+    /// A key's id, user:NAME or team:NAME
     pub(crate) subject: String,
 }
 

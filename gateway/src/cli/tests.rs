@@ -112,6 +112,14 @@ fn help_says_that_a_budget_needs_one_limit_of_three() {
 }
 
 #[test]
+fn help_says_whom_the_guard_can_be_lifted_from() {
+    let help = help_of(&["guard", "lift"], "subject");
+    for of in ["key's id", "user:NAME", "team:NAME"] {
+        assert!(help.contains(of), "{of}: {help}");
+    }
+}
+
+#[test]
 fn parameters_are_escaped() {
     assert_eq!(ledger::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
 }
