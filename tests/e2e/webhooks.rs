@@ -274,3 +274,31 @@ async fn what_the_guard_does_is_told_survives_a_crash_and_can_be_lifted() {
     let mut before = events.iter().take_while(|event| !is_lifted(event));
     assert!(before.all(|other| other["id"] == event["id"]), "{events:?}");
 }
+
+#[tokio::test]
+async fn events_are_listed_page_by_page() {
+    let (_cloud, builder) = a_cloud().await;
+    let gate = builder.start().await;
+    let key = ten_a_day(&gate).await;
+    spend(&gate, &key, 10).await;
+    assert_eq!(all(&gate).await, EACH_PART);
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let newest: Vec<String> = rows(&gate.admin("/events").await)
+        .iter()
+        .map(|event| event["id"].as_str().unwrap().to_owned())
+        .collect();
+    let first = Child::run(&directory, &["events", "--limit", "2"]).await;
+    assert!(newest[..2].iter().all(|id| first.stdout.contains(id)), "{}", first.stdout);
+    assert!(!first.stdout.contains(&newest[2]), "{}", first.stdout);
+    let more = format!("--after {}", newest[1]);
+    assert!(first.stderr.contains(&more), "where the next page begins: {}", first.stderr);
+
+    let args = ["events", "--limit", "2", "--after", &newest[1], "--type", "budget", "--json"];
+    let second = Child::run(&directory, &args).await;
+    assert_eq!(second.code, 0, "{}", second.stderr);
+    let listed = rows(&serde_json::from_str(&second.stdout).unwrap());
+    assert_eq!(listed.len(), 1, "{}", second.stdout);
+    assert_eq!(listed[0]["id"], Value::from(newest[2].as_str()));
+    let last = Child::run(&directory, &args[..5]).await;
+    assert!(!last.stderr.contains("--after"), "nothing is older: {}", last.stderr);
+}

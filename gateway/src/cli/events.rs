@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Common,
-    ledger::escaped,
+    ledger::param,
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };
@@ -15,11 +15,14 @@ pub(crate) struct EventsArgs {
     /// A kind such as budget.reached_80, or a family: budget, guard
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) kind: Option<String>,
-    /// How many at most
+    /// How many at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
+    /// Go on from here: only those older than the event with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Option<String>,
     /// The receivers instead: what waits for them, and how deliveries go
-    #[arg(long, conflicts_with_all = ["kind", "limit"])]
+    #[arg(long, conflicts_with_all = ["kind", "limit", "after"])]
     pub(crate) webhooks: bool,
 }
 
@@ -29,8 +32,11 @@ pub(crate) async fn run(common: &Common, args: EventsArgs) -> Result<(), CliErro
     if args.webhooks {
         return webhooks(common, &link.get("/webhooks").await?);
     }
-    let kind = args.kind.map(|kind| format!("&type={}", escaped(&kind))).unwrap_or_default();
-    let events = link.get(&format!("/events?limit={}{kind}", args.limit)).await?;
+    let mut params = String::new();
+    param(&mut params, "limit", Some(&args.limit.to_string()));
+    param(&mut params, "type", args.kind.as_deref());
+    param(&mut params, "after", args.after.as_deref());
+    let events = link.get(&format!("/events?{params}")).await?;
     if common.json {
         return output::json(&events);
     }
@@ -43,7 +49,11 @@ pub(crate) async fn run(common: &Common, args: EventsArgs) -> Result<(), CliErro
             ("SEEN", Align::Left, &seen),
             ("ID", Align::Left, &|row| text(row, "/id")),
         ],
-    )
+    )?;
+    if let Some(last) = events["next_cursor"].as_str() {
+        output::note(format!("older ones: --after {last}"));
+    }
+    Ok(())
 }
 
 fn subject(row: &Value) -> String {
