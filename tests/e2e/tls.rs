@@ -115,6 +115,31 @@ async fn the_command_line_finds_a_server_under_tls_also_after_its_certificate_wa
 }
 
 #[tokio::test]
+async fn what_to_do_about_a_server_that_cannot_be_asked_depends_on_why() {
+    with_a_provider();
+    let mut case = Case::start("").await;
+    let server = format!("https://localhost:{}", case.port());
+    let export = ["ledger", "export", "--format", "csv"];
+    for command in [&["routes"][..], &export] {
+        let args = [&["--server", &server][..], command].concat();
+        let ran = Child::run(&case.directory(), &args).await;
+        assert_eq!(ran.code, 5, "{}", ran.stdout);
+        let said = ran.stderr;
+        assert!(said.contains("invalid peer certificate"), "what is wrong: {said}");
+        assert!(said.contains("--ca-cert") && !said.contains("tollgate serve"), "{said}");
+    }
+    let elsewhere = ["--server", &format!("https://127.0.0.1:{}", case.port())];
+    let (code, said) = case.routes(&[&elsewhere[..], &["--ca-cert", "one.pem"]].concat()).await;
+    assert!(code == 5 && said.contains("by a name that it is for"), "{said}");
+    let (code, said) = case.routes(&["--server", &server, "--ca-cert", "one.pem"]).await;
+    assert_eq!(code, 0, "{said}");
+
+    case.child.stop().await;
+    let (code, said) = case.routes(&["--server", &server]).await;
+    assert!(code == 5 && said.contains("is the server running?"), "{said}");
+}
+
+#[tokio::test]
 async fn another_server_at_the_noted_address_is_not_told_the_admin_key() {
     with_a_provider();
     let case = Case::start("").await;

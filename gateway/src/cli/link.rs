@@ -262,10 +262,7 @@ impl Link {
                 if let Some(body) = body {
                     request = request.header(header::CONTENT_TYPE, "application/json").body(body);
                 }
-                let failed = |error: reqwest::Error| {
-                    CliError::new(Exit::Unreachable, format!("{base}: {}", chain(&error)))
-                        .hint("is the server running? `tollgate serve` starts it")
-                };
+                let failed = |error: reqwest::Error| unreached(base, &error);
                 let answer = request.send().await.map_err(failed)?;
                 (answer.status(), answer.bytes().await.map_err(failed)?)
             }
@@ -286,9 +283,7 @@ impl Link {
         let (status, mut body) = match self {
             Self::Server { client, base, admin } => {
                 let url = format!("{base}/admin/v1{path}");
-                let failed = |error: reqwest::Error| {
-                    CliError::new(Exit::Unreachable, format!("{base}: {}", chain(&error)))
-                };
+                let failed = |error: reqwest::Error| unreached(base, &error);
                 let request = client.get(&url).bearer_auth(admin.reveal());
                 let answer = request.send().await.map_err(failed)?;
                 (answer.status(), Body::new(reqwest::Body::from(answer)))
@@ -330,6 +325,22 @@ impl Drop for Link {
             gateway.books.close();
         }
     }
+}
+
+/// Why a server could not be asked. One that is there and does not agree on TLS need not be started.
+fn unreached(base: &str, error: &reqwest::Error) -> CliError {
+    let hint = match trust::fault(error) {
+        None => "is the server running? `tollgate serve` starts it",
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "its certificate was refused: name what signed it with --ca-cert, and the server by a \
+             name that it is for"
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            "the server refused: if it asks for a certificate show one with --client-cert"
+        }
+        Some(_) => "does the server speak TLS at this address?",
+    };
+    CliError::new(Exit::Unreachable, format!("{base}: {}", chain(error))).hint(hint)
 }
 
 /// Begins a GET of a router of this process.

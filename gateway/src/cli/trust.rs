@@ -12,7 +12,7 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
 };
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 /// For a server named by its URL: the system's roots and `--ca-cert`, and `--client-cert` is shown.
 pub(super) fn named(mut client: ClientBuilder, common: &Common) -> Result<ClientBuilder, CliError> {
@@ -53,6 +53,22 @@ pub(super) fn noted(
         }
     };
     Ok(client.tls_backend_preconfigured(config))
+}
+
+/// What TLS said, if a request failed for that.
+pub(super) fn fault(error: &reqwest::Error) -> Option<&Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(at) = cause {
+        if let Some(fault) = at.downcast_ref() {
+            return Some(fault);
+        }
+        // The source of an I/O error is that of the error in it, which would be passed over.
+        cause = match at.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(within) => Some(within),
+            None => at.source(),
+        };
+    }
+    None
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
