@@ -57,6 +57,14 @@ pub enum ConstraintError {
     /// It is malformed, or asks for something that cannot be enforced.
     #[error("{0}")]
     Refused(String),
+    /// The parameters of one function are.
+    #[error("the parameters of function {at}: {reason}")]
+    Parameters {
+        /// The function's place among the tools, from 0.
+        at: usize,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// It takes more to compile than a caller may ask for.
     #[error("it takes too much to compile")]
     TooDear,
@@ -306,8 +314,8 @@ fn with_space(schema: Json) -> Json {
     Json::Object(fields)
 }
 
-/// A caller's schema as a part of one of the engine's own rules.
-pub(crate) fn json_rule(schema: &str) -> Result<Json, ConstraintError> {
+/// A caller's schema of a function's arguments, as a part of one of the engine's own rules.
+pub(crate) fn arguments_rule(schema: &str) -> Result<Json, ConstraintError> {
     if schema.len() > RULE_BYTES_MAX {
         return Err(ConstraintError::Refused(format!("it has more than {RULE_BYTES_MAX} bytes")));
     }
@@ -321,16 +329,31 @@ fn compile(
     let parser = factory.create_parser(grammar);
     let mut matcher = Matcher::new(parser);
     if matcher.is_error() {
-        let reason = matcher.get_error().unwrap_or_default();
-        return Err(ConstraintError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()));
+        return Err(ConstraintError::Refused(reason(&matcher.get_error().unwrap_or_default())));
     }
     let mut warnings = matcher.grammar_warnings();
     if let Some(warning) = warnings.pop() {
-        return Err(ConstraintError::Refused(warning.chars().take(REASON_CHARS_MAX).collect()));
+        return Err(ConstraintError::Refused(reason(&warning)));
     }
     // The first mask is the dearest, and shows whether anything can begin.
     matcher.compute_mask().map_err(|_| ConstraintError::TooDear)?;
     Ok(Constraint { matcher, rule: None })
+}
+
+/// What is wrong, without the place and the lines of a grammar: it is the engine's own, made of what
+/// the caller wrote, and tells them nothing.
+fn reason(told: &str) -> String {
+    let of_grammar = |line: &&str| {
+        let number = line.trim_start().split_once(" | ").map(|(number, _)| number);
+        !number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let said = told.lines().take_while(of_grammar).collect::<Vec<_>>().join("\n");
+    let is_place = |place: &str| {
+        place.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'(' | b')'))
+    };
+    let placed = said.strip_prefix("at ").and_then(|rest| rest.split_once(": "));
+    let said = placed.filter(|(place, _)| is_place(place)).map_or(said.as_str(), |(_, said)| said);
+    said.chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// The vocabulary as llguidance sees it: texts as bytes, control tokens marked so that no text
@@ -358,4 +381,19 @@ fn factory(model: &Model) -> Option<ParserFactory> {
     limits.initial_lexer_fuel = 1_000_000;
     limits.max_grammar_size = 100_000;
     Some(factory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    #[test]
+    fn a_reason_holds_no_line_of_the_grammar() {
+        let told = "at 5(5): failed to compile JSON schema: Unimplemented keys: [\"not\"]\n   \
+            3 | REPLY: \"{\"\n   5 | a0: %json {}\n          ^\n";
+        assert_eq!(reason(told), "failed to compile JSON schema: Unimplemented keys: [\"not\"]");
+        let patterns = "regex parse error:\n    ((\n    ^\nerror: unclosed group";
+        assert_eq!(reason(patterns), patterns);
+        assert_eq!(reason("at least one: x | y"), "at least one: x | y");
+    }
 }

@@ -121,7 +121,26 @@ impl Engine {
     /// A function's schema cannot be enforced, or the model has no chat template.
     pub fn constrain_calls(&self, tools: &Tools) -> Result<Constraint, ConstraintError> {
         let no_template = || ConstraintError::Refused(PromptError::NoTemplate.to_string());
-        self.constrain(&tools.rule(self.tool_format().ok_or_else(no_template)?)?)
+        let rule = tools.rule(self.tool_format().ok_or_else(no_template)?)?;
+        let compiled = self.constrain(&rule);
+        if let Err(ConstraintError::Refused(_)) = &compiled {
+            self.constrain_each(tools)?;
+        }
+        compiled
+    }
+
+    /// Finds the function whose schema is to blame where all together were refused.
+    fn constrain_each(&self, tools: &Tools) -> Result<(), ConstraintError> {
+        for (at, schema) in tools.schemas()? {
+            match self.constrain(&Rule::JsonSchema(schema.to_string())) {
+                Ok(_) => {}
+                Err(ConstraintError::Refused(reason)) => {
+                    return Err(ConstraintError::Parameters { at, reason });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn tokens(&self, pieces: &[String]) -> Result<Vec<i32>, PromptError> {

@@ -9,7 +9,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
-    constraint::{ConstraintError, Rule, json_rule},
+    constraint::{ConstraintError, Rule, arguments_rule},
     job::{Message, Role},
 };
 
@@ -136,19 +136,8 @@ impl Tools {
         let frame = format.frame();
         let literal = |text: &str| Json::from(text).to_string();
         let (mut lark, mut calls) = (String::new(), Vec::new());
-        for (at, function) in self.functions.iter().enumerate() {
-            if matches!(&self.choice, ToolChoice::Named(name) if *name != function.name) {
-                continue;
-            }
-            let schema = match &function.parameters {
-                Some(parameters) => json_rule(parameters).map_err(|error| {
-                    ConstraintError::Refused(format!(
-                        "the parameters of `{}`: {error}",
-                        function.name
-                    ))
-                })?,
-                None => json_rule(r#"{"type":"object","properties":{}}"#)?,
-            };
+        for (at, schema) in self.schemas()? {
+            let Some(function) = self.functions.get(at) else { continue };
             let before = [frame.open, &function.name, frame.arguments].concat();
             lark.push_str(&format!("c{at}: {} a{at} {}\n", literal(&before), literal(frame.close)));
             lark.push_str(&format!("a{at}: %json {schema}\n"));
@@ -168,6 +157,28 @@ impl Tools {
         };
         let start = self.start(format, &format!("call{more}"));
         Ok(Rule::Lark(format!("{start}{lark}")))
+    }
+
+    /// The schemas of the arguments of those functions that may be called, with their places.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or allows no arguments.
+    pub(crate) fn schemas(&self) -> Result<Vec<(usize, Json)>, ConstraintError> {
+        let may_be_called = |function: &Function| match &self.choice {
+            ToolChoice::Named(name) => *name == function.name,
+            ToolChoice::Auto | ToolChoice::Required => true,
+        };
+        let offered = self.functions.iter().enumerate().filter(|(_, it)| may_be_called(it));
+        let schema = |(at, function): (usize, &Function)| {
+            let parameters = function.parameters.as_deref();
+            let schema =
+                arguments_rule(parameters.unwrap_or(r#"{"type":"object","properties":{}}"#));
+            match schema {
+                Ok(schema) => Ok((at, schema)),
+                Err(error) => Err(ConstraintError::Parameters { at, reason: error.to_string() }),
+            }
+        };
+        offered.map(schema).collect()
     }
 
     /// The rule's beginning: calls alone, or a text instead.

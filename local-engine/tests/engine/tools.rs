@@ -1,9 +1,10 @@
 //! Tools on the real model: a call always parses and matches its schema, in every format.
 
 use local_engine::{
-    CallEvent, CallReader, Chat, Engine, Finish, Function, Job, ToolChoice, ToolFormat, Tools,
+    CallEvent, CallReader, Chat, ConstraintError, Engine, Finish, Function, Job, ToolChoice,
+    ToolFormat, Tools,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{answer, ask, engine, small, user, warm};
 
@@ -131,5 +132,29 @@ async fn one_call_is_one_call() {
         let answer = answer(&engine, job(&engine, ToolFormat::Generic, &tools, seed)).await;
         let (_, calls, _) = read(ToolFormat::Generic, &answer.text());
         assert_eq!((calls.len(), answer.finish()), (1, Finish::Stop), "{}", answer.text());
+    }
+}
+
+/// Tools of which the first has no parameters and the second has these.
+fn second_takes(parameters: &Value) -> Tools {
+    let function =
+        |name: &str, parameters| Function { name: name.to_owned(), description: None, parameters };
+    let functions = vec![function("first", None), function("second", Some(parameters.to_string()))];
+    Tools { functions, choice: ToolChoice::Required, parallel: None }
+}
+
+#[test]
+fn parameters_that_cannot_be_enforced_are_named_and_no_grammar_is_shown() {
+    let engine = engine(&small());
+    for parameters in [
+        json!({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}),
+        json!({"type": "object", "properties": {"a": {"pattern": "(("}}}),
+    ] {
+        let refused = engine.constrain_calls(&second_takes(&parameters)).map(|_| ());
+        let Err(ConstraintError::Parameters { at: 1, reason }) = refused else {
+            panic!("{parameters}: {refused:?}");
+        };
+        assert!(!reason.is_empty() && !reason.contains(" | "), "{reason}");
+        assert!(!reason.contains("failed to compile JSON schema"), "{reason}");
     }
 }

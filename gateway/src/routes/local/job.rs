@@ -473,9 +473,17 @@ fn prompt_fault(param: &'static str, error: &PromptError) -> Fault {
 fn rule_fault(param: &'static str, error: &ConstraintError) -> Fault {
     match error {
         ConstraintError::Busy => Fault::new(FaultKind::Busy, error.to_string()),
+        ConstraintError::Parameters { at, reason } => {
+            let member = if param == "functions" { "" } else { ".function" };
+            not_enforced(&format!("{param}[{at}]{member}.parameters"), reason)
+        }
         ConstraintError::Refused(_) | ConstraintError::TooDear => {
-            let message = format!("`{param}` cannot be enforced by the local model: {error}");
-            unfit(BadRequest::unsupported(param, message))
+            not_enforced(param, &error.to_string())
         }
     }
+}
+
+fn not_enforced(param: &str, why: &str) -> Fault {
+    let message = format!("`{param}` cannot be enforced by the local model: {why}");
+    unfit(BadRequest::unsupported(param, message))
 }
