@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{closing, gbnf, llama::Model};
+use crate::{arguments, closing, gbnf, llama::Model};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -319,7 +319,7 @@ pub(crate) fn arguments_rule(schema: &str) -> Result<Json, ConstraintError> {
     if schema.len() > RULE_BYTES_MAX {
         return Err(ConstraintError::Refused(format!("it has more than {RULE_BYTES_MAX} bytes")));
     }
-    self::schema(schema).map(with_space)
+    arguments::of_objects(self::schema(schema)?).map(with_space)
 }
 
 fn compile(

@@ -5,6 +5,7 @@
 //! templates and tokenise on their own threads. Start reading at [`Engine`], a loaded model; the
 //! story of a job is told in `scheduler.rs`, that of several models in `host.rs`.
 
+mod arguments;
 #[cfg(test)]
 mod asking_tests;
 mod attribution;

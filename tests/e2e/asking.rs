@@ -223,3 +223,33 @@ async fn texts_are_continued_and_embedded() {
         assert_eq!(refused.error().param.as_deref(), Some(field), "{}", refused.body_text());
     }
 }
+
+#[tokio::test]
+async fn parameters_that_are_no_object_or_cannot_be_enforced_are_refused_by_their_place() {
+    let gate = an_edge().await;
+    let function = |parameters: &Value| json!({"name": "a", "parameters": parameters});
+    for parameters in [
+        json!({"type": "string"}),
+        json!({"anyOf": [{"type": "integer", "maximum": 3}]}),
+        json!({"type": "object", "properties": {"a": {"not": {}}}}),
+    ] {
+        let mut tools = weather();
+        let tool = json!({"type": "function", "function": function(&parameters)});
+        tools.as_array_mut().unwrap().push(tool);
+        let refused = gate.ask("?").set("tools", tools).send().await;
+        let error = refused.error();
+        let param = error.param.as_deref();
+        assert_eq!((refused.status, param), (400, Some("tools[1].function.parameters")));
+        assert!(!refused.body_text().contains("tool_call"), "{}", refused.body_text());
+        let legacy = gate.ask("?").set("functions", json!([function(&parameters)])).send().await;
+        assert_eq!(legacy.error().param.as_deref(), Some("functions[0].parameters"));
+    }
+    let either = function(&json!({"anyOf": [{"type": "integer"}, {"properties": {}}]}));
+    let tools = json!([{"type": "function", "function": either}]);
+    let ask = gate.ask("?").at_most(80).set("tools", tools);
+    let answer = ask.set("tool_choice", json!("required")).send().await.ok();
+    let message = answer.json()["choices"][0]["message"].clone();
+    assert!(message["content"].is_null(), "{message}");
+    let arguments = message["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(arguments).expect("JSON"), json!({}));
+}

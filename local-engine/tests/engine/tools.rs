@@ -149,6 +149,11 @@ fn parameters_that_cannot_be_enforced_are_named_and_no_grammar_is_shown() {
     for parameters in [
         json!({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}),
         json!({"type": "object", "properties": {"a": {"pattern": "(("}}}),
+        json!({"type": "null"}),
+        json!({"type": ["string", "array"]}),
+        json!({"anyOf": [{"type": "integer", "maximum": 3}]}),
+        json!({"enum": [1, "two"]}),
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}}),
     ] {
         let refused = engine.constrain_calls(&second_takes(&parameters)).map(|_| ());
         let Err(ConstraintError::Parameters { at: 1, reason }) = refused else {
@@ -156,5 +161,34 @@ fn parameters_that_cannot_be_enforced_are_named_and_no_grammar_is_shown() {
         };
         assert!(!reason.is_empty() && !reason.contains(" | "), "{reason}");
         assert!(!reason.contains("failed to compile JSON schema"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_are_an_object_whatever_else_the_schema_allows() {
+    let mut config = small();
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    let a = json!({"a": {"type": "integer", "minimum": 1, "maximum": 9}});
+    for parameters in [
+        json!({"properties": a, "required": ["a"]}),
+        json!({"type": ["null", "object"], "properties": a, "required": ["a"]}),
+        json!({"anyOf": [{"type": "integer", "maximum": 3}, {"properties": a, "required": ["a"]}]}),
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"properties": a, "required": ["a"]}}}),
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "required": ["a"],
+            "properties": {"a": a["a"], "next": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}}}}),
+    ] {
+        let mut tools = second_takes(&parameters);
+        tools.choice = ToolChoice::Named("second".to_owned());
+        let mut job = ask(&engine, "unused", 80);
+        job.constraint = Some(engine.constrain_calls(&tools).expect("enforced"));
+        job.sampling = warm(1);
+        let answer = answer(&engine, job).await;
+        let (said, calls, _) = read(ToolFormat::Generic, &answer.text());
+        assert_eq!((said.as_str(), calls.len()), ("", 1), "{parameters}: {}", answer.text());
+        if answer.finish() == Finish::Stop {
+            let arguments: Value = serde_json::from_str(&calls[0].1).expect("arguments are JSON");
+            assert!(arguments["a"].is_u64(), "{parameters}: {arguments}");
+        }
     }
 }
