@@ -96,6 +96,15 @@ pub(super) fn measure(param: &str, raw: &str) -> Result<Size, BadRequest> {
     Ok(size)
 }
 
+/// A place in a text between two tokens.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// Characters before it.
+    character: usize,
+    /// Bytes of a character that has begun before it and ends after it.
+    begun: Vec<u8>,
+}
+
 /// Writes an answer that comes as deltas.
 #[derive(Debug)]
 pub struct Completion {
@@ -104,8 +113,8 @@ pub struct Completion {
     include_usage: bool,
     /// The prompt of each choice that has not begun, where it is to be echoed.
     echoes: Vec<Option<String>>,
-    /// Bytes of text so far, choice by choice: where a token stands in its text.
-    offsets: Vec<usize>,
+    /// Where the next token stands in its text, choice by choice.
+    places: Vec<Place>,
 }
 
 impl Completion {
@@ -128,7 +137,7 @@ impl Completion {
             _ => Vec::new(),
         };
         let include_usage = request.include_usage;
-        Self { head: start, include_usage, echoes, offsets: vec![0; choices] }
+        Self { head: start, include_usage, echoes, places: vec![Place::default(); choices] }
     }
 
     /// The chunk of a piece; nothing for a piece that this format has no place for.
@@ -142,6 +151,9 @@ impl Completion {
         };
         if let Some(echo) = echo {
             self.chunk(index, &echo, &[], None, out);
+            if let Some(place) = self.places.get_mut(index) {
+                place.pass(echo.as_bytes());
+            }
         }
         self.chunk(index, text, &delta.logprobs, finish, out);
     }
@@ -158,11 +170,11 @@ impl Completion {
         chunk.put_slice(b"data: ");
         chunk.put_slice(&self.head);
         chunk.put_slice(b"\"choices\":[");
-        let offset = self.offsets.get_mut(index);
-        let from = offset.as_deref().copied().unwrap_or(0);
-        put_choice(&mut chunk, index, text, (logprobs, from), finish);
-        if let Some(offset) = offset {
-            *offset += text.chars().count();
+        // By the tokens, not by the text: that may come before its last token is told.
+        let mut place = self.places.get_mut(index).map(std::mem::take).unwrap_or_default();
+        put_choice(&mut chunk, index, text, (logprobs, &mut place), finish);
+        if let Some(kept) = self.places.get_mut(index) {
+            *kept = place;
         }
         let usage = if self.include_usage { "],\"usage\":null}\n\n" } else { "]}\n\n" };
         chunk.put_slice(usage.as_bytes());
@@ -200,7 +212,9 @@ impl Completion {
             let Choice { text, logprobs, finish, .. } = choice;
             let echo = self.echoes.get_mut(index).and_then(Option::take).unwrap_or_default();
             let finish = Some(finish.as_ref().unwrap_or(&FinishReason::Stop));
-            let logprobs = (logprobs.as_slice(), echo.chars().count());
+            let mut place = Place::default();
+            place.pass(echo.as_bytes());
+            let logprobs = (logprobs.as_slice(), &mut place);
             put_choice(&mut body, index, &(echo + text), logprobs, finish);
         }
         body.put_slice(b"],\"usage\":");
@@ -210,12 +224,35 @@ impl Completion {
     }
 }
 
-/// One choice; its tokens begin at the character `logprobs.1` of its text.
+impl Place {
+    /// Goes on by a token's bytes. What can never become a character is one, U+FFFD.
+    fn pass(&mut self, bytes: &[u8]) {
+        self.begun.extend_from_slice(bytes);
+        let mut rest = self.begun.as_slice();
+        let left = loop {
+            let error = match std::str::from_utf8(rest) {
+                Ok(text) => {
+                    self.character += text.chars().count();
+                    break Vec::new();
+                }
+                Err(error) => error,
+            };
+            let (valid, after) = rest.split_at(error.valid_up_to());
+            self.character += String::from_utf8_lossy(valid).chars().count();
+            let Some(broken) = error.error_len() else { break after.to_vec() };
+            self.character += 1;
+            rest = after.get(broken..).unwrap_or_default();
+        };
+        self.begun = left;
+    }
+}
+
+/// One choice; its tokens begin at the place `logprobs.1` of its text.
 fn put_choice(
     out: &mut BytesMut,
     index: usize,
     text: &str,
-    logprobs: (&[TokenLogprob], usize),
+    logprobs: (&[TokenLogprob], &mut Place),
     finish: Option<&FinishReason>,
 ) {
     out.put_slice(b"{\"text\":");
@@ -232,22 +269,23 @@ fn put_choice(
 }
 
 /// Log probabilities in the shape of this endpoint: four lists side by side.
-fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob], mut offset: usize) {
+fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob], place: &mut Place) {
     if logprobs.is_empty() {
         out.put_slice(b"null");
         return;
     }
-    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (mut tokens, mut chosen, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
     for token in logprobs {
-        let text = shown(&token.chosen.bytes);
-        offsets.push(offset);
-        offset += text.chars().count();
-        tokens.push(text);
+        offsets.push(place.character);
+        place.pass(&token.chosen.bytes);
+        tokens.push(token_text(&token.chosen.bytes));
         chosen.push(chat::finite(token.chosen.logprob));
-        let likely = token.top.iter();
-        let likely = likely.map(|it| (shown(&it.bytes), chat::finite(it.logprob).into()));
-        top.push(likely.collect::<serde_json::Map<_, _>>());
+        let mut likely = serde_json::Map::new();
+        for it in &token.top {
+            // Of tokens that look the same, such as control tokens, the likeliest, which comes first.
+            likely.entry(token_text(&it.bytes)).or_insert(chat::finite(it.logprob).into());
+        }
+        top.push(likely);
     }
     let lists = serde_json::json!({
         "tokens": tokens,
@@ -257,4 +295,13 @@ fn put_logprobs(out: &mut BytesMut, logprobs: &[TokenLogprob], mut offset: usize
     });
     // Writing a value to memory cannot fail.
     let _ = serde_json::to_writer(out.writer(), &lists);
+}
+
+/// A token as a name: its text or, where it is a part of a character, its bytes as OpenAI writes
+/// them, so that no two parts have the same name.
+fn token_text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("bytes:{}", bytes.escape_ascii()),
+    }
 }

@@ -195,6 +195,59 @@ fn a_whole_completion_has_openais_shape() {
     assert_eq!(body["usage"]["total_tokens"], 5);
 }
 
+/// A character of several tokens, the first of which ends another text.
+fn parts() -> Vec<TokenLogprob> {
+    let likely = |bytes: &[u8]| Likely { bytes: bytes.to_vec(), logprob: -0.5 };
+    [&b" \xf0\x9f"[..], b"\x98", b"\x80", b"a", b"\xff", b"b"]
+        .into_iter()
+        .map(|bytes| TokenLogprob {
+            chosen: likely(bytes),
+            top: vec![likely(b"\xf0"), likely(b"\xf1"), likely(b""), likely(b"x")],
+        })
+        .collect()
+}
+
+#[test]
+fn parts_of_a_character_stand_at_it_and_have_names_of_their_own() {
+    let request = || completion(&json!({"echo": true, "logprobs": 4})).unwrap();
+    let text = |text: &str, logprobs: &[TokenLogprob]| Delta {
+        logprobs: logprobs.to_vec(),
+        ..Delta::new(0, DeltaKind::Text(text.to_owned()))
+    };
+    // A token is told with the end of its text.
+    let parts = parts();
+    let deltas = [text(" ", &[]), text("😀", &parts[..3]), text("a\u{FFFD}b", &parts[3..])];
+    let mut answer = Gathered::default();
+    for delta in deltas.clone() {
+        answer.add(delta);
+    }
+    let body = Outer::new(head(), &request(), 3).whole(answer, &usage(), None);
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let told = &body["choices"][0]["logprobs"];
+    assert_eq!(body["choices"][0]["text"], "Once 😀a\u{FFFD}b");
+    assert_eq!(
+        told["tokens"],
+        json!([r"bytes: \xf0\x9f", r"bytes:\x98", r"bytes:\x80", "a", r"bytes:\xff", "b"])
+    );
+    assert_eq!(told["text_offset"], json!([4, 5, 5, 6, 7, 8]));
+    for top in told["top_logprobs"].as_array().unwrap() {
+        let names: Vec<_> = top.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(top.get(r"bytes:\xf0").is_some(), "{names:?}");
+    }
+    // A stream says the same.
+    let mut outer = Outer::new(head(), &request(), 3);
+    let mut offsets = Vec::new();
+    for delta in deltas {
+        outer.delta(&delta, &mut |frame| {
+            let chunk: Value = serde_json::from_slice(&frame["data: ".len()..]).unwrap();
+            let more = chunk["choices"][0]["logprobs"]["text_offset"].as_array().cloned();
+            offsets.extend(more.unwrap_or_default());
+        });
+    }
+    assert_eq!(json!(offsets), told["text_offset"]);
+}
+
 #[test]
 fn vectors_are_written_as_numbers_or_in_base64() {
     let vectors = [vec![0.5_f32, -1.0], vec![0.0, 1e-7]];
