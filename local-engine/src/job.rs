@@ -166,9 +166,10 @@ pub enum JobEvent {
         /// Prompt tokens found in the KV cache.
         cached_tokens: u32,
     },
-    /// Text, never empty, always whole UTF-8 characters, never part of a stop string.
+    /// Text, always whole UTF-8 characters, never part of a stop string.
     Text {
-        /// The text.
+        /// The text. Empty only in the last one of an answer, where the tokens whose log
+        /// probabilities it tells make no text: a character that was cut.
         text: String,
         /// Tokens generated since the last event: a text can be held back while it may become a
         /// stop string or while a character is incomplete.

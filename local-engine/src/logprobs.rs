@@ -39,14 +39,23 @@ impl Pending {
         self.0.push_back((place, logprob));
     }
 
-    /// Takes those whose text has been shown, where `shown` bytes have; at the answer's `end` also
-    /// the one whose text was shown in part, and the rest never.
-    pub(crate) fn shown(&mut self, shown: usize, end: bool) -> Vec<TokenLogprob> {
-        let is_out = |place: &Range<usize>| {
-            if end { place.start < shown } else { place.end <= shown }
-        };
-        let count = self.0.iter().take_while(|(place, _)| is_out(place)).count();
+    /// Takes those whose text has been shown, where `shown` bytes have.
+    pub(crate) fn shown(&mut self, shown: usize) -> Vec<TokenLogprob> {
+        let count = self.0.iter().take_while(|(place, _)| place.end <= shown).count();
         self.0.drain(..count).map(|(_, logprob)| logprob).collect()
+    }
+
+    /// Takes those of an answer that ends at a stop text, also the one whose text was shown in part.
+    /// The others are the stop text's and are never told.
+    pub(crate) fn before_stop(&mut self, shown: usize) -> Vec<TokenLogprob> {
+        let told = self.0.drain(..).take_while(|(place, _)| place.start < shown);
+        told.map(|(_, logprob)| logprob).collect()
+    }
+
+    /// Takes those of an answer that ends otherwise: all, also of a character that was cut and has
+    /// no text.
+    pub(crate) fn rest(&mut self) -> Vec<TokenLogprob> {
+        self.0.drain(..).map(|(_, logprob)| logprob).collect()
     }
 }
 
@@ -87,9 +96,12 @@ mod tests {
         let ids = |told: Vec<TokenLogprob>| -> Vec<i32> {
             told.iter().map(|logprob| logprob.chosen.token).collect()
         };
-        assert_eq!(ids(pending.shown(1, false)), [] as [i32; 0]);
-        assert_eq!(ids(pending.shown(3, false)), [1, 2]);
+        assert_eq!(ids(pending.shown(1)), [] as [i32; 0]);
+        assert_eq!(ids(pending.shown(3)), [1, 2]);
         pending.push(6..9, token(4));
-        assert_eq!(ids(pending.shown(4, true)), [3], "the stop text begins inside the third");
+        assert_eq!(ids(pending.before_stop(4)), [3], "the stop text begins inside the third");
+        assert_eq!(ids(pending.rest()), [] as [i32; 0], "and has the fourth");
+        pending.push(4..6, token(5));
+        assert_eq!(ids(pending.rest()), [5], "there is one for every token where none stops it");
     }
 }

@@ -147,10 +147,11 @@ impl Outbox {
         }
     }
 
-    /// Sends the rest of the text and the last event.
+    /// Sends the rest of the text and the last event. Tokens that make no text, such as those of a
+    /// character that was cut, are told without one.
     pub(crate) fn close(mut self, rest: &str, last: impl FnOnce(JobUsage) -> JobEvent) {
         self.unsent.push_str(rest);
-        if !self.unsent.is_empty() {
+        if !self.unsent.is_empty() || !self.unsent_logprobs.is_empty() {
             let (text, tokens, logprobs) = (self.unsent, self.unsent_tokens, self.unsent_logprobs);
             self.for_last_text.send(JobEvent::Text { text, tokens, logprobs });
         }

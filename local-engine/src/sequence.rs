@@ -127,8 +127,11 @@ impl<S> Sequence<S> {
         if let Some(logprob) = logprob {
             self.pending.push(before..self.text.taken(), logprob);
         }
-        let stopped = self.text.stopped();
-        self.outbox.logprobs(self.pending.shown(self.text.shown(), stopped.is_some()));
+        let (stopped, shown) = (self.text.stopped(), self.text.shown());
+        self.outbox.logprobs(match stopped {
+            Some(_) => self.pending.before_stop(shown),
+            None => self.pending.shown(shown),
+        });
         self.outbox.token(&text, now);
         if let Some(stop) = stopped {
             return Some(Finish::StopText(stop));
@@ -161,7 +164,7 @@ impl<S> Sequence<S> {
     /// Says the last words of a job that ended well.
     pub(crate) fn finish(mut self, finish: Finish) {
         let rest = self.text.rest();
-        self.outbox.logprobs(self.pending.shown(self.text.shown(), true));
+        self.outbox.logprobs(self.pending.rest());
         self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
     }
 

@@ -11,7 +11,7 @@ pub(crate) struct TextStream {
     held: String,
     /// Which stop text was met.
     stopped: Option<usize>,
-    /// Bytes of text that came in, and that went out.
+    /// Bytes of whole characters that came in, and that went out.
     taken: usize,
     shown: usize,
 }
@@ -58,9 +58,10 @@ impl TextStream {
         self.stopped
     }
 
-    /// Bytes of text taken so far.
+    /// Bytes taken so far, those of a character that has only begun among them: a token's place is
+    /// where the text will have it.
     pub(crate) fn taken(&self) -> usize {
-        self.taken
+        self.taken + self.bytes.len()
     }
 
     /// Bytes of text that may be shown, and have been yielded.
@@ -162,6 +163,18 @@ mod tests {
         assert_eq!(stream.push(&"é".as_bytes()[..1]), "");
         assert_eq!(stream.push(&"é".as_bytes()[1..]), "");
         assert_eq!(stream.stopped(), Some(0));
+    }
+
+    #[test]
+    fn the_tokens_of_one_character_follow_one_another() {
+        let mut stream = stream(&[]);
+        let mut places = vec![0];
+        for piece in [&b"a\xF0\x9F"[..], b"\x98", b"\x80b", b"\xF0", b"c"] {
+            stream.push(piece);
+            places.push(stream.taken());
+        }
+        assert_eq!(places, [0, 3, 4, 6, 7, 10]);
+        assert_eq!(stream.shown(), 10);
     }
 
     #[test]

@@ -253,3 +253,38 @@ async fn parameters_that_are_no_object_or_cannot_be_enforced_are_refused_by_thei
     let arguments = message["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
     assert_eq!(serde_json::from_str::<Value>(arguments).expect("JSON"), json!({}));
 }
+
+#[tokio::test]
+async fn a_character_of_several_tokens_has_a_probability_for_each() {
+    let gate = an_edge().await;
+    let body = |cap: u32, stream: bool| {
+        json!({"model": "auto", "prompt": "Emoji: ", "max_tokens": cap, "logprobs": 10,
+        "grammar": "root ::= \"😀ab\"", "stream": stream})
+    };
+    let whole = gate.post("/v1/completions", &body(8, false)).await.ok().json();
+    let told = whole["choices"][0]["logprobs"].clone();
+    let tokens = told["tokens"].as_array().unwrap();
+    let parts = tokens.len() - 2;
+    assert!(parts > 1 && tokens[0].as_str().unwrap().starts_with(r"bytes:\xf0"), "{told}");
+    let offsets = [vec![0; parts], vec![1, 2]].concat();
+    assert_eq!(told["text_offset"], json!(offsets));
+    for top in told["top_logprobs"].as_array().unwrap().iter().take(parts) {
+        assert_eq!(top.as_object().unwrap().len(), 10, "{top}");
+    }
+    // Of a character that the cap cut there is no text, but what was drawn is told.
+    for stream in [false, true] {
+        let ask = gate.ask("Emoji: ").at_most(1).set("logprobs", json!(true));
+        let ask = ask.set("grammar", json!("root ::= \"😀\""));
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let choices =
+            if stream { deltas(&answer, 0) } else { vec![answer.json()["choices"][0].clone()] };
+        let told: Vec<Value> = choices
+            .iter()
+            .filter_map(|it| it["logprobs"]["content"].as_array().cloned())
+            .flatten()
+            .collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0]["bytes"][0], 0xF0);
+        assert_eq!(answer.text(), "");
+    }
+}

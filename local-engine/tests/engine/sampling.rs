@@ -1,6 +1,6 @@
 //! How tokens are drawn: penalties, biases, probabilities, several choices of one prompt.
 
-use local_engine::{Dry, Finish, Sampling, SubmitError, TokenLogprob};
+use local_engine::{Dry, Finish, Rule, Sampling, SubmitError, TokenLogprob};
 
 use super::harness::{answer, ask, engine, greedy, never_ending, read, reproducible, small, warm};
 
@@ -76,6 +76,39 @@ async fn probabilities_are_told_for_the_text_and_for_nothing_else() {
     assert_eq!(String::from_utf8_lossy(&bytes(&shown.logprobs)), shown.text());
     job.logprobs = None;
     assert_eq!(answer(&engine, job).await.logprobs, []);
+}
+
+#[tokio::test]
+async fn every_token_has_its_probabilities_also_those_of_a_character_that_is_cut() {
+    let engine = engine(&small());
+    let emoji = |text: &str, max_tokens| {
+        let mut job = ask(&engine, "An emoji, please.", max_tokens);
+        let grammar = Rule::Gbnf(format!("root ::= \"{text}\""));
+        job.constraint = Some(engine.constrain(&grammar).expect("enforced"));
+        job.logprobs = Some(2);
+        job
+    };
+    let whole = answer(&engine, emoji("ab😀", 10)).await;
+    let bytes = |told: &[TokenLogprob]| -> Vec<u8> {
+        told.iter().flat_map(|token| token.chosen.bytes.clone()).collect()
+    };
+    assert_eq!((whole.finish(), whole.text().as_str()), (Finish::Stop, "ab😀"));
+    assert_eq!(bytes(&whole.logprobs), "ab😀".as_bytes());
+    for max_tokens in 1..whole.logprobs.len() {
+        let cap = u32::try_from(max_tokens).expect("small");
+        let cut = answer(&engine, emoji("ab😀", cap)).await;
+        assert_eq!((cut.finish(), cut.logprobs.len()), (Finish::Length, max_tokens));
+        assert_eq!(bytes(&cut.logprobs), bytes(&whole.logprobs[..max_tokens]));
+        assert!("ab".starts_with(&cut.text()), "{}", cut.text());
+    }
+    let cut = answer(&engine, emoji("😀", 1)).await;
+    assert_eq!((cut.text().as_str(), cut.logprobs.len()), ("", 1));
+    // Nothing of a stop text is told, not even the tokens that begin its first character.
+    let mut stopped = emoji("ab😀", 10);
+    stopped.stop = vec!["😀".to_owned()];
+    let stopped = answer(&engine, stopped).await;
+    assert_eq!((stopped.finish(), stopped.text().as_str()), (Finish::StopText(0), "ab"));
+    assert_eq!(bytes(&stopped.logprobs), b"ab");
 }
 
 #[tokio::test]
