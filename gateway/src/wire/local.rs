@@ -202,14 +202,22 @@ fn one_message(index: usize, message: &RawMessage<'_>) -> Result<Message, BadReq
         raw.map(|raw| check::string(format_args!("{at}.{name}"), raw).map(Cow::into_owned))
             .transpose()
     };
+    let role = match messages::speaker(index, message)? {
+        Speaker::System => Role::System,
+        Speaker::User => Role::User,
+        Speaker::Assistant => Role::Assistant,
+        Speaker::Tool | Speaker::Function => Role::Tool,
+    };
+    // The assistant's words, as a part of its content would be.
+    let refusal = text("refusal", message.refusal.filter(|_| role == Role::Assistant))?;
+    let content = match refusal {
+        Some(refusal) if content.is_empty() => refusal,
+        Some(refusal) => format!("{content}\n{refusal}"),
+        None => content.into_owned(),
+    };
     Ok(Message {
-        role: match messages::speaker(index, message)? {
-            Speaker::System => Role::System,
-            Speaker::User => Role::User,
-            Speaker::Assistant => Role::Assistant,
-            Speaker::Tool | Speaker::Function => Role::Tool,
-        },
-        content: content.into_owned(),
+        role,
+        content,
         name: text("name", message.name)?,
         // A legacy call is the one call of the list that took its place.
         tool_calls_json: match (message.tool_calls, message.function_call) {

@@ -37,6 +37,8 @@ pub(crate) struct RawMessage<'a> {
     pub(crate) tool_calls: Option<&'a str>,
     pub(crate) tool_call_id: Option<&'a str>,
     pub(crate) function_call: Option<&'a str>,
+    /// What the assistant said instead of a content, or beside it.
+    pub(crate) refusal: Option<&'a str>,
     /// A member that stands there twice.
     twice: Option<&'static str>,
 }
@@ -127,6 +129,12 @@ fn measure(
     }
     if speaker == Speaker::Function {
         required_string(format_args!("{at}.name"), message.name)?;
+    }
+    // Of others it is a member like any unknown one.
+    if let Some(refusal) = message.refusal.filter(|_| speaker == Speaker::Assistant) {
+        required_string(format_args!("{at}.refusal"), Some(refusal))?;
+        all.text.add(TextBytes::of_string(refusal));
+        all.other_bytes -= refusal.len() as u64;
     }
     let param = format_args!("{at}.content");
     match message.content {
@@ -249,7 +257,7 @@ impl<'de> Visitor<'de> for Message {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMessage<'de>, A::Error> {
         let mut message = RawMessage::default();
-        let mut seen = [false; 6];
+        let mut seen = [false; 7];
         while let Some(key) = map.next_key::<Name>()? {
             let Some(member) = key.0 else {
                 map.next_value::<de::IgnoredAny>()?;
@@ -262,7 +270,8 @@ impl<'de> Visitor<'de> for Message {
                 2 => (&mut message.name, "name"),
                 3 => (&mut message.tool_calls, "tool_calls"),
                 4 => (&mut message.tool_call_id, "tool_call_id"),
-                _ => (&mut message.function_call, "function_call"),
+                5 => (&mut message.function_call, "function_call"),
+                _ => (&mut message.refusal, "refusal"),
             };
             *slot = Some(raw.get()).filter(|raw| *raw != "null");
             if std::mem::replace(&mut seen[member], true) {
@@ -287,8 +296,15 @@ impl<'de> Deserialize<'de> for Name {
             }
 
             fn visit_str<E>(self, key: &str) -> Result<Name, E> {
-                let names =
-                    ["role", "content", "name", "tool_calls", "tool_call_id", "function_call"];
+                let names = [
+                    "role",
+                    "content",
+                    "name",
+                    "tool_calls",
+                    "tool_call_id",
+                    "function_call",
+                    "refusal",
+                ];
                 Ok(Name(names.iter().position(|name| *name == key)))
             }
         }

@@ -242,6 +242,7 @@ fn message() -> Value {
                 "properties": {
                     "role": { "const": "assistant" },
                     "content": { "anyOf": [content, { "type": "null" }] },
+                    "refusal": { "type": ["string", "null"] },
                     "name": { "type": ["string", "null"] },
                     "tool_calls": {
                         "type": ["array", "null"],

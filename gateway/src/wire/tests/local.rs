@@ -108,6 +108,26 @@ fn the_conversation_is_handed_over_as_it_is() {
 }
 
 #[test]
+fn a_refusal_is_what_the_assistant_said() {
+    let said = |message: &str| {
+        let ask = local_ask(&read(&body_of(&format!(
+            r#"[{message},{{"role":"user","content":"b"}}]"#
+        )))?)?;
+        Ok::<_, crate::wire::BadRequest>(ask.messages[0].content.clone())
+    };
+    let only = r#"{"role":"assistant","content":null,"refusal":"I \u0063annot."}"#;
+    assert_eq!(said(only).unwrap(), "I cannot.");
+    let both = r#"{"role":"assistant","refusal":"No.","content":[{"type":"text","text":"Hm."}]}"#;
+    assert_eq!(said(both).unwrap(), "Hm.\nNo.", "as parts of one content");
+    let none = r#"{"role":"assistant","content":"Yes.","refusal":null}"#;
+    assert_eq!(said(none).unwrap(), "Yes.");
+    let not_the_assistants = r#"{"role":"user","content":"a","refusal":7}"#;
+    assert_eq!(said(not_the_assistants).unwrap(), "a");
+    let wrong = said(r#"{"role":"assistant","content":null,"refusal":7}"#).unwrap_err();
+    assert_eq!(wrong.param.as_deref(), Some("messages[0].refusal"));
+}
+
+#[test]
 fn sampling_is_what_was_asked() {
     let request = read(&body_with(
         r#""temperature":0,"top_p":0.5,"top_k":40,"min_p":0.05,"repeat_penalty":1.1,"presence_penalty":2,
