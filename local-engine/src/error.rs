@@ -92,6 +92,11 @@ pub enum PromptError {
     /// There are no messages.
     #[error("there are no messages")]
     Empty,
+    /// There is none before the one to go on with, and the model's template needs one.
+    #[error(
+        "there is no message before the one that the answer goes on with: the model's chat template needs one"
+    )]
+    OnlyContinued,
     /// The model has no chat template.
     #[error("this model has no chat template: it cannot answer chats")]
     NoTemplate,

@@ -103,7 +103,8 @@ impl ChatTemplate {
         let begun = messages
             .pop_if(|last| chat.continued && last.role == Role::Assistant)
             .map(|last| last.content);
-        if messages.is_empty() {
+        let alone = messages.is_empty();
+        if alone && begun.is_none() {
             return Err(PromptError::Empty);
         }
         let tools = chat.tools.as_ref().filter(|_| self.format != ToolFormat::Generic);
@@ -127,7 +128,8 @@ impl ChatTemplate {
             .environment
             .get_template("chat")
             .and_then(|template| template.render(values))
-            .map_err(|error| refused(&error))?;
+            // Some templates look at the first message, and complain of what they do not find.
+            .map_err(|error| if alone { PromptError::OnlyContinued } else { refused(&error) })?;
         if let Some(begun) = begun {
             prompt.push_str(&self.cut(&begun, &mark));
         }
@@ -355,6 +357,18 @@ mod tests {
         chat.continued = false;
         let prompt = template(CHATML).render(&chat).expect("renders").concat();
         assert!(prompt.ends_with("answer is<|im_end|>\n<|im_start|>assistant\n"), "{prompt}");
+    }
+
+    #[test]
+    fn an_answer_goes_on_with_the_only_message_where_the_template_can() {
+        let begun = Message { role: Role::Assistant, ..user("Hello") };
+        let chat = Chat { messages: vec![begun], continued: true, ..Chat::default() };
+        let prompt = template(CHATML).render(&chat).expect("renders").concat();
+        assert_eq!(prompt, "<|im_start|>assistant\nHello");
+        let first = "{% if messages[0]['role'] == 'system' %}{% endif %}".to_owned() + CHATML;
+        assert_eq!(template(&first).render(&chat), Err(PromptError::OnlyContinued));
+        let none = Chat { messages: Vec::new(), ..chat };
+        assert_eq!(template(CHATML).render(&none), Err(PromptError::Empty));
     }
 
     #[test]
