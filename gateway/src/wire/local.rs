@@ -21,7 +21,7 @@ use std::borrow::Cow;
 /// Longest stop string in bytes: the engine holds back that much text.
 const STOP_BYTES_MAX: usize = 1024;
 
-pub use raw::{LocalCompletion, local_completion, local_embedding};
+pub use raw::{LocalCompletion, LocalEmbedding, local_completion, local_embedding};
 
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]
@@ -48,27 +48,70 @@ pub struct LocalAsk {
     pub rule: Option<(&'static str, Rule)>,
 }
 
-/// Fields the engine cannot serve, whatever they say.
-const UNSUPPORTED: [Field; 19] = [
-    Field::BadWords,
-    Field::Documents,
-    Field::DynatempRange,
-    Field::GuidedGrammar,
-    Field::MinTokens,
-    Field::Mirostat,
-    Field::NPredict,
-    Field::NProbs,
-    Field::Prediction,
-    Field::Samplers,
-    Field::StopTokenIds,
-    Field::StructuredOutputs,
-    Field::Suffix,
-    Field::TMaxPredictMs,
-    Field::TopNSigma,
-    Field::UseBeamSearch,
-    Field::WebSearchOptions,
-    Field::XtcProbability,
-    Field::Audio,
+/// Fields the engine cannot serve, each with the values that ask for nothing: an empty or zero
+/// setting, a switch that stands where it stands anyway.
+type Unserved = [(Field, &'static [&'static str])];
+
+const OFF: &[&str] = &["false", "0", "0.0", "[]", "{}", "\"\""];
+const ON: &[&str] = &["true"];
+/// No value but null.
+const NONE: &[&str] = &[];
+
+/// Of conversations and of texts to continue.
+const UNSERVED: &Unserved = &[
+    (Field::AllowedTokenIds, NONE),
+    (Field::Audio, OFF),
+    (Field::BadWords, OFF),
+    (Field::CachePrompt, ON),
+    (Field::Documents, OFF),
+    (Field::DynatempRange, OFF),
+    (Field::GrammarLazy, OFF),
+    (Field::GuidedGrammar, OFF),
+    (Field::GuidedWhitespacePattern, NONE),
+    (Field::IncludeStopStrInOutput, OFF),
+    (Field::LogitsProcessors, OFF),
+    (Field::Lora, OFF),
+    (Field::MinKeep, OFF),
+    (Field::MinTokens, OFF),
+    (Field::Mirostat, OFF),
+    (Field::NCmpl, &["1"]),
+    (Field::NIndent, OFF),
+    (Field::NPredict, &["-1"]),
+    (Field::NProbs, OFF),
+    (Field::PostSamplingProbs, OFF),
+    (Field::Prediction, OFF),
+    (Field::PromptEmbeds, OFF),
+    (Field::PromptLogprobs, &["false"]),
+    (Field::ReturnTokenIds, OFF),
+    (Field::ReturnTokens, OFF),
+    (Field::ReturnTokensAsTokenIds, OFF),
+    (Field::Samplers, OFF),
+    (Field::SkipSpecialTokens, ON),
+    (Field::StopTokenIds, OFF),
+    (Field::StructuredOutputs, OFF),
+    (Field::Suffix, OFF),
+    (Field::TMaxPredictMs, &["0", "-1"]),
+    (Field::TfsZ, &["1", "1.0"]),
+    (Field::TopNSigma, &["0", "0.0", "-1", "-1.0"]),
+    (Field::TruncatePromptTokens, NONE),
+    (Field::UseBeamSearch, OFF),
+    (Field::VllmXargs, OFF),
+    (Field::WebSearchOptions, OFF),
+    (Field::XtcProbability, OFF),
+];
+/// Of conversations: their template has written the marks that there are.
+const UNSERVED_CHAT: &Unserved = &[(Field::AddSpecialTokens, OFF), (Field::ParseToolCalls, ON)];
+/// Of texts to continue, which get the mark of a beginning where the model has one.
+const UNSERVED_TEXTS: &Unserved = &[(Field::AddSpecialTokens, ON)];
+/// Of texts to embed: vectors have length 1, in numbers of 32 bits, the lowest byte first.
+const UNSERVED_VECTORS: &Unserved = &[
+    (Field::AddSpecialTokens, ON),
+    (Field::EmbdNormalize, &["2"]),
+    (Field::EmbedDtype, &["\"float32\""]),
+    (Field::Endianness, &["\"native\"", "\"little\""]),
+    (Field::Normalize, ON),
+    (Field::TruncatePromptTokens, NONE),
+    (Field::UseActivation, ON),
 ];
 
 /// Turns `request` into the engine's words.
@@ -77,12 +120,16 @@ const UNSUPPORTED: [Field; 19] = [
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
     refuse_fields(request)?;
+    refuse_unserved(request, UNSERVED_CHAT)?;
     if request.given(Field::Echo).is_some_and(|raw| raw != "false") {
         return Err(cannot("echo", "`echo` of a conversation"));
     }
     let (rule, tools) = (rules::read(request)?, tools::read(request)?);
     let messages = conversation(request)?;
     let continued = continued(request, &messages)?;
+    if !continued && request.given(Field::AddGenerationPrompt).is_some_and(|raw| raw != "true") {
+        return Err(cannot("add_generation_prompt", "a prompt without an answer's beginning"));
+    }
     refuse_combinations(request, rule.as_ref(), tools.is_some(), continued)?;
     Ok(LocalAsk {
         messages,
@@ -98,15 +145,20 @@ pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
     })
 }
 
-/// Refuses the fields that the engine cannot serve, whatever is asked for.
+/// Refuses the fields that the engine cannot serve of whatever it writes.
 fn refuse_fields(request: &ChatRequest) -> Result<(), BadRequest> {
     if request.given(Field::ChatTemplateKwargs).is_some_and(|raw| !is_empty_object(raw)) {
         return Err(cannot("chat_template_kwargs", "`chat_template_kwargs`"));
     }
-    // A switch that is off, or an empty or zero setting, asks for nothing.
-    let asks = |raw: &str| !matches!(raw, "false" | "0" | "0.0" | "[]" | "{}" | "\"\"");
-    match UNSUPPORTED.iter().find(|field| request.given(**field).is_some_and(asks)) {
-        Some(field) => Err(cannot(field.name(), &format!("`{}`", field.name()))),
+    refuse_unserved(request, UNSERVED)
+}
+
+fn refuse_unserved(request: &ChatRequest, unserved: &Unserved) -> Result<(), BadRequest> {
+    let asks = |(field, nothing): &&(Field, &[&str])| {
+        request.given(*field).is_some_and(|raw| !nothing.contains(&raw))
+    };
+    match unserved.iter().find(asks) {
+        Some((field, _)) => Err(cannot(field.name(), &format!("`{}`", field.name()))),
         None => Ok(()),
     }
 }

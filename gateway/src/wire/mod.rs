@@ -33,7 +33,9 @@ pub use event::{Delta, DeltaKind, EngineUse, Event, FinishReason, Likely, Seen, 
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
 pub(crate) use headers::{GUARD as GUARD_TAG, check_tags};
-pub use local::{LocalAsk, LocalCompletion, local_ask, local_completion, local_embedding};
+pub use local::{
+    LocalAsk, LocalCompletion, LocalEmbedding, local_ask, local_completion, local_embedding,
+};
 pub use outer::{Outer, id_prefix};
 pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};

@@ -214,10 +214,10 @@ impl LocalRoute {
         request: &ChatRequest,
         asked: &EmbeddingAsk,
     ) -> Result<Work, Fault> {
-        let texts = wire::local_embedding(request, asked).map_err(unfit)?;
+        let ask = wire::local_embedding(request, asked).map_err(unfit)?;
         let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let make = move |engine: &Engine| {
-            texts
+            ask.texts
                 .into_iter()
                 .map(|text| tokens(engine, "input", text))
                 .collect::<Result<Vec<_>, _>>()
@@ -233,7 +233,7 @@ impl LocalRoute {
         let scheduling = Scheduling::default();
         Ok(Work::Vectors(EmbedJob {
             inputs,
-            pooling: None,
+            pooling: ask.pooling,
             engine_time_max,
             engine_time_may_grow: true,
             scheduling,

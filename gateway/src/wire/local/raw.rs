@@ -2,10 +2,13 @@
 //! stand, and texts to embed.
 
 use super::super::{
-    BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt, ask, fields::Field,
+    BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt, ask, check, fields::Field,
 };
-use super::{cannot, ignore_end, refuse_fields, rules, sampling, stop};
-use local_engine::{Rule, Sampling};
+use super::{
+    UNSERVED_TEXTS, UNSERVED_VECTORS, cannot, ignore_end, refuse_fields, refuse_unserved, rules,
+    sampling, stop,
+};
+use local_engine::{Pooling, Rule, Sampling};
 
 /// Texts to continue, in the engine's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +38,7 @@ pub fn local_completion(
     asked: &CompletionAsk,
 ) -> Result<LocalCompletion, BadRequest> {
     refuse_fields(request)?;
+    refuse_unserved(request, UNSERVED_TEXTS)?;
     let prompts = ask::prompts(request)?;
     if asked.echo && asked.logprobs.is_some() {
         return Err(cannot("logprobs", "`logprobs` of an echoed prompt"));
@@ -58,17 +62,38 @@ pub fn local_completion(
     })
 }
 
-/// The texts of an embedding request.
+/// Texts to embed, in the engine's words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalEmbedding {
+    /// The texts.
+    pub texts: Vec<Prompt>,
+    /// How their tokens' vectors become one; `None` is the engine's own way.
+    pub pooling: Option<Pooling>,
+}
+
+/// Turns an embedding request into the engine's words.
 ///
 /// # Errors
 /// [`BadRequest`] naming the parameter that the engine cannot serve.
 pub fn local_embedding(
     request: &ChatRequest,
     asked: &EmbeddingAsk,
-) -> Result<Vec<Prompt>, BadRequest> {
+) -> Result<LocalEmbedding, BadRequest> {
+    refuse_unserved(request, UNSERVED_VECTORS)?;
     if asked.dimensions.is_some() {
         let message = "the local model's vectors have one length: it was not trained to be cut";
         return Err(BadRequest::unsupported("dimensions", message));
     }
-    ask::prompts(request)
+    Ok(LocalEmbedding { texts: ask::prompts(request)?, pooling: pooling(request)? })
+}
+
+/// By the names of the route's configuration, or by those of other servers.
+fn pooling(request: &ChatRequest) -> Result<Option<Pooling>, BadRequest> {
+    let Some(raw) = request.given(Field::Pooling) else { return Ok(None) };
+    match check::string("pooling", raw)?.to_ascii_lowercase().as_str() {
+        "mean" => Ok(Some(Pooling::Mean)),
+        "first" | "cls" => Ok(Some(Pooling::First)),
+        "last" => Ok(Some(Pooling::Last)),
+        _ => Err(cannot("pooling", "another `pooling` than mean, first (cls) or last")),
+    }
 }

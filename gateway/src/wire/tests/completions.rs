@@ -4,12 +4,13 @@ use crate::{
     ledger::{Endpoint, KeyId},
     wire::{
         Ask, BadRequest, ChatRequest, CompletionAsk, Context, Delta, DeltaKind, EmbeddingAsk,
-        FinishReason, Gathered, Likely, Outer, Prompt, TokenLogprob, chat::AnswerHead, embeddings,
-        prompts, read,
+        FinishReason, Gathered, Likely, LocalEmbedding, Outer, Prompt, TokenLogprob,
+        chat::AnswerHead, embeddings, local_completion, local_embedding, prompts, read,
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
+use local_engine::Pooling;
 use policies::Usage;
 use serde_json::{Value, json};
 
@@ -113,6 +114,61 @@ fn an_embedding_is_read() {
         let bad = embedding(&json!({field: value})).unwrap_err();
         assert_eq!(bad.param.as_deref(), Some(field));
     }
+}
+
+#[test]
+fn what_would_change_a_local_vector_is_served_or_refused_by_name() {
+    let asked = |more: &Value| -> Result<LocalEmbedding, BadRequest> {
+        let request = embedding(more)?;
+        let Ask::Embedding(ask) = request.ask.clone() else { panic!("vectors") };
+        local_embedding(&request, &ask)
+    };
+    for (field, value) in [
+        ("add_special_tokens", json!(false)),
+        ("dimensions", json!(8)),
+        ("embd_normalize", json!(-1)),
+        ("embed_dtype", json!("float16")),
+        ("endianness", json!("big")),
+        ("normalize", json!(false)),
+        ("pooling", json!("none")),
+        ("pooling", json!(1)),
+        ("truncate_prompt_tokens", json!(8)),
+        ("use_activation", json!(false)),
+    ] {
+        let bad = asked(&json!({field: value})).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(field), "{value}");
+    }
+    let same = json!({"normalize": true, "embd_normalize": 2, "embed_dtype": "float32",
+        "endianness": "little", "add_special_tokens": true, "truncate_prompt_tokens": null});
+    assert_eq!(asked(&same).unwrap().pooling, None, "the engine's own");
+    for (name, pooling) in [
+        ("mean", Pooling::Mean),
+        ("CLS", Pooling::First),
+        ("first", Pooling::First),
+        ("last", Pooling::Last),
+    ] {
+        assert_eq!(asked(&json!({"pooling": name})).unwrap().pooling, Some(pooling));
+    }
+}
+
+#[test]
+fn what_would_change_a_local_text_is_refused_by_name() {
+    let asked = |more: &Value| {
+        let request = completion(more)?;
+        let Ask::Completion(ask) = request.ask.clone() else { panic!("texts") };
+        local_completion(&request, &ask).map(|_| ())
+    };
+    for (field, value) in [
+        ("add_special_tokens", json!(false)),
+        ("allowed_token_ids", json!([1])),
+        ("skip_special_tokens", json!(false)),
+        ("suffix", json!("x")),
+    ] {
+        let bad = asked(&json!({field: value})).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(field), "{value}");
+    }
+    // Nothing of it is there to be changed.
+    asked(&json!({"add_special_tokens": true, "add_generation_prompt": false})).unwrap();
 }
 
 fn head() -> AnswerHead {

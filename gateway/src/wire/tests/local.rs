@@ -47,6 +47,31 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
         (r#""dry_penalty_last_n":1.5"#, "dry_penalty_last_n"),
         (r#""dry_sequence_breakers":[""]"#, "dry_sequence_breakers[0]"),
         (r#""chat_template_kwargs":{"enable_thinking":false}"#, "chat_template_kwargs"),
+        (r#""add_generation_prompt":false"#, "add_generation_prompt"),
+        (r#""add_special_tokens":true"#, "add_special_tokens"),
+        (r#""allowed_token_ids":[5]"#, "allowed_token_ids"),
+        (r#""allowed_token_ids":[]"#, "allowed_token_ids"),
+        (r#""cache_prompt":false"#, "cache_prompt"),
+        (r#""grammar_lazy":true"#, "grammar_lazy"),
+        (r#""guided_whitespace_pattern":"""#, "guided_whitespace_pattern"),
+        (r#""include_stop_str_in_output":true"#, "include_stop_str_in_output"),
+        (r#""logits_processors":["x"]"#, "logits_processors"),
+        (r#""lora":[{"id":0,"scale":0.5}]"#, "lora"),
+        (r#""min_keep":2"#, "min_keep"),
+        (r#""n_cmpl":2"#, "n_cmpl"),
+        (r#""n_indent":4"#, "n_indent"),
+        (r#""n_predict":0"#, "n_predict"),
+        (r#""parse_tool_calls":false"#, "parse_tool_calls"),
+        (r#""post_sampling_probs":true"#, "post_sampling_probs"),
+        (r#""prompt_embeds":"AAAA""#, "prompt_embeds"),
+        (r#""prompt_logprobs":0"#, "prompt_logprobs"),
+        (r#""return_token_ids":true"#, "return_token_ids"),
+        (r#""return_tokens":true"#, "return_tokens"),
+        (r#""return_tokens_as_token_ids":true"#, "return_tokens_as_token_ids"),
+        (r#""skip_special_tokens":false"#, "skip_special_tokens"),
+        (r#""tfs_z":0.5"#, "tfs_z"),
+        (r#""truncate_prompt_tokens":64"#, "truncate_prompt_tokens"),
+        (r#""vllm_xargs":{"a":1}"#, "vllm_xargs"),
         (r#""top_k":"many""#, "top_k"),
         (r#""min_p":2"#, "min_p"),
         (r#""repetition_penalty":0"#, "repetition_penalty"),
@@ -66,6 +91,10 @@ fn what_asks_for_nothing_is_no_obstacle() {
         r#""response_format":{"type":"text"}"#,
         r#""ignore_eos":false"#,
         r#""documents":[]"#,
+        r#""add_generation_prompt":true,"add_special_tokens":false,"skip_special_tokens":true"#,
+        r#""allowed_token_ids":null,"cache_prompt":true,"prompt_logprobs":null"#,
+        r#""include_stop_str_in_output":false,"lora":[],"min_keep":0,"n_cmpl":1,"tfs_z":1.0"#,
+        r#""n_predict":-1,"t_max_predict_ms":-1,"top_n_sigma":-1.0,"mirostat":0"#,
         r#""stop":[""]"#,
     ] {
         local_ask(&read(&body_with(more)).expect(more)).expect(more);
@@ -241,6 +270,11 @@ fn a_last_message_of_the_assistant_is_continued_unless_it_says_no() {
     assert!(ask.continued);
     let body = format!(r#"{{"model":"m","messages":{messages},"continue_final_message":false}}"#);
     assert!(!local_ask(&read(&body).unwrap()).unwrap().continued);
+    // As vLLM wants it said.
+    let body = format!(
+        r#"{{"model":"m","messages":{messages},"continue_final_message":true,"add_generation_prompt":false}}"#
+    );
+    assert!(local_ask(&read(&body).unwrap()).unwrap().continued);
     let body = format!(
         r#"{{"model":"m","messages":{messages},"response_format":{{"type":"json_object"}}}}"#
     );
