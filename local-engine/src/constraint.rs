@@ -345,7 +345,7 @@ fn compile(
 fn reason(told: &str) -> String {
     let of_grammar = |line: &&str| {
         let number = line.trim_start().split_once(" | ").map(|(number, _)| number);
-        !number.is_some_and(|number| number.parse::<u32>().is_ok())
+        number.is_none_or(|number| number.parse::<u32>().is_err())
     };
     let said = told.lines().take_while(of_grammar).collect::<Vec<_>>().join("\n");
     let is_place = |place: &str| {

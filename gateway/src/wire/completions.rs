@@ -172,7 +172,7 @@ impl Completion {
         chunk.put_slice(b"\"choices\":[");
         // By the tokens, not by the text: that may come before its last token is told.
         let mut place = self.places.get_mut(index).map(std::mem::take).unwrap_or_default();
-        put_choice(&mut chunk, index, text, (logprobs, &mut place), finish);
+        put_choice(&mut chunk, index, text, logprobs, &mut place, finish);
         if let Some(kept) = self.places.get_mut(index) {
             *kept = place;
         }
@@ -214,8 +214,7 @@ impl Completion {
             let finish = Some(finish.as_ref().unwrap_or(&FinishReason::Stop));
             let mut place = Place::default();
             place.pass(echo.as_bytes());
-            let logprobs = (logprobs.as_slice(), &mut place);
-            put_choice(&mut body, index, &(echo + text), logprobs, finish);
+            put_choice(&mut body, index, &(echo + text), logprobs, &mut place, finish);
         }
         body.put_slice(b"],\"usage\":");
         chat::put_usage(&mut body, usage, cost);
@@ -247,19 +246,20 @@ impl Place {
     }
 }
 
-/// One choice; its tokens begin at the place `logprobs.1` of its text.
+/// One choice; its tokens begin at `place` of its text.
 fn put_choice(
     out: &mut BytesMut,
     index: usize,
     text: &str,
-    logprobs: (&[TokenLogprob], &mut Place),
+    logprobs: &[TokenLogprob],
+    place: &mut Place,
     finish: Option<&FinishReason>,
 ) {
     out.put_slice(b"{\"text\":");
     chat::put_string(out, text);
     // Writing to a BytesMut that grows cannot fail.
     let _ = write!(out, ",\"index\":{index},\"logprobs\":");
-    put_logprobs(out, logprobs.0, logprobs.1);
+    put_logprobs(out, logprobs, place);
     out.put_slice(b",\"finish_reason\":");
     match finish {
         Some(finish) => chat::put_string(out, finish.as_str()),

@@ -47,6 +47,18 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
         (r#""dry_penalty_last_n":1.5"#, "dry_penalty_last_n"),
         (r#""dry_sequence_breakers":[""]"#, "dry_sequence_breakers[0]"),
         (r#""chat_template_kwargs":{"enable_thinking":false}"#, "chat_template_kwargs"),
+        (r#""top_k":"many""#, "top_k"),
+        (r#""min_p":2"#, "min_p"),
+        (r#""repetition_penalty":0"#, "repetition_penalty"),
+    ] {
+        let error = local_ask(&read(&body_with(more)).expect(more)).expect_err(more);
+        assert_eq!(error.param.as_deref(), Some(param), "{more}: {error}");
+    }
+}
+
+#[test]
+fn what_other_servers_take_and_this_engine_does_not_is_refused_by_name() {
+    for (more, param) in [
         (r#""add_generation_prompt":false"#, "add_generation_prompt"),
         (r#""add_special_tokens":true"#, "add_special_tokens"),
         (r#""allowed_token_ids":[5]"#, "allowed_token_ids"),
@@ -72,9 +84,6 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
         (r#""tfs_z":0.5"#, "tfs_z"),
         (r#""truncate_prompt_tokens":64"#, "truncate_prompt_tokens"),
         (r#""vllm_xargs":{"a":1}"#, "vllm_xargs"),
-        (r#""top_k":"many""#, "top_k"),
-        (r#""min_p":2"#, "min_p"),
-        (r#""repetition_penalty":0"#, "repetition_penalty"),
     ] {
         let error = local_ask(&read(&body_with(more)).expect(more)).expect_err(more);
         assert_eq!(error.param.as_deref(), Some(param), "{more}: {error}");
