@@ -470,6 +470,21 @@ impl Drop for Relay {
     /// The client left: what is known is written down, and the entry settles itself.
     fn drop(&mut self) {
         self.book();
+        let output = self.output_tokens();
+        let Some(open) = &mut self.open else { return };
+        // What follows is the settling alone.
+        open.timeline.end(Stage::Relay);
+        let ttft_us = self.pacing.client_ttft_us();
+        // The status has left with the first piece of a stream.
+        if self.stream && ttft_us.is_some() {
+            open.ending = Ending {
+                status: Some(ANSWERED),
+                answered_by: self.started.attempt,
+                ttft_us,
+                tpot_ns: self.pacing.tpot_ns(output),
+                ..open.ending
+            };
+        }
     }
 }
 

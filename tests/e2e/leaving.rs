@@ -42,6 +42,12 @@ async fn after_any_number_of_pieces() {
             let entries = gate.ledger().until_entries(pieces).await;
             let entry = gate.ledger().entry(&entries.last().unwrap().id()).await;
             is_that_of_a_client_who_left(&entry);
+            // It was answered until it left: nothing of that is lost, nor called settling.
+            assert_eq!(entry.0["status"], 200, "{:#}", entry.0);
+            assert_eq!(entry.0["answered_by"], 0);
+            assert!(entry.0["ttft_us"].as_u64() > Some(0), "{:#}", entry.0);
+            assert_eq!(entry.0["tpot_ns"].is_u64(), pieces > 1, "{:#}", entry.0);
+            assert!(entry.0["stages"]["relay_us"].as_u64() > Some(0), "{:#}", entry.0);
             costs.push(entry.cost().unwrap());
             gate.until_nothing_is_reserved().await;
         }
