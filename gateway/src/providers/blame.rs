@@ -49,7 +49,8 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
 /// Whether a 403 is about what the prompt says (OpenRouter answers so) and not about who asks.
 pub(crate) fn moderated(error: &ProviderError) -> bool {
     let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-    ["flagged", "moderation", "content policy"].iter().any(|word| message.contains(word))
+    // Not "moderation" alone: a key may be refused for that endpoint.
+    ["flagged", "content policy"].iter().any(|words| message.contains(words))
 }
 
 #[cfg(test)]
@@ -118,6 +119,7 @@ mod tests {
             ),
             ("Country, region, or territory not supported", false),
             ("You do not have access to this model", false),
+            ("Your key may not use moderation", false),
         ] {
             let body = format!(
                 "{{\"error\":{{\"code\":403,\"message\":{}}}}}",
