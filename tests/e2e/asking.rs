@@ -264,9 +264,12 @@ async fn a_character_of_several_tokens_has_a_probability_for_each() {
     let whole = gate.post("/v1/completions", &body(8, false)).await.ok().json();
     let told = whole["choices"][0]["logprobs"].clone();
     let tokens = told["tokens"].as_array().unwrap();
-    let parts = tokens.len() - 2;
+    let of_one = |token: &&Value| token.as_str().unwrap().starts_with(r"bytes:\x");
+    let parts = tokens.iter().take_while(of_one).count();
     assert!(parts > 1 && tokens[0].as_str().unwrap().starts_with(r"bytes:\xf0"), "{told}");
-    let offsets = [vec![0; parts], vec![1, 2]].concat();
+    // The letters are drawn as one token or as two.
+    let letters: &[i32] = if tokens[parts] == "ab" { &[1] } else { &[1, 2] };
+    let offsets = [vec![0; parts].as_slice(), letters].concat();
     assert_eq!(told["text_offset"], json!(offsets));
     for top in told["top_logprobs"].as_array().unwrap().iter().take(parts) {
         assert_eq!(top.as_object().unwrap().len(), 10, "{top}");
