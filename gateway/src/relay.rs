@@ -435,34 +435,40 @@ impl Relay {
         self.usage().0.completion()
     }
 
-    /// What the answer costs by what is known now; `None` when its price is unknown.
+    /// What the request costs by what is known now, attempts that did not answer included; `None`
+    /// when a price or a use is unknown.
     fn cost(&self) -> Option<Cost> {
         if self.spared {
             return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
         }
         let usage = self.usage().0;
-        let (price, used) = match (&self.open, self.started.attempt, &self.shared) {
+        let (price, used, missed) = match (&self.open, self.started.attempt, &self.shared) {
             // The entry learns of the engine's time when it is booked, which may be later.
             (Some(open), Some(attempt), _) => {
                 let (price, used) = open.priced(attempt, usage);
                 let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
-                (price, Used { engine_time: told.unwrap_or(used.engine_time), ..used })
+                let used = Used { engine_time: told.unwrap_or(used.engine_time), ..used };
+                (price, used, open.missed_cost(attempt)?)
             }
             (_, _, Some(shared)) => {
                 let engine_time =
                     Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
                 let service = self.seen.service.unwrap_or(shared.used.service);
-                (&shared.price, Used { usage, engine_time, service, ..shared.used })
+                let used = Used { usage, engine_time, service, ..shared.used };
+                (&shared.price, used, self.started.answer.shared_missed_cost()?)
             }
             _ => return None,
         };
-        let total = price.cost(&used).ok().flatten()?;
-        let details = match price {
+        let answer = price.cost(&used).ok().flatten()?;
+        let mut details = match price {
             RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
-            RoutePrice::Compute(_) => vec![("engine_time", total)],
+            RoutePrice::Compute(_) => vec![("engine_time", answer)],
             RoutePrice::Unknown => Vec::new(),
         };
-        Some(Cost { total, details })
+        if missed != PicoUsd::ZERO {
+            details.push(("other_attempts_cost", missed));
+        }
+        Some(Cost { total: answer.add(missed).ok()?, details })
     }
 }
 

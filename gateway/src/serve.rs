@@ -189,6 +189,7 @@ async fn live(gateway: Arc<Gateway>, endpoint: Endpoint, request: Request) -> Re
         decision: None,
         recorded: false,
         watched: false,
+        repeats: false,
         head_left: None,
     };
     match answer(&gateway, request, &mut life).await {
@@ -216,6 +217,8 @@ struct Life {
     recorded: bool,
     /// Whether the guard counts it as running.
     watched: bool,
+    /// Whether it is the repetition of a request that has an answer, or a refusal, already.
+    repeats: bool,
     /// Where a head may leave before there is an answer: whether it has.
     head_left: Option<Arc<AtomicBool>>,
 }
@@ -253,8 +256,8 @@ async fn answer(
         gateway.admission.admit_to(&request.model, &mut permit)?;
         let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
         life.watched = true;
-        let decision =
-            decide(&policy, &facts).map_err(|refusal| watched::kept_home(refusal, &actions))?;
+        let decision = decide(gateway, &policy, &facts)
+            .map_err(|refusal| watched::kept_home(refusal, &actions))?;
         life.decision = Some(Arc::clone(&decision));
         life.timeline.end(Stage::Decide);
 
@@ -375,10 +378,14 @@ fn bear(of_key: &[String], named: &mut Vec<String>) {
     named.extend(own.into_iter().filter(new));
 }
 
-fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Refusal> {
+fn decide(
+    gateway: &Gateway,
+    policy: &policies::Policy,
+    facts: &Facts,
+) -> Result<Arc<Decision>, Refusal> {
     match policies::decide(policy, facts) {
         Verdict::Route(decision) => Ok(Arc::new(decision)),
-        Verdict::Refuse(refuse) => Err(headers::policy_refusal(refuse, facts)),
+        Verdict::Refuse(refuse) => Err(headers::policy_refusal(&gateway.routes, refuse, facts)),
     }
 }
 

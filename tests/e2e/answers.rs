@@ -1,17 +1,10 @@
 //! Answers of the real model in the process. The model is small: what is asserted is shape, counts,
 //! limits and determinism, never facts.
 
-use crate::harness::{Answer, EDGE_USD_PER_HOUR, Gate, eventually, pico};
+use crate::harness::{EDGE_USD_PER_HOUR, Gate, eventually, pico};
 use e2e::standin::StandIn;
 use futures::future::join_all;
 use serde_json::json;
-
-/// An answer's `usage.cost` is so many pico-USD.
-fn told(answer: &Answer, cost: u128) {
-    // A number of JSON, and the amounts here are far below what a float tells apart.
-    let said = answer.usage()["cost"].as_f64().expect("usage.cost") * 1e12;
-    assert!((said - cost as f64).abs() < 0.5, "{said} said, {cost} booked");
-}
 
 #[tokio::test]
 async fn an_answer_is_whole_exactly_counted_priced_and_written_down() {
@@ -57,9 +50,9 @@ async fn an_answer_is_whole_exactly_counted_priced_and_written_down() {
     assert!(cost > 0);
     // The caller reads the same, in the body and in the header, and in a stream's usage.
     assert_eq!(pico(&json!(answer.header("x-tollgate-cost-usd"))), Some(cost));
-    told(&answer, cost);
+    answer.tells_cost(cost);
     let streamed = gate.ask("And of Spain?").at_most(4).streamed_with_usage().send().await.ok();
-    told(&streamed, gate.ledger().entry(streamed.id()).await.cost().unwrap());
+    streamed.tells_cost(gate.ledger().entry(streamed.id()).await.cost().unwrap());
     assert!(attempt.0["times"]["ttft_us"].is_u64());
 }
 

@@ -237,12 +237,38 @@ async fn a_request_sent_twice_under_one_key_is_answered_and_charged_once() {
     assert!(!broken().await.done());
     assert_eq!(cloud.counts().requests, 3);
 
+    // So is a refusal after which a provider may bill.
+    cloud.next(Script::default().with(Fault::ResetBeforeHead));
+    let refused = || gate.ask("Lost.").header("idempotency-key", "order-4").send();
+    let (first, again) = (refused().await, refused().await);
+    assert_eq!((first.status, first.header("idempotent-replayed")), (503, ""));
+    assert_eq!((again.status, again.header("idempotent-replayed")), (503, "true"));
+    assert_eq!(again.body_text(), first.body_text());
+    assert_eq!(cloud.counts().requests, 4);
+
     // What owed nothing may be tried again.
     cloud.next(Script::default().with(Fault::Status503));
     let retry = || gate.ask("Try.").header("idempotency-key", "order-2").send();
     assert_eq!(retry().await.status, 503);
     retry().await.ok();
     gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_others_may_share_tells_what_failed_before_it() {
+    let (slow, cloud) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_named("slow", &slow, "first_token_timeout_ms = 300")
+        .cloud_named("second", &cloud, "")
+        .start()
+        .await;
+    slow.next(Script::default().with(Fault::Hang));
+    let ask = gate.ask("Once.").streamed_with_usage().header("idempotency-key", "order-1");
+    let answer = ask.send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!(entry.attempts().len(), 2);
+    assert!(entry.attempts()[0].cost().unwrap() > 0, "{entry:#?}");
+    answer.tells_cost(entry.cost().unwrap());
 }
 
 #[tokio::test]

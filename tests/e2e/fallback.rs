@@ -29,7 +29,7 @@ impl Case {
         self.first.next(Script::default().with(fault));
         self.second.next(Script::says("From the second.").using(10, 3));
         let ask = self.gate.ask("Who answers?");
-        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let answer = if stream { ask.streamed_with_usage() } else { ask }.send().await.ok();
         let what = fault.name();
         assert_eq!(answer.text(), "From the second.", "{what}");
         assert_eq!(answer.header("x-tollgate-route"), "second", "{what}");
@@ -37,6 +37,7 @@ impl Case {
 
         let entry = self.gate.ledger().entry(answer.id()).await;
         entry.adds_up();
+        answer.tells_cost(entry.cost().unwrap());
         assert_eq!(entry.outcome(), "completed", "{what}");
         assert_eq!(entry.0["answered_by"], 1, "{what}");
         let attempts = entry.attempts();

@@ -2,7 +2,7 @@
 //! failing, and not asked at all when the answer would come too late.
 
 use crate::harness::{Gate, eventually};
-use e2e::standin::{Cut, Fault, Point, Script, StandIn};
+use e2e::standin::{Cut, Fault, Hold, Point, Script, StandIn};
 use serde_json::json;
 use std::time::Duration;
 
@@ -210,8 +210,35 @@ async fn alone_and_resting_a_route_is_a_503_that_sends_nothing() {
     assert_eq!(gate.ask("Well?").send().await.status, 503);
     let answer = gate.ask("Well?").send().await;
     assert_eq!((answer.status, answer.error().code.as_deref()), (503, Some("upstream_failed")));
+    let after: u64 = answer.header("retry-after").parse().expect("when it is tried again");
+    assert!((1..=60).contains(&after), "{after}");
     assert_eq!(cloud.counts().requests, 1);
     assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "nothing was tried");
+}
+
+#[tokio::test]
+async fn beside_the_one_that_tries_a_resting_route_others_are_told_when_to_come_again() {
+    let (cloud, gate) = one_cloud("breaker = { failures_max = 1, open_ms = 100 }").await;
+    cloud.next(Script::default().with(Fault::Status500));
+    assert_eq!(gate.ask("Well?").send().await.status, 503);
+    eventually("the breaker to let one try", || async {
+        let ready = gate.get("/ready").await.json();
+        (ready["routes"][0]["breaker"]["state"] == "half_open").then_some(())
+    })
+    .await;
+    let hold = Hold::after_pieces(0);
+    cloud.next(Script::says("Well again.").held(&hold));
+    let first = gate.ask("Well?").streamed().send();
+    let beside = async {
+        cloud.until(|counts| counts.requests == 2).await.expect("the one that tries");
+        let beside = gate.ask("Well?").send().await;
+        hold.let_go();
+        beside
+    };
+    let (first, beside) = tokio::join!(first, beside);
+    assert_eq!((first.status, beside.status), (200, 503), "{}", beside.body_text());
+    assert_eq!(beside.header("retry-after-ms"), "100");
+    assert_eq!(cloud.counts().requests, 2);
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ pub struct Head {
     pub attempts: usize,
     /// The output cap that was sent.
     pub output_cap: u64,
+    /// What the attempts cost that did not answer; `None` where nobody knows.
+    pub missed_cost: Option<PicoUsd>,
 }
 
 /// How a flight ended.
@@ -257,6 +259,12 @@ impl Waiter {
                 return Some(Err(broken()));
             }
         }
+    }
+
+    /// What the attempts cost that did not answer, where it is known.
+    #[must_use]
+    pub fn missed_cost(&self) -> Option<PicoUsd> {
+        self.flight.lock().head.as_ref()?.missed_cost
     }
 
     /// What the answer cost whoever asked the route, once it is whole and where it is known.

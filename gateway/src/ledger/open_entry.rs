@@ -377,6 +377,17 @@ impl OpenEntry {
         (&running.price, running.used(usage, self.books.clock.unix_ms() / 1000))
     }
 
+    /// What all attempts but the one that answers cost; `None` where that of one is not known, or
+    /// it still runs.
+    #[must_use]
+    pub fn missed_cost(&self, answering: AttemptIndex) -> Option<PicoUsd> {
+        let answering = usize::from(answering.0);
+        let others = self.attempts.iter().enumerate().filter(|(at, _)| *at != answering);
+        others
+            .map(|(_, running)| running.record.cost)
+            .try_fold(PicoUsd::ZERO, |sum, cost| sum.add(cost?).ok())
+    }
+
     /// The only attempt of a test.
     #[cfg(test)]
     pub(crate) fn first_attempt(&self) -> AttemptIndex {

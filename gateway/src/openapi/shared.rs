@@ -24,7 +24,7 @@ pub(super) const ANSWERED: [&str; 16] = [
 ];
 
 /// Headers of a refusal, beside those that one status alone has.
-const REFUSED: [&str; 10] = [
+const REFUSED: [&str; 11] = [
     "x-request-id",
     "x-tollgate-rule",
     "x-tollgate-policy",
@@ -35,6 +35,7 @@ const REFUSED: [&str; 10] = [
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining-tokens",
     "x-ratelimit-reset-tokens",
+    "idempotent-replayed",
 ];
 
 /// Statuses of refusals, what each means, and the headers it alone has.
@@ -164,7 +165,7 @@ pub(super) fn headers() -> Value {
         "x-ratelimit-remaining-tokens": header("What is left of it.", whole.clone()),
         "x-ratelimit-reset-tokens": header("When it is full again.", millis),
         "server-timing": header("The stages that were over when the head left, in milliseconds.", text.clone()),
-        "idempotent-replayed": header("The answer is that of an earlier request with this `Idempotency-Key`.", json!({ "const": "true" })),
+        "idempotent-replayed": header("The answer, or the refusal, is that of an earlier request with this `Idempotency-Key`.", json!({ "const": "true" })),
         "x-tollgate-count": header("Whether the count is exact, by the tokenizer of the model in this process, or an estimate.", json!({ "enum": ["exact", "estimate"] })),
         "retry-after": header("Seconds to wait, at most 120.", whole.clone()),
         "retry-after-ms": header("The same in milliseconds.", whole),

@@ -103,6 +103,16 @@ impl Breaker {
         }
     }
 
+    /// For how long nothing passes, as far as that is known; `None` where something would.
+    #[must_use]
+    pub fn resting(&self) -> Option<Duration> {
+        match self.state() {
+            BreakerState::Closed | BreakerState::HalfOpen { room: true } => None,
+            BreakerState::HalfOpen { room: false } => Some(self.config.open),
+            BreakerState::Open(left) => Some(left),
+        }
+    }
+
     /// Leave for one attempt.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::{
     timeline::micros,
     wire::{BadRequest, ChatRequest, EngineUse, Event},
 };
-use breaker::{Breaker, BreakerState};
+use breaker::Breaker;
 use cloud::{CloudAnswer, CloudRoute};
 use live::Live;
 use local::{LocalAnswer, LocalRoute};
@@ -333,11 +333,8 @@ impl Route {
     /// Whether it can take a request now.
     #[must_use]
     pub fn state(&self) -> RouteState {
-        match self.breaker.state() {
-            BreakerState::Closed | BreakerState::HalfOpen { room: true } => {}
-            BreakerState::Open(_) | BreakerState::HalfOpen { room: false } => {
-                return RouteState::Unavailable;
-            }
+        if self.breaker.resting().is_some() {
+            return RouteState::Unavailable;
         }
         match &self.source {
             Source::Local(local) => local.state(),
@@ -425,6 +422,15 @@ impl Answer {
         match self {
             Self::Local(answer) => Some(answer.metered()),
             Self::Cloud(_) | Self::Shared(_) => None,
+        }
+    }
+
+    /// What the attempts before a shared answer cost whoever asked the routes.
+    #[must_use]
+    pub fn shared_missed_cost(&self) -> Option<PicoUsd> {
+        match self {
+            Self::Shared(waiter) => waiter.missed_cost(),
+            Self::Local(_) | Self::Cloud(_) => None,
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     ledger::{BudgetPath, CacheUse, RequestId, TokenRate},
     listen::Peer,
     refusal::Refusal,
+    routes::Routes,
     timeline::Timeline,
     wire::BadRequest,
 };
@@ -23,6 +24,8 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-tollgate-attempts");
 const CACHE: HeaderName = HeaderName::from_static("x-tollgate-cache");
 const OUTPUT_CAP: HeaderName = HeaderName::from_static("x-tollgate-output-cap");
 const COST: HeaderName = HeaderName::from_static("x-tollgate-cost-usd");
+/// Stripe's name for an answer, or an error, that is given again.
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// OpenAI's limit, remaining and reset, of requests and of tokens.
@@ -125,6 +128,9 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
         let path = gateway.books.path(&caller.payer(), model.unwrap_or_default());
         written.token_rates(gateway.books.token_rate(&path));
     }
+    if life.repeats {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
     if life.decision.is_some() {
         headers.insert(CACHE, HeaderValue::from_static(cache_word(CacheUse::Bypass)));
     }
@@ -149,7 +155,7 @@ pub(super) fn refusing_rule(refusal: &Refusal) -> Option<RuleName> {
 
 /// A policy's refusal in the caller's terms. Where every route is out of question for what the
 /// request asks, that is the caller's 400 and names the parameter; otherwise the policy's own word.
-pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
+pub(super) fn policy_refusal(routes: &Routes, refuse: Refuse, facts: &Facts) -> Refusal {
     let all = |test: &dyn Fn(&LeaveOut) -> bool| {
         !refuse.left_out.is_empty() && refuse.left_out.iter().all(|left| test(&left.reason))
     };
@@ -179,10 +185,13 @@ pub(super) fn policy_refusal(refuse: Refuse, facts: &Facts) -> Refusal {
             return Refusal::Bad(too_long(&refuse, facts));
         }
     }
-    if refuse.reason == RefuseReason::NoRoute
-        && refuse.left_out.iter().any(|l| l.reason == LeaveOut::Unavailable)
-    {
-        return Refusal::RouteDown(refuse.message);
+    let down = || refuse.left_out.iter().filter(|left| left.reason == LeaveOut::Unavailable);
+    if refuse.reason == RefuseReason::NoRoute && down().next().is_some() {
+        let resting = down().filter_map(|left| routes.get(&left.route)?.breaker.resting());
+        return match resting.min() {
+            Some(soonest) => Refusal::Resting(soonest),
+            None => Refusal::RouteDown(refuse.message),
+        };
     }
     Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
 }

@@ -128,6 +128,7 @@ pub(super) async fn follow(
         Ok(head) => head,
         Err(refusal) => {
             life.recorded = false;
+            life.repeats = asked.open.notes.idempotent_replay;
             asked.open.discard();
             return Err(refusal);
         }
@@ -153,7 +154,7 @@ pub(super) async fn follow(
     };
     let mut headers = headers::answer(gateway, life, &told, permit.rate());
     if repeats {
-        headers.insert("idempotent-replayed", http::HeaderValue::from_static("true"));
+        headers.insert(headers::REPLAYED, http::HeaderValue::from_static("true"));
     }
     let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
@@ -213,6 +214,7 @@ impl Leader {
             route: Arc::clone(&started.route),
             attempts: self.open.attempts(),
             output_cap: started.output_cap,
+            missed_cost: started.attempt.and_then(|attempt| self.open.missed_cost(attempt)),
         });
         let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));

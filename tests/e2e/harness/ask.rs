@@ -314,6 +314,13 @@ impl Answer {
         found.pop().unwrap_or_default()
     }
 
+    /// Its `usage.cost` is so many pico-USD.
+    pub(crate) fn tells_cost(&self, cost: u128) {
+        // A number of JSON, and the amounts here are far below what a float tells apart.
+        let said = self.usage()["cost"].as_f64().expect("usage.cost") * 1e12;
+        assert!((said - cost as f64).abs() < 0.5, "{said} said, {cost} booked");
+    }
+
     /// The error object; also asserts its shape.
     pub(crate) fn error(&self) -> ErrorSeen {
         assert!(self.status >= 400, "no error: {} {}", self.status, self.body_text());
