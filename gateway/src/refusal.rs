@@ -4,7 +4,10 @@
 //! what is left and when it opens again; the inside of a fault never reaches a caller, and no
 //! `retry-after` exceeds 120 s (some SDKs sleep as long as they are told).
 
-use crate::wire::BadRequest;
+use crate::{
+    ledger::Endpoint,
+    wire::{self, BadRequest},
+};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -270,6 +273,19 @@ impl Refusal {
             Self::UnknownModel(_) => Some("model"),
             Self::Rejected { param, .. } => param.as_deref(),
             _ => None,
+        }
+    }
+
+    /// The refusal of a request that was read, with the names that its fields have at `endpoint`.
+    #[must_use]
+    pub fn named_for(self, endpoint: Endpoint) -> Self {
+        match self {
+            Self::Bad(bad) => Self::Bad(wire::named(endpoint, bad)),
+            Self::Rejected { status, message, kind, param, code } => {
+                let param = param.map(|param| wire::name(endpoint, &param).into_owned());
+                Self::Rejected { status, message, kind, param, code }
+            }
+            other => other,
         }
     }
 

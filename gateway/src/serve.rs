@@ -257,7 +257,7 @@ async fn answer(
         let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
         life.watched = true;
         let decision = decide(gateway, &policy, &facts)
-            .map_err(|refusal| watched::kept_home(refusal, &actions))?;
+            .map_err(|refusal| watched::kept_home(refusal, &actions).named_for(life.endpoint))?;
         life.decision = Some(Arc::clone(&decision));
         life.timeline.end(Stage::Decide);
 
@@ -287,7 +287,7 @@ async fn from(
     source: Source,
     mut asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
-    match source {
+    let answered = match source {
         Source::Route(cache) => {
             asked.open.notes.cache = cache;
             ask(gateway, life, asked).await
@@ -305,7 +305,8 @@ async fn from(
             asked.open.notes.idempotent_replay = true;
             Box::pin(shared::follow(gateway, life, asked, waiter)).await
         }
-    }
+    };
+    answered.map_err(|refusal| refusal.named_for(life.endpoint))
 }
 
 /// Asks the routes of the plan and relays what the first one says that answers.

@@ -226,6 +226,32 @@ async fn what_the_engine_cannot_do_is_refused_by_name() {
         let length: u64 = length.and_then(|length| length.parse().ok()).expect(&error.message);
         assert!(length > 0, "{}", error.message);
     }
+    // Whoever asks in another format is told by the names of that.
+    let words = "word ".repeat(40_000);
+    let tool = json!({"name": "look", "parameters": {"type": "array"}, "input_schema": {"type": "array"}, "type": "function"});
+    for (path, body, param) in [
+        ("/v1/completions", json!({"model": "auto", "prompt": words}), "prompt"),
+        ("/v1/embeddings", json!({"model": "auto", "input": words}), "input"),
+        ("/v1/responses", json!({"model": "auto", "input": words}), "input"),
+        (
+            "/v1/responses",
+            json!({"model": "auto", "input": "?", "tools": [tool]}),
+            "tools[0].parameters",
+        ),
+        ("/v1/responses", json!({"model": "auto", "input": "?", "max_tokens": 3}), "max_tokens"),
+        (
+            "/v1/responses",
+            json!({"model": "auto", "input": "?", "max_output_tokens": 1_000_000}),
+            "input",
+        ),
+    ] {
+        let refused = gate.post(path, &body).await;
+        assert_eq!(
+            (refused.status, refused.error().param.as_deref()),
+            (400, Some(param)),
+            "{path}"
+        );
+    }
     // The prompt fits, and what may be answered does not: the caller's cap is never lowered in secret.
     let cap = 8_192 - 10;
     let tight = gate.ask("Hello.").at_most(cap).send().await;

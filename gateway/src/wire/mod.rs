@@ -15,6 +15,7 @@ mod headers;
 pub(crate) mod json;
 mod local;
 mod messages;
+mod named;
 mod outer;
 mod priced;
 mod put;
@@ -36,6 +37,7 @@ pub(crate) use headers::{GUARD as GUARD_TAG, check_tags};
 pub use local::{
     LocalAsk, LocalCompletion, LocalEmbedding, local_ask, local_completion, local_embedding,
 };
+pub use named::{name, named};
 pub use outer::{Outer, id_prefix};
 pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};

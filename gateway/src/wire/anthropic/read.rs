@@ -6,6 +6,7 @@ use crate::{
     wire::{
         BadRequest, ChatRequest, check,
         json::{self, Kind},
+        named,
         put::Object,
         read::{object_text, read_chat, without_chats_own},
     },
@@ -47,7 +48,9 @@ pub fn read_messages(
         return Err(BadRequest::missing("max_tokens"));
     }
     let inner = Bytes::from(given.to_chat()?);
-    let request = without_chats_own(read_chat(inner, headers, output_tokens_default)?)?;
+    let request = read_chat(inner, headers, output_tokens_default)
+        .and_then(without_chats_own)
+        .map_err(|bad| named(Endpoint::Messages, bad))?;
     Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
 }
 
@@ -58,7 +61,7 @@ pub fn read_messages(
 /// [`BadRequest`] naming the parameter or the header.
 pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
     let inner = Bytes::from(Given::read(object_text(&body)?)?.to_chat()?);
-    let request = read_chat(inner, headers, 1)?;
+    let request = read_chat(inner, headers, 1).map_err(|bad| named(Endpoint::Messages, bad))?;
     Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
 }
 

@@ -237,7 +237,7 @@ fn put_content(out: &mut Vec<u8>, choice: &Choice) {
         block.text("type", "tool_use");
         block.text("id", &call.id);
         block.text("name", &call.name);
-        block.raw("input", &input(call));
+        block.raw("input", &input(call, choice.finish.as_ref()));
         block.end();
     }
     // Applications look at the first block.
@@ -254,14 +254,34 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     block.end();
 }
 
-/// A call's arguments as the object that this format has; where the model wrote none, its text as
-/// the only member.
-fn input(call: &ToolCall) -> String {
+/// A call's arguments as the object that this format has. Of one that the cap cut, the members that
+/// are whole; where the model wrote no object, its text as the only member.
+fn input(call: &ToolCall, finish: Option<&FinishReason>) -> String {
     match serde_json::from_str::<&RawValue>(&call.arguments) {
         Ok(raw) if raw.get().starts_with('{') => raw.get().to_owned(),
         _ if call.arguments.trim().is_empty() => "{}".to_owned(),
+        _ if finish == Some(&FinishReason::Length) => whole_members(&call.arguments),
         _ => json!({ "arguments": call.arguments }).to_string(),
     }
+}
+
+/// The object that `cut` begins, up to its last member that has a comma after it.
+fn whole_members(cut: &str) -> String {
+    let (mut depth, mut in_string, mut escaped, mut whole) = (0_usize, false, false, 0);
+    for (at, byte) in cut.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' if depth == 1 => whole = at,
+            _ => {}
+        }
+    }
+    let object = format!("{}}}", cut.get(..whole).unwrap_or_default());
+    if serde_json::from_str::<&RawValue>(&object).is_ok() { object } else { "{}".to_owned() }
 }
 
 /// The stop reason, and the stop sequence where it is known which was met.

@@ -6,6 +6,7 @@ use crate::{
     wire::{
         BadRequest, ChatRequest, check,
         json::{self, Kind},
+        name as name_at, named,
         put::Object,
         read::{object_text, read_chat, without_chats_own},
     },
@@ -13,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::value::RawValue;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// Where answers are kept, and for whom.
 #[derive(Clone, Debug)]
@@ -81,30 +82,13 @@ pub fn read_response(
     let ask = ResponsesAsk { echo: given.echo(keep.is_some()), custom: tools.custom, keep };
     let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
         .and_then(without_chats_own)
-        .map_err(renamed)?;
+        .map_err(|bad| named(Endpoint::Responses, bad))?;
     Ok(ChatRequest {
         endpoint: Endpoint::Responses,
         outer_body: Some(body),
         responses: Some(Box::new(ask)),
         ..request
     })
-}
-
-/// An error under the name that the parameter has in this format.
-fn renamed(bad: BadRequest) -> BadRequest {
-    let Some(param) = bad.param.as_deref() else { return bad };
-    let outer = match param {
-        "max_completion_tokens" | "max_tokens" => "max_output_tokens",
-        "reasoning_effort" => "reasoning.effort",
-        other if other.starts_with("messages") => "input",
-        other if other.starts_with("response_format") => "text.format",
-        other => other,
-    };
-    BadRequest {
-        message: bad.message.replace(&format!("`{param}`"), &format!("`{outer}`")),
-        param: Some(outer.to_owned()),
-        code: bad.code,
-    }
 }
 
 impl<'a> Given<'a> {
@@ -137,6 +121,12 @@ impl<'a> Given<'a> {
         ] {
             if given.is_some() {
                 return Err(BadRequest::unsupported(name, format!("`{name}`: {why}")));
+            }
+        }
+        for (name, _) in &self.others {
+            if let Cow::Owned(own) = name_at(Endpoint::Responses, name) {
+                let message = format!("`{name}` is not served here: it is called `{own}`");
+                return Err(BadRequest::unsupported(name, message));
             }
         }
         if self.boolean("background", self.background)? == Some(true) {
@@ -296,12 +286,12 @@ impl<'a> Given<'a> {
             ("reasoning", reasoning, r#"{"effort":null,"summary":null}"#),
             ("safety_identifier", self.safety_identifier, "null"),
             ("service_tier", self.service_tier, "\"default\""),
-            ("temperature", self.temperature, "1.0"),
+            ("temperature", self.temperature, "null"),
             ("text", text, r#"{"format":{"type":"text"}}"#),
             ("tool_choice", self.tool_choice, "\"auto\""),
             ("tools", self.tools, "[]"),
             ("top_logprobs", self.top_logprobs, "0"),
-            ("top_p", self.top_p, "1.0"),
+            ("top_p", self.top_p, "null"),
             ("truncation", self.truncation, "\"disabled\""),
             ("user", self.user, "null"),
         ] {

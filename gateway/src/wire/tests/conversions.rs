@@ -194,6 +194,34 @@ fn how_an_answer_ended_is_told_in_each_formats_words() {
 }
 
 #[test]
+fn a_calls_input_has_the_members_that_came_before_the_cap() {
+    let request = simple(Endpoint::Messages, &json!({}));
+    let input = |arguments: &str, finish| {
+        let mut answer = Gathered::default();
+        let begun = DeltaKind::ToolCall { index: 0, id: "call_1".into(), name: "w".into() };
+        let arguments = DeltaKind::ToolArguments { index: 0, json: arguments.into() };
+        for kind in [begun, arguments, DeltaKind::Finish(finish)] {
+            answer.add(Delta::new(0, kind));
+        }
+        let whole = outer(Endpoint::Messages, &request).whole(answer, &usage(), None);
+        serde_json::from_slice::<Value>(&whole).unwrap()["content"][0]["input"].clone()
+    };
+    for (cut, whole) in [
+        (r#"{"a": [1, {"b": 2}], "c": "d,\"e", "f"#, json!({"a": [1, {"b": 2}], "c": "d,\"e"})),
+        (r#"{"a": [1, 2"#, json!({})),
+        (r#"{"a": 1"#, json!({})),
+        (r#"{"a": 1,"#, json!({"a": 1})),
+        ("{", json!({})),
+        ("[1, 2", json!({})),
+        ("no object, at all", json!({})),
+        (r#"{"a": 1}"#, json!({"a": 1})),
+    ] {
+        assert_eq!(input(cut, FinishReason::Length), whole, "{cut}");
+    }
+    assert_eq!(input("Oslo", FinishReason::ToolCalls), json!({"arguments": "Oslo"}));
+}
+
+#[test]
 fn an_item_that_the_cap_cut_is_no_completed_one() {
     let request = simple(Endpoint::Responses, &json!({}));
     let call = || {
