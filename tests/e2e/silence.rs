@@ -150,6 +150,7 @@ async fn a_client_that_leaves_while_it_is_kept_waiting_is_settled() {
     let entry = gate.ledger().entry(&id).await;
     entry.adds_up();
     assert_eq!(entry.outcome(), "client_gone");
+    assert_eq!(entry.0["status"], 200, "its head had left");
     eventually("the provider to be left too", || async {
         (cloud.counts().left == 1).then_some(())
     })

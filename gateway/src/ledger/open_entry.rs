@@ -30,7 +30,7 @@ use crate::{
 use policies::{PicoUsd, RouteId, RoutePrice, ServiceTier, TokenPrice, Usage, Used};
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::time::Instant;
 
@@ -132,6 +132,8 @@ pub struct OpenEntry {
     pub ending: Ending,
     /// What happened on the way; kept up to date like `ending`.
     pub notes: Notes,
+    /// Where a head, a 200, may leave before there is an answer: whether it has.
+    pub head_left: Option<Arc<AtomicBool>>,
     books: Arc<Shared>,
     /// `None` once it is settled.
     head: Option<Box<EntryHead>>,
@@ -170,6 +172,7 @@ impl OpenEntry {
             timeline,
             ending,
             notes: Notes::default(),
+            head_left: None,
             books,
             head: Some(Box::new(head)),
             // Most requests make one, and it is large.
@@ -479,6 +482,10 @@ impl OpenEntry {
         ticket
     }
 
+    fn head_left(&self) -> bool {
+        self.head_left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed))
+    }
+
     fn entry(&self, head: Box<EntryHead>, attempts: Vec<Attempt>) -> Entry {
         let head = *head;
         let ending = self.ending;
@@ -505,7 +512,7 @@ impl OpenEntry {
             attempts,
             answered_by,
             outcome: ending.outcome,
-            status: ending.status,
+            status: ending.status.or_else(|| self.head_left().then_some(200)),
             stages: self.timeline.stages(),
             ttft_us: ending.ttft_us,
             tpot_ns: ending.tpot_ns,

@@ -35,7 +35,7 @@ pub(super) async fn answer(
     life: &mut Life,
     every: Duration,
     source: Source,
-    asked: Box<Asked>,
+    mut asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
     let head = AnswerHead {
         id: answer_id(life),
@@ -45,6 +45,7 @@ pub(super) async fn answer(
     let mut outer = Outer::new(head, &asked.request, asked.request.prompt_tokens_estimate);
     let left = Arc::new(AtomicBool::new(false));
     life.head_left = Some(Arc::clone(&left));
+    asked.open.head_left = Some(Arc::clone(&left));
     let mut waiting = Box::pin({
         let (gateway, mut life) = (Arc::clone(gateway), life.clone());
         async move {
