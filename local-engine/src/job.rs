@@ -140,6 +140,9 @@ pub struct Scheduling {
     pub priority: Priority,
     /// Longest wait in the queue, where it is shorter than the engine's own.
     pub queue_wait_max: Option<Duration>,
+    /// Whether it was submitted after another job of the same request, whose answer would break
+    /// without it: it waits as long as that one's answer is wanted, and makes room for nobody.
+    pub follows: bool,
 }
 
 /// How urgent a job is.

@@ -88,8 +88,8 @@ impl FairQueue {
         });
     }
 
-    /// Takes out the newest job of the caller with the most waiting, if that is at least two more
-    /// than `caller` has, so that one of `caller` finds room.
+    /// Takes out the newest request of the caller with the most waiting that has not begun, if that
+    /// is at least two jobs more than `caller` has, so that one of `caller` finds room.
     pub(crate) fn displace_for(&mut self, caller: u64) -> Option<Waiting> {
         let waiting_of = |caller: u64| {
             let own = self.flows.iter().filter(|flow| flow.caller == caller);
@@ -101,11 +101,8 @@ impl FairQueue {
         }
         let flows = self.flows.iter_mut().filter(|flow| flow.caller == most);
         let flow = flows.max_by_key(|flow| flow.priority)?;
-        // One choice of a request alone does not go: its answer would break.
-        if flow.jobs.back().is_some_and(|waiting| waiting.after.is_some()) {
-            return None;
-        }
-        let newest = flow.jobs.pop_back();
+        let place = flow.jobs.iter().rposition(|waiting| !waiting.is_part())?;
+        let newest = flow.jobs.remove(place);
         self.len -= usize::from(newest.is_some());
         self.flows.retain(|flow| !flow.jobs.is_empty());
         newest
@@ -214,7 +211,7 @@ mod tests {
         drop(events);
         let job = Job {
             max_tokens,
-            scheduling: Scheduling { caller, priority, queue_wait_max: None },
+            scheduling: Scheduling { caller, priority, queue_wait_max: None, follows: false },
             ..greedy(&vec![1; prompt])
         };
         Waiting {
@@ -312,6 +309,22 @@ mod tests {
         assert_eq!(displaced.job.prompt.len(), 3, "the newest goes");
         queue.push(job(2, Priority::Normal, 5, 5));
         assert!(queue.displace_for(2).is_none(), "two against one is no flood");
+    }
+
+    #[test]
+    fn a_request_makes_room_as_a_whole_or_not_at_all() {
+        let part = |prompt| {
+            let mut part = job(1, Priority::Normal, prompt, 5);
+            part.job.scheduling.follows = true;
+            part
+        };
+        let mut queue = FairQueue::new(4);
+        queue.push(job(1, Priority::Normal, 1, 5));
+        [2, 3, 4].map(part).into_iter().for_each(|part| queue.push(part));
+        let displaced = queue.displace_for(2).expect("four against none");
+        assert_eq!(displaced.job.prompt.len(), 1, "the others are worth nothing without it");
+        assert!(queue.displace_for(2).is_none(), "the others follow one that runs");
+        assert_eq!(queue.len(), 3);
     }
 
     #[test]

@@ -78,6 +78,20 @@ fn a_jobs_own_deadline_is_kept() {
 }
 
 #[test]
+fn a_part_of_a_request_waits_as_long_as_the_others_take() {
+    let mut bench = one_slot();
+    let _running = bench.job(&[A], 20);
+    bench.turn();
+    let of_one = Scheduling { follows: true, ..Scheduling::default() };
+    let mut part = bench.submit_for(of_one, &[A], 1).expect("taken");
+    let mut whole = bench.job(&[A], 1);
+    bench.now += Duration::from_secs(3600);
+    bench.turn();
+    assert!(matches!(events(&mut whole)[..], [JobEvent::Expired { .. }]));
+    assert_eq!(events(&mut part), []);
+}
+
+#[test]
 fn time_is_attributed_without_a_rest_also_when_jobs_leave_anywhere() {
     let mut bench = Bench::new(|config| {
         (config.slots, config.context_tokens, config.overcommit_percent) = (3, 64, 300);

@@ -225,10 +225,10 @@ impl<D: Device> Scheduler<D> {
         if self.shared.gauges.queued.load(Relaxed) == 0 {
             return;
         }
-        // Another choice of a request that runs does not expire: the answer would break.
+        // A part of a request that runs does not expire: the answer would break.
         let over = |waiting: &Waiting| {
             let waited = now.saturating_duration_since(waiting.submitted);
-            waiting.after.is_none() && waited >= waiting.wait_max(self.queue_wait_max)
+            !waiting.is_part() && waited >= waiting.wait_max(self.queue_wait_max)
         };
         let mut queue = self.shared.queue();
         for gone in queue.jobs.take(|waiting| waiting.outbox.abandoned() || over(waiting)) {

@@ -57,6 +57,11 @@ impl Waiting {
         self.job.scheduling.queue_wait_max.map_or(queue_wait_max, |own| own.min(queue_wait_max))
     }
 
+    /// Whether it is a part of a request that has another, without which that would be no answer.
+    pub(crate) fn is_part(&self) -> bool {
+        self.after.is_some() || self.job.scheduling.follows
+    }
+
     /// Tells the job that it waited in vain.
     pub(crate) fn expire(self, now: Instant) {
         let queued = now.saturating_duration_since(self.submitted);

@@ -145,6 +145,19 @@ async fn several_are_decoded_together_and_a_full_queue_is_a_clean_refusal() {
 }
 
 #[tokio::test]
+async fn prompts_of_one_request_wait_for_each_other_longer_than_a_request_may() {
+    let edge = "slots = 1\nqueue_max = 8\nqueue_wait_max_ms = 100";
+    let gate = Gate::builder().edge_with(edge).policy("edge-first").start().await;
+    let never_ends = json!({"0": -100, "2": -100});
+    let body = json!({"model": "auto", "prompt": ["One", "Two", "Three", "Four", "Five"],
+        "max_tokens": 60, "logit_bias": never_ends});
+    let answer = gate.post("/v1/completions", &body).await.ok().json();
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 5, "{answer}");
+    assert_eq!(answer["usage"]["completion_tokens"], 5 * 60);
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
 async fn a_crowd_that_comes_during_one_step_finds_the_free_slots() {
     // One step takes seconds: the crowd is queued all that time, though there are slots for all of it.
     // One after the other they would take longer than anybody may wait, as answers have been so far.

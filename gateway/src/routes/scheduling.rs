@@ -17,6 +17,7 @@ pub(super) fn of(key: &KeyId, request: &ChatRequest) -> Scheduling {
         caller: caller_number(key),
         priority: if flex { Priority::Low } else { Priority::Normal },
         queue_wait_max: None,
+        follows: false,
     }
 }
 

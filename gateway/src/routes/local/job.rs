@@ -292,7 +292,8 @@ impl LocalRoute {
             }
             Work::Answers { jobs, choices, calls, stops, rule, param } => {
                 let mut answers: Vec<Generation> = Vec::new();
-                for job in jobs {
+                for mut job in jobs {
+                    job.scheduling.follows = !answers.is_empty();
                     // Those already submitted are cancelled where one cannot be.
                     let submitted = match choices {
                         1 => engine.submit(job).map(|generation| vec![generation]),
