@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{arguments, closing, gbnf, llama::Model};
+use crate::{arguments, closing, gbnf, llama::Model, numbers};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -265,6 +265,7 @@ fn schema(text: &str) -> Result<Json, ConstraintError> {
         .map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
     let mut values = 0;
     measure(&schema, 0, &mut values)?;
+    numbers::exact(&mut schema)?;
     closing::close(&mut schema);
     match schema {
         Json::Object(mut fields) => {

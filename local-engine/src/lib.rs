@@ -52,6 +52,7 @@ mod load;
 mod logprobs;
 mod lookup;
 mod meter;
+mod numbers;
 mod offload;
 mod outbox;
 mod placed;

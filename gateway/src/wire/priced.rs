@@ -12,7 +12,7 @@
 //! | `prediction` | rejected predicted tokens are billed above the output cap |
 //! | `audio`, `modalities` other than text | audio rates |
 //! | `models`, `provider` with a preference | another model's or host's price |
-//! | `best_of` above 1, `use_beam_search` | more answers than choices |
+//! | `best_of` above `n`, `use_beam_search` | more answers than choices |
 //! | `chat_template` | a prompt without a bound |
 //!
 //! In messages: parts of type `input_audio` and `file`. Among tools: those a provider runs itself.
@@ -49,7 +49,8 @@ pub(super) fn check<'a>(
             return Err(unpriced(field, "it changes what the answer costs"));
         }
     }
-    if given(Field::BestOf).is_some_and(|raw| raw != "1") {
+    let choices = given(Field::N).unwrap_or("1");
+    if given(Field::BestOf).is_some_and(|raw| raw != "1" && raw != choices) {
         return Err(unpriced(Field::BestOf, "more answers are generated than choices returned"));
     }
     if given(Field::UseBeamSearch).is_some_and(|raw| raw != "false") {

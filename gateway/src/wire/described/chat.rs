@@ -89,7 +89,7 @@ pub(super) fn shared_fields() -> Map<String, Value> {
         "prediction": refused("rejected predicted tokens cost more than the output cap allows for"),
         "audio": refused("audio is not served"),
         "chat_template": refused("the prompt it makes has no bound that could be reserved"),
-        "best_of": { "enum": [1, null], "description": "More than 1 is refused." },
+        "best_of": { "type": ["integer", "null"], "minimum": 1, "description": "More than `n` is refused." },
         "use_beam_search": { "enum": [false, null], "description": "Refused." },
         "modalities": { "type": ["array", "null"], "items": { "const": "text" } },
     });

@@ -35,6 +35,11 @@ pub(super) fn read(request: &ChatRequest) -> Result<Sampling, BadRequest> {
         .map(|raw| check::integer("seed", raw, i64::MIN, i64::MAX).map(i64::cast_unsigned))
         .transpose()?;
     let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
+    let repeat_penalty = number(Field::RepeatPenalty, 0.01, 10.0, penalty)?;
+    if request.given(Field::RepetitionPenalty).is_some() && repeat_penalty != penalty {
+        let message = "`repeat_penalty` and `repetition_penalty` are one thing and differ here";
+        return Err(BadRequest::value("repetition_penalty", message));
+    }
     Ok(Sampling {
         temperature: number(Field::Temperature, 0.0, 2.0, TEMPERATURE)?,
         // 0 leaves the likeliest token, as the smallest positive nucleus does.
@@ -42,7 +47,7 @@ pub(super) fn read(request: &ChatRequest) -> Result<Sampling, BadRequest> {
         top_k: top_k(request)?,
         min_p: number(Field::MinP, 0.0, 1.0, MIN_P)?,
         typical_p: number(Field::TypicalP, 0.0, 1.0, 1.0)?.max(f32::EPSILON),
-        repeat_penalty: number(Field::RepeatPenalty, 0.01, 10.0, penalty)?,
+        repeat_penalty,
         presence_penalty: number(Field::PresencePenalty, -2.0, 2.0, 0.0)?,
         frequency_penalty: number(Field::FrequencyPenalty, -2.0, 2.0, 0.0)?,
         repeat_last_n: window(request, Field::RepeatLastN, REPEAT_LAST_N)?,

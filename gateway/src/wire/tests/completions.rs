@@ -93,6 +93,8 @@ fn a_wrong_text_is_named() {
         assert_eq!(bad.param.as_deref(), Some(field));
     }
     assert!(completion(&json!({"prompt": ["a", "b"], "n": 65})).is_err(), "130 answers");
+    assert!(completion(&json!({"n": 2, "best_of": 2})).is_ok(), "no more than are returned");
+    assert!(completion(&json!({"n": 2, "best_of": 3})).is_err());
 }
 
 #[test]

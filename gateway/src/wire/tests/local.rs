@@ -50,6 +50,7 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
         (r#""top_k":"many""#, "top_k"),
         (r#""min_p":2"#, "min_p"),
         (r#""repetition_penalty":0"#, "repetition_penalty"),
+        (r#""repetition_penalty":1.2,"repeat_penalty":1.1"#, "repetition_penalty"),
     ] {
         let error = local_ask(&read(&body_with(more)).expect(more)).expect_err(more);
         assert_eq!(error.param.as_deref(), Some(param), "{more}: {error}");

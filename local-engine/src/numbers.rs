@@ -1,0 +1,98 @@
+//! Numbers of a schema that the compiler, which reads every number as a 64-bit float, would change.
+//!
+//! A bound that no float is equal to is moved inwards to the next one: **an answer still matches the
+//! caller's schema.** A value that must be written digit by digit cannot be moved, and is refused.
+
+use serde_json::{Number, Value as Json};
+
+use crate::constraint::ConstraintError;
+
+/// From here on floats leave integers out.
+const EXACT_MAX: u64 = 1 << 53;
+
+/// Moves bounds that are not exact inwards.
+///
+/// # Errors
+/// A `const` or an `enum` holds an integer that would be written as another.
+pub(crate) fn exact(value: &mut Json) -> Result<(), ConstraintError> {
+    match value {
+        Json::Object(fields) => fields.iter_mut().try_for_each(|(key, value)| match key.as_str() {
+            "const" | "enum" => kept(value),
+            "minimum" | "exclusiveMinimum" => {
+                bound(value, |float, exact| float < exact, f64::next_up);
+                exact(value)
+            }
+            "maximum" | "exclusiveMaximum" => {
+                bound(value, |float, exact| float > exact, f64::next_down);
+                exact(value)
+            }
+            _ => exact(value),
+        }),
+        Json::Array(items) => items.iter_mut().try_for_each(exact),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses integers that a float cannot hold for sure.
+fn kept(value: &Json) -> Result<(), ConstraintError> {
+    match value {
+        Json::Number(number)
+            if integer(number).is_some_and(|it| it.unsigned_abs() > EXACT_MAX.into()) =>
+        {
+            let reason =
+                format!("{number} is too large to be enforced digit by digit: write it as text");
+            Err(ConstraintError::Refused(reason))
+        }
+        Json::Array(items) => items.iter().try_for_each(kept),
+        Json::Object(fields) => fields.values().try_for_each(kept),
+        _ => Ok(()),
+    }
+}
+
+fn bound(value: &mut Json, outside: impl Fn(i128, i128) -> bool, inwards: impl Fn(f64) -> f64) {
+    let Json::Number(number) = value else { return };
+    let (Some(asked), Some(float)) = (integer(number), number.as_f64()) else { return };
+    #[expect(clippy::cast_possible_truncation, reason = "a float of an integer of 64 bits")]
+    if outside(float as i128, asked)
+        && let Some(moved) = Number::from_f64(inwards(float))
+    {
+        *number = moved;
+    }
+}
+
+/// An integer as it was written; `None` for other numbers, and for those beyond 64 bits.
+fn integer(number: &Number) -> Option<i128> {
+    number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::exact;
+
+    #[test]
+    fn bounds_move_inwards_to_what_a_float_holds() {
+        let mut schema = json!({"properties": {"a": {
+            "minimum": -9_007_199_254_740_995_i64, "maximum": 9_223_372_036_854_775_807_i64,
+            "exclusiveMinimum": 9_007_199_254_740_993_i64, "exclusiveMaximum": 9_007_199_254_740_992_i64,
+            "multipleOf": 9_007_199_254_740_993_i64}, "b": {"maximum": 0.1}}});
+        exact(&mut schema).unwrap();
+        let bounds = &schema["properties"]["a"];
+        assert_eq!(bounds["minimum"], json!(-9_007_199_254_740_994.0));
+        assert_eq!(bounds["maximum"], json!(9_223_372_036_854_774_784.0));
+        assert_eq!(bounds["exclusiveMinimum"], json!(9_007_199_254_740_994.0));
+        assert_eq!(bounds["exclusiveMaximum"], json!(9_007_199_254_740_992_i64));
+        assert_eq!(schema["properties"]["b"]["maximum"], 0.1);
+    }
+
+    #[test]
+    fn values_that_would_be_written_as_others_are_refused() {
+        let refused = |schema: Json| exact(&mut schema.clone()).is_err();
+        assert!(refused(json!({"const": 1_234_567_890_123_456_789_i64})));
+        assert!(refused(json!({"items": {"enum": ["a", -9_007_199_254_740_993_i64]}})));
+        assert!(refused(json!({"const": {"a": [u64::MAX]}})));
+        assert!(!refused(json!({"enum": [9_007_199_254_740_992_i64, 0.1, "1234567890123456789"]})));
+        assert!(!refused(json!({"default": u64::MAX})));
+    }
+}
