@@ -80,7 +80,7 @@ mod tests {
         exact(&mut schema).unwrap();
         let bounds = &schema["properties"]["a"];
         assert_eq!(bounds["minimum"], json!(-9_007_199_254_740_994.0));
-        assert_eq!(bounds["maximum"], json!(9_223_372_036_854_774_784.0));
+        assert_eq!(bounds["maximum"], json!(2_f64.powi(63).next_down()));
         assert_eq!(bounds["exclusiveMinimum"], json!(9_007_199_254_740_994.0));
         assert_eq!(bounds["exclusiveMaximum"], json!(9_007_199_254_740_992_i64));
         assert_eq!(schema["properties"]["b"]["maximum"], 0.1);
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn values_that_would_be_written_as_others_are_refused() {
-        let refused = |schema: Json| exact(&mut schema.clone()).is_err();
+        let refused = |mut schema: Json| exact(&mut schema).is_err();
         assert!(refused(json!({"const": 1_234_567_890_123_456_789_i64})));
         assert!(refused(json!({"items": {"enum": ["a", -9_007_199_254_740_993_i64]}})));
         assert!(refused(json!({"const": {"a": [u64::MAX]}})));

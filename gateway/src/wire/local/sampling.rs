@@ -36,7 +36,8 @@ pub(super) fn read(request: &ChatRequest) -> Result<Sampling, BadRequest> {
         .transpose()?;
     let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
     let repeat_penalty = number(Field::RepeatPenalty, 0.01, 10.0, penalty)?;
-    if request.given(Field::RepetitionPenalty).is_some() && repeat_penalty != penalty {
+    let both = [Field::RepetitionPenalty, Field::RepeatPenalty].map(|it| request.given(it));
+    if both.iter().all(Option::is_some) && repeat_penalty.to_bits() != penalty.to_bits() {
         let message = "`repeat_penalty` and `repetition_penalty` are one thing and differ here";
         return Err(BadRequest::value("repetition_penalty", message));
     }
