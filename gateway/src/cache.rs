@@ -21,6 +21,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use key::CacheKey;
+use moka::policy::EvictionPolicy;
 use policies::{Decision, LeaveOut, RouteId};
 use shelf::{Found, Shelf};
 use std::sync::{
@@ -91,7 +92,7 @@ impl AnswerCache {
     #[must_use]
     pub fn new(config: CacheConfig) -> Self {
         Self {
-            shelf: Shelf::new(config.bytes_max, config.ttl),
+            shelf: Shelf::new(config.bytes_max, config.ttl, EvictionPolicy::tiny_lfu()),
             config,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),

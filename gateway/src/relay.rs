@@ -48,6 +48,8 @@ pub struct Relay {
     shared: Option<Box<SharedPrice>>,
     pacing: Pacing,
     seen: SeenSoFar,
+    /// Most tokens that the answer can have: what was sent as its cap, over all choices.
+    output_max: u64,
     /// Frames ready for the socket.
     ready: VecDeque<Bytes>,
     /// A provider's usage chunk: the last one holds, and a client gets one.
@@ -128,6 +130,7 @@ impl Relay {
         Box::new(Self {
             spared: started.attempt.is_none() && open.is_some(),
             shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
+            output_max: started.output_cap.saturating_mul(u64::from(request.choices)),
             started,
             open,
             stream: request.stream,
@@ -427,12 +430,25 @@ impl Relay {
         self.pacing.write(&mut record.times, self.started.first_at, output);
     }
 
+    /// What was used. An estimate stays within the cap, and where reasoning is hidden it is all of
+    /// the cap: how much of it was used nobody can see.
     fn usage(&self) -> (Usage, UsageSource) {
-        self.seen.usage.unwrap_or_else(|| self.seen.estimate(self.started.prompt_tokens))
+        let estimate = || (self.seen.estimate(self.started.prompt_tokens), UsageSource::Estimated);
+        let (mut usage, source) = self.seen.usage.unwrap_or_else(estimate);
+        if source == UsageSource::Estimated {
+            usage.output = usage.output.min(self.output_max);
+            let rest = self.output_max - usage.output;
+            let hides = self.started.route.may_hide_reasoning();
+            usage.reasoning = if hides { rest } else { usage.reasoning.min(rest) };
+        }
+        (usage, source)
     }
 
+    /// Tokens that came, for the time that they took: reported, counted, or estimated from what was
+    /// seen.
     fn output_tokens(&self) -> u64 {
-        self.usage().0.completion()
+        let estimate = || self.seen.estimate(self.started.prompt_tokens);
+        self.seen.usage.map_or_else(estimate, |(usage, _)| usage).completion()
     }
 
     /// What the request costs by what is known now, attempts that did not answer included; `None`
@@ -442,18 +458,21 @@ impl Relay {
             return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
         }
         let usage = self.usage().0;
+        let served = self.seen.service.or(self.started.answer.service());
         let (price, used, missed) = match (&self.open, self.started.attempt, &self.shared) {
-            // The entry learns of the engine's time when it is booked, which may be later.
+            // The entry learns of the engine's time and of the tier that served it when it is booked,
+            // which may be later.
             (Some(open), Some(attempt), _) => {
                 let (price, used) = open.priced(attempt, usage);
                 let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
-                let used = Used { engine_time: told.unwrap_or(used.engine_time), ..used };
-                (price, used, open.missed_cost(attempt)?)
+                let engine_time = told.unwrap_or(used.engine_time);
+                let service = served.unwrap_or(used.service);
+                (price, Used { engine_time, service, ..used }, open.missed_cost(attempt)?)
             }
             (_, _, Some(shared)) => {
                 let engine_time =
                     Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
-                let service = self.seen.service.unwrap_or(shared.used.service);
+                let service = served.unwrap_or(shared.used.service);
                 let used = Used { usage, engine_time, service, ..shared.used };
                 (&shared.price, used, self.started.answer.shared_missed_cost()?)
             }
@@ -521,14 +540,13 @@ impl SeenSoFar {
     }
 
     /// What was used as far as it could be seen, where nobody reported it.
-    fn estimate(&self, prompt_tokens: u64) -> (Usage, UsageSource) {
-        let usage = Usage {
+    fn estimate(&self, prompt_tokens: u64) -> Usage {
+        Usage {
             input: prompt_tokens,
             output: estimate_tokens(self.visible_bytes),
             reasoning: estimate_tokens(self.reasoning_bytes),
             ..Usage::default()
-        };
-        (usage, UsageSource::Estimated)
+        }
     }
 }
 

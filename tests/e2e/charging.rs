@@ -4,7 +4,7 @@
 //! answer token.
 
 use crate::harness::{Child, EntrySeen, Gate, Key, rows};
-use e2e::standin::{Fault, Reported, Script, StandIn};
+use e2e::standin::{Fault, Hold, Reported, Script, StandIn};
 use serde_json::json;
 
 const INPUT: u128 = 1_000_000;
@@ -84,6 +84,56 @@ async fn unreported_usage_is_estimated_and_marked_never_zero() {
         assert!(cost > OUTPUT, "an estimate of prompt and answer: {cost}");
         assert!(cost <= attempt.reserved(), "an estimate stays within what was held");
     }
+}
+
+#[tokio::test]
+async fn an_estimate_stays_within_the_cap() {
+    let case = a_cloud().await;
+    // Four bytes are taken for a token, and here are more in one.
+    let script = || Script::pieces(vec!["=".repeat(64); 50]).with(Fault::NoUsage);
+    for stream in [true, false] {
+        case.cloud.next(script());
+        let ask = case.gate.ask("Draw a line.").at_most(50);
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        let attempt = entry.only_attempt();
+        assert_eq!(
+            (attempt.text("usage_source").as_str(), attempt.used("output")),
+            ("estimated", Some(50))
+        );
+        assert_eq!(attempt.0["overrun_usd"], "0.000000000000");
+    }
+}
+
+#[tokio::test]
+async fn where_reasoning_is_hidden_what_nobody_reports_is_booked_with_the_whole_cap() {
+    let cloud = StandIn::start().await.unwrap();
+    let hides = "reasoning = true\nfirst_token_timeout_ms = 200";
+    let gate = Gate::builder().cloud_named("cloud", &cloud, hides).start().await;
+    let used = |entry: &EntrySeen| {
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "estimated");
+        assert_eq!(entry.cost().unwrap().max(attempt.reserved()), attempt.reserved());
+        (attempt.used("output").unwrap(), attempt.used("reasoning").unwrap())
+    };
+    let hold = Hold::after_pieces(1);
+    cloud.next(Script::says("Thought and said.").held(&hold));
+    let mut open = gate.ask("Think.").at_most(500).streamed().open().await;
+    open.read_pieces(1).await;
+    open.leave();
+    let id = gate.ledger().until_entries(1).await.remove(0).id();
+    let (output, reasoning) = used(&gate.ledger().entry(&id).await);
+    assert!(output > 0 && output + reasoning == 500, "left: {output} + {reasoning}");
+
+    cloud.next(Script::says("Thought and said.").with(Fault::NoUsage));
+    let answer = gate.ask("Think.").at_most(500).send().await.ok();
+    let (output, reasoning) = used(&gate.ledger().entry(answer.id()).await);
+    assert!(output > 0 && output + reasoning == 500, "unreported: {output} + {reasoning}");
+
+    cloud.next(Script::default().with(Fault::Hang));
+    let refused = gate.ask("Think.").at_most(50).set("n", json!(4)).streamed().send().await;
+    assert_eq!(refused.status, 504, "{}", refused.body_text());
+    assert_eq!(used(&gate.ledger().entry(refused.id()).await), (0, 4 * 50));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::{
     wire::{BadRequest, ChatRequest},
 };
 use http::{HeaderMap, HeaderName};
+use moka::policy::EvictionPolicy;
 use policies::PolicyVersion;
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ impl Idempotency {
     /// As configured.
     #[must_use]
     pub fn new(config: IdempotencyConfig) -> Self {
-        Self { shelf: Shelf::new(config.bytes_max, config.ttl), config }
+        // Every answer is taken, however full it is: the newest is the likeliest to be asked for again.
+        Self { shelf: Shelf::new(config.bytes_max, config.ttl, EvictionPolicy::lru()), config }
     }
 
     /// Whether this request was here before.

@@ -9,7 +9,8 @@ use super::{
     flight::{End, Flight, Keep, Waiter, gone},
     key::CacheKey,
 };
-use moka::{notification::RemovalCause, sync::Cache};
+use crate::refusal::Refusal;
+use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
@@ -75,15 +76,17 @@ pub struct Landing {
     keep: bool,
 }
 
+/// Bytes that one takes.
+fn weight(kept: &Kept) -> u32 {
+    u32::try_from(kept.flight.bytes().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)
+}
+
 // === impl Shelf ===
 
 impl Shelf {
-    /// An empty one that holds so many bytes for so long.
+    /// An empty one that holds so many bytes for so long, and gives up by `policy` when it is full.
     #[must_use]
-    pub(super) fn new(bytes_max: u64, ttl: Duration) -> Arc<Self> {
-        let weight = |_: &CacheKey, kept: &Kept| {
-            u32::try_from(kept.flight.bytes().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)
-        };
+    pub(super) fn new(bytes_max: u64, ttl: Duration, policy: EvictionPolicy) -> Arc<Self> {
         let evicted = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&evicted);
         let gone = move |_: Arc<CacheKey>, _: Kept, why: RemovalCause| {
@@ -94,8 +97,9 @@ impl Shelf {
         Arc::new(Self {
             kept: Cache::builder()
                 .max_capacity(bytes_max)
-                .weigher(weight)
+                .weigher(|_: &CacheKey, kept: &Kept| weight(kept))
                 .time_to_live(ttl)
+                .eviction_policy(policy)
                 .eviction_listener(gone)
                 .build(),
             flying: Mutex::default(),
@@ -168,6 +172,19 @@ impl Shelf {
         self.stop.cancel();
     }
 
+    /// What is kept of a flight: it, or if it alone is larger than the shelf, that it was there.
+    fn as_kept(&self, landed: &Kept) -> Kept {
+        let room = self.kept.policy().max_capacity().unwrap_or(u64::MAX);
+        if u64::from(weight(landed)) <= room {
+            return landed.clone();
+        }
+        let (flight, _) = Flight::new(Keep::ToItsEnd, self.stop.child_token());
+        let message = "this request was answered, and its answer is too large to be given again";
+        flight
+            .end(End::Refused { refusal: Refusal::Conflict(message.to_owned()), recorded: false });
+        Kept { flight, fingerprint: landed.fingerprint }
+    }
+
     fn flying(&self) -> MutexGuard<'_, HashMap<CacheKey, Kept>> {
         self.flying.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,12 +205,63 @@ impl Drop for Landing {
         self.kept.flight.end(End::Refused { refusal: gone(), recorded: false });
         let mut flying = self.shelf.flying();
         if self.keep {
-            self.shelf.kept.insert(self.key, self.kept.clone());
+            self.shelf.kept.insert(self.key, self.shelf.as_kept(&self.kept));
         }
         if let Entry::Occupied(there) = flying.entry(self.key)
             && Arc::ptr_eq(&there.get().flight, &self.kept.flight)
         {
             there.remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CacheKey, End, EvictionPolicy, Found, Keep, Shelf};
+    use crate::{
+        ledger::KeyId,
+        wire::{Event, Seen},
+    };
+    use bytes::Bytes;
+    use std::{sync::Arc, time::Duration};
+
+    fn key(name: &str) -> CacheKey {
+        CacheKey::of_idempotency(name, &KeyId("key_a".into()))
+    }
+
+    /// Whether there was nothing under the key, so that an answer of so many bytes was put there.
+    fn answered(shelf: &Arc<Shelf>, name: &str, bytes: usize) -> bool {
+        let Found::Yours(takeoff) = shelf.find(key(name), key("same"), Keep::ToItsEnd) else {
+            return false;
+        };
+        let data = Bytes::from(vec![b'x'; bytes]);
+        assert!(takeoff.flight.push(&Event::Whole { body: data, seen: Seen::default() }));
+        takeoff.flight.end(End::Whole { cost: None });
+        takeoff.landing.keep();
+        // What it gives up, it gives up now.
+        let _counts = shelf.counts();
+        true
+    }
+
+    #[test]
+    fn the_newest_is_there_however_full_it_is() {
+        let shelf = Shelf::new(100_000, Duration::from_secs(60), EvictionPolicy::lru());
+        for number in 0..40 {
+            let name = number.to_string();
+            assert!(answered(&shelf, &name, 10_000));
+            assert!(!answered(&shelf, &name, 10_000), "{number}");
+        }
+        assert!(shelf.counts().bytes <= 100_000);
+        assert!(answered(&shelf, "0", 10_000), "the oldest made room");
+    }
+
+    #[test]
+    fn of_what_is_too_large_it_is_known_that_it_was_there() {
+        let shelf = Shelf::new(100_000, Duration::from_secs(60), EvictionPolicy::lru());
+        assert!(answered(&shelf, "large", 200_000));
+        let Found::Whole(kept) = shelf.find(key("large"), key("same"), Keep::ToItsEnd) else {
+            panic!("it was there")
+        };
+        assert!(matches!(kept.flight.ended(), Some(End::Refused { .. })));
     }
 }

@@ -323,8 +323,8 @@ pub struct CloudConfig {
     pub drop_fields: Vec<String>,
     /// Whether it understands `max_completion_tokens` (OpenAI) or only `max_tokens`.
     pub cap_field: CapField,
-    /// Whether its answers may hide reasoning: an attempt that went silent is then booked with the
-    /// whole output cap.
+    /// Whether its answers may hide reasoning: what went silent, was left or reports no usage is then
+    /// booked with the whole output cap.
     pub reasoning: bool,
 }
 

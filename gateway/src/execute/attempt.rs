@@ -39,6 +39,7 @@ impl Execution<'_> {
         self.book.note(attempt, |record| record.times.offset_us = offset_us);
         let in_flight = InFlight::on(route);
         let output_cap = prepared.bounds.output_tokens;
+        let output_max = output_cap.saturating_mul(prepared.bounds.choices);
         let prompt_tokens = prepared.prompt_tokens;
         // The commit of the reservation overlaps with the wait for a place. A caller that leaves in
         // this wait owes nothing.
@@ -55,7 +56,7 @@ impl Execution<'_> {
         };
         // From here on the prompt may be billed, whatever happens next.
         self.book.estimate(attempt, prompt_tokens, 0);
-        sending.at = At::Sent { prompt_tokens, output_cap };
+        sending.at = At::Sent { prompt_tokens, output_max };
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
             Err(fault) => return Err(self.failed(sending, pass, fault)),
@@ -123,8 +124,8 @@ impl Execution<'_> {
 enum At {
     /// It waits to be sent.
     Unsent,
-    /// It was sent and has shown nothing.
-    Sent { prompt_tokens: u64, output_cap: u64 },
+    /// It was sent and has shown nothing; it may use so many tokens over all choices.
+    Sent { prompt_tokens: u64, output_max: u64 },
     /// It has ended, or has been handed on.
     Over,
 }
@@ -140,10 +141,10 @@ struct Sending<'a, 'e> {
 impl Sending<'_, '_> {
     /// What went silent may have used its whole cap where reasoning is hidden.
     fn book_hidden(&self) {
-        if let At::Sent { prompt_tokens, output_cap } = self.at
+        if let At::Sent { prompt_tokens, output_max } = self.at
             && self.route.may_hide_reasoning()
         {
-            self.book.estimate(self.attempt, prompt_tokens, output_cap);
+            self.book.estimate(self.attempt, prompt_tokens, output_max);
         }
     }
 }

@@ -151,7 +151,9 @@ impl Live {
         }
         let lengths = &recent.output_tokens.items;
         if lengths.len() >= SAMPLES_MIN {
-            let mean = lengths.iter().sum::<u64>() / lengths.len() as u64;
+            // Providers report what they like.
+            let sum: u128 = lengths.iter().map(|tokens| u128::from(*tokens)).sum();
+            let mean = u64::try_from(sum / lengths.len() as u128).unwrap_or(u64::MAX);
             self.output_mean.store(mean, Ordering::Relaxed);
             let longest = lengths.iter().copied().max().unwrap_or(UNKNOWN);
             self.output_max.store(longest, Ordering::Relaxed);
@@ -243,5 +245,14 @@ mod tests {
         assert_eq!(live.ttft_us(), (Some(1000), Some(1000)));
         assert_eq!(live.output_tokens_mean(), Some(100));
         assert_eq!(live.output_tokens_max(), Some(100));
+    }
+
+    #[test]
+    fn survives_any_length_that_is_reported() {
+        let live = Live::new();
+        for _ in 0..WINDOW {
+            live.answered(None, Some(u64::MAX - 1));
+        }
+        assert_eq!(live.output_tokens_mean(), Some(u64::MAX - 1));
     }
 }

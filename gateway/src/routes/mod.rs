@@ -175,7 +175,7 @@ impl Route {
         }
     }
 
-    /// Whether an answer that went silent may have used its whole output cap unseen.
+    /// Whether an answer of unknown usage may have used its whole output cap unseen.
     #[must_use]
     pub fn may_hide_reasoning(&self) -> bool {
         matches!(&self.config.source, RouteSource::Cloud(cloud) if cloud.reasoning)

@@ -10,7 +10,7 @@ use super::{
     catalogue::{Catalogue, Plain, Segment},
     disk::{Disk, DiskFile, private, sync_parent},
     sealed::Sealed,
-    segment::{ScanError, Scanned, open_read, scan},
+    segment::{FILE_HEADER, ScanError, Scanned, open_read, scan},
     writer::{create, plain_name, sealed_name},
 };
 use std::{
@@ -71,7 +71,8 @@ pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), Journa
     let mut tail = None;
     // What was dropped before the first segment stands in a base.
     let begins = base_seq(dir)?;
-    let mut files = files(dir)?.into_iter().peekable();
+    let (files, _) = files(dir)?;
+    let mut files = files.into_iter().peekable();
     while let Some((named, file)) = files.next() {
         let path = dir.join(file);
         let until = files.peek().map(|(next, _)| *next);
@@ -109,6 +110,9 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, J
     let io = |source| JournalError::Io { path: dir.to_owned(), source };
     fs::create_dir_all(dir).and_then(|()| sync_parent(dir)).map_err(io)?;
     clean(dir).map_err(io)?;
+    for leftover in files(dir)?.1 {
+        fs::remove_file(dir.join(leftover)).map_err(io)?;
+    }
     let (mut segments, tail) = list(dir)?;
     let mut torn_bytes = 0;
     let kinds = tail.as_ref().map_or([0; 8], |tail| tail.kinds);
@@ -132,8 +136,9 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, J
     Ok(Opened { catalogue: Catalogue::new(segments), live, torn_bytes, kinds })
 }
 
-/// The segment files by first number. A segment that is there in both forms was sealed completely.
-fn files(dir: &Path) -> Result<BTreeMap<u64, String>, JournalError> {
+/// The segment files by first number, and those that are none. A segment that is there in both forms
+/// was sealed completely.
+fn files(dir: &Path) -> Result<(BTreeMap<u64, String>, Vec<String>), JournalError> {
     let io = |source| JournalError::Io { path: dir.to_owned(), source };
     let mut files = BTreeMap::new();
     for item in fs::read_dir(dir).map_err(io)? {
@@ -146,7 +151,37 @@ fn files(dir: &Path) -> Result<BTreeMap<u64, String>, JournalError> {
             files.entry(first_seq).or_insert(name);
         }
     }
-    Ok(files)
+    let (mut kept, mut leftovers) = (BTreeMap::new(), Vec::new());
+    for (first_seq, name) in files {
+        if is_leftover(dir, kept.last_key_value(), &name, first_seq).map_err(io)? {
+            leftovers.push(name);
+        } else {
+            kept.insert(first_seq, name);
+        }
+    }
+    Ok((kept, leftovers))
+}
+
+/// Whether the file is what a failed beginning of a segment left: it holds no record, and the segment
+/// `before` it went on beyond its number.
+fn is_leftover(
+    dir: &Path,
+    before: Option<(&u64, &String)>,
+    name: &str,
+    first_seq: u64,
+) -> io::Result<bool> {
+    let Some((named, before)) = before else { return Ok(false) };
+    let holds_records = fs::metadata(dir.join(name))?.len() > FILE_HEADER as u64;
+    if name == sealed_name(first_seq) || holds_records {
+        return Ok(false);
+    }
+    let path = dir.join(before);
+    let reached = if *before == sealed_name(*named) {
+        Sealed::open(&path).ok().map(|before| Segment::Sealed(Arc::new(before)).next_seq())
+    } else {
+        scan(&open_read(&path)?, *named, None).ok().map(|before| before.next_seq)
+    };
+    Ok(reached.is_some_and(|reached| reached > first_seq))
 }
 
 /// Removes what an interrupted sealing left: of a segment in both forms the plain one, unless it is

@@ -169,11 +169,16 @@ pub(crate) fn create(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = disk.create(&path)?;
-    file.write_at(&file_header(first_seq, unix_ms), 0)?;
-    file.sync()?;
+    let begun = |path| -> io::Result<_> {
+        let mut file = disk.create(path)?;
+        file.write_at(&file_header(first_seq, unix_ms), 0)?;
+        file.sync()?;
+        Ok((Arc::new(open_read(path)?), file))
+    };
+    // What cannot be removed now is passed over when the journal is opened.
+    let (read, file) = begun(&path).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
     let plain = Plain {
-        file: Arc::new(open_read(&path)?),
+        file: read,
         path,
         first_seq,
         next_seq: first_seq,

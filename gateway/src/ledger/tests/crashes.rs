@@ -250,6 +250,36 @@ fn a_segment_whose_creation_was_cut_short_is_begun_again() {
 }
 
 #[test]
+fn what_a_failed_beginning_of_a_segment_left_is_passed_over() {
+    let header = crate::store::segment::file_header(3, super::harness::NOON);
+    for left in [&header[..], b"TOLL", b""] {
+        for (seal, segment_entries_max) in [(false, 100), (false, 5), (true, 5)] {
+            let house = House::new().with(|it| it.segment_entries_max = segment_entries_max);
+            let books = house.open();
+            for _ in 0..8 {
+                request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+            }
+            if seal {
+                crate::ledger::keeper::seal_all(&books.0.catalogue, &false.into()).ok();
+            }
+            books.close();
+            drop(books);
+            let leftover = house.journal().join("00000000000000000003.journal");
+            fs::write(&leftover, left).unwrap();
+            let reader = Reader::open(house.data()).unwrap();
+            assert!(reader.verify().is_clean(), "{:?}", reader.verify());
+            assert_eq!(reader.requests(&Filter::default(), None, 10).unwrap().entries.len(), 8);
+            drop(reader);
+            let books = house.open();
+            assert!(!leftover.exists());
+            assert_eq!(all(&books).len(), 8);
+            request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+            assert!(books.verify().is_clean());
+        }
+    }
+}
+
+#[test]
 fn a_missing_segment_is_an_error() {
     let house = House::new().with(|config| config.segment_entries_max = 2);
     let books = house.open();

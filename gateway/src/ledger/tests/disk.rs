@@ -21,6 +21,7 @@ struct Faults {
     writes_fail: AtomicBool,
     syncs_fail: AtomicBool,
     truncates_fail: AtomicBool,
+    headers_fail: AtomicBool,
     free_bytes: AtomicU64,
 }
 
@@ -56,6 +57,9 @@ impl DiskFile for FaultyFile {
             self.0.write_at(&bytes[..bytes.len() / 2], offset)?;
         }
         fail(&self.1.writes_fail, "no space left on device")?;
+        if offset == 0 {
+            fail(&self.1.headers_fail, "no space left on device")?;
+        }
         self.0.write_at(bytes, offset)
     }
 
@@ -195,4 +199,28 @@ fn a_full_queue_is_an_error_for_new_requests_and_never_for_running_ones() {
     complete(&mut entry, index, used(1, 1));
     entry.finish(done(index)).blocking().unwrap();
     assert_eq!(count(&books), 1);
+}
+
+#[test]
+fn a_segment_that_cannot_be_begun_leaves_the_full_one_to_go_on() {
+    let house = House::new().with(|config| config.segment_entries_max = 5);
+    let (books, faults) = faulty(&house);
+    faults.headers_fail.store(true, Ordering::SeqCst);
+    let asked = |times| {
+        for _ in 0..times {
+            request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+        }
+    };
+    asked(11);
+    let files = std::fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
+    let segments = files.filter(|path| path.extension().is_some_and(|it| it == "journal")).count();
+    assert_eq!(segments, 1, "nothing is left of those that failed");
+    faults.headers_fail.store(false, Ordering::SeqCst);
+    asked(3);
+    assert!(books.verify().is_clean());
+    books.close();
+    drop(books);
+    let books = house.open();
+    assert_eq!(count(&books), 15);
+    assert!(books.verify().is_clean());
 }
