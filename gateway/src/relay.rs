@@ -14,7 +14,7 @@ use crate::{
     admission::Permit,
     cache::flight::{End, Flight},
     execute::Started,
-    ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome},
+    ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome, word},
     providers::openai,
     refusal::Refusal,
     routes::{Fault, FaultKind},
@@ -413,7 +413,7 @@ impl Relay {
             self.seen.engine = Some(engine);
         }
         let (usage, source) = self.usage();
-        let finish = self.seen.finish.as_ref().map(|finish| finish.as_str().to_owned());
+        let finish = self.seen.finish.as_ref().map(|finish| word(finish.as_str()));
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
         let record = open.attempt(attempt);
@@ -426,7 +426,7 @@ impl Relay {
             record.service_tier = Some(service.as_str().to_owned());
         }
         record.finish = finish;
-        record.upstream_id = self.seen.id.take();
+        record.upstream_id = self.seen.id.take().map(|id| word(&id));
         self.pacing.write(&mut record.times, self.started.first_at, output);
     }
 

@@ -30,7 +30,7 @@ use crate::{
     idle::IdleMeter,
     ledger::{
         Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
-        RequestId,
+        RequestId, word,
     },
     paths::{self, Listed, Paths},
     policy_watch::PolicyBox,
@@ -535,7 +535,7 @@ impl Life {
                 id: self.id,
                 unix_ms: gateway.clock.unix_ms(),
                 key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
-                code: refusal.code().unwrap_or("rejected").to_owned(),
+                code: word(refusal.code().unwrap_or("rejected")),
                 status: status.as_u16(),
                 rule: headers::refusing_rule(&refusal),
                 unwritten: 0,

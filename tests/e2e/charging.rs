@@ -163,6 +163,50 @@ async fn the_answer_tells_its_cost() {
 }
 
 #[tokio::test]
+async fn of_a_providers_endless_words_the_ledger_keeps_a_part() {
+    let case = a_cloud().await;
+    let long = "é".repeat(5 << 20);
+    let body = json!({"id": long, "object": "chat.completion", "created": 1, "model": "standin-1",
+        "choices": [{"index": 0, "finish_reason": long,
+                     "message": {"role": "assistant", "content": "Long."}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}});
+    let entry = case.entry_of(Script::body("application/json", &body.to_string()), false).await;
+    let attempt = entry.only_attempt();
+    assert_eq!(attempt.text("upstream_id"), "é".repeat(128));
+    assert_eq!(attempt.text("finish"), "é".repeat(128));
+    assert_eq!(entry.cost(), Some(10 * INPUT + 2 * OUTPUT));
+    case.entry_of(Script::default(), false).await;
+}
+
+#[tokio::test]
+async fn the_tier_that_served_an_answer_is_the_one_that_its_cost_tells() {
+    let cloud = StandIn::start().await.unwrap();
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    let row = "[[price]]\nprovider = \"standin\"\nmodel = \"standin-unheard-of\"\n\
+        effective_from = \"2026-01-01\"\ninput = \"1\"\noutput = \"2\"\n\
+        source = \"a test\"\nsource_date = \"2026-01-01\"\n\
+        [[price.services]]\ntier = \"priority\"\ninput = \"2\"\noutput = \"4\"\n";
+    std::fs::write(prices.path(), row).unwrap();
+    let section = format!("[prices]\nfile = {:?}", prices.path());
+    let gate = Gate::builder().unpriced_cloud(&cloud).section(&section).start().await;
+    let answered = |tier: &str| {
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12});
+        let body = json!({"id": "a", "object": "chat.completion", "created": 1, "model": "m",
+            "service_tier": tier, "usage": usage, "choices": [{"index": 0,
+            "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi."}}]});
+        Script::body("application/json", &body.to_string())
+    };
+    for (asked, served, times) in [("priority", "default", 1), ("default", "priority", 2)] {
+        cloud.next(answered(served));
+        let ask = gate.ask("Quickly?").set("service_tier", json!(asked));
+        let answer = ask.send().await.ok();
+        let entry = gate.ledger().entry(answer.id()).await;
+        assert_eq!(entry.cost(), Some(times * (10 * INPUT + 2 * OUTPUT)), "{asked}, {served}");
+        answer.tells_cost(entry.cost().unwrap());
+    }
+}
+
+#[tokio::test]
 async fn a_route_of_unknown_price_gets_no_request() {
     let cloud = StandIn::start().await.unwrap();
     let gate = Gate::builder().unpriced_cloud(&cloud).start().await;

@@ -4,11 +4,11 @@
 //! scope and its window, so that a change keeps what was spent.
 
 use super::{
-    Answer, answer, answer_with,
-    groups::{self, fresh},
+    Answer, answer, answer_with, change,
+    groups::fresh,
     limits::{BudgetBody, check_all, given},
     read::{Body, Params, bad},
-    state, unreadable,
+    state,
 };
 use crate::{
     caller::{BudgetSpec, Window, Zone},
@@ -151,7 +151,6 @@ pub(super) async fn create(
             "the configuration has a [[budget]] for this window: change it there".to_owned(),
         ));
     }
-    let _one_at_a_time = gateway.keys.changing().await;
     change_all(&gateway, &named, |specs| {
         if specs.iter().any(|known| known.window == spec.window) {
             return Err(Refusal::Conflict(format!("there is a budget `{}` already", named.id())));
@@ -188,7 +187,6 @@ pub(super) async fn change(
     Body(body): Body<ChangeBody>,
 ) -> Answer {
     let named = named(&id)?;
-    let _one_at_a_time = gateway.keys.changing().await;
     let mut changed = None;
     change_all(&gateway, &named, |specs| {
         let spec = specs.iter_mut().find(|spec| spec.window == named.window);
@@ -209,7 +207,6 @@ pub(super) async fn change(
 /// DELETE /budgets/{id}: nothing limits this window any more.
 pub(super) async fn remove(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
     let named = named(&id)?;
-    let _one_at_a_time = gateway.keys.changing().await;
     let mut removed = None;
     change_all(&gateway, &named, |specs| {
         let at = specs.iter().position(|spec| spec.window == named.window);
@@ -236,19 +233,18 @@ fn specs(gateway: &Gateway, named: &Named) -> Result<Vec<BudgetSpec>, Refusal> {
 
 /// Changes the budgets of a scope and stores its record.
 async fn change_all(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     named: &Named,
     change: impl FnOnce(&mut Vec<BudgetSpec>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
+    let making = change::begin(gateway).await?;
     if let Scope::Key(key) = &named.scope {
         let missing = || Refusal::NotFound(format!("there is no key `{key}`"));
         let mut record = (*gateway.keys.get(key).ok_or_else(missing)?).clone();
         let specs =
             if named.of_sessions { &mut record.session_budgets } else { &mut record.budgets };
         change(specs)?;
-        gateway.books.put_key(record.clone()).committed().await.map_err(unreadable)?;
-        gateway.keys.install(record);
-        return Ok(());
+        return making.put_key(&record).await;
     }
     let known = gateway.books.group(&named.scope);
     let mut record = match (known, &named.scope) {
@@ -263,7 +259,7 @@ async fn change_all(
         }
     };
     change(if named.of_sessions { &mut record.session_budgets } else { &mut record.budgets })?;
-    groups::put(gateway, &record).await
+    making.put_group(&record).await
 }
 
 fn view(named: &Named, spec: &BudgetSpec) -> BudgetView {

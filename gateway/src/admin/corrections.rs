@@ -6,6 +6,7 @@
 use super::{
     Answer, answer,
     budgets::{missing, named},
+    change,
     read::{Body, bad},
     reading, state, unreadable,
 };
@@ -63,6 +64,7 @@ pub(super) async fn create(
     };
     let nothing = Amount::default();
     let both = if body.credit { (nothing, amount) } else { (amount, nothing) };
+    change::writable(&gateway)?;
     let ticket = gateway.books.correct(&named.scope, named.window, both, reason);
     ticket.ok_or_else(|| missing(&body.budget))?.committed().await.map_err(unreadable)?;
     // The state is asked for after what was booked is applied to it.

@@ -4,13 +4,12 @@
 //! made one at a time.
 
 use super::{
-    Answer, answer, answer_with,
+    Answer, answer, answer_with, change,
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
-    unreadable,
 };
 use crate::{
     caller::{GroupRecord, KeyLimits},
@@ -120,7 +119,7 @@ async fn create(
         created_unix_ms: gateway.clock.unix_ms(),
         disabled_unix_ms: None,
     };
-    let _one_at_a_time = gateway.keys.changing().await;
+    let making = change::begin(&gateway).await?;
     if gateway.books.group(&record.scope).is_some() {
         return Err(Refusal::Conflict(format!("there is a {} `{text}` already", kind.word())));
     }
@@ -128,7 +127,7 @@ async fn create(
         let message = format!("there are already {GROUPS_MAX} teams, users and tags");
         return Err(Refusal::Conflict(message));
     }
-    put(&gateway, &record).await?;
+    making.put_group(&record).await?;
     answer_with(StatusCode::CREATED, &view(&gateway, &record))
 }
 
@@ -138,7 +137,7 @@ async fn change(
     Body(body): Body<ChangeBody>,
     kind: Kind,
 ) -> Answer {
-    let _one_at_a_time = gateway.keys.changing().await;
+    let making = change::begin(&gateway).await?;
     let mut record = found(&gateway, kind, &text)?;
     if let Some(label) = body.label {
         record.label = name("label", label)?;
@@ -157,7 +156,7 @@ async fn change(
         let since = record.disabled_unix_ms.unwrap_or(gateway.clock.unix_ms());
         record.disabled_unix_ms = disabled.then_some(since);
     }
-    put(&gateway, &record).await?;
+    making.put_group(&record).await?;
     answer(&view(&gateway, &record))
 }
 
@@ -167,18 +166,11 @@ async fn disable(
     Path(text): Path<String>,
     kind: Kind,
 ) -> Answer {
-    let _one_at_a_time = gateway.keys.changing().await;
+    let making = change::begin(&gateway).await?;
     let mut record = found(&gateway, kind, &text)?;
     record.disabled_unix_ms.get_or_insert(gateway.clock.unix_ms());
-    put(&gateway, &record).await?;
+    making.put_group(&record).await?;
     answer(&view(&gateway, &record))
-}
-
-/// Durable first, then in effect.
-pub(super) async fn put(gateway: &Gateway, record: &GroupRecord) -> Result<(), Refusal> {
-    gateway.books.put_group(record.clone()).committed().await.map_err(unreadable)?;
-    gateway.keys.install_groups(vec![record.clone()]);
-    Ok(())
 }
 
 /// What is set up for a scope before anything is: nothing.

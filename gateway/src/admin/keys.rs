@@ -4,13 +4,12 @@
 //! made one at a time, so that none is lost.
 
 use super::{
-    Answer, answer, answer_with,
+    Answer, answer, answer_with, change,
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, tags, views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
-    unreadable,
 };
 use crate::{
     caller::{KeyChange, KeyRecord, KeysError, NewKey},
@@ -127,8 +126,7 @@ pub(super) async fn create(
         expires_unix_ms: body.expires_unix_ms,
     };
     let (record, secret) = gateway.keys.make(new).map_err(|error| not_made(&error))?;
-    let _one_at_a_time = gateway.keys.changing().await;
-    put(&gateway, &record).await?;
+    change::begin(&gateway).await?.put_key(&record).await?;
     let key = view(&record, gateway.clock.unix_ms());
     answer_with(StatusCode::CREATED, &CreatedView { key, secret: secret.reveal().to_owned() })
 }
@@ -139,7 +137,7 @@ pub(super) async fn change(
     Path(id): Path<String>,
     Body(body): Body<ChangeBody>,
 ) -> Answer {
-    let _one_at_a_time = gateway.keys.changing().await;
+    let making = change::begin(&gateway).await?;
     let before = gateway.keys.get(&key_id(&id)).ok_or_else(|| no_such_key(&id))?;
     if before.revoked_unix_ms.is_some() && body.disabled == Some(false) {
         let message = format!("the key `{id}` is revoked for good: make another one");
@@ -158,15 +156,15 @@ pub(super) async fn change(
         expires_unix_ms: body.expires_unix_ms,
     };
     let record = gateway.keys.changed(&key_id(&id), change).ok_or_else(|| no_such_key(&id))?;
-    put(&gateway, &record).await?;
+    making.put_key(&record).await?;
     answer(&view(&record, gateway.clock.unix_ms()))
 }
 
 /// DELETE /keys/{id}: revokes it. Its record stays, since entries name it.
 pub(super) async fn revoke(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
-    let _one_at_a_time = gateway.keys.changing().await;
+    let making = change::begin(&gateway).await?;
     let record = gateway.keys.revoked(&key_id(&id)).ok_or_else(|| no_such_key(&id))?;
-    put(&gateway, &record).await?;
+    making.put_key(&record).await?;
     answer(&view(&record, gateway.clock.unix_ms()))
 }
 
@@ -176,13 +174,6 @@ pub(super) async fn rotate_admin(State(gateway): State<Arc<Gateway>>) -> Answer 
     let rotated = super::reading(&gateway, |gateway| gateway.keys.rotate_admin()).await?;
     let secret = rotated.map_err(|error| not_made(&error))?;
     answer(&serde_json::json!({ "secret": secret.reveal() }))
-}
-
-/// Durable first, then in effect.
-async fn put(gateway: &Gateway, record: &KeyRecord) -> Result<(), Refusal> {
-    gateway.books.put_key(record.clone()).committed().await.map_err(unreadable)?;
-    gateway.keys.install(record.clone());
-    Ok(())
 }
 
 fn view(record: &KeyRecord, now_ms: u64) -> KeyView {

@@ -8,6 +8,7 @@
 
 mod asked;
 mod budgets;
+mod change;
 mod corrections;
 mod described;
 mod engine_view;

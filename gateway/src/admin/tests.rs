@@ -5,6 +5,7 @@ use crate::{
     caller::{ADMIN_KEY_FILE, read_secret},
     clock::{Clock, Hand},
     config::{Config, Surroundings},
+    ledger::Condition,
     serve::{Front, Planes},
     start,
 };
@@ -390,4 +391,52 @@ async fn an_object_is_not_read_from_an_array_wherever_it_stands() {
     }
     let (status, keys) = plane.ask("GET", "/keys", Value::Null).await;
     assert_eq!((status, keys["data"].as_array().map(Vec::len)), (200, Some(0)));
+}
+
+#[tokio::test]
+async fn a_change_that_was_begun_takes_effect_though_its_caller_leaves() {
+    let plane = Plane::open();
+    let (_, created) = plane.ask("POST", "/keys", json!({"label": "first"})).await;
+    let path = format!("/keys/{}", created["id"].as_str().unwrap());
+    assert_eq!(plane.models(&created["secret"]).await, 200);
+    {
+        let mut revoking = std::pin::pin!(plane.ask("DELETE", &path, Value::Null));
+        // It is handed over, and its caller does not wait for the commit.
+        assert!(futures::poll!(&mut revoking).is_pending());
+    }
+    // The next one starts from what that one left.
+    let (status, renamed) = plane.ask("PATCH", &path, json!({"label": "second"})).await;
+    assert_eq!((status, &renamed["state"]), (200, &json!("revoked")));
+    assert_eq!(plane.models(&created["secret"]).await, 401);
+}
+
+#[tokio::test]
+async fn while_the_ledger_cannot_be_written_no_change_is_begun() {
+    let plane = Plane::open();
+    let made = json!({"scope": "global", "window": "day", "money_usd": "5"});
+    assert_eq!(plane.ask("POST", "/budgets", made).await.0, 201);
+    let before = plane.ask("GET", "/budgets", Value::Null).await;
+    let condition = |condition| plane.gateway.books.0.queue.set(condition);
+    condition(Condition::Failed { reason: "no space left on device".into() });
+    let correction = json!({"budget": "global/day", "money_usd": "1", "reason": "a test"});
+    for (method, path, body) in [
+        ("POST", "/keys", json!({})),
+        ("POST", "/corrections", correction.clone()),
+        ("POST", "/teams", json!({"name": "red"})),
+        ("PATCH", "/budgets/global/day", json!({"money_usd": "9"})),
+    ] {
+        let (status, refused) = plane.ask(method, path, body).await;
+        assert_eq!(
+            (status, &refused["error"]["code"]),
+            (503, &json!("ledger_unavailable")),
+            "{path}"
+        );
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.ends_with("nothing was changed"), "{message}");
+    }
+    condition(Condition::Healthy);
+    assert_eq!(plane.ask("GET", "/budgets", Value::Null).await, before);
+    assert_eq!(plane.ask("GET", "/keys", Value::Null).await.1["data"], json!([]));
+    let (status, booked) = plane.ask("POST", "/corrections", correction).await;
+    assert_eq!(status, 200, "{booked}");
 }

@@ -37,7 +37,7 @@ pub struct Keys {
     admin: ArcSwap<SecretHash>,
     callers: ArcSwap<Callers>,
     installing: Mutex<()>,
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     failed: FailedAuth,
     clock: Clock,
 }
@@ -161,7 +161,7 @@ impl Keys {
             hash_key,
             callers: ArcSwap::from_pointee(callers),
             installing: Mutex::new(()),
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             failed: FailedAuth::new(failed_auth_per_minute),
             clock,
         })
@@ -321,8 +321,8 @@ impl Keys {
     }
 
     /// Held from reading a record to installing its successor, so that no change is lost.
-    pub async fn changing(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.changing.lock().await
+    pub async fn changing(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.changing).lock_owned().await
     }
 
     /// Every record, oldest first.

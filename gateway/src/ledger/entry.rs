@@ -405,6 +405,15 @@ impl Attempt {
     }
 }
 
+/// Longest word of a provider that is written down, in bytes: ids, reasons, codes.
+const WORD_BYTES_MAX: usize = 256;
+
+/// A provider's word as it is written down: providers say what they like, and a record has a limit.
+#[must_use]
+pub fn word(said: &str) -> String {
+    said[..said.floor_char_boundary(WORD_BYTES_MAX)].to_owned()
+}
+
 impl Entry {
     /// Exact sum of the attempts' costs; `None` if any is unknown.
     pub(crate) fn sum(attempts: &[Attempt]) -> Option<PicoUsd> {

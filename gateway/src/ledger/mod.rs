@@ -58,7 +58,7 @@ pub use derived::PolicyNote;
 pub use entry::{
     Adjustment, Attempt, AttemptOutcome, AttemptTimes, CacheUse, DecisionRecord, Endpoint, Entry,
     GuardAction, GuardEffect, Guesses, KeyId, ModelFile, Notes, Outcome, RefusedRow, RequestId,
-    Role,
+    Role, word,
 };
 pub use extension::Extension;
 pub use filter::Filter;

@@ -229,7 +229,8 @@ pub(crate) fn encode<T: Serialize>(
     kind: u8,
     value: &T,
 ) -> Result<(), postcard::Error> {
-    super::record::append(out, kind, version_of(kind), |out| {
+    let too_long = postcard::Error::SerializeBufferFull;
+    super::record::append(out, kind, version_of(kind), too_long, |out| {
         postcard::serialize_with_flavor(value, Tail(out))
     })
 }

@@ -9,7 +9,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
+
+/// How often a failing store is looked at by those who wait on.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why the books cannot take something now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +192,26 @@ impl CommitTicket {
     /// As soon as the store fails: whether the event will be written later is then open.
     pub async fn committed(self) -> Result<(), BooksError> {
         Committed(self).await
+    }
+
+    /// Whether it is in the queue, so that it will be written unless the store never works again.
+    pub(crate) fn is_queued(&self) -> bool {
+        matches!(self.0, Wait::Until(..))
+    }
+
+    /// As [`CommitTicket::committed`], and goes on waiting while the store fails.
+    ///
+    /// # Errors
+    /// It was not even queued, or the store was closed before it was written.
+    pub(crate) async fn durable(self) -> Result<(), BooksError> {
+        loop {
+            match self.clone().committed().await {
+                Err(BooksError::Failed(_)) if self.is_queued() => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// The same for a thread that may block.

@@ -60,19 +60,26 @@ pub enum Flaw {
 }
 
 /// Appends an unstamped record to `buffer`; `write` appends its payload.
+///
+/// # Errors
+/// `write`'s own, or `too_long` for a payload that no reader would take; nothing is appended then.
 pub(crate) fn append<E>(
     buffer: &mut Vec<u8>,
     kind: u8,
     version: u8,
+    too_long: E,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     let start = buffer.len();
     buffer.resize(start + HEADER, 0);
-    if let Err(error) = write(buffer) {
+    let payload = |buffer: &Vec<u8>| buffer.len() - start - HEADER;
+    let written = write(buffer)
+        .and_then(|()| if payload(buffer) > PAYLOAD_BYTES_MAX { Err(too_long) } else { Ok(()) });
+    if let Err(error) = written {
         buffer.truncate(start);
         return Err(error);
     }
-    let length = u32::try_from(buffer.len() - start - HEADER).unwrap_or(u32::MAX);
+    let length = u32::try_from(payload(buffer)).unwrap_or(u32::MAX);
     buffer[start..start + 4].copy_from_slice(&length.to_le_bytes());
     buffer[start + 26] = kind;
     buffer[start + 27] = version;
@@ -143,13 +150,24 @@ mod tests {
 
     fn one(payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        append(&mut bytes, 3, 1, |out| {
+        append(&mut bytes, 3, 1, Flaw::Length, |out| {
             out.extend_from_slice(payload);
             Ok::<_, Flaw>(())
         })
         .unwrap();
         stamp(&mut bytes, 7, 1_000, 2).unwrap();
         bytes
+    }
+
+    #[test]
+    fn a_record_that_no_reader_would_take_is_not_written() {
+        let mut bytes = one(b"money");
+        let before = bytes.clone();
+        let long = append(&mut bytes, 3, 1, Flaw::Length, |out| {
+            out.resize(out.len() + PAYLOAD_BYTES_MAX + 1, 0);
+            Ok(())
+        });
+        assert_eq!((long, bytes), (Err(Flaw::Length), before));
     }
 
     #[test]

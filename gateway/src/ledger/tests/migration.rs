@@ -184,9 +184,9 @@ fn house_in_version_2(today: &House) -> (House, Vec<u8>) {
         };
         changed.push(read.head.kind);
         let mut one = Vec::new();
-        record::append(&mut one, read.head.kind, 2, |out| {
+        record::append(&mut one, read.head.kind, 2, postcard::Error::SerializeBufferFull, |out| {
             out.extend(payload);
-            Ok::<_, std::convert::Infallible>(())
+            Ok(())
         })
         .unwrap();
         record::stamp(&mut one, read.head.seq, read.head.unix_ms, read.head.place).unwrap();
