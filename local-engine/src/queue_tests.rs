@@ -89,6 +89,10 @@ fn a_part_of_a_request_waits_as_long_as_the_others_take() {
     bench.turn();
     assert!(matches!(events(&mut whole)[..], [JobEvent::Expired { .. }]));
     assert_eq!(events(&mut part), []);
+    assert!(
+        bench.scheduler.idle_time(bench.now) > Duration::ZERO,
+        "nothing is to be done for it now"
+    );
 }
 
 #[test]

@@ -282,7 +282,7 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// Until the next deadline of somebody who waits.
-    fn idle_time(&self, now: Instant) -> Duration {
+    pub(crate) fn idle_time(&self, now: Instant) -> Duration {
         let left = |since: Instant, max: Duration| {
             max.saturating_sub(now.saturating_duration_since(since))
         };
@@ -292,7 +292,7 @@ impl<D: Device> Scheduler<D> {
         });
         let queue = self.shared.queue();
         let wait = |job: &Waiting| left(job.submitted, job.wait_max(self.queue_wait_max));
-        let waits = queue.jobs.iter().map(wait).min();
+        let waits = queue.jobs.iter().filter(|job| !job.is_part()).map(wait).min();
         let end = queue.end_at.map(|end_at| end_at.saturating_duration_since(now));
         stalls.chain(waits).chain(end).fold(HEARTBEAT, Duration::min)
     }

@@ -186,6 +186,7 @@ impl Keeper {
                     derived.apply(seq, batch.unix_ms, effect);
                 }
             }
+            derived.rollups.bound_past();
             (derived.next_seq, derived.notices.newest())
         };
         self.news.send_if_modified(|known| std::mem::replace(known, newest) != newest);

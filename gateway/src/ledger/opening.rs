@@ -15,6 +15,7 @@ use super::{
     recovery,
     refusals::Refusals,
     retire,
+    rollups::PAST_MAX,
     spare::{Spares, Uncounted},
     zones::Configured,
 };
@@ -157,9 +158,8 @@ impl Books {
         let catalogue = Arc::new(catalogue);
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
         let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
-        let saved_seq = derived.next_seq;
         let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
-        replay(&catalogue, &mut derived, &mut recovered, spares)?;
+        let saved_seq = replay(&catalogue, index.as_ref(), &mut derived, &mut recovered, spares)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];
         let writer =
@@ -354,15 +354,18 @@ fn open_index(
     Ok((None, base))
 }
 
-/// Applies what the journal has after the checkpoint, and says what of it is lost.
+/// Applies what the journal has after the checkpoint, and says what of it is lost. Much of it makes
+/// checkpoints on the way: more sums than memory should hold. Returns the last one's number.
 fn replay(
     catalogue: &Catalogue,
+    index: Option<&Index>,
     derived: &mut Derived,
     recovered: &mut Recovered,
     mut spares: Spares,
-) -> Result<(), OpenError> {
+) -> Result<u64, OpenError> {
     let snapshot = catalogue.snapshot();
     let from = derived.next_seq;
+    let mut saved_seq = from;
     for block in snapshot.blocks().iter().filter(|block| block.next_seq > from) {
         let mut flaw = None;
         let gone = snapshot.read(block, &mut |record| {
@@ -387,6 +390,14 @@ fn replay(
             spares.before(derived, block.next_seq, block.last_ms);
             derived.next_seq = block.next_seq;
         }
+        if derived.rollups.past().len() > PAST_MAX / 2 {
+            match index.map(|index| checkpoint::save(index, derived)) {
+                Some(Ok(())) => saved_seq = derived.next_seq,
+                Some(Err(error)) => tracing::warn!(%error, "no checkpoint while replaying"),
+                None => {}
+            }
+            derived.rollups.bound_past();
+        }
     }
     // What was saved last may be all that is left of the end.
     let end = derived.next_seq;
@@ -394,7 +405,7 @@ fn replay(
     recovered.uncounted = derived.uncounted.iter().map(|missed| missed.events.clone()).collect();
     recovered.replayed_events = derived.next_seq - from;
     recovered.damaged = damaged(&snapshot);
-    Ok(())
+    Ok(saved_seq)
 }
 
 fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<JoinHandle<()>>> {

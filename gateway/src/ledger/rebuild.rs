@@ -10,7 +10,7 @@ use super::{
     keeper::Keeper,
     query::{Reader, unreadable},
     retire,
-    rollups::{Level, Rollups, Rows, SETS},
+    rollups::{Level, MINUTES_KEPT, Rollups, Rows, SETS},
 };
 use crate::store::{
     BooksError,
@@ -51,12 +51,13 @@ impl Books {
         let mut rollups = base.rollups;
         let mut next_seq = base.next_seq;
         // Most of it while the books go on, the rest while they wait for it.
-        fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, u64::MAX)?;
+        let newest = keeper.derived().rollups.minute();
+        fold(&reader, keeper, (&mut rollups, newest), &mut next_seq, &mut rebuilt, u64::MAX)?;
         let mut derived = keeper.derived();
         save(keeper, &mut derived)?;
         let reader = Reader::new(self.0.catalogue.snapshot(), None);
-        let until = derived.next_seq;
-        fold(&reader, keeper, &mut rollups, &mut next_seq, &mut rebuilt, until)?;
+        let (until, newest) = (derived.next_seq, derived.rollups.minute());
+        fold(&reader, keeper, (&mut rollups, newest), &mut next_seq, &mut rebuilt, until)?;
         for ((_, rows), (_, before)) in
             rollups.current().iter().zip(derived.rollups.current().iter())
         {
@@ -69,11 +70,12 @@ impl Books {
     }
 }
 
-/// Adds the entries from `next_seq` on, and writes the spans that are over.
+/// Adds the entries from `next_seq` on, and writes the spans that are over; `newest` is the minute
+/// that lasts.
 fn fold(
     reader: &Reader,
     keeper: &Keeper,
-    rollups: &mut Rollups,
+    (rollups, newest): (&mut Rollups, u64),
     next_seq: &mut u64,
     rebuilt: &mut Rebuilt,
     until: u64,
@@ -101,13 +103,18 @@ fn fold(
         // newer balances would have events applied twice at the next start. Without a keeper the
         // reader's caller holds the state already.
         let _no_checkpoint = reader.keeper.as_ref().map(|keeper| keeper.derived());
-        write(keeper, rollups, rebuilt)
+        write(keeper, rollups, newest, rebuilt)
             .map_err(|error| unreadable(reader.snapshot.path(block), &error))?;
     }
     Ok(())
 }
 
-fn write(keeper: &Keeper, rollups: &mut Rollups, rebuilt: &mut Rebuilt) -> Result<(), IndexError> {
+fn write(
+    keeper: &Keeper,
+    rollups: &mut Rollups,
+    newest: u64,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), IndexError> {
     for (span, rows) in rollups.take_past() {
         let Some(index) = &keeper.index else {
             rebuilt.count(&rows, None);
@@ -115,7 +122,8 @@ fn write(keeper: &Keeper, rollups: &mut Rollups, rebuilt: &mut Rebuilt) -> Resul
         };
         let before = checkpoint::span_rows(index, span, &SETS)?;
         // Old minutes are not kept: they were not there, and will not be.
-        if before.is_empty() && span.level == Level::Minute {
+        let is_old = span.at + MINUTES_KEPT <= newest;
+        if before.is_empty() && span.level == Level::Minute && is_old {
             continue;
         }
         rebuilt.count(&rows, Some(&before));

@@ -18,7 +18,7 @@ const ROWS_MAX: usize = 512;
 /// Names that are told apart; later ones are `other`.
 const NAMES_MAX: usize = 65_535;
 /// Past spans kept in memory until the index has them, should it fail for long.
-const PAST_MAX: usize = 256;
+pub(crate) const PAST_MAX: usize = 256;
 /// Minutes that stay in the index: two days. Older ranges begin and end with whole hours, and what
 /// is between is read.
 pub(crate) const MINUTES_KEPT: u64 = 2 * 24 * 60;
@@ -208,6 +208,11 @@ impl Rollups {
 
     fn keep(&mut self, level: Level, (at, rows): (u64, Rows)) {
         self.past.insert(Span { level, at }, rows);
+    }
+
+    /// Gives up what is too much to be held. Only for one whose spans the index should have taken
+    /// and did not: whoever adds up the journal takes them block by block.
+    pub(crate) fn bound_past(&mut self) {
         while self.past.len() > PAST_MAX {
             // Minutes stand first: the least is lost with them.
             self.past.pop_first();

@@ -240,6 +240,38 @@ fn segments_roll_over_are_sealed_and_are_read_as_one_ledger() {
 }
 
 #[test]
+fn sums_of_longer_than_memory_holds_are_the_same_after_a_rebuild() {
+    // Each request in a minute and an hour of its own: more spans than a checkpoint waits for.
+    let house = House::new().with(|config| config.segment_entries_max = 400);
+    let books = house.open();
+    for hour in 0..300 {
+        house.hand.set(super::harness::NOON + hour * 3_600_000);
+        request(&books, "key_a", ask("1", 10), used(hour, 1)).unwrap();
+        // What the running keeper does as time passes.
+        books.catch_up();
+        let index = books.0.keeper.index.as_ref().unwrap();
+        crate::ledger::checkpoint::save(index, &mut books.0.keeper.derived()).unwrap();
+    }
+    let summed = |books: &Books| {
+        let of = |exact| SummaryQuery { exact: Some(exact), ..SummaryQuery::default() };
+        let [by_rollup, exact] = [false, true].map(|it| books.summary(&of(it)).unwrap().total);
+        assert_eq!(by_rollup.cost_usd, exact.cost_usd);
+        assert_eq!((by_rollup.requests, exact.requests), (300, 300));
+        assert!(books.verify().is_clean(), "{:?}", books.verify());
+    };
+    summed(&books);
+    books.close();
+    drop(books);
+    fs::remove_dir_all(house.data().join("index")).unwrap();
+    let books = house.open();
+    summed(&books);
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    books.0.keeper.derived().rollups = crate::ledger::rollups::Rollups::default();
+    books.rebuild_rollups().unwrap();
+    summed(&books);
+}
+
+#[test]
 fn a_segment_whose_creation_was_cut_short_is_begun_again() {
     let house = written(2);
     fs::write(house.journal().join("00000000000000000005.journal"), b"TOLL").unwrap();
