@@ -23,7 +23,18 @@ async fn private_requests(gate: &Gate, tokens: u64) -> Vec<Answer> {
     let by_metadata = || {
         gate.ask("My diary says:").at_most(tokens).set("metadata", json!({"privacy": "local-only"}))
     };
+    let in_format = |path: &'static str, more: serde_json::Value| {
+        let mut body =
+            json!({"model": "auto", "max_tokens": tokens, "metadata": {"privacy": "local-only"}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        async move { gate.post(path, &body).await }
+    };
+    let message = json!([{"role": "user", "content": "My diary says:"}]);
     vec![
+        in_format("/v1/messages", json!({"messages": message})).await,
+        in_format("/v1/messages", json!({"messages": message, "model": "small"})).await,
+        in_format("/v1/responses", json!({"input": "My diary", "max_tokens": null})).await,
+        in_format("/v1/completions", json!({"prompt": "My diary", "model": "small"})).await,
         by_tag().send().await,
         by_tag().streamed().send().await,
         by_metadata().send().await,
@@ -41,7 +52,7 @@ async fn it_is_answered_here_or_not_at_all() {
             assert_eq!(answer.header("x-tollgate-route"), "edge");
         } else {
             assert!((400..500).contains(&answer.status), "{}", answer.body_text());
-            answer.error();
+            assert!(answer.json()["error"]["message"].is_string(), "{}", answer.body_text());
         }
     }
     // A prompt that the local model cannot hold.
@@ -66,7 +77,7 @@ async fn when_the_local_model_is_full() {
     assert!(answers.iter().any(|a| a.status != 200), "eight do not fit into two places");
     for answer in answers.iter().filter(|a| a.status != 200) {
         assert!(matches!(answer.status, 429 | 503), "{}", answer.status);
-        answer.error();
+        assert!(answer.json()["error"]["message"].is_string(), "{}", answer.body_text());
     }
     assert_eq!(small.counts().connections + large.counts().connections, 0);
 }
@@ -76,7 +87,7 @@ async fn when_there_is_no_local_model() {
     let (small, large, gate) = with_clouds(|builder| builder).await;
     for answer in private_requests(&gate, 4).await {
         assert!(answer.status >= 400, "nobody here could answer: {}", answer.body_text());
-        answer.error();
+        assert!(answer.json()["error"]["message"].is_string(), "{}", answer.body_text());
     }
     assert_eq!(small.counts().connections + large.counts().connections, 0);
 }

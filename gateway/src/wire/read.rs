@@ -125,6 +125,32 @@ pub fn read_chat(
     })
 }
 
+/// The pairs of a request's `metadata`, in any format: what policies look at.
+pub(super) fn pairs(raw: &str) -> Result<BTreeMap<String, String>, BadRequest> {
+    let mut pairs = BTreeMap::new();
+    check::object("metadata", raw)?;
+    let (pairs_max, key_bytes_max, value_bytes_max) = METADATA_MAX;
+    json::members(raw, |key, member| {
+        if key.len() > key_bytes_max {
+            let message = format!("a key of `metadata` has more than {key_bytes_max} bytes");
+            return Err(BadRequest::value("metadata", message));
+        }
+        let param = format_args!("metadata.{key}");
+        let value = check::string(param, member.raw)?;
+        if value.len() > value_bytes_max || pairs.len() >= pairs_max {
+            let message = format!(
+                "`metadata` takes {pairs_max} pairs with values of at most {value_bytes_max} bytes"
+            );
+            return Err(BadRequest::value(param, message));
+        }
+        match pairs.insert(key.to_owned(), value.into_owned()) {
+            None => Ok(()),
+            Some(_) => Err(check::twice(param)),
+        }
+    })?;
+    Ok(pairs)
+}
+
 /// Tokens that `bytes` of text make, estimated: one per four bytes, rounded up.
 #[must_use]
 pub const fn estimate_tokens(bytes: u64) -> u64 {
@@ -300,29 +326,7 @@ impl<'a> Read<'a> {
     }
 
     pub(super) fn metadata(&self) -> Result<BTreeMap<String, String>, BadRequest> {
-        let mut pairs = BTreeMap::new();
-        let Some(raw) = self.given(Field::Metadata) else { return Ok(pairs) };
-        check::object("metadata", raw)?;
-        let (pairs_max, key_bytes_max, value_bytes_max) = METADATA_MAX;
-        json::members(raw, |key, member| {
-            if key.len() > key_bytes_max {
-                let message = format!("a key of `metadata` has more than {key_bytes_max} bytes");
-                return Err(BadRequest::value("metadata", message));
-            }
-            let param = format_args!("metadata.{key}");
-            let value = check::string(param, member.raw)?;
-            if value.len() > value_bytes_max || pairs.len() >= pairs_max {
-                let message = format!(
-                    "`metadata` takes {pairs_max} pairs with values of at most {value_bytes_max} bytes"
-                );
-                return Err(BadRequest::value(param, message));
-            }
-            match pairs.insert(key.to_owned(), value.into_owned()) {
-                None => Ok(()),
-                Some(_) => Err(check::twice(param)),
-            }
-        })?;
-        Ok(pairs)
+        self.given(Field::Metadata).map_or_else(|| Ok(BTreeMap::new()), pairs)
     }
 
     /// Fields that are only checked for their type.

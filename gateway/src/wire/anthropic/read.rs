@@ -8,12 +8,13 @@ use crate::{
         json::{self, Kind},
         named,
         put::Object,
-        read::{object_text, read_chat, without_chats_own},
+        read::{object_text, pairs, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// The members of a request that are not taken over as they stand; null is absent.
 #[derive(Default)]
@@ -48,10 +49,11 @@ pub fn read_messages(
         return Err(BadRequest::missing("max_tokens"));
     }
     let inner = Bytes::from(given.to_chat()?);
+    let metadata = given.pairs()?;
     let request = read_chat(inner, headers, output_tokens_default)
         .and_then(without_chats_own)
         .map_err(|bad| named(Endpoint::Messages, bad))?;
-    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
+    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), metadata, ..request })
 }
 
 /// Reads a request whose tokens are to be counted: a message request that need not say how long an
@@ -60,9 +62,11 @@ pub fn read_messages(
 /// # Errors
 /// [`BadRequest`] naming the parameter or the header.
 pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
-    let inner = Bytes::from(Given::read(object_text(&body)?)?.to_chat()?);
+    let given = Given::read(object_text(&body)?)?;
+    let inner = Bytes::from(given.to_chat()?);
+    let metadata = given.pairs()?;
     let request = read_chat(inner, headers, 1).map_err(|bad| named(Endpoint::Messages, bad))?;
-    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), ..request })
+    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), metadata, ..request })
 }
 
 fn dearer(field: &str, why: &str) -> BadRequest {
@@ -217,6 +221,12 @@ impl<'a> Given<'a> {
                 "`thinking.type` must be enabled, disabled or adaptive",
             )),
         }
+    }
+
+    /// What policies may look at. The inner request has none of it: providers of its format would be
+    /// told what was written for another's.
+    fn pairs(&self) -> Result<BTreeMap<String, String>, BadRequest> {
+        self.metadata.map_or_else(|| Ok(BTreeMap::new()), pairs)
     }
 
     fn user(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {
