@@ -62,8 +62,12 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct SeenSoFar {
     usage: Option<(Usage, UsageSource)>,
+    /// Whether that is of the whole answer.
+    usage_is_last: bool,
     visible_bytes: u64,
     reasoning_bytes: u64,
+    /// Pieces of a stream with text in them: each is a token at least.
+    pieces: u64,
     service: Option<ServiceTier>,
     finish: Option<FinishReason>,
     id: Option<String>,
@@ -269,6 +273,8 @@ impl Relay {
                     self.pacing.visible(first, matches!(event, Event::Chunk { .. }));
                 }
                 self.seen.note(seen);
+                self.seen.pieces += u64::from(seen.visible);
+                self.seen.usage_is_last |= matches!(event, Event::Whole { .. });
             }
             Event::Begin { id } => self.seen.id = Some(id.clone()),
             Event::Vectors(_) => self.pacing.visible(self.started.first_at, false),
@@ -276,10 +282,12 @@ impl Relay {
                 if delta.visible() || delta.reasoning_bytes() > 0 {
                     self.pacing.visible(self.started.first_at, true);
                 }
+                self.seen.pieces += u64::from(delta.visible());
                 self.seen.note_delta(delta);
             }
             Event::End { usage, source, engine } => {
                 self.seen.usage = Some((*usage, *source));
+                self.seen.usage_is_last = true;
                 self.seen.engine = *engine;
             }
         }
@@ -390,6 +398,9 @@ impl Relay {
             let output = self.seen.usage.map(|(usage, _)| usage.completion());
             let ttft = self.started.first_at - self.started.sent_at;
             route.live.answered(Some(ttft), output);
+            if self.started.attempt.is_some() {
+                route.breaker.succeeded();
+            }
         }
         if let Some(index) = self.started.attempt {
             open.end_attempt(index, attempt, false);
@@ -412,7 +423,7 @@ impl Relay {
             self.seen.usage = Some((usage, UsageSource::Counted));
             self.seen.engine = Some(engine);
         }
-        let (usage, source) = self.usage();
+        let (usage, source) = self.usage_so_far();
         let finish = self.seen.finish.as_ref().map(|finish| word(finish.as_str()));
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
@@ -430,18 +441,48 @@ impl Relay {
         self.pacing.write(&mut record.times, self.started.first_at, output);
     }
 
-    /// What was used. An estimate stays within the cap, and where reasoning is hidden it is all of
-    /// the cap: how much of it was used nobody can see.
+    /// What was used.
     fn usage(&self) -> (Usage, UsageSource) {
-        let estimate = || (self.seen.estimate(self.started.prompt_tokens), UsageSource::Estimated);
-        let (mut usage, source) = self.seen.usage.unwrap_or_else(estimate);
-        if source == UsageSource::Estimated {
-            usage.output = usage.output.min(self.output_max);
-            let rest = self.output_max - usage.output;
-            let hides = self.started.route.may_hide_reasoning();
-            usage.reasoning = if hides { rest } else { usage.reasoning.min(rest) };
+        match self.seen.usage {
+            Some((usage, source)) if source != UsageSource::Estimated => (usage, source),
+            Some((usage, _)) => (self.bounded(usage), UsageSource::Estimated),
+            None => (self.estimate(), UsageSource::Estimated),
         }
-        (usage, source)
+    }
+
+    /// The same of an answer that may have been cut. What the provider has told by then it bills, and
+    /// what came since beside it.
+    fn usage_so_far(&self) -> (Usage, UsageSource) {
+        let told = match self.seen.usage {
+            Some((told, UsageSource::Reported)) if !self.seen.usage_is_last => told,
+            Some(_) => return self.usage(),
+            None => match self.started.answer.told() {
+                Some(told) => told,
+                None => return self.usage(),
+            },
+        };
+        let seen = if told.completion() > 0 {
+            self.seen.estimate(self.started.prompt_tokens)
+        } else {
+            self.estimate()
+        };
+        let (output, reasoning) =
+            (told.output.max(seen.output), told.reasoning.max(seen.reasoning));
+        (Usage { output, reasoning, ..told }, UsageSource::Estimated)
+    }
+
+    fn estimate(&self) -> Usage {
+        self.bounded(self.seen.estimate(self.started.prompt_tokens))
+    }
+
+    /// An estimate stays within the cap, and where reasoning is hidden it is all of the cap: how much
+    /// of it was used nobody can see.
+    fn bounded(&self, estimate: Usage) -> Usage {
+        let output = estimate.output.min(self.output_max);
+        let rest = self.output_max - output;
+        let hides = self.started.route.may_hide_reasoning();
+        let reasoning = if hides { rest } else { estimate.reasoning.min(rest) };
+        Usage { output, reasoning, ..estimate }
     }
 
     /// Tokens that came, for the time that they took: reported, counted, or estimated from what was
@@ -517,14 +558,16 @@ impl SeenSoFar {
     fn note(&mut self, seen: &Seen) {
         self.visible_bytes += u64::from(seen.visible_bytes);
         self.reasoning_bytes += u64::from(seen.reasoning_bytes);
+        if seen.finish.is_some() {
+            self.finish.clone_from(&seen.finish);
+        }
         if let Some(usage) = seen.usage {
             self.usage = Some((usage, UsageSource::Reported));
+            // Some providers tell it in every chunk, or in the first.
+            self.usage_is_last = seen.usage_only || self.finish.is_some();
         }
         if seen.service.is_some() {
             self.service = seen.service;
-        }
-        if seen.finish.is_some() {
-            self.finish.clone_from(&seen.finish);
         }
         if self.id.is_none() {
             self.id.clone_from(&seen.id);
@@ -543,7 +586,7 @@ impl SeenSoFar {
     fn estimate(&self, prompt_tokens: u64) -> Usage {
         Usage {
             input: prompt_tokens,
-            output: estimate_tokens(self.visible_bytes),
+            output: estimate_tokens(self.visible_bytes).max(self.pieces),
             reasoning: estimate_tokens(self.reasoning_bytes),
             ..Usage::default()
         }

@@ -1,7 +1,7 @@
 //! Providers that do not speak OpenAI's format: the caller cannot tell, and the books say the same.
 
 use crate::harness::Gate;
-use e2e::standin::{Cut, Point, Reported, Script, StandIn};
+use e2e::standin::{Cut, Hold, Point, Reported, Script, StandIn};
 use serde_json::{Value, json};
 
 const KINDS: [&str; 3] = ["openai", "anthropic", "gemini"];
@@ -43,6 +43,31 @@ async fn an_answer_is_the_same_whichever_family_gave_it() {
             assert_eq!(used, [Some(6), Some(4), Some(6)], "{kind}: every token once");
             // 6 at 1, 4 at 0.5 and 6 at 2 USD a million.
             assert_eq!(entry.cost(), Some(20_000_000), "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_an_answer_that_was_cut_what_the_provider_had_told_is_booked() {
+    for kind in ["anthropic", "gemini"] {
+        let (cloud, gate) = gate(kind).await;
+        let told = || Script::says("one two three four").using(1000, 50).cached(400);
+        let hold = Hold::after_pieces(2);
+        cloud.next(told().held(&hold));
+        let mut left = gate.ask("Count.").streamed().open().await;
+        left.read_pieces(2).await;
+        left.leave();
+        gate.ledger().until_entries(1).await;
+        cloud.next(told().cut(Cut::Close(Point::Piece(2))));
+        gate.ask("Count.").streamed().send().await;
+        for entry in gate.ledger().until_entries(2).await {
+            entry.adds_up();
+            let attempt = entry.only_attempt();
+            let how = entry.outcome();
+            assert_eq!(attempt.text("usage_source"), "estimated", "{kind}, {how}: of the answer");
+            let used = ["input", "cache_read"].map(|name| attempt.used(name));
+            assert_eq!(used, [Some(600), Some(400)], "{kind}, {how}");
+            assert!(attempt.used("output").unwrap() >= 2, "{kind}, {how}: a token each");
         }
     }
 }

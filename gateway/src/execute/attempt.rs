@@ -55,8 +55,8 @@ impl Execution<'_> {
             Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         // From here on the prompt may be billed, whatever happens next.
-        self.book.estimate(attempt, prompt_tokens, 0);
-        sending.at = At::Sent { prompt_tokens, output_max };
+        self.book.estimate(attempt, prompt_tokens);
+        sending.at = At::Sent { output_max };
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
             Err(fault) => return Err(self.failed(sending, pass, fault)),
@@ -79,7 +79,7 @@ impl Execution<'_> {
         let first_at = Instant::now();
         self.book.note(attempt, |record| record.times.first_token_us = micros(first_at - head_at));
         sending.at = At::Over;
-        pass.succeeded();
+        pass.begun();
         Ok(Started {
             attempt: Some(attempt),
             route: Arc::clone(route),
@@ -125,7 +125,7 @@ enum At {
     /// It waits to be sent.
     Unsent,
     /// It was sent and has shown nothing; it may use so many tokens over all choices.
-    Sent { prompt_tokens: u64, output_max: u64 },
+    Sent { output_max: u64 },
     /// It has ended, or has been handed on.
     Over,
 }
@@ -141,10 +141,10 @@ struct Sending<'a, 'e> {
 impl Sending<'_, '_> {
     /// What went silent may have used its whole cap where reasoning is hidden.
     fn book_hidden(&self) {
-        if let At::Sent { prompt_tokens, output_max } = self.at
+        if let At::Sent { output_max } = self.at
             && self.route.may_hide_reasoning()
         {
-            self.book.estimate(self.attempt, prompt_tokens, output_max);
+            self.book.hidden(self.attempt, output_max);
         }
     }
 }
@@ -197,6 +197,9 @@ impl Pending<'_, '_> {
                 record.usage_source = Some(UsageSource::Counted);
                 record.took_of_engine(&engine);
             });
+        }
+        if let Some(told) = self.answer.as_ref().and_then(Answer::told) {
+            self.book.note(self.attempt, |record| record.usage = Some(told));
         }
     }
 }

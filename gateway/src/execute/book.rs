@@ -101,11 +101,19 @@ impl<'e> Book<'e> {
         self.with(|written| write(written.open.attempt(attempt)));
     }
 
-    /// Books what was sent, and the hidden reasoning there may be, until more is known.
-    pub(super) fn estimate(&self, attempt: AttemptIndex, prompt: u64, reasoning: u64) {
+    /// Books what was sent, until more is known.
+    pub(super) fn estimate(&self, attempt: AttemptIndex, prompt: u64) {
         self.note(attempt, |record| {
-            record.usage = Some(Usage { input: prompt, reasoning, ..Usage::default() });
+            record.usage = Some(Usage { input: prompt, ..Usage::default() });
             record.usage_source = Some(UsageSource::Estimated);
+        });
+    }
+
+    /// Books the hidden reasoning that there may be beside what is known.
+    pub(super) fn hidden(&self, attempt: AttemptIndex, reasoning: u64) {
+        self.note(attempt, |record| {
+            let usage = record.usage.get_or_insert_default();
+            usage.reasoning = usage.reasoning.max(reasoning);
         });
     }
 

@@ -31,11 +31,11 @@ impl Books {
 
     fn states(&self, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
         let mut states = self.0.budgets.states(self.0.clock.unix_ms(), wanted);
-        let derived = self.0.keeper.derived();
-        for state in states.iter_mut().filter(|_| !derived.uncounted.is_empty()) {
+        let missed = self.0.keeper.missed();
+        for state in states.iter_mut().filter(|_| !missed.is_empty()) {
             let concerns =
                 |missed: &&Missed| missed.concerns(&state.scope, state.window, state.began_unix_ms);
-            let missing = derived.uncounted.iter().filter(concerns);
+            let missing = missed.iter().filter(concerns);
             state.uncounted_events = missing.map(|missed| missed.events.events()).sum();
         }
         states
@@ -44,8 +44,7 @@ impl Books {
     /// Lost events whose charges are in no balance, where a budget's window may still miss them.
     #[must_use]
     pub fn uncounted(&self) -> u64 {
-        let derived = self.0.keeper.derived();
-        derived.uncounted.iter().map(|missed| missed.events.events()).sum()
+        self.0.keeper.missed().iter().map(|missed| missed.events.events()).sum()
     }
 
     /// Books a correction on a budget: `charge` is added to what is spent in its window of now,

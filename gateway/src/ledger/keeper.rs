@@ -4,7 +4,7 @@
 //! **Invariants:** only durable events are applied; a checkpoint that fails costs a longer replay
 //! at the next start and nothing else; the hot path never waits for this thread.
 
-use super::{checkpoint, derived::Derived, effect::Effect, spare};
+use super::{checkpoint, derived::Derived, effect::Effect, spare, spare::Missed};
 use crate::store::{
     catalogue::{Catalogue, Plain},
     codec,
@@ -43,6 +43,8 @@ pub(crate) struct Keeper {
     wake: Condvar,
     done: Condvar,
     derived: Mutex<Derived>,
+    /// A copy of `derived.uncounted`: a checkpoint holds the whole for as long as the disk takes.
+    missed: Mutex<Vec<Missed>>,
     pub(crate) index: Option<Index>,
     catalogue: Arc<Catalogue>,
     /// The next event's number at the last checkpoint.
@@ -84,6 +86,7 @@ impl Keeper {
             wake: Condvar::new(),
             done: Condvar::new(),
             news: watch::Sender::new(derived.notices.newest()),
+            missed: Mutex::new(derived.uncounted.clone()),
             derived: Mutex::new(derived),
             index,
             catalogue,
@@ -96,7 +99,12 @@ impl Keeper {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, after every event that was applied.
+    /// Lost events that are in no balance. Waits for no disk.
+    pub(crate) fn missed(&self) -> MutexGuard<'_, Vec<Missed>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, after every event that was applied. Blocking: a checkpoint may hold it.
     pub(crate) fn derived(&self) -> MutexGuard<'_, Derived> {
         self.derived.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,6 +195,7 @@ impl Keeper {
                 }
             }
             derived.rollups.bound_past();
+            self.missed().clone_from(&derived.uncounted);
             (derived.next_seq, derived.notices.newest())
         };
         self.news.send_if_modified(|known| std::mem::replace(known, newest) != newest);

@@ -1,9 +1,10 @@
 //! Tokens per minute: a refundable rate limit (GCRA).
 //!
 //! The worst case is taken with the reservation and the unused part is given back at settlement,
-//! so an answer that stops early frees the limit at once. **Invariant:** within any minute no more
-//! than twice the limit passes (a full burst and a minute's refill), as for every GCRA with a burst
-//! of one minute; a refund never makes the bucket fuller than full.
+//! so an answer that stops early frees the limit at once. What was taken refills in the order of
+//! taking, and what has refilled is not given back: it would be there twice. **Invariant:** within any
+//! minute no more than twice the limit passes (a full burst and a minute's refill), as for every GCRA
+//! with a burst of one minute; a refund never makes the bucket fuller than full.
 
 use std::time::Duration;
 
@@ -55,14 +56,17 @@ impl Rate {
         tokens <= self.limit && self.wait(tokens, now).is_zero()
     }
 
-    /// Takes `tokens`, allowed or not.
-    pub(crate) fn take(&mut self, tokens: u64, now: Duration) {
+    /// Takes `tokens`, allowed or not; returns when all of them have refilled, nanoseconds since the
+    /// base.
+    pub(crate) fn take(&mut self, tokens: u64, now: Duration) -> u128 {
         self.full_at = self.full_at.max(now.as_nanos()).saturating_add(self.cost(tokens));
+        self.full_at
     }
 
-    /// Gives `tokens` back.
-    pub(crate) fn give(&mut self, tokens: u64) {
-        self.full_at = self.full_at.saturating_sub(self.cost(tokens));
+    /// Gives back as many of `tokens` as have not refilled. `refilled_at`: what [`Rate::take`] said.
+    pub(crate) fn give(&mut self, tokens: u64, refilled_at: u128, now: Duration) {
+        let left = refilled_at.saturating_sub(now.as_nanos());
+        self.full_at = self.full_at.saturating_sub(self.cost(tokens).min(left));
     }
 
     /// How long until the bucket is full.
@@ -100,13 +104,33 @@ mod tests {
     #[test]
     fn what_is_given_back_is_free_at_once_and_never_more_than_full() {
         let mut rate = Rate::per_minute(100);
-        rate.take(80, START);
-        rate.give(70);
+        let refilled_at = rate.take(80, START);
+        rate.give(70, refilled_at, START);
         assert_eq!(rate.left(START), 90);
-        rate.give(1_000);
+        rate.give(1_000, refilled_at, START);
         assert_eq!(rate.left(START), 100);
         rate.take(100, START);
         assert_eq!(rate.left(START), 0);
+    }
+
+    #[test]
+    fn what_time_has_refilled_is_not_given_back_again() {
+        let mut rate = Rate::per_minute(600);
+        let after = |seconds| START + Duration::from_secs(seconds);
+        // Ten that hold the whole limit for long, and use none of it.
+        let held: Vec<u128> = (0..10).map(|_| rate.take(60, START)).collect();
+        // The first half of them has refilled, and others use that.
+        assert_eq!(rate.left(after(30)), 300);
+        rate.take(300, after(30));
+        for refilled_at in held {
+            rate.give(60, refilled_at, after(30));
+        }
+        assert_eq!(rate.left(after(30)), 300, "the other half is free");
+        // Of those whose time is over nothing is given back.
+        let old = rate.take(300, after(30));
+        rate.take(600, after(90));
+        rate.give(300, old, after(90));
+        assert_eq!(rate.left(after(90)), 0);
     }
 
     #[test]

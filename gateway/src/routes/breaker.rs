@@ -55,7 +55,7 @@ pub enum BreakerState {
     },
 }
 
-/// Leave for one attempt. Say how it went; dropped without a word (the caller left, or was at fault)
+/// Leave for one attempt. Say how it began; dropped without a word (the caller left, or was at fault)
 /// it counts for nothing.
 #[derive(Debug)]
 #[must_use = "say whether the attempt succeeded"]
@@ -132,6 +132,12 @@ impl Breaker {
         }
         inner.probing += 1;
         Ok(Pass { breaker: self, probe: true })
+    }
+
+    /// An answer came to a good end. Its first token alone is no success: a route that breaks every
+    /// answer off would look half well.
+    pub fn succeeded(&self) {
+        self.succeed(false);
     }
 
     /// The route was at fault outside a [`Pass`]: an answer that broke after its first byte.
@@ -251,9 +257,11 @@ impl Breaker {
 // === impl Pass ===
 
 impl Pass<'_> {
-    /// The route has begun to answer.
-    pub fn succeeded(mut self) {
-        self.breaker.succeed(std::mem::take(&mut self.probe));
+    /// The route has begun to answer: enough for a probe. How it ends, the breaker is told apart.
+    pub fn begun(mut self) {
+        if std::mem::take(&mut self.probe) {
+            self.breaker.succeed(true);
+        }
     }
 
     /// The route was at fault.
@@ -292,6 +300,11 @@ mod tests {
         }
     }
 
+    fn answer(breaker: &Breaker) {
+        breaker.pass().unwrap().begun();
+        breaker.succeeded();
+    }
+
     async fn seconds(seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
     }
@@ -300,7 +313,7 @@ mod tests {
     async fn faults_in_a_row_open_it_and_one_good_answer_between_does_not() {
         let breaker = breaker();
         fail(&breaker, 2);
-        breaker.pass().unwrap().succeeded();
+        answer(&breaker);
         fail(&breaker, 2);
         assert_eq!(breaker.state(), BreakerState::Closed);
         fail(&breaker, 1);
@@ -319,7 +332,7 @@ mod tests {
         assert!(breaker.pass().is_err());
         drop(probe);
         assert!(breaker.pass().is_ok(), "a caller that leaves gives its probe back");
-        breaker.pass().unwrap().succeeded();
+        answer(&breaker);
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
 
@@ -333,7 +346,7 @@ mod tests {
             assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(wait)));
         }
         seconds(15).await;
-        breaker.pass().unwrap().succeeded();
+        answer(&breaker);
         fail(&breaker, 3);
         assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)), "forgotten");
         assert_eq!(breaker.opened(), 5);
@@ -344,15 +357,15 @@ mod tests {
         let breaker = breaker();
         for _ in 0..4 {
             fail(&breaker, 1);
-            breaker.pass().unwrap().succeeded();
+            answer(&breaker);
         }
         seconds(60).await;
         fail(&breaker, 1);
-        breaker.pass().unwrap().succeeded();
+        answer(&breaker);
         fail(&breaker, 1);
         assert_eq!(breaker.state(), BreakerState::Closed, "only three in this window");
         for _ in 0..4 {
-            breaker.pass().unwrap().succeeded();
+            answer(&breaker);
             fail(&breaker, 1);
         }
         assert!(matches!(breaker.state(), BreakerState::Open(_)), "half of ten");
@@ -376,5 +389,15 @@ mod tests {
         early.into_iter().for_each(Pass::failed);
         assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)));
         assert_eq!(breaker.opened(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_begin_and_break_off_open_it() {
+        let breaker = breaker();
+        for _ in 0..3 {
+            breaker.pass().unwrap().begun();
+            breaker.failed();
+        }
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)));
     }
 }

@@ -425,6 +425,16 @@ impl Answer {
         }
     }
 
+    /// What the provider has told of its usage before the answer's end, where that is not in the
+    /// events.
+    #[must_use]
+    pub fn told(&self) -> Option<Usage> {
+        match self {
+            Self::Cloud(answer) => answer.told(),
+            Self::Local(_) | Self::Shared(_) => None,
+        }
+    }
+
     /// What the attempts before a shared answer cost whoever asked the routes.
     #[must_use]
     pub fn shared_missed_cost(&self) -> Option<PicoUsd> {

@@ -54,11 +54,15 @@ impl ScopeBook {
         });
     }
 
-    pub(super) fn hold(&mut self, starts: &[(Window, u64)], need: Need, at: At) -> Starts {
-        if let Some(rate) = &mut self.rate {
-            rate.take(need.tokens, at.mono);
-        }
-        self.accounts.hold(starts, need)
+    /// Holds `need`; returns the windows, and when the tokens have refilled where there is a rate.
+    pub(super) fn hold(
+        &mut self,
+        starts: &[(Window, u64)],
+        need: Need,
+        at: At,
+    ) -> (Starts, Option<u128>) {
+        let refilled_at = self.rate.as_mut().map(|rate| rate.take(need.tokens, at.mono));
+        (self.accounts.hold(starts, need), refilled_at)
     }
 
     pub(super) fn settle(
@@ -66,13 +70,16 @@ impl ScopeBook {
         starts: &[(Window, u64)],
         held: Amount,
         charge: Amount,
+        refilled_at: u128,
         at: At,
     ) {
         self.accounts.settle(starts, held, charge);
         if let Some(rate) = &mut self.rate {
             match held.tokens.checked_sub(charge.tokens) {
-                Some(unused) => rate.give(unused),
-                None => rate.take(charge.tokens - held.tokens, at.mono),
+                Some(unused) => rate.give(unused, refilled_at, at.mono),
+                None => {
+                    rate.take(charge.tokens - held.tokens, at.mono);
+                }
             }
         }
     }

@@ -216,9 +216,9 @@ impl Machine {
     }
 
     fn end(&mut self, holds: &Holds, held: Amount, charge: Amount, at: At) {
-        for (scope, starts) in &holds.held {
+        for (place, (scope, starts)) in holds.held.iter().enumerate() {
             if let Some(book) = self.books.get_mut(scope) {
-                book.settle(starts, held, charge, at);
+                book.settle(starts, held, charge, holds.refilled_at(place), at);
             }
         }
     }
@@ -444,7 +444,10 @@ impl Machine {
             if starts.is_empty() && book.rate.is_none() && book.session_budgets.is_empty() {
                 continue;
             }
-            let starts = book.hold(&starts, need, at);
+            let (starts, refilled_at) = book.hold(&starts, need, at);
+            if let Some(refilled_at) = refilled_at {
+                holds.refills.push((holds.held.len(), refilled_at));
+            }
             holds.held.push((scope, starts));
         }
         holds

@@ -62,6 +62,10 @@ pub struct At {
 pub struct Holds {
     pub(crate) held: Vec<(Scope, Starts)>,
     pub(crate) forgotten: Vec<Scope>,
+    /// When the tokens that were taken of a scope's rate have refilled, by its place in `held`.
+    /// Rates do not outlive the process.
+    #[serde(skip)]
+    pub(crate) refills: Vec<(usize, u128)>,
 }
 
 /// What an attempt needs at worst. `money` is zero where it does not count.
@@ -88,6 +92,13 @@ pub(crate) struct Place {
 }
 
 impl Holds {
+    /// When the tokens taken of the rate of the scope at `place` have refilled; 0, long ago, where
+    /// none were.
+    pub(super) fn refilled_at(&self, place: usize) -> u128 {
+        let taken = self.refills.iter().find(|(at, _)| *at == place);
+        taken.map_or(0, |(_, refilled_at)| *refilled_at)
+    }
+
     fn scopes(&self) -> Vec<Scope> {
         self.held.iter().map(|(scope, _)| scope.clone()).collect()
     }

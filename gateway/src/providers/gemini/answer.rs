@@ -115,6 +115,11 @@ impl Stream {
         }
     }
 
+    /// What has been told of the usage so far: each piece tells all of it until then.
+    pub(crate) fn told(&self) -> Option<Usage> {
+        self.usage
+    }
+
     /// Reads one event of the stream.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::header;
-use policies::ServiceTier;
+use policies::{ServiceTier, Usage};
 use reqwest::Response;
 use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -158,6 +158,16 @@ impl CloudAnswer {
     #[must_use]
     pub fn service(&self) -> Option<ServiceTier> {
         self.service
+    }
+
+    /// What has been told of the usage so far; for OpenAI's format it stands in the events.
+    #[must_use]
+    pub fn told(&self) -> Option<Usage> {
+        match &self.reader {
+            Reader::OpenAi => None,
+            Reader::Anthropic(stream) => stream.told(),
+            Reader::Gemini(stream) => stream.told(),
+        }
     }
 
     /// The next event; `None` after the last, and after a fault. Dropping the future loses

@@ -369,7 +369,7 @@ impl Holds {
             (ledger::Scope::Key(key.clone()), starts(self.key)),
         ];
         let held = scopes.into_iter().filter(|(_, starts)| !starts.is_empty()).collect();
-        ledger::budgets::Holds { held, forgotten: Vec::new() }
+        ledger::budgets::Holds { held, ..ledger::budgets::Holds::default() }
     }
 }
 
