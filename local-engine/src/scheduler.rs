@@ -215,9 +215,18 @@ impl<D: Device> Scheduler<D> {
             }
         }
         self.end_short(short);
-        if !unread.is_empty() {
-            self.fail(unread, "the reader did not read the answer");
+        self.end_unread(unread);
+    }
+
+    /// Ends jobs that nobody reads: counted before they are told, so that who was told finds them
+    /// counted.
+    fn end_unread(&self, unread: Vec<Sequence<D::Sampler>>) {
+        if unread.is_empty() {
+            return;
         }
+        self.shared.gauges.cancelled.fetch_add(count64(unread.len()), Relaxed);
+        self.publish();
+        unread.into_iter().for_each(Sequence::leave_unread);
     }
 
     /// Drops queued jobs whose reader left and tells those who waited too long.

@@ -168,6 +168,11 @@ impl<S> Sequence<S> {
         self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
     }
 
+    /// Says the last words of a job that nobody reads.
+    pub(crate) fn leave_unread(self) {
+        self.outbox.close("", |usage| JobEvent::Unread { usage });
+    }
+
     /// Says the last words of a job whose own demands keep it from going on.
     pub(crate) fn refuse(self, reason: &str) {
         self.outbox.close("", |usage| JobEvent::Refused { reason: reason.to_owned(), usage });

@@ -319,7 +319,7 @@ pub enum Outcome {
 pub enum AttemptOutcome {
     /// A whole answer.
     Completed,
-    /// Cancelled because the caller left.
+    /// Ended by us: the caller left, another attempt answered, or there was no money for more of it.
     Cancelled,
     /// No connection, or no place in the route's queue: nothing was sent.
     NotSent,
