@@ -26,13 +26,15 @@ async fn told(gate: &Gate, name: &str, verb: &str, body: Value) -> Value {
 
 #[tokio::test]
 async fn an_engine_that_fails_is_fallen_back_from_and_comes_back() {
+    // Alone in its process, which goes on when the engine in it has failed, it is lost no less.
+    for isolation in ["in_process", "process"] {
+        an_engine_fails(&format!("isolation = \"{isolation}\"\ndrill = \"panic:6\"")).await;
+    }
+}
+
+async fn an_engine_fails(drill: &str) {
     let cloud = StandIn::start().await.unwrap();
-    let gate = Gate::builder()
-        .policy("edge-first")
-        .edge_with("drill = \"panic:6\"")
-        .cloud(&cloud)
-        .start()
-        .await;
+    let gate = Gate::builder().policy("edge-first").edge_with(drill).cloud(&cloud).start().await;
     cloud.always(Script::says("From the cloud.").using(10, 3));
     // The drill comes after some steps: a request that needs more of them meets it.
     let met = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;

@@ -121,7 +121,7 @@ async fn embed(
         Err(error) => {
             let unable = EmbedError::Unable(error.to_string());
             let report = Report::Vectors(id, Err(unable), JobUsage::default());
-            let _heard = write(&mut *lock(to_parent), &report);
+            let _heard = tell(engine, to_parent, &report);
             return;
         }
     };
@@ -138,7 +138,7 @@ async fn embed(
             EmbedEvent::EngineTimeLow => (Report::VectorsLow(id), false),
             EmbedEvent::Ended(vectors) => (Report::Vectors(id, vectors, embedding.usage()), true),
         };
-        if write(&mut *lock(to_parent), &report).is_err() || last {
+        if tell(engine, to_parent, &report).is_err() || last {
             return;
         }
     }
@@ -164,7 +164,7 @@ impl Work {
             Err(reason) => {
                 let usage = JobUsage::default();
                 let failed = Report::Event(self.id, JobEvent::Failed { reason, usage }, usage);
-                let _heard = write(&mut *lock(to_parent), &failed);
+                let _heard = tell(engine, to_parent, &failed);
                 return;
             }
         };
@@ -180,7 +180,7 @@ impl Work {
             };
             let Some(event) = event else { return };
             let report = Report::Event(self.id, event, generation.usage());
-            if write(&mut *lock(to_parent), &report).is_err() {
+            if tell(engine, to_parent, &report).is_err() {
                 return;
             }
         }
@@ -194,6 +194,16 @@ impl Work {
         };
         engine.submit(job).map_err(|error| error.to_string())
     }
+}
+
+/// Tells of a job. Before a failure come the engine's numbers: where it is the engine that has failed,
+/// the parent knows before anybody who asks again.
+fn tell(engine: &Engine, to_parent: &ToParent, report: &Report) -> io::Result<()> {
+    let mut to_parent = lock(to_parent);
+    if let Report::Event(_, JobEvent::Failed { .. }, _) | Report::Vectors(_, Err(_), _) = report {
+        write(&mut *to_parent, &Report::Status(Box::new(engine.status())))?;
+    }
+    write(&mut *to_parent, report)
 }
 
 /// Tells the engine's numbers until `ended` is dropped.

@@ -30,7 +30,7 @@ use crate::{
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
-    status::Status,
+    status::{EngineState, Status},
 };
 
 /// The sending thread looks around this often.
@@ -300,10 +300,39 @@ impl Remote {
         let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
     }
 
-    /// Hands on what the child says until it is gone, then tells every job.
+    /// Hands on what the child says until it is gone or its engine has failed, then tells every job.
     fn hear(&self, socket: UnixStream, claim: Claim) {
-        let mut from_child = BufReader::new(socket);
-        while let Ok(report) = read(&mut from_child) {
+        let fault = self.hand_on_all(&mut BufReader::new(socket));
+        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
+        if fault.is_some() {
+            // It has nothing left that it could end in order.
+            let _ended_by_itself = lock(&self.child).kill();
+        }
+        let status = end(&mut lock(&self.child));
+        let reason = if self.leaving.load(SeqCst) {
+            self.shared.gauges.stop();
+            "the engine was stopped".to_owned()
+        } else {
+            let how = match status {
+                _ if self.stuck.load(SeqCst) => "was stuck".to_owned(),
+                status => status.map_or_else(String::new, ending),
+            };
+            let reason = fault.unwrap_or_else(|| format!("the engine's process {how}"));
+            tracing::error!(%reason, "the engine has failed");
+            self.shared.gauges.fail(reason.clone());
+            reason
+        };
+        self.gone.store(true, SeqCst);
+        drop(claim);
+        self.tell_all(&reason);
+        self.shared.set_ended();
+        self.shared.wake();
+    }
+
+    /// Hands on what the child says until it is gone, or until its engine has failed: the reason then,
+    /// since a child goes on to speak for an engine that takes no more jobs.
+    fn hand_on_all(&self, from_child: &mut impl io::Read) -> Option<String> {
+        while let Ok(report) = read(from_child) {
             match report {
                 Report::Event(id, event, usage) => self.hand_on(id, event, usage),
                 Report::VectorsLow(id) => {
@@ -318,30 +347,17 @@ impl Remote {
                         reading.tell(vectors);
                     }
                 }
-                Report::Status(status) => *lock(&self.seen) = Some((*status, Instant::now())),
+                Report::Status(status) => {
+                    let state = status.state.clone();
+                    *lock(&self.seen) = Some((*status, Instant::now()));
+                    if let EngineState::Failed { reason } = state {
+                        return Some(reason);
+                    }
+                }
                 Report::Loaded(_) | Report::NotLoaded(_) => break,
             }
         }
-        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
-        let status = end(&mut lock(&self.child));
-        let reason = if self.leaving.load(SeqCst) {
-            self.shared.gauges.stop();
-            "the engine was stopped".to_owned()
-        } else {
-            let how = match status {
-                _ if self.stuck.load(SeqCst) => "was stuck".to_owned(),
-                status => status.map_or_else(String::new, ending),
-            };
-            let reason = format!("the engine's process {how}");
-            tracing::error!(%reason, "the engine has failed");
-            self.shared.gauges.fail(reason.clone());
-            reason
-        };
-        self.gone.store(true, SeqCst);
-        drop(claim);
-        self.tell_all(&reason);
-        self.shared.set_ended();
-        self.shared.wake();
+        None
     }
 
     fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
