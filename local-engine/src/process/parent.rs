@@ -335,6 +335,7 @@ impl Remote {
         while let Ok(report) = read(from_child) {
             match report {
                 Report::Event(id, event, usage) => self.hand_on(id, event, usage),
+                Report::Usage(id, usage) => self.note_usage(id, &usage),
                 Report::VectorsLow(id) => {
                     if let Some(reading) = lock(&self.embeds).get(&id) {
                         reading.tell_low();
@@ -360,15 +361,28 @@ impl Remote {
         None
     }
 
-    fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
-        let mut jobs = lock(&self.jobs);
-        let Some(outbox) = jobs.get_mut(&id) else { return };
+    fn note_usage(&self, id: u64, usage: &JobUsage) {
+        if let Some(outbox) = lock(&self.jobs).get(&id) {
+            self.took(outbox, usage);
+        } else if let Some(reading) = lock(&self.embeds).get(&id) {
+            reading.meter.set(usage);
+        }
+    }
+
+    /// Notes what a job has taken by now.
+    fn took(&self, outbox: &Outbox, usage: &JobUsage) {
         let first = outbox.meter().generated_tokens() == 0 && usage.generated_tokens > 0;
-        outbox.meter().set(&usage);
+        outbox.meter().set(usage);
         if first {
             // Other choices of its request may go now.
             self.shared.wake();
         }
+    }
+
+    fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
+        let mut jobs = lock(&self.jobs);
+        let Some(outbox) = jobs.get_mut(&id) else { return };
+        self.took(outbox, &usage);
         match event {
             JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
             JobEvent::Text { text, tokens, logprobs } => {
