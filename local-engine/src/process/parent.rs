@@ -212,11 +212,13 @@ impl Remote {
             return None;
         }
         let mut queue = self.shared.queue();
-        let waiting = queue.jobs.pop()?;
+        let mut waiting = queue.jobs.pop()?;
         self.shared.count_queue(&queue);
         drop(queue);
         *next += 1;
         jobs.insert(*next, waiting.outbox);
+        // Submitted there by itself, a later choice would expire, and break what the first has told.
+        waiting.job.scheduling.follows |= waiting.after.is_some();
         Some((*next, Box::new(waiting.job)))
     }
 
@@ -248,6 +250,7 @@ impl Remote {
         };
         lock(&self.jobs).retain(|id, outbox| {
             outbox.flush(Instant::now());
+            outbox.remind();
             look_at_bound(id, outbox.meter());
             if outbox.abandoned() {
                 left.push(*id);
