@@ -369,12 +369,13 @@ impl Relay {
             self.started.route.breaker.failed();
         }
         let told = format!("the answer broke off: {}", fault.kind);
-        let refusal = match fault.kind {
+        let refusal = match &fault.kind {
             FaultKind::Unread => Refusal::Deadline(told),
+            FaultKind::Unfit(bad) => Refusal::Bad(bad.clone()),
             _ => Refusal::Upstream(told),
         };
         let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());
-        self.settle(fault.outcome(), fault.request_outcome(), status);
+        self.settle(fault.outcome_of_begun(), fault.request_outcome(), status);
         refusal
     }
 

@@ -146,6 +146,15 @@ impl Fault {
         match self.kind {
             FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
                 AttemptOutcome::NotSent
+    /// How an attempt ended that had begun to answer, for its record.
+    #[must_use]
+    pub fn outcome_of_begun(&self) -> AttemptOutcome {
+        match self.outcome() {
+            AttemptOutcome::NotSent => AttemptOutcome::Broken,
+            outcome => outcome,
+        }
+    }
+
             }
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
