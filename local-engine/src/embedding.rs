@@ -29,7 +29,7 @@ use crate::{
     scheduler::Scheduler,
     sequence::Sequence,
     shared::Shared,
-    status::nanoseconds,
+    status::{EngineState, nanoseconds},
 };
 
 /// Most texts of one job.
@@ -94,6 +94,9 @@ pub enum EmbedError {
     /// This model, or this machine's memory, gives no embeddings.
     #[error("no embeddings can be computed: {0}")]
     Unable(String),
+    /// The engine was ended as somebody wanted: its model is unloaded or exchanged.
+    #[error("the engine was stopped")]
+    Stopped,
     /// The engine ended.
     #[error("the engine ended")]
     Ended,
@@ -125,7 +128,13 @@ pub(crate) struct Reading {
 impl Embedding {
     /// The next event; nothing comes after [`EmbedEvent::Ended`]. Safe to drop between polls.
     pub async fn next(&mut self) -> EmbedEvent {
-        self.events.recv().await.unwrap_or(EmbedEvent::Ended(Err(EmbedError::Ended)))
+        if let Some(event) = self.events.recv().await {
+            return event;
+        }
+        EmbedEvent::Ended(Err(match self.shared.gauges.state() {
+            EngineState::Stopped => EmbedError::Stopped,
+            _ => EmbedError::Ended,
+        }))
     }
 
     /// Waits for the vectors, one for each input in its order. Whoever waits so adds no engine time.

@@ -158,8 +158,8 @@ pub enum Priority {
 }
 
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished`,
-/// `Unread`, `Refused` or `Failed`; or `Expired` alone; or, for a job that never started, `Failed`
-/// alone. Dropping the receiver cancels the job before its next decode.
+/// `Unread`, `Refused`, `Stopped` or `Failed`; or `Expired` alone; or, for a job that never started,
+/// `Stopped` or `Failed` alone. Dropping the receiver cancels the job before its next decode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.
@@ -208,6 +208,11 @@ pub enum JobEvent {
     Refused {
         /// What it was.
         reason: String,
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
+    /// The engine was ended as somebody wanted, before the job was: its model is unloaded or exchanged.
+    Stopped {
         /// What it had taken until then.
         usage: JobUsage,
     },

@@ -173,7 +173,11 @@ impl Round<'_> {
     /// Whether it is to be loaded at the start and has not been tried.
     fn due_at_start(&self, at: usize, hosted: &Hosted) -> bool {
         let tries = &self.tries[at];
-        hosted.keep.load == LoadWhen::Start && tries.loaded_at.is_none() && tries.failed == 0
+        let unloaded = matches!(hosted.now(), Standing::Unloaded { on_use: false });
+        !unloaded
+            && hosted.keep.load == LoadWhen::Start
+            && tries.loaded_at.is_none()
+            && tries.failed == 0
     }
 
     /// Takes the name from an engine that has failed; it is loaded again after a wait.
@@ -215,9 +219,18 @@ impl Round<'_> {
                 }
             }),
             Order::Unload(drain_max, reply) => {
-                if let Standing::Loaded(engine) = hosted.now() {
-                    let until = now.checked_add(drain_max).unwrap_or(now);
-                    self.retire(hosted, engine, until, hosted.keep.load == LoadWhen::FirstUse);
+                let on_use = hosted.keep.load == LoadWhen::FirstUse;
+                self.tries[at].waits_for = None;
+                match hosted.now() {
+                    Standing::Loaded(engine) => {
+                        let until = now.checked_add(drain_max).unwrap_or(now);
+                        self.retire(hosted, engine, until, on_use);
+                    }
+                    // One that failed, or waits for room, is not to be tried again either.
+                    Standing::Failed { .. } | Standing::Unloaded { .. } => {
+                        hosted.set(Standing::Unloaded { on_use });
+                    }
+                    Standing::Loading { .. } | Standing::Stopped => {}
                 }
                 reply.send(Ok(()))
             }

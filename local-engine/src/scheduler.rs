@@ -15,7 +15,6 @@ use crate::{
     device::Device,
     draft::Drafter,
     evictions::JobRef,
-    job::JobEvent,
     predict::Seen,
     prefix_tree::PrefixTree,
     sequence::{Sequence, Slot},
@@ -162,7 +161,7 @@ impl<D: Device> Scheduler<D> {
         self.shared.gauges.failed.fetch_add(failed, Relaxed);
         self.publish();
         for job in jobs {
-            job.fail(reason);
+            job.end_with(&self.shared, reason);
         }
     }
 
@@ -332,7 +331,7 @@ pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     shared.embeds.clear();
     for waiting in queue.jobs.take(|_| true) {
         shared.gauges.failed.fetch_add(1, Relaxed);
-        waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+        waiting.outbox.close("", |usage| shared.last_event(reason, usage));
     }
     shared.count_queue(&queue);
 }

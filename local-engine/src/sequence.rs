@@ -9,7 +9,7 @@ use crate::{
     job::{Finish, JobEvent, Scheduling, TokenLogprob},
     logprobs::Pending,
     outbox::Outbox,
-    shared::Waiting,
+    shared::{Shared, Waiting},
     speculation::{DraftLength, RequestClass},
     text::TextStream,
 };
@@ -176,6 +176,11 @@ impl<S> Sequence<S> {
     /// Says the last words of a job whose own demands keep it from going on.
     pub(crate) fn refuse(self, reason: &str) {
         self.outbox.close("", |usage| JobEvent::Refused { reason: reason.to_owned(), usage });
+    }
+
+    /// Says the last words of a job that ends with the engine.
+    pub(crate) fn end_with(self, shared: &Shared, reason: &str) {
+        self.outbox.close("", |usage| shared.last_event(reason, usage));
     }
 
     /// Says the last words of a job that could not go on.

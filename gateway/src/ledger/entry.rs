@@ -319,7 +319,7 @@ pub enum Outcome {
 pub enum AttemptOutcome {
     /// A whole answer.
     Completed,
-    /// Ended by us: the caller left, another attempt answered, or there was no money for more of it.
+    /// Ended by us: its caller left, another answered, its model was exchanged, or money ran out.
     Cancelled,
     /// No connection, or no place in the route's queue: nothing was sent.
     NotSent,

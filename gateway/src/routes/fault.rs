@@ -86,6 +86,10 @@ pub enum FaultKind {
     /// It took more engine time than there was money for, and what it made by then is no answer.
     #[error("there was no money for more engine time")]
     Unpaid,
+    /// The engine was ended by an operator's order or for an idle model's memory, and whatever follows it
+    /// is as good as before.
+    #[error("the model was unloaded or exchanged")]
+    Stopped,
     /// The engine failed.
     #[error("engine failed")]
     Engine,
@@ -116,7 +120,8 @@ impl Fault {
     }
 
     /// Whether the route is at fault, so that its health suffers: not for a caller's own bad
-    /// request, slow reading or empty purse, and not where nothing was asked of it.
+    /// request, slow reading or empty purse, nor for an order of the operator, and not where nothing was
+    /// asked of it.
     #[must_use]
     pub fn is_upstreams(&self) -> bool {
         !matches!(
@@ -128,6 +133,7 @@ impl Fault {
                 | FaultKind::Resting(_)
                 | FaultKind::Unread
                 | FaultKind::Unpaid
+                | FaultKind::Stopped
         )
     }
 
@@ -140,12 +146,6 @@ impl Fault {
         }
     }
 
-    /// How the attempt ended, for its record.
-    #[must_use]
-    pub fn outcome(&self) -> AttemptOutcome {
-        match self.kind {
-            FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
-                AttemptOutcome::NotSent
     /// How an attempt ended that had begun to answer, for its record.
     #[must_use]
     pub fn outcome_of_begun(&self) -> AttemptOutcome {
@@ -155,6 +155,12 @@ impl Fault {
         }
     }
 
+    /// How the attempt ended, for its record.
+    #[must_use]
+    pub fn outcome(&self) -> AttemptOutcome {
+        match self.kind {
+            FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
+                AttemptOutcome::NotSent
             }
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
@@ -164,7 +170,7 @@ impl Fault {
             FaultKind::Idle => AttemptOutcome::IdleTimeout,
             FaultKind::Total => AttemptOutcome::TotalTimeout,
             FaultKind::Broken => AttemptOutcome::Broken,
-            FaultKind::Unread | FaultKind::Unpaid => AttemptOutcome::Cancelled,
+            FaultKind::Unread | FaultKind::Unpaid | FaultKind::Stopped => AttemptOutcome::Cancelled,
             FaultKind::Engine => AttemptOutcome::EngineFault,
         }
     }
@@ -175,10 +181,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_its_caller_brings_about_is_no_fault_of_the_route_and_is_owed() {
-        for (kind, ends) in
-            [(FaultKind::Unread, Outcome::ClientGone), (FaultKind::Unpaid, Outcome::Broken)]
-        {
+    fn what_its_caller_or_the_operator_brings_about_is_no_fault_of_the_route_and_is_owed() {
+        for (kind, ends) in [
+            (FaultKind::Unread, Outcome::ClientGone),
+            (FaultKind::Unpaid, Outcome::Broken),
+            (FaultKind::Stopped, Outcome::Broken),
+        ] {
             let fault = Fault::new(kind, "");
             assert!(!fault.is_upstreams() && !fault.voids(), "{fault}");
             assert_eq!(fault.outcome(), AttemptOutcome::Cancelled);

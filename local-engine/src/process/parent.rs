@@ -409,7 +409,7 @@ impl Remote {
         lock(&self.embeds).clear();
         let left = std::mem::take(&mut *lock(&self.jobs));
         for outbox in left.into_values() {
-            outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+            outbox.close("", |usage| self.shared.last_event(reason, usage));
         }
         crate::scheduler::fail_queue(&self.shared, reason);
     }

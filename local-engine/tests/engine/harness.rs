@@ -105,6 +105,7 @@ impl Answer {
         match &self.end {
             JobEvent::Finished { usage, .. }
             | JobEvent::Unread { usage }
+            | JobEvent::Stopped { usage }
             | JobEvent::Refused { usage, .. }
             | JobEvent::Failed { usage, .. } => *usage,
             other => panic!("the job did not end: {other:?}"),

@@ -92,6 +92,22 @@ async fn a_failed_model_is_told_at_once_until_its_next_try() {
     let refused = model.engine().await.expect_err("it waits for its next try");
     assert!(matches!(refused, NotLoaded::Failed { .. }), "{refused}");
     assert!(engine.submit(ask(&engine, "Hello.", 1)).is_err(), "the old one takes no jobs");
+    model.unload(Duration::ZERO).await.expect("unloaded");
+    assert_eq!(model.state(), ModelState::Unloaded { on_use: true }, "an operator clears it away");
+    finishes(&model).await;
+}
+
+#[tokio::test]
+async fn a_failed_model_that_is_unloaded_stays_so() {
+    let host = host();
+    let keep = Keep { reload_after: Duration::from_millis(300), ..Keep::default() };
+    let model = host.keep("edge", drilled("fault:1"), keep).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    assert!(matches!(read(long(&engine, 50)).await.end, JobEvent::Failed { .. }));
+    model.unload(Duration::ZERO).await.expect("unloaded");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(model.state(), ModelState::Unloaded { on_use: false });
+    assert_eq!(model.counts().loads, 1, "until an operator loads it");
 }
 
 #[tokio::test]

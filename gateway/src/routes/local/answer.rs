@@ -211,6 +211,9 @@ impl Texts {
             Some(JobEvent::Unread { .. }) => {
                 return Err(Fault::new(FaultKind::Unread, "its reader stopped reading"));
             }
+            Some(JobEvent::Stopped { .. }) => {
+                return Err(Fault::new(FaultKind::Stopped, "the engine was stopped"));
+            }
             Some(JobEvent::Failed { reason, .. }) => {
                 return Err(Fault::new(FaultKind::Engine, reason));
             }

@@ -64,6 +64,7 @@ impl Vectors {
                         EmbedError::Expired(_) => FaultKind::Busy,
                         // It is cut only where its growth found no more money.
                         EmbedError::EngineTime => FaultKind::Unpaid,
+                        EmbedError::Stopped => FaultKind::Stopped,
                         EmbedError::Unable(_) | EmbedError::Ended => FaultKind::Engine,
                     };
                     Some(Err(Fault::new(kind, error.to_string())))
