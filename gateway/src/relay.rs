@@ -376,9 +376,14 @@ impl Relay {
             self.started.route.live.failed();
             self.started.route.breaker.failed();
         }
-        let refusal = Refusal::Upstream(format!("the answer broke off: {}", fault.kind));
+        let told = format!("the answer broke off: {}", fault.kind);
+        let refusal = match &fault.kind {
+            FaultKind::Unread => Refusal::Deadline(told),
+            FaultKind::Unfit(bad) => Refusal::Bad(bad.clone()),
+            _ => Refusal::Upstream(told),
+        };
         let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());
-        self.settle(fault.outcome(), Outcome::Broken, status);
+        self.settle(fault.outcome_of_begun(), fault.request_outcome(), status);
         refusal
     }
 

@@ -6,7 +6,7 @@ use crate::{
     cache::{AnswerCache, Idempotency},
     caller::{Keys, KeysError},
     clock::Clock,
-    config::{Config, LocalConfig, RouteConfig, RouteSource},
+    config::{Config, Limits, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
     guard::Guard,
     idle::IdleMeter,
@@ -24,6 +24,9 @@ use tokio_util::task::TaskTracker;
 
 /// Longest time that a child process may take to load a model: large ones come from slow disks.
 const CHILD_LOAD_MAX: Duration = Duration::from_secs(30 * 60);
+/// By which part of it an engine waits longer for a reader than the server does for its client: the
+/// server sees what the client takes, and is to be the one that gives the answer up.
+const READER_STALL_MARGIN: u32 = 4;
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         tracing::error!(%error, "the policy's text could not be recorded");
     }
     let host = host(&config)?;
-    let opened = config.routes.iter().map(|route| open_route(route, host.as_ref()));
+    let opened = config.routes.iter().map(|route| open_route(route, &config.limits, host.as_ref()));
     let routes = opened.collect::<Result<Vec<_>, _>>()?;
     load_at_start(&routes)?;
     let metrics = Arc::new(Metrics::new());
@@ -207,14 +210,18 @@ fn load_at_start(routes: &[Arc<Route>]) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, StartError> {
+fn open_route(
+    config: &RouteConfig,
+    limits: &Limits,
+    host: Option<&Host>,
+) -> Result<Arc<Route>, StartError> {
     let route = || config.id.to_string();
     let config = config.clone();
     let source = match &config.source {
         RouteSource::Local(local) => {
             let failed = |source| StartError::Engine { route: route(), source };
             let host = host.ok_or_else(|| failed(LoadError::Start("no device".to_owned())))?;
-            let engine = engine_config(local).map_err(failed)?;
+            let engine = engine_config(local, limits).map_err(failed)?;
             let kept = host.keep(config.id.as_str(), engine, local.keep.clone());
             Source::Local(Box::new(LocalRoute::new(kept.map_err(failed)?, local.clone())))
         }
@@ -226,7 +233,7 @@ fn open_route(config: &RouteConfig, host: Option<&Host>) -> Result<Arc<Route>, S
     Ok(Arc::new(Route::new(config, source)))
 }
 
-fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
+fn engine_config(local: &LocalConfig, limits: &Limits) -> Result<EngineConfig, LoadError> {
     let worker = if local.isolated || local.verify_load { Some(worker(local)?) } else { None };
     Ok(EngineConfig {
         verify_load: worker.clone().filter(|_| local.verify_load),
@@ -238,6 +245,9 @@ fn engine_config(local: &LocalConfig) -> Result<EngineConfig, LoadError> {
         slots: local.slots,
         queue_max: local.queue_max,
         queue_wait_max: local.queue_wait_max,
+        reader_stall_max: limits
+            .write_stall_max
+            .saturating_add(limits.write_stall_max / READER_STALL_MARGIN),
         threads: local.threads,
         prefill_chunk: local.prefill_chunk,
         gap_target: local.gap_target,
@@ -261,4 +271,22 @@ fn worker(local: &LocalConfig) -> Result<Worker, LoadError> {
     let program = std::env::current_exe().map_err(|error| LoadError::Start(error.to_string()))?;
     let args = vec![crate::cli::ENGINE_WORKER.to_owned()];
     Ok(Worker { program, args, load_max: CHILD_LOAD_MAX, stuck_after: local.stuck_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Surroundings;
+    use std::path::Path;
+
+    #[test]
+    fn an_engine_waits_longer_for_a_reader_than_the_server_does() {
+        let text = "[server]\nwrite_stall_timeout_ms = 90000\n[routes.edge]\nkind = \"local\"\n\
+                    file = \"m.gguf\"\nusd_per_hour = \"1\"\n";
+        let surroundings = Surroundings { lookup: &|_| None, now_s: 0 };
+        let config = Config::parse(text, Path::new("/tollgate.toml"), surroundings).unwrap();
+        let RouteSource::Local(local) = &config.routes[0].source else { panic!("a local one") };
+        let engine = engine_config(local, &config.limits).unwrap();
+        assert!(engine.reader_stall_max > Duration::from_secs(90), "{engine:?}");
+    }
 }

@@ -6,7 +6,9 @@
 //! alone: what stands in a frame or in arguments, the caller never wrote a stop text for.
 
 use crate::text::TextStream;
-use crate::tools::{Frame, GENERIC_CALLS, GENERIC_CALLS_END, GENERIC_REPLY, ToolFormat};
+use crate::tools::{
+    Frame, GENERIC_CALLS, GENERIC_CALLS_END, GENERIC_REPLY, HERMES_TAG, ToolFormat,
+};
 
 /// A piece of an answer to a request with tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +112,13 @@ impl CallReader {
     /// The answer has ended: what was held back is text, unless it is a part of a call or of a frame.
     pub fn end(&mut self, out: &mut Vec<CallEvent>) {
         let held = std::mem::take(&mut self.held);
-        // Where all of an answer stands in a frame, its beginning is one's.
-        let framed = self.format == ToolFormat::Generic && self.state == State::Start;
+        let framed = match self.format {
+            // Where all of an answer stands in a frame, its beginning is one's.
+            ToolFormat::Generic => self.state == State::Start,
+            // A whole tag stands in no text.
+            ToolFormat::Hermes => held.starts_with(HERMES_TAG),
+            ToolFormat::Llama => false,
+        };
         if matches!(self.state, State::Start | State::Text | State::Rest) && !framed {
             self.say(&held, out);
         }
@@ -388,6 +395,9 @@ mod tests {
     fn a_frame_that_is_cut_is_no_text() {
         for cut in ["{", "{\"tool", "{\"tool_calls\": [", "{\"respon"] {
             assert_eq!(read(ToolFormat::Generic, cut, 3), (String::new(), Vec::new()), "{cut}");
+        }
+        for cut in ["Hm.<tool_call>", "Hm.<tool_call>\n{\"na", "Hm.<tool_call>\n{\"name\": \"no"] {
+            assert_eq!(read(ToolFormat::Hermes, cut, 3), ("Hm.".to_owned(), Vec::new()), "{cut}");
         }
     }
 

@@ -100,7 +100,8 @@ pub struct EngineConfig {
     pub pooling: Option<Pooling>,
     /// Events a job may be ahead of its reader; then the job, and no other, pauses.
     pub reader_lag_max: usize,
-    /// Longest pause for a reader that does not read; then the job fails and its slot is free.
+    /// Longest pause for a reader that does not read; then the job ends with
+    /// [`crate::JobEvent::Unread`] and its slot is free.
     pub reader_stall_max: Duration,
     /// Seconds since the Unix epoch, for templates that print the date.
     #[serde(skip, default = "system_clock")]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::status::StepCosts;
+use crate::status::{StepCosts, nanoseconds};
 
 /// What the past still counts after one more step.
 const FORGET: f64 = 0.97;
@@ -33,9 +33,8 @@ pub(crate) struct Fit {
 
 impl Costs {
     /// A step took so long.
-    #[expect(clippy::cast_precision_loss, reason = "tokens of one step are few")]
     pub(crate) fn observe(&mut self, decodes: usize, prefills: usize, took: Duration) {
-        let x = [1.0, decodes as f64, prefills as f64];
+        let x = [1.0, as_float(decodes), as_float(prefills)];
         for (row, x_row) in x.iter().enumerate() {
             for (column, x_column) in x.iter().enumerate() {
                 let sum = &mut self.products[row][column];
@@ -65,6 +64,22 @@ impl Costs {
         let least = each * 0.05;
         Some(Fit { fixed: fixed.max(0.0), decode: decode.max(least), prefill: prefill.max(least) })
     }
+}
+
+impl Costs {
+    /// What such a step is expected to take, in nanoseconds; 0 before the first.
+    pub(crate) fn expected_ns(&self, decodes: usize, prefills: usize) -> u64 {
+        self.fit().map_or(0, |fit| {
+            let seconds =
+                fit.fixed + fit.decode * as_float(decodes) + fit.prefill * as_float(prefills);
+            nanoseconds(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "tokens of one step are few")]
+fn as_float(tokens: usize) -> f64 {
+    tokens as f64
 }
 
 impl Fit {

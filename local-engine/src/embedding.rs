@@ -29,7 +29,7 @@ use crate::{
     scheduler::Scheduler,
     sequence::Sequence,
     shared::Shared,
-    status::nanoseconds,
+    status::{EngineState, nanoseconds},
 };
 
 /// Most texts of one job.
@@ -94,6 +94,9 @@ pub enum EmbedError {
     /// This model, or this machine's memory, gives no embeddings.
     #[error("no embeddings can be computed: {0}")]
     Unable(String),
+    /// The engine was ended as somebody wanted: its model is unloaded or exchanged.
+    #[error("the engine was stopped")]
+    Stopped,
     /// The engine ended.
     #[error("the engine ended")]
     Ended,
@@ -125,7 +128,13 @@ pub(crate) struct Reading {
 impl Embedding {
     /// The next event; nothing comes after [`EmbedEvent::Ended`]. Safe to drop between polls.
     pub async fn next(&mut self) -> EmbedEvent {
-        self.events.recv().await.unwrap_or(EmbedEvent::Ended(Err(EmbedError::Ended)))
+        if let Some(event) = self.events.recv().await {
+            return event;
+        }
+        EmbedEvent::Ended(Err(match self.shared.gauges.state() {
+            EngineState::Stopped => EmbedError::Stopped,
+            _ => EmbedError::Ended,
+        }))
     }
 
     /// Waits for the vectors, one for each input in its order. Whoever waits so adds no engine time.
@@ -147,10 +156,10 @@ impl Embedding {
         EngineTime::of(&self.meter, &self.shared)
     }
 
-    /// What the job has taken so far.
+    /// What the job has taken so far, as [`crate::Generation::usage`] has it.
     #[must_use]
     pub fn usage(&self) -> JobUsage {
-        self.meter.usage()
+        self.meter.usage_of_who_leaves()
     }
 }
 
@@ -229,9 +238,11 @@ impl<D: Device> Scheduler<D> {
         }
         let chunk = self.embed_bound();
         let ready = self.device.ready_to_embed();
+        reading.meter.begin_step(self.costs.expected_ns(0, reading.next_chunk(chunk)));
         let started = Instant::now();
         let read = ready.and_then(|()| reading.chunk(&mut self.device, chunk));
         let spent = nanoseconds(started.elapsed());
+        reading.meter.end_step();
         reading.meter.spend_prefill(spent);
         let gauges = &self.shared.gauges;
         gauges.busy_ns.fetch_add(spent, Relaxed);
@@ -326,6 +337,12 @@ impl Reading {
     /// Whether nothing was computed for it.
     fn is_new(&self) -> bool {
         self.read == 0 && self.done.is_empty() && self.waits_since.is_none()
+    }
+
+    /// Tokens of the current text that are read next, of at most `most`.
+    fn next_chunk(&self, most: usize) -> usize {
+        let left = self.job.inputs.get(self.done.len()).map_or(0, Vec::len) - self.read;
+        left.min(most.max(1))
     }
 
     /// Reads at most `most` tokens of the current text, and finishes it if they are its last.

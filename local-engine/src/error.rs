@@ -41,7 +41,7 @@ pub enum LoadError {
         /// llama.cpp's last words.
         reason: String,
     },
-    /// The models' share of the memory does not hold it, and nothing idle could be unloaded.
+    /// The models' share of the memory does not hold it, and unloading what is idle would not do.
     #[error(
         "it needs about {} MiB of memory, and {} MiB of what the models may take are free",
         mib(*needed), mib(*free)

@@ -70,11 +70,12 @@ impl Generation {
         EngineTime::of(&self.meter, &self.shared)
     }
 
-    /// What the job has taken so far, exact up to the last finished step: what a job that is about
-    /// to be dropped must be charged for. A step that runs at that moment is not in it.
+    /// What the job has taken so far, which a job that is about to be dropped must be charged for:
+    /// exact up to the last finished step. A step that runs at that moment is computed to its end, and
+    /// counts with what it is expected to take. Exact once the job has ended.
     #[must_use]
     pub fn usage(&self) -> JobUsage {
-        self.meter.usage()
+        self.meter.usage_of_who_leaves()
     }
 }
 

@@ -95,7 +95,7 @@ fn one_whose_owner_says_nothing_loses_its_slot() {
     bench.turns(4);
     bench.now += Duration::from_secs(9);
     bench.turn();
-    assert!(matches!(events(&mut job).last(), Some(JobEvent::Failed { .. })));
+    assert!(matches!(events(&mut job).last(), Some(JobEvent::Unread { .. })));
     assert_eq!(bench.shared.gauges.read().running, 0);
 }
 

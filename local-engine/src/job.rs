@@ -157,9 +157,9 @@ pub enum Priority {
     Low,
 }
 
-/// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished` or
-/// `Failed`; or `Expired` alone; or, for a job that never started, `Failed` alone. Dropping the
-/// receiver cancels the job before its next decode.
+/// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished`,
+/// `Unread`, `Refused`, `Stopped` or `Failed`; or `Expired` alone; or, for a job that never started,
+/// `Stopped` or `Failed` alone. Dropping the receiver cancels the job before its next decode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.
@@ -197,11 +197,22 @@ pub enum JobEvent {
         /// Time spent in the queue.
         queued: Duration,
     },
+    /// Its reader read nothing, or said nothing of more engine time, for `reader_stall_max`: it counts
+    /// as one that left, and the engine is not at fault.
+    Unread {
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
     /// What the request demands of its answer takes more than a request may take: it is at fault,
     /// and the engine is not.
     Refused {
         /// What it was.
         reason: String,
+        /// What it had taken until then.
+        usage: JobUsage,
+    },
+    /// The engine was ended as somebody wanted, before the job was: its model is unloaded or exchanged.
+    Stopped {
         /// What it had taken until then.
         usage: JobUsage,
     },

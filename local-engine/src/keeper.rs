@@ -1,8 +1,8 @@
 //! The thread that loads and unloads. It looks at every kept model, does what is due, and sleeps
 //! until the next thing is: one load at a time, since two would fight for the same disk and memory.
 //!
-//! **Invariant:** a model with work is never unloaded to make room, and a load that fails changes
-//! nothing that works.
+//! **Invariant:** a model with work is never unloaded to make room, nor an idle one for a load that
+//! would have no room all the same: who waits for that one waits until the work is over.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::SeqCst},
@@ -52,6 +52,8 @@ struct Retired {
 struct Tries {
     failed: u32,
     loaded_at: Option<Instant>,
+    /// Bytes for which there is no room while others work.
+    waits_for: Option<u64>,
 }
 
 impl Keeper {
@@ -148,7 +150,7 @@ impl Round<'_> {
                 LOOK
             }
             Standing::Unloaded { .. } | Standing::Failed { .. }
-                if hosted.wanted.swap(false, SeqCst) || self.due_at_start(at, hosted) =>
+                if self.is_due(at, hosted, models) =>
             {
                 let _told = self.load(at, hosted, models);
                 LOOK
@@ -157,10 +159,25 @@ impl Round<'_> {
         }
     }
 
+    /// Whether somebody wants it, and there is room as far as that is known.
+    fn is_due(&mut self, at: usize, hosted: &Arc<Hosted>, models: &[Arc<Hosted>]) -> bool {
+        let wanted = hosted.wanted.swap(false, SeqCst) || self.due_at_start(at, hosted);
+        let Some(needed) = self.tries[at].waits_for else { return wanted };
+        if wanted || hosted.is_waited_for() || hosted.keep.load == LoadWhen::Start {
+            return self.has_room(needed, &idle(hosted, models));
+        }
+        self.tries[at].waits_for = None;
+        false
+    }
+
     /// Whether it is to be loaded at the start and has not been tried.
     fn due_at_start(&self, at: usize, hosted: &Hosted) -> bool {
         let tries = &self.tries[at];
-        hosted.keep.load == LoadWhen::Start && tries.loaded_at.is_none() && tries.failed == 0
+        let unloaded = matches!(hosted.now(), Standing::Unloaded { on_use: false });
+        !unloaded
+            && hosted.keep.load == LoadWhen::Start
+            && tries.loaded_at.is_none()
+            && tries.failed == 0
     }
 
     /// Takes the name from an engine that has failed; it is loaded again after a wait.
@@ -194,12 +211,26 @@ impl Round<'_> {
         let _told = match order {
             Order::Load(reply) => reply.send(match hosted.now() {
                 Standing::Loaded(_) => Ok(()),
-                _ => self.load(at, hosted, models),
+                _ => {
+                    let loaded = self.load(at, hosted, models);
+                    // Whoever ordered it is told that there is no room, and does not wait for it.
+                    self.tries[at].waits_for = None;
+                    loaded
+                }
             }),
             Order::Unload(drain_max, reply) => {
-                if let Standing::Loaded(engine) = hosted.now() {
-                    let until = now.checked_add(drain_max).unwrap_or(now);
-                    self.retire(hosted, engine, until, hosted.keep.load == LoadWhen::FirstUse);
+                let on_use = hosted.keep.load == LoadWhen::FirstUse;
+                self.tries[at].waits_for = None;
+                match hosted.now() {
+                    Standing::Loaded(engine) => {
+                        let until = now.checked_add(drain_max).unwrap_or(now);
+                        self.retire(hosted, engine, until, on_use);
+                    }
+                    // One that failed, or waits for room, is not to be tried again either.
+                    Standing::Failed { .. } | Standing::Unloaded { .. } => {
+                        hosted.set(Standing::Unloaded { on_use });
+                    }
+                    Standing::Loading { .. } | Standing::Stopped => {}
                 }
                 reply.send(Ok(()))
             }
@@ -209,7 +240,7 @@ impl Round<'_> {
                 reply.send(self.place(hosted, &config, models).map(|engine| {
                     let old = hosted.now();
                     *hosted.config() = config;
-                    self.tries[at] = Tries { failed: 0, loaded_at: Some(Instant::now()) };
+                    self.tries[at] = Tries { loaded_at: Some(Instant::now()), ..Tries::default() };
                     hosted.set(Standing::Loaded(engine));
                     if let Standing::Loaded(old) = old {
                         let until = now.checked_add(drain_max).unwrap_or(now);
@@ -226,7 +257,9 @@ impl Round<'_> {
         hosted: &Arc<Hosted>,
         models: &[Arc<Hosted>],
     ) -> Result<(), LoadError> {
+        let before = hosted.now();
         hosted.set(Standing::Loading { again: self.tries[at].failed > 0 });
+        self.tries[at].waits_for = None;
         let config = hosted.config().clone();
         match self.place(hosted, &config, models) {
             Ok(engine) => {
@@ -235,6 +268,14 @@ impl Round<'_> {
                 hosted.used();
                 hosted.set(Standing::Loaded(engine));
                 Ok(())
+            }
+            // Nothing is wrong with it: there will be room when others have done their work.
+            Err(LoadError::Memory { needed, free }) if self.keeper.memory.could_hold(needed) => {
+                tracing::info!(model = hosted.name, needed, free, "no room while others work");
+                self.tries[at].waits_for = Some(needed);
+                let on_use = !matches!(before, Standing::Unloaded { on_use: false });
+                hosted.set(Standing::Unloaded { on_use });
+                Err(LoadError::Memory { needed, free })
             }
             Err(error) => {
                 hosted.counts.failed_loads.fetch_add(1, SeqCst);
@@ -255,7 +296,7 @@ impl Round<'_> {
             let (threads, memory) = (&self.keeper.threads, &self.keeper.memory);
             match host::place(config, threads, memory, hosted.known_digest()) {
                 Err(LoadError::Memory { needed, free }) => {
-                    if !self.evict(hosted, models) {
+                    if !self.make_room(needed, hosted, models) {
                         return Err(LoadError::Memory { needed, free });
                     }
                 }
@@ -274,29 +315,39 @@ impl Round<'_> {
         }
     }
 
-    /// Unloads the model that was used longest ago and has no work, and waits until its memory is
-    /// free. False: there is none.
-    fn evict(&mut self, but: &Arc<Hosted>, models: &[Arc<Hosted>]) -> bool {
-        let idle = models.iter().filter(|other| !Arc::ptr_eq(other, but)).filter_map(|other| {
-            match other.now() {
-                // This look and the name hold one handle each.
-                Standing::Loaded(engine) if !other.is_waited_for() && engine.is_idle() => {
-                    Some((other, engine))
-                }
-                _ => None,
-            }
-        });
-        let Some((oldest, engine)) = idle.max_by_key(|(other, _)| other.idle()) else {
-            return false;
-        };
-        tracing::info!(model = oldest.name, "unloading a model to make room for another");
-        self.retire(oldest, engine, Instant::now() + IDLE_DRAIN_MAX, true);
+    /// Unloads models without work, those first that were used longest ago, and waits until so much
+    /// memory is free. False: there is no room, and none is unloaded in vain.
+    fn make_room(&mut self, needed: u64, but: &Arc<Hosted>, models: &[Arc<Hosted>]) -> bool {
         let waits_until = Instant::now() + FREE_MAX;
-        while !self.retired.is_empty() && Instant::now() < waits_until {
+        while Instant::now() < waits_until {
             self.free_retired(Instant::now());
-            std::thread::park_timeout(LOOK_DRAINING);
+            if self.keeper.memory.free() >= needed {
+                return true;
+            }
+            if self.has_room(needed, &[]) {
+                std::thread::park_timeout(LOOK_DRAINING);
+                continue;
+            }
+            let mut idle = idle(but, models);
+            if !self.has_room(needed, &idle) {
+                return false;
+            }
+            idle.sort_by_key(|(other, _)| other.idle());
+            if let Some((oldest, engine)) = idle.pop() {
+                tracing::info!(model = oldest.name, "unloading a model to make room for another");
+                self.retire(&oldest, engine, Instant::now() + IDLE_DRAIN_MAX, true);
+            }
         }
-        self.retired.is_empty()
+        false
+    }
+
+    /// Whether so much memory is free, or would be without the models that end and those idle ones.
+    fn has_room(&self, needed: u64, idle: &[(Arc<Hosted>, Engine)]) -> bool {
+        let ending = self.retired.iter().map(|retired| &retired.engine);
+        let ending = ending.filter(|engine| engine.is_unused());
+        let engines = ending.chain(idle.iter().map(|(_, engine)| engine));
+        let bytes = engines.map(|engine| engine.info().memory_bytes);
+        bytes.fold(self.keeper.memory.free(), u64::saturating_add) >= needed
     }
 
     /// Takes the name from a loaded model.
@@ -332,6 +383,19 @@ impl Round<'_> {
             retired.engine.wait_end();
         }
     }
+}
+
+/// The loaded models without work that could make room for `but`.
+fn idle(but: &Arc<Hosted>, models: &[Arc<Hosted>]) -> Vec<(Arc<Hosted>, Engine)> {
+    let others = models.iter().filter(|other| !Arc::ptr_eq(other, but));
+    let idle = others.filter_map(|other| match other.now() {
+        // This look and the name hold one handle each.
+        Standing::Loaded(engine) if !other.is_waited_for() && engine.is_idle() => {
+            Some((Arc::clone(other), engine))
+        }
+        _ => None,
+    });
+    idle.collect()
 }
 
 /// The wait before the next try, after so many failed ones.

@@ -35,6 +35,8 @@ pub(crate) struct Meter {
     generated_tokens: AtomicU32,
     prefill_ns: AtomicU64,
     decode_ns: AtomicU64,
+    /// What the step that runs is expected to take of it; 0 between steps.
+    step_ns: AtomicU64,
     drafted_tokens: AtomicU32,
     accepted_tokens: AtomicU32,
 }
@@ -111,6 +113,16 @@ impl Meter {
         self.generated_tokens.fetch_add(1, Relaxed);
     }
 
+    /// A step begins, and so much of it will be this job's.
+    pub(crate) fn begin_step(&self, expected_ns: u64) {
+        self.step_ns.store(expected_ns, Relaxed);
+    }
+
+    /// The step is over: what it took is known.
+    pub(crate) fn end_step(&self) {
+        self.step_ns.store(0, Relaxed);
+    }
+
     pub(crate) fn spend_prefill(&self, ns: u64) {
         self.prefill_ns.fetch_add(ns, Relaxed);
     }
@@ -150,6 +162,21 @@ impl Meter {
         self.decode_ns.store(nanoseconds(usage.decode_time), Relaxed);
         self.drafted_tokens.store(usage.drafted_tokens, Relaxed);
         self.accepted_tokens.store(usage.accepted_tokens, Relaxed);
+    }
+
+    /// What the job takes if its owner leaves now: the step that runs is computed to its end, and
+    /// nobody waits to see what it took.
+    pub(crate) fn usage_of_who_leaves(&self) -> JobUsage {
+        let mut usage = self.usage();
+        if !self.closed.load(SeqCst) {
+            let step = Duration::from_nanos(self.step_ns.load(Relaxed));
+            let time = match usage.generated_tokens {
+                0 => &mut usage.prefill_time,
+                _ => &mut usage.decode_time,
+            };
+            *time = time.saturating_add(step);
+        }
+        usage
     }
 
     pub(crate) fn usage(&self) -> JobUsage {

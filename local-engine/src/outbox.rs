@@ -24,6 +24,8 @@ pub(crate) struct Outbox {
     unsent_tokens: u32,
     unsent_logprobs: Vec<TokenLogprob>,
     paused_since: Option<Instant>,
+    /// The owner is yet to be told that its engine time is low.
+    owes_low: bool,
     meter: Arc<Meter>,
     /// Counts the job as open until it has ended.
     open: Option<Arc<()>>,
@@ -41,6 +43,7 @@ impl Outbox {
             unsent_tokens: 0,
             unsent_logprobs: Vec::new(),
             paused_since: None,
+            owes_low: false,
             meter,
             open: None,
         };
@@ -67,8 +70,9 @@ impl Outbox {
     }
 
     /// Tells the owner that its bound of engine time is near, once for each bound. Where the reader
-    /// has no room for that it is tried again by whoever calls this next.
+    /// has no room for that it is tried again by whoever calls this or [`Outbox::remind`] next.
     pub(crate) fn low(&mut self) {
+        self.owes_low = false;
         // Before it is sent: whoever hears of it takes this back at once with a new bound.
         if self.meter.told_low.swap(true, SeqCst) {
             return;
@@ -80,9 +84,17 @@ impl Outbox {
             self.meter.paused.store(true, SeqCst);
             if !sent() {
                 self.meter.told_low.store(false, SeqCst);
+                self.owes_low = true;
                 return;
             }
             self.meter.paused.store(false, SeqCst);
+        }
+    }
+
+    /// Tells what [`Outbox::low`] found no room for.
+    pub(crate) fn remind(&mut self) {
+        if self.owes_low {
+            self.low();
         }
     }
 
@@ -157,5 +169,25 @@ impl Outbox {
         }
         self.meter.closed.store(true, SeqCst);
         self.for_last_event.send(last(self.meter.usage()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_no_room_for_the_word_that_time_is_low_is_told_when_there_is() {
+        let meter = Arc::new(Meter::bounded(Duration::from_secs(1), true));
+        let (mut outbox, mut reader) = Outbox::new(1, meter).expect("a new channel has room");
+        outbox.relay("a", 1, Instant::now());
+        outbox.low();
+        outbox.remind();
+        assert!(matches!(reader.try_recv(), Ok(JobEvent::Text { .. })));
+        assert!(reader.try_recv().is_err(), "there was no room for it");
+        outbox.remind();
+        assert_eq!(reader.try_recv(), Ok(JobEvent::EngineTimeLow));
+        outbox.remind();
+        assert!(reader.try_recv().is_err(), "once for each bound");
     }
 }

@@ -78,9 +78,18 @@ impl Memory {
         self.used.load(SeqCst)
     }
 
+    pub(crate) fn free(&self) -> u64 {
+        self.max.map_or(u64::MAX, |max| max.saturating_sub(self.used()))
+    }
+
+    /// Whether it would have room if there were nothing else.
+    pub(crate) fn could_hold(&self, bytes: u64) -> bool {
+        self.max.is_none_or(|max| bytes <= max)
+    }
+
     /// Takes memory, if there is so much. One thread claims at a time.
     pub(crate) fn claim(self: &Arc<Memory>, bytes: u64) -> Result<Claim, u64> {
-        let free = self.max.map_or(u64::MAX, |max| max.saturating_sub(self.used()));
+        let free = self.free();
         if bytes > free {
             return Err(free);
         }

@@ -15,7 +15,6 @@ use crate::{
     device::Device,
     draft::Drafter,
     evictions::JobRef,
-    job::JobEvent,
     predict::Seen,
     prefix_tree::PrefixTree,
     sequence::{Sequence, Slot},
@@ -162,7 +161,7 @@ impl<D: Device> Scheduler<D> {
         self.shared.gauges.failed.fetch_add(failed, Relaxed);
         self.publish();
         for job in jobs {
-            job.fail(reason);
+            job.end_with(&self.shared, reason);
         }
     }
 
@@ -215,9 +214,18 @@ impl<D: Device> Scheduler<D> {
             }
         }
         self.end_short(short);
-        if !unread.is_empty() {
-            self.fail(unread, "the reader did not read the answer");
+        self.end_unread(unread);
+    }
+
+    /// Ends jobs that nobody reads: counted before they are told, so that who was told finds them
+    /// counted.
+    fn end_unread(&self, unread: Vec<Sequence<D::Sampler>>) {
+        if unread.is_empty() {
+            return;
         }
+        self.shared.gauges.cancelled.fetch_add(count64(unread.len()), Relaxed);
+        self.publish();
+        unread.into_iter().for_each(Sequence::leave_unread);
     }
 
     /// Drops queued jobs whose reader left and tells those who waited too long.
@@ -323,7 +331,7 @@ pub(crate) fn fail_queue(shared: &Shared, reason: &str) {
     shared.embeds.clear();
     for waiting in queue.jobs.take(|_| true) {
         shared.gauges.failed.fetch_add(1, Relaxed);
-        waiting.outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+        waiting.outbox.close("", |usage| shared.last_event(reason, usage));
     }
     shared.count_queue(&queue);
 }

@@ -14,7 +14,8 @@ use crate::{
     embedding::Pooling,
     error::SubmitError,
     generation::Generation,
-    job::{Finish, Job, JobEvent, Likely, Sampling, Scheduling, TokenLogprob},
+    job::{Finish, Job, JobEvent, JobUsage, Likely, Sampling, Scheduling, TokenLogprob},
+    meter::Meter,
     scheduler::{Scheduler, Turn},
     shared::Shared,
     status::EngineState,
@@ -57,6 +58,9 @@ pub(crate) struct Script {
     /// Whether it was made ready to embed.
     pub(crate) embeds: bool,
     attempts: usize,
+    /// A job whose owner might leave while a step runs, and what it would take then.
+    pub(crate) watched: Option<Arc<Meter>>,
+    pub(crate) left_at: Vec<JobUsage>,
     /// After which tokens it answers with another one than the next letter.
     pub(crate) wrong: fn(i32) -> bool,
     /// Whether cells of one job may serve another.
@@ -81,6 +85,8 @@ impl Script {
             embedded: Vec::new(),
             embeds: false,
             attempts: 0,
+            watched: None,
+            left_at: Vec::new(),
             wrong: |_| false,
             reuses: true,
             rewinds: true,
@@ -137,6 +143,7 @@ impl Device for Script {
 
     fn decode(&mut self, batch: &[BatchToken]) -> Result<(), Fault> {
         self.attempts += 1;
+        self.left_at.extend(self.watched.as_ref().map(|meter| meter.usage_of_who_leaves()));
         if self.faults.breaks_at == Some(self.attempts) {
             return Err(Fault::Broken("scripted".to_owned()));
         }
@@ -564,6 +571,24 @@ fn a_lagging_reader_pauses_its_job_alone() {
 }
 
 #[test]
+fn who_leaves_while_a_step_runs_is_charged_what_that_is_expected_to_take() {
+    let mut bench = Bench::new(|_| {});
+    let mut first = bench.job(&[A], 1);
+    bench.turns(2);
+    events(&mut first);
+    let job = Job { max_tokens: 3, ..greedy(&[A + 1; 12]) };
+    let (job, meter) = bench.shared.enqueue(job, bench.now).expect("taken");
+    bench.scheduler.device.watched = Some(Arc::clone(&meter));
+    bench.turns(2);
+    let [reads, generates] = bench.scheduler.device.left_at[..] else { panic!("two steps") };
+    assert_eq!((reads.generated_tokens, generates.generated_tokens), (0, 1));
+    assert!(reads.prefill_time > Duration::ZERO && generates.decode_time > Duration::ZERO);
+    assert_eq!(generates.prefill_time, meter.usage().prefill_time, "that step is over");
+    assert_eq!(meter.usage_of_who_leaves(), meter.usage(), "exact between steps");
+    drop(job);
+}
+
+#[test]
 fn a_reader_that_stops_reading_loses_its_slot() {
     let mut bench = Bench::new(|config| {
         config.reader_lag_max = 3;
@@ -574,9 +599,10 @@ fn a_reader_that_stops_reading_loses_its_slot() {
     assert_eq!(bench.turn(), Turn::Park(Duration::from_secs(1)));
     bench.now += Duration::from_secs(9);
     bench.turn();
-    assert_eq!(bench.shared.gauges.read().running, 0);
+    let read = bench.shared.gauges.read();
+    assert_eq!((read.running, read.cancelled, read.failed), (0, 1, 0));
     let events = events(&mut slow);
-    assert!(matches!(events.last(), Some(JobEvent::Failed { .. })), "{events:?}");
+    assert!(matches!(events.last(), Some(JobEvent::Unread { .. })), "{events:?}");
     assert_eq!(text(&events), "bcd", "what was generated still comes");
 }
 

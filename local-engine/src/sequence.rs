@@ -9,7 +9,7 @@ use crate::{
     job::{Finish, JobEvent, Scheduling, TokenLogprob},
     logprobs::Pending,
     outbox::Outbox,
-    shared::Waiting,
+    shared::{Shared, Waiting},
     speculation::{DraftLength, RequestClass},
     text::TextStream,
 };
@@ -168,9 +168,19 @@ impl<S> Sequence<S> {
         self.outbox.close(&rest, |usage| JobEvent::Finished { finish, usage });
     }
 
+    /// Says the last words of a job that nobody reads.
+    pub(crate) fn leave_unread(self) {
+        self.outbox.close("", |usage| JobEvent::Unread { usage });
+    }
+
     /// Says the last words of a job whose own demands keep it from going on.
     pub(crate) fn refuse(self, reason: &str) {
         self.outbox.close("", |usage| JobEvent::Refused { reason: reason.to_owned(), usage });
+    }
+
+    /// Says the last words of a job that ends with the engine.
+    pub(crate) fn end_with(self, shared: &Shared, reason: &str) {
+        self.outbox.close("", |usage| shared.last_event(reason, usage));
     }
 
     /// Says the last words of a job that could not go on.

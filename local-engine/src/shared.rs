@@ -19,7 +19,7 @@ use crate::{
     embedding::Embeds,
     error::SubmitError,
     evictions::Evictions,
-    job::{Job, JobEvent},
+    job::{Job, JobEvent, JobUsage},
     meter::Meter,
     outbox::Outbox,
     queue::FairQueue,
@@ -131,6 +131,14 @@ impl Shared {
         self.woken.store(true, SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
+        }
+    }
+
+    /// What a job is told that ends with the engine: whether that failed, or ended as it was told to.
+    pub(crate) fn last_event(&self, reason: &str, usage: JobUsage) -> JobEvent {
+        match self.gauges.state() {
+            EngineState::Stopped => JobEvent::Stopped { usage },
+            _ => JobEvent::Failed { reason: reason.to_owned(), usage },
         }
     }
 

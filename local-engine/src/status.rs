@@ -92,7 +92,7 @@ pub struct Status {
     pub predicted_wait: Option<Duration>,
     /// Jobs that ended well.
     pub finished: u64,
-    /// Jobs whose reader left before the end.
+    /// Jobs whose reader left before the end, or stopped reading.
     pub cancelled: u64,
     /// Jobs that waited too long in the queue.
     pub expired: u64,

@@ -60,6 +60,12 @@ impl Part {
         if self.decode { self.tokens.len().saturating_sub(1) } else { 0 }
     }
 
+    /// What it counts when the step's time is split.
+    fn weight(&self) -> u64 {
+        let each = if self.decode { DECODE_WEIGHT } else { PREFILL_WEIGHT };
+        count64(self.tokens.len()).saturating_mul(each)
+    }
+
     /// Those of them that were drawn.
     fn accepted(&self) -> usize {
         if self.decode { self.right() - 1 } else { 0 }
@@ -69,6 +75,12 @@ impl Part {
     fn right(&self) -> usize {
         if self.decode { self.drawn.len().clamp(1, self.tokens.len()) } else { self.tokens.len() }
     }
+}
+
+/// Tokens of those who generate, or of those who read.
+fn tokens_of(parts: &[Part], decode: bool) -> usize {
+    let parts = parts.iter().filter(|part| part.decode == decode);
+    parts.map(|part| part.tokens.len()).sum()
 }
 
 /// What a job has computed in a step.
@@ -124,8 +136,10 @@ impl<D: Device> Scheduler<D> {
             return Ok(false);
         }
         self.count_passed_over(&parts);
+        self.expect(&parts);
         let started = Instant::now();
         if !self.decode(&batch, &parts, now)? {
+            self.running().for_each(|(_, job)| job.outbox.meter().end_step());
             return Ok(true);
         }
         let decoded = Instant::now();
@@ -401,21 +415,25 @@ impl<D: Device> Scheduler<D> {
         }
     }
 
+    /// Notes what a step is expected to take of whom, for who leaves while it runs.
+    fn expect(&self, parts: &[Part]) {
+        let ns = self.costs.expected_ns(tokens_of(parts, true), tokens_of(parts, false));
+        let weights: Vec<u64> = parts.iter().map(Part::weight).collect();
+        for (part, ns) in parts.iter().zip(split(ns, &weights)) {
+            if let Some(sequence) = &self.slots[part.slot].running {
+                sequence.outbox.meter().begin_step(ns);
+            }
+        }
+    }
+
     /// Books the step's time: sampling on whose token it was, the rest by weighted tokens.
     fn attribute(&mut self, parts: &mut [Part], decode_ns: u64) {
-        let weight = |part: &Part| {
-            let tokens = count64(part.tokens.len());
-            tokens.saturating_mul(if part.decode { DECODE_WEIGHT } else { PREFILL_WEIGHT })
-        };
-        let weights: Vec<u64> = parts.iter().map(weight).collect();
+        let weights: Vec<u64> = parts.iter().map(Part::weight).collect();
         let busy = decode_ns + parts.iter().map(|part| part.ns).sum::<u64>();
-        let tokens_of = |decode| {
-            let parts = parts.iter().filter(|part| part.decode == decode);
-            parts.map(|part| part.tokens.len()).sum::<usize>()
-        };
         // A guessed token costs less than one of another job: it would be no measure.
         if parts.iter().all(|part| part.drafted() == 0) {
-            self.costs.observe(tokens_of(true), tokens_of(false), Duration::from_nanos(busy));
+            let (decodes, prefills) = (tokens_of(parts, true), tokens_of(parts, false));
+            self.costs.observe(decodes, prefills, Duration::from_nanos(busy));
         }
         let gauges = &self.shared.gauges;
         if let Some(fit) = self.costs.fit() {
@@ -427,6 +445,7 @@ impl<D: Device> Scheduler<D> {
             part.ns += ns;
             let Some(sequence) = &self.slots[part.slot].running else { continue };
             let tokens = count64(part.right());
+            sequence.outbox.meter().end_step();
             if part.decode {
                 sequence.outbox.meter().spend_decode(part.ns);
                 let drafted = count32(part.drafted());

@@ -375,21 +375,28 @@ mod tests {
     fn a_template_without_tools_is_told_in_the_system_message() {
         let mut chat = chat(&[user("a")]);
         chat.tools = Some(weather(ToolChoice::Auto));
-        let mut called = user("");
+        let mut called = user("Let me look.");
         called.role = Role::Assistant;
         let call = r#"[{"id":"7","function":{"name":"weather","arguments":"{\"at\":1}"}}]"#;
         called.tool_calls_json = Some(call.to_owned());
         let mut result = user("rain");
         result.role = Role::Tool;
         result.tool_call_id = Some("7".to_owned());
-        chat.messages.extend([called, result]);
+        let said = Message {
+            tool_calls_json: Some("[]".to_owned()),
+            content: "It rains.".to_owned(),
+            ..called.clone()
+        };
+        chat.messages.extend([called, result, said]);
         let template = template(CHATML);
         assert_eq!(template.format(), ToolFormat::Generic);
         let pieces = template.render(&chat).expect("renders");
         let prompt = pieces.concat();
         assert!(prompt.starts_with("<|im_start|>system\nYou can call functions."), "{prompt}");
         assert!(prompt.contains("{\"response\": "), "{prompt}");
-        assert!(prompt.contains(r#"{"tool_calls":[{"name":"weather","arguments":{"at":1}}]}"#));
+        let calls = r#"{"tool_calls":[{"name":"weather","arguments":{"at":1}}]}"#;
+        assert!(prompt.contains(&format!("assistant\nLet me look.\n{calls}<|")), "{prompt}");
+        assert!(prompt.contains("assistant\nIt rains.<|"), "no calls are no calls: {prompt}");
         assert!(prompt.contains(r#"{"tool_response":"rain","of":"7"}"#), "{prompt}");
         assert!(pieces.len() > 1, "control texts in a description are cut");
     }

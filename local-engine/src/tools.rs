@@ -75,7 +75,7 @@ impl ToolFormat {
     pub(crate) fn of_template(jinja: &str) -> ToolFormat {
         if !jinja.contains("tools") {
             ToolFormat::Generic
-        } else if jinja.contains("<tool_call>") {
+        } else if jinja.contains(HERMES_TAG) {
             ToolFormat::Hermes
         } else if jinja.contains("\"parameters\":") {
             ToolFormat::Llama
@@ -108,6 +108,9 @@ impl ToolFormat {
     }
 }
 
+/// What a call of the Hermes format begins with: beside text it is what tells a call from it.
+pub(crate) const HERMES_TAG: &str = "<tool_call>";
+
 /// The inside of a JSON string, without halves of surrogate pairs.
 const REPLY_TEXT: &str = concat!(
     r#"/([^"\\\x00-\x1f]|\\["\\\/bfnrt]|\\u([0-9a-cefA-CEF][0-9a-fA-F]{3}"#,
@@ -135,18 +138,26 @@ impl Tools {
     pub fn rule(&self, format: ToolFormat) -> Result<Rule, ConstraintError> {
         let frame = format.frame();
         let literal = |text: &str| Json::from(text).to_string();
-        let (mut lark, mut calls) = (String::new(), Vec::new());
+        let (mut lark, mut names) = (String::new(), Vec::new());
         for (at, schema) in self.schemas()? {
             let Some(function) = self.functions.get(at) else { continue };
-            let before = [frame.open, &function.name, frame.arguments].concat();
-            lark.push_str(&format!("c{at}: {} a{at} {}\n", literal(&before), literal(frame.close)));
             lark.push_str(&format!("a{at}: %json {schema}\n"));
-            calls.push(format!("c{at}"));
+            names.push((at, function.name.as_str()));
         }
-        if calls.is_empty() {
+        if names.is_empty() {
             return Err(ConstraintError::Refused("it names no function".to_owned()));
         }
-        lark.push_str(&format!("call: {}\n", calls.join(" | ")));
+        // A call of any function, under a name of its own, from where its frame begins.
+        let call = |rule: &str, open: &str| {
+            let mut calls = Vec::new();
+            let mut lark = String::new();
+            for (at, name) in &names {
+                let before = literal(&[open, name, frame.arguments].concat());
+                lark.push_str(&format!("{rule}{at}: {before} a{at} {}\n", literal(frame.close)));
+                calls.push(format!("{rule}{at}"));
+            }
+            format!("{lark}{rule}: {}\n", calls.join(" | "))
+        };
         let parallel = self.parallel.unwrap_or(format != ToolFormat::Generic);
         let several = parallel && !matches!(self.choice, ToolChoice::Named(_));
         let more = match (several, format) {
@@ -155,7 +166,19 @@ impl Tools {
             }
             _ => String::new(),
         };
-        let start = self.start(format, &format!("call{more}"));
+        // The tag that ends a text is the first call's own.
+        let first = match (format, &self.choice) {
+            (ToolFormat::Hermes, ToolChoice::Auto) => "tagged",
+            _ => "call",
+        };
+        if first == "tagged" {
+            let open = frame.open.strip_prefix(HERMES_TAG).unwrap_or(frame.open);
+            lark.push_str(&call("tagged", open));
+        }
+        if first == "call" || !more.is_empty() {
+            lark.push_str(&call("call", frame.open));
+        }
+        let start = self.start(format, &format!("{first}{more}"));
         Ok(Rule::Lark(format!("{start}{lark}")))
     }
 
@@ -189,8 +212,8 @@ impl Tools {
             (ToolFormat::Hermes | ToolFormat::Llama, false) => format!("start: {calls}\n"),
             // A text that goes on ends where a call's tag is complete.
             (ToolFormat::Hermes, true) => format!(
-                "start: TEXT | called\ncalled: begin rest\nbegin[lazy]: /(?s:.*)<tool_call>/\n\
-                 TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\nrest: {calls}\n"
+                "start: TEXT | called\ncalled: begin rest\nbegin[lazy]: /(?s:.*){HERMES_TAG}/\n\
+                 TEXT: /(?s:.*)/ & ~/(?s:.*){HERMES_TAG}(?s:.*)/\nrest: {calls}\n"
             ),
             (ToolFormat::Llama, true) => {
                 format!("start: TEXT | {calls}\nTEXT: /[^{{](?s:.*)/\n")
@@ -267,7 +290,8 @@ pub(crate) fn generic_messages(messages: &[Message], tools: Option<&Tools>) -> V
                 None => message.clone(),
             },
             (Role::Assistant, Some(calls)) => match past_calls(calls) {
-                Some(calls) => plain(Role::Assistant, calls),
+                Some(calls) if message.content.is_empty() => plain(Role::Assistant, calls),
+                Some(calls) => plain(Role::Assistant, format!("{}\n{calls}", message.content)),
                 None => message.clone(),
             },
             (Role::Tool, _) => {
@@ -281,9 +305,12 @@ pub(crate) fn generic_messages(messages: &[Message], tools: Option<&Tools>) -> V
     told
 }
 
-/// Past calls as the model would have written them.
+/// Past calls as the model would have written them; `None` where there are none.
 fn past_calls(calls: &str) -> Option<String> {
     let calls: Vec<Json> = serde_json::from_str(calls).ok()?;
+    if calls.is_empty() {
+        return None;
+    }
     let call = |call: &Json| {
         let function = &call["function"];
         json!({ "name": function["name"], "arguments": arguments(&function["arguments"]) })

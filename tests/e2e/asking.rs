@@ -179,6 +179,18 @@ async fn a_forced_call_is_a_call_streamed_or_not() {
 }
 
 #[tokio::test]
+async fn a_rule_that_becomes_too_much_work_is_named_also_after_the_first_token() {
+    let gate = Gate::builder().policy("edge-first").edge().start().await;
+    let schema = json!({"type": "string", "pattern": "(.{1,300}x){1,300}"});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+    let refused = gate.ask("Well?").at_most(200).set("response_format", format).send().await;
+    let error = refused.error();
+    assert_eq!((refused.status, error.param.as_deref()), (400, Some("response_format")));
+    let entry = gate.ledger().entry(refused.id()).await;
+    assert_ne!(entry.only_attempt().outcome(), "not_sent", "{:#}", entry.0);
+}
+
+#[tokio::test]
 async fn texts_are_continued_and_embedded() {
     let gate = an_edge().await;
     let body = json!({"model": "auto", "prompt": ["Once upon", "The sea"], "max_tokens": 3, "n": 2, "echo": true});

@@ -365,9 +365,17 @@ async fn texts_that_take_longer_than_was_set_aside_are_embedded_while_there_is_m
         // charged. That may be more than was held, since a step takes longer than these rates say.
         let usd = policies::PicoUsdTotal::from_pico(held_at_first).to_string();
         let poor = gate.new_key().with_budget_usd(&usd).create().await;
-        assert_ne!(embed(400, &poor).await.status, 200);
+        let cut = embed(400, &poor).await;
+        let error = cut.error();
+        assert_eq!((cut.status, error.code.as_deref()), (429, Some("insufficient_quota")));
         gate.until_nothing_is_reserved().await;
         assert!(gate.budget(&poor).await.spent() > 0);
+        let entry = gate.ledger().entry(cut.id()).await;
+        let attempt = entry.only_attempt();
+        assert_eq!((entry.outcome().as_str(), attempt.outcome().as_str()), ("short", "cancelled"));
+        // One caller's empty purse is no fault of the route, or a few would take it from everybody.
+        let ready = gate.get("/ready").await.json();
+        assert_eq!(ready["routes"][0]["breaker"]["failed_in_a_row"], 0, "{ready}");
     }
 }
 

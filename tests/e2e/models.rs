@@ -26,13 +26,15 @@ async fn told(gate: &Gate, name: &str, verb: &str, body: Value) -> Value {
 
 #[tokio::test]
 async fn an_engine_that_fails_is_fallen_back_from_and_comes_back() {
+    // Alone in its process, which goes on when the engine in it has failed, it is lost no less.
+    for isolation in ["in_process", "process"] {
+        an_engine_fails(&format!("isolation = \"{isolation}\"\ndrill = \"panic:6\"")).await;
+    }
+}
+
+async fn an_engine_fails(drill: &str) {
     let cloud = StandIn::start().await.unwrap();
-    let gate = Gate::builder()
-        .policy("edge-first")
-        .edge_with("drill = \"panic:6\"")
-        .cloud(&cloud)
-        .start()
-        .await;
+    let gate = Gate::builder().policy("edge-first").edge_with(drill).cloud(&cloud).start().await;
     cloud.always(Script::says("From the cloud.").using(10, 3));
     // The drill comes after some steps: a request that needs more of them meets it.
     let met = gate.ask("Tell me a long story.").from("edge").at_most(64).send().await;
@@ -125,6 +127,49 @@ async fn a_model_is_exchanged_under_its_name_while_it_answers() {
     let missing = gate.admin_send("POST", "/models/cloud/load", json!({})).await;
     assert_eq!(missing.status, 404);
     gate.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_exchange_cuts_is_no_fault_of_the_model() {
+    for isolation in ["in_process", "process"] {
+        let more = format!("slots = 1\nisolation = \"{isolation}\"");
+        let gate = Gate::builder().edge_with(&more).policy("edge-first").start().await;
+        let long = gate.ask("Tell me a long story.").at_most(2_000).set("ignore_eos", json!(true));
+        let mut runs = long.streamed().open().await;
+        runs.read_pieces(1).await;
+        let file = model_file().display().to_string();
+        told(&gate, "edge", "swap", json!({"file": file, "drain_ms": 0})).await;
+        let cut = runs.rest().await;
+        assert!(cut.body_text().contains("unloaded or exchanged"), "{}", cut.body_text());
+        let entry = gate.ledger().entry(cut.id()).await;
+        assert!(entry.cost() > Some(0), "what it took is charged");
+        assert_eq!(entry.only_attempt().outcome(), "cancelled");
+        let ready = gate.get("/ready").await.ok().json();
+        assert_eq!(ready["routes"][0]["breaker"]["failed_in_a_row"], 0, "{ready}");
+        gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_prompt_is_read_pays_for_the_reading() {
+    let gate = Gate::builder()
+        .edge_with("isolation = \"process\"\nbudgeted = true")
+        .policy("edge-first")
+        .start()
+        .await;
+    gate.ask("Hello?").at_most(4).send().await.ok();
+    let reads = async {
+        eventually("the prompt is being read", || async {
+            let ready = gate.get("/ready").await.json();
+            let engine = &ready["routes"][0]["engine"];
+            (engine["kv_used"].as_u64() > Some(300)).then_some(())
+        })
+        .await;
+    };
+    gate.ask(&"word ".repeat(6_000)).leave_before_head(reads).await;
+    let entries = gate.ledger().until_entries(2).await;
+    let left = entries.iter().find(|entry| entry.outcome() == "client_gone").unwrap();
+    assert!(left.cost() > Some(0), "{left:#?}");
 }
 
 #[tokio::test]

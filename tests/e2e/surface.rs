@@ -205,6 +205,22 @@ async fn tokens_are_counted_without_asking_anybody() {
 }
 
 #[tokio::test]
+async fn tokens_are_counted_that_the_context_does_not_hold() {
+    let gate = Gate::builder().policy("edge-first").edge().start().await;
+    let count = async |words: usize| {
+        let message = json!({"role": "user", "content": "word ".repeat(words)});
+        let body = json!({"model": "edge", "messages": [message]});
+        let answer = gate.post("/v1/messages/count_tokens", &body).await.ok();
+        assert_eq!(answer.header("x-tollgate-count"), "exact");
+        answer.json()["input_tokens"].as_u64().unwrap()
+    };
+    let context = gate.get("/ready").await.json()["routes"][0]["engine"]["context_tokens"].clone();
+    let (few, many) = (count(1_000).await, count(21_000).await);
+    assert!(many > context.as_u64().unwrap(), "{many} {context}");
+    assert_eq!(many - few, 20_000);
+}
+
+#[tokio::test]
 async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
     let (_cloud, gate) = a_cloud().await;
     let first = gate.post("/v1/responses", &json!({"model": "auto", "input": "Hi."})).await.ok();

@@ -94,7 +94,13 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
             );
             Refusal::Bad(BadRequest::unsupported("model", message))
         }
-        FaultKind::Busy => Refusal::Busy(Duration::from_secs(1)),
+        // What follows the engine that was ended takes it.
+        FaultKind::Busy | FaultKind::Stopped => Refusal::Busy(Duration::from_secs(1)),
+        FaultKind::Unpaid => Refusal::Budget(
+            "this request took more engine time than a budget, its own x-tollgate-max-cost-usd or \
+             the most that the operator allows one request has money for; what it took is charged"
+                .to_owned(),
+        ),
         FaultKind::RateLimited { retry_after } => {
             Refusal::UpstreamLimited(retry_after.unwrap_or(Duration::from_secs(1)))
         }

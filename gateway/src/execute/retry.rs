@@ -44,7 +44,10 @@ pub(super) struct Wait {
 /// enough, an engine that failed will fail, and what is wrong with the request or the key stays so.
 fn may_pass(fault: &Fault) -> bool {
     match &fault.kind {
-        FaultKind::Connect | FaultKind::Broken | FaultKind::RateLimited { .. } => true,
+        FaultKind::Connect
+        | FaultKind::Broken
+        | FaultKind::Stopped
+        | FaultKind::RateLimited { .. } => true,
         FaultKind::Status { status, .. } => {
             matches!(status, 408 | 409 | 425 | 500 | 502 | 503 | 504 | 520..=529)
         }
@@ -60,6 +63,7 @@ mod tests {
     fn only_what_may_pass_is_asked_again() {
         let passes = |kind| may_pass(&Fault::new(kind, ""));
         let status = |status| FaultKind::Status { status, retry_after: None };
+        assert!(passes(FaultKind::Stopped));
         assert!(passes(FaultKind::Connect) && passes(status(503)) && passes(status(529)));
         assert!(!passes(status(401)) && !passes(status(404)) && !passes(FaultKind::FirstToken));
         assert!(!passes(FaultKind::Busy) && !passes(FaultKind::Engine));

@@ -319,7 +319,7 @@ pub enum Outcome {
 pub enum AttemptOutcome {
     /// A whole answer.
     Completed,
-    /// Cancelled because the caller left.
+    /// Ended by us: its caller left, another answered, its model was exchanged, or money ran out.
     Cancelled,
     /// No connection, or no place in the route's queue: nothing was sent.
     NotSent,

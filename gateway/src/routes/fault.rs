@@ -1,6 +1,9 @@
 //! What can go wrong in one attempt, and what follows from it for the books and for the caller.
 
-use crate::{ledger::AttemptOutcome, wire::BadRequest};
+use crate::{
+    ledger::{AttemptOutcome, Outcome},
+    wire::BadRequest,
+};
 use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
@@ -77,6 +80,16 @@ pub enum FaultKind {
     /// The connection broke, or the answer was not what the protocol says.
     #[error("broken answer")]
     Broken,
+    /// Its caller read nothing of it for too long, and counts as one that left.
+    #[error("nothing of it was read for too long")]
+    Unread,
+    /// It took more engine time than there was money for, and what it made by then is no answer.
+    #[error("there was no money for more engine time")]
+    Unpaid,
+    /// The engine was ended by an operator's order or for an idle model's memory, and whatever follows it
+    /// is as good as before.
+    #[error("the model was unloaded or exchanged")]
+    Stopped,
     /// The engine failed.
     #[error("engine failed")]
     Engine,
@@ -107,7 +120,8 @@ impl Fault {
     }
 
     /// Whether the route is at fault, so that its health suffers: not for a caller's own bad
-    /// request, and not where nothing was asked of it.
+    /// request, slow reading or empty purse, nor for an order of the operator, and not where nothing was
+    /// asked of it.
     #[must_use]
     pub fn is_upstreams(&self) -> bool {
         !matches!(
@@ -117,7 +131,28 @@ impl Fault {
                 | FaultKind::Unfit(_)
                 | FaultKind::Busy
                 | FaultKind::Resting(_)
+                | FaultKind::Unread
+                | FaultKind::Unpaid
+                | FaultKind::Stopped
         )
+    }
+
+    /// How a request ended whose answer broke off so.
+    #[must_use]
+    pub fn request_outcome(&self) -> Outcome {
+        match self.kind {
+            FaultKind::Unread => Outcome::ClientGone,
+            _ => Outcome::Broken,
+        }
+    }
+
+    /// How an attempt ended that had begun to answer, for its record.
+    #[must_use]
+    pub fn outcome_of_begun(&self) -> AttemptOutcome {
+        match self.outcome() {
+            AttemptOutcome::NotSent => AttemptOutcome::Broken,
+            outcome => outcome,
+        }
     }
 
     /// How the attempt ended, for its record.
@@ -135,7 +170,28 @@ impl Fault {
             FaultKind::Idle => AttemptOutcome::IdleTimeout,
             FaultKind::Total => AttemptOutcome::TotalTimeout,
             FaultKind::Broken => AttemptOutcome::Broken,
+            FaultKind::Unread | FaultKind::Unpaid | FaultKind::Stopped => AttemptOutcome::Cancelled,
             FaultKind::Engine => AttemptOutcome::EngineFault,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_its_caller_or_the_operator_brings_about_is_no_fault_of_the_route_and_is_owed() {
+        for (kind, ends) in [
+            (FaultKind::Unread, Outcome::ClientGone),
+            (FaultKind::Unpaid, Outcome::Broken),
+            (FaultKind::Stopped, Outcome::Broken),
+        ] {
+            let fault = Fault::new(kind, "");
+            assert!(!fault.is_upstreams() && !fault.voids(), "{fault}");
+            assert_eq!(fault.outcome(), AttemptOutcome::Cancelled);
+            assert_eq!(fault.request_outcome(), ends);
+        }
+        assert!(Fault::new(FaultKind::Engine, "").is_upstreams());
     }
 }

@@ -1,12 +1,13 @@
 //! `POST /v1/messages/count_tokens`: a prompt's tokens on the route that would answer it.
 //!
-//! Nothing is asked of a provider and nothing is charged. The model in this process counts exactly; for
-//! a provider's it is the estimate that reservations are made with, and the answer says so.
+//! Nothing is asked of a provider and nothing is charged. The model in this process counts exactly, also
+//! what its context does not hold; for a provider's, and for what is too long to be read for a count, it
+//! is the estimate that reservations are made with, and the answer says so.
 
 use super::{Gateway, bear, body, decide, facts::facts, headers, outside};
 use crate::{
     refusal::Refusal,
-    routes::Source,
+    routes::{FaultKind, Source},
     wire::{ChatRequest, anthropic},
 };
 use axum::{
@@ -16,7 +17,7 @@ use axum::{
 };
 use http::{HeaderName, HeaderValue, header};
 use policies::Decision;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Says whether a count is exact.
 const COUNT: HeaderName = HeaderName::from_static("x-tollgate-count");
@@ -69,14 +70,10 @@ async fn exact(
     let Some(route) = decision.plan.routes().next().and_then(|id| gateway.routes.get(id)) else {
         return Ok(None);
     };
-    if !matches!(route.source, Source::Local(_)) {
-        return Ok(None);
-    }
-    match route.prepare(request, 1).await {
-        Ok(prepared) => Ok(Some(prepared.prompt_tokens)),
-        Err(fault) => match fault.kind {
-            crate::routes::FaultKind::Unfit(bad) => Err(Refusal::Bad(bad)),
-            kind => Err(Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id()))),
-        },
-    }
+    let Source::Local(local) = &route.source else { return Ok(None) };
+    local.count(request).await.map_err(|fault| match fault.kind {
+        FaultKind::Unfit(bad) => Refusal::Bad(bad),
+        FaultKind::Busy => Refusal::Busy(Duration::from_secs(1)),
+        kind => Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id())),
+    })
 }

@@ -229,6 +229,10 @@ fn is_empty_object(raw: &str) -> bool {
     raw.bytes().all(|byte| matches!(byte, b'{' | b'}') || byte.is_ascii_whitespace())
 }
 
+fn is_empty_list(raw: &str) -> bool {
+    raw.bytes().all(|byte| matches!(byte, b'[' | b']') || byte.is_ascii_whitespace())
+}
+
 fn conversation(request: &ChatRequest) -> Result<Vec<Message>, BadRequest> {
     let raw = request.given(Field::Messages).ok_or_else(|| BadRequest::missing("messages"))?;
     let mut conversation = Vec::with_capacity(request.messages as usize);
@@ -267,12 +271,14 @@ fn one_message(index: usize, message: &RawMessage<'_>) -> Result<Message, BadReq
         Some(refusal) => format!("{content}\n{refusal}"),
         None => content.into_owned(),
     };
+    // Templates ask whether there is a list.
+    let calls = message.tool_calls.filter(|calls| !is_empty_list(calls));
     Ok(Message {
         role,
         content,
         name: text("name", message.name)?,
         // A legacy call is the one call of the list that took its place.
-        tool_calls_json: match (message.tool_calls, message.function_call) {
+        tool_calls_json: match (calls, message.function_call) {
             (Some(calls), _) => Some(calls.to_owned()),
             (None, Some(call)) => {
                 Some(format!(r#"[{{"id":"call_0","type":"function","function":{call}}}]"#))

@@ -23,6 +23,10 @@ use crate::{
 /// How often the numbers are told.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
+/// How often it is told what a job has taken that yields nothing meanwhile: the parent charges who
+/// leaves by that.
+const USAGE_EVERY: Duration = Duration::from_millis(100);
+
 /// The parent's end of the socket, written by many threads.
 type ToParent = Arc<Mutex<UnixStream>>;
 
@@ -101,7 +105,7 @@ fn begin(running: &mut HashMap<u64, watch::Sender<Bound>>, id: u64) -> watch::Re
 
 /// Runs a job on a thread that waits for its events.
 fn start(job: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("engine-job".to_owned());
     thread.spawn(move || runtime.block_on(job))?;
     Ok(())
@@ -121,13 +125,20 @@ async fn embed(
         Err(error) => {
             let unable = EmbedError::Unable(error.to_string());
             let report = Report::Vectors(id, Err(unable), JobUsage::default());
-            let _heard = write(&mut *lock(to_parent), &report);
+            let _heard = tell(engine, to_parent, &report);
             return;
         }
     };
+    let mut taken = Taken::new(id);
     loop {
         let event = tokio::select! {
             event = embedding.next() => event,
+            () = taken.next() => {
+                if taken.tell(embedding.usage(), to_parent).is_err() {
+                    return;
+                }
+                continue;
+            }
             changed = told.changed() => {
                 let Some((engine_time_max, last)) = bound(changed.is_ok(), &mut told) else { return };
                 embedding.engine_time().bound(engine_time_max, last);
@@ -138,7 +149,7 @@ async fn embed(
             EmbedEvent::EngineTimeLow => (Report::VectorsLow(id), false),
             EmbedEvent::Ended(vectors) => (Report::Vectors(id, vectors, embedding.usage()), true),
         };
-        if write(&mut *lock(to_parent), &report).is_err() || last {
+        if tell(engine, to_parent, &report).is_err() || last {
             return;
         }
     }
@@ -164,13 +175,20 @@ impl Work {
             Err(reason) => {
                 let usage = JobUsage::default();
                 let failed = Report::Event(self.id, JobEvent::Failed { reason, usage }, usage);
-                let _heard = write(&mut *lock(to_parent), &failed);
+                let _heard = tell(engine, to_parent, &failed);
                 return;
             }
         };
+        let mut taken = Taken::new(self.id);
         loop {
             let event = tokio::select! {
                 event = generation.next() => event,
+                () = taken.next() => {
+                    if taken.tell(generation.usage(), to_parent).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 changed = self.told.changed() => {
                     let bound = bound(changed.is_ok(), &mut self.told);
                     let Some((engine_time_max, last)) = bound else { return };
@@ -180,7 +198,7 @@ impl Work {
             };
             let Some(event) = event else { return };
             let report = Report::Event(self.id, event, generation.usage());
-            if write(&mut *lock(to_parent), &report).is_err() {
+            if tell(engine, to_parent, &report).is_err() {
                 return;
             }
         }
@@ -194,6 +212,41 @@ impl Work {
         };
         engine.submit(job).map_err(|error| error.to_string())
     }
+}
+
+/// What a job has taken, told every now and then.
+struct Taken {
+    id: u64,
+    every: tokio::time::Interval,
+    told: JobUsage,
+}
+
+impl Taken {
+    fn new(id: u64) -> Taken {
+        Taken { id, every: tokio::time::interval(USAGE_EVERY), told: JobUsage::default() }
+    }
+
+    async fn next(&mut self) {
+        self.every.tick().await;
+    }
+
+    /// Tells it where it has changed.
+    fn tell(&mut self, usage: JobUsage, to_parent: &ToParent) -> io::Result<()> {
+        if std::mem::replace(&mut self.told, usage) == usage {
+            return Ok(());
+        }
+        write(&mut *lock(to_parent), &Report::Usage(self.id, usage))
+    }
+}
+
+/// Tells of a job. Before a failure come the engine's numbers: where it is the engine that has failed,
+/// the parent knows before anybody who asks again.
+fn tell(engine: &Engine, to_parent: &ToParent, report: &Report) -> io::Result<()> {
+    let mut to_parent = lock(to_parent);
+    if let Report::Event(_, JobEvent::Failed { .. }, _) | Report::Vectors(_, Err(_), _) = report {
+        write(&mut *to_parent, &Report::Status(Box::new(engine.status())))?;
+    }
+    write(&mut *to_parent, report)
 }
 
 /// Tells the engine's numbers until `ended` is dropped.

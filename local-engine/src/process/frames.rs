@@ -46,6 +46,8 @@ pub(super) enum Report {
     NotLoaded(String),
     /// What a job yields, and what it has taken by then.
     Event(u64, JobEvent, JobUsage),
+    /// What a job has taken by now, where that has changed without anything else to tell.
+    Usage(u64, JobUsage),
     /// Most of the engine time of texts to embed is used.
     VectorsLow(u64),
     /// What became of texts to embed, and what that took.

@@ -30,7 +30,7 @@ use crate::{
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
-    status::Status,
+    status::{EngineState, Status},
 };
 
 /// The sending thread looks around this often.
@@ -212,11 +212,13 @@ impl Remote {
             return None;
         }
         let mut queue = self.shared.queue();
-        let waiting = queue.jobs.pop()?;
+        let mut waiting = queue.jobs.pop()?;
         self.shared.count_queue(&queue);
         drop(queue);
         *next += 1;
         jobs.insert(*next, waiting.outbox);
+        // Submitted there by itself, a later choice would expire, and break what the first has told.
+        waiting.job.scheduling.follows |= waiting.after.is_some();
         Some((*next, Box::new(waiting.job)))
     }
 
@@ -248,6 +250,7 @@ impl Remote {
         };
         lock(&self.jobs).retain(|id, outbox| {
             outbox.flush(Instant::now());
+            outbox.remind();
             look_at_bound(id, outbox.meter());
             if outbox.abandoned() {
                 left.push(*id);
@@ -300,12 +303,42 @@ impl Remote {
         let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
     }
 
-    /// Hands on what the child says until it is gone, then tells every job.
+    /// Hands on what the child says until it is gone or its engine has failed, then tells every job.
     fn hear(&self, socket: UnixStream, claim: Claim) {
-        let mut from_child = BufReader::new(socket);
-        while let Ok(report) = read(&mut from_child) {
+        let fault = self.hand_on_all(&mut BufReader::new(socket));
+        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
+        if fault.is_some() {
+            // It has nothing left that it could end in order.
+            let _ended_by_itself = lock(&self.child).kill();
+        }
+        let status = end(&mut lock(&self.child));
+        let reason = if self.leaving.load(SeqCst) {
+            self.shared.gauges.stop();
+            "the engine was stopped".to_owned()
+        } else {
+            let how = match status {
+                _ if self.stuck.load(SeqCst) => "was stuck".to_owned(),
+                status => status.map_or_else(String::new, ending),
+            };
+            let reason = fault.unwrap_or_else(|| format!("the engine's process {how}"));
+            tracing::error!(%reason, "the engine has failed");
+            self.shared.gauges.fail(reason.clone());
+            reason
+        };
+        self.gone.store(true, SeqCst);
+        drop(claim);
+        self.tell_all(&reason);
+        self.shared.set_ended();
+        self.shared.wake();
+    }
+
+    /// Hands on what the child says until it is gone, or until its engine has failed: the reason then,
+    /// since a child goes on to speak for an engine that takes no more jobs.
+    fn hand_on_all(&self, from_child: &mut impl io::Read) -> Option<String> {
+        while let Ok(report) = read(from_child) {
             match report {
                 Report::Event(id, event, usage) => self.hand_on(id, event, usage),
+                Report::Usage(id, usage) => self.note_usage(id, &usage),
                 Report::VectorsLow(id) => {
                     if let Some(reading) = lock(&self.embeds).get(&id) {
                         reading.tell_low();
@@ -318,41 +351,41 @@ impl Remote {
                         reading.tell(vectors);
                     }
                 }
-                Report::Status(status) => *lock(&self.seen) = Some((*status, Instant::now())),
+                Report::Status(status) => {
+                    let state = status.state.clone();
+                    *lock(&self.seen) = Some((*status, Instant::now()));
+                    if let EngineState::Failed { reason } = state {
+                        return Some(reason);
+                    }
+                }
                 Report::Loaded(_) | Report::NotLoaded(_) => break,
             }
         }
-        let _closed = lock(&self.to_child).shutdown(std::net::Shutdown::Both);
-        let status = end(&mut lock(&self.child));
-        let reason = if self.leaving.load(SeqCst) {
-            self.shared.gauges.stop();
-            "the engine was stopped".to_owned()
-        } else {
-            let how = match status {
-                _ if self.stuck.load(SeqCst) => "was stuck".to_owned(),
-                status => status.map_or_else(String::new, ending),
-            };
-            let reason = format!("the engine's process {how}");
-            tracing::error!(%reason, "the engine has failed");
-            self.shared.gauges.fail(reason.clone());
-            reason
-        };
-        self.gone.store(true, SeqCst);
-        drop(claim);
-        self.tell_all(&reason);
-        self.shared.set_ended();
-        self.shared.wake();
+        None
+    }
+
+    fn note_usage(&self, id: u64, usage: &JobUsage) {
+        if let Some(outbox) = lock(&self.jobs).get(&id) {
+            self.took(outbox, usage);
+        } else if let Some(reading) = lock(&self.embeds).get(&id) {
+            reading.meter.set(usage);
+        }
+    }
+
+    /// Notes what a job has taken by now.
+    fn took(&self, outbox: &Outbox, usage: &JobUsage) {
+        let first = outbox.meter().generated_tokens() == 0 && usage.generated_tokens > 0;
+        outbox.meter().set(usage);
+        if first {
+            // Other choices of its request may go now.
+            self.shared.wake();
+        }
     }
 
     fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
         let mut jobs = lock(&self.jobs);
         let Some(outbox) = jobs.get_mut(&id) else { return };
-        let first = outbox.meter().generated_tokens() == 0 && usage.generated_tokens > 0;
-        outbox.meter().set(&usage);
-        if first {
-            // Other choices of its request may go now.
-            self.shared.wake();
-        }
+        self.took(outbox, &usage);
         match event {
             JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
             JobEvent::Text { text, tokens, logprobs } => {
@@ -376,7 +409,7 @@ impl Remote {
         lock(&self.embeds).clear();
         let left = std::mem::take(&mut *lock(&self.jobs));
         for outbox in left.into_values() {
-            outbox.close("", |usage| JobEvent::Failed { reason: reason.to_owned(), usage });
+            outbox.close("", |usage| self.shared.last_event(reason, usage));
         }
         crate::scheduler::fail_queue(&self.shared, reason);
     }

@@ -104,6 +104,8 @@ impl Answer {
     pub(crate) fn usage(&self) -> JobUsage {
         match &self.end {
             JobEvent::Finished { usage, .. }
+            | JobEvent::Unread { usage }
+            | JobEvent::Stopped { usage }
             | JobEvent::Refused { usage, .. }
             | JobEvent::Failed { usage, .. } => *usage,
             other => panic!("the job did not end: {other:?}"),

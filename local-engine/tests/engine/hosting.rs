@@ -92,6 +92,22 @@ async fn a_failed_model_is_told_at_once_until_its_next_try() {
     let refused = model.engine().await.expect_err("it waits for its next try");
     assert!(matches!(refused, NotLoaded::Failed { .. }), "{refused}");
     assert!(engine.submit(ask(&engine, "Hello.", 1)).is_err(), "the old one takes no jobs");
+    model.unload(Duration::ZERO).await.expect("unloaded");
+    assert_eq!(model.state(), ModelState::Unloaded { on_use: true }, "an operator clears it away");
+    finishes(&model).await;
+}
+
+#[tokio::test]
+async fn a_failed_model_that_is_unloaded_stays_so() {
+    let host = host();
+    let keep = Keep { reload_after: Duration::from_millis(300), ..Keep::default() };
+    let model = host.keep("edge", drilled("fault:1"), keep).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    assert!(matches!(read(long(&engine, 50)).await.end, JobEvent::Failed { .. }));
+    model.unload(Duration::ZERO).await.expect("unloaded");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(model.state(), ModelState::Unloaded { on_use: false });
+    assert_eq!(model.counts().loads, 1, "until an operator loads it");
 }
 
 #[tokio::test]
@@ -132,16 +148,51 @@ async fn the_one_unused_longest_makes_room_and_never_one_with_work() {
     let (mut first, mut second) = (long(&of_a, 400), long(&of_c, 400));
     first_text(&mut first).await;
     first_text(&mut second).await;
-    let refused = b.engine().await.expect_err("there is no room");
+    // Who orders it is told so; a request waits, as for any load.
+    let refused = b.load().await.expect_err("there is no room");
     assert!(refused.to_string().contains("MiB"), "it says how much: {refused}");
-    assert!(matches!(b.load().await, Err(LoadError::Memory { .. })));
-    drop((first, second, of_a, of_c));
-    until("the work is over", || {
-        [&a, &c].iter().all(|model| model.loaded().is_some_and(|it| it.status().running == 0))
-    })
-    .await;
-    b.load().await.expect("now there is room");
+    let hurried = Keep { load_wait_max: Duration::from_millis(50), ..on_use() };
+    let hurried = host.keep("hurried", small(), hurried).expect("kept");
+    let refused = hurried.engine().await.expect_err("there is no room in time");
+    assert!(matches!(refused, NotLoaded::Timeout { .. }), "{refused}");
+    let leave = async {
+        until("it is waited for", || b.waiting() == 1).await;
+        drop((first, second, of_a, of_c));
+    };
+    let (loaded, ()) = tokio::join!(b.engine(), leave);
+    loaded.expect("there is room when the work is over");
+    for model in [&b, &hurried] {
+        assert_eq!(model.counts().failed_loads, 0, "nothing is wrong with it");
+        assert!(model.is_available());
+    }
     finishes(&b).await;
+}
+
+#[tokio::test]
+async fn no_model_is_unloaded_for_one_that_would_have_no_room_all_the_same() {
+    let needed = |config: &EngineConfig| Engine::load(config).expect("loads").info().memory_bytes;
+    let mut large = small();
+    large.context_tokens = 20_480;
+    let (one, most) = (needed(&small()), needed(&large));
+    assert!(one * 2 <= most, "{one} {most}");
+    let host = Host::start(&HostConfig { memory_max: Some(most) }).expect("a host");
+    let keep = |name, config| host.keep(name, config, on_use()).expect("kept");
+    let larger = keep("d", EngineConfig { context_tokens: 40_960, ..large.clone() });
+    let (busy, idle, large) = (keep("a", small()), keep("b", small()), keep("c", large));
+    let engine = busy.engine().await.expect("loaded");
+    finishes(&idle).await;
+    assert!(matches!(larger.load().await, Err(LoadError::Memory { .. })), "it never has room");
+    assert!(matches!(larger.state(), ModelState::Failed { .. }));
+    let mut running = long(&engine, 400);
+    first_text(&mut running).await;
+    assert!(matches!(large.load().await, Err(LoadError::Memory { .. })));
+    assert_eq!(large.state(), ModelState::Unloaded { on_use: true });
+    for model in [&busy, &idle] {
+        assert_eq!((model.state(), model.counts().unloads), (ModelState::Loaded, 0));
+    }
+    drop((running, engine));
+    finishes(&large).await;
+    assert_eq!((busy.counts().unloads, idle.counts().unloads), (1, 1));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Tools on the real model: a call always parses and matches its schema, in every format.
 
 use local_engine::{
-    CallEvent, CallReader, Chat, ConstraintError, Engine, Finish, Function, Job, ToolChoice,
+    CallEvent, CallReader, Chat, ConstraintError, Engine, Finish, Function, Job, Rule, ToolChoice,
     ToolFormat, Tools,
 };
 use serde_json::{Value, json};
@@ -118,6 +118,31 @@ async fn a_free_answer_is_text_or_calls_and_never_half_of_each() {
                 assert!(calls.iter().all(valid), "{calls:?}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_call_after_text_has_one_tag_and_it_is_not_shown() {
+    let mut config = small();
+    config.context_tokens = 2_048;
+    let engine = engine(&config);
+    for (seed, parallel) in [(0, Some(true)), (1, Some(true)), (0, Some(false))] {
+        let tools = Tools { parallel, ..tools(ToolChoice::Auto) };
+        let mut job = job(&engine, ToolFormat::Hermes, &tools, seed);
+        // This model would hardly begin a call by itself: its text is given, up to the tag.
+        let Rule::Lark(lark) = tools.rule(ToolFormat::Hermes).expect("a rule") else {
+            panic!("a grammar")
+        };
+        let begun = lark
+            .replace("start: TEXT | called\n", "start: called\n")
+            .replace("/(?s:.*)<tool_call>/", "/Let me look\\.<tool_call>/");
+        let without_text =
+            begun.lines().filter(|line| !line.starts_with("TEXT")).collect::<Vec<_>>().join("\n");
+        job.constraint = Some(engine.constrain(&Rule::Lark(without_text)).expect("enforced"));
+        let answer = answer(&engine, job).await;
+        let (said, calls, _) = read(ToolFormat::Hermes, &answer.text());
+        assert_eq!(said, "Let me look.", "{}", answer.text());
+        assert!(!calls.is_empty(), "{}", answer.text());
     }
 }
 

@@ -208,6 +208,12 @@ impl Texts {
                 let param = self.asked.rule.unwrap_or("response_format");
                 return Err(unfit(BadRequest::unsupported(param, reason)));
             }
+            Some(JobEvent::Unread { .. }) => {
+                return Err(Fault::new(FaultKind::Unread, "its reader stopped reading"));
+            }
+            Some(JobEvent::Stopped { .. }) => {
+                return Err(Fault::new(FaultKind::Stopped, "the engine was stopped"));
+            }
             Some(JobEvent::Failed { reason, .. }) => {
                 return Err(Fault::new(FaultKind::Engine, reason));
             }

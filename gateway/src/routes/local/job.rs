@@ -117,6 +117,24 @@ impl LocalRoute {
         Ok(LocalJob { engine, work, one_step, extension: None })
     }
 
+    /// The tokens of a conversation's prompt, also where the context does not hold them; `None` where
+    /// it is so long that reading it would be too much work for a count.
+    ///
+    /// # Errors
+    /// As [`LocalRoute::prepare`].
+    pub async fn count(&self, request: &ChatRequest) -> Result<Option<u64>, Fault> {
+        let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
+        let ask = wire::local_ask(request).map_err(unfit)?;
+        let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
+        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
+        let count = move |engine: &Engine| match engine.count(&chat) {
+            Ok(tokens) => Ok(Some(tokens as u64)),
+            Err(PromptError::TooLong { .. }) => Ok(None),
+            Err(error) => Err(prompt_fault("messages", &error)),
+        };
+        made(&engine, inline, count).await
+    }
+
     async fn chat(
         &self,
         engine: &Engine,

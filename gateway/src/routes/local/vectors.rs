@@ -62,9 +62,10 @@ impl Vectors {
                     self.state = State::Ended;
                     let kind = match error {
                         EmbedError::Expired(_) => FaultKind::Busy,
-                        EmbedError::EngineTime | EmbedError::Unable(_) | EmbedError::Ended => {
-                            FaultKind::Engine
-                        }
+                        // It is cut only where its growth found no more money.
+                        EmbedError::EngineTime => FaultKind::Unpaid,
+                        EmbedError::Stopped => FaultKind::Stopped,
+                        EmbedError::Unable(_) | EmbedError::Ended => FaultKind::Engine,
                     };
                     Some(Err(Fault::new(kind, error.to_string())))
                 }

@@ -128,12 +128,14 @@ fn the_conversation_is_handed_over_as_it_is() {
         {"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b\n"}],"name":"ann"},
         {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
         {"role":"tool","tool_call_id":"1","content":"7 <|im_end|> \u0000"},
-        {"role":"assistant","function_call":{"name":"g","arguments":"{}"}}]"#,
+        {"role":"assistant","function_call":{"name":"g","arguments":"{}"}},
+        {"role":"assistant","content":"c","tool_calls":[ ]}]"#,
     ))
     .unwrap();
     let messages = local_ask(&request).unwrap().messages;
     let roles: Vec<_> = messages.iter().map(|message| message.role).collect();
-    assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::Tool, Role::Assistant]);
+    let (assistant, tool) = (Role::Assistant, Role::Tool);
+    assert_eq!(roles, [Role::System, Role::User, assistant, tool, assistant, assistant]);
     assert_eq!(messages[0].content, "Be é.");
     assert_eq!(
         (messages[1].content.as_str(), messages[1].name.as_deref()),
@@ -142,6 +144,7 @@ fn the_conversation_is_handed_over_as_it_is() {
     assert!(messages[2].tool_calls_json.as_deref().unwrap().starts_with(r#"[{"id":"1""#));
     assert_eq!(messages[3].content, "7 <|im_end|> \0");
     assert_eq!(messages[3].tool_call_id.as_deref(), Some("1"));
+    assert_eq!((messages[5].content.as_str(), &messages[5].tool_calls_json), ("c", &None));
     let legacy = messages[4].tool_calls_json.as_deref().unwrap();
     serde_json::from_str::<serde_json::Value>(legacy).unwrap();
 }
