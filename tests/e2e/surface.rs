@@ -81,6 +81,24 @@ async fn a_spent_budget_stops_every_endpoint() {
 }
 
 #[tokio::test]
+async fn a_service_tier_without_a_price_is_refused_at_every_endpoint() {
+    let (cloud, gate) = a_cloud().await;
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "Hi."}]})),
+        ("/v1/completions", json!({"prompt": "Once"})),
+        ("/v1/embeddings", json!({"input": "Once"})),
+        ("/v1/responses", json!({"input": "Hi."})),
+    ] {
+        let mut body = body;
+        (body["model"], body["service_tier"]) = (json!("auto"), json!("priority"));
+        let answer = gate.post(path, &body).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.body_text());
+        assert_eq!(answer.error().param.as_deref(), Some("service_tier"), "{path}");
+    }
+    assert_eq!(cloud.counts().requests, 0, "nothing is sent");
+}
+
+#[tokio::test]
 async fn what_is_no_answer_of_the_endpoint_is_no_answer() {
     let (cloud, gate) = a_cloud().await;
     cloud.always(Script::body("application/json", r#"{"object":"list"}"#));
