@@ -269,6 +269,58 @@ fn a_stream_that_broke_says_so_in_its_formats_words() {
 }
 
 #[test]
+fn tools_and_the_choice_among_them_stand_where_a_chat_has_them() {
+    let grammar = json!({"type": "grammar", "syntax": "lark", "definition": "start: \"a\""});
+    let asked_of = |choice: Value| {
+        let body = json!({"model": "auto", "input": "Hi.", "tool_choice": choice, "tools": [
+            {"type": "function", "name": "look"},
+            {"type": "custom", "name": "say", "format": grammar},
+            {"type": "custom", "name": "sing", "format": {"type": "text"}},
+        ]});
+        asked(Endpoint::Responses, &body)
+    };
+    let chat_of = |choice| {
+        let request = asked_of(choice).unwrap();
+        serde_json::from_slice::<Value>(&request.body).unwrap()
+    };
+    let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [
+        {"type": "function", "name": "look"}, {"type": "custom", "name": "say"}]});
+    let chat = chat_of(allowed);
+    let tools = json!([{"type": "function", "function": {"name": "look"}},
+                       {"type": "custom", "custom": {"name": "say"}}]);
+    assert_eq!(
+        chat["tool_choice"],
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools}})
+    );
+    let grammar = json!({"definition": "start: \"a\"", "syntax": "lark"});
+    assert_eq!(
+        chat["tools"],
+        json!([
+            {"type": "function", "function": {"name": "look"}},
+            {"type": "custom",
+             "custom": {"name": "say", "format": {"type": "grammar", "grammar": grammar}}},
+            {"type": "custom", "custom": {"name": "sing", "format": {"type": "text"}}},
+        ])
+    );
+    let named = chat_of(json!({"type": "custom", "name": "say"}));
+    assert_eq!(named["tool_choice"], json!({"type": "custom", "custom": {"name": "say"}}));
+    for (choice, param) in [
+        (json!({"type": "allowed_tools", "tools": []}), "tool_choice.mode"),
+        (json!({"type": "allowed_tools", "mode": "none", "tools": []}), "tool_choice.mode"),
+        (json!({"type": "allowed_tools", "mode": "auto"}), "tool_choice.tools"),
+        (
+            json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]}),
+            "tool_choice.tools[0].type",
+        ),
+        (json!({"type": "function"}), "tool_choice.name"),
+        (json!({"type": "file_search"}), "tool_choice.type"),
+    ] {
+        let bad = asked_of(choice.clone()).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(param), "{choice}");
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_by_its_name() {
     let user = json!([{"role": "user", "content": "Hi."}]);
     for (more, param) in [
