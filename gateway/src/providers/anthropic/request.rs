@@ -209,12 +209,12 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     let thinking = message.thinking_blocks.iter().flatten();
     let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
     content.extend(blocks(message.content.as_ref())?.into_iter().map(Block::Plain));
-    for call in message.tool_calls.iter().flatten() {
+    for (id, called) in message.calls() {
         content.push(Block::Use {
             kind: "tool_use",
-            id: call.id.to_string(),
-            name: call.function.name.to_string(),
-            input: call.function.arguments(),
+            id: id.to_owned(),
+            name: called.name.to_string(),
+            input: called.arguments(),
         });
     }
     Ok(content)

@@ -134,6 +134,15 @@ fn what_has_no_counterpart_is_refused_by_name() {
     ] {
         assert_eq!(with(name, value).as_deref(), Some(name));
     }
+    let custom = json!({"type": "custom", "custom": {"name": "sh"}});
+    assert_eq!(with("tools", json!([custom])).as_deref(), Some("tools[0].type"));
+    let called = json!([
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "nothing"},
+    ]);
+    assert_eq!(with("messages", called).as_deref(), Some("messages[1].tool_calls"));
     let harmless = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}],
         "n": 1, "logprobs": false, "frequency_penalty": 0, "logit_bias": {}, "store": true});
     assert_eq!(sent(&harmless)["max_tokens"], json!(500), "the cap is always sent");

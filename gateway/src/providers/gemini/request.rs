@@ -155,9 +155,7 @@ fn turns(
     // A result names its function there, and its call here.
     let mut names: HashMap<&str, &str> = HashMap::new();
     for message in messages {
-        for call in message.tool_calls.iter().flatten() {
-            names.insert(&call.id, &call.function.name);
-        }
+        names.extend(message.calls().map(|(id, called)| (id, called.name.as_ref())));
         let mut parts = Vec::new();
         let role = match message.role.as_ref() {
             "system" | "developer" => {
@@ -210,14 +208,11 @@ fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<()
 /// The calls of an earlier answer, the first with its signature.
 fn calls(message: &Message<'_>, model: &str, parts: &mut Vec<PartWritten>) {
     let signs = !["gemini-1", "gemini-2", "gemma"].iter().any(|old| model.starts_with(old));
-    for (index, call) in message.tool_calls.iter().flatten().enumerate() {
-        let signature = call.id.split_once(SIGNED).map(|(_, signature)| signature.to_owned());
+    for (index, (id, called)) in message.calls().enumerate() {
+        let signature = id.split_once(SIGNED).map(|(_, signature)| signature.to_owned());
         let stand_in = (signs && index == 0).then(|| UNSIGNED.to_owned());
         parts.push(PartWritten::Call {
-            function_call: CallWritten {
-                name: call.function.name.to_string(),
-                args: call.function.arguments(),
-            },
+            function_call: CallWritten { name: called.name.to_string(), args: called.arguments() },
             thought_signature: signature.or(stand_in),
         });
     }
