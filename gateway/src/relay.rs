@@ -7,6 +7,7 @@
 
 mod keep_alive;
 mod pacing;
+mod shared;
 
 pub use keep_alive::KeepAlive;
 
@@ -28,6 +29,7 @@ use crate::{
 use bytes::Bytes;
 use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
+use shared::SharedPrice;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
 
 /// The status an answer's head leaves with.
@@ -69,26 +71,6 @@ struct SeenSoFar {
     id: Option<String>,
     /// What it took of the engine in this process.
     engine: Option<EngineUse>,
-}
-
-/// What an answer costs that somebody else books: a flight's, of which this relay is one waiter.
-#[derive(Debug)]
-struct SharedPrice {
-    price: RoutePrice,
-    /// What was asked for; its usage and time come with the answer.
-    used: Used,
-}
-
-impl SharedPrice {
-    fn of(started: &Started, request: &ChatRequest) -> Self {
-        let used = Used {
-            service: request.service,
-            images: request.images,
-            at_unix_s: request.admitted_unix_s,
-            ..Used::default()
-        };
-        Self { price: started.route.price(request), used }
-    }
 }
 
 #[derive(Debug)]
@@ -226,7 +208,9 @@ impl Relay {
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
                     openai::deltas(&whole).into_iter().for_each(|delta| gathered.add(delta));
                 }
-                Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
+                Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
+                    body = Some((whole, seen.usage_at));
+                }
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
                 None => break,
@@ -263,10 +247,10 @@ impl Relay {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Chunk { seen, .. } | Event::Whole { seen, .. } => {
-                if seen.visible || seen.reasoning_bytes > 0 {
+            Event::Chunk { seen, .. } | Event::Whole { seen, .. } | Event::Own { seen, .. } => {
+                if event.speaks() {
                     let first = self.started.first_at;
-                    self.pacing.visible(first, matches!(event, Event::Chunk { .. }));
+                    self.pacing.visible(first, self.stream);
                 }
                 self.seen.note(seen);
             }
@@ -300,6 +284,11 @@ impl Relay {
             }
             Event::Chunk { data, seen } => self.pass(data, seen.usage_at),
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
+            Event::Own { data, seen } => {
+                let data = self.priced(data, seen.usage_at);
+                let frame = self.outer.as_mut().map(|outer| outer.own(&data));
+                self.ready.extend(frame);
+            }
             Event::Begin { .. } | Event::Vectors(_) => {}
             Event::Delta(delta) => self.write(&delta),
             Event::End { usage, .. } => {
@@ -314,9 +303,14 @@ impl Relay {
 
     /// A provider's own chunk, with the cost in its usage where the client asked for that.
     fn pass(&mut self, chunk: Bytes, usage_at: Option<Range<usize>>) {
-        let at = usage_at.filter(|_| self.include_usage);
-        let priced = at.and_then(|at| Some(chat::with_cost(&chunk, &at, &self.cost()?)));
-        self.ready.push_back(sse::event(&priced.unwrap_or(chunk)));
+        let chunk = self.priced(chunk, usage_at.filter(|_| self.include_usage));
+        self.ready.push_back(sse::event(&chunk));
+    }
+
+    /// A provider's bytes with the cost in the usage that stands at this place.
+    fn priced(&self, data: Bytes, usage_at: Option<Range<usize>>) -> Bytes {
+        let priced = usage_at.and_then(|at| Some(chat::with_cost(&data, &at, &self.cost()?)));
+        priced.unwrap_or(data)
     }
 
     fn pass_usage(&mut self) {

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::HeaderMap;
-use policies::{Usage, UsageSource};
+use policies::{ServiceTier, Usage, UsageSource};
 use serde_json::{Value, json};
 
 fn sent_to(model: &str, request: &Value) -> Value {
@@ -325,4 +325,46 @@ fn a_whole_message_is_read_as_its_stream_is() {
     assert!(whole(b"{\"id\":1}", 1).is_err());
     let failed = whole(b"{\"type\":\"error\",\"error\":{}}", 1).unwrap();
     assert!(matches!(failed, Read::Failed));
+}
+
+#[test]
+fn for_its_own_client_every_event_but_the_last_passes_and_the_same_is_seen() {
+    let usage = json!({"input_tokens": 5, "output_tokens": 1, "service_tier": "priority"});
+    let [last, end_frame] = stop("end_turn", &json!({"output_tokens": 3}));
+    let frames = [
+        start(&usage),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "redacted_thinking", "data": "x"}}),
+        delta(&json!({"type": "thinking_delta", "thinking": "Hm."})),
+        delta(&json!({"type": "text_delta", "text": "Okay"})),
+        delta(&json!({"type": "citations_delta", "citation": {"cited_text": "Okay"}})),
+        json!({"type": "yet_to_come"}),
+        last,
+    ];
+    let mut stream = Stream::new(11);
+    let mut passed = Vec::new();
+    for frame in &frames {
+        let data = Bytes::from(frame.to_string());
+        let Read::Events(events) = stream.read_own(&data).unwrap() else { panic!("{frame}") };
+        match events.as_slice() {
+            [Event::Own { data: own, seen }] => passed.push((own.clone(), seen.clone())),
+            [Event::Begin { id }, Event::Own { data: own, seen }] if id == "msg_1" => {
+                passed.push((own.clone(), seen.clone()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(passed.iter().map(|(own, _)| own).eq(frames.map(|frame| frame.to_string()).iter()));
+    let bytes: Vec<_> =
+        passed.iter().map(|(_, seen)| (seen.visible_bytes, seen.reasoning_bytes)).collect();
+    assert_eq!(bytes, [(0, 0), (0, 0), (0, 3), (4, 0), (0, 0), (0, 0), (0, 0)]);
+    let (_, first) = &passed[0];
+    assert_eq!((first.usage, &first.usage_at), (None, &None), "its count is none of the answer");
+    let (data, told) = &passed[6];
+    assert_eq!(told.usage, Some(Usage { input: 5, output: 3, ..Usage::default() }));
+    assert_eq!(told.service, Some(ServiceTier::Priority));
+    assert_eq!(told.finish, Some(FinishReason::Stop));
+    assert_eq!(data.slice(told.usage_at.clone().unwrap()), r#"{"output_tokens":3}"#);
+    let end_frame = Bytes::from(end_frame.to_string());
+    let Read::Last { events, .. } = stream.read_own(&end_frame).unwrap() else { panic!() };
+    assert!(matches!(events.as_slice(), [Event::End { source: UsageSource::Reported, .. }]));
 }
