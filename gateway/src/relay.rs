@@ -177,7 +177,11 @@ impl Relay {
             }
             match &mut self.phase {
                 Phase::Flowing => match self.next_event().await {
-                    Some(Ok(event)) => self.frame(event),
+                    Some(Ok(event)) => {
+                        if let Err(fault) = self.frame(event) {
+                            self.break_off(&fault);
+                        }
+                    }
                     Some(Err(fault)) => self.break_off(&fault),
                     None => self.complete(),
                 },
@@ -206,7 +210,8 @@ impl Relay {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
-                    openai::deltas(&whole).into_iter().for_each(|delta| gathered.add(delta));
+                    let deltas = unwritten(&whole).map_err(|fault| self.broken(&fault, None))?;
+                    deltas.into_iter().for_each(|delta| gathered.add(delta));
                 }
                 Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
                     body = Some((whole, seen.usage_at));
@@ -269,13 +274,13 @@ impl Relay {
         }
     }
 
-    /// Writes an event as frames of the client's stream.
-    fn frame(&mut self, event: Event) {
+    /// Writes an event as frames of the client's stream; a fault where it cannot be read.
+    fn frame(&mut self, event: Event) -> Result<(), Fault> {
         match event {
             Event::Chunk { data: payload, .. } | Event::Whole { body: payload, .. }
                 if !self.passes() =>
             {
-                openai::deltas(&payload).iter().for_each(|delta| self.write(delta));
+                unwritten(&payload)?.iter().for_each(|delta| self.write(delta));
             }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
@@ -299,6 +304,7 @@ impl Relay {
                 }
             }
         }
+        Ok(())
     }
 
     /// A provider's own chunk, with the cost in its usage where the client asked for that.
@@ -542,6 +548,11 @@ impl SeenSoFar {
             ..Usage::default()
         }
     }
+}
+
+/// The pieces of a provider's bytes in OpenAI's format, for a client that reads another.
+fn unwritten(payload: &[u8]) -> Result<Vec<Delta>, Fault> {
+    openai::deltas(payload).map_err(|why| Fault::new(FaultKind::Broken, why))
 }
 
 /// Waits for a commit. A failed one is the store's business (it is a state, and loud): the answer

@@ -434,7 +434,7 @@ fn a_providers_chunks_are_read_as_deltas() {
          "finish_reason": "stop", "stop_reason": "END"},
         {"index": 0, "delta": {"content": null, "refusal": "no"}, "finish_reason": null},
     ]});
-    let deltas = openai::deltas(chunk.to_string().as_bytes());
+    let deltas = openai::deltas(chunk.to_string().as_bytes()).unwrap();
     let kinds: Vec<_> = deltas.into_iter().map(|delta| (delta.choice, delta.kind)).collect();
     assert_eq!(
         kinds,
@@ -448,7 +448,26 @@ fn a_providers_chunks_are_read_as_deltas() {
             (0, DeltaKind::Refusal("no".into())),
         ]
     );
-    for odd in ["", "null", "[]", "{\"choices\":5}", "{\"choices\":null}", "{}"] {
-        assert_eq!(openai::deltas(odd.as_bytes()), []);
+    for silent in ["{\"choices\":null}", "{\"choices\":[]}", "{}"] {
+        assert_eq!(openai::deltas(silent.as_bytes()), Ok(Vec::new()));
     }
+    for odd in ["", "null", "{\"choices\":5}", "{\"choices\":[{\"message\":{\"tool_calls\":5}}]}"] {
+        assert!(openai::deltas(odd.as_bytes()).is_err(), "{odd}: never an answer without a word");
+    }
+    let call = json!({"choices": [{"message": {"content": "Yes.", "tool_calls": [
+        {"id": "c", "function": {"name": "f", "arguments": {"a": 1.50}}},
+        {"id": "d", "function": {"name": "g", "arguments": null}}]}}]});
+    let call = call.to_string().replace("1.5", "1.50");
+    let kinds: Vec<_> =
+        openai::deltas(call.as_bytes()).unwrap().into_iter().map(|delta| delta.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            DeltaKind::Text("Yes.".into()),
+            DeltaKind::ToolCall { index: 0, id: "c".into(), name: "f".into() },
+            DeltaKind::ToolArguments { index: 0, json: "{\"a\":1.50}".into() },
+            DeltaKind::ToolCall { index: 1, id: "d".into(), name: "g".into() },
+        ],
+        "arguments that are an object are its text"
+    );
 }
