@@ -171,6 +171,13 @@ fn turns(
                 let id = message.tool_call_id.as_deref().unwrap_or_default();
                 let name = names.get(id).copied().unwrap_or(id);
                 parts.push(result(name, message.content.as_ref()));
+                // A result holds no image there: it is shown beside it.
+                for placed in message.content.iter().flat_map(Content::pieces) {
+                    let piece = placed?.piece;
+                    if !matches!(piece, Piece::Text(_)) {
+                        parts.push(part(&piece)?);
+                    }
+                }
                 "user"
             }
             _ => {
@@ -191,18 +198,22 @@ fn turns(
 
 fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
     for placed in content.into_iter().flat_map(Content::pieces) {
-        out.push(PartWritten::Plain(match placed?.piece {
-            Piece::Text(text) => json!({ "text": text }),
-            Piece::Inline { media, data } => {
-                json!({ "inlineData": { "mimeType": media, "data": data } })
-            }
-            Piece::Address(_) => {
-                let message = "Gemini fetches no images: send the image itself as a data: URL";
-                return Err(BadRequest::unsupported("messages", message));
-            }
-        }));
+        out.push(part(&placed?.piece)?);
     }
     Ok(())
+}
+
+fn part(piece: &Piece<'_>) -> Result<PartWritten, BadRequest> {
+    Ok(PartWritten::Plain(match piece {
+        Piece::Text(text) => json!({ "text": text }),
+        Piece::Inline { media, data } => {
+            json!({ "inlineData": { "mimeType": media, "data": data } })
+        }
+        Piece::Address(_) => {
+            let message = "Gemini fetches no images: send the image itself as a data: URL";
+            return Err(BadRequest::unsupported("messages", message));
+        }
+    }))
 }
 
 /// The calls of an earlier answer, the first with its signature.

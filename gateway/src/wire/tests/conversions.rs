@@ -65,6 +65,28 @@ fn a_message_request_asks_the_same_as_a_chat() {
 }
 
 #[test]
+fn a_result_that_is_an_error_says_so_where_a_chat_has_no_place_for_it() {
+    let result = |more: Value| {
+        let mut result = json!({"type": "tool_result", "tool_use_id": "t"});
+        more.as_object().unwrap().iter().for_each(|(name, it)| result[name] = it.clone());
+        let body = json!({"model": "auto", "max_tokens": 9, "messages": [
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+            {"role": "user", "content": [result]}]});
+        let request = asked(Endpoint::Messages, &body)?;
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        Ok::<_, BadRequest>(body["messages"][2]["content"].clone())
+    };
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let absent = result(json!({"is_error": true, "content": "No such city."})).unwrap();
+    assert_eq!(absent, json!([part("Error: "), part("No such city.")]));
+    assert_eq!(result(json!({"is_error": true})).unwrap(), "Error: ");
+    assert_eq!(result(json!({"is_error": false, "content": "7"})).unwrap(), "7");
+    let bad = result(json!({"is_error": "yes"})).unwrap_err();
+    assert_eq!(bad.param.as_deref(), Some("messages[2].content[0].is_error"));
+}
+
+#[test]
 fn a_response_request_asks_the_same_as_a_chat() {
     converts(Endpoint::Responses, "responses");
 }
