@@ -118,6 +118,32 @@ fn thinking_goes_together_with_neither_sampling_nor_a_forced_tool() {
 }
 
 #[test]
+fn no_budget_is_given_while_calls_are_answered_whose_thinking_did_not_come_back() {
+    let asked = |thought: Value, after: Value| {
+        let call =
+            json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let mut messages = vec![
+            json!({"role": "user", "content": "Hi"}),
+            json!({"role": "assistant", "content": null, "tool_calls": [call], "thinking_blocks": thought}),
+            json!({"role": "tool", "tool_call_id": "c", "content": "1"}),
+        ];
+        messages.extend(after.as_array().cloned().unwrap_or_default());
+        json!({"model": "auto", "max_tokens": 9000, "reasoning_effort": "low", "messages": messages,
+            "tools": [{"type": "function", "function": {"name": "f"}}]})
+    };
+    let block = json!([{"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}]);
+    let thinks = |request: &Value| sent(request).get("thinking").is_some();
+    assert!(!thinks(&asked(json!(null), json!([]))), "OpenAI's clients send none back");
+    assert!(!thinks(&asked(json!([]), json!([{"role": "user", "content": "And?"}]))));
+    assert!(thinks(&asked(block, json!([]))));
+    let answered =
+        json!([{"role": "assistant", "content": "1."}, {"role": "user", "content": "And?"}]);
+    assert!(thinks(&asked(json!(null), answered)), "the calls are answered");
+    let new = sent_to("claude-opus-5-5", &asked(json!(null), json!([])));
+    assert_eq!(new["thinking"], json!({"type": "adaptive"}), "which asks for nothing before");
+}
+
+#[test]
 fn what_has_no_counterpart_is_refused_by_name() {
     let with = |name: &str, value: Value| {
         let mut request = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}]});
