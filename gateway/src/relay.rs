@@ -7,6 +7,7 @@
 
 mod keep_alive;
 mod pacing;
+mod shared;
 
 pub use keep_alive::KeepAlive;
 
@@ -28,6 +29,7 @@ use crate::{
 use bytes::Bytes;
 use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
+use shared::SharedPrice;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
 
 /// The status an answer's head leaves with.
@@ -73,26 +75,6 @@ struct SeenSoFar {
     id: Option<String>,
     /// What it took of the engine in this process.
     engine: Option<EngineUse>,
-}
-
-/// What an answer costs that somebody else books: a flight's, of which this relay is one waiter.
-#[derive(Debug)]
-struct SharedPrice {
-    price: RoutePrice,
-    /// What was asked for; its usage and time come with the answer.
-    used: Used,
-}
-
-impl SharedPrice {
-    fn of(started: &Started, request: &ChatRequest) -> Self {
-        let used = Used {
-            service: request.service,
-            images: request.images,
-            at_unix_s: request.admitted_unix_s,
-            ..Used::default()
-        };
-        Self { price: started.route.price(request), used }
-    }
 }
 
 #[derive(Debug)]
@@ -199,7 +181,11 @@ impl Relay {
             }
             match &mut self.phase {
                 Phase::Flowing => match self.next_event().await {
-                    Some(Ok(event)) => self.frame(event),
+                    Some(Ok(event)) => {
+                        if let Err(fault) = self.frame(event) {
+                            self.break_off(&fault);
+                        }
+                    }
                     Some(Err(fault)) => self.break_off(&fault),
                     None => self.complete(),
                 },
@@ -228,9 +214,12 @@ impl Relay {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
-                    openai::deltas(&whole).into_iter().for_each(|delta| gathered.add(delta));
+                    let deltas = unwritten(&whole).map_err(|fault| self.broken(&fault, None))?;
+                    deltas.into_iter().for_each(|delta| gathered.add(delta));
                 }
-                Some(Ok(Event::Whole { body: whole, seen })) => body = Some((whole, seen.usage_at)),
+                Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
+                    body = Some((whole, seen.usage_at));
+                }
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
                 Some(Err(fault)) => return Err(self.broken(&fault, None)),
                 None => break,
@@ -267,10 +256,10 @@ impl Relay {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Chunk { seen, .. } | Event::Whole { seen, .. } => {
-                if seen.visible || seen.reasoning_bytes > 0 {
+            Event::Chunk { seen, .. } | Event::Whole { seen, .. } | Event::Own { seen, .. } => {
+                if event.speaks() {
                     let first = self.started.first_at;
-                    self.pacing.visible(first, matches!(event, Event::Chunk { .. }));
+                    self.pacing.visible(first, self.stream);
                 }
                 self.seen.note(seen);
                 self.seen.pieces += u64::from(seen.visible);
@@ -293,13 +282,13 @@ impl Relay {
         }
     }
 
-    /// Writes an event as frames of the client's stream.
-    fn frame(&mut self, event: Event) {
+    /// Writes an event as frames of the client's stream; a fault where it cannot be read.
+    fn frame(&mut self, event: Event) -> Result<(), Fault> {
         match event {
             Event::Chunk { data: payload, .. } | Event::Whole { body: payload, .. }
                 if !self.passes() =>
             {
-                openai::deltas(&payload).iter().for_each(|delta| self.write(delta));
+                unwritten(&payload)?.iter().for_each(|delta| self.write(delta));
             }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
@@ -308,6 +297,11 @@ impl Relay {
             }
             Event::Chunk { data, seen } => self.pass(data, seen.usage_at),
             Event::Whole { body, .. } => self.ready.push_back(sse::event(&body)),
+            Event::Own { data, seen } => {
+                let data = self.priced(data, seen.usage_at);
+                let frame = self.outer.as_mut().map(|outer| outer.own(&data));
+                self.ready.extend(frame);
+            }
             Event::Begin { .. } | Event::Vectors(_) => {}
             Event::Delta(delta) => self.write(&delta),
             Event::End { usage, .. } => {
@@ -318,13 +312,19 @@ impl Relay {
                 }
             }
         }
+        Ok(())
     }
 
     /// A provider's own chunk, with the cost in its usage where the client asked for that.
     fn pass(&mut self, chunk: Bytes, usage_at: Option<Range<usize>>) {
-        let at = usage_at.filter(|_| self.include_usage);
-        let priced = at.and_then(|at| Some(chat::with_cost(&chunk, &at, &self.cost()?)));
-        self.ready.push_back(sse::event(&priced.unwrap_or(chunk)));
+        let chunk = self.priced(chunk, usage_at.filter(|_| self.include_usage));
+        self.ready.push_back(sse::event(&chunk));
+    }
+
+    /// A provider's bytes with the cost in the usage that stands at this place.
+    fn priced(&self, data: Bytes, usage_at: Option<Range<usize>>) -> Bytes {
+        let priced = usage_at.and_then(|at| Some(chat::with_cost(&data, &at, &self.cost()?)));
+        priced.unwrap_or(data)
     }
 
     fn pass_usage(&mut self) {
@@ -596,6 +596,11 @@ impl SeenSoFar {
             ..Usage::default()
         }
     }
+}
+
+/// The pieces of a provider's bytes in OpenAI's format, for a client that reads another.
+fn unwritten(payload: &[u8]) -> Result<Vec<Delta>, Fault> {
+    openai::deltas(payload).map_err(|why| Fault::new(FaultKind::Broken, why))
 }
 
 /// Waits for a commit. A failed one is the store's business (it is a state, and loud): the answer

@@ -141,6 +141,34 @@ async fn what_a_family_has_no_counterpart_for_is_refused_by_name_and_nothing_is_
     assert_eq!(cloud.counts().requests, 0);
 }
 
+#[tokio::test]
+async fn tools_that_are_no_functions_and_their_calls_are_refused_by_other_families() {
+    let custom = json!([{"type": "custom", "custom": {"name": "sh"}}]);
+    let called = json!([
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "nothing"},
+    ]);
+    for (kind, refuses) in [("openai", false), ("anthropic", true), ("gemini", true)] {
+        let (cloud, gate) = gate(kind).await;
+        for (name, value, param) in
+            [("tools", &custom, "tools[0].type"), ("messages", &called, "messages[1].tool_calls")]
+        {
+            let answer = gate.ask("Hi").set(name, value.clone()).send().await;
+            if refuses {
+                assert_eq!(answer.status, 400, "{kind}: {}", answer.body_text());
+                let error = answer.error();
+                let said = (error.param.as_deref(), error.code.as_deref());
+                assert_eq!(said, (Some(param), Some("unsupported_parameter")), "{kind}");
+            } else {
+                answer.ok();
+            }
+        }
+        assert_eq!(cloud.counts().requests == 0, refuses, "{kind}");
+    }
+}
+
 /// Fields that change the price in a body of this endpoint, and the parameter that is named.
 fn dearer(path: &str) -> Vec<(Value, &'static str)> {
     match path {

@@ -1,7 +1,7 @@
 //! Between a client and its provider nothing changes but what must: the model's name, the cap and
 //! the question for usage on the way up, the usage chunk on the way down.
 
-use crate::harness::Gate;
+use crate::harness::{Ask, Gate};
 use e2e::standin::{Fault, Script, StandIn};
 use serde_json::{json, value::RawValue};
 use std::collections::BTreeMap;
@@ -168,4 +168,139 @@ async fn connections_to_the_provider_are_used_again() {
     }
     assert_eq!(cloud.counts().requests, 20);
     assert_eq!(cloud.counts().connections, 1);
+}
+
+/// The events of one of Anthropic's streams, with what no other format has a place for.
+fn anthropics_events() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (
+            "message_start",
+            r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-1","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1,"service_tier":"standard"}}}"#,
+        ),
+        (
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}"#,
+        ),
+        (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"First."}}"#,
+        ),
+        (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"SIG1"}}"#,
+        ),
+        ("content_block_stop", r#"{"type":"content_block_stop","index":0}"#),
+        ("ping", r#"{"type": "ping"}"#),
+        (
+            "content_block_start",
+            r#"{"type":"content_block_start","index":1,"content_block":{"type":"redacted_thinking","data":"HIDDEN"}}"#,
+        ),
+        ("content_block_stop", r#"{"type":"content_block_stop","index":1}"#),
+        (
+            "content_block_start",
+            r#"{"type":"content_block_start","index":2,"content_block":{"type":"text","text":"","citations":[]}}"#,
+        ),
+        (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":2,"delta":{"type":"text_delta","text":"na\u00efve"}}"#,
+        ),
+        (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":2,"delta":{"type":"citations_delta","citation":{"type":"char_location","cited_text":"naive","document_index":0}}}"#,
+        ),
+        ("content_block_stop", r#"{"type":"content_block_stop","index":2}"#),
+        ("yet_to_come", r#"{"type":"yet_to_come","odd":1.0}"#),
+        (
+            "message_delta",
+            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":5},"context_management":{"applied_edits":[]}}"#,
+        ),
+        ("message_stop", r#"{"type":"message_stop"}"#),
+    ]
+}
+
+/// One of Anthropic's whole answers, which no serialiser would write again.
+const MESSAGE: &str = concat!(
+    r#"{ "id":"msg_1","type":"message","role":"assistant","model":"claude-1","content":["#,
+    r#"{"type":"thinking","thinking":"First.","signature":"SIG1"}, {"type":"redacted_thinking","data":"HIDDEN"},"#,
+    r#"{"type":"thinking","thinking":"Second.","signature":"SIG2"},"#,
+    r#"{"type":"text","text":"na\u00efve","citations":[{"type":"char_location","cited_text":"naive"}]}],"#,
+    r#""stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":5},"odd":1.0 }"#,
+);
+
+/// What the answers above cost: 10 tokens at 1 and 5 at 2 USD a million.
+const COST: &str = r#","cost":0.00002"#;
+
+async fn anthropic() -> (StandIn, Gate) {
+    let cloud = StandIn::start().await.unwrap();
+    let gate =
+        Gate::builder().cloud_of_kind("cloud", &cloud.base_url(), "anthropic", "").start().await;
+    (cloud, gate)
+}
+
+fn message(gate: &Gate) -> Ask<'_> {
+    let said = json!([{"role": "user", "content": "Hello."}]);
+    gate.ask_at("/v1/messages", json!({"model": "auto", "max_tokens": 16, "messages": said}))
+}
+
+/// The body without the parts of the cost, which are told beside it.
+fn without_details(body: &str) -> String {
+    let Some((before, after)) = body.split_once(r#","cost_details":{"#) else { panic!("{body}") };
+    let (_, after) = after.split_once('}').expect("an object");
+    format!("{before}{after}")
+}
+
+#[tokio::test]
+async fn a_stream_of_anthropics_reaches_its_own_client_as_it_was_written() {
+    let (cloud, gate) = anthropic().await;
+    let frames = |events: &[(&str, &str)]| -> String {
+        let frame = |(name, data): &(&str, &str)| format!("event: {name}\ndata: {data}\n\n");
+        events.iter().map(frame).collect()
+    };
+    let events = anthropics_events();
+    cloud.next(Script::body("text/event-stream", &frames(&events)));
+    let first = message(&gate).streamed().header("idempotency-key", "k").send().await.ok();
+    let told = format!(r#""output_tokens":5{COST}}}"#);
+    let expected = frames(&events).replace(r#""output_tokens":5}"#, &told);
+    assert_eq!(without_details(&first.body_text()), expected);
+    let entry = gate.ledger().entry(first.id()).await;
+    entry.adds_up();
+    assert_eq!((entry.outcome().as_str(), entry.cost()), ("completed", Some(20_000_000)));
+    let attempt = entry.only_attempt();
+    assert_eq!(attempt.text("usage_source"), "reported");
+    assert_eq!((attempt.used("input"), attempt.used("output")), (Some(10), Some(5)));
+    assert_eq!(
+        (attempt.text("upstream_id"), attempt.text("finish")),
+        ("msg_1".into(), "stop".into())
+    );
+
+    // Given again it is the same, for nothing.
+    let again = message(&gate).streamed().header("idempotency-key", "k").send().await.ok();
+    assert_eq!(again.body_text(), frames(&events).replace(r#":5}"#, r#":5,"cost":0}"#));
+    assert_eq!(cloud.counts().requests, 1);
+
+    // One that breaks passes as far as it came, and says so.
+    cloud.next(Script::body("text/event-stream", &frames(&events[..11])));
+    let broken = message(&gate).streamed().send().await;
+    let text = broken.body_text();
+    let rest = text.strip_prefix(&frames(&events[..11])).expect("what came before the break");
+    assert!(rest.starts_with("event: error\n") && !rest.contains("message_stop"), "{rest}");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_whole_answer_of_anthropics_reaches_its_own_client_as_it_was_written() {
+    let (cloud, gate) = anthropic().await;
+    cloud.next(Script::body("application/json", MESSAGE));
+    let answer = message(&gate).send().await.ok();
+    let told = format!(r#""output_tokens":5{COST}}}"#);
+    let expected = MESSAGE.replace(r#""output_tokens":5}"#, &told);
+    assert_eq!(without_details(&answer.body_text()), expected);
+    let entry = gate.ledger().entry(answer.id()).await;
+    entry.adds_up();
+    assert_eq!((entry.outcome().as_str(), entry.cost()), ("completed", Some(20_000_000)));
+
+    // Another format's client gets what its own has a place for.
+    cloud.next(Script::body("application/json", MESSAGE));
+    let answer = gate.ask("Hello.").send().await.ok();
+    assert_eq!(answer.text(), "na\u{ef}ve");
 }

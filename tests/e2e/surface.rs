@@ -1,6 +1,6 @@
 //! The other endpoints live the same life as a chat: reserved, answered, charged, written down once.
 
-use crate::harness::Gate;
+use crate::harness::{EntrySeen, Gate};
 use e2e::standin::{Fault, Script, StandIn};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -78,6 +78,24 @@ async fn a_spent_budget_stops_every_endpoint() {
         assert_eq!(answer.error().code.as_deref(), Some("insufficient_quota"));
     }
     assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
+async fn a_service_tier_without_a_price_is_refused_at_every_endpoint() {
+    let (cloud, gate) = a_cloud().await;
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "Hi."}]})),
+        ("/v1/completions", json!({"prompt": "Once"})),
+        ("/v1/embeddings", json!({"input": "Once"})),
+        ("/v1/responses", json!({"input": "Hi."})),
+    ] {
+        let mut body = body;
+        (body["model"], body["service_tier"]) = (json!("auto"), json!("priority"));
+        let answer = gate.post(path, &body).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.body_text());
+        assert_eq!(answer.error().param.as_deref(), Some("service_tier"), "{path}");
+    }
+    assert_eq!(cloud.counts().requests, 0, "nothing is sent");
 }
 
 #[tokio::test]
@@ -163,6 +181,37 @@ async fn a_tool_call_and_a_break_reach_every_format() {
     assert_eq!(events.last().unwrap().0, "response.failed");
     gate.until_nothing_is_reserved().await;
     assert_eq!(gate.ledger().until_entries(4).await.len(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_that_another_format_cannot_be_made_of_is_told_and_none_is_made_up() {
+    let (cloud, gate) = a_cloud().await;
+    let answer = |call: Value| {
+        let said = json!({"role": "assistant", "content": "I look.", "tool_calls": call});
+        json!({"id": "c", "object": "chat.completion", "created": 1, "model": "m",
+               "choices": [{"index": 0, "message": said, "finish_reason": "tool_calls"}],
+               "usage": {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16}})
+    };
+    let call = json!([{"id": "a", "type": "function",
+                       "function": {"name": "look", "arguments": {"city": "Oslo"}}}]);
+    cloud.next(Script::body("application/json", &answer(call).to_string()));
+    let body = gate.post("/v1/messages", &message(false)).await.ok().json();
+    assert_eq!(body["content"][0], json!({"type": "text", "text": "I look."}));
+    assert_eq!(body["content"][1]["input"], json!({"city": "Oslo"}), "an object is its own text");
+
+    cloud.next(Script::body("application/json", &answer(json!("none")).to_string()));
+    let broken = gate.post("/v1/messages", &message(false)).await;
+    assert_eq!((broken.status, broken.json()["type"].as_str()), (502, Some("error")));
+    let chunk = json!({"id": "c", "choices": [{"index": 0, "finish_reason": null,
+                       "delta": {"content": "I look.", "tool_calls": "none"}}]});
+    cloud.next(Script::body("text/event-stream", &format!("data: {chunk}\n\n")));
+    let events = gate.post("/v1/messages", &message(true)).await.named_events();
+    assert_eq!(events.last().unwrap().0, "error");
+    let entries = gate.ledger().until_entries(3).await;
+    let broken: Vec<_> = entries.iter().filter(|entry| entry.outcome() == "broken").collect();
+    assert_eq!(broken.len(), 2, "{entries:?}");
+    let charged = |entry: &&EntrySeen| entry.cost().is_some_and(|cost| cost > 0);
+    assert!(broken.iter().all(charged), "what was seen is charged");
 }
 
 #[tokio::test]

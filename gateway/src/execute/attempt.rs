@@ -213,16 +213,11 @@ impl Drop for Pending<'_, '_> {
 /// Whether the caller, or its clock, is served by the event: visible output, or reasoning on its
 /// way, or the answer's end.
 fn shows(event: &Event) -> bool {
-    match event {
-        Event::Chunk { seen, .. } => {
-            seen.visible || seen.reasoning_bytes > 0 || seen.finish.is_some()
-        }
+    let ends = match event {
+        Event::Chunk { seen, .. } | Event::Own { seen, .. } => seen.finish.is_some(),
+        Event::Delta(delta) => matches!(delta.kind, DeltaKind::Finish(_)),
         Event::Begin { .. } => false,
-        Event::Delta(delta) => {
-            delta.visible()
-                || delta.reasoning_bytes() > 0
-                || matches!(delta.kind, DeltaKind::Finish(_))
-        }
         Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
-    }
+    };
+    ends || event.speaks()
 }

@@ -61,7 +61,9 @@ pub(super) struct Message<'a> {
     #[serde(borrow, default)]
     pub(super) content: Option<Content<'a>>,
     #[serde(borrow, default)]
-    pub(super) tool_calls: Option<Vec<Call<'a>>>,
+    tool_calls: Option<Vec<Call<'a>>>,
+    #[serde(borrow, default)]
+    function_call: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) tool_call_id: Option<Cow<'a, str>>,
     /// Signed reasoning of an earlier answer, as LiteLLM's users send it back.
@@ -128,7 +130,7 @@ pub(super) struct Placed<'p> {
 #[derive(Deserialize)]
 pub(super) struct Tool<'a> {
     #[serde(borrow, default)]
-    pub(super) function: Option<Function<'a>>,
+    function: Option<Function<'a>>,
 }
 
 /// A function that can be called.
@@ -144,14 +146,14 @@ pub(super) struct Function<'a> {
 
 /// A call that an earlier answer made.
 #[derive(Deserialize)]
-pub(super) struct Call<'a> {
+struct Call<'a> {
     #[serde(borrow)]
-    pub(super) id: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) function: Called<'a>,
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    function: Option<Called<'a>>,
 }
 
-/// What was called.
+/// The function that was called.
 #[derive(Deserialize)]
 pub(super) struct Called<'a> {
     #[serde(borrow)]
@@ -198,7 +200,8 @@ impl<'a> Conversation<'a> {
     /// Takes the inner body of a chat request apart.
     ///
     /// # Errors
-    /// [`BadRequest`] naming what has no counterpart anywhere but with OpenAI.
+    /// [`BadRequest`] naming what has no counterpart anywhere but with OpenAI: the older functions, and
+    /// tools that are no functions.
     pub(super) fn of(body: &'a [u8]) -> Result<Self, BadRequest> {
         let read: Self = serde_json::from_slice(body)?;
         for (name, given) in [("functions", read.functions), ("function_call", read.function_call)]
@@ -209,7 +212,23 @@ impl<'a> Conversation<'a> {
                 return Err(BadRequest::unsupported(name, message));
             }
         }
+        read.refuse_other_tools()?;
         Ok(read)
+    }
+
+    /// Refuses tools that are no functions, and calls in the formats of OpenAI's alone.
+    fn refuse_other_tools(&self) -> Result<(), BadRequest> {
+        let tools = self.tools.iter().flatten().enumerate();
+        let mut tools = tools.filter(|(_, tool)| tool.function.is_none());
+        let mut said = self.messages.iter().enumerate();
+        let tool = tools.next().map(|(at, _)| format!("tools[{at}].type"));
+        let other = tool.or_else(|| {
+            said.find_map(|(at, said)| Some(format!("messages[{at}].{}", said.other_calls()?)))
+        });
+        let Some(at) = other else { return Ok(()) };
+        let message =
+            format!("`{at}`: only routes in OpenAI's format serve other tools than functions");
+        Err(BadRequest::unsupported(at, message))
     }
 
     /// `tool_choice` and `tools` together.
@@ -273,6 +292,23 @@ impl<'a> Conversation<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl<'a> Message<'a> {
+    /// The functions that an earlier answer called, each with the call's id.
+    pub(super) fn calls(&self) -> impl Iterator<Item = (&str, &Called<'a>)> {
+        let calls = self.tool_calls.iter().flatten();
+        calls.filter_map(|call| Some((call.id.as_ref(), call.function.as_ref()?)))
+    }
+
+    /// The member that holds calls which are none of functions, or are in the older format.
+    fn other_calls(&self) -> Option<&'static str> {
+        if self.function_call.is_some_and(|raw| raw.get() != "null") {
+            return Some("function_call");
+        }
+        let mut calls = self.tool_calls.iter().flatten();
+        calls.any(|call| call.function.is_none()).then_some("tool_calls")
     }
 }
 

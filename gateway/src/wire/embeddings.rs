@@ -8,6 +8,7 @@ use super::{
     check,
     completions::measure,
     fields::Field,
+    priced,
     read::Read,
 };
 use crate::ledger::Endpoint;
@@ -56,10 +57,12 @@ pub fn read_embedding(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, B
     if let Some(user) = read.given(Field::User) {
         check::string("user", user)?;
     }
+    let service = priced::service(read.given(Field::ServiceTier))?;
     let dimensions = dimensions.and_then(|length| u32::try_from(length).ok());
     Ok(ChatRequest {
         endpoint: Endpoint::Embeddings,
         ask: Ask::Embedding(EmbeddingAsk { inputs: size.texts, base64, dimensions }),
+        service,
         // The texts are measured apart.
         prompt_tokens_max: size.tokens_max + read.extra_bytes.saturating_sub(raw.len() as u64),
         prompt_tokens_estimate: size.tokens_estimate,

@@ -5,8 +5,8 @@ use policies::{ServiceTier, Usage, UsageSource};
 
 /// One event of an answer on its way from a route to the client.
 ///
-/// A cloud route that speaks the client's own format hands on the provider's bytes untouched, with
-/// what was [`Seen`] in them; the engine in this process, and a provider that speaks another format,
+/// A cloud route that speaks the client's own format, or OpenAI's, hands on the provider's bytes
+/// untouched, with what was [`Seen`] in them; the engine in this process, and a provider that speaks another format,
 /// yield deltas and the outer format is written around them.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -21,6 +21,14 @@ pub enum Event {
     Whole {
         /// The JSON as the provider wrote it.
         body: Bytes,
+        /// What it holds.
+        seen: Seen,
+    },
+    /// A provider's bytes in the client's own format, where that is not OpenAI's: the data of one event
+    /// of a stream, or a whole unstreamed answer.
+    Own {
+        /// The JSON as the provider wrote it.
+        data: Bytes,
         /// What it holds.
         seen: Seen,
     },
@@ -169,7 +177,7 @@ impl Event {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let held = match self {
-            Self::Chunk { data, .. } => data.len(),
+            Self::Chunk { data, .. } | Self::Own { data, .. } => data.len(),
             Self::Whole { body, .. } => body.len(),
             Self::Delta(delta) => {
                 let likely: usize = delta.logprobs.iter().map(|token| 64 * token.top.len()).sum();
@@ -180,6 +188,19 @@ impl Event {
             Self::Begin { .. } | Self::End { .. } => 0,
         };
         held.saturating_add(size_of::<Self>())
+    }
+
+    /// Whether the caller sees something new in it, or reasoning is on its way.
+    #[must_use]
+    pub fn speaks(&self) -> bool {
+        match self {
+            Self::Chunk { seen, .. } | Self::Whole { seen, .. } | Self::Own { seen, .. } => {
+                seen.visible || seen.reasoning_bytes > 0
+            }
+            Self::Delta(delta) => delta.visible() || delta.reasoning_bytes() > 0,
+            Self::Vectors(_) => true,
+            Self::Begin { .. } | Self::End { .. } => false,
+        }
     }
 }
 

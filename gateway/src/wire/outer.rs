@@ -74,6 +74,14 @@ impl Outer {
         !matches!(self, Self::Messages(_) | Self::Responses(_))
     }
 
+    /// An event of a stream as a provider wrote it that speaks the client's own format.
+    pub fn own(&mut self, data: &[u8]) -> Bytes {
+        match self {
+            Self::Messages(messages) => messages.own(data),
+            _ => sse::event(data),
+        }
+    }
+
     /// Writes a piece of a streamed answer.
     pub fn delta(&mut self, delta: &Delta, out: &mut impl FnMut(Bytes)) {
         match self {

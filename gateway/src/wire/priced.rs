@@ -60,7 +60,8 @@ pub(super) fn check<'a>(
     service(given(Field::ServiceTier))
 }
 
-fn service(raw: Option<&str>) -> Result<ServiceTier, BadRequest> {
+/// The service tier asked for; refuses one that is not priced.
+pub(super) fn service(raw: Option<&str>) -> Result<ServiceTier, BadRequest> {
     let Some(raw) = raw else { return Ok(ServiceTier::Standard) };
     let word = check::string("service_tier", raw)?;
     match (ServiceTier::from_word(&word), word.as_ref()) {

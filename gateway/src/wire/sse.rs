@@ -14,7 +14,20 @@ pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// `data` as one event; each of its lines as a data line.
 #[must_use]
 pub fn event(data: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(data.len() + 8);
+    put_event(BytesMut::with_capacity(data.len() + 8), data)
+}
+
+/// `data` as one event of this name.
+#[must_use]
+pub fn named(name: &str, data: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + data.len() + 16);
+    out.put_slice(b"event: ");
+    out.put_slice(name.as_bytes());
+    out.put_slice(b"\n");
+    put_event(out, data)
+}
+
+fn put_event(mut out: BytesMut, data: &[u8]) -> Bytes {
     let mut rest = data;
     while let Some(end) = memchr::memchr2(b'\n', b'\r', rest) {
         let (line, after) = rest.split_at(end);

@@ -76,10 +76,19 @@ impl Client {
                 return (usage["prompt_tokens"].clone(), usage["completion_tokens"].clone());
             }
             (_, false) => answer.json()["usage"].clone(),
+            // Of each count the last one holds: Anthropic tells the prompt's with the beginning alone.
             (Self::Messages, true) => {
-                let told =
-                    answer.named_events().into_iter().rfind(|(name, _)| name == "message_delta");
-                told.expect("a message_delta").1["usage"].clone()
+                let events = answer.named_events().into_iter();
+                let told = events.filter_map(|(name, data)| match name.as_str() {
+                    "message_start" => Some(data["message"]["usage"].clone()),
+                    "message_delta" => Some(data["usage"].clone()),
+                    _ => None,
+                });
+                let mut usage = json!({});
+                for count in told.filter_map(|told| told.as_object().cloned()).flatten() {
+                    usage[count.0] = count.1;
+                }
+                usage
             }
             (Self::Responses, true) => last(answer).1["response"]["usage"].clone(),
         };

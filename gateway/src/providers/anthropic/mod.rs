@@ -1,10 +1,12 @@
 //! Anthropic's Messages API as a provider speaks it.
 
+mod own;
 mod request;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod usage;
 
+pub(crate) use own::whole_own;
 pub(crate) use request::{body, source};
 pub(crate) use stream::{Stream, whole};

@@ -209,12 +209,12 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     let thinking = message.thinking_blocks.iter().flatten();
     let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
     content.extend(blocks(message.content.as_ref())?.into_iter().map(Block::Plain));
-    for call in message.tool_calls.iter().flatten() {
+    for (id, called) in message.calls() {
         content.push(Block::Use {
             kind: "tool_use",
-            id: call.id.to_string(),
-            name: call.function.name.to_string(),
-            input: call.function.arguments(),
+            id: id.to_owned(),
+            name: called.name.to_string(),
+            input: called.arguments(),
         });
     }
     Ok(content)
@@ -304,7 +304,7 @@ fn refuse_sampling(read: &Conversation<'_>) -> Result<(), BadRequest> {
 
 /// How hard to think: the client's own `thinking`, or its `reasoning_effort` as an effort where the
 /// model knows one and as a budget of tokens below the cap where it does not. Where a tool is `forced`
-/// the effort alone is said.
+/// the effort alone is said; while calls are answered whose thinking is not there, no budget.
 fn reasoning<'a>(
     read: &'a Conversation<'_>,
     model: &str,
@@ -321,7 +321,7 @@ fn reasoning<'a>(
     if knows_effort(model) {
         return ((!forced).then(|| json!({ "type": "adaptive" })), Some(effort));
     }
-    if forced {
+    if forced || answers_calls_unthought(&read.messages) {
         return (None, None);
     }
     let budget = match effort {
@@ -332,6 +332,15 @@ fn reasoning<'a>(
     let budget = budget.min(output_cap.saturating_sub(1));
     let thinks = budget >= THINKING_MIN;
     (thinks.then(|| json!({ "type": "enabled", "budget_tokens": budget })), None)
+}
+
+/// Whether results are given to calls whose thinking did not come back with them: Anthropic then takes no
+/// budget, and OpenAI's clients do not send it.
+fn answers_calls_unthought(messages: &[Message<'_>]) -> bool {
+    let last = messages.iter().rfind(|message| message.role == "assistant");
+    let unthought =
+        |message: &Message<'_>| message.thinking_blocks.iter().flatten().next().is_none();
+    last.is_some_and(|message| message.calls().next().is_some() && unthought(message))
 }
 
 /// Models before 4.6 take a budget, later ones an effort.

@@ -8,6 +8,7 @@ use crate::{
     providers::reading::{Read, Tally},
     wire::{Delta, DeltaKind, Event, FinishReason},
 };
+use policies::{ServiceTier, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -142,6 +143,12 @@ impl Stream {
         }
         self.tally.note(&events);
         Ok(Read::Events(events))
+    }
+
+    /// Usage and tier, once the answer has its reason to end and both sides are known.
+    pub(super) fn told(&self) -> Option<(Usage, Option<ServiceTier>)> {
+        let usage = self.usage.read().filter(|_| self.finished)?;
+        Some((usage, self.usage.service()))
     }
 
     fn begin(&mut self, index: u32, block: &Block<'_>, events: &mut Vec<Event>) {

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::HeaderMap;
-use policies::{Usage, UsageSource};
+use policies::{ServiceTier, Usage, UsageSource};
 use serde_json::{Value, json};
 
 fn sent_to(model: &str, request: &Value) -> Value {
@@ -118,6 +118,32 @@ fn thinking_goes_together_with_neither_sampling_nor_a_forced_tool() {
 }
 
 #[test]
+fn no_budget_is_given_while_calls_are_answered_whose_thinking_did_not_come_back() {
+    let asked = |thought: Value, after: Value| {
+        let call =
+            json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let mut messages = vec![
+            json!({"role": "user", "content": "Hi"}),
+            json!({"role": "assistant", "content": null, "tool_calls": [call], "thinking_blocks": thought}),
+            json!({"role": "tool", "tool_call_id": "c", "content": "1"}),
+        ];
+        messages.extend(after.as_array().cloned().unwrap_or_default());
+        json!({"model": "auto", "max_tokens": 9000, "reasoning_effort": "low", "messages": messages,
+            "tools": [{"type": "function", "function": {"name": "f"}}]})
+    };
+    let block = json!([{"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}]);
+    let thinks = |request: &Value| sent(request).get("thinking").is_some();
+    assert!(!thinks(&asked(json!(null), json!([]))), "OpenAI's clients send none back");
+    assert!(!thinks(&asked(json!([]), json!([{"role": "user", "content": "And?"}]))));
+    assert!(thinks(&asked(block, json!([]))));
+    let answered =
+        json!([{"role": "assistant", "content": "1."}, {"role": "user", "content": "And?"}]);
+    assert!(thinks(&asked(json!(null), answered)), "the calls are answered");
+    let new = sent_to("claude-opus-5-5", &asked(json!(null), json!([])));
+    assert_eq!(new["thinking"], json!({"type": "adaptive"}), "which asks for nothing before");
+}
+
+#[test]
 fn what_has_no_counterpart_is_refused_by_name() {
     let with = |name: &str, value: Value| {
         let mut request = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}]});
@@ -134,6 +160,15 @@ fn what_has_no_counterpart_is_refused_by_name() {
     ] {
         assert_eq!(with(name, value).as_deref(), Some(name));
     }
+    let custom = json!({"type": "custom", "custom": {"name": "sh"}});
+    assert_eq!(with("tools", json!([custom])).as_deref(), Some("tools[0].type"));
+    let called = json!([
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "nothing"},
+    ]);
+    assert_eq!(with("messages", called).as_deref(), Some("messages[1].tool_calls"));
     let harmless = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}],
         "n": 1, "logprobs": false, "frequency_penalty": 0, "logit_bias": {}, "store": true});
     assert_eq!(sent(&harmless)["max_tokens"], json!(500), "the cap is always sent");
@@ -316,4 +351,46 @@ fn a_whole_message_is_read_as_its_stream_is() {
     assert!(whole(b"{\"id\":1}", 1).is_err());
     let failed = whole(b"{\"type\":\"error\",\"error\":{}}", 1).unwrap();
     assert!(matches!(failed, Read::Failed));
+}
+
+#[test]
+fn for_its_own_client_every_event_but_the_last_passes_and_the_same_is_seen() {
+    let usage = json!({"input_tokens": 5, "output_tokens": 1, "service_tier": "priority"});
+    let [last, end_frame] = stop("end_turn", &json!({"output_tokens": 3}));
+    let frames = [
+        start(&usage),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "redacted_thinking", "data": "x"}}),
+        delta(&json!({"type": "thinking_delta", "thinking": "Hm."})),
+        delta(&json!({"type": "text_delta", "text": "Okay"})),
+        delta(&json!({"type": "citations_delta", "citation": {"cited_text": "Okay"}})),
+        json!({"type": "yet_to_come"}),
+        last,
+    ];
+    let mut stream = Stream::new(11);
+    let mut passed = Vec::new();
+    for frame in &frames {
+        let data = Bytes::from(frame.to_string());
+        let Read::Events(events) = stream.read_own(&data).unwrap() else { panic!("{frame}") };
+        match events.as_slice() {
+            [Event::Own { data: own, seen }] => passed.push((own.clone(), seen.clone())),
+            [Event::Begin { id }, Event::Own { data: own, seen }] if id == "msg_1" => {
+                passed.push((own.clone(), seen.clone()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(passed.iter().map(|(own, _)| own).eq(frames.map(|frame| frame.to_string()).iter()));
+    let bytes: Vec<_> =
+        passed.iter().map(|(_, seen)| (seen.visible_bytes, seen.reasoning_bytes)).collect();
+    assert_eq!(bytes, [(0, 0), (0, 0), (0, 3), (4, 0), (0, 0), (0, 0), (0, 0)]);
+    let (_, first) = &passed[0];
+    assert_eq!((first.usage, &first.usage_at), (None, &None), "its count is none of the answer");
+    let (data, told) = &passed[6];
+    assert_eq!(told.usage, Some(Usage { input: 5, output: 3, ..Usage::default() }));
+    assert_eq!(told.service, Some(ServiceTier::Priority));
+    assert_eq!(told.finish, Some(FinishReason::Stop));
+    assert_eq!(data.slice(told.usage_at.clone().unwrap()), r#"{"output_tokens":3}"#);
+    let end_frame = Bytes::from(end_frame.to_string());
+    let Read::Last { events, .. } = stream.read_own(&end_frame).unwrap() else { panic!() };
+    assert!(matches!(events.as_slice(), [Event::End { source: UsageSource::Reported, .. }]));
 }

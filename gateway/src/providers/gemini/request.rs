@@ -155,9 +155,7 @@ fn turns(
     // A result names its function there, and its call here.
     let mut names: HashMap<&str, &str> = HashMap::new();
     for message in messages {
-        for call in message.tool_calls.iter().flatten() {
-            names.insert(&call.id, &call.function.name);
-        }
+        names.extend(message.calls().map(|(id, called)| (id, called.name.as_ref())));
         let mut parts = Vec::new();
         let role = match message.role.as_ref() {
             "system" | "developer" => {
@@ -173,6 +171,13 @@ fn turns(
                 let id = message.tool_call_id.as_deref().unwrap_or_default();
                 let name = names.get(id).copied().unwrap_or(id);
                 parts.push(result(name, message.content.as_ref()));
+                // A result holds no image there: it is shown beside it.
+                for placed in message.content.iter().flat_map(Content::pieces) {
+                    let piece = placed?.piece;
+                    if !matches!(piece, Piece::Text(_)) {
+                        parts.push(part(&piece)?);
+                    }
+                }
                 "user"
             }
             _ => {
@@ -193,31 +198,32 @@ fn turns(
 
 fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
     for placed in content.into_iter().flat_map(Content::pieces) {
-        out.push(PartWritten::Plain(match placed?.piece {
-            Piece::Text(text) => json!({ "text": text }),
-            Piece::Inline { media, data } => {
-                json!({ "inlineData": { "mimeType": media, "data": data } })
-            }
-            Piece::Address(_) => {
-                let message = "Gemini fetches no images: send the image itself as a data: URL";
-                return Err(BadRequest::unsupported("messages", message));
-            }
-        }));
+        out.push(part(&placed?.piece)?);
     }
     Ok(())
+}
+
+fn part(piece: &Piece<'_>) -> Result<PartWritten, BadRequest> {
+    Ok(PartWritten::Plain(match piece {
+        Piece::Text(text) => json!({ "text": text }),
+        Piece::Inline { media, data } => {
+            json!({ "inlineData": { "mimeType": media, "data": data } })
+        }
+        Piece::Address(_) => {
+            let message = "Gemini fetches no images: send the image itself as a data: URL";
+            return Err(BadRequest::unsupported("messages", message));
+        }
+    }))
 }
 
 /// The calls of an earlier answer, the first with its signature.
 fn calls(message: &Message<'_>, model: &str, parts: &mut Vec<PartWritten>) {
     let signs = !["gemini-1", "gemini-2", "gemma"].iter().any(|old| model.starts_with(old));
-    for (index, call) in message.tool_calls.iter().flatten().enumerate() {
-        let signature = call.id.split_once(SIGNED).map(|(_, signature)| signature.to_owned());
+    for (index, (id, called)) in message.calls().enumerate() {
+        let signature = id.split_once(SIGNED).map(|(_, signature)| signature.to_owned());
         let stand_in = (signs && index == 0).then(|| UNSIGNED.to_owned());
         parts.push(PartWritten::Call {
-            function_call: CallWritten {
-                name: call.function.name.to_string(),
-                args: call.function.arguments(),
-            },
+            function_call: CallWritten { name: called.name.to_string(), args: called.arguments() },
             thought_signature: signature.or(stand_in),
         });
     }

@@ -68,6 +68,28 @@ fn a_conversation_with_tools_becomes_contents() {
 }
 
 #[test]
+fn an_image_in_a_result_is_shown_beside_it() {
+    let shown = |url: &str| {
+        let request = json!({"model": "auto", "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "x", "content": [
+                {"type": "text", "text": "here"}, {"type": "image_url", "image_url": {"url": url}}]},
+        ]});
+        let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
+        body(&request, &request.body, "gemini-2.5-flash", 500)
+    };
+    let sent: Value =
+        serde_json::from_slice(&shown("data:image/png;base64,AAAA").unwrap()).unwrap();
+    let result = json!({"functionResponse": {"name": "f", "response": {"result": "here"}}});
+    let image = json!({"inlineData": {"mimeType": "image/png", "data": "AAAA"}});
+    assert_eq!(sent["contents"][2], json!({"role": "user", "parts": [result, image]}));
+    let refused = shown("https://example.com/a.png").unwrap_err();
+    assert_eq!(refused.param.as_deref(), Some("messages"));
+}
+
+#[test]
 fn a_call_from_elsewhere_carries_a_stand_in_for_its_signature_where_one_is_needed() {
     let request = json!({"model": "auto", "messages": [
         {"role": "user", "content": "Hi"},

@@ -1,7 +1,7 @@
 //! A payload in OpenAI's format as deltas, for a client that speaks another one.
 //!
-//! **Invariant:** nothing visible is lost, and the order within a choice is kept: reasoning, text,
-//! calls, finish. What a provider leaves out (a call's number or id) is filled in the same way in
+//! **Invariant:** nothing visible is lost (what cannot be read is an error), and the order within a
+//! choice is kept: reasoning, text, calls, finish. What a provider leaves out (a call's number or id) is filled in the same way in
 //! every chunk.
 
 use crate::wire::{
@@ -67,8 +67,9 @@ struct Call<'a> {
 struct Function<'a> {
     #[serde(borrow, default)]
     name: Option<Cow<'a, str>>,
+    /// A string; with some an object.
     #[serde(borrow, default)]
-    arguments: Option<Cow<'a, str>>,
+    arguments: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -96,10 +97,13 @@ struct Token<'a> {
     top_logprobs: Option<Vec<Token<'a>>>,
 }
 
-/// The pieces in a chunk of a stream or in a whole answer; none in what is neither.
-#[must_use]
-pub fn deltas(payload: &[u8]) -> Vec<Delta> {
-    let Ok(written) = serde_json::from_slice::<Written<'_>>(payload) else { return Vec::new() };
+/// The pieces in a chunk of a stream or in a whole answer.
+///
+/// # Errors
+/// What is neither, or is written as no other provider does: never with its text.
+pub fn deltas(payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
+    let written: Written<'_> = serde_json::from_slice(payload)
+        .map_err(|_| "the answer cannot be read in OpenAI's format")?;
     let mut deltas = Vec::with_capacity(2);
     for choice in written.choices.unwrap_or_default() {
         let index = choice.index;
@@ -123,7 +127,7 @@ pub fn deltas(payload: &[u8]) -> Vec<Delta> {
             deltas.push(Delta::new(index, DeltaKind::Finish(finish)));
         }
     }
-    deltas
+    Ok(deltas)
 }
 
 fn pieces(said: Said<'_>, kinds: &mut Vec<DeltaKind>) {
@@ -141,7 +145,7 @@ fn pieces(said: Said<'_>, kinds: &mut Vec<DeltaKind>) {
     for (position, call) in said.tool_calls.unwrap_or_default().into_iter().enumerate() {
         let index = call.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
         let (name, arguments) = match (call.function, call.custom) {
-            (Some(function), _) => (function.name, function.arguments),
+            (Some(function), _) => (function.name, function.arguments.map(arguments)),
             (None, Some(custom)) => (custom.name, custom.input),
             (None, None) => (None, None),
         };
@@ -150,7 +154,7 @@ fn pieces(said: Said<'_>, kinds: &mut Vec<DeltaKind>) {
     }
     if let Some(function) = said.function_call {
         begin(0, None, function.name, kinds);
-        go_on(0, function.arguments, kinds);
+        go_on(0, function.arguments.map(arguments), kinds);
     }
 }
 
@@ -164,6 +168,15 @@ fn begin(
     let id = id.filter(|id| !id.is_empty());
     let id = id.map_or_else(|| format!("call_{index}"), Cow::into_owned);
     kinds.push(DeltaKind::ToolCall { index, id, name: name.into_owned() });
+}
+
+/// The JSON text of a call's arguments.
+fn arguments(raw: &RawValue) -> Cow<'_, str> {
+    match json::kind(raw.get()) {
+        Kind::String => json::text_of(raw.get()).unwrap_or_default(),
+        Kind::Null => Cow::Borrowed(""),
+        _ => Cow::Borrowed(raw.get()),
+    }
 }
 
 fn go_on(index: u32, arguments: Option<Cow<'_, str>>, kinds: &mut Vec<DeltaKind>) {

@@ -59,6 +59,8 @@ pub struct CloudAnswer {
     vectors: bool,
     /// Whose format it comes in.
     reader: Reader,
+    /// Whether that is the client's own, though not OpenAI's: its bytes pass.
+    own: bool,
     /// Events that were read and not handed on yet.
     ready: VecDeque<Event>,
     /// The service tier that is said to have served it, in formats that say so at the end.
@@ -142,6 +144,7 @@ impl CloudAnswer {
             id_wanted: true,
             vectors: request.endpoint == Endpoint::Embeddings,
             reader,
+            own: format == Format::Anthropic && request.endpoint == Endpoint::Messages,
             ready: VecDeque::new(),
             service: None,
             prompt_tokens,
@@ -265,6 +268,7 @@ impl CloudAnswer {
         }
         let read = match &mut self.reader {
             Reader::OpenAi => None,
+            Reader::Anthropic(stream) if self.own => Some(stream.read_own(&event.data)),
             Reader::Anthropic(stream) => Some(stream.read(data)),
             Reader::Gemini(stream) => Some(stream.read(data)),
         };
@@ -298,11 +302,7 @@ impl CloudAnswer {
                 events
             }
         };
-        let speaks = |event: &Event| match event {
-            Event::Delta(delta) => delta.visible() || delta.reasoning_bytes() > 0,
-            _ => false,
-        };
-        if events.iter().any(speaks) {
+        if events.iter().any(Event::speaks) {
             self.watch.spoke();
         }
         self.ready.extend(events);
@@ -319,6 +319,9 @@ impl CloudAnswer {
         self.source = None;
         let read = match self.reader {
             Reader::OpenAi => None,
+            Reader::Anthropic(_) if self.own => {
+                Some(anthropic::whole_own(&body, self.prompt_tokens))
+            }
             Reader::Anthropic(_) => Some(anthropic::whole(&body, self.prompt_tokens)),
             Reader::Gemini(_) => Some(gemini::whole(&body, self.prompt_tokens, self.choices)),
         };

@@ -238,7 +238,7 @@ struct Summary {
 impl Summary {
     fn add(&mut self, event: Event) {
         match event {
-            Event::Chunk { seen, .. } | Event::Whole { seen, .. } => {
+            Event::Chunk { seen, .. } | Event::Whole { seen, .. } | Event::Own { seen, .. } => {
                 self.visible += u64::from(seen.visible_bytes);
                 self.reasoning += u64::from(seen.reasoning_bytes);
                 self.finish = seen.finish.or(self.finish.take());

@@ -199,14 +199,22 @@ fn tool_use(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(
     Ok(())
 }
 
-/// A result becomes a message of its own, before what else the user says. An image in it, which a
-/// chat's tool message cannot hold, becomes part of what the user says.
+/// What a result begins with that is an error, which a chat's tool message has no other place for.
+const FAILED: &str = r#""Error: ""#;
+
+/// A result becomes a message of its own, before what else the user says; one that is an error says so.
+/// An image in it, which a chat's tool message cannot hold, becomes part of what the user says.
 fn tool_result(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
-    let [id, said] = check::members(at, raw, ["tool_use_id", "content"])?;
+    let [id, said, failed] = check::members(at, raw, ["tool_use_id", "content", "is_error"])?;
     let param = format_args!("{at}.tool_use_id");
     let id = id.ok_or_else(|| BadRequest::missing(param))?;
     check::string(param, id)?;
     let mut inner = Blocks::default();
+    let failed =
+        failed.map(|raw| check::boolean(format_args!("{at}.is_error"), raw)).transpose()?;
+    if failed == Some(true) {
+        inner.text(FAILED);
+    }
     if let Some(said) = said {
         content(format_args!("{at}.content"), said, &mut inner)?;
     }

@@ -2,8 +2,9 @@
 //! is written from deltas in Anthropic's shapes and in the order of its events.
 //!
 //! A provider that speaks this format itself gets the client's own body
-//! ([`super::ChatRequest::outer_body`]), so what the inner form has no place for (thinking blocks with
-//! their signatures, cache marks) reaches it all the same. For other providers that is left out.
+//! ([`super::ChatRequest::outer_body`]), and the client its own answer ([`super::Event::Own`]), so what
+//! the inner form has no place for (thinking blocks with their signatures, cache marks, citations) comes
+//! through all the same. For other providers that is left out.
 //!
 //! **Invariant:** what cannot be served is refused by its name, never left out in silence, unless it
 //! only speeds an answer up.

@@ -6,11 +6,13 @@ use crate::{
         Choice, Delta, DeltaKind, FinishReason, Gathered, ToolCall,
         chat::{self, AnswerHead, Cost},
         put::{List, Object},
+        sse,
     },
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use policies::Usage;
+use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 /// Writes one answer. A message has one choice: others are left out.
@@ -20,6 +22,8 @@ pub struct Messages {
     /// Tokens of the prompt as far as they are known before the answer's end.
     prompt_tokens: u64,
     begun: bool,
+    /// Whether a provider's own events pass: all that is left to write is their end.
+    passes: bool,
     /// The block that is open.
     open: Option<Block>,
     /// Blocks begun so far.
@@ -46,10 +50,26 @@ impl Messages {
             head,
             prompt_tokens,
             begun: false,
+            passes: false,
             open: None,
             blocks: 0,
             calls: Vec::new(),
             finish: None,
+        }
+    }
+
+    /// An event of a stream as a provider wrote it.
+    pub fn own(&mut self, data: &[u8]) -> Bytes {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(rename = "type")]
+            name: &'a str,
+        }
+        self.passes = true;
+        // It has been read before, and a borrowed name has no escapes: no line breaks.
+        match serde_json::from_slice::<Named<'_>>(data) {
+            Ok(Named { name }) => sse::named(name, data),
+            Err(_) => sse::event(data),
         }
     }
 
@@ -90,6 +110,9 @@ impl Messages {
 
     /// Writes the end of a streamed answer.
     pub fn end(&mut self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
+        if self.passes {
+            return event("message_stop", |_| {});
+        }
         let mut last = BytesMut::new();
         let mut out = |frame: Bytes| last.put_slice(&frame);
         self.begin(&mut out);

@@ -193,7 +193,12 @@ fn answer() -> Value {
                 "type": "array",
                 "items": {
                     "type": "object",
-                    "properties": { "type": { "enum": ["text", "thinking", "redacted_thinking", "tool_use"] } },
+                    "properties": {
+                        "type": {
+                            "type": "string",
+                            "description": "text, thinking or tool_use; whatever Anthropic writes where it answers.",
+                        },
+                    },
                     "required": ["type"],
                     "additionalProperties": true,
                 },
@@ -202,6 +207,7 @@ fn answer() -> Value {
             "stop_sequence": { "type": ["string", "null"] },
             "usage": {
                 "type": "object",
+                "description": "Where Anthropic answers and reports none, absent.",
                 "properties": {
                     "input_tokens": { "type": "integer", "minimum": 0 },
                     "output_tokens": { "type": "integer", "minimum": 0 },
@@ -211,7 +217,7 @@ fn answer() -> Value {
                 "additionalProperties": true,
             },
         },
-        "required": ["id", "type", "role", "model", "content", "stop_reason", "usage"],
+        "required": ["id", "type", "role", "model", "content", "stop_reason"],
         "additionalProperties": true,
     })
 }
@@ -222,10 +228,9 @@ fn event() -> Value {
         "description": "One event; the stream ends with message_stop, or with error where it broke off.",
         "properties": {
             "type": {
-                "enum": [
-                    "message_start", "content_block_start", "ping", "content_block_delta", "content_block_stop",
-                    "message_delta", "message_stop", "error",
-                ],
+                "type": "string",
+                "description": "message_start, content_block_start, ping, content_block_delta, content_block_stop, \
+                    message_delta, message_stop or error; whatever Anthropic writes where it answers.",
             },
             "message": reference("schemas", "MessagesAnswer"),
         },

@@ -117,6 +117,15 @@ fn request() -> Value {
                     },
                     "required": ["type", "name"],
                 },
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": { "const": "allowed_tools" },
+                        "mode": { "enum": ["auto", "required"] },
+                        "tools": { "type": "array", "items": { "type": "object" } },
+                    },
+                    "required": ["type", "mode", "tools"],
+                },
             ],
         },
         "parallel_tool_calls": { "type": ["boolean", "null"] },

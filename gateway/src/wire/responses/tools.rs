@@ -6,6 +6,7 @@ use crate::wire::{
     put::{List, Object},
 };
 use serde_json::value::RawValue;
+use std::{borrow::Cow, fmt::Display};
 
 /// The tools of a request.
 #[derive(Default)]
@@ -25,19 +26,11 @@ pub(super) fn read(raw: &str) -> Result<Tools, BadRequest> {
     json::elements(raw, |index, tool: Result<&RawValue, _>| {
         let at = format_args!("tools[{index}]");
         let raw = tool?.get();
-        let [kind, name] = check::members(at, raw, ["type", "name"])?;
-        let param = format_args!("{at}.type");
-        let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
-        if !matches!(kind.as_ref(), "function" | "custom") {
-            let message = format!(
-                "the built-in tool `{}` is not served: only tools of type function and custom are",
-                kind.escape_debug()
-            );
-            return Err(BadRequest::unsupported(param, message));
-        }
+        let (kind, name) = kind_and_name(at, raw)?;
         let param = format_args!("{at}.name");
         let name = check::string(param, name.ok_or_else(|| BadRequest::missing(param))?)?;
-        if kind == "custom" {
+        let is_custom = kind == "custom";
+        if is_custom {
             custom.push(name.into_owned());
         }
         // The members beside the type stand one level deeper in a chat request.
@@ -45,19 +38,60 @@ pub(super) fn read(raw: &str) -> Result<Tools, BadRequest> {
         tool.text("type", &kind);
         let mut body = Object::begin(tool.member(&kind));
         json::members::<BadRequest>(raw, |key, member| {
-            if key != "type" && member.raw != "null" {
-                body.raw(key, member.raw);
+            match key {
+                "type" => {}
+                _ if member.raw == "null" => {}
+                "format" if is_custom => {
+                    return format(format_args!("{at}.format"), member.raw, body.member(key));
+                }
+                _ => body.raw(key, member.raw),
             }
             Ok(())
         })?;
         body.end();
         tool.end();
-        Ok(())
+        Ok::<_, BadRequest>(())
     })?;
     let any = !list.is_empty();
     list.end();
     let written = any.then(|| String::from_utf8_lossy(&out).into_owned());
     Ok(Tools { written, custom })
+}
+
+/// A tool's type, and its name as it is written. One that OpenAI runs itself is refused.
+fn kind_and_name(
+    at: impl Display + Copy,
+    raw: &str,
+) -> Result<(Cow<'_, str>, Option<&str>), BadRequest> {
+    let [kind, name] = check::members(at, raw, ["type", "name"])?;
+    let param = format_args!("{at}.type");
+    let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
+    if matches!(kind.as_ref(), "function" | "custom") {
+        return Ok((kind, name));
+    }
+    let message = format!(
+        "the built-in tool `{}` is not served: only tools of type function and custom are",
+        kind.escape_debug()
+    );
+    Err(BadRequest::unsupported(param, message))
+}
+
+/// Writes the form of a custom tool's text: what a grammar has beside its type stands one level deeper
+/// in a chat request.
+fn format(at: impl Display + Copy, raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
+    let [kind, definition, syntax] = check::members(at, raw, ["type", "definition", "syntax"])?;
+    if kind != Some("\"grammar\"") {
+        out.extend_from_slice(raw.as_bytes());
+        return Ok(());
+    }
+    let mut format = Object::begin(out);
+    format.text("type", "grammar");
+    let mut grammar = Object::begin(format.member("grammar"));
+    grammar.maybe("definition", definition);
+    grammar.maybe("syntax", syntax);
+    grammar.end();
+    format.end();
+    Ok(())
 }
 
 /// Writes the choice among the tools.
@@ -74,25 +108,43 @@ pub(super) fn choice(raw: &str, tools: &Tools, body: &mut Object<'_>) -> Result<
         }
         return Ok(());
     }
-    let [kind, name] = check::members("tool_choice", raw, ["type", "name"])?;
-    let kind = kind.ok_or_else(|| BadRequest::missing("tool_choice.type"))?;
-    let kind = check::string("tool_choice.type", kind)?;
-    match kind.as_ref() {
-        "function" | "custom" => {
-            let name = name.ok_or_else(|| BadRequest::missing("tool_choice.name"))?;
-            check::string("tool_choice.name", name)?;
-            let named = format!(r#"{{"type":"{kind}","{kind}":{{"name":{name}}}}}"#);
-            body.raw("tool_choice", &named);
-            Ok(())
-        }
-        "allowed_tools" => {
-            let allowed = format!(r#"{{"type":"allowed_tools","allowed_tools":{raw}}}"#);
-            body.raw("tool_choice", &allowed);
-            Ok(())
-        }
-        other => Err(BadRequest::unsupported(
-            "tool_choice.type",
-            format!("the built-in tool `{}` is not served", other.escape_debug()),
-        )),
+    let [kind] = check::members("tool_choice", raw, ["type"])?;
+    if kind == Some("\"allowed_tools\"") {
+        return allowed(raw, body);
     }
+    named("tool_choice", raw, body.member("tool_choice"))
+}
+
+/// Writes which of the tools may be called.
+fn allowed(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
+    let [mode, tools] = check::members("tool_choice", raw, ["mode", "tools"])?;
+    let mode = mode.ok_or_else(|| BadRequest::missing("tool_choice.mode"))?;
+    if !matches!(check::string("tool_choice.mode", mode)?.as_ref(), "auto" | "required") {
+        let message = "`tool_choice.mode` must be auto or required";
+        return Err(BadRequest::value("tool_choice.mode", message));
+    }
+    let tools = tools.ok_or_else(|| BadRequest::missing("tool_choice.tools"))?;
+    check::array("tool_choice.tools", tools)?;
+    let mut choice = Object::begin(body.member("tool_choice"));
+    choice.text("type", "allowed_tools");
+    let mut allowed = Object::begin(choice.member("allowed_tools"));
+    allowed.raw("mode", mode);
+    let mut list = List::begin(allowed.member("tools"));
+    json::elements(tools, |index, tool: Result<&RawValue, _>| {
+        named(format_args!("tool_choice.tools[{index}]"), tool?.get(), list.next())
+    })?;
+    list.end();
+    allowed.end();
+    choice.end();
+    Ok(())
+}
+
+/// Writes a tool by its name: that stands one level deeper in a chat request.
+fn named(at: impl Display + Copy, raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
+    let (kind, name) = kind_and_name(at, raw)?;
+    let param = format_args!("{at}.name");
+    let name = name.ok_or_else(|| BadRequest::missing(param))?;
+    check::string(param, name)?;
+    out.extend_from_slice(format!(r#"{{"type":"{kind}","{kind}":{{"name":{name}}}}}"#).as_bytes());
+    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::{
 use bytes::Bytes;
 use http::HeaderMap;
 use local_engine::Pooling;
-use policies::Usage;
+use policies::{ServiceTier, Usage};
 use serde_json::{Value, json};
 
 fn asked(endpoint: Endpoint, body: &Value) -> Result<ChatRequest, BadRequest> {
@@ -59,6 +59,20 @@ fn a_completion_is_read_with_every_limit_known() {
 }
 
 #[test]
+fn the_service_tier_is_known_so_that_it_is_priced_or_refused() {
+    for (word, tier) in [
+        (json!(null), ServiceTier::Standard),
+        (json!("priority"), ServiceTier::Priority),
+        (json!("flex"), ServiceTier::Flex),
+        (json!("auto"), ServiceTier::Unknown),
+    ] {
+        let asked = json!({"service_tier": word});
+        assert_eq!(completion(&asked).unwrap().service, tier, "{word}");
+        assert_eq!(embedding(&asked).unwrap().service, tier, "{word}");
+    }
+}
+
+#[test]
 fn a_wrong_text_is_named() {
     let wrong = [
         json!(5),
@@ -88,6 +102,7 @@ fn a_wrong_text_is_named() {
         ("max_tokens", json!(-1)),
         ("best_of", json!(2)),
         ("stream", json!("yes")),
+        ("service_tier", json!("platinum")),
     ] {
         let bad = completion(&json!({field: value})).unwrap_err();
         assert_eq!(bad.param.as_deref(), Some(field));
@@ -111,6 +126,7 @@ fn an_embedding_is_read() {
         ("encoding_format", json!(1)),
         ("dimensions", json!(0)),
         ("stream", json!(true)),
+        ("service_tier", json!("batch")),
         ("input", json!("")),
     ] {
         let bad = embedding(&json!({field: value})).unwrap_err();

@@ -65,6 +65,28 @@ fn a_message_request_asks_the_same_as_a_chat() {
 }
 
 #[test]
+fn a_result_that_is_an_error_says_so_where_a_chat_has_no_place_for_it() {
+    let result = |more: Value| {
+        let mut result = json!({"type": "tool_result", "tool_use_id": "t"});
+        more.as_object().unwrap().iter().for_each(|(name, it)| result[name] = it.clone());
+        let body = json!({"model": "auto", "max_tokens": 9, "messages": [
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+            {"role": "user", "content": [result]}]});
+        let request = asked(Endpoint::Messages, &body)?;
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        Ok::<_, BadRequest>(body["messages"][2]["content"].clone())
+    };
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let absent = result(json!({"is_error": true, "content": "No such city."})).unwrap();
+    assert_eq!(absent, json!([part("Error: "), part("No such city.")]));
+    assert_eq!(result(json!({"is_error": true})).unwrap(), "Error: ");
+    assert_eq!(result(json!({"is_error": false, "content": "7"})).unwrap(), "7");
+    let bad = result(json!({"is_error": "yes"})).unwrap_err();
+    assert_eq!(bad.param.as_deref(), Some("messages[2].content[0].is_error"));
+}
+
+#[test]
 fn a_response_request_asks_the_same_as_a_chat() {
     converts(Endpoint::Responses, "responses");
 }
@@ -269,6 +291,58 @@ fn a_stream_that_broke_says_so_in_its_formats_words() {
 }
 
 #[test]
+fn tools_and_the_choice_among_them_stand_where_a_chat_has_them() {
+    let grammar = json!({"type": "grammar", "syntax": "lark", "definition": "start: \"a\""});
+    let asked_of = |choice: Value| {
+        let body = json!({"model": "auto", "input": "Hi.", "tool_choice": choice, "tools": [
+            {"type": "function", "name": "look"},
+            {"type": "custom", "name": "say", "format": grammar},
+            {"type": "custom", "name": "sing", "format": {"type": "text"}},
+        ]});
+        asked(Endpoint::Responses, &body)
+    };
+    let chat_of = |choice| {
+        let request = asked_of(choice).unwrap();
+        serde_json::from_slice::<Value>(&request.body).unwrap()
+    };
+    let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [
+        {"type": "function", "name": "look"}, {"type": "custom", "name": "say"}]});
+    let chat = chat_of(allowed);
+    let tools = json!([{"type": "function", "function": {"name": "look"}},
+                       {"type": "custom", "custom": {"name": "say"}}]);
+    assert_eq!(
+        chat["tool_choice"],
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools}})
+    );
+    let grammar = json!({"definition": "start: \"a\"", "syntax": "lark"});
+    assert_eq!(
+        chat["tools"],
+        json!([
+            {"type": "function", "function": {"name": "look"}},
+            {"type": "custom",
+             "custom": {"name": "say", "format": {"type": "grammar", "grammar": grammar}}},
+            {"type": "custom", "custom": {"name": "sing", "format": {"type": "text"}}},
+        ])
+    );
+    let named = chat_of(json!({"type": "custom", "name": "say"}));
+    assert_eq!(named["tool_choice"], json!({"type": "custom", "custom": {"name": "say"}}));
+    for (choice, param) in [
+        (json!({"type": "allowed_tools", "tools": []}), "tool_choice.mode"),
+        (json!({"type": "allowed_tools", "mode": "none", "tools": []}), "tool_choice.mode"),
+        (json!({"type": "allowed_tools", "mode": "auto"}), "tool_choice.tools"),
+        (
+            json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]}),
+            "tool_choice.tools[0].type",
+        ),
+        (json!({"type": "function"}), "tool_choice.name"),
+        (json!({"type": "file_search"}), "tool_choice.type"),
+    ] {
+        let bad = asked_of(choice.clone()).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(param), "{choice}");
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_by_its_name() {
     let user = json!([{"role": "user", "content": "Hi."}]);
     for (more, param) in [
@@ -382,7 +456,7 @@ fn a_providers_chunks_are_read_as_deltas() {
          "finish_reason": "stop", "stop_reason": "END"},
         {"index": 0, "delta": {"content": null, "refusal": "no"}, "finish_reason": null},
     ]});
-    let deltas = openai::deltas(chunk.to_string().as_bytes());
+    let deltas = openai::deltas(chunk.to_string().as_bytes()).unwrap();
     let kinds: Vec<_> = deltas.into_iter().map(|delta| (delta.choice, delta.kind)).collect();
     assert_eq!(
         kinds,
@@ -396,7 +470,26 @@ fn a_providers_chunks_are_read_as_deltas() {
             (0, DeltaKind::Refusal("no".into())),
         ]
     );
-    for odd in ["", "null", "[]", "{\"choices\":5}", "{\"choices\":null}", "{}"] {
-        assert_eq!(openai::deltas(odd.as_bytes()), []);
+    for silent in ["{\"choices\":null}", "{\"choices\":[]}", "{}"] {
+        assert_eq!(openai::deltas(silent.as_bytes()), Ok(Vec::new()));
     }
+    for odd in ["", "null", "{\"choices\":5}", "{\"choices\":[{\"message\":{\"tool_calls\":5}}]}"] {
+        assert!(openai::deltas(odd.as_bytes()).is_err(), "{odd}: never an answer without a word");
+    }
+    let call = json!({"choices": [{"message": {"content": "Yes.", "tool_calls": [
+        {"id": "c", "function": {"name": "f", "arguments": {"a": 1.50}}},
+        {"id": "d", "function": {"name": "g", "arguments": null}}]}}]});
+    let call = call.to_string().replace("1.5", "1.50");
+    let kinds: Vec<_> =
+        openai::deltas(call.as_bytes()).unwrap().into_iter().map(|delta| delta.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            DeltaKind::Text("Yes.".into()),
+            DeltaKind::ToolCall { index: 0, id: "c".into(), name: "f".into() },
+            DeltaKind::ToolArguments { index: 0, json: "{\"a\":1.50}".into() },
+            DeltaKind::ToolCall { index: 1, id: "d".into(), name: "g".into() },
+        ],
+        "arguments that are an object are its text"
+    );
 }
