@@ -26,7 +26,7 @@ impl Stream {
             Read::Events(events) => looked_at(events),
             other => return Ok(other),
         };
-        if let Some((usage, service)) = self.told() {
+        if let Some((usage, service)) = self.told_of_whole() {
             seen.usage_at = usage_at(data);
             seen.usage = Some(usage);
             seen.service = service;

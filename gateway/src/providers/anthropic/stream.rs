@@ -146,7 +146,7 @@ impl Stream {
     }
 
     /// Usage and tier, once the answer has its reason to end and both sides are known.
-    pub(super) fn told(&self) -> Option<(Usage, Option<ServiceTier>)> {
+    pub(super) fn told_of_whole(&self) -> Option<(Usage, Option<ServiceTier>)> {
         let usage = self.usage.read().filter(|_| self.finished)?;
         Some((usage, self.usage.service()))
     }
