@@ -1,5 +1,6 @@
 //! Walks the decision: reserve, attempt, and on a fault the next route, until one answers. When all
-//! have had their turn, those whose fault may pass are asked again.
+//! have had their turn, those whose fault may pass are asked again; then those that lacked money wait
+//! for it, once.
 //!
 //! **Invariants:** no attempt without its own reservation; a local-only plan opens no outbound
 //! connection, because only routes of the plan (which the guards allowed) are tried; nothing is
@@ -122,6 +123,8 @@ struct Step {
     planned: bool,
     /// Whether it is to be tried in this round.
     due: bool,
+    /// Whether it was asked before.
+    asked: bool,
     miss: Option<Miss>,
 }
 
@@ -168,30 +171,34 @@ impl<'a> Execution<'a> {
             if let Some(started) = self.round(&mut walk).await {
                 return Ok(started);
             }
-            let Some(ready_at) = self.again(&mut walk) else {
-                return Box::pin(self.waited(walk)).await;
-            };
-            tokio::time::sleep_until(ready_at).await;
-            walk.round += 1;
+            if let Some(ready_at) = self.again(&mut walk) {
+                // Nobody is kept out by money that has only to be given back.
+                self.book.settle_ended();
+                tokio::time::sleep_until(ready_at).await;
+                walk.round += 1;
+            } else if !self.lines_up(&mut walk) {
+                return Err(walk.refusal());
+            }
         }
     }
 
-    /// Instead of failing, and only then: the first route that lacked money or tokens which running
-    /// requests may give back is tried once more, in the line of those who wait for them.
-    async fn waited(&self, mut walk: Walk) -> Result<Started, Refusal> {
-        let Bounds { budget_wait, .. } = self.bounds;
+    /// Instead of failing, and only then: from the first route on that lacked money or tokens which
+    /// running requests may give back, those that lacked any or had no turn are tried, in the line of
+    /// those who wait. `false` where none did, it has waited, or nothing else may be tried.
+    fn lines_up(&self, walk: &mut Walk) -> bool {
+        let Bounds { budget_wait, attempts, arrived, .. } = self.bounds;
         let helps = |step: &Step| step.miss.as_ref().is_some_and(Miss::may_be_freed);
-        let Some(at) = walk.steps.iter().position(helps).filter(|_| !budget_wait.is_zero()) else {
-            return Err(walk.refusal());
+        let at = walk.steps.iter().position(helps).filter(|_| !budget_wait.is_zero());
+        let Some(at) = at.filter(|_| self.waits.get().is_none() && !self.spent()) else {
+            return false;
         };
-        let _set_once = self.waits.set(Instant::now() + budget_wait);
-        match self.attempt(&walk.steps[at].route, Role::Fallback).await {
-            Ok(started) => Ok(started),
-            Err(miss) => {
-                walk.steps[at].miss = Some(miss);
-                Err(walk.refusal())
-            }
+        let until = (Instant::now() + budget_wait).min(arrived + attempts.time_max);
+        let _set_once = self.waits.set(until);
+        for step in &mut walk.steps[at..] {
+            step.due = step.miss.as_ref().is_none_or(|miss| matches!(miss, Miss::Short(_)));
         }
+        (walk.over, walk.only_local) = (false, false);
+        true
     }
 
     /// Each route that is due, in order.
@@ -205,15 +212,18 @@ impl<'a> Execution<'a> {
                 continue;
             }
             walk.steps[at].due = false;
-            let role = if walk.round == 0 { Role::Fallback } else { Role::Retry };
             let step = &walk.steps[at];
-            if role == Role::Fallback {
+            let role = if step.asked { Role::Retry } else { Role::Fallback };
+            if step.miss.is_none() {
                 step.route.retries.note();
             }
             let tried = match &step.hedge {
-                Some(second) if walk.round == 0 => {
+                Some(second) if step.miss.is_none() => {
                     // Boxed: it has room for two attempts, and most requests make one.
-                    Box::pin(self.hedged(&step.route, second)).await
+                    let tried = Box::pin(self.hedged(&step.route, second)).await;
+                    // What the loser cost is known: the rest of its money is free at once.
+                    self.book.settle_ended();
+                    tried
                 }
                 _ => self.attempt(&step.route, role).await.map_err(Missed::one),
             };
@@ -221,8 +231,9 @@ impl<'a> Execution<'a> {
                 Ok(started) => return Some(started),
                 Err(Missed { first, hedge }) => {
                     self.learn(walk, at, *first);
-                    if let Some(miss) = hedge {
-                        // It has had its turn beside the other.
+                    // It has had its turn beside the other, unless it was not asked: what the other
+                    // held it may have now.
+                    if let Some(miss) = hedge.filter(|miss| matches!(**miss, Miss::Fault(_))) {
                         self.learn(walk, at + 1, *miss);
                     }
                 }
@@ -244,8 +255,11 @@ impl<'a> Execution<'a> {
         if walk.over || self.spent() {
             return None;
         }
-        let (round, jitter) = (walk.round, draw());
-        let wait = |step: &Step| retry::wait(&step.route, step.miss.as_ref()?, round, jitter);
+        let (round, jitter, only_local) = (walk.round, draw(), walk.only_local);
+        let wait = |step: &Step| {
+            let miss = step.miss.as_ref().filter(|_| step.may_be_tried(only_local))?;
+            retry::wait(&step.route, miss, round, jitter)
+        };
         let soonest = walk.steps.iter().filter_map(|step| Some(wait(step)?.whole)).min()?;
         let ready_at = Instant::now() + soonest;
         let Bounds { attempts, arrived, deadline, .. } = self.bounds;
@@ -265,7 +279,7 @@ impl<'a> Execution<'a> {
     fn steps(&self) -> Vec<Step> {
         let step = |id: &RouteId, planned| {
             let route = Arc::clone(self.routes.get(id)?);
-            Some(Step { route, hedge: None, planned, due: true, miss: None })
+            Some(Step { route, hedge: None, planned, due: true, asked: false, miss: None })
         };
         let planned = self.decision.plan.routes().filter_map(|id| step(id, true));
         let spare = self
@@ -298,6 +312,7 @@ impl<'a> Execution<'a> {
         }
         if let Some(step) = walk.steps.get_mut(at) {
             step.due = false;
+            step.asked |= matches!(miss, Miss::Fault(_));
             // That it is left alone now is told of no route that was asked before.
             if step.miss.is_none() || miss.resting().is_none() {
                 step.miss = Some(miss);
@@ -306,10 +321,17 @@ impl<'a> Execution<'a> {
     }
 }
 
+impl Step {
+    /// Once money was short, only local routes, planned or not.
+    fn may_be_tried(&self, only_local: bool) -> bool {
+        if only_local { self.route.is_local() } else { self.planned }
+    }
+}
+
 impl Walk {
     fn skips(&self, at: usize) -> bool {
         let step = &self.steps[at];
-        !step.due || if self.only_local { !step.route.is_local() } else { !step.planned }
+        !step.due || !step.may_be_tried(self.only_local)
     }
 
     /// What the caller is told.

@@ -1,8 +1,8 @@
 //! When a route is late with its first token another one starts beside it: who speaks first answers,
 //! the other is cancelled and booked, and the extra calls stay within their share.
 
-use crate::harness::{EntrySeen, Gate};
-use e2e::standin::{Cut, Hold, Point, Script, StandIn};
+use crate::harness::{EntrySeen, Gate, eventually};
+use e2e::standin::{Cut, Fault, Hold, Point, Script, StandIn};
 
 const POLICY: &str = "description = \"hedged\"\n[[choose]]\nname = \"hedged\"\n\
                       hedge = [\"first\", \"second\"]\n";
@@ -146,4 +146,47 @@ async fn a_gateway_that_is_loaded_hedges_nothing() {
     gate.until_nothing_is_reserved().await;
     assert!(is_hedged(&ask().await), "and hedges again when it is not");
     assert_eq!(second.counts().requests, 2);
+}
+
+#[tokio::test]
+async fn a_hedge_that_only_the_first_attempt_leaves_no_money_for_keeps_its_turn() {
+    let Case { first, second, gate } = hedged(20_000).await;
+    let asked = gate.ask("Quick!").streamed().send().await.ok();
+    let each = gate.ledger().entry(asked.id()).await.only_attempt().reserved();
+    let enough_for_one = policies::PicoUsdTotal::from_pico(each * 6 / 5).to_string();
+    let key = gate.new_key().with_budget_usd(&enough_for_one).create().await;
+    second.always(Script::says("From the second.").using(1, 1));
+    let late = std::time::Duration::from_millis(900);
+    let fails = || Script { before_head: late, ..Script::default().with(Fault::Status503) };
+
+    first.next(fails());
+    let by_budget = gate.ask("Quick!").streamed().by(&key).send().await.ok();
+    assert_eq!(by_budget.text(), "From the second.");
+    first.next(fails());
+    let asked = gate.ask("Quick!").streamed().header("x-tollgate-max-cost-usd", &enough_for_one);
+    let by_limit = asked.send().await.ok();
+    assert_eq!(by_limit.text(), "From the second.");
+    for answer in [by_budget, by_limit] {
+        let attempts = gate.ledger().entry(answer.id()).await.attempts();
+        let roles: Vec<_> = attempts.iter().map(|attempt| attempt.text("role")).collect();
+        assert_eq!(roles, ["primary", "fallback"]);
+    }
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn what_the_loser_held_is_free_while_the_winner_speaks() {
+    let Case { first, second, gate } = hedged(20_000).await;
+    let speaks = Hold::after_pieces(1);
+    first.next(stalls());
+    second.next(Script::says("one two").held(&speaks));
+    let mut open = gate.ask("Quick!").streamed().open().await;
+    open.read_pieces(1).await;
+    eventually("the loser's money to be free", || async {
+        let held = gate.reservations().await;
+        (held.len() == 1 && held[0]["attempt"] == 1).then_some(())
+    })
+    .await;
+    speaks.let_go();
+    open.rest().await.ok();
 }

@@ -29,6 +29,7 @@ mod hedging;
 mod hello;
 mod leaving;
 mod limits;
+mod lining_up;
 mod malformed;
 mod matrix;
 mod models;

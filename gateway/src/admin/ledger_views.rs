@@ -293,6 +293,8 @@ pub(super) fn summary_view(summary: &Summary, group_by: &[GroupBy]) -> Value {
         "percentiles": summary.percentiles,
         "entries_read": summary.entries_read,
         "spans_from_rollups": summary.spans_from_rollups,
+        // Absent unless entries of the range were dropped that no rollup stands for.
+        "dropped_before": summary.dropped_before_unix_ms.map(rfc3339),
         // Absent unless the journal is damaged.
         "lost": (!summary.lost.is_empty()).then_some(&summary.lost),
     })

@@ -24,7 +24,7 @@ mod ledger_views;
 mod limits;
 mod model_limits;
 mod models;
-mod organization;
+pub(crate) mod organization;
 mod policies;
 mod read;
 mod rerate;

@@ -4,16 +4,18 @@
 //! A project is a team, an API key a key. **Invariants:** the shapes are OpenAI's; sums are those of
 //! the ledger, exact; an amount is a JSON number, as there, written from the exact decimal, and has no
 //! value where nothing of it is known. OpenAI's shape cannot say that a part is unknown: `unknown_cost`
-//! beside the amount does.
+//! beside the amount does, and `dropped_before` of a page. A page has fewer buckets than were asked for
+//! where they have more groups than one summary tells apart, and goes on with the next.
 
 use super::{
     Answer, READS,
     asked::Asked,
     ledger::{Ledger, read},
     read::{Params, bad},
+    times::rfc3339,
 };
 use crate::{
-    ledger::{Endpoint, Filter, Group, GroupBy, NONE, OrderBy, SummaryQuery},
+    ledger::{Endpoint, Filter, Group, GroupBy, NONE, OTHER, OrderBy, Summary, SummaryQuery},
     paths::Paths,
     refusal::Refusal,
 };
@@ -28,6 +30,12 @@ use serde_json::{
 use std::{collections::BTreeMap, sync::Arc};
 
 type Pairs = Params<Vec<(String, String)>>;
+
+/// The two pages, of any ledger.
+#[cfg(test)]
+pub(crate) fn router(ledger: Arc<Ledger>) -> axum::Router {
+    paths().with_state(ledger).router()
+}
 
 /// The two pages.
 pub(super) fn paths() -> Paths<Arc<Ledger>> {
@@ -68,6 +76,7 @@ struct Page {
     kept: Vec<(Dimension, Vec<String>)>,
     batch: bool,
     by_batch: bool,
+    dropped_before: Option<String>,
 }
 
 /// Sums of one result.
@@ -90,6 +99,9 @@ struct PageView {
     data: Vec<BucketView>,
     has_more: bool,
     next_page: Option<String>,
+    /// Requests that ended before this are in no sum; absent where all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped_before: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -101,8 +113,8 @@ struct BucketView {
 }
 
 async fn completions(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answer {
-    let page = page(&ledger, pairs, &USAGE, None)?;
-    let rows = rows(&ledger, &page, true).await?;
+    let mut page = page(&ledger, pairs, &USAGE, None)?;
+    let rows = rows(&ledger, &mut page, true).await?;
     render(&page, &rows, |names, sums| {
         let mut result = Map::new();
         result.insert("object".to_owned(), json!("organization.usage.completions.result"));
@@ -122,8 +134,8 @@ async fn completions(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) ->
 }
 
 async fn costs(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answer {
-    let page = page(&ledger, pairs, &COSTS, Some(COST_DAYS_MAX))?;
-    let rows = rows(&ledger, &page, false).await?;
+    let mut page = page(&ledger, pairs, &COSTS, Some(COST_DAYS_MAX))?;
+    let rows = rows(&ledger, &mut page, false).await?;
     render(&page, &rows, |names, sums| {
         let value = number(PicoUsdTotal::from_pico(sums.cost))?;
         let name = |name: &str| names.get(name).cloned().unwrap_or(Value::Null);
@@ -200,6 +212,7 @@ fn page(
         // Nothing here is a batch job: asking for only those finds none.
         batch: batch == Some(true),
         by_batch,
+        dropped_before: None,
     })
 }
 
@@ -248,12 +261,53 @@ fn named(mut lists: Lists, dimensions: &[Dimension]) -> Result<Named, Refusal> {
 
 type Key = (u64, Vec<Option<String>>);
 
-/// The sums of every bucket and group.
+impl Page {
+    /// Ends after the first half of its buckets; `false` if it has only one.
+    fn halve(&mut self) -> bool {
+        let buckets = (self.to_s - self.from_s) / self.width_s;
+        if buckets < 2 {
+            return false;
+        }
+        self.to_s = self.from_s + buckets / 2 * self.width_s;
+        self.next_s = Some(self.to_s);
+        true
+    }
+}
+
+/// The sums of every bucket and group. Where these are more than a summary tells apart, the page ends
+/// earlier.
 async fn rows(
     ledger: &Arc<Ledger>,
-    page: &Page,
+    page: &mut Page,
     completions: bool,
 ) -> Result<BTreeMap<Key, Sums>, Refusal> {
+    let mut rows = BTreeMap::new();
+    if page.batch || page.from_s >= page.to_s {
+        return Ok(rows);
+    }
+    let summary = loop {
+        let query = query(page, completions);
+        let summary = read(ledger, move |reader| reader.summary(&query)).await?;
+        if !summary.groups.iter().any(is_rest) || !page.halve() {
+            break summary;
+        }
+    };
+    page.dropped_before = summary.dropped_before_unix_ms.map(rfc3339);
+    // What is beyond the cap in a single bucket has names that nobody can tell.
+    if (completions || !page.kept.is_empty()) && summary.groups.iter().any(is_rest) {
+        let message = "one bucket has more groups than can be told apart: group or filter by less";
+        return Err(bad(Some("group_by"), message));
+    }
+    add(&mut rows, page, &summary, completions);
+    Ok(rows)
+}
+
+/// Whether a group is all that is beyond the cap of a summary, of any time.
+fn is_rest(group: &Group) -> bool {
+    group.names.first().is_some_and(|name| name == OTHER)
+}
+
+fn query(page: &Page, completions: bool) -> SummaryQuery {
     let mut group_by = vec![page.bucket];
     group_by.extend(page.shown.iter().chain(page.kept.iter().map(|(by, _)| by)).map(|by| by.2));
     if completions {
@@ -264,13 +318,10 @@ async fn rows(
         to_unix_ms: Some(page.to_s.saturating_mul(1_000)),
         ..Filter::default()
     };
-    let query =
-        SummaryQuery { filter, group_by, order_by: OrderBy::Name, exact: Some(false), top: None };
-    let mut rows = BTreeMap::new();
-    if page.batch || page.from_s >= page.to_s {
-        return Ok(rows);
-    }
-    let summary = read(ledger, move |reader| reader.summary(&query)).await?;
+    SummaryQuery { filter, group_by, order_by: OrderBy::Name, exact: Some(false), top: None }
+}
+
+fn add(rows: &mut BTreeMap<Key, Sums>, page: &Page, summary: &Summary, completions: bool) {
     for group in &summary.groups {
         let Some(key) = key(page, group, completions) else { continue };
         let sums: &mut Sums = rows.entry(key).or_default();
@@ -288,16 +339,16 @@ async fn rows(
         sums.cost = sums.cost.saturating_add(line.cost_usd.pico());
         sums.unknown += line.unknown_cost;
     }
-    Ok(rows)
 }
 
 /// The result that a group belongs to; `None` if it is not meant.
 fn key(page: &Page, group: &Group, completions: bool) -> Option<Key> {
     let mut names = group.names.iter();
-    let begins = names.next()?.parse::<jiff::Timestamp>().ok().or_else(|| {
-        let date = group.names.first()?.parse::<jiff::civil::Date>().ok()?;
-        Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
-    })?;
+    let begins_s = match names.next()? {
+        // Only a page of one bucket has it.
+        _ if is_rest(group) => page.from_s,
+        time => second(time)?,
+    };
     let shown: Vec<Option<String>> = names
         .by_ref()
         .take(page.shown.len())
@@ -312,7 +363,16 @@ fn key(page: &Page, group: &Group, completions: bool) -> Option<Key> {
     if completions && *names.next()? == embeddings {
         return None;
     }
-    Some((u64::try_from(begins.as_second()).ok()?, shown))
+    Some((begins_s, shown))
+}
+
+/// When a minute, an hour or a day begins, by its name in a summary.
+fn second(name: &str) -> Option<u64> {
+    let begins = name.parse::<jiff::Timestamp>().ok().or_else(|| {
+        let date = name.parse::<jiff::civil::Date>().ok()?;
+        Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    })?;
+    u64::try_from(begins.as_second()).ok()
 }
 
 /// Writes the page: a bucket for every stretch of time, those without results too.
@@ -343,6 +403,7 @@ fn render(
         data,
         has_more: page.next_s.is_some(),
         next_page: page.next_s.map(|second| format!("page_{second}")),
+        dropped_before: page.dropped_before.clone(),
     };
     let text = serde_json::to_string(&view)
         .map_err(|error| Refusal::Ledger(format!("an answer cannot be written: {error}")))?;

@@ -407,6 +407,12 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
              no cost per request or token"
         ));
     }
+    if let Some(time) = summary["dropped_before"].as_str() {
+        output::note(format!(
+            "requests that ended before {time} are in no sum here: their entries were dropped, and the \
+             sums that are kept of them do not tell what was asked"
+        ));
+    }
     note_lost(&summary);
     Ok(())
 }

@@ -117,6 +117,11 @@ impl<'e> Book<'e> {
         });
     }
 
+    /// Frees what ended attempts held beyond their cost; else the next reservation does.
+    pub(super) fn settle_ended(&self) {
+        self.with(|written| written.open.settle_ended());
+    }
+
     pub(super) fn end(&self, attempt: AttemptIndex, outcome: AttemptOutcome, void: bool) {
         self.with(|written| written.open.end_attempt(attempt, outcome, void));
     }

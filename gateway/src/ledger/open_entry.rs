@@ -399,7 +399,7 @@ impl OpenEntry {
 
     /// Ends an attempt: prices what its record holds. `void`: nothing is owed, because nothing was
     /// sent or the provider answered with an error status. The money is free from the next
-    /// reservation of this request or its end on.
+    /// reservation of this request, [`OpenEntry::settle_ended`] or its end on.
     pub fn end_attempt(&mut self, index: AttemptIndex, outcome: AttemptOutcome, void: bool) {
         if let Some(running) = self.attempts.get_mut(usize::from(index.0)) {
             running.end(outcome, void, self.books.clock.unix_ms() / 1000);
@@ -427,7 +427,7 @@ impl OpenEntry {
     }
 
     /// Queues the ends of attempts that ended, then frees their money.
-    fn settle_ended(&mut self) {
+    pub fn settle_ended(&mut self) {
         let Some(head) = &self.head else { return };
         let ended = self.attempts.iter_mut().enumerate();
         for (index, running) in ended.filter(|(_, running)| running.state == State::Ended) {

@@ -3,8 +3,9 @@
 //! Few requests are read one by one, which gives exact percentiles. Many are taken from the
 //! rollups, with only the edges of the range read; percentiles then come from sketches and are
 //! right within 1 % of their value. **Invariants:** counts and money are exact either way; the
-//! reply says where its figures come from; the groups sum to the total, but for groups by tag (a
-//! request with several tags is in each of theirs).
+//! reply says where its figures come from, and which time it lacks because its entries were dropped
+//! and no rollup can stand for them; the groups sum to the total, but for groups by tag (a request
+//! with several tags is in each of theirs).
 
 use super::{
     books::Books,
@@ -124,7 +125,7 @@ pub struct SummaryQuery {
     /// Only the first so many groups; the total is of all.
     pub top: Option<usize>,
     /// Read the rollups although few requests are in the range, or read every request although
-    /// many are. `None`: by their number.
+    /// many are. `None`: by their number, and the rollups where some of the entries were dropped.
     pub exact: Option<bool>,
 }
 
@@ -153,6 +154,9 @@ pub struct Summary {
     pub entries_read: u64,
     /// Minutes, hours and days that were taken from rollups.
     pub spans_from_rollups: u64,
+    /// Set where requests of the range that ended before this are in no sum, milliseconds since the
+    /// Unix epoch: their entries were dropped, and rollups do not tell what was asked.
+    pub dropped_before_unix_ms: Option<u64>,
     /// Events that cannot be read and may be missing in the sums; empty unless the journal is
     /// damaged.
     pub lost: Vec<Lost>,
@@ -208,11 +212,15 @@ impl Reader {
     pub fn summary(&self, query: &SummaryQuery) -> Result<Summary, BooksError> {
         let blocks = self.meant(&query.filter);
         let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
-        let exact = query.exact.unwrap_or(events <= EXACT_EVENTS_MAX);
+        let set = set_of(query).filter(|_| self.has_rollups());
+        let dropped = self.dropped_before(&query.filter);
+        // Of entries that were dropped only the rollups know.
+        let few = events <= EXACT_EVENTS_MAX && (dropped.is_none() || set.is_none());
+        let exact = query.exact.unwrap_or(few);
         let interner = Interner::default();
         let known = self.adjusted()?;
         let mut gathering = Gathering::new(&query.group_by, exact, &interner, &known.all);
-        let taken = match (exact, set_of(query)) {
+        let taken = match (exact, set) {
             (false, Some(set)) => self.take_rollups(&mut gathering, &query.filter, set, &blocks)?,
             _ => Taken::default(),
         };
@@ -238,8 +246,22 @@ impl Reader {
             percentiles,
             entries_read: read,
             spans_from_rollups: taken.spans,
+            dropped_before_unix_ms: dropped.filter(|first| {
+                let to = query.filter.to_unix_ms.unwrap_or(u64::MAX);
+                !taken.covers(query.filter.from_unix_ms.unwrap_or(0), to.min(*first))
+            }),
             lost,
         })
+    }
+
+    fn has_rollups(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.index.is_some())
+    }
+
+    /// The time of the first entry that is kept, where a filter reaches back to dropped ones.
+    fn dropped_before(&self, filter: &Filter) -> Option<u64> {
+        let first_ms = self.snapshot.kept_since()?;
+        filter.from_unix_ms.is_none_or(|from| from < first_ms).then_some(first_ms)
     }
 
     /// Reads blocks, by several threads where they are many. Returns what is lost.
@@ -299,7 +321,7 @@ impl Reader {
         blocks: &[Block],
     ) -> Result<Taken, BooksError> {
         let mut taken = Taken::default();
-        let (Some(keeper), Some(first)) = (&self.keeper, blocks.first()) else { return Ok(taken) };
+        let Some(keeper) = &self.keeper else { return Ok(taken) };
         let Some(index) = &keeper.index else { return Ok(taken) };
         let (past, names, minute) = {
             let derived = keeper.derived();
@@ -311,9 +333,12 @@ impl Reader {
         // Days whose entries were dropped are still known by their sums.
         let stored = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
         let unsaved = past.keys().filter(|span| span.level == Level::Day).map(|span| span.at).min();
-        let oldest = stored.into_iter().chain(unsaved).min();
-        let beginning = (first.first_ms / Level::Day.ms()).min(oldest.unwrap_or(u64::MAX));
+        let kept = blocks.first().map(|first| first.first_ms / Level::Day.ms());
+        let Some(beginning) = stored.into_iter().chain(unsaved).chain(kept).min() else {
+            return Ok(taken);
+        };
         let beginning = beginning * Level::Day.ms();
+        taken.nothing_before = beginning;
         let from = filter.from_unix_ms.map_or(beginning, |from| from.max(beginning));
         let longest = if gathering.groups_by(GroupBy::Minute) {
             Level::Minute
@@ -349,6 +374,8 @@ fn unindexed(error: &IndexError) -> BooksError {
 struct Taken {
     ranges: Vec<(u64, u64)>,
     spans: u64,
+    /// The day on which all that is known begins; 0 where nothing was looked up.
+    nothing_before: u64,
 }
 
 impl Taken {
@@ -363,6 +390,12 @@ impl Taken {
     fn range(&self, unix_ms: u64) -> Option<(u64, u64)> {
         let after = self.ranges.partition_point(|(from, _)| *from <= unix_ms);
         self.ranges[..after].last().copied().filter(|(_, to)| unix_ms < *to)
+    }
+
+    /// Whether everything that is known of `[from, to)` was taken.
+    fn covers(&self, from: u64, to: u64) -> bool {
+        let from = from.max(self.nothing_before);
+        from >= to || self.whole(from, to - 1)
     }
 
     fn has(&self, unix_ms: u64) -> bool {

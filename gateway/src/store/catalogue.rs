@@ -205,6 +205,11 @@ impl Snapshot {
         blocks
     }
 
+    /// When the first event that is kept was committed; `None` where none was dropped.
+    pub(crate) fn kept_since(&self) -> Option<u64> {
+        self.segments.first().filter(|first| first.first_seq() > 1).map(|_| self.began_ms(0))
+    }
+
     /// No event of a segment was committed before this: of a damaged one only its neighbour knows.
     fn began_ms(&self, at: usize) -> u64 {
         let segment = &self.segments[at];

@@ -206,6 +206,11 @@ impl BudgetSeen {
         pico(&self.0["reserved_usd"]).expect("an amount")
     }
 
+    /// Requests that wait for it.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.0["waiting"].as_u64().expect("a count")
+    }
+
     /// Tokens spent and settled.
     pub(crate) fn spent_tokens(&self) -> u64 {
         self.0["spent_tokens"].as_u64().expect("a count")

@@ -191,8 +191,12 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
         self
     }
 
-    /// A line under `[limits]`.
+    /// A line under `[limits]`, in place of the usual one.
     pub(crate) fn limit(mut self, line: &str) -> Self {
+        self.limits = usual_unless_in(line, &self.limits.lines().collect::<Vec<_>>());
+        if !self.limits.is_empty() {
+            self.limits.push('\n');
+        }
         writeln!(self.limits, "{line}").expect("a string");
         self
     }

@@ -74,8 +74,13 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
             "percentiles": percentiles,
             "entries_read": whole(),
             "spans_from_rollups": whole(),
+            "dropped_before": {
+                "type": "string",
+                "description": "Requests of the range that ended before this are in no sum: their \
+                                entries were dropped, and rollups do not tell what was asked.",
+            },
         }),
-        &[],
+        &["dropped_before"],
     );
     let mut node = Types::whole::<EntryView<'_>>();
     node["properties"]["depth"] = whole();
@@ -131,7 +136,7 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
         ),
         query(
             "exact",
-            "Whether every request is read: exact percentiles, slower.",
+            "Whether every request that is kept is read: exact percentiles, slower.",
             json!({ "type": "boolean" }),
             json!(true),
         ),
@@ -257,8 +262,13 @@ pub(super) fn of_organization() -> Vec<Operation> {
                 "data": { "type": "array", "items": bucket },
                 "has_more": { "type": "boolean" },
                 "next_page": maybe(),
+                "dropped_before": {
+                    "type": "string",
+                    "description": "Requests that ended before this are in no sum: their entries were \
+                                    dropped, and what is kept of them does not tell what was asked.",
+                },
             }),
-            &[],
+            &["dropped_before"],
         )
     };
     let usage = object(

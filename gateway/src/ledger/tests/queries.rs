@@ -1,12 +1,22 @@
 //! What the ledger answers.
 
 use super::harness::{House, NOON, ask, complete, done, free, head, key_id, request, usd, used};
-use crate::ledger::{
-    Books, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader, RequestId,
-    Summary, SummaryQuery,
+use crate::{
+    admin::{
+        ledger::{Ledger, Source},
+        organization,
+    },
+    ledger::{
+        Books, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader, RequestId,
+        Summary, SummaryQuery,
+    },
 };
+use axum::body::{Body, to_bytes};
+use jiff::tz::TimeZone;
 use policies::{RouteId, RuleName};
+use serde_json::Value;
 use std::sync::Arc;
+use tower::ServiceExt as _;
 
 /// 200 requests over 20 hours: three quarters of key_a on the cloud, the rest of key_b at home.
 fn filled() -> (House, Books) {
@@ -297,4 +307,65 @@ fn a_focus_export_has_a_row_for_every_charge_and_sums_to_the_ledger() {
     if let Some(path) = std::env::var_os("TOLLGATE_FOCUS_EXPORT") {
         std::fs::write(path, text).unwrap();
     }
+}
+
+/// What one of OpenAI's pages answers: the status and the page.
+fn page(house: &House, books: &Books, path: &str) -> (u16, Value) {
+    let (source, clock) = (Source::Live(books.clone()), house.clock.clone());
+    let ledger = Ledger { source, clock, zone: TimeZone::UTC };
+    let pages = organization::router(Arc::new(ledger));
+    let request = http::Request::get(path).body(Body::empty()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let response = pages.oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    })
+}
+
+/// The amounts of a page, in cents.
+fn cents(page: &Value) -> f64 {
+    let buckets = page["data"].as_array().unwrap().iter();
+    let results = buckets.flat_map(|bucket| bucket["results"].as_array().unwrap());
+    results.map(|result| result["amount"]["value"].as_f64().unwrap() * 100.0).sum()
+}
+
+#[test]
+fn a_page_of_costs_loses_nothing_beyond_the_groups_that_are_told_apart() {
+    let house = House::new();
+    let books = house.open();
+    let days = [(0, 10_050), (1, 50)];
+    for (day, teams) in days {
+        house.hand.set(NOON + day * 86_400_000);
+        for at in 0..teams {
+            let mut head = head(&books, "key_a");
+            head.team = Some(format!("team-{at}"));
+            let mut entry = books.open_entry(head).unwrap();
+            let (index, _ticket) = entry.reserve(ask("1", 9)).unwrap();
+            complete(&mut entry, index, used(1, 0));
+            let ticket = entry.finish(done(index));
+            if at % 256 == 0 || at + 1 == teams {
+                ticket.blocking().unwrap();
+            }
+        }
+    }
+    let from = format!("/costs?start_time={}&limit=2", NOON / 1_000);
+    let (_, whole) = page(&house, &books, &from);
+    assert_eq!((cents(&whole).round(), &whole["has_more"]), (10_100.0, &Value::Bool(false)));
+
+    // By team both days have more groups than one page tells apart, and so has the first alone.
+    let by_team = format!("{from}&group_by=project_id");
+    let (_, first) = page(&house, &books, &by_team);
+    assert_eq!((cents(&first).round(), &first["has_more"]), (10_050.0, &Value::Bool(true)));
+    let results = first["data"][0]["results"].as_array().unwrap();
+    assert!(results.iter().any(|result| result["project_id"] == "other"), "the rest has a name");
+    let next = first["next_page"].as_str().unwrap();
+    let (_, second) = page(&house, &books, &format!("{by_team}&page={next}"));
+    assert_eq!((cents(&second).round(), &second["has_more"]), (50.0, &Value::Bool(false)));
+
+    // Whose the rest is nobody can say.
+    assert_eq!(page(&house, &books, &format!("{from}&project_ids=team-1")).0, 400);
+    let second_day = format!("/costs?start_time={}&project_ids=team-1", NOON / 1_000 + 86_400);
+    assert_eq!(cents(&page(&house, &books, &second_day).1).round(), 1.0);
 }

@@ -4,7 +4,7 @@ use super::harness::{House, NOON, ask, key, money, request, used};
 use crate::{
     caller::Window,
     ledger::{
-        Books, Filter, GroupBy, SummaryQuery, checkpoint,
+        Books, Filter, GroupBy, Reader, SummaryQuery, checkpoint,
         keeper::seal_all,
         rollups::{Level, SETS, Span},
     },
@@ -79,6 +79,44 @@ fn old_days_go_and_balances_keys_policies_and_sums_stay() {
     assert_eq!(books.budgets()[0].money.unwrap().spent, spent);
     assert_eq!((books.keys().len(), books.summary(&all).unwrap().total.requests), (1, 40));
     assert!(books.verify().is_clean(), "{:?}", books.verify());
+}
+
+#[test]
+fn a_sum_over_dropped_days_has_them_or_says_that_it_has_not() {
+    let (house, books) = four_days();
+    let whole = books.summary(&SummaryQuery::default()).unwrap();
+    books.retire(NOON + 2 * DAY_MS).unwrap();
+    let kept_since = Some(NOON + 2 * DAY_MS);
+    let sum = |query: &SummaryQuery| {
+        let sum = books.summary(query).unwrap();
+        (sum.total.requests, sum.total.cost_usd, sum.dropped_before_unix_ms)
+    };
+    let cost = whole.total.cost_usd;
+    assert_eq!((whole.total.requests, whole.dropped_before_unix_ms), (40, None));
+    assert_eq!(sum(&SummaryQuery::default()), (40, cost, None));
+
+    // A day of which no entry is kept.
+    let midnight = NOON - NOON % DAY_MS;
+    let first_day = Filter {
+        from_unix_ms: Some(midnight),
+        to_unix_ms: Some(midnight + DAY_MS),
+        ..Filter::default()
+    };
+    let query = SummaryQuery { filter: first_day, ..SummaryQuery::default() };
+    assert_eq!((sum(&query).0, sum(&query).2), (10, None));
+    assert_eq!(sum(&SummaryQuery { exact: Some(false), ..query }).0, 10);
+
+    // What rollups do not tell.
+    let by_user = SummaryQuery { group_by: vec![GroupBy::User], ..SummaryQuery::default() };
+    assert_eq!((sum(&by_user).0, sum(&by_user).2), (20, kept_since));
+    let exact = SummaryQuery { exact: Some(true), ..SummaryQuery::default() };
+    assert_eq!((sum(&exact).0, sum(&exact).2), (20, kept_since));
+    let since = Filter { from_unix_ms: kept_since, ..Filter::default() };
+    assert_eq!(sum(&SummaryQuery { filter: since, ..exact }).2, None);
+
+    // Nor is there anyone to ask without a server.
+    let alone = Reader::open(house.data()).unwrap().summary(&SummaryQuery::default()).unwrap();
+    assert_eq!((alone.total.requests, alone.dropped_before_unix_ms), (20, kept_since));
 }
 
 #[test]
