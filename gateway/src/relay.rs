@@ -5,6 +5,7 @@
 //! any point is settled for what was really used; in `strict` durability the last byte leaves after
 //! the entry is committed; a stream that breaks says so in an event and ends without `[DONE]`.
 
+mod broken;
 mod keep_alive;
 mod pacing;
 mod shared;
@@ -15,7 +16,7 @@ use crate::{
     admission::Permit,
     cache::flight::{End, Flight},
     execute::Started,
-    ledger::{AttemptOutcome, CommitTicket, Ending, OpenEntry, Outcome, word},
+    ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
     providers::openai,
     refusal::Refusal,
     routes::{Fault, FaultKind},
@@ -31,6 +32,7 @@ use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
 use shared::SharedPrice;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
+use tokio::time::{Instant, timeout_at};
 
 /// The status an answer's head leaves with.
 const ANSWERED: u16 = 200;
@@ -44,6 +46,11 @@ pub struct Relay {
     outer: Option<Outer>,
     include_usage: bool,
     stream: bool,
+    /// What was asked, for the names of its fields.
+    endpoint: Endpoint,
+    /// When an unstreamed answer is no longer wanted, and the time that was asked for. Who reads a
+    /// stream has use for what came, and leaves by itself.
+    deadline: Option<(Instant, Duration)>,
     /// Whether it is another request's answer, which costs this one nothing.
     spared: bool,
     /// Its price, where there is no entry to ask.
@@ -120,6 +127,8 @@ impl Relay {
             started,
             open,
             stream: request.stream,
+            endpoint: request.endpoint,
+            deadline: request.answer_by.zip(request.deadline).filter(|_| !request.stream),
             outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
@@ -246,12 +255,20 @@ impl Relay {
     async fn next_event(&mut self) -> Option<Result<Event, Fault>> {
         let event = match self.started.held.pop_front() {
             Some(held) => Some(Ok(held)),
-            None => self.started.answer.next().await,
+            None => self.coming().await,
         };
         if let Some(Ok(event)) = &event {
             self.note(event);
         }
         event
+    }
+
+    /// What the answer says next, by its deadline where it has one.
+    async fn coming(&mut self) -> Option<Result<Event, Fault>> {
+        let next = self.started.answer.next();
+        let Some((by, asked)) = self.deadline else { return next.await };
+        let late = || Fault::new(FaultKind::Late(asked), "its deadline passed");
+        timeout_at(by, next).await.unwrap_or_else(|_| Some(Err(late())))
     }
 
     fn note(&mut self, event: &Event) {
@@ -376,12 +393,7 @@ impl Relay {
             self.started.route.live.failed();
             self.started.route.breaker.failed();
         }
-        let told = format!("the answer broke off: {}", fault.kind);
-        let refusal = match &fault.kind {
-            FaultKind::Unread => Refusal::Deadline(told),
-            FaultKind::Unfit(bad) => Refusal::Bad(bad.clone()),
-            _ => Refusal::Upstream(told),
-        };
+        let refusal = broken::refusal(fault).named_for(self.endpoint);
         let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());
         self.settle(fault.outcome_of_begun(), fault.request_outcome(), status);
         refusal

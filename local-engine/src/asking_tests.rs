@@ -110,6 +110,48 @@ fn texts(caller: u64, inputs: Vec<Vec<i32>>) -> EmbedJob {
 }
 
 #[test]
+fn texts_that_waited_too_long_are_told_while_another_is_read_and_who_left_makes_room() {
+    let mut bench = Bench::new(|config| {
+        (config.prefill_chunk, config.queue_max) = (Some(4), 3);
+        config.queue_wait_max = Duration::from_secs(3);
+    });
+    let submit = |bench: &Bench, tokens: usize| {
+        embedding::submit(&bench.shared, texts(1, vec![vec![A; tokens]]), bench.now)
+    };
+    let mut long = submit(&bench, 90).expect("taken");
+    bench.turn();
+    let (mut waits, left) = (submit(&bench, 3).expect("taken"), submit(&bench, 3).expect("taken"));
+    let full = submit(&bench, 3).expect_err("three wait");
+    assert_eq!(full, SubmitError::QueueFull { queued: 3 });
+    drop(left);
+    let _other = submit(&bench, 3).expect("no turn was needed for that");
+    bench.now += Duration::from_secs(3);
+    bench.turn();
+    assert_eq!(now(waits.vectors()), Err(EmbedError::Expired(Duration::from_secs(3))));
+    assert_eq!(bench.scheduler.device.embedded, [4, 4], "the one under way is not done");
+    bench.turns(30);
+    assert!(now(long.vectors()).is_ok(), "what has begun does not expire");
+    assert!(bench.shared.embeds.is_empty());
+}
+
+#[test]
+fn an_engine_that_has_ended_takes_no_texts_and_tells_those_it_had() {
+    for (stopped, told) in [(true, EmbedError::Stopped), (false, EmbedError::Ended)] {
+        let mut bench = Bench::new(|_| {});
+        let mut waits = embedding::submit(&bench.shared, texts(1, vec![vec![A]]), bench.now);
+        if stopped {
+            bench.shared.gauges.stop();
+        } else {
+            bench.shared.gauges.fail("broken".to_owned());
+        }
+        bench.scheduler.end("over");
+        assert_eq!(now(waits.as_mut().expect("taken").vectors()), Err(told));
+        let late = embedding::submit(&bench.shared, texts(1, vec![vec![A]]), bench.now);
+        assert!(late.is_err(), "nobody would ever tell it");
+    }
+}
+
+#[test]
 fn a_caller_with_many_texts_does_not_hold_up_another() {
     let mut bench = Bench::new(|config| config.prefill_chunk = Some(4));
     let many = texts(1, vec![vec![A; 8]; 6]);

@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{arguments, closing, gbnf, llama::Model, numbers};
+use crate::{arguments, closing, gbnf, llama::Model, numbers, pointers};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -265,6 +265,7 @@ fn schema(text: &str) -> Result<Json, ConstraintError> {
         .map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
     let mut values = 0;
     measure(&schema, 0, &mut values)?;
+    pointers::unescape(&mut schema);
     numbers::exact(&mut schema)?;
     closing::close(&mut schema);
     match schema {
@@ -330,15 +331,23 @@ fn compile(
     let parser = factory.create_parser(grammar);
     let mut matcher = Matcher::new(parser);
     if matcher.is_error() {
-        return Err(ConstraintError::Refused(reason(&matcher.get_error().unwrap_or_default())));
+        return Err(refused(&matcher.get_error().unwrap_or_default()));
     }
     let mut warnings = matcher.grammar_warnings();
     if let Some(warning) = warnings.pop() {
-        return Err(ConstraintError::Refused(reason(&warning)));
+        return Err(refused(&warning));
     }
     // The first mask is the dearest, and shows whether anything can begin.
     matcher.compute_mask().map_err(|_| ConstraintError::TooDear)?;
     Ok(Constraint { matcher, rule: None })
+}
+
+/// Why the compiler refuses a rule. It names its own limits, which no caller can change.
+fn refused(told: &str) -> ConstraintError {
+    if told.contains("limits.") || told.contains("fuel") {
+        return ConstraintError::TooDear;
+    }
+    ConstraintError::Refused(reason(told))
 }
 
 /// What is wrong, without the place and the lines of a grammar: it is the engine's own, made of what
@@ -386,7 +395,14 @@ fn factory(model: &Model) -> Option<ParserFactory> {
 
 #[cfg(test)]
 mod tests {
-    use super::reason;
+    use super::{ConstraintError, reason, refused};
+
+    #[test]
+    fn a_limit_of_the_compilers_own_is_told_as_one() {
+        let told = "cannot compile: either increase limits.initial_lexer_fuel or disable it";
+        assert_eq!(refused(told), ConstraintError::TooDear);
+        assert!(matches!(refused("Unimplemented keys: [\"not\"]"), ConstraintError::Refused(_)));
+    }
 
     #[test]
     fn a_reason_holds_no_line_of_the_grammar() {

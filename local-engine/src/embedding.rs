@@ -170,15 +170,26 @@ impl Drop for Embedding {
     }
 }
 
-/// Queues a checked job.
+/// Queues a checked job, unless the engine takes none.
 pub(crate) fn submit(
     shared: &Arc<Shared>,
     job: EmbedJob,
     now: Instant,
 ) -> Result<Embedding, SubmitError> {
     let mut line = shared.embeds.line();
-    let queued = line.jobs.len();
-    if queued >= shared.embeds.most {
+    // Under the line's lock: whoever ends the engine says so before they clear the line, and what came
+    // after that would never be told.
+    match shared.gauges.state() {
+        EngineState::Running => {}
+        EngineState::Failed { reason } => return Err(SubmitError::Failed { reason }),
+        EngineState::Draining | EngineState::Stopped => return Err(SubmitError::Stopped),
+    }
+    if !line.has_room() {
+        // The scheduler may be in a long step: those who left make room at once.
+        drop(line.take_out(Reading::is_left));
+    }
+    let queued = line.len();
+    if !line.has_room() {
         return Err(SubmitError::QueueFull { queued });
     }
     // Room for the last event, and for one that says that the time is low.
@@ -212,22 +223,12 @@ impl<D: Device> Scheduler<D> {
         self.embedded = 0;
         let stall_max = self.reader_stall_max;
         let mut line = self.shared.embeds.line();
+        line.tidy(now, self.queue_wait_max);
         line.remind();
         let next = line.next(|reading| reading.waits(now, stall_max));
         drop(line);
         let Some(mut reading) = next else { return Ok(false) };
-        let Scheduling { caller, queue_wait_max, .. } = reading.job.scheduling;
-        if reading.meter.cancelled.load(SeqCst) {
-            self.shared.embeds.line().done(caller, 0);
-            return Ok(true);
-        }
-        let waited = now.saturating_duration_since(reading.submitted);
-        let wait_max = queue_wait_max.unwrap_or(Duration::MAX).min(self.queue_wait_max);
-        if reading.is_new() && waited >= wait_max {
-            self.shared.embeds.line().done(caller, 0);
-            reading.tell(Err(EmbedError::Expired(waited)));
-            return Ok(true);
-        }
+        let caller = reading.job.scheduling.caller;
         if reading.gets_no_more(now, stall_max) {
             self.shared.embeds.line().done(caller, 0);
             reading.tell(Err(EmbedError::EngineTime));
@@ -311,9 +312,8 @@ impl Reading {
 
     /// Whether it waits for its owner to say whether there is more engine time.
     fn waits(&self, now: Instant, stall_max: Duration) -> bool {
-        let cancelled = self.meter.cancelled.load(SeqCst);
         let waits = self.waits_since.is_some() && self.meter.waits_for_time();
-        waits && !cancelled && !self.is_stalled(now, stall_max)
+        waits && !self.is_left() && !self.is_stalled(now, stall_max)
     }
 
     /// Whether it has waited and there is no more, or its owner has said nothing for too long.
@@ -332,6 +332,26 @@ impl Reading {
         self.meter.unread(u32::try_from(self.read).unwrap_or(u32::MAX));
         self.read = 0;
         self.pooled.clear();
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_left(&self) -> bool {
+        self.meter.cancelled.load(SeqCst)
+    }
+
+    /// How long it has waited.
+    pub(crate) fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.submitted)
+    }
+
+    /// How long it may wait before anything is computed for it.
+    pub(crate) fn wait_max(&self, queue_wait_max: Duration) -> Duration {
+        self.job.scheduling.queue_wait_max.map_or(queue_wait_max, |own| own.min(queue_wait_max))
+    }
+
+    /// Whether it has waited too long for its first chunk.
+    fn is_expired(&self, now: Instant, queue_wait_max: Duration) -> bool {
+        self.is_new() && self.waited(now) >= self.wait_max(queue_wait_max)
     }
 
     /// Whether nothing was computed for it.

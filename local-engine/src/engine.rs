@@ -219,11 +219,7 @@ impl Engine {
     pub fn embed(&self, job: EmbedJob) -> Result<Embedding, SubmitError> {
         let Inner { loaded, shared, .. } = &*self.inner;
         validate::check_embed(&job, loaded.embed_tokens_max, &loaded.info)?;
-        match shared.gauges.state() {
-            EngineState::Running => embedding::submit(shared, job, Instant::now()),
-            EngineState::Failed { reason } => Err(SubmitError::Failed { reason }),
-            EngineState::Draining | EngineState::Stopped => Err(SubmitError::Stopped),
-        }
+        embedding::submit(shared, job, Instant::now())
     }
 
     /// Tokens of the longest text that can be embedded.

@@ -56,6 +56,7 @@ mod numbers;
 mod offload;
 mod outbox;
 mod placed;
+mod pointers;
 mod predict;
 mod prefix_tree;
 mod process;

@@ -3,7 +3,7 @@
 //! when the credit covers its tokens. So waiting callers get equal shares of tokens, however many
 //! jobs or however long ones each has queued.
 //!
-//! **Invariant:** no more than `max` jobs wait. When it is full, the caller who has the most waiting
+//! **Invariant:** no more than `max` jobs wait, here and elsewhere. When it is full, the caller who has the most waiting
 //! makes room for one who has clearly fewer: a flood displaces itself.
 
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ const QUANTUM: u64 = 512;
 pub(crate) struct FairQueue {
     flows: VecDeque<Flow>,
     len: usize,
+    /// Jobs that were taken out and wait elsewhere: in the process that computes them.
+    pub(crate) elsewhere: usize,
     max: usize,
 }
 
@@ -50,7 +52,7 @@ fn tokens(waiting: &Waiting) -> u64 {
 impl FairQueue {
     /// An empty queue for at most `max` jobs.
     pub(crate) fn new(max: usize) -> FairQueue {
-        FairQueue { flows: VecDeque::new(), len: 0, max }
+        FairQueue { flows: VecDeque::new(), len: 0, elsewhere: 0, max }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -63,7 +65,7 @@ impl FairQueue {
 
     /// Whether so many more jobs may wait.
     pub(crate) fn has_room_for(&self, jobs: usize) -> bool {
-        self.len.saturating_add(jobs) <= self.max
+        self.len.saturating_add(self.elsewhere).saturating_add(jobs) <= self.max
     }
 
     /// Adds a job at the end of its caller's.

@@ -96,6 +96,16 @@ fn a_part_of_a_request_waits_as_long_as_the_others_take() {
 }
 
 #[test]
+fn what_waits_elsewhere_counts() {
+    let bench = one_slot();
+    bench.shared.queue().jobs.elsewhere = 6;
+    let _two = [bench.job(&[A], 1), bench.job(&[A], 1)];
+    assert!(matches!(bench.submit(&[A], 1), Err(SubmitError::QueueFull { .. })));
+    bench.shared.queue().jobs.elsewhere = 5;
+    bench.submit(&[A], 1).expect("there is room again");
+}
+
+#[test]
 fn time_is_attributed_without_a_rest_also_when_jobs_leave_anywhere() {
     let mut bench = Bench::new(|config| {
         (config.slots, config.context_tokens, config.overcommit_percent) = (3, 64, 300);

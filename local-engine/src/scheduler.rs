@@ -131,7 +131,7 @@ impl<D: Device> Scheduler<D> {
             return Ok(Turn::Done);
         }
         self.let_go(now);
-        self.tidy_queue(now);
+        self.shared.tidy_queue(now, self.queue_wait_max);
         self.bring_back(now);
         while self.admit(now) {}
         self.close_ranks();
@@ -226,28 +226,6 @@ impl<D: Device> Scheduler<D> {
         self.shared.gauges.cancelled.fetch_add(count64(unread.len()), Relaxed);
         self.publish();
         unread.into_iter().for_each(Sequence::leave_unread);
-    }
-
-    /// Drops queued jobs whose reader left and tells those who waited too long.
-    fn tidy_queue(&self, now: Instant) {
-        if self.shared.gauges.queued.load(Relaxed) == 0 {
-            return;
-        }
-        // A part of a request that runs does not expire: the answer would break.
-        let over = |waiting: &Waiting| {
-            let waited = now.saturating_duration_since(waiting.submitted);
-            !waiting.is_part() && waited >= waiting.wait_max(self.queue_wait_max)
-        };
-        let mut queue = self.shared.queue();
-        for gone in queue.jobs.take(|waiting| waiting.outbox.abandoned() || over(waiting)) {
-            if gone.outbox.abandoned() {
-                self.shared.gauges.cancelled.fetch_add(1, Relaxed);
-            } else {
-                self.shared.gauges.expired.fetch_add(1, Relaxed);
-                gone.expire(now);
-            }
-        }
-        self.shared.count_queue(&queue);
     }
 
     /// Gives up every idle prefix.

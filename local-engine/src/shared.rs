@@ -52,6 +52,11 @@ impl Waiting {
 }
 
 impl Waiting {
+    /// How long it has waited.
+    pub(crate) fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.submitted)
+    }
+
     /// How long it may wait.
     pub(crate) fn wait_max(&self, queue_wait_max: Duration) -> Duration {
         self.job.scheduling.queue_wait_max.map_or(queue_wait_max, |own| own.min(queue_wait_max))
@@ -64,7 +69,7 @@ impl Waiting {
 
     /// Tells the job that it waited in vain.
     pub(crate) fn expire(self, now: Instant) {
-        let queued = now.saturating_duration_since(self.submitted);
+        let queued = self.waited(now);
         self.outbox.close("", |_| JobEvent::Expired { queued });
     }
 }
@@ -246,6 +251,27 @@ impl Shared {
         drop(queue);
         self.wake();
         Ok(queued)
+    }
+
+    /// Drops queued jobs whose reader left and tells those who waited too long.
+    pub(crate) fn tidy_queue(&self, now: Instant, queue_wait_max: Duration) {
+        if self.gauges.queued.load(Relaxed) == 0 {
+            return;
+        }
+        // A part of a request that runs does not expire: the answer would break.
+        let over = |waiting: &Waiting| {
+            !waiting.is_part() && waiting.waited(now) >= waiting.wait_max(queue_wait_max)
+        };
+        let mut queue = self.queue();
+        for gone in queue.jobs.take(|waiting| waiting.outbox.abandoned() || over(waiting)) {
+            if gone.outbox.abandoned() {
+                self.gauges.cancelled.fetch_add(1, Relaxed);
+            } else {
+                self.gauges.expired.fetch_add(1, Relaxed);
+                gone.expire(now);
+            }
+        }
+        self.count_queue(&queue);
     }
 
     /// Publishes the queue's length.

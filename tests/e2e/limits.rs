@@ -3,6 +3,7 @@
 use crate::harness::{Answer, Gate};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 use futures::future::join_all;
+use serde_json::json;
 use std::time::Duration;
 
 async fn a_cloud() -> (StandIn, Gate) {
@@ -279,6 +280,28 @@ async fn the_wait_for_a_place_is_a_time_of_its_own() {
     assert!(Duration::from_micros(waited) >= HELD, "{times}");
     let ttft = times["ttft_us"].as_u64();
     assert!(ttft.is_none_or(|ttft| ttft <= entry.0["stages"]["attempt_us"].as_u64().unwrap()));
+}
+
+#[tokio::test]
+async fn a_deadline_bounds_a_whole_answer_to_its_end_and_a_stream_to_its_beginning() {
+    let gate = Gate::builder().edge().policy("edge-first").start().await;
+    let ask = || {
+        let ask = gate.ask("Tell me a long story.").at_most(900).set("ignore_eos", json!(true));
+        ask.header("x-tollgate-deadline-ms", "3000")
+    };
+    let whole = ask().send().await;
+    assert_eq!(whole.status, 504, "{}", whole.body_text());
+    assert_eq!(whole.error().code.as_deref(), Some("deadline_exceeded"));
+    let entry = gate.ledger().entry(whole.id()).await;
+    entry.adds_up();
+    let attempt = entry.only_attempt();
+    assert_eq!(attempt.outcome(), "cancelled");
+    assert!(attempt.cost().is_some_and(|cost| cost > 0), "it was computed until then");
+    let stream = ask().streamed().send().await.ok();
+    assert!(stream.done(), "what has begun in time goes on");
+    let routes = gate.admin("/routes").await;
+    assert!(!routes.to_string().contains("\"failed_in_a_row\":1"), "{routes}");
+    gate.until_nothing_is_reserved().await;
 }
 
 #[tokio::test]

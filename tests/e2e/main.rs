@@ -27,6 +27,7 @@ mod fallback;
 mod families;
 mod hedging;
 mod hello;
+mod isolated;
 mod leaving;
 mod limits;
 mod lining_up;

@@ -51,7 +51,13 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     }
     let shortage = misses.iter().position(|(_, miss)| matches!(miss, Miss::Short(_)));
     let unserved = misses.iter().all(|(_, miss)| {
-        matches!(miss, Miss::Fault(Fault { kind: FaultKind::Unfit(_) | FaultKind::Busy, .. }))
+        matches!(
+            miss,
+            Miss::Fault(Fault {
+                kind: FaultKind::Unfit(_) | FaultKind::TooDear(_) | FaultKind::Busy,
+                ..
+            })
+        )
     });
     let waits = misses.iter().filter_map(|(_, miss)| match miss {
         Miss::Fault(Fault { kind: FaultKind::RateLimited { retry_after }, .. }) => {
@@ -86,7 +92,7 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
         FaultKind::Rejected { status, message, error_type, param, code } => {
             Refusal::Rejected { status, message, kind: error_type, param, code }
         }
-        FaultKind::Unfit(bad) => Refusal::Bad(bad),
+        FaultKind::Unfit(bad) | FaultKind::TooDear(bad) => Refusal::Bad(bad),
         FaultKind::Unserved { status } => {
             let message = format!(
                 "the provider of route `{}` has no such endpoint (it answered {status})",

@@ -305,7 +305,7 @@ pub enum Outcome {
     Broken,
     /// Every attempt failed: an error was answered.
     Failed,
-    /// The provider said the request is wrong: passed on.
+    /// The request is wrong: a provider said so, or its rule took the local engine too much.
     Rejected,
     /// Money or tokens ran out between attempts.
     Short,
@@ -319,7 +319,7 @@ pub enum Outcome {
 pub enum AttemptOutcome {
     /// A whole answer.
     Completed,
-    /// Ended by us: its caller left, another answered, its model was exchanged, or money ran out.
+    /// Ended by us: no longer wanted, out of time or money, its rule too dear, its model exchanged.
     Cancelled,
     /// No connection, or no place in the route's queue: nothing was sent.
     NotSent,

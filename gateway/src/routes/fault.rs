@@ -86,6 +86,13 @@ pub enum FaultKind {
     /// It took more engine time than there was money for, and what it made by then is no answer.
     #[error("there was no money for more engine time")]
     Unpaid,
+    /// What the request demands of its answer takes more than a request may take: it was computed up
+    /// to there and given up. The caller's fault, never the route's.
+    #[error("what it demands of its answer takes too much")]
+    TooDear(BadRequest),
+    /// The answer was not whole within the time that its caller asked for.
+    #[error("no answer within the {} ms asked", .0.as_millis())]
+    Late(Duration),
     /// The engine was ended by an operator's order or for an idle model's memory, and whatever follows it
     /// is as good as before.
     #[error("the model was unloaded or exchanged")]
@@ -120,8 +127,8 @@ impl Fault {
     }
 
     /// Whether the route is at fault, so that its health suffers: not for a caller's own bad
-    /// request, slow reading or empty purse, nor for an order of the operator, and not where nothing was
-    /// asked of it.
+    /// request, haste, slow reading or empty purse, nor for an order of the operator, and not where
+    /// nothing was asked of it.
     #[must_use]
     pub fn is_upstreams(&self) -> bool {
         !matches!(
@@ -133,6 +140,8 @@ impl Fault {
                 | FaultKind::Resting(_)
                 | FaultKind::Unread
                 | FaultKind::Unpaid
+                | FaultKind::TooDear(_)
+                | FaultKind::Late(_)
                 | FaultKind::Stopped
         )
     }
@@ -142,6 +151,7 @@ impl Fault {
     pub fn request_outcome(&self) -> Outcome {
         match self.kind {
             FaultKind::Unread => Outcome::ClientGone,
+            FaultKind::TooDear(_) => Outcome::Rejected,
             _ => Outcome::Broken,
         }
     }
@@ -170,7 +180,11 @@ impl Fault {
             FaultKind::Idle => AttemptOutcome::IdleTimeout,
             FaultKind::Total => AttemptOutcome::TotalTimeout,
             FaultKind::Broken => AttemptOutcome::Broken,
-            FaultKind::Unread | FaultKind::Unpaid | FaultKind::Stopped => AttemptOutcome::Cancelled,
+            FaultKind::Unread
+            | FaultKind::Unpaid
+            | FaultKind::TooDear(_)
+            | FaultKind::Late(_)
+            | FaultKind::Stopped => AttemptOutcome::Cancelled,
             FaultKind::Engine => AttemptOutcome::EngineFault,
         }
     }
@@ -186,6 +200,8 @@ mod tests {
             (FaultKind::Unread, Outcome::ClientGone),
             (FaultKind::Unpaid, Outcome::Broken),
             (FaultKind::Stopped, Outcome::Broken),
+            (FaultKind::Late(Duration::from_secs(1)), Outcome::Broken),
+            (FaultKind::TooDear(BadRequest::value("grammar", "")), Outcome::Rejected),
         ] {
             let fault = Fault::new(kind, "");
             assert!(!fault.is_upstreams() && !fault.voids(), "{fault}");

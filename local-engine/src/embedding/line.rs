@@ -7,30 +7,34 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use super::Reading;
+use super::{EmbedError, Reading};
 use crate::job::Scheduling;
 
 /// The embedding jobs that wait; one may be under way.
 #[derive(Debug)]
 pub(crate) struct Embeds {
     line: Mutex<Line>,
-    pub(super) most: usize,
 }
 
 /// The jobs in the order they came, and the tokens that each waiting caller has had.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Line {
-    pub(super) jobs: Vec<Reading>,
+    jobs: Vec<Reading>,
     served: BTreeMap<u64, u64>,
+    /// Jobs that were taken out and have not ended, where another process computes.
+    elsewhere: usize,
+    most: usize,
 }
 
 // === impl Embeds ===
 
 impl Embeds {
     pub(crate) fn new(most: usize) -> Embeds {
-        Embeds { line: Mutex::default(), most }
+        let line = Line { jobs: Vec::new(), served: BTreeMap::new(), elsewhere: 0, most };
+        Embeds { line: Mutex::new(line) }
     }
 
     pub(super) fn line(&self) -> MutexGuard<'_, Line> {
@@ -43,7 +47,7 @@ impl Embeds {
 
     /// Gives them all up: whoever waits is told that the engine ended.
     pub(crate) fn clear(&self) {
-        *self.line() = Line::default();
+        drop(self.line().take_out(|_| true));
     }
 
     /// Takes out the job whose turn it is, to be computed elsewhere.
@@ -51,11 +55,54 @@ impl Embeds {
         let mut line = self.line();
         let reading = line.next(|_| false)?;
         line.done(reading.job.scheduling.caller, 0);
+        line.elsewhere += 1;
         Some(reading)
+    }
+
+    /// So many jobs that were taken out have not ended.
+    pub(crate) fn count_elsewhere(&self, jobs: usize) {
+        self.line().elsewhere = jobs;
+    }
+
+    /// See [`Line::tidy`].
+    pub(crate) fn tidy(&self, now: Instant, queue_wait_max: Duration) {
+        self.line().tidy(now, queue_wait_max);
     }
 }
 
 impl Line {
+    /// The jobs that wait.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len() + self.elsewhere
+    }
+
+    /// Whether another job may wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < self.most
+    }
+
+    /// Drops the jobs that nobody waits for and tells those that have waited too long.
+    pub(super) fn tidy(&mut self, now: Instant, queue_wait_max: Duration) {
+        drop(self.take_out(Reading::is_left));
+        for reading in self.take_out(|reading| reading.is_expired(now, queue_wait_max)) {
+            let waited = reading.waited(now);
+            reading.tell(Err(EmbedError::Expired(waited)));
+        }
+    }
+
+    /// Takes out all jobs that `gone` names.
+    pub(super) fn take_out(&mut self, gone: impl Fn(&Reading) -> bool) -> Vec<Reading> {
+        if !self.jobs.iter().any(&gone) {
+            return Vec::new();
+        }
+        let (taken, left): (Vec<_>, _) = std::mem::take(&mut self.jobs).into_iter().partition(gone);
+        self.jobs = left;
+        for reading in &taken {
+            self.done(reading.job.scheduling.caller, 0);
+        }
+        taken
+    }
+
     pub(super) fn push(&mut self, reading: Reading) {
         // A newcomer has had what the others have had least: it waits for nobody's past.
         let least = self.served.values().copied().min().unwrap_or(0);

@@ -5,13 +5,16 @@ use std::{
     collections::HashMap,
     io::{self, BufReader},
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
 use tokio::sync::watch;
 
-use super::frames::{Order, Report, read, write};
+use super::{
+    END_MAX,
+    frames::{Order, Report, read, write},
+};
 use crate::{
     constraint::Rule,
     embedding::{EmbedError, EmbedEvent, EmbedJob},
@@ -52,6 +55,7 @@ pub fn serve_parent() -> io::Result<()> {
     let (ended, watching) = watch::channel(());
     let teller = tell_numbers(engine.clone(), Arc::clone(&to_parent), watching)?;
     let orders = follow(&engine, &mut from_parent, &to_parent);
+    let _in_time = end_in_time()?;
     drop(ended);
     let _ = teller.join();
     engine.shutdown(Duration::ZERO);
@@ -60,6 +64,19 @@ pub fn serve_parent() -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         other => other,
     }
+}
+
+/// Ends this process where it has not ended in time by itself: a step that hangs would keep it for ever,
+/// and with it the memory that the next one needs. The parent, which would end it, may be gone.
+fn end_in_time() -> io::Result<mpsc::SyncSender<()>> {
+    let (in_time, ended) = mpsc::sync_channel(1);
+    std::thread::Builder::new().name("engine-end".to_owned()).spawn(move || {
+        if ended.recv_timeout(END_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::error!("the engine does not end: its process is aborted");
+            std::process::abort();
+        }
+    })?;
+    Ok(in_time)
 }
 
 /// Follows orders until there is no more.

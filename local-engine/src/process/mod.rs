@@ -3,16 +3,21 @@
 //! the vocabulary for prompts and rules; when the child dies its jobs fail with the reason, and the
 //! keeper starts another after a wait, as after any fault.
 //!
-//! **Invariant:** the child lives no longer than the parent's end of the socket.
+//! **Invariant:** the child lives no longer than the parent's end of the socket, and [`END_MAX`] more where
+//! a step hangs.
 
 mod child;
 mod frames;
 mod parent;
+mod sent;
 
 pub use child::serve_parent;
 pub(crate) use parent::{Remote, start, try_out};
 
 use std::{path::PathBuf, time::Duration};
+
+/// How long a child may take to end in order.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// Where an engine computes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

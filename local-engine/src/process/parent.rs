@@ -1,9 +1,11 @@
 //! The parent's side: starts the child, sends it the jobs from the queue, hands their events on,
-//! and turns the child's end into each job's.
+//! and turns the child's end into each job's. Jobs wait here, where they take turns, expire and make
+//! room for each other as in an engine of this process; the child gets those that can run, and a few
+//! so that no slot waits for the way there.
 
 use std::{
     collections::HashMap,
-    io::{self, BufReader},
+    io::{self, BufReader, Write},
     os::{
         fd::OwnedFd,
         unix::{
@@ -17,33 +19,34 @@ use std::{
 };
 
 use super::{
-    Worker,
+    END_MAX, Worker,
     frames::{Order, Report, read, write},
+    sent::Sent,
 };
 use crate::{
     config::EngineConfig,
     embedding::{EmbedJob, Reading},
     error::LoadError,
     info::ModelInfo,
-    job::{Job, JobEvent, JobUsage},
+    job::{Job, JobEvent, JobUsage, Scheduling},
     meter::Meter,
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
-    status::{EngineState, Status},
+    status::{EngineState, Status, count32},
 };
 
 /// The sending thread looks around this often.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a child may take to end in order.
-const END_MAX: Duration = Duration::from_secs(10);
+/// Of so many jobs that can run one more is sent, and at least one.
+const AHEAD_PART: usize = 8;
 
 /// A child that has loaded its model.
 #[derive(Debug)]
 pub(crate) struct Remote {
     shared: Arc<Shared>,
     to_child: Mutex<UnixStream>,
-    jobs: Mutex<HashMap<u64, Outbox>>,
+    jobs: Mutex<HashMap<u64, Sent>>,
     /// Texts that are being embedded.
     embeds: Mutex<HashMap<u64, Reading>>,
     seen: Mutex<Option<(Status, Instant)>>,
@@ -54,8 +57,19 @@ pub(crate) struct Remote {
     leaving: AtomicBool,
     /// It was killed for showing no sign of life.
     stuck: AtomicBool,
+    slots: usize,
+    /// Jobs that the child may have.
     jobs_max: usize,
+    /// Jobs of texts that it may have: they have a line of their own there.
+    embeds_max: usize,
+    queue_wait_max: Duration,
     stuck_after: Duration,
+}
+
+/// The way to the child. Where it is full it is looked whether the child still lives.
+struct ToChild<'a> {
+    remote: &'a Remote,
+    socket: MutexGuard<'a, UnixStream>,
 }
 
 /// Loads a model in a child and kills the child: whether it survives is all that is asked.
@@ -92,6 +106,7 @@ pub(crate) fn start(
     };
     let failed = |error: io::Error| LoadError::Start(error.to_string());
     socket.set_read_timeout(None).map_err(failed)?;
+    socket.set_write_timeout(Some(LOOK)).map_err(failed)?;
     let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
     let remote = Arc::new(Remote {
         shared: Arc::clone(shared),
@@ -103,7 +118,10 @@ pub(crate) fn start(
         gone: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         stuck: AtomicBool::new(false),
-        jobs_max: slots.saturating_add(config.queue_max),
+        slots,
+        jobs_max: slots.saturating_add((slots / AHEAD_PART).clamp(1, config.queue_max.max(1))),
+        embeds_max: config.queue_max,
+        queue_wait_max: config.queue_wait_max,
         stuck_after: worker.stuck_after,
     });
     let sender = spawn("engine-orders", {
@@ -160,7 +178,7 @@ impl Remote {
     /// The child's numbers as last told, with what is known better here.
     pub(crate) fn status(&self) -> Status {
         let state = self.shared.gauges.state();
-        let running = u32::try_from(lock(&self.jobs).len()).unwrap_or(u32::MAX);
+        let running = count32(lock(&self.jobs).len());
         let here = self.shared.gauges.read();
         match &*lock(&self.seen) {
             None => Status { state, running, ..here },
@@ -168,7 +186,11 @@ impl Remote {
                 let queued = status.queued.saturating_add(here.queued);
                 let running = running.saturating_sub(status.queued);
                 let heartbeat_age = status.heartbeat_age.saturating_add(at.elapsed());
-                Status { state, queued, running, heartbeat_age, ..status.clone() }
+                let cancelled = status.cancelled.saturating_add(here.cancelled);
+                let expired = status.expired.saturating_add(here.expired);
+                let failed = status.failed.saturating_add(here.failed);
+                let ended = Status { cancelled, expired, failed, ..status.clone() };
+                Status { state, queued, running, heartbeat_age, ..ended }
             }
         }
     }
@@ -185,6 +207,11 @@ impl Remote {
             if self.shared.ending.load(SeqCst) && self.may_end() {
                 return self.dismiss();
             }
+            // First what ends: it makes room.
+            self.tend_jobs();
+            let now = Instant::now();
+            self.shared.tidy_queue(now, self.queue_wait_max);
+            self.shared.embeds.tidy(now, self.queue_wait_max);
             while let Some((id, job)) = self.next_job(&mut next) {
                 if self.order(&submit(id, job)).is_err() {
                     break;
@@ -195,7 +222,6 @@ impl Remote {
                     break;
                 }
             }
-            self.tend_jobs();
             self.end_if_stuck();
             std::thread::park_timeout(LOOK);
         }
@@ -203,34 +229,53 @@ impl Remote {
 
     /// A broken socket is the hearing thread's to notice.
     fn order(&self, order: &Order) -> io::Result<()> {
-        write(&mut *lock(&self.to_child), order)
+        write(&mut ToChild { remote: self, socket: lock(&self.to_child) }, order)
     }
 
+    /// Takes out the job whose turn it is, unless the child has as many as it may.
     fn next_job(&self, next: &mut u64) -> Option<(u64, Box<Job>)> {
         let mut jobs = lock(&self.jobs);
-        if jobs.len() >= self.jobs_max {
+        // Looked at under the lock: when the child is gone its jobs are told once.
+        if jobs.len() >= self.jobs_max || self.gone.load(SeqCst) {
             return None;
         }
         let mut queue = self.shared.queue();
-        let mut waiting = queue.jobs.pop()?;
+        let waiting = queue.jobs.pop()?;
+        queue.jobs.elsewhere = self.waiting_there(jobs.len() + 1);
         self.shared.count_queue(&queue);
         drop(queue);
         *next += 1;
-        jobs.insert(*next, waiting.outbox);
-        // Submitted there by itself, a later choice would expire, and break what the first has told.
-        waiting.job.scheduling.follows |= waiting.after.is_some();
-        Some((*next, Box::new(waiting.job)))
+        let (sent, job) = Sent::of(waiting, self.queue_wait_max, Instant::now());
+        jobs.insert(*next, sent);
+        Some((*next, Box::new(job)))
+    }
+
+    /// Those of the child's jobs for which it has no slot.
+    fn waiting_there(&self, jobs: usize) -> usize {
+        jobs.saturating_sub(self.slots)
+    }
+
+    /// A job of the child's has ended: what of its cap was not used is given back to its caller, as
+    /// where the engine is in this process.
+    fn settle(&self, sent: &Sent, jobs: usize) {
+        let Scheduling { caller, priority, .. } = sent.scheduling;
+        let mut queue = self.shared.queue();
+        queue.jobs.elsewhere = self.waiting_there(jobs);
+        queue.jobs.give_back(caller, priority, sent.unused());
     }
 
     /// Takes out texts to embed, unless the child has as many as it may.
     fn next_texts(&self, next: &mut u64) -> Option<(u64, Box<EmbedJob>)> {
         let mut embeds = lock(&self.embeds);
-        if embeds.len() >= self.jobs_max {
+        if embeds.len() >= self.embeds_max || self.gone.load(SeqCst) {
             return None;
         }
         let reading = self.shared.embeds.take()?;
         *next += 1;
-        let job = Box::new(reading.job.clone());
+        let mut job = Box::new(reading.job.clone());
+        let left =
+            reading.wait_max(self.queue_wait_max).saturating_sub(reading.waited(Instant::now()));
+        job.scheduling.queue_wait_max = Some(left);
         embeds.insert(*next, reading);
         Some((*next, job))
     }
@@ -248,23 +293,33 @@ impl Remote {
                 bounds.push((*id, meter.engine_time_max(), meter.has_last_bound()));
             }
         };
-        lock(&self.jobs).retain(|id, outbox| {
-            outbox.flush(Instant::now());
-            outbox.remind();
-            look_at_bound(id, outbox.meter());
-            if outbox.abandoned() {
-                left.push(*id);
+        let mut jobs = lock(&self.jobs);
+        let mut abandoned = Vec::new();
+        for (id, sent) in jobs.iter_mut() {
+            sent.outbox.flush(Instant::now());
+            sent.outbox.remind();
+            look_at_bound(id, sent.outbox.meter());
+            if sent.outbox.abandoned() {
+                abandoned.push(*id);
             }
-            !outbox.abandoned()
-        });
-        lock(&self.embeds).retain(|id, reading| {
+        }
+        for id in abandoned {
+            if let Some(sent) = jobs.remove(&id) {
+                self.settle(&sent, jobs.len());
+                left.push(id);
+            }
+        }
+        drop(jobs);
+        let mut embeds = lock(&self.embeds);
+        embeds.retain(|id, reading| {
             look_at_bound(id, &reading.meter);
-            let cancelled = reading.meter.cancelled.load(SeqCst);
-            if cancelled {
+            if reading.is_left() {
                 left.push(*id);
             }
-            !cancelled
+            !reading.is_left()
         });
+        self.shared.embeds.count_elsewhere(embeds.len());
+        drop(embeds);
         for (id, engine_time_max, last) in bounds {
             let _heard = self.order(&Order::Bound(id, engine_time_max, last));
         }
@@ -345,11 +400,16 @@ impl Remote {
                     }
                 }
                 Report::Vectors(id, vectors, usage) => {
-                    let reading = lock(&self.embeds).remove(&id);
+                    let mut embeds = lock(&self.embeds);
+                    let reading = embeds.remove(&id);
+                    self.shared.embeds.count_elsewhere(embeds.len());
+                    drop(embeds);
                     if let Some(reading) = reading {
                         reading.meter.set(&usage);
                         reading.tell(vectors);
                     }
+                    // There is room for others.
+                    self.shared.wake();
                 }
                 Report::Status(status) => {
                     let state = status.state.clone();
@@ -365,8 +425,8 @@ impl Remote {
     }
 
     fn note_usage(&self, id: u64, usage: &JobUsage) {
-        if let Some(outbox) = lock(&self.jobs).get(&id) {
-            self.took(outbox, usage);
+        if let Some(sent) = lock(&self.jobs).get(&id) {
+            self.took(&sent.outbox, usage);
         } else if let Some(reading) = lock(&self.embeds).get(&id) {
             reading.meter.set(usage);
         }
@@ -384,19 +444,23 @@ impl Remote {
 
     fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
         let mut jobs = lock(&self.jobs);
-        let Some(outbox) = jobs.get_mut(&id) else { return };
+        let Some(Sent { outbox, waited, .. }) = jobs.get_mut(&id) else { return };
+        let waited = *waited;
         self.took(outbox, &usage);
         match event {
-            JobEvent::Started { queued, cached_tokens } => outbox.started(queued, cached_tokens),
+            JobEvent::Started { queued, cached_tokens } => {
+                outbox.started(waited.saturating_add(queued), cached_tokens);
+            }
             JobEvent::Text { text, tokens, logprobs } => {
                 outbox.logprobs(logprobs);
                 outbox.relay(&text, tokens, Instant::now());
             }
             JobEvent::EngineTimeLow => outbox.low(),
             last => {
-                if let Some(outbox) = jobs.remove(&id) {
+                if let Some(sent) = jobs.remove(&id) {
+                    self.settle(&sent, jobs.len());
                     drop(jobs);
-                    outbox.close("", |_| last);
+                    sent.close(last);
                 }
                 self.shared.wake();
             }
@@ -408,10 +472,29 @@ impl Remote {
         // Dropped, they tell that the engine ended.
         lock(&self.embeds).clear();
         let left = std::mem::take(&mut *lock(&self.jobs));
-        for outbox in left.into_values() {
-            outbox.close("", |usage| self.shared.last_event(reason, usage));
+        for sent in left.into_values() {
+            sent.outbox.close("", |usage| self.shared.last_event(reason, usage));
         }
         crate::scheduler::fail_queue(&self.shared, reason);
+    }
+}
+
+// === impl ToChild ===
+
+impl Write for ToChild<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.remote.end_if_stuck();
+                }
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 

@@ -47,6 +47,19 @@ fn schema(numbers: &mut Numbers, depth: u64) -> Value {
     }
 }
 
+#[tokio::test]
+async fn a_reference_may_be_escaped() {
+    let engine = engine(&small());
+    for (escaped, name) in [("a~1b", "a/b"), ("a~0b", "a~b"), ("a%20b", "a b")] {
+        let reference = format!("#/$defs/{escaped}");
+        let schema = json!({ "$ref": reference, "$defs": { name: { "const": "yes" } } });
+        let rule = Rule::JsonSchema(schema.to_string());
+        let mut job = ask(&engine, "Say something.", 8);
+        job.constraint = Some(engine.constrain(&rule).expect("it compiles"));
+        assert_eq!(answer(&engine, job).await.text(), "\"yes\"", "{escaped}");
+    }
+}
+
 /// Whether `value` is what `schema` describes, for the schemas made above.
 fn matches(schema: &Value, value: &Value) -> bool {
     if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {

@@ -3,7 +3,7 @@
 //! **Invariant:** every choice has one finish, the end comes after the last, and what was used is
 //! the sum over the choices with the prompt counted once.
 
-use super::{Fault, FaultKind, growth::Growth, unfit, vectors::Vectors};
+use super::{Fault, FaultKind, growth::Growth, vectors::Vectors};
 use crate::wire::{
     BadRequest, Delta, DeltaKind, EngineUse, Event, FinishReason, Likely, TokenLogprob,
 };
@@ -206,7 +206,8 @@ impl Texts {
             // The request's own fault: the route is as good as before.
             Some(JobEvent::Refused { reason, .. }) => {
                 let param = self.asked.rule.unwrap_or("response_format");
-                return Err(unfit(BadRequest::unsupported(param, reason)));
+                let bad = BadRequest::unsupported(param, reason);
+                return Err(Fault::new(FaultKind::TooDear(bad), "its rule takes too much"));
             }
             Some(JobEvent::Unread { .. }) => {
                 return Err(Fault::new(FaultKind::Unread, "its reader stopped reading"));

@@ -1,10 +1,12 @@
 //! An answer in Anthropic's shapes: one message, or the events of its stream in their order.
 
 use crate::{
+    ledger::Endpoint,
     refusal::Refusal,
     wire::{
         Choice, Delta, DeltaKind, FinishReason, Gathered, ToolCall,
         chat::{self, AnswerHead, Cost},
+        id_prefix,
         put::{List, Object},
         sse,
     },
@@ -133,7 +135,10 @@ impl Messages {
     #[must_use]
     pub fn broken(&self, refusal: &Refusal) -> Bytes {
         let mut frame = BytesMut::from(&b"event: error\ndata: "[..]);
-        frame.put_slice(error_body(refusal, None).as_bytes());
+        // An answer has its request's number.
+        let number = self.head.id.strip_prefix(id_prefix(Endpoint::Messages));
+        let request = number.map(|number| format!("req_{number}"));
+        frame.put_slice(error_body(refusal, request.as_deref()).as_bytes());
         frame.put_slice(b"\n\n");
         frame.freeze()
     }

@@ -284,6 +284,7 @@ fn a_stream_that_broke_says_so_in_its_formats_words() {
         ),
         "{text}"
     );
+    assert!(text.contains("\"request_id\":\"req_1\""), "{text}");
     let request = simple(Endpoint::Responses, &json!({}));
     let frame = outer(Endpoint::Responses, &request).broken(&broke);
     let text = std::str::from_utf8(&frame).unwrap();

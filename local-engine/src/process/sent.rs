@@ -1,0 +1,83 @@
+//! A job on its way from the parent's queue to the child.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    job::{Job, JobEvent, Scheduling},
+    outbox::Outbox,
+    shared::Waiting,
+};
+
+/// A job that the child has.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) outbox: Outbox,
+    pub(super) scheduling: Scheduling,
+    max_tokens: u32,
+    /// How long it waited here.
+    pub(super) waited: Duration,
+}
+
+impl Sent {
+    /// What is kept of a job that leaves the queue, and the job as the child gets it: it waits there for
+    /// what is left of its wait.
+    pub(super) fn of(waiting: Waiting, queue_wait_max: Duration, now: Instant) -> (Sent, Job) {
+        let waited = waiting.waited(now);
+        let left = waiting.wait_max(queue_wait_max).saturating_sub(waited);
+        let is_part = waiting.is_part();
+        let Waiting { mut job, outbox, .. } = waiting;
+        let sent = Sent { outbox, scheduling: job.scheduling, max_tokens: job.max_tokens, waited };
+        job.scheduling.queue_wait_max = Some(left);
+        // The child gets each choice of a request by itself.
+        job.scheduling.follows = is_part;
+        (sent, job)
+    }
+
+    /// Tokens of its cap that it has not used.
+    pub(super) fn unused(&self) -> u64 {
+        let generated = self.outbox.meter().generated_tokens();
+        self.max_tokens.saturating_sub(generated).into()
+    }
+
+    /// Says its last word.
+    pub(super) fn close(self, last: JobEvent) {
+        let waited = self.waited;
+        self.outbox.close("", |_| match last {
+            JobEvent::Expired { queued } => {
+                JobEvent::Expired { queued: waited.saturating_add(queued) }
+            }
+            last => last,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{scheduler_tests::greedy, shared::Shared};
+
+    #[test]
+    fn a_wait_goes_on_where_a_job_is_sent_to_and_a_part_stays_one() {
+        let shared = Shared::new(4, 4);
+        let (begun, limit) = (Instant::now(), Duration::from_secs(9));
+        let job = greedy(&[1, 2, 3]);
+        let queued = shared.enqueue_choices(vec![job.clone(), job], begun).expect("taken");
+        let mut waiting = shared.queue().jobs.take(|_| true);
+        let second = waiting.pop().expect("two");
+        let first = waiting.pop().expect("two");
+        assert!(second.after.as_ref().is_some_and(|of| Arc::ptr_eq(of, &queued[0].1)));
+
+        let later = begun + Duration::from_secs(4);
+        let (sent, job) = Sent::of(first, limit, later);
+        assert_eq!(job.scheduling.queue_wait_max, Some(Duration::from_secs(5)));
+        assert!(!job.scheduling.follows && sent.unused() == 1);
+        let (_, job) = Sent::of(second, limit, later);
+        assert!(job.scheduling.follows, "without it the first is no answer");
+
+        let (mut events, _) = queued.into_iter().next().expect("two");
+        sent.close(JobEvent::Expired { queued: Duration::from_secs(5) });
+        assert_eq!(events.try_recv(), Ok(JobEvent::Expired { queued: limit }), "in all");
+    }
+}
