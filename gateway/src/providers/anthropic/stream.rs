@@ -95,7 +95,7 @@ impl Stream {
 
     /// What has been told of the usage so far: the prompt's at the beginning, the answer's near its
     /// end.
-    pub(crate) fn told(&self) -> Option<policies::Usage> {
+    pub(crate) fn told(&self) -> Option<Usage> {
         self.usage.read().or_else(|| self.usage.prompt())
     }
 
