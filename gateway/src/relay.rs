@@ -8,6 +8,7 @@
 mod broken;
 mod keep_alive;
 mod pacing;
+mod seen;
 mod shared;
 
 pub use keep_alive::KeepAlive;
@@ -22,14 +23,15 @@ use crate::{
     routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
-        ChatRequest, Delta, DeltaKind, EngineUse, Event, FinishReason, Gathered, Outer, Seen,
+        ChatRequest, Delta, Event, FinishReason, Gathered, Outer,
         chat::{self, AnswerHead, Cost},
-        estimate_tokens, sse,
+        sse,
     },
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
+use policies::{PicoUsd, RoutePrice, Usage, UsageSource, Used};
+use seen::SeenSoFar;
 use shared::SharedPrice;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -65,23 +67,6 @@ pub struct Relay {
     usage_chunk: Option<(Bytes, Option<Range<usize>>)>,
     phase: Phase,
     _permit: Option<Permit>,
-}
-
-/// What has been counted while the answer flowed.
-#[derive(Debug, Default)]
-struct SeenSoFar {
-    usage: Option<(Usage, UsageSource)>,
-    /// Whether that is of the whole answer.
-    usage_is_last: bool,
-    visible_bytes: u64,
-    reasoning_bytes: u64,
-    /// Pieces of a stream with text in them: each is a token at least.
-    pieces: u64,
-    service: Option<ServiceTier>,
-    finish: Option<FinishReason>,
-    id: Option<String>,
-    /// What it took of the engine in this process.
-    engine: Option<EngineUse>,
 }
 
 #[derive(Debug)]
@@ -567,45 +552,6 @@ impl Drop for Relay {
                 tpot_ns: self.pacing.tpot_ns(output),
                 ..open.ending
             };
-        }
-    }
-}
-
-impl SeenSoFar {
-    fn note(&mut self, seen: &Seen) {
-        self.visible_bytes += u64::from(seen.visible_bytes);
-        self.reasoning_bytes += u64::from(seen.reasoning_bytes);
-        if seen.finish.is_some() {
-            self.finish.clone_from(&seen.finish);
-        }
-        if let Some(usage) = seen.usage {
-            self.usage = Some((usage, UsageSource::Reported));
-            // Some providers tell it in every chunk, or in the first.
-            self.usage_is_last = seen.usage_only || self.finish.is_some();
-        }
-        if seen.service.is_some() {
-            self.service = seen.service;
-        }
-        if self.id.is_none() {
-            self.id.clone_from(&seen.id);
-        }
-    }
-
-    fn note_delta(&mut self, delta: &Delta) {
-        self.visible_bytes += delta.visible_bytes();
-        self.reasoning_bytes += delta.reasoning_bytes();
-        if let DeltaKind::Finish(finish) = &delta.kind {
-            self.finish = Some(finish.clone());
-        }
-    }
-
-    /// What was used as far as it could be seen, where nobody reported it.
-    fn estimate(&self, prompt_tokens: u64) -> Usage {
-        Usage {
-            input: prompt_tokens,
-            output: estimate_tokens(self.visible_bytes).max(self.pieces),
-            reasoning: estimate_tokens(self.reasoning_bytes),
-            ..Usage::default()
         }
     }
 }
