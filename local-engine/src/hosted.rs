@@ -200,7 +200,7 @@ impl HostedModel {
         let mut changes = hosted.standing.subscribe();
         self.host.state().wake();
         let settled = |standing: &Standing| {
-            !matches!(standing, Standing::Unloaded { .. } | Standing::Loading { .. })
+            !matches!(standing, Standing::Unloaded { on_use: true } | Standing::Loading { .. })
         };
         let wait = tokio::time::timeout(hosted.keep.load_wait_max, changes.wait_for(settled));
         let standing = match wait.await {
@@ -214,7 +214,8 @@ impl HostedModel {
             Standing::Failed { reason, .. } => {
                 Err(NotLoaded::Failed { reason: reason.to_string() })
             }
-            _ => Err(NotLoaded::Stopped),
+            Standing::Unloaded { .. } => Err(NotLoaded::Unloaded),
+            Standing::Loading { .. } | Standing::Stopped => Err(NotLoaded::Stopped),
         }
     }
 

@@ -343,8 +343,9 @@ impl Round<'_> {
 
     /// Whether so much memory is free, or would be without the models that end and those idle ones.
     fn has_room(&self, needed: u64, idle: &[(Arc<Hosted>, Engine)]) -> bool {
-        let ending = self.retired.iter().map(|retired| &retired.engine);
-        let ending = ending.filter(|engine| engine.is_unused());
+        let now = Instant::now();
+        let ends = |retired: &&Retired| retired.engine.is_unused() || now >= retired.until;
+        let ending = self.retired.iter().filter(ends).map(|retired| &retired.engine);
         let engines = ending.chain(idle.iter().map(|(_, engine)| engine));
         let bytes = engines.map(|engine| engine.info().memory_bytes);
         bytes.fold(self.keeper.memory.free(), u64::saturating_add) >= needed

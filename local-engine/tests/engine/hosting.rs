@@ -236,6 +236,46 @@ async fn an_unloaded_model_stays_so_until_it_is_loaded() {
 }
 
 #[tokio::test]
+async fn the_memory_of_a_model_that_is_ending_is_waited_for() {
+    let probe = Engine::load(&small()).expect("loads");
+    let one = probe.info().memory_bytes;
+    drop(probe);
+    let host = Host::start(&HostConfig { memory_max: Some(one * 2 + 1) }).expect("a host");
+    let keep = |name| host.keep(name, small(), on_use()).expect("kept");
+    let (a, b, c) = (keep("a"), keep("b"), keep("c"));
+    let (of_a, of_b) = (a.engine().await.expect("loaded"), b.engine().await.expect("loaded"));
+    let (mut first, mut second) = (long(&of_a, 400), long(&of_b, 400));
+    first_text(&mut first).await;
+    first_text(&mut second).await;
+    a.unload(Duration::ZERO).await.expect("unloaded");
+    c.load().await.expect("its place is free as soon as the step that runs is over");
+    finishes(&c).await;
+    assert_eq!(b.state(), ModelState::Loaded, "it works");
+    assert!(matches!(read(first).await.end, JobEvent::Stopped { .. }), "as was asked");
+    drop(second);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_load_that_is_called_off_is_told() {
+    let probe = Engine::load(&small()).expect("loads");
+    let one = probe.info().memory_bytes;
+    drop(probe);
+    let host = Host::start(&HostConfig { memory_max: Some(one + 1) }).expect("a host");
+    let works = host.keep("works", small(), on_use()).expect("kept");
+    let engine = works.engine().await.expect("loaded");
+    let mut running = long(&engine, 400);
+    first_text(&mut running).await;
+    let waits = host.keep("waits", small(), Keep::default()).expect("kept");
+    let unload = async {
+        until("it is waited for", || waits.waiting() == 1).await;
+        waits.unload(Duration::ZERO).await.expect("unloaded");
+    };
+    let (told, ()) = tokio::join!(waits.engine(), unload);
+    assert_eq!(told.expect_err("nobody loads it"), NotLoaded::Unloaded);
+    drop(running);
+}
+
+#[tokio::test]
 async fn waits_for_a_load_are_bounded_in_number_and_time() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = host();

@@ -298,8 +298,8 @@ impl LocalRoute {
     /// Hands the job to the scheduler.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do
-    /// what is asked, [`FaultKind::Engine`] when the engine is down.
+    /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do what
+    /// is asked, [`FaultKind::Stopped`] and [`FaultKind::Engine`] when it has ended.
     pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
         let growth = Growth::new(job.extension.clone(), job.bounds().engine_time);
         let engine = job.engine;
@@ -439,9 +439,9 @@ fn submit_fault(param: &'static str, error: SubmitError) -> Fault {
         SubmitError::EmptyPrompt => {
             unfit(BadRequest::value(param, format!("`{param}` has no token")))
         }
-        SubmitError::Stopped | SubmitError::Failed { .. } => {
-            Fault::new(FaultKind::Engine, error.to_string())
-        }
+        // Its model was unloaded or exchanged since: another try finds what is there now.
+        SubmitError::Stopped => Fault::new(FaultKind::Stopped, error.to_string()),
+        SubmitError::Failed { .. } => Fault::new(FaultKind::Engine, error.to_string()),
     }
 }
 
@@ -505,4 +505,17 @@ fn rule_fault(param: &'static str, error: &ConstraintError) -> Fault {
 fn not_enforced(param: &str, why: &str) -> Fault {
     let message = format!("`{param}` cannot be enforced by the local model: {why}");
     unfit(BadRequest::unsupported(param, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_was_stopped_since_is_no_fault_of_the_route() {
+        let fault = submit_fault("messages", SubmitError::Stopped);
+        assert!(!fault.is_upstreams(), "{fault}");
+        let failed = SubmitError::Failed { reason: "a panic".to_owned() };
+        assert!(submit_fault("messages", failed).is_upstreams());
+    }
 }
