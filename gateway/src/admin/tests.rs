@@ -4,7 +4,7 @@ use super::{times, *};
 use crate::{
     caller::{ADMIN_KEY_FILE, read_secret},
     clock::{Clock, Hand},
-    config::{Config, Surroundings},
+    config::{Config, Environment, Surroundings},
     ledger::Condition,
     serve::{Front, Planes},
     start,
@@ -69,7 +69,8 @@ fn config(dir: &Path) -> Config {
     let text = "[policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
                 provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n\
                 api_key = \"sk-upstream-secret\"\n";
-    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
+    let surroundings =
+        Surroundings { lookup: &|_| None, environment: Environment::Needed, now_s: 1_795_305_600 };
     Config::parse(text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 

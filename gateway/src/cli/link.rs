@@ -417,8 +417,11 @@ pub(crate) fn config(common: &Common) -> Result<Config, CliError> {
 }
 
 fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
-    let surroundings =
-        Surroundings { lookup: &|_| Some(String::new()), now_s: clock.unix_ms() / 1000 };
+    let surroundings = Surroundings {
+        lookup: &|_| Some(String::new()),
+        environment: Environment::Spared,
+        now_s: clock.unix_ms() / 1000,
+    };
     Config::parse(TOLLGATE_TOML, path, surroundings)
 }
 

@@ -1,7 +1,7 @@
 //! Promises of the policy watch that need no clock and no signal.
 
 use super::*;
-use crate::config::Surroundings;
+use crate::config::{Environment, Surroundings};
 
 fn policy_to(route: &str) -> String {
     format!("[[choose]]\nname = \"to {route}\"\nroutes = [\"{route}\"]\n")
@@ -34,7 +34,8 @@ impl Case {
 fn config(dir: &Path) -> Config {
     let route = |name: &str| format!("[routes.{name}]\nkind = \"local\"\nfile = \"m\"\n");
     let text = format!("[policy]\nfile = \"mine.toml\"\n{}{}", route("one"), route("two"));
-    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
+    let surroundings =
+        Surroundings { lookup: &|_| None, environment: Environment::Needed, now_s: 1_795_305_600 };
     Config::parse(&text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 
