@@ -5,6 +5,7 @@ use crate::{
     caller::{FIRST_KEY_FILE, NewKey, Secret, private_dir, read_secret, write_secret},
     clock::Clock,
     config::{Config, Environment, PolicySource},
+    descriptors,
     listen::{self, Listening},
     routes::health,
     serve::{Front, Gateway, Planes},
@@ -38,7 +39,8 @@ pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
     if let Some(dir) = &common.data_dir {
         config.data_dir.clone_from(dir);
     }
-    for warning in &config.warnings {
+    let too_few = descriptors::too_few(descriptors::raise(), &config);
+    for warning in config.warnings.iter().chain(&too_few) {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
