@@ -91,7 +91,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
 
     reach_out(&gateway, &background, &ended);
     if let Some(tls) = &tls {
-        let noted = admin_tls.is_some().then(|| Arc::clone(&server_file));
+        let noted = server_file.clone().filter(|_| admin_tls.is_some());
         background.spawn(keep_certificates(Arc::clone(tls), noted, ended.child_token()));
     }
     let data =
@@ -155,16 +155,20 @@ async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr)
     Ok((listener, address))
 }
 
-/// Notes in the data directory where the command line asks and whom it meets there.
+/// Notes in the data directory where the command line asks and whom it meets there; on a full disk
+/// requests are served without that.
 async fn note(
     gateway: &Arc<Gateway>,
     address: SocketAddr,
     tls: Option<&Tls>,
-) -> Result<Arc<ServerFile>, CliError> {
+) -> Result<Option<Arc<ServerFile>>, CliError> {
     let (gateway, certificate) = (Arc::clone(gateway), tls.map(Tls::fingerprint));
     let write =
         move || ServerFile::write(&gateway.config.data_dir, address, certificate, &gateway.clock);
-    Ok(Arc::new(blocking(write).await??))
+    let noted = blocking(write).await?.inspect_err(|error| {
+        tracing::warn!(%error, "commands find this server by --server alone");
+    });
+    Ok(noted.ok().map(Arc::new))
 }
 
 /// Reads the certificates again at each SIGHUP, until `ended`, and notes which is shown now.
