@@ -53,6 +53,27 @@ async fn a_key_may_come_in_either_header_and_the_scheme_in_any_case() {
 }
 
 #[tokio::test]
+async fn a_header_that_steers_what_is_charged_is_given_once() {
+    let (cloud, gate) = a_cloud().await;
+    let key = bearer(&gate.key().secret);
+    for (name, values) in [
+        ("idempotency-key", ["a", "b"]),
+        ("x-tollgate-dry-run", ["0", "1"]),
+        ("x-tollgate-cache", ["on", "off"]),
+        ("x-tollgate-max-cost-usd", ["1", "2"]),
+    ] {
+        let twice = values.map(|value| (name, value));
+        let headers = [&[("authorization", key.as_str())], &twice[..]].concat();
+        let refused = chat_with(&gate, &headers).await;
+        assert_eq!(refused.status, 400, "{name}: {}", refused.body_text());
+        let error = refused.error();
+        assert_eq!(error.param.as_deref(), Some(name));
+        assert_eq!(error.message, format!("`{name}` is given twice"));
+    }
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
 async fn an_unknown_model_is_404_model_not_found() {
     let (cloud, gate) = a_cloud().await;
     let answer = gate.ask("Hi.").from("no-such-model").send().await;

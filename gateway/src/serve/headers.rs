@@ -8,7 +8,7 @@ use crate::{
     refusal::Refusal,
     routes::Routes,
     timeline::Timeline,
-    wire::BadRequest,
+    wire::{BadRequest, header_once},
 };
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
@@ -227,7 +227,7 @@ fn parameter(capability: &str) -> &str {
 /// refused: taken for a no, it would cost.
 pub(super) fn asks_dry_run(headers: &HeaderMap) -> Result<bool, Refusal> {
     static NAME: HeaderName = HeaderName::from_static("x-tollgate-dry-run");
-    match headers.get(&NAME).map(HeaderValue::as_bytes) {
+    match header_once(headers, &NAME)?.map(HeaderValue::as_bytes) {
         None | Some(b"" | b"0" | b"false" | b"no") => Ok(false),
         Some(b"1" | b"true" | b"yes") => Ok(true),
         Some(_) => Err(Refusal::Bad(BadRequest {
