@@ -13,12 +13,16 @@ use crate::{
     telemetry::{LogFormat, start_logging},
     tls::Tls,
 };
-use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Longest wait for what runs beside the requests, once it was told to end: a file on a disk that
+/// does not answer must not keep the program from stopping.
+const BACKGROUND_MAX: Duration = Duration::from_secs(10);
 
 /// Serve requests until SIGTERM or SIGINT; SIGHUP reads the policy again.
 #[derive(Debug, clap::Args)]
@@ -47,7 +51,9 @@ pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(config, clock, args.hello))
+    let ended = runtime.block_on(serve(config, clock, args.hello));
+    runtime.shutdown_timeout(BACKGROUND_MAX);
+    ended
 }
 
 async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError> {
@@ -108,7 +114,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     tracing::info!("no connection is open any more; closing the books");
     ended.cancel();
     background.close();
-    background.wait().await;
+    if tokio::time::timeout(BACKGROUND_MAX, background.wait()).await.is_err() {
+        tracing::warn!("what runs beside the requests does not end; going on without it");
+    }
     // What still runs for nobody is cut like a client's answer, and settled as it stands.
     gateway.cache.stop();
     gateway.idempotency.stop();

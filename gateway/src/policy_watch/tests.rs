@@ -103,6 +103,21 @@ fn a_file_that_is_too_large_is_not_read_whole() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let case = Case::new();
+    let file = case.dir.path().join("mine.toml");
+    fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    assert!(case.policy.candidate(false).is_none());
+    assert!(case.rejected().ends_with("mine.toml: is no regular file"), "{}", case.rejected());
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(case.policy.candidate(false).is_none());
+    assert!(case.rejected().ends_with("mine.toml: is no regular file"), "{}", case.rejected());
+}
+
+#[test]
 fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("mine.toml"), "[[choose]]\nname = 1\n").unwrap();
