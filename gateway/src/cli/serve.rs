@@ -305,8 +305,10 @@ fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String,
     line("routes", &routes.join(", "));
     line("policy", &format!("{} {} ({source})", policy.name(), policy.version()));
     line("ledger", &format!("{dir}/journal  (tollgate ledger query)"));
-    line("keys", &format!("{dir}/{FIRST_KEY_FILE}, {dir}/admin.key  (tollgate key create)"));
-    if hello && let Some(secret) = first_key(gateway)? {
+    let first = first_key(gateway)?;
+    let of_first = first.as_ref().map_or_else(String::new, |_| format!("{dir}/{FIRST_KEY_FILE}, "));
+    line("keys", &format!("{of_first}{dir}/admin.key  (tollgate key create)"));
+    if hello && let Some(secret) = first {
         let secret = secret.reveal();
         line("key", secret);
         line(
