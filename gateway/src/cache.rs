@@ -17,7 +17,7 @@ use crate::{
     config::{CacheConfig, CacheMode},
     ledger::KeyId,
     refusal::Refusal,
-    wire::{BadRequest, ChatRequest},
+    wire::{BadRequest, ChatRequest, header_once},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use key::CacheKey;
@@ -210,7 +210,7 @@ pub fn check(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// A word that is not known is refused: who wants no kept answer must not get one for a typo.
 fn wish(headers: &HeaderMap) -> Result<Wish, Refusal> {
-    Ok(match headers.get(&HEADER).map(HeaderValue::as_bytes) {
+    Ok(match header_once(headers, &HEADER)?.map(HeaderValue::as_bytes) {
         None => Wish::Unsaid,
         Some(b"on") => Wish::On,
         Some(b"off") => Wish::Off,

@@ -11,6 +11,7 @@ pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub(crate) mod descriptors;
 pub mod draw;
 pub mod execute;
 pub mod extras;

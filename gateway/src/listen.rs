@@ -39,6 +39,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// After an error that closing some connection may cure (such as too many open files), the next
 /// one is accepted this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While none can be accepted, that is said this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The address a request came from: an extension of every request.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +78,9 @@ pub async fn serve<S>(
     let ends = Ends::default();
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
-    while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {
+    let mut complaint = Complaint::default();
+    while let Some((stream, peer, place)) = accept(&listener, &places, &stop, &mut complaint).await
+    {
         let open = Connection {
             peer,
             service: service.clone(),
@@ -219,6 +223,7 @@ async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     stop: &CancellationToken,
+    complaint: &mut Complaint,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let next = async {
         let place = Arc::clone(places).acquire_owned().await.ok()?;
@@ -227,7 +232,9 @@ async fn accept(
                 Ok((stream, peer)) => return Some((stream, peer, place)),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be accepted");
+                    if complaint.is_due(Instant::now()) {
+                        tracing::error!(%error, "no connection can be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -236,6 +243,20 @@ async fn accept(
     tokio::select! {
         () = stop.cancelled() => None,
         next = next => next,
+    }
+}
+
+/// When it was last said that no connection can be accepted, which is found at every try.
+#[derive(Debug, Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|said| now >= said + COMPLAIN_EVERY);
+        if due {
+            self.0 = Some(now);
+        }
+        due
     }
 }
 

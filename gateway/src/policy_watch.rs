@@ -12,6 +12,7 @@ use crate::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use policies::{KnownRoute, Policy, PolicyError};
+use rustix::fs::{Mode, OFlags, open};
 use std::{
     fs::{self, File},
     io::{self, Read as _},
@@ -307,7 +308,12 @@ fn read(source: &PolicySource) -> Result<String, PolicyLoadError> {
     };
     let read = || {
         let mut text = String::new();
-        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        // A pipe would be waited for, until the end of the program and longer.
+        let file = File::from(open(path, OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("is no regular file"));
+        }
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(io::Error::other(format!("is larger than {FILE_BYTES_MAX} bytes")));
         }

@@ -165,7 +165,7 @@ fn data_plane() -> Paths<Arc<Gateway>> {
         .at("/v1/messages", "POST", asks(Endpoint::Messages))
         .at("/v1/messages/count_tokens", "POST", post(count::count_tokens))
         .at("/v1/models", READS, get(pages::models))
-        .at("/v1/models/{id}", READS, get(pages::model))
+        .at("/v1/models/{*id}", READS, get(pages::model))
 }
 
 /// Asks requests of one endpoint.

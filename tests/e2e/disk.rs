@@ -107,6 +107,75 @@ async fn a_disk_that_is_really_full_stops_paid_work_settles_what_runs_and_heals(
 }
 
 #[tokio::test]
+async fn a_start_on_a_full_disk_serves_and_keeps_its_index() {
+    let Some((_cloud, mut gate, key, disk)) = on_a_disk_of_its_own(64).await else { return };
+    let mut promised = BTreeSet::new();
+    promised.insert(gate.ask("Before.").by(&key).send().await.ok().id().to_owned());
+    gate.stop().await;
+    let filler = disk.fill();
+    let gate = gate.restarted_after(|_| {}).await;
+    assert!(!gate.log().contains("the index was damaged"), "{}", gate.log());
+    let names = std::fs::read_dir(gate.builder_ref().data_dir()).unwrap();
+    let names: Vec<_> = names.map(|item| item.unwrap().file_name()).collect();
+    let aside = names.iter().any(|name| name.to_string_lossy().contains("broken"));
+    assert!(!aside, "{names:?}");
+    std::fs::remove_file(filler).unwrap();
+    let again = eventually("paid work to go on", || async {
+        let answer = gate.ask("And now?").by(&key).send().await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    promised.insert(again.id().to_owned());
+    judged("a start on a full disk", &gate, &key, 2, &promised).await;
+}
+
+#[tokio::test]
+async fn a_data_directory_that_goes_is_told_and_paid_work_stops_until_it_is_back() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    let ready = || async { gate.get("/ready").await };
+    gate.ask("Before.").send().await.ok();
+    assert_eq!(ready().await.status, 200);
+    let data = gate.builder_ref().data_dir();
+    let away = data.with_extension("away");
+    std::fs::rename(&data, &away).unwrap();
+    let refused = gate.ask("Is there a ledger?").send().await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.error().code.as_deref(), Some("ledger_unavailable"));
+    let told = ready().await;
+    assert_eq!((told.status, &told.json()["status"]), (503, &"not_ready".into()));
+    assert_eq!(told.json()["store"]["condition"]["state"], "failed");
+    assert_eq!(cloud.counts().requests, 1);
+
+    std::fs::rename(&away, &data).unwrap();
+    let well = || async { (ready().await.status == 200).then_some(()) };
+    eventually("it to be found again", well).await;
+    gate.ask("And now?").send().await.ok();
+    assert_eq!(gate.ledger_verify().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_without_a_ledger_where_a_route_is_not_paid_for() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud_named("ours", &cloud, "budgeted = false")
+        .cloud_named("paid", &cloud, "")
+        .start()
+        .await;
+    std::fs::remove_dir_all(gate.builder_ref().data_dir()).unwrap();
+    eventually("the loss to be found", || async {
+        let told = gate.get("/ready").await;
+        assert_eq!(told.status, 200);
+        (told.json()["store"]["condition"]["state"] == "failed").then_some(())
+    })
+    .await;
+    let served = gate.ask("Are you there?").from("ours").send().await;
+    assert_eq!(served.status, 200, "{}", served.body_text());
+    let refused = gate.ask("And you?").from("paid").send().await;
+    assert_eq!(refused.status, 503, "{}", refused.body_text());
+}
+
+#[tokio::test]
 async fn a_second_process_is_turned_away_and_the_first_goes_on() {
     let cloud = StandIn::start().await.unwrap();
     let gate = Gate::builder().cloud(&cloud).ledger("durability = \"strict\"").start().await;

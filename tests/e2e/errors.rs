@@ -53,6 +53,27 @@ async fn a_key_may_come_in_either_header_and_the_scheme_in_any_case() {
 }
 
 #[tokio::test]
+async fn a_header_that_steers_what_is_charged_is_given_once() {
+    let (cloud, gate) = a_cloud().await;
+    let key = bearer(&gate.key().secret);
+    for (name, values) in [
+        ("idempotency-key", ["a", "b"]),
+        ("x-tollgate-dry-run", ["0", "1"]),
+        ("x-tollgate-cache", ["on", "off"]),
+        ("x-tollgate-max-cost-usd", ["1", "2"]),
+    ] {
+        let twice = values.map(|value| (name, value));
+        let headers = [&[("authorization", key.as_str())], &twice[..]].concat();
+        let refused = chat_with(&gate, &headers).await;
+        assert_eq!(refused.status, 400, "{name}: {}", refused.body_text());
+        let error = refused.error();
+        assert_eq!(error.param.as_deref(), Some(name));
+        assert_eq!(error.message, format!("`{name}` is given twice"));
+    }
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
 async fn an_unknown_model_is_404_model_not_found() {
     let (cloud, gate) = a_cloud().await;
     let answer = gate.ask("Hi.").from("no-such-model").send().await;
@@ -127,7 +148,9 @@ async fn an_answer_tells_where_it_came_from_and_how_long_it_took() {
 
 #[tokio::test]
 async fn models_are_listed_and_each_can_be_asked_for() {
-    let (_cloud, gate) = a_cloud().await;
+    let cloud = StandIn::start().await.unwrap();
+    let alias = "aliases = [\"meta/llama-3\"]";
+    let gate = Gate::builder().cloud_named("cloud", &cloud, alias).start().await;
     let list = gate.get("/v1/models").await.ok().json();
     assert_eq!(list["object"], "list");
     let ids: Vec<_> = list["data"]
@@ -136,7 +159,9 @@ async fn models_are_listed_and_each_can_be_asked_for() {
         .iter()
         .map(|m| m["id"].as_str().unwrap().to_owned())
         .collect();
-    assert!(ids.contains(&"auto".to_owned()) && ids.contains(&"cloud".to_owned()), "{ids:?}");
+    for name in ["auto", "cloud", "meta/llama-3"] {
+        assert!(ids.iter().any(|id| id == name), "{ids:?}");
+    }
     for model in list["data"].as_array().unwrap() {
         assert_eq!(model["object"], "model");
         assert!(model["created"].is_u64() && model["owned_by"].is_string(), "{model}");

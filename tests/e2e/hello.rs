@@ -27,11 +27,24 @@ async fn the_first_start_writes_two_keys_that_work_and_only_the_owner_can_read()
     let key = crate::harness::Key { id: String::new(), secret: first.trim().to_owned() };
     gate.ask("Hello.").by(&key).send().await.ok();
 
+    assert!(gate.log().contains("/first.key, "), "{}", gate.log());
+
     gate.stop().await;
     let gate = gate.restarted_after(|_| {}).await;
     assert_eq!(std::fs::read_to_string(data.join("first.key")).unwrap(), first);
     gate.ask("Hello again.").by(&key).send().await.ok();
     assert_eq!(gate.ledger().entries().await.len(), 2, "the ledger goes on");
+}
+
+#[tokio::test]
+async fn a_first_key_whose_file_is_gone_is_not_pointed_to() {
+    let (_cloud, builder) = a_cloud().await;
+    let mut gate = builder.start().await;
+    gate.stop().await;
+    let remove = |data: &std::path::Path| std::fs::remove_file(data.join("first.key")).unwrap();
+    let gate = gate.restarted_after(remove).await;
+    let log = gate.log();
+    assert!(log.contains("/admin.key") && !log.contains("first.key"), "{log}");
 }
 
 #[tokio::test]

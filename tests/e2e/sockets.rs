@@ -1,11 +1,18 @@
 //! What cannot be seen in an answer: the options of the sockets themselves.
 
-use crate::harness::Gate;
+use crate::harness::{Gate, eventually};
 use e2e::standin::{Fault, Script, StandIn};
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// How long a test looks at something that must not happen. Too short a look can only miss a fault,
+/// never invent one.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A duplicate of another process's descriptor; `None` where the system does not allow that.
 fn borrowed(pid: u32, fd: i32) -> Option<OwnedFd> {
@@ -67,4 +74,103 @@ async fn nobody_else_can_reach_it_unless_told() {
     let gate = Gate::builder().cloud(&cloud).start().await;
     let address: std::net::SocketAddr = gate.url().trim_start_matches("http://").parse().unwrap();
     assert!(address.ip().is_loopback());
+}
+
+/// Sets a process's soft limit of descriptors, and returns the one of before.
+fn set_descriptors_max(pid: u32, max: u64) -> u64 {
+    let pid = i32::try_from(pid).unwrap();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit(2) reads and writes the two structs that live here, and nothing else.
+    #[expect(unsafe_code, reason = "the standard library sets no limits")]
+    let set = unsafe {
+        let read = libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
+        let new = libc::rlimit { rlim_cur: max, rlim_max: limit.rlim_max };
+        read | libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const new, std::ptr::null_mut())
+    };
+    assert_eq!(set, 0, "its limits can be set");
+    limit.rlim_cur
+}
+
+/// The number that the next descriptor of a process gets, once it opens and closes none.
+async fn next_descriptor(pid: u32) -> u64 {
+    let open = || -> BTreeSet<u64> {
+        let listed = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        listed.map(|fd| fd.unwrap().file_name().to_string_lossy().parse().unwrap()).collect()
+    };
+    let mut before = BTreeSet::new();
+    let open = eventually("its descriptors to stay", || {
+        let now = open();
+        let same = std::mem::replace(&mut before, now.clone()) == now;
+        async move { same.then_some(now) }
+    })
+    .await;
+    (0..).find(|number| !open.contains(number)).unwrap()
+}
+
+/// A chat request as it stands on the wire.
+fn chat(gate: &Gate) -> String {
+    let body = r#"{"model":"auto","messages":[{"role":"user","content":"Hello."}]}"#;
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        gate.key().secret,
+        body.len()
+    )
+}
+
+/// Asks once more on a connection that stays: the answer's head and body.
+async fn ask_on(connection: &mut tokio::net::TcpStream, request: &str) -> String {
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = connection.read(&mut piece).await.unwrap();
+        assert!(count > 0, "the connection stays: {text}");
+        text.push_str(&String::from_utf8_lossy(&piece[..count]));
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() == length.expect("a whole answer").parse::<usize>().unwrap() {
+            return text;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_descriptor_no_provider_is_blamed_and_the_log_is_not_flooded() {
+    let cloud = StandIn::start().await.unwrap();
+    let breaker = "breaker = { failures_max = 2 }";
+    let mut gate = Gate::builder().cloud_named("cloud", &cloud, breaker).start().await;
+    let address = gate.url().trim_start_matches("http://").to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let health = "GET /health HTTP/1.1\r\nhost: h\r\n\r\n";
+    assert!(ask_on(&mut connection, health).await.starts_with("HTTP/1.1 200 "));
+    let chat = chat(&gate);
+    let pid = gate.child().pid();
+    let before = set_descriptors_max(pid, next_descriptor(pid).await);
+
+    let waiting = tokio::net::TcpStream::connect(&address).await.unwrap();
+    for _ in 0..5 {
+        let refused = ask_on(&mut connection, &chat).await;
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+        assert!(refused.contains("every route for this request is busy"), "{refused}");
+    }
+    tokio::time::sleep(LOOK).await;
+    let said = gate.log().matches("no connection can be accepted").count();
+    assert_eq!(said, 1, "{}", gate.log());
+    assert_eq!(cloud.counts().requests, 0);
+
+    set_descriptors_max(pid, before);
+    drop(waiting);
+    let served = ask_on(&mut connection, &chat).await;
+    assert!(served.starts_with("HTTP/1.1 200 "), "the route is not left alone: {served}");
+}
+
+#[tokio::test]
+async fn it_takes_all_the_descriptors_that_it_may_have() {
+    let cloud = StandIn::start().await.unwrap();
+    let mut gate = Gate::builder().cloud(&cloud).start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gate.child().pid())).unwrap();
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = open_files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{open_files}");
 }

@@ -6,7 +6,7 @@
 use super::{
     Answer, answer, answer_with, change,
     groups::fresh,
-    limits::{BudgetBody, check_all, given},
+    limits::{BudgetBody, check_all, given, tag},
     read::{Body, Params, bad},
     state,
 };
@@ -136,6 +136,9 @@ pub(super) async fn create(
 ) -> Answer {
     let named =
         Named { scope: scope(&body.scope)?, of_sessions: body.of_sessions, window: body.window };
+    if let Scope::Tag(name) = &named.scope {
+        tag("scope", name)?;
+    }
     let spec = BudgetBody {
         window: body.window,
         money_usd: body.money_usd,

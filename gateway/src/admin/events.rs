@@ -42,7 +42,10 @@ pub(super) async fn list(
             format!("`type` is one of {}, or what stands before the dot", NOTICE_KINDS.join(", "));
         return Err(bad(Some("type"), message));
     }
-    let limit = params.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let limit = params.limit.unwrap_or(PAGE);
+    if limit == 0 || limit > PAGE_MAX {
+        return Err(bad(Some("limit"), format!("`limit` is 1 to {PAGE_MAX}")));
+    }
     let notices = super::reading(&gateway, |gateway| gateway.books.notices()).await?;
     let mut notices: Vec<Notice> = notices.into_iter().map(|(_, notice)| notice).collect();
     if let Some(after) = &params.after {

@@ -6,7 +6,8 @@
 use super::{
     Answer, answer, answer_with, change,
     limits::{
-        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, views, within,
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, filled, given, name, tag, views,
+        within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
@@ -108,6 +109,9 @@ async fn create(
     let text = name("name", body.name)?;
     if text.is_empty() || text.contains('/') {
         return Err(bad(Some("name"), "`name` is not empty and has no `/` in it"));
+    }
+    if matches!(kind, Kind::Tag) {
+        tag("name", &text)?;
     }
     let record = GroupRecord {
         scope: kind.scope(&text),
@@ -229,7 +233,7 @@ impl Kind {
 
     fn team(self, team: String) -> Result<String, Refusal> {
         match self {
-            Self::User => name("team", team),
+            Self::User => filled("team", team),
             Self::Team | Self::Tag => Err(bad(Some("team"), "only a user is in a team")),
         }
     }

@@ -6,7 +6,8 @@
 use super::{
     Answer, answer, answer_with, change,
     limits::{
-        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, given, name, tags, views, within,
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, filled, given, name, tags,
+        views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
@@ -116,8 +117,8 @@ pub(super) async fn create(
     }
     let new = NewKey {
         label: name("label", body.label)?,
-        user: body.user.map(|user| name("user", user)).transpose()?,
-        team: body.team.map(|team| name("team", team)).transpose()?,
+        user: body.user.map(|user| filled("user", user)).transpose()?,
+        team: body.team.map(|team| filled("team", team)).transpose()?,
         tags: tags(body.tags)?,
         limits: body.limits.0.check()?,
         budgets: budgets(body.budgets)?,
@@ -145,8 +146,8 @@ pub(super) async fn change(
     }
     let change = KeyChange {
         label: body.label.map(|label| name("label", label)).transpose()?,
-        user: within(body.user, |user| name("user", user))?,
-        team: within(body.team, |team| name("team", team))?,
+        user: within(body.user, |user| filled("user", user))?,
+        team: within(body.team, |team| filled("team", team))?,
         tags: body.tags.map(tags).transpose()?,
         limits: Some(body.limits.0.apply(before.limits.clone())?),
         budgets: body.budgets.map(budgets).transpose()?,

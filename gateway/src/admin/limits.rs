@@ -190,6 +190,12 @@ pub(super) fn tags(written: Vec<String>) -> Result<Vec<String>, Refusal> {
     crate::wire::check_tags(written).map_err(|message| bad(Some("tags"), message))
 }
 
+/// The name of a tag that is to be set up: one that no request can bear would limit nothing.
+pub(super) fn tag(param: &str, name: &str) -> Result<(), Refusal> {
+    let checked = crate::wire::check_tags(vec![name.to_owned()]);
+    checked.map(drop).map_err(|message| bad(Some(param), message))
+}
+
 /// A label, user, team or tag.
 pub(super) fn name(param: &str, text: String) -> Result<String, Refusal> {
     if text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
@@ -197,6 +203,14 @@ pub(super) fn name(param: &str, text: String) -> Result<String, Refusal> {
         return Err(bad(Some(param), message));
     }
     Ok(text)
+}
+
+/// The user or the team of something; who has none says so by null.
+pub(super) fn filled(param: &str, text: String) -> Result<String, Refusal> {
+    if text.is_empty() {
+        return Err(bad(Some(param), format!("`{param}` is not empty; null is none")));
+    }
+    name(param, text)
 }
 
 fn at_least_one<T: PartialEq + From<u8>>(

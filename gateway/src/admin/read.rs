@@ -36,10 +36,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if text.trim_ascii_start().first() != Some(&b'{') {
             return Err(bad(None, "the body: it must be a JSON object"));
         }
-        serde_json::from_slice(text).map(Body).map_err(|error| {
-            let message = error.to_string();
-            bad(named(&message), format!("the body: {message}"))
-        })
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let body = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            wrong("the body", Some(path.as_str()), &error.into_inner().to_string())
+        })?;
+        let end = reader.end().map_err(|error| wrong("the body", None, &error.to_string()));
+        end.map(|()| Self(body))
     }
 }
 
@@ -85,9 +88,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         Query::<T>::try_from_uri(&parts.uri).map(|Query(params)| Params(params)).map_err(|error| {
-            let message = error.body_text();
-            let message = message.rsplit_once("string: ").map_or(&*message, |(_, rest)| rest);
-            bad(named(message), format!("the query: {message}"))
+            let said = error.body_text();
+            let said = said.strip_prefix("Failed to deserialize query string: ").unwrap_or(&said);
+            let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            match said.split_once(": ").filter(|(name, _)| is_name(name)) {
+                Some((name, message)) => wrong("the query", Some(name), message),
+                None => wrong("the query", None, said),
+            }
         })
     }
 }
@@ -99,6 +106,15 @@ pub(super) fn bad(param: Option<&str>, message: impl Into<String>) -> Refusal {
         message: message.into(),
         code: "invalid_value",
     })
+}
+
+/// A refusal in a reader's words, which names the parameter: the one that the message names, else the
+/// one at `path`.
+fn wrong(part: &str, path: Option<&str>, message: &str) -> Refusal {
+    match (named(message), path.filter(|path| *path != ".")) {
+        (None, Some(path)) => bad(Some(path), format!("{part}: `{path}`: {message}")),
+        (named, _) => bad(named, format!("{part}: {message}")),
+    }
 }
 
 /// The parameter that a reader's message names.

@@ -4,7 +4,7 @@ use super::{times, *};
 use crate::{
     caller::{ADMIN_KEY_FILE, read_secret},
     clock::{Clock, Hand},
-    config::{Config, Surroundings},
+    config::{Config, Environment, Surroundings},
     ledger::Condition,
     serve::{Front, Planes},
     start,
@@ -69,7 +69,8 @@ fn config(dir: &Path) -> Config {
     let text = "[policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
                 provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n\
                 api_key = \"sk-upstream-secret\"\n";
-    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
+    let surroundings =
+        Surroundings { lookup: &|_| None, environment: Environment::Needed, now_s: 1_795_305_600 };
     Config::parse(text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 
@@ -225,6 +226,21 @@ async fn the_admin_key_rotates_over_the_api() {
 }
 
 #[tokio::test]
+async fn a_tag_that_no_request_can_bear_is_set_up_nowhere() {
+    let plane = Plane::open();
+    for tag in ["a,b", "ü", " lead", "guard:spend", &"x".repeat(65)] {
+        let (status, said) = plane.ask("POST", "/tags", json!({"name": tag})).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("name")), "{tag}: {said}");
+        let budget = json!({"scope": format!("tag:{tag}"), "window": "day", "requests": 1});
+        let (status, said) = plane.ask("POST", "/budgets", budget).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("scope")), "{tag}: {said}");
+    }
+    assert_eq!(plane.ask("POST", "/tags", json!({"name": "two words"})).await.0, 201);
+    let budget = json!({"scope": "tag:two words", "window": "day", "requests": 1});
+    assert_eq!(plane.ask("POST", "/budgets", budget).await.0, 201);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_and_named() {
     let plane = Plane::open();
     let long = "x".repeat(201);
@@ -234,8 +250,12 @@ async fn what_is_wrong_is_refused_and_named() {
         (json!({"limits": {"per_hour": 1}}), json!("per_hour")),
         (json!({"label": long}), json!("label")),
         (json!({"budgets": [{"window": "day"}]}), json!("budgets")),
-        (json!({"budgets": [{"window": "year", "tokens": 1}]}), Value::Null),
-        (json!({"budgets": [{"window": "day", "money_usd": 5.0}]}), Value::Null),
+        (json!({"budgets": [{"window": "year", "tokens": 1}]}), json!("budgets[0].window")),
+        (json!({"budgets": [{"window": "day", "money_usd": 5.0}]}), json!("budgets[0].money_usd")),
+        (json!({"limits": {"concurrency": -1}}), json!("limits.concurrency")),
+        (json!({"limits": [1]}), json!("limits")),
+        (json!({"may_pin": "yes"}), json!("may_pin")),
+        (json!({"user": ""}), json!("user")),
         (
             json!({"budgets": [{"window": "day", "tokens": 1}, {"window": "day", "tokens": 2}]}),
             json!("budgets"),
@@ -258,11 +278,17 @@ async fn what_is_wrong_is_refused_and_named() {
         ("/ledger/summary?group_by=colour", json!("group_by")),
         ("/ledger/summary?limit=5", json!("limit")),
         ("/prices?colour=red", json!("colour")),
+        ("/budgets?of_sessions=2", json!("of_sessions")),
+        ("/events?limit=-1", json!("limit")),
+        ("/events?limit=0", json!("limit")),
+        ("/events?limit=1001", json!("limit")),
     ] {
         let (status, said) = plane.ask("GET", path, Value::Null).await;
         assert_eq!(status, 400, "{path}: {said}");
         assert_eq!(said["error"]["param"], param, "{path}: {said}");
     }
+    let (status, said) = plane.send("POST", "/admin/v1/keys", &plane.admin, "{} {}").await;
+    assert_eq!((status, &said["error"]["param"]), (400, &Value::Null), "{said}");
     assert_eq!(plane.ask("GET", "/ledger/requests/nonsense", Value::Null).await.0, 404);
     assert_eq!(plane.ask("GET", "/no-such", Value::Null).await.0, 404);
     assert_eq!(plane.ask("PUT", "/keys", Value::Null).await.0, 405);

@@ -15,7 +15,7 @@ use crate::{
     config::IdempotencyConfig,
     ledger::KeyId,
     refusal::Refusal,
-    wire::{BadRequest, ChatRequest},
+    wire::{BadRequest, ChatRequest, header_once},
 };
 use http::{HeaderMap, HeaderName};
 use moka::policy::EvictionPolicy;
@@ -90,7 +90,7 @@ impl Idempotency {
     /// # Errors
     /// [`Refusal::Bad`] for one that is no key, or where there are none.
     pub fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Refusal> {
-        let Some(key) = headers.get(&HEADER) else { return Ok(None) };
+        let Some(key) = header_once(headers, &HEADER)? else { return Ok(None) };
         if self.config.bytes_max == 0 {
             return Err(bad("idempotency keys are switched off on this gateway"));
         }

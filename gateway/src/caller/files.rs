@@ -53,9 +53,12 @@ pub fn write_secret(dir: &Path, name: &str, secret: &Secret) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    writeln!(file, "{}", secret.reveal())?;
-    file.sync_all()?;
-    fs::rename(&fresh, dir.join(name))?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        writeln!(file, "{}", secret.reveal())?;
+        file.sync_all()?;
+        fs::rename(&fresh, dir.join(name))
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&fresh)))?;
     File::open(dir)?.sync_all()
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{CloudConfig, Config, Environment, RouteSource},
+    config::{CloudConfig, Config, Environment, RouteConfig, RouteSource},
     providers::probe,
 };
 use policies::RoutePrice;
@@ -57,12 +57,25 @@ pub(crate) async fn run(common: &Common) -> Result<(), CliError> {
         };
         let now_s = Clock::system().unix_ms() / 1000;
         if found.ok && matches!(route.price.at(now_s), RoutePrice::Unknown) {
-            found.found.push_str("; its price is not known, so policies leave it out");
-            found.next = Some("give it a price: tollgate prices check".to_owned());
+            unpriced(route, &mut found);
         }
         all.push(Found { route: route.id.to_string(), kind: kind.to_owned(), ..found });
     }
     report(common, &all)
+}
+
+/// Its provider would answer; whether it is ever asked is another question.
+fn unpriced(route: &RouteConfig, found: &mut Found) {
+    let so = match (&route.source, route.unknown_price_max) {
+        (RouteSource::Local(_), _) => "its entries carry no cost".to_owned(),
+        (RouteSource::Cloud(_), Some(most)) => format!("each attempt reserves {most} USD"),
+        (RouteSource::Cloud(_), None) => {
+            found.ok = false;
+            "policies leave it out".to_owned()
+        }
+    };
+    found.found.push_str(&format!("; its price is not known, so {so}"));
+    found.next = Some("give it a price: tollgate prices check".to_owned());
 }
 
 fn report(common: &Common, all: &[Found]) -> Result<(), CliError> {
@@ -170,7 +183,9 @@ fn unreachable(error: &reqwest::Error, cloud: &CloudConfig) -> Found {
         source = cause.source();
     }
     let lower = chain.to_ascii_lowercase();
-    let next = if lower.contains("certificate") || lower.contains("tls") {
+    let next = if lower.contains("corrupt message") {
+        "no TLS is spoken there: look at the scheme and the port of `base_url`"
+    } else if lower.contains("certificate") || lower.contains("tls") {
         "its certificate is not trusted here: look at the address, or at what stands between"
     } else if lower.contains("dns") || lower.contains("resolve") || lower.contains("lookup") {
         "its name is not found: look at `base_url` and at this machine's DNS"
@@ -192,8 +207,61 @@ fn skew(date: Option<&header::HeaderValue>, clock: &Clock) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, skew};
+    use super::{
+        Clock, CloudConfig, Config, Environment, Found, RouteSource, provider, skew, unpriced,
+    };
+    use crate::config::Surroundings;
     use reqwest::header::HeaderValue;
+    use std::path::Path;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn config(base_url: &str, more: &str) -> Config {
+        let text = format!(
+            "[routes.c]\nkind = \"openai\"\nprovider = \"p\"\nbase_url = \"{base_url}\"\n\
+             model = \"m\"\n{more}"
+        );
+        let (environment, now_s) = (Environment::Needed, 1_795_305_600);
+        let surroundings = Surroundings { lookup: &|_| None, environment, now_s };
+        Config::parse(&text, Path::new("tollgate.toml"), surroundings).unwrap()
+    }
+
+    fn cloud(config: &Config) -> &CloudConfig {
+        match &config.routes[0].source {
+            RouteSource::Cloud(cloud) => cloud,
+            RouteSource::Local(_) => panic!("a cloud"),
+        }
+    }
+
+    #[tokio::test]
+    async fn https_to_a_port_in_clear_is_told_as_that() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("https://{}/v1", listener.local_addr().unwrap());
+        let serving = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            socket
+        };
+        let client = reqwest::Client::builder().no_proxy();
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let (config, client) = (config(&base_url, ""), client.build().unwrap());
+        let (found, _socket) = tokio::join!(provider(&client, cloud(&config)), serving);
+        let next = found.next.unwrap();
+        assert!(next.starts_with("no TLS is spoken there"), "{}: {next}", found.found);
+    }
+
+    #[test]
+    fn a_route_that_policies_leave_out_would_not_answer() {
+        let looked = |more: &str| {
+            let config = config("https://h/v1", more);
+            let mut found: Found = super::good("it answers");
+            unpriced(&config.routes[0], &mut found);
+            (found.ok, found.found)
+        };
+        let (ok, said) = looked("");
+        assert!(!ok && said.ends_with("so policies leave it out"), "{said}");
+        let (ok, said) = looked("unknown_price_max_usd = \"0.5\"\n");
+        assert!(ok && said.contains("each attempt reserves 0.5"), "{said}");
+    }
 
     #[test]
     fn the_clocks_are_compared_by_the_date_of_the_answer() {

@@ -87,12 +87,15 @@ pub(crate) enum Missing {
 
 impl ServerFile {
     /// Notes which address serves this directory, and by which certificate it is known. Blocking.
+    ///
+    /// # Errors
+    /// Why it could not be written; nothing is left of it then.
     pub(crate) fn write(
         dir: &Path,
         address: SocketAddr,
         certificate: Option<String>,
         clock: &Clock,
-    ) -> Result<Self, CliError> {
+    ) -> io::Result<Self> {
         let note = ServerNote {
             address: reachable(address),
             pid: std::process::id(),
@@ -100,8 +103,9 @@ impl ServerFile {
             certificate,
         };
         let file = Self { path: dir.join(SERVER_FILE), note };
-        file.save(&file.note)
-            .map_err(|error| CliError::failed(format!("{}: {error}", file.path.display())))?;
+        file.save(&file.note).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.path.display()))
+        })?;
         Ok(file)
     }
 
@@ -417,8 +421,11 @@ pub(crate) fn config(common: &Common) -> Result<Config, CliError> {
 }
 
 fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
-    let surroundings =
-        Surroundings { lookup: &|_| Some(String::new()), now_s: clock.unix_ms() / 1000 };
+    let surroundings = Surroundings {
+        lookup: &|_| Some(String::new()),
+        environment: Environment::Spared,
+        now_s: clock.unix_ms() / 1000,
+    };
     Config::parse(TOLLGATE_TOML, path, surroundings)
 }
 

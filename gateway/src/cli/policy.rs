@@ -54,8 +54,14 @@ pub(crate) struct ExplainArgs {
 /// `tollgate policy check FILE`: needs neither a server nor a ledger.
 pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
     let path = args.file.display().to_string();
-    let source = std::fs::read_to_string(&args.file)
-        .map_err(|error| CliError::new(Exit::NotFound, format!("{path}: {error}")))?;
+    let source = std::fs::read_to_string(&args.file).map_err(|error| {
+        let exit = match error.kind() {
+            // It is there, and no text.
+            std::io::ErrorKind::InvalidData => Exit::Failed,
+            _ => Exit::NotFound,
+        };
+        CliError::new(exit, format!("{path}: {error}"))
+    })?;
     let name = args.file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
     let refused = |mut error: policies::PolicyError| {
         error.file.clone_from(&path);

@@ -5,6 +5,7 @@ use crate::{
     caller::{FIRST_KEY_FILE, NewKey, Secret, private_dir, read_secret, write_secret},
     clock::Clock,
     config::{Config, Environment, PolicySource},
+    descriptors,
     listen::{self, Listening},
     routes::health,
     serve::{Front, Gateway, Planes},
@@ -12,12 +13,16 @@ use crate::{
     telemetry::{LogFormat, start_logging},
     tls::Tls,
 };
-use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Longest wait for what runs beside the requests, once it was told to end: a file on a disk that
+/// does not answer must not keep the program from stopping.
+const BACKGROUND_MAX: Duration = Duration::from_secs(10);
 
 /// Serve requests until SIGTERM or SIGINT; SIGHUP reads the policy again.
 #[derive(Debug, clap::Args)]
@@ -38,14 +43,17 @@ pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
     if let Some(dir) = &common.data_dir {
         config.data_dir.clone_from(dir);
     }
-    for warning in &config.warnings {
+    let too_few = descriptors::too_few(descriptors::raise(), &config);
+    for warning in config.warnings.iter().chain(&too_few) {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(config, clock, args.hello))
+    let ended = runtime.block_on(serve(config, clock, args.hello));
+    runtime.shutdown_timeout(BACKGROUND_MAX);
+    ended
 }
 
 async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError> {
@@ -89,7 +97,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
 
     reach_out(&gateway, &background, &ended);
     if let Some(tls) = &tls {
-        let noted = admin_tls.is_some().then(|| Arc::clone(&server_file));
+        let noted = server_file.clone().filter(|_| admin_tls.is_some());
         background.spawn(keep_certificates(Arc::clone(tls), noted, ended.child_token()));
     }
     let data =
@@ -106,7 +114,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     tracing::info!("no connection is open any more; closing the books");
     ended.cancel();
     background.close();
-    background.wait().await;
+    if tokio::time::timeout(BACKGROUND_MAX, background.wait()).await.is_err() {
+        tracing::warn!("what runs beside the requests does not end; going on without it");
+    }
     // What still runs for nobody is cut like a client's answer, and settled as it stands.
     gateway.cache.stop();
     gateway.idempotency.stop();
@@ -153,16 +163,20 @@ async fn bind(at: SocketAddr, section: &str) -> Result<(TcpListener, SocketAddr)
     Ok((listener, address))
 }
 
-/// Notes in the data directory where the command line asks and whom it meets there.
+/// Notes in the data directory where the command line asks and whom it meets there; on a full disk
+/// requests are served without that.
 async fn note(
     gateway: &Arc<Gateway>,
     address: SocketAddr,
     tls: Option<&Tls>,
-) -> Result<Arc<ServerFile>, CliError> {
+) -> Result<Option<Arc<ServerFile>>, CliError> {
     let (gateway, certificate) = (Arc::clone(gateway), tls.map(Tls::fingerprint));
     let write =
         move || ServerFile::write(&gateway.config.data_dir, address, certificate, &gateway.clock);
-    Ok(Arc::new(blocking(write).await??))
+    let noted = blocking(write).await?.inspect_err(|error| {
+        tracing::warn!(%error, "commands find this server by --server alone");
+    });
+    Ok(noted.ok().map(Arc::new))
 }
 
 /// Reads the certificates again at each SIGHUP, until `ended`, and notes which is shown now.
@@ -291,8 +305,10 @@ fn banner(gateway: &Gateway, address: SocketAddr, hello: bool) -> Result<String,
     line("routes", &routes.join(", "));
     line("policy", &format!("{} {} ({source})", policy.name(), policy.version()));
     line("ledger", &format!("{dir}/journal  (tollgate ledger query)"));
-    line("keys", &format!("{dir}/{FIRST_KEY_FILE}, {dir}/admin.key  (tollgate key create)"));
-    if hello && let Some(secret) = first_key(gateway)? {
+    let first = first_key(gateway)?;
+    let of_first = first.as_ref().map_or_else(String::new, |_| format!("{dir}/{FIRST_KEY_FILE}, "));
+    line("keys", &format!("{of_first}{dir}/admin.key  (tollgate key create)"));
+    if hello && let Some(secret) = first {
         let secret = secret.reveal();
         line("key", secret);
         line(

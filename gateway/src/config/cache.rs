@@ -1,11 +1,16 @@
 //! What the configuration says about keeping answers: the cache, off unless it is switched on, and
 //! the answers of requests that carry an `Idempotency-Key`.
 
+use super::error::Finding;
 use serde::Deserialize;
 use std::{
     num::{NonZeroU32, NonZeroU64},
     time::Duration,
 };
+use toml::Spanned;
+
+/// The longest time for which anything is kept: 1,000 years, which is all that the store takes.
+const TTL_S_MAX: u64 = 1_000 * 365 * 24 * 3_600;
 
 /// How answers are kept for like requests.
 #[derive(Clone, Copy, Debug)]
@@ -46,20 +51,20 @@ pub struct IdempotencyConfig {
 }
 
 /// `[cache]`
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Cache {
     mode: CacheMode,
-    ttl_s: NonZeroU64,
+    ttl_s: Spanned<NonZeroU64>,
     memory_mib: NonZeroU32,
     answer_kib_max: NonZeroU32,
 }
 
 /// `[idempotency]`
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Idempotency {
-    ttl_s: NonZeroU64,
+    ttl_s: Spanned<NonZeroU64>,
     memory_mib: u32,
 }
 
@@ -67,7 +72,7 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             mode: CacheMode::Off,
-            ttl_s: super::survive::nonzero64(300),
+            ttl_s: Spanned::new(0..0, super::survive::nonzero64(300)),
             memory_mib: super::survive::nonzero32(64),
             answer_kib_max: super::survive::nonzero32(1024),
         }
@@ -76,28 +81,37 @@ impl Default for Cache {
 
 impl Default for Idempotency {
     fn default() -> Self {
-        Self { ttl_s: super::survive::nonzero64(3600), memory_mib: 32 }
+        Self { ttl_s: Spanned::new(0..0, super::survive::nonzero64(3600)), memory_mib: 32 }
     }
 }
 
 impl Cache {
-    pub(super) fn checked(self) -> CacheConfig {
-        CacheConfig {
+    pub(super) fn checked(&self) -> Result<CacheConfig, Finding> {
+        Ok(CacheConfig {
             mode: self.mode,
-            ttl: Duration::from_secs(self.ttl_s.get()),
+            ttl: ttl(&self.ttl_s)?,
             bytes_max: u64::from(self.memory_mib.get()) << 20,
             answer_bytes_max: usize::try_from(self.answer_kib_max.get())
                 .unwrap_or(usize::MAX)
                 .saturating_mul(1024),
-        }
+        })
     }
 }
 
 impl Idempotency {
-    pub(super) fn checked(self) -> IdempotencyConfig {
-        IdempotencyConfig {
-            ttl: Duration::from_secs(self.ttl_s.get()),
+    pub(super) fn checked(&self) -> Result<IdempotencyConfig, Finding> {
+        Ok(IdempotencyConfig {
+            ttl: ttl(&self.ttl_s)?,
             bytes_max: u64::from(self.memory_mib) << 20,
-        }
+        })
     }
+}
+
+fn ttl(written: &Spanned<NonZeroU64>) -> Result<Duration, Finding> {
+    let seconds = written.get_ref().get();
+    if seconds > TTL_S_MAX {
+        let message = format!("`ttl_s` is at most {TTL_S_MAX} (1,000 years)");
+        return Err(Finding::at(written.span(), message));
+    }
+    Ok(Duration::from_secs(seconds))
 }

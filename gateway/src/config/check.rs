@@ -5,7 +5,7 @@ mod routes;
 
 use super::{
     Config, DailyExport, Durability, KeepAliveConfig, LedgerConfig, Limits, PolicyConfig,
-    PolicySource, RouteConfig,
+    PolicySource, RouteConfig, Surroundings,
     document::{Document, Route},
     error::{Finding, closest},
     models, price, shipped, webhook, written,
@@ -24,13 +24,18 @@ use std::{
 use toml::Spanned;
 
 /// Checks a document whose relative paths start from `base`.
-pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Config, Finding> {
+pub(super) fn check(
+    document: Document,
+    base: &Path,
+    surroundings: Surroundings<'_>,
+) -> Result<Config, Finding> {
+    let Surroundings { environment, now_s, .. } = surroundings;
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
     let policy = policy(&written.policy, base)?;
     let names = names(&routes, &policy)?;
     let prices = price::list(&written.prices, base)?;
-    let around = routes::Around { names, base, prices: &prices, now_s };
+    let around = routes::Around { names, base, prices: &prices, environment, now_s };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
         .map(|written| routes::route(written, &around, &mut warnings))
@@ -43,14 +48,14 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
         ));
     }
     let model_limits = models::checked(&written.limit, &asked_for(&policy, &routes))?;
-    let webhooks = webhook::checked(&written.webhook, &mut warnings)?;
+    let webhooks = webhook::checked(&written.webhook, environment, &mut warnings)?;
     let config = Config {
         listen,
         data_dir: resolve(base, &server.data_dir),
         time_zone: time_zone(&server.time_zone)?.rules(),
         limits: limits(&written),
         ledger: ledger(&written.ledger)?,
-        guard: guard(&written.guard),
+        guard: guard(&written.guard)?,
         metrics_public: server.metrics_public,
         cors_origins: cors_origins(&server.cors_origins)?,
         keep_alive: KeepAliveConfig {
@@ -71,8 +76,8 @@ pub(super) fn check(document: Document, base: &Path, now_s: u64) -> Result<Confi
         hedge: written.hedge.checked()?,
         tls: written.tls.as_ref().map(|tls| tls.checked(base)),
         admin_listen: written.admin.checked()?,
-        cache: written.cache.checked(),
-        idempotency: written.idempotency.checked(),
+        cache: written.cache.checked()?,
+        idempotency: written.idempotency.checked()?,
         webhooks,
         warnings,
     };
@@ -167,8 +172,8 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
     })
 }
 
-fn guard(written: &written::Guard) -> crate::guard::Settings {
-    crate::guard::Settings {
+fn guard(written: &written::Guard) -> Result<crate::guard::Settings, Finding> {
+    Ok(crate::guard::Settings {
         enabled: written.enabled,
         spend: written.spend,
         prompt_loop: written.prompt_loop,
@@ -182,8 +187,19 @@ fn guard(written: &written::Guard) -> crate::guard::Settings {
         loop_max: written.loop_max.get(),
         learn: Duration::from_millis(written.learn_ms),
         hold: millis(written.hold_ms),
-        allow: written.allow.iter().cloned().collect(),
+        allow: written.allow.iter().map(allowed).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Whom the guard leaves alone: a name of another form would be nobody's.
+fn allowed(written: &Spanned<String>) -> Result<String, Finding> {
+    let text = written.get_ref();
+    let known = ["key_", "user:", "team:"];
+    if known.iter().any(|form| text.strip_prefix(form).is_some_and(|name| !name.is_empty())) {
+        return Ok(text.clone());
     }
+    let message = "`allow` has key ids, \"user:<name>\" and \"team:<name>\"";
+    Err(Finding::at(written.span(), message))
 }
 
 fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Finding> {

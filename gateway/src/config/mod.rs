@@ -337,7 +337,7 @@ pub enum CapField {
     MaxTokens,
 }
 
-/// What a missing environment variable means.
+/// What a missing or empty environment variable means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
     /// An error: this configuration is going to be served.
@@ -353,6 +353,8 @@ pub enum Environment {
 pub struct Surroundings<'a> {
     /// Answers `${env.NAME}`.
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// What an empty answer means.
+    pub environment: Environment,
     /// The second of the Unix epoch for which it is said whether a price is known.
     pub now_s: u64,
 }
@@ -374,7 +376,8 @@ impl Config {
             Err(_) if environment == Environment::Spared => Some(String::new()),
             found => found.ok(),
         };
-        Self::parse(&text, path, Surroundings { lookup: &lookup, now_s: clock.unix_ms() / 1000 })
+        let now_s = clock.unix_ms() / 1000;
+        Self::parse(&text, path, Surroundings { lookup: &lookup, environment, now_s })
     }
 
     /// Checks a text. `path` is named in errors, and relative paths start from its directory.
@@ -388,7 +391,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let base = path.parent().unwrap_or(Path::new(""));
         document::read(text, surroundings.lookup)
-            .and_then(|document| check::check(document, base, surroundings.now_s))
+            .and_then(|document| check::check(document, base, surroundings))
             .map_err(|finding| ConfigError::place(&finding, text, path))
     }
 }

@@ -10,12 +10,17 @@ const EDGE: &str = "[routes.edge]\nkind = \"local\"\nfile = \"m.gguf\"\nusd_per_
 const NOW_S: u64 = 1_795_305_600;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
+    parse_in(text, Environment::Needed)
+}
+
+fn parse_in(text: &str, environment: Environment) -> Result<Config, ConfigError> {
     let lookup = |name: &str| match name {
         "SET" => Some("from-env".to_owned()),
         "ADDRESS" => Some("secret-address".to_owned()),
+        "EMPTY" => Some(String::new()),
         _ => None,
     };
-    let surroundings = Surroundings { lookup: &lookup, now_s: NOW_S };
+    let surroundings = Surroundings { lookup: &lookup, environment, now_s: NOW_S };
     Config::parse(text, Path::new("/etc/tollgate/tollgate.toml"), surroundings)
 }
 
@@ -103,6 +108,7 @@ fn every_error_names_the_line_and_the_key() {
             ":2:14: unknown value `lax`, expected `strict` or `grouped` in [ledger]",
         ),
         ("[ledger]\nbudget_status = 500\n", ":2:17: `budget_status` is 429"),
+        ("[guard]\nallow = [\"key_a\", \"usr:ada\"]\n", ":2:19: `allow` has key ids"),
         ("[[budget]]\nwindow = \"day\"\n", ":1:1: a budget limits"),
         (
             "[[budget]]\nwindow = \"day\"\nmoney_usd = 5.0\n",
@@ -233,6 +239,41 @@ fn the_environment_fills_strings_and_a_missing_variable_is_named() {
     assert!(said.starts_with("tollgate.toml:6:11: `${ABSENT}` is not a reference"));
     let said = error(&cloud("api_key = \"${env.ABSENT\"\n"));
     assert!(said.starts_with("tollgate.toml:6:11: `${` without `}`"));
+}
+
+#[test]
+fn a_secret_that_is_empty_is_refused_where_it_would_be_used() {
+    let hook = |url: &str, secret: &str| {
+        format!("[[webhook]]\nname = \"w\"\nurl = \"{url}\"\nsecret = \"{secret}\"\n{EDGE}")
+    };
+    let (url, secret) = ("https://h/w", "0123456789abcdef");
+    let table = [
+        (cloud("api_key = \"${env.EMPTY}\"\n"), ":6:11: `api_key` is empty"),
+        (cloud("api_key = \" \"\n"), ":6:11: `api_key` is empty"),
+        (hook(url, ""), ":4:10: `secret` has at least 16 bytes"),
+        (hook(url, "${env.EMPTY}"), ":4:10: `secret` has at least 16 bytes"),
+        (hook("${env.EMPTY}", secret), ":3:7: `url` begins with https://"),
+    ];
+    for (text, expected) in &table {
+        let said = error(text);
+        assert!(said.starts_with(&format!("tollgate.toml{expected}")), "{text}: {said}");
+    }
+    // `tollgate ledger` needs none of them.
+    for (text, _) in table.iter().filter(|(text, _)| text.contains("EMPTY")) {
+        parse_in(text, Environment::Spared).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_kept_longer_than_the_store_can() {
+    for section in ["cache", "idempotency"] {
+        let kept = |seconds: u64| parse(&format!("[{section}]\nttl_s = {seconds}\n{EDGE}"));
+        let said = kept(31_536_000_001).unwrap_err().to_string();
+        assert!(said.contains(":2:9: `ttl_s` is at most 31536000000"), "{said}");
+        let config = kept(31_536_000_000).unwrap();
+        drop(crate::cache::Idempotency::new(config.idempotency));
+        drop(crate::cache::AnswerCache::new(config.cache));
+    }
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub(super) struct Guard {
     pub(super) loop_max: NonZeroU32,
     pub(super) learn_ms: u64,
     pub(super) hold_ms: NonZeroU64,
-    pub(super) allow: Vec<String>,
+    pub(super) allow: Vec<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -50,6 +50,9 @@ use std::{
 /// 1 KB, so that the queue never holds more than some 40 MB.
 pub(super) const PLACES_MAX: usize = 32_768;
 
+/// Opening writes some, the index most of it: on a disk with less the ballast makes room first.
+const OPENING_BYTES: u64 = 4 << 20;
+
 /// How the books are kept.
 #[derive(Clone, Debug)]
 pub struct BooksConfig {
@@ -157,6 +160,10 @@ impl Books {
             journal::open(&*disk, &journal_dir, clock.unix_ms())?;
         let catalogue = Arc::new(catalogue);
         let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
+        let mut ballast = Ballast::new(&config.dir, config.ballast_bytes);
+        if disk.free_bytes(&config.dir).is_ok_and(|free| free < OPENING_BYTES) {
+            ballast.give_up();
+        }
         let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
         let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
         let saved_seq = replay(&catalogue, index.as_ref(), &mut derived, &mut recovered, spares)?;
@@ -184,7 +191,7 @@ impl Books {
             disk,
             dir: journal_dir,
             low_water_bytes: config.low_water_bytes,
-            ballast: Ballast::new(&config.dir, config.ballast_bytes),
+            ballast,
             segment_entries_max: config.segment_entries_max.max(1),
         };
         let threads = start(committer, &keeper).map_err(io)?;
@@ -331,6 +338,10 @@ fn open_index(
             Ok((index, derived))
         });
         let reason = match loaded {
+            Err(error) if error.is_the_machines() => {
+                tracing::error!(%error, "the index cannot be opened now; going on without one");
+                return Ok((None, base));
+            }
             Ok((index, None)) if index.is_empty() => return Ok((Some(index), base)),
             Ok((_, Some(derived))) if derived.next_seq < base.next_seq => {
                 "it is older than the base of the journal".to_owned()

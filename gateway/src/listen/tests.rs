@@ -50,6 +50,13 @@ async fn every_request_carries_its_peer() {
     assert!(ask(&mut stream).await.ends_with(&own));
 }
 
+#[test]
+fn what_is_found_at_every_try_is_said_now_and_then() {
+    let (mut complaint, now) = (Complaint::default(), Instant::now());
+    let tries = (0..=400_u32).filter(|tried| complaint.is_due(now + ACCEPT_PAUSE * *tried));
+    assert_eq!(tries.collect::<Vec<_>>(), [0, 200, 400]);
+}
+
 #[tokio::test]
 async fn a_connection_that_asks_nothing_is_closed() {
     let header_read_max = Duration::from_millis(50);

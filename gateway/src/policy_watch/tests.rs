@@ -1,7 +1,7 @@
 //! Promises of the policy watch that need no clock and no signal.
 
 use super::*;
-use crate::config::Surroundings;
+use crate::config::{Environment, Surroundings};
 
 fn policy_to(route: &str) -> String {
     format!("[[choose]]\nname = \"to {route}\"\nroutes = [\"{route}\"]\n")
@@ -34,7 +34,8 @@ impl Case {
 fn config(dir: &Path) -> Config {
     let route = |name: &str| format!("[routes.{name}]\nkind = \"local\"\nfile = \"m\"\n");
     let text = format!("[policy]\nfile = \"mine.toml\"\n{}{}", route("one"), route("two"));
-    let surroundings = Surroundings { lookup: &|_| None, now_s: 1_795_305_600 };
+    let surroundings =
+        Surroundings { lookup: &|_| None, environment: Environment::Needed, now_s: 1_795_305_600 };
     Config::parse(&text, &dir.join("tollgate.toml"), surroundings).unwrap()
 }
 
@@ -99,6 +100,21 @@ fn a_file_that_is_too_large_is_not_read_whole() {
     case.write(&" ".repeat(bytes));
     assert!(case.policy.candidate(false).is_none());
     assert!(case.rejected().contains("is larger than"));
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let case = Case::new();
+    let file = case.dir.path().join("mine.toml");
+    fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    assert!(case.policy.candidate(false).is_none());
+    assert!(case.rejected().ends_with("mine.toml: is no regular file"), "{}", case.rejected());
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(case.policy.candidate(false).is_none());
+    assert!(case.rejected().ends_with("mine.toml: is no regular file"), "{}", case.rejected());
 }
 
 #[test]

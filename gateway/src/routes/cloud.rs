@@ -25,6 +25,7 @@ use crate::providers::Auth;
 use crate::{
     causes,
     config::{CapField, CloudConfig},
+    descriptors,
     ledger::Endpoint,
     providers::{self, Format, Kind, RateSeen, Shape, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
@@ -295,8 +296,12 @@ impl CloudRoute {
     }
 
     fn unsent_or_broken(&self, error: reqwest::Error) -> Fault {
-        let unsent = error.is_connect() || error.is_builder();
-        let kind = if unsent { FaultKind::Connect } else { FaultKind::Broken };
+        let kind = match error.is_connect() || error.is_builder() {
+            // Ours, whoever was to be asked.
+            true if descriptors::none_left(&error) => FaultKind::Busy,
+            true => FaultKind::Connect,
+            false => FaultKind::Broken,
+        };
         Fault::new(kind, format!("{}: {}", self.provider, causes::of_request(error)))
     }
 

@@ -19,7 +19,7 @@ pub struct Fault {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultKind {
-    /// No place in the route's queue or pool: nothing was sent.
+    /// No place in the route's queue or pool, or no descriptor for a connection: nothing was sent.
     #[error("busy")]
     Busy,
     /// Its breaker is open, or half open and its probes are taken, for so long as far as that is

@@ -29,7 +29,9 @@ async fn check(route: &Route, health: HealthConfig) {
         Ok(()) => route.breaker.well(),
         Err(fault) => {
             tracing::warn!(route = %route.id(), %fault, "health check failed");
-            route.breaker.failed();
+            if fault.is_upstreams() {
+                route.breaker.failed();
+            }
         }
     }
 }

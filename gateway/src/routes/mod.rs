@@ -187,6 +187,12 @@ impl Route {
         self.config.price.at(request.admitted_unix_s)
     }
 
+    /// Whether the ledger must be able to write down what its answers cost before they begin.
+    #[must_use]
+    pub fn is_paid(&self, now_s: u64) -> bool {
+        self.config.budgeted && !self.config.price.at(now_s).is_free()
+    }
+
     /// What exactly will be asked, under `output_cap` tokens per choice.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::{
     refusal::Refusal,
     routes::Routes,
     timeline::Timeline,
-    wire::BadRequest,
+    wire::{BadRequest, header_once},
 };
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
@@ -227,7 +227,7 @@ fn parameter(capability: &str) -> &str {
 /// refused: taken for a no, it would cost.
 pub(super) fn asks_dry_run(headers: &HeaderMap) -> Result<bool, Refusal> {
     static NAME: HeaderName = HeaderName::from_static("x-tollgate-dry-run");
-    match headers.get(&NAME).map(HeaderValue::as_bytes) {
+    match header_once(headers, &NAME)?.map(HeaderValue::as_bytes) {
         None | Some(b"" | b"0" | b"false" | b"no") => Ok(false),
         Some(b"1" | b"true" | b"yes") => Ok(true),
         Some(_) => Err(Refusal::Bad(BadRequest {
@@ -291,9 +291,9 @@ impl<'a> Written<'a> {
     }
 
     fn decision(&mut self, decision: &Decision) {
-        self.text(RULE, &decision.rule.0);
+        self.with(RULE, |out| plain(&decision.rule.0, out));
         self.with(POLICY, |out| {
-            out.put_slice(decision.policy.0.as_bytes());
+            plain(&decision.policy.0, out);
             out.put_u8(b'@');
             out.put_slice(decision.version.0.as_bytes());
         });
@@ -317,6 +317,18 @@ impl<'a> Written<'a> {
             decimal(out, u64::try_from(told.2.as_millis()).unwrap_or(u64::MAX), 1);
             out.put_slice(b"ms");
         });
+    }
+}
+
+/// An operator's name as a header can hold it: what is not printable ASCII as `%` and two hex digits.
+fn plain(name: &str, out: &mut BytesMut) {
+    for byte in name.bytes() {
+        if matches!(byte, b' '..=b'~') {
+            out.put_u8(byte);
+        } else {
+            let hex = |half: u8| b"0123456789ABCDEF"[usize::from(half & 15)];
+            out.put_slice(&[b'%', hex(byte >> 4), hex(byte)]);
+        }
     }
 }
 
@@ -364,7 +376,18 @@ fn decimal(out: &mut BytesMut, mut number: u64, places: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{BytesMut, decimal};
+    use super::{BytesMut, decimal, plain};
+
+    #[test]
+    fn a_name_that_no_header_can_hold_is_escaped() {
+        let written = |name| {
+            let mut out = BytesMut::new();
+            plain(name, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        assert_eq!(written("edge first, then ~"), "edge first, then ~");
+        assert_eq!(written("für\nalle"), "f%C3%BCr%0Aalle");
+    }
 
     #[test]
     fn numbers_are_written_digit_by_digit() {

@@ -51,8 +51,12 @@ pub(super) async fn health() -> Json<Value> {
 /// `GET /ready`: whether requests can be served, and what stands in their way.
 pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     let routes: Vec<Value> = gateway.routes.iter().map(|route| route_state(route)).collect();
-    let usable = gateway.routes.iter().any(|route| route.state() != RouteState::Unavailable);
     let store = gateway.books.state();
+    let takes_paid = store.condition.paid_work().is_ok();
+    let now_s = gateway.clock.unix_ms() / 1000;
+    let usable = gateway.routes.iter().any(|route| {
+        route.state() != RouteState::Unavailable && (takes_paid || !route.is_paid(now_s))
+    });
     let body = json!({
         "status": if usable { "ready" } else { "not_ready" },
         "policy": gateway.policy.current().name().to_string(),

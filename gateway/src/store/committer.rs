@@ -32,12 +32,14 @@ pub(crate) const COMMIT_EVENTS_MAX: usize = 512;
 /// A sync costs 100 to 500 us of CPU whatever it carries, so that at 500 requests a second this is
 /// most of what the ledger costs.
 const GATHER: Duration = Duration::from_millis(50);
-/// Without work for this long the thread sleeps until it is woken.
+/// Without work for this long the thread sleeps until it is woken, or looks at the disk again.
 const ACTIVE: Duration = Duration::from_secs(1);
 /// Between two tries after a failure, and between two looks at a disk that was nearly full.
 const RETRY: Duration = Duration::from_millis(500);
-/// Between two looks at the free space while there is work.
+/// Between two looks at the disk while there is work.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at it while there is none.
+const LOOK_IDLE: Duration = Duration::from_secs(5);
 /// Buffers that grew larger than this in a burst are given back.
 const KEEP_BYTES: usize = 4 << 20;
 
@@ -95,9 +97,9 @@ impl<T> Committer<T> {
         let mut worked = Instant::now();
         let mut looked = None;
         loop {
-            let low = self.look(&mut looked);
+            let again = self.look(&mut looked);
             let active = worked.elapsed() < ACTIVE;
-            match self.queue.wait(active, GATHER, low.then_some(RETRY)) {
+            match self.queue.wait(active, GATHER, Some(again)) {
                 Woken::Stopped => break,
                 Woken::Idle => continue,
                 Woken::Work => {}
@@ -181,22 +183,32 @@ impl<T> Committer<T> {
         }
     }
 
-    /// Looks at the free space now and then; whether it is below the low-water mark.
-    fn look(&mut self, looked: &mut Option<Instant>) -> bool {
-        let condition = self.queue.progress.condition();
-        let was_low = matches!(condition, Condition::LowSpace { .. });
-        let pause = if was_low { RETRY / 2 } else { LOOK };
-        if looked.is_some_and(|looked| looked.elapsed() < pause)
-            || matches!(condition, Condition::Failed { .. })
-        {
-            return was_low;
+    /// Looks at the disk now and then, whether there is work or not; how soon again if there is none.
+    fn look(&mut self, looked: &mut Option<Instant>) -> Duration {
+        let well = self.queue.progress.condition() == Condition::Healthy;
+        let pause = if well { LOOK } else { RETRY / 2 };
+        if looked.is_none_or(|looked| looked.elapsed() >= pause) {
+            *looked = Some(Instant::now());
+            match self.writer.check().and_then(|()| self.disk.free_bytes(&self.dir)) {
+                Ok(free_bytes) => {
+                    self.recovered();
+                    self.note_free(free_bytes);
+                }
+                Err(error) => self.failed(&error),
+            }
         }
-        *looked = Some(Instant::now());
-        let Ok(free_bytes) = self.disk.free_bytes(&self.dir) else { return was_low };
+        match self.queue.progress.condition() {
+            Condition::Healthy => LOOK_IDLE,
+            _ => RETRY,
+        }
+    }
+
+    /// Compares the free space with the low-water mark.
+    fn note_free(&mut self, free_bytes: u64) {
+        let was_low = matches!(self.queue.progress.condition(), Condition::LowSpace { .. });
         let low_water_bytes = self.low_water_bytes;
-        let is_low = free_bytes < low_water_bytes;
         self.ballast.take_back(free_bytes.saturating_sub(low_water_bytes));
-        if is_low {
+        if free_bytes < low_water_bytes {
             if !was_low {
                 tracing::error!(
                     free_bytes,
@@ -209,6 +221,5 @@ impl<T> Committer<T> {
             tracing::warn!(free_bytes, "the disk has room again");
             self.queue.set(Condition::Healthy);
         }
-        is_low
     }
 }

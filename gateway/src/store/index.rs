@@ -5,6 +5,7 @@
 //! read is set aside, never repaired, because the journal can rebuild it. Values are kept below
 //! 4 KiB (sled moves larger ones to files it does not sync).
 
+use rustix::io::Errno;
 use std::{
     fs::{self, File},
     io,
@@ -29,6 +30,20 @@ pub(crate) enum IndexError {
     Panicked,
     #[error("a value of the index cannot be read")]
     Value,
+}
+
+impl IndexError {
+    /// Whether it says something of the machine (no room, no descriptor) and nothing of the index.
+    pub(crate) fn is_the_machines(&self) -> bool {
+        let (Self::Sled(sled::Error::Io(error)) | Self::Io(error)) = self else { return false };
+        let full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::ReadOnlyFilesystem
+        );
+        full || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    }
 }
 
 /// Sees a key and its value.
@@ -257,6 +272,15 @@ mod tests {
             index.apply(changes, b"meta").unwrap();
             assert_eq!(value(&index, b"one"), long, "{parts} parts");
         }
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_told_from_what_is_wrong_with_the_index() {
+        let of = |errno: Errno| IndexError::Sled(sled::Error::Io(errno.into())).is_the_machines();
+        assert!(of(Errno::NOSPC) && of(Errno::DQUOT) && of(Errno::ROFS) && of(Errno::MFILE));
+        assert!(!of(Errno::IO) && !of(Errno::ISDIR));
+        let torn = sled::Error::Corruption { at: None, bt: () };
+        assert!(!IndexError::from(torn).is_the_machines() && !IndexError::Value.is_the_machines());
     }
 
     #[test]

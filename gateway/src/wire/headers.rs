@@ -3,7 +3,7 @@
 
 use super::BadRequest;
 use crate::ledger::RequestId;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use policies::PicoUsd;
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Told, BadRequest> {
         };
         let name = name.as_str();
         if place.replace(text(name, value)?.trim()).is_some() {
-            return Err(BadRequest::value(name, format!("`{name}` is given twice")));
+            return Err(twice(name));
         }
     }
     let says = |text: &&str| !text.is_empty();
@@ -105,6 +105,25 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Told, BadRequest> {
     told.max_cost = given.max_cost.map(max_cost).transpose()?;
     told.deadline = given.deadline.map(deadline).transpose()?;
     Ok(told)
+}
+
+/// A header that may be given once: of two that differ one would be ignored.
+///
+/// # Errors
+/// [`BadRequest`] naming the header.
+pub(crate) fn once<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, BadRequest> {
+    let mut given = headers.get_all(name).iter();
+    match (given.next(), given.next()) {
+        (_, Some(_)) => Err(twice(name.as_str())),
+        (one, None) => Ok(one),
+    }
+}
+
+fn twice(name: &str) -> BadRequest {
+    BadRequest::value(name, format!("`{name}` is given twice"))
 }
 
 fn add_tags(tags: &mut Vec<String>, given: &str) -> Result<(), BadRequest> {

@@ -33,7 +33,7 @@ pub(crate) use described::schemas as described;
 pub use event::{Delta, DeltaKind, EngineUse, Event, FinishReason, Likely, Seen, TokenLogprob};
 pub(crate) use fields::{Field, Place};
 pub use gather::{Choice, Gathered, ToolCall};
-pub(crate) use headers::{GUARD as GUARD_TAG, check_tags};
+pub(crate) use headers::{GUARD as GUARD_TAG, check_tags, once as header_once};
 pub use local::{
     LocalAsk, LocalCompletion, LocalEmbedding, local_ask, local_completion, local_embedding,
 };

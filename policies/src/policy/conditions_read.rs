@@ -272,7 +272,7 @@ const fn number_ops(unit: Unit) -> &'static [&'static str] {
 
 fn number_is(op: &Node<'_>, unit: Unit) -> Result<NumberIs, FileError> {
     let list = |op: &Node<'_>| -> Result<Vec<Number>, FileError> {
-        op.array("a list")?.iter().map(|item| unit.read(item)).collect()
+        items(op, "a list")?.iter().map(|item| unit.read(item)).collect()
     };
     Ok(match op.key {
         "eq" => NumberIs::Eq(unit.read(op)?),
@@ -304,7 +304,7 @@ fn states(op: &Node<'_>) -> Result<Vec<RouteState>, FileError> {
     if op.key == "eq" {
         Ok(vec![one(op)?])
     } else {
-        op.array("a list of states")?.iter().map(one).collect()
+        items(op, "a list of states")?.iter().map(one).collect()
     }
 }
 
@@ -340,9 +340,14 @@ fn read_tags(node: &Node<'_>, out: &mut Vec<Condition>) -> Result<(), FileError>
 }
 
 fn texts(op: &Node<'_>) -> Result<Vec<Box<str>>, FileError> {
-    let items = op.array("a list of text")?;
+    items(op, "a list of text")?.iter().map(|item| Ok(item.text("text")?.into())).collect()
+}
+
+/// Of an empty list nothing could ever be one.
+fn items<'d>(op: &Node<'d>, what: &str) -> Result<Vec<Node<'d>>, FileError> {
+    let items = op.array(what)?;
     if items.is_empty() {
         return Err(op.value_error("is empty"));
     }
-    items.iter().map(|item| Ok(item.text("text")?.into())).collect()
+    Ok(items)
 }

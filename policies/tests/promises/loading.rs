@@ -92,6 +92,15 @@ fn what_is_too_large_or_too_deep_is_refused() {
 }
 
 #[test]
+fn a_list_of_nothing_is_refused_whatever_it_is_compared_with() {
+    for condition in ["prompt_tokens.in", "routes.edge.state.in", "model.in", "tags.has_any"] {
+        let text =
+            format!("[[choose]]\nname = \"x\"\nwhen.{condition} = []\nroutes = [\"@all\"]\n");
+        assert!(refused(&text).message.contains("is empty"), "{condition}");
+    }
+}
+
+#[test]
 fn bounds_of_a_prompt_enclose_what_is_likely() {
     for bytes in [0, 1, 3, 127, 128, 129, 1_000_000] {
         let tokens = PromptTokens::from_bytes(bytes, 8);

@@ -3,7 +3,7 @@
 use super::{count, millis, name_is_sound, resolve};
 use crate::{
     config::{
-        CapField, Capabilities, CloudConfig, LocalConfig, RouteConfig, RouteSource,
+        CapField, Capabilities, CloudConfig, Environment, LocalConfig, RouteConfig, RouteSource,
         document::{Kind, Route},
         error::Finding,
         price,
@@ -27,6 +27,7 @@ pub(super) struct Around<'a> {
     pub(super) names: HashSet<String>,
     pub(super) base: &'a Path,
     pub(super) prices: &'a PriceList,
+    pub(super) environment: Environment,
     /// The second of the Unix epoch for which it is said whether a price is known.
     pub(super) now_s: u64,
 }
@@ -221,10 +222,7 @@ fn cloud_route(
     if let (None, None, Some(variable)) = (&written.api_key, &written.base_url, kind.key_env()) {
         warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
     }
-    let api_key = match &written.api_key {
-        Some(key) => Some(header_value(key, "`api_key`")?),
-        None => None,
-    };
+    let api_key = api_key(written, around.environment)?;
     if api_key.is_some() && base_url.starts_with("http://") && !is_loopback(&base_url) {
         warnings.push(format!("route `{name}` sends its key in clear: its base_url is http"));
     }
@@ -278,6 +276,23 @@ fn cloud_route(
         breaker: written.breaker.checked()?,
         health: written.health.map(survive::Health::checked),
     })
+}
+
+/// Its key. A variable that is set and empty is the usual slip.
+fn api_key(
+    written: &written_routes::Cloud,
+    environment: Environment,
+) -> Result<Option<SecretString>, Finding> {
+    let Some(key) = &written.api_key else { return Ok(None) };
+    match (key.get_ref().trim().is_empty(), environment) {
+        (false, _) => header_value(key, "`api_key`").map(Some),
+        (true, Environment::Spared) => Ok(None),
+        (true, Environment::Needed) => {
+            let message = "`api_key` is empty: set its variable, or remove this key where the \
+                           provider takes none";
+            Err(Finding::at(key.span(), message))
+        }
+    }
 }
 
 /// The kind of provider; the reader has seen that it is one.

@@ -1,6 +1,8 @@
 //! A disk that is full, fails, or is nearly full: a state, not an end.
 
-use super::harness::{House, ask, complete, done, free, head, key, money, request, usd, used};
+use super::harness::{
+    House, ask, complete, done, free, head, key, money, request, segment, usd, used,
+};
 use crate::{
     caller::Window,
     ledger::{Books, BooksError, Condition, Filter, Short},
@@ -13,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// Faults on demand.
@@ -223,4 +226,74 @@ fn a_segment_that_cannot_be_begun_leaves_the_full_one_to_go_on() {
     let books = house.open();
     assert_eq!(count(&books), 15);
     assert!(books.verify().is_clean());
+}
+
+/// Looks until it is so.
+fn until(what: impl Fn() -> bool) {
+    while !what() {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_directory_that_is_gone_stops_paid_work_and_it_goes_on_when_it_is_back() {
+    let house = House::new();
+    let books = house.open();
+    let _durable = books.put_key(key("key_a", vec![money(Window::Day, "100")]));
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    let away = house.data().with_extension("away");
+    std::fs::rename(house.data(), &away).unwrap();
+    // The first to come finds it, before anything is acknowledged.
+    let error = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
+    assert!(matches!(error, Short::Store(BooksError::Failed(_))), "{error}");
+    assert!(matches!(books.state().condition, Condition::Failed { .. }));
+    let refused = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
+    assert!(refused.to_string().contains("the journal's segment is gone"), "{refused}");
+
+    std::fs::rename(&away, house.data()).unwrap();
+    until(|| books.state().condition == Condition::Healthy);
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    assert!(books.verify().is_clean());
+    books.close();
+    drop(books);
+    // The one before, the two that were told, the one after.
+    assert_eq!(count(&house.open()), 4);
+}
+
+#[test]
+fn a_directory_that_goes_while_nobody_asks_is_found_missing() {
+    let house = House::new();
+    let books = house.open();
+    std::fs::remove_dir_all(house.data()).unwrap();
+    until(|| matches!(books.state().condition, Condition::Failed { .. }));
+    books.close();
+}
+
+#[test]
+fn another_file_under_the_segments_name_is_not_written_to() {
+    let house = House::new();
+    let books = house.open();
+    let _durable = books.put_key(key("key_a", vec![money(Window::Day, "100")]));
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    let (path, copy) = (segment(&house), house.data().join("copy"));
+    std::fs::copy(&path, &copy).unwrap();
+    let before = std::fs::read(&copy).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    assert!(request(&books, "key_a", ask("1", 10), used(10, 20)).is_err());
+    books.close();
+    assert!(std::fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn an_opening_without_room_gives_the_ballast_up_first() {
+    let house = House::new().with(|config| config.ballast_bytes = 1 << 20);
+    let ballast = house.data().join("ballast");
+    let (books, faults) = faulty(&house);
+    until(|| ballast.exists());
+    books.close();
+    drop(books);
+    faults.free_bytes.store(1_000, Ordering::SeqCst);
+    let books = house.open_on(Arc::new(FaultyDisk(faults)));
+    assert!(!ballast.exists());
+    assert_eq!(count(&books), 1);
 }

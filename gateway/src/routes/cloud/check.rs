@@ -10,7 +10,7 @@ impl CloudRoute {
     /// 500 but 429 comes from a provider that is there.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, or with us ([`Fault::is_upstreams`]).
     pub async fn check(&self, base_url: &str, timeout: Duration) -> Result<(), Fault> {
         let url = endpoint(base_url, &["models"])
             .map_err(|reason| Fault::new(FaultKind::Connect, reason))?;
