@@ -145,6 +145,12 @@ struct Fields<'a> {
 // === impl Refusal ===
 
 impl Refusal {
+    /// Whether it is about what its own caller may spend: the same may go well for another one.
+    #[must_use]
+    pub fn is_its_callers(&self) -> bool {
+        matches!(self, Self::Budget(_) | Self::RateLimited { .. } | Self::NeverFits(_))
+    }
+
     /// The HTTP status. A spent budget is 429 here; `serve` switches it to 402 where configured.
     #[must_use]
     pub fn status(&self) -> StatusCode {

@@ -20,7 +20,7 @@ use crate::{
     ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
     providers::openai,
     refusal::Refusal,
-    routes::{Fault, FaultKind},
+    routes::Fault,
     timeline::Stage,
     wire::{
         ChatRequest, Delta, Event, FinishReason, Gathered, Outer,
@@ -144,10 +144,7 @@ impl Relay {
     pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> bool {
         let fault = loop {
             match self.next_event().await {
-                Some(Ok(event)) if flight.push(&event) => {}
-                Some(Ok(_)) => {
-                    break Some(Fault::new(FaultKind::Broken, "it is too long to share"));
-                }
+                Some(Ok(event)) => flight.push(event).await,
                 Some(Err(fault)) => break Some(fault),
                 None => break None,
             }

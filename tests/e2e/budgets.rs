@@ -99,6 +99,7 @@ async fn a_correction_counts_in_the_window_that_runs_and_survives_a_crash() {
     for (body, status) in [
         (json!({"budget": id, "money_usd": "1"}), 400),
         (json!({"budget": id, "money_usd": "1", "reason": " "}), 400),
+        (json!({"budget": id, "money_usd": "0.3", "credit": true, "reason": "x"}), 400),
         (json!({"budget": "key_none/day", "money_usd": "1", "reason": "x"}), 404),
     ] {
         assert_eq!(

@@ -1,7 +1,7 @@
 //! Equal requests share one upstream call, and an answer is given again only to whom it belongs;
 //! every request has an entry of its own, with what it spared.
 
-use crate::harness::{Gate, eventually};
+use crate::harness::{Gate, eventually, rows};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 use serde_json::json;
 
@@ -195,6 +195,51 @@ async fn a_shared_call_ends_with_its_last_waiter() {
     cloud.until(|counts| counts.left == 1).await.expect("the upstream is cancelled");
     let entries = gate.ledger().until_entries(2).await;
     assert!(entries.iter().all(|entry| entry.outcome() == "client_gone"), "{entries:#?}");
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn who_shares_a_question_is_not_refused_for_anothers_budget() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).section(ON).limit("budget_wait_max_ms = 20000");
+    let gate = gate.start().await;
+    let answer = gate.ask("Shared?").send().await.ok();
+    let each = gate.ledger().entry(answer.id()).await.only_attempt().reserved();
+    let usd = policies::PicoUsdTotal::from_pico(each * 3 / 2).to_string();
+    let of_session = json!([{ "window": "total", "money_usd": usd }]);
+    let key = gate.new_key().set("session_budgets", of_session).create().await;
+    let ask = |session: &str| {
+        let ask = gate.ask("Shared?").by(&key).header("x-session-id", session);
+        ask.header("x-tollgate-cache", "on")
+    };
+    // The money of session A is held, and then used up, by another request of it.
+    let hold = Hold::after_pieces(1);
+    let tokens = u64::try_from(each / 2_000_000).unwrap();
+    cloud.next(Script::says("one two").using(1, tokens - 1).held(&hold));
+    let other = gate.ask("Another.").by(&key).header("x-session-id", "A").streamed();
+    let mut open = other.open().await;
+    open.read_pieces(1).await;
+    let waits = || async {
+        let budgets = gate.admin(&format!("/budgets?sessions_of={}", key.id)).await;
+        rows(&budgets).iter().any(|budget| budget["waiting"] == 1).then_some(())
+    };
+    let shared = async {
+        eventually("the first to stand in line", waits).await;
+        let follows = ask("B").send();
+        let release = async {
+            eventually("the second to share", || async {
+                gate.metrics().await.contains("found=\"coalesced\"} 1").then_some(())
+            })
+            .await;
+            hold.let_go();
+        };
+        futures::join!(follows, release).0
+    };
+    let (leads, follows) = futures::join!(ask("A").send(), shared);
+    assert_eq!(leads.status, 429);
+    let follows = follows.ok();
+    assert_eq!(follows.header("x-tollgate-cache"), "MISS", "it asked for itself");
+    open.rest().await.ok();
     gate.until_nothing_is_reserved().await;
 }
 

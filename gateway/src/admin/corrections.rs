@@ -5,12 +5,17 @@
 
 use super::{
     Answer, answer,
-    budgets::{missing, named},
+    budgets::{Named, missing, named},
     change,
     read::{Body, bad},
     reading, state, unreadable,
 };
-use crate::{ledger::Amount, openapi::types::Usd, serve::Gateway};
+use crate::{
+    ledger::{Amount, BudgetState},
+    openapi::types::Usd,
+    refusal::Refusal,
+    serve::Gateway,
+};
 use axum::extract::State;
 use policies::PicoUsd;
 use schemars::JsonSchema;
@@ -33,7 +38,7 @@ pub(super) struct CorrectionBody {
     tokens: u64,
     #[serde(default)]
     requests: u64,
-    /// Takes it from what is spent instead of adding it.
+    /// Takes it from what is spent in the window instead of adding it; more than that is refused.
     #[serde(default)]
     credit: bool,
     /// Why; the ledger keeps it.
@@ -62,19 +67,48 @@ pub(super) async fn create(
         tokens: body.tokens,
         requests: body.requests,
     };
+    if body.credit {
+        covers(&gateway, &named, &body.budget, amount).await?;
+    }
     let nothing = Amount::default();
     let both = if body.credit { (nothing, amount) } else { (amount, nothing) };
     change::writable(&gateway)?;
     let ticket = gateway.books.correct(&named.scope, named.window, both, reason);
     ticket.ok_or_else(|| missing(&body.budget))?.committed().await.map_err(unreadable)?;
     // The state is asked for after what was booked is applied to it.
-    let states = reading(&gateway, |gateway| {
+    let found = state_of(&gateway, &named).await?;
+    answer(&state::budget(found.ok_or_else(|| missing(&body.budget))?))
+}
+
+/// A budget with everything that was booked on it until now.
+async fn state_of(gateway: &Arc<Gateway>, named: &Named) -> Result<Option<BudgetState>, Refusal> {
+    let states = reading(gateway, |gateway| {
         gateway.books.catch_up();
         gateway.books.budgets()
     });
-    let of = |state: &crate::ledger::BudgetState| {
-        state.scope == named.scope && state.window == named.window
-    };
-    let found = states.await?.into_iter().find(of);
-    answer(&state::budget(found.ok_or_else(|| missing(&body.budget))?))
+    let of = |state: &BudgetState| state.scope == named.scope && state.window == named.window;
+    Ok(states.await?.into_iter().find(of))
+}
+
+/// A credit takes what was spent and no more: that it could not take is said, not passed over.
+async fn covers(
+    gateway: &Arc<Gateway>,
+    named: &Named,
+    id: &str,
+    credit: Amount,
+) -> Result<(), Refusal> {
+    let state = state_of(gateway, named).await?.ok_or_else(|| missing(id))?;
+    let money = u128::from(credit.money.pico());
+    let more = [
+        ("money_usd", state.money.is_some_and(|side| side.spent.pico() < money)),
+        ("tokens", state.tokens.is_some_and(|side| side.spent < credit.tokens)),
+        ("requests", state.requests.is_some_and(|side| side.spent < credit.requests)),
+    ];
+    match more.into_iter().find(|(_, more)| *more) {
+        None => Ok(()),
+        Some((param, _)) => {
+            let message = format!("`{param}`: less than that is spent in the window that runs");
+            Err(bad(Some(param), message))
+        }
+    }
 }

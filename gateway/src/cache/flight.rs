@@ -1,8 +1,10 @@
 //! One answer on its way to everybody who asked for the same.
 //!
 //! **Invariants:** the flight is a task of its own: it outlives whoever began it and ends with the
-//! last who waits for it (unless it is [`Keep::ToItsEnd`]); its events are kept whole and in order,
-//! and are as many bytes as one answer may have; whoever comes late hears it from the beginning.
+//! last who waits for it (unless it is [`Keep::ToItsEnd`]); its events are kept in order, and whoever
+//! comes late hears it from the beginning. So many bytes are kept and no more: of a longer answer what
+//! everybody has heard is let go of, and the next event waits for those who are behind; nobody else
+//! can join it then, and it is not given again.
 
 use crate::{
     ledger::RequestId,
@@ -12,16 +14,17 @@ use crate::{
 };
 use policies::PicoUsd;
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of one answer's events.
+/// Most bytes of one answer's events that are kept, but for a single larger one.
 const BYTES_MAX: usize = 32 << 20;
 
 /// An answer that is coming, or has come.
@@ -29,6 +32,8 @@ pub struct Flight {
     state: Mutex<State>,
     /// Counts changes of the state.
     changed: watch::Sender<u64>,
+    /// Told when a waiter has heard an event, or has left.
+    heard: Notify,
     waiters: AtomicUsize,
     keep: Keep,
     /// Ends the task.
@@ -47,8 +52,13 @@ pub enum Keep {
 #[derive(Default)]
 struct State {
     head: Option<Head>,
-    events: Vec<Event>,
+    events: VecDeque<Event>,
+    /// Bytes of these.
     bytes: usize,
+    /// Events before these, which were let go of.
+    gone: usize,
+    /// How many events each waiter has heard; `None` for one that has left.
+    heard: Vec<Option<usize>>,
     end: Option<End>,
 }
 
@@ -84,13 +94,27 @@ pub enum End {
     },
     /// The answer broke off.
     Broken(Fault),
+    /// Nobody waited for it any more, or the program stops.
+    GivenUp,
+}
+
+/// Why an answer does not begin.
+#[derive(Clone, Debug)]
+pub struct Unbegun {
+    /// What whoever began the flight is told.
+    pub refusal: Refusal,
+    /// Whether an entry tells of it already.
+    pub recorded: bool,
+    /// Whether the same may go well for somebody else who asks for it.
+    pub is_its_callers: bool,
 }
 
 /// A share in a flight: the events from the beginning.
 pub struct Waiter {
     flight: Arc<Flight>,
     changed: watch::Receiver<u64>,
-    next: usize,
+    /// Its place among those who hear the flight.
+    place: usize,
 }
 
 // === impl Flight ===
@@ -102,6 +126,7 @@ impl Flight {
         let flight = Arc::new(Self {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
+            heard: Notify::new(),
             waiters: AtomicUsize::new(0),
             keep,
             cancel,
@@ -114,14 +139,22 @@ impl Flight {
     #[must_use]
     pub fn share(self: &Arc<Self>) -> Waiter {
         self.waiters.fetch_add(1, Ordering::AcqRel);
-        Waiter { flight: Arc::clone(self), changed: self.changed.subscribe(), next: 0 }
+        let place = self.lock().seat();
+        Waiter { flight: Arc::clone(self), changed: self.changed.subscribe(), place }
     }
 
-    /// A share in it, unless its last waiter has just left and it is going down.
+    /// A share in it, unless its last waiter has just left and it is going down, or its beginning is
+    /// no longer there.
     #[must_use]
     pub fn join(self: &Arc<Self>) -> Option<Waiter> {
         let waiter = self.share();
-        self.is_wanted().then_some(waiter)
+        (self.is_wanted() && self.is_all_there()).then_some(waiter)
+    }
+
+    /// Whether it can be heard from its beginning.
+    #[must_use]
+    pub fn is_all_there(&self) -> bool {
+        self.lock().gone == 0
     }
 
     /// Whether it runs on, or has come to its end.
@@ -146,18 +179,16 @@ impl Flight {
         self.change(|state| state.head = Some(head));
     }
 
-    /// An event has come. One too many ends it as broken; says whether it was taken.
-    pub fn push(&self, event: &Event) -> bool {
-        let bytes = event.bytes();
-        let mut taken = true;
+    /// An event has come. Waits while there is no room for it, because somebody is behind.
+    pub async fn push(&self, event: Event) {
+        while !self.lock().makes_room_for(event.bytes()) {
+            // One that was told before this is not missed.
+            self.heard.notified().await;
+        }
         self.change(|state| {
-            taken = state.bytes.saturating_add(bytes) <= BYTES_MAX;
-            if taken {
-                state.bytes += bytes;
-                state.events.push(event.clone());
-            }
+            state.bytes += event.bytes();
+            state.events.push_back(event);
         });
-        taken
     }
 
     /// It is over. Only the first end counts.
@@ -185,7 +216,7 @@ impl Flight {
         self.lock().head.clone()
     }
 
-    /// Bytes of its events.
+    /// Bytes of its events that are kept.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.lock().bytes
@@ -198,6 +229,43 @@ impl Flight {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// A place for one more waiter, who has heard nothing.
+    fn seat(&mut self) -> usize {
+        let free = self.heard.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.heard.push(None);
+            self.heard.len() - 1
+        });
+        self.heard[place] = Some(0);
+        place
+    }
+
+    /// Whether so many bytes more may be kept, once what everybody has heard is let go of.
+    fn makes_room_for(&mut self, bytes: usize) -> bool {
+        let slowest = self.heard.iter().flatten().min().copied().unwrap_or(usize::MAX);
+        while self.bytes.saturating_add(bytes) > BYTES_MAX {
+            if self.gone >= slowest {
+                return self.events.is_empty();
+            }
+            let Some(event) = self.events.pop_front() else { return true };
+            self.bytes -= event.bytes();
+            self.gone += 1;
+        }
+        true
+    }
+
+    /// The next event for the waiter of this place.
+    fn next(&mut self, place: usize) -> Option<Event> {
+        let heard = self.heard.get_mut(place)?.as_mut()?;
+        let event = self.events.get(heard.checked_sub(self.gone)?)?.clone();
+        *heard += 1;
+        Some(event)
     }
 }
 
@@ -217,8 +285,8 @@ impl Waiter {
     /// Waits until the answer begins.
     ///
     /// # Errors
-    /// Why it does not, and whether an entry tells of it already.
-    pub async fn begun(&mut self) -> Result<Head, (Refusal, bool)> {
+    /// Why it does not.
+    pub async fn begun(&mut self) -> Result<Head, Unbegun> {
         loop {
             self.changed.borrow_and_update();
             {
@@ -226,14 +294,18 @@ impl Waiter {
                 match (&state.head, &state.end) {
                     (Some(head), _) => return Ok(head.clone()),
                     (None, Some(End::Refused { refusal, recorded })) => {
-                        return Err((refusal.clone(), *recorded));
+                        return Err(Unbegun {
+                            refusal: refusal.clone(),
+                            recorded: *recorded,
+                            is_its_callers: refusal.is_its_callers(),
+                        });
                     }
-                    (None, Some(_)) => return Err((gone(), false)),
+                    (None, Some(_)) => return Err(given_up()),
                     (None, None) => {}
                 }
             }
             if self.changed.changed().await.is_err() {
-                return Err((gone(), false));
+                return Err(given_up());
             }
         }
     }
@@ -243,15 +315,16 @@ impl Waiter {
         loop {
             self.changed.borrow_and_update();
             {
-                let state = self.flight.lock();
-                if let Some(event) = state.events.get(self.next) {
-                    self.next += 1;
-                    return Some(Ok(event.clone()));
+                let mut state = self.flight.lock();
+                if let Some(event) = state.next(self.place) {
+                    drop(state);
+                    self.flight.heard.notify_one();
+                    return Some(Ok(event));
                 }
                 match &state.end {
                     Some(End::Whole { .. }) => return None,
                     Some(End::Broken(fault)) => return Some(Err(fault.clone())),
-                    Some(End::Refused { .. }) => return Some(Err(broken())),
+                    Some(End::Refused { .. } | End::GivenUp) => return Some(Err(broken())),
                     None => {}
                 }
             }
@@ -279,6 +352,10 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
+        if let Some(heard) = self.flight.lock().heard.get_mut(self.place) {
+            *heard = None;
+        }
+        self.flight.heard.notify_one();
         let last = self.flight.waiters.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && self.flight.keep == Keep::WhileWanted {
             self.flight.cancel.cancel();
@@ -288,14 +365,85 @@ impl Drop for Waiter {
 
 impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("Waiter").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
-pub(super) fn gone() -> Refusal {
-    Refusal::Upstream("the request that this one waited for was given up".to_owned())
+fn given_up() -> Unbegun {
+    let message = "the request that this one waited for was given up";
+    let refusal = Refusal::Upstream(message.to_owned());
+    Unbegun { refusal, recorded: false, is_its_callers: true }
 }
 
 fn broken() -> Fault {
     Fault::new(FaultKind::Broken, "the request that this one shared was given up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BYTES_MAX, CancellationToken, End, Event, Flight, Keep, Waiter};
+    use crate::wire::Seen;
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    const PIECE: usize = 8 << 20;
+    const PIECES: u8 = 12;
+
+    fn piece(number: u8) -> Event {
+        let body = Bytes::from(vec![number; PIECE]);
+        Event::Whole { body, seen: Seen::default() }
+    }
+
+    fn flight() -> (Arc<Flight>, Waiter) {
+        Flight::new(Keep::ToItsEnd, CancellationToken::new())
+    }
+
+    async fn fly(flight: &Flight) {
+        for number in 0..PIECES {
+            flight.push(piece(number)).await;
+            assert!(flight.bytes() <= BYTES_MAX);
+        }
+        flight.end(End::Whole { cost: None });
+    }
+
+    async fn hear(mut waiter: Waiter) -> Vec<u8> {
+        let mut heard = Vec::new();
+        while let Some(event) = waiter.next().await {
+            let Ok(Event::Whole { body, .. }) = event else { panic!("another event") };
+            heard.push(body[0]);
+        }
+        heard
+    }
+
+    #[tokio::test]
+    async fn an_answer_longer_than_is_kept_is_heard_whole_by_those_who_wait() {
+        let (flight, first) = flight();
+        let second = flight.join().unwrap();
+        let ((), one, other) = futures::join!(fly(&flight), hear(first), hear(second));
+        let all: Vec<u8> = (0..PIECES).collect();
+        assert_eq!((&one, &other), (&all, &all));
+        assert!(!flight.is_all_there() && flight.join().is_none(), "it has no beginning any more");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_left_behind_and_nobody_who_left_is_waited_for() {
+        let (flight, first) = flight();
+        let second = flight.join().unwrap();
+        let mut flies = std::pin::pin!(fly(&flight));
+        assert!(futures::poll!(&mut flies).is_pending(), "it waits for those who hear nothing");
+        drop(second);
+        assert!(futures::poll!(&mut flies).is_pending());
+        drop(first);
+        flies.await;
+        assert!(flight.is_whole());
+    }
+
+    #[tokio::test]
+    async fn a_short_answer_waits_for_nobody_and_is_heard_by_whoever_comes_late() {
+        let (flight, first) = flight();
+        flight.push(piece(7)).await;
+        flight.end(End::Whole { cost: None });
+        drop(first);
+        assert_eq!(hear(flight.join().unwrap()).await, [7]);
+    }
 }

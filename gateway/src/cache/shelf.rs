@@ -6,7 +6,7 @@
 
 use super::{
     CacheCounts,
-    flight::{End, Flight, Keep, Waiter, gone},
+    flight::{End, Flight, Keep, Waiter},
     key::CacheKey,
 };
 use crate::refusal::Refusal;
@@ -172,10 +172,11 @@ impl Shelf {
         self.stop.cancel();
     }
 
-    /// What is kept of a flight: it, or if it alone is larger than the shelf, that it was there.
+    /// What is kept of a flight: it, or if its beginning is gone or it alone is larger than the
+    /// shelf, that it was there.
     fn as_kept(&self, landed: &Kept) -> Kept {
         let room = self.kept.policy().max_capacity().unwrap_or(u64::MAX);
-        if u64::from(weight(landed)) <= room {
+        if landed.flight.is_all_there() && u64::from(weight(landed)) <= room {
             return landed.clone();
         }
         let (flight, _) = Flight::new(Keep::ToItsEnd, self.stop.child_token());
@@ -202,7 +203,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         // Whoever still waits must not wait for ever. After a proper end this is not heard.
-        self.kept.flight.end(End::Refused { refusal: gone(), recorded: false });
+        self.kept.flight.end(End::GivenUp);
         let mut flying = self.shelf.flying();
         if self.keep {
             self.shelf.kept.insert(self.key, self.shelf.as_kept(&self.kept));
@@ -223,6 +224,7 @@ mod tests {
         wire::{Event, Seen},
     };
     use bytes::Bytes;
+    use futures::FutureExt as _;
     use std::{sync::Arc, time::Duration};
 
     fn key(name: &str) -> CacheKey {
@@ -235,7 +237,8 @@ mod tests {
             return false;
         };
         let data = Bytes::from(vec![b'x'; bytes]);
-        assert!(takeoff.flight.push(&Event::Whole { body: data, seen: Seen::default() }));
+        let whole = Event::Whole { body: data, seen: Seen::default() };
+        takeoff.flight.push(whole).now_or_never().unwrap();
         takeoff.flight.end(End::Whole { cost: None });
         takeoff.landing.keep();
         // What it gives up, it gives up now.

@@ -58,6 +58,9 @@ pub(crate) struct Correction {
     pub(crate) credit: Amount,
     /// Why, in the operator's words.
     pub(crate) reason: String,
+    /// Whether the credit is taken from that sub-bucket alone, as the events of version 2 were.
+    #[serde(skip)]
+    pub(crate) narrow: bool,
 }
 
 /// The windows of one kind, oldest first.
@@ -190,6 +193,27 @@ impl Account {
         balance.held_requests = balance.held_requests.saturating_add(amount.requests);
     }
 
+    /// Takes a credit from what was spent in the window: of a rolling one, unless it is `narrow`, from
+    /// all of its sub-buckets, the newest first.
+    fn credit(&mut self, start: u64, mut credit: Amount, narrow: bool) {
+        let length = self.window.sub_bucket_ms().filter(|_| !narrow);
+        let reach = length.unwrap_or(0).saturating_mul(SUB_BUCKETS);
+        let window = start.saturating_sub(reach)..=start.saturating_add(reach);
+        let counts = |balance: &&mut Balance| window.contains(&balance.start);
+        for balance in self.balances.iter_mut().rev().filter(counts) {
+            let left = u128::from(credit.money.pico());
+            let money = u64::try_from(balance.spent_money.min(left)).unwrap_or(u64::MAX);
+            let tokens = balance.spent_tokens.min(credit.tokens);
+            let requests = balance.spent_requests.min(credit.requests);
+            balance.spent_money -= u128::from(money);
+            balance.spent_tokens -= tokens;
+            balance.spent_requests -= requests;
+            credit.money = credit.money.less(PicoUsd::from_pico(money));
+            credit.tokens -= tokens;
+            credit.requests -= requests;
+        }
+    }
+
     /// Turns a hold into a charge. A window that is no longer kept needs neither.
     fn settle(&mut self, start: u64, held: Amount, charge: Amount) {
         let Some(balance) = self.balances.iter_mut().find(|balance| balance.start == start) else {
@@ -217,17 +241,12 @@ impl Accounts {
 
     /// Books a correction.
     pub(crate) fn correct(&mut self, correction: &Correction) {
-        let Correction { window, start, charge, credit, .. } = correction;
+        let Correction { window, start, charge, credit, narrow, .. } = correction;
         let held = self.hold(&[(*window, *start)], Amount::default());
         self.settle(&held, Amount::default(), *charge);
         for (window, start) in held {
-            let account = self.0.iter_mut().find(|account| account.window == window);
-            let balances = account.into_iter().flat_map(|account| &mut account.balances);
-            for balance in balances.filter(|balance| balance.start == start) {
-                let money = u128::from(credit.money.pico());
-                balance.spent_money = balance.spent_money.saturating_sub(money);
-                balance.spent_tokens = balance.spent_tokens.saturating_sub(credit.tokens);
-                balance.spent_requests = balance.spent_requests.saturating_sub(credit.requests);
+            if let Some(account) = self.0.iter_mut().find(|account| account.window == window) {
+                account.credit(start, *credit, *narrow);
             }
         }
     }

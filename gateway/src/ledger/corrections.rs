@@ -61,7 +61,7 @@ impl Books {
         let now_ms = self.0.clock.unix_ms();
         let start = self.0.budgets.current(scope, window, now_ms)?;
         let (scope, reason) = (scope.clone(), reason.to_owned());
-        let correction = Correction { scope, window, start, charge, credit, reason };
+        let correction = Correction { scope, window, start, charge, credit, reason, narrow: false };
         self.0.budgets.correct(&correction, now_ms);
         self.tell_untold(Some(&correction.scope));
         let effect = Effect::Corrected(Box::new(correction.clone()));

@@ -9,7 +9,7 @@ use crate::{
     admission::Permit,
     cache::{
         LookUp, Repeat, Takeoff,
-        flight::{End, Flight, Head, Waiter},
+        flight::{End, Flight, Head, Unbegun, Waiter},
     },
     caller::Caller,
     execute::Started,
@@ -92,7 +92,8 @@ pub(super) async fn lead(
                 () = flight.unwanted() => Fate::Free,
             };
             let keep = match fate {
-                Fate::Good => repeatable || gateway.cache.keeps(flight.bytes()),
+                Fate::Good if repeatable => true,
+                Fate::Good => flight.is_all_there() && gateway.cache.keeps(flight.bytes()),
                 Fate::Spent => repeatable,
                 Fate::Free => false,
             };
@@ -101,7 +102,11 @@ pub(super) async fn lead(
             }
         }
     });
-    let head = begun(&mut waiter, life).await?;
+    let head = waiter.begun().await.map_err(|unbegun| {
+        life.recorded = unbegun.recorded;
+        unbegun.refusal
+    })?;
+    life.recorded = true;
     let told = headers::Told {
         route: head.route.id(),
         attempts: head.attempts,
@@ -124,22 +129,23 @@ pub(super) async fn follow(
     mut asked: Box<Asked>,
     mut waiter: Waiter,
 ) -> Result<Response, Refusal> {
-    let head = match begun(&mut waiter, life).await {
-        Ok(head) => head,
-        Err(refusal) => {
-            life.recorded = false;
-            life.repeats = asked.open.notes.idempotent_replay;
+    life.recorded = false;
+    let repeats = asked.open.notes.idempotent_replay;
+    let head = match waiter.begun().await {
+        // Whoever answered a like request, this one's guards may not allow it.
+        Ok(head) if repeats || crate::cache::allows(&asked.decision, head.route.id()) => head,
+        Err(Unbegun { refusal, is_its_callers, .. }) if repeats || !is_its_callers => {
+            life.repeats = repeats;
             asked.open.discard();
             return Err(refusal);
         }
+        // Then it asks for itself. So it does where the other was short of its own money.
+        Ok(_) | Err(_) => {
+            drop(waiter);
+            asked.open.notes.cache = CacheUse::Miss;
+            return ask(gateway, life, asked).await;
+        }
     };
-    // Whoever answered a like request, this one's guards may not allow it: then it asks for itself.
-    let repeats = asked.open.notes.idempotent_replay;
-    if !repeats && !crate::cache::allows(&asked.decision, head.route.id()) {
-        life.recorded = false;
-        asked.open.notes.cache = CacheUse::Miss;
-        return ask(gateway, life, asked).await;
-    }
     life.recorded = true;
     let Asked { request, mut open, permit, .. } = *asked;
     open.notes.answer_of = Some(head.request);
@@ -160,19 +166,6 @@ pub(super) async fn follow(
     let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, Some(open), &request, head, Some(permit));
     relayed(gateway, headers, relay).await
-}
-
-async fn begun(waiter: &mut Waiter, life: &mut Life) -> Result<Head, Refusal> {
-    match waiter.begun().await {
-        Ok(head) => {
-            life.recorded = true;
-            Ok(head)
-        }
-        Err((refusal, recorded)) => {
-            life.recorded = recorded;
-            Err(refusal)
-        }
-    }
 }
 
 /// What becomes of a flight that has ended.

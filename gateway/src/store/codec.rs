@@ -55,14 +55,14 @@ pub(crate) const STOOD: u8 = 15;
 pub(crate) const EXTENDED: u8 = 16;
 /// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
-/// Version of the forms of keys, groups, entries and settlements, and of adjustments, whose second was
-/// never written.
+/// Version of the forms of keys, groups, entries and settlements, of corrections, whose fields stayed
+/// and mean more now, and of adjustments, whose second was never written.
 const VERSION_OF_RECORDS: u8 = 3;
 
 /// The version in which a kind is written.
 const fn version_of(kind: u8) -> u8 {
     match kind {
-        KEY | GROUP | ADJUSTMENT | ENTRY | SETTLED => VERSION_OF_RECORDS,
+        KEY | GROUP | ADJUSTMENT | ENTRY | SETTLED | CORRECTED => VERSION_OF_RECORDS,
         _ => VERSION,
     }
 }
@@ -294,6 +294,9 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
         (KEY, v2::VERSION) => Event::Key(Box::new(whole::<v2::KeyRecord>(payload)?.into())),
         (GROUP, v2::VERSION) => Event::Group(Box::new(whole::<v2::GroupRecord>(payload)?.into())),
         (ENTRY, v2::VERSION) => Event::Entry(Box::new(v2::row(payload)?.0)),
+        (CORRECTED, v2::VERSION) => {
+            Event::Corrected(Box::new(Correction { narrow: true, ..whole(payload)? }))
+        }
         (SETTLED, v2::VERSION) => Event::Settled(Box::new(v2::settled(payload)?)),
         (kind, version) if version != version_of(kind) => {
             return Err(CodecError::Unknown(kind, version));

@@ -7,9 +7,11 @@ use super::harness::{
 use crate::{
     caller::{BudgetSpec, KeyRecord, Window},
     ledger::{
-        AttemptOutcome, Books, CommitTicket, Entry, OpenEntry, RequestId, Scope, Short,
+        Amount, AttemptOutcome, Books, CommitTicket, Entry, OpenEntry, RequestId, Scope, Short,
         SummaryQuery,
+        accounts::{Accounts, Correction},
     },
+    store::codec,
 };
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -466,4 +468,57 @@ fn what_a_key_may_do_is_its_own() {
     request(&books, "key_b", ask("1", 100), used(100, 0)).unwrap();
     let facts = books.budget_facts(&path("key_a"));
     assert_eq!(facts[0].money, Some((usd("1"), usd("0"))));
+}
+
+#[test]
+fn a_credit_on_a_rolling_budget_takes_from_all_of_its_window() {
+    let house = House::new();
+    let books = house.open();
+    let window = Window::Rolling(3_600);
+    books.put_key(key("key_a", vec![money(window, "1")])).blocking().unwrap();
+    for minutes in [0, 20] {
+        house.hand.set(NOON + minutes * 60_000);
+        request(&books, "key_a", ask("0.5", 30), used(1, 1)).unwrap();
+    }
+    // Nothing was spent in the minute that runs.
+    house.hand.set(NOON + 40 * 60_000);
+    let credit = |usd_text: &str| {
+        let amount = Amount { money: usd(usd_text), ..Amount::default() };
+        let scope = Scope::Key(key_id("key_a"));
+        let both = (Amount::default(), amount);
+        books.correct(&scope, window, both, "x").unwrap().blocking().unwrap();
+        books.budgets()[0].money.unwrap().spent
+    };
+    assert_eq!(credit("0.05"), usd("0.01").into());
+    assert_eq!(credit("0.05"), usd("0").into(), "to nothing at most");
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    books.close();
+    drop(books);
+    let books = house.open();
+    assert_eq!(books.budgets()[0].money.unwrap().spent, usd("0").into());
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+}
+
+#[test]
+fn a_credit_of_an_older_journal_takes_what_it_took_then() {
+    let window = Window::Rolling(3_600);
+    let (charge, nothing) = (Amount { tokens: 9, ..Amount::default() }, Amount::default());
+    let correction = |start, charge, credit| Correction {
+        scope: Scope::Global,
+        window,
+        start,
+        charge,
+        credit,
+        reason: String::new(),
+        narrow: false,
+    };
+    let written = postcard::to_allocvec(&correction(60_000, nothing, charge)).unwrap();
+    for (version, left) in [(2, 9), (3, 0)] {
+        let mut accounts = Accounts::default();
+        accounts.correct(&correction(0, charge, nothing));
+        let read = codec::decode(codec::CORRECTED, version, &written).unwrap();
+        let codec::Event::Corrected(read) = read else { panic!("another event") };
+        accounts.correct(&read);
+        assert_eq!(accounts.balance(window, 60_000).spent_tokens, left, "version {version}");
+    }
 }
