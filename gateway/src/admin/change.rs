@@ -67,6 +67,10 @@ impl Change {
         take_effect: impl FnOnce(&Gateway) + Send + 'static,
     ) -> Result<(), Refusal> {
         let (tell, told) = oneshot::channel();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a store that fails would hold up the shutdown; what is queued its close writes"
+        )]
         tokio::spawn(async move {
             let Self { gateway, turn } = self;
             let first = ticket.clone().committed().await;
