@@ -31,6 +31,6 @@ pub use policy::{
 pub use price::{
     ComputePrice, DatedPrices, Fees, HoursRates, Power, PriceId, PriceList, PriceName, PriceRow,
     Pricing, RateTable, RoutePrice, RowRates, ServiceTier, Tier, TiersError, TokenPrice,
-    TokenRates, Used, WorstCase, write_rows,
+    TokenRates, Used, WorstCase, undated, write_rows,
 };
 pub use usage::{Usage, UsageSource};

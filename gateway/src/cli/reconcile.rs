@@ -2,7 +2,9 @@
 //! model and day.
 //!
 //! Days are UTC on both sides. The ledger counts by the end of a request: one that ends after
-//! midnight is a day later here than with a provider that counts by its beginning.
+//! midnight is a day later here than with a provider that counts by its beginning. A provider names the
+//! dated snapshot of a model where the ledger may have the name that was asked for: on one day these
+//! are one line.
 
 use super::{
     CliError, Common,
@@ -10,9 +12,9 @@ use super::{
     link::Link,
     output::{self, Align, rows, text},
 };
-use crate::providers::charged;
+use crate::providers::{Charged, charged};
 use clap::Args;
-use policies::PicoUsdTotal;
+use policies::{PicoUsdTotal, undated};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -34,26 +36,24 @@ pub(crate) async fn run(
     link: &Link,
     args: &ReconcileArgs,
 ) -> Result<(), CliError> {
-    let mut theirs = BTreeMap::new();
-    let mut has_more = false;
+    let mut theirs = Charged::default();
     for file in &args.files {
         let path = file.display();
         let content = std::fs::read_to_string(file)
             .map_err(|error| CliError::failed(format!("{path}: {error}")))?;
-        let page = charged(&content).map_err(|why| CliError::failed(format!("{path}: {why}")))?;
-        has_more = page.has_more;
-        theirs.extend(page.by);
+        theirs.add(charged(&content).map_err(|why| CliError::failed(format!("{path}: {why}")))?);
     }
-    let Some(((first, _), ((last, _), _))) =
-        theirs.keys().next().cloned().zip(theirs.iter().next_back())
-    else {
+    let (Some(first), Some(last)) = (theirs.days.first(), theirs.days.last()) else {
         output::note("the report is empty");
         return Ok(());
     };
-    let ours = booked(link, &args.provider, &first, last).await?;
-    let lines = lines(&theirs, &ours);
-    if has_more {
+    let ours = booked(link, &args.provider, first, last).await?;
+    let lines = lines(&as_booked(theirs.by, &ours), &ours);
+    if theirs.has_more {
         output::note("the last page says that there are more: give them all");
+    }
+    if theirs.unknown > 0 {
+        output::note(format!("{} lines of the report have no amount", theirs.unknown));
     }
     if common.json {
         return output::json(&json!({ "object": "list", "data": lines }));
@@ -70,7 +70,8 @@ pub(crate) async fn run(
     )
 }
 
-type Sums = BTreeMap<(String, String), PicoUsdTotal>;
+/// Pico-USD by day and model.
+type Sums = BTreeMap<(String, String), i128>;
 
 /// What the ledger booked for a provider from the first to the last day.
 async fn booked(link: &Link, provider: &str, first: &str, last: &str) -> Result<Sums, CliError> {
@@ -90,50 +91,91 @@ async fn booked(link: &Link, provider: &str, first: &str, last: &str) -> Result<
     for row in rows(&summary) {
         let (day, model) = (text(row, "/day"), text(row, "/model"));
         let day = day.get(..10).unwrap_or(&day).to_owned();
-        let cost = text(row, "/cost_usd")
+        let cost: PicoUsdTotal = text(row, "/cost_usd")
             .parse()
             .map_err(|error| CliError::failed(format!("the cost of {model} on {day}: {error}")))?;
-        sums.insert((day, model), cost);
+        sums.insert((day, model), i128::try_from(cost.pico()).unwrap_or(i128::MAX));
     }
     Ok(sums)
+}
+
+/// What was charged, under the names that the ledger has: where it knows a model of a day only
+/// without the date of a snapshot, or only one snapshot of it, that one is meant.
+fn as_booked(theirs: Sums, ours: &Sums) -> Sums {
+    let mut sums = Sums::new();
+    for ((day, model), amount) in theirs {
+        let at = (day.clone(), model);
+        let named = if ours.contains_key(&at) { None } else { same_model(&at, ours) };
+        let sum = sums.entry((day, named.unwrap_or(at.1))).or_default();
+        *sum = sum.saturating_add(amount);
+    }
+    sums
+}
+
+/// The one model booked on that day that differs by the date of a snapshot alone.
+fn same_model((day, model): &(String, String), ours: &Sums) -> Option<String> {
+    let same = |other: &str| undated(model) == Some(other) || undated(other) == Some(model);
+    let mut found = ours.keys().filter(|(of, other)| of == day && same(other));
+    let only = found.next().filter(|_| found.next().is_none());
+    only.map(|(_, other)| other.clone())
 }
 
 fn lines(theirs: &Sums, ours: &Sums) -> Vec<Value> {
     let places: std::collections::BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
     let line = |place: &&(String, String)| {
-        let (charged, booked) = (theirs.get(*place), ours.get(*place));
+        let (charged, booked) = (theirs.get(*place).copied(), ours.get(*place).copied());
         json!({
             "day": place.0,
             "model": place.1,
-            "charged_usd": charged,
-            "booked_usd": booked,
-            "difference_usd": difference(
-                booked.map_or(0, |sum| sum.pico()),
-                charged.map_or(0, |sum| sum.pico()),
-            ),
+            "charged_usd": charged.map(usd),
+            "booked_usd": booked.map(usd),
+            "difference_usd": usd(booked.unwrap_or(0).saturating_sub(charged.unwrap_or(0))),
         })
     };
     places.iter().map(line).collect()
 }
 
-/// `booked - charged`, with its sign.
-fn difference(booked: u128, charged: u128) -> String {
-    let sign = if booked < charged { "-" } else { "" };
-    format!("{sign}{}", PicoUsdTotal::from_pico(booked.abs_diff(charged)))
+/// With its sign.
+fn usd(pico: i128) -> String {
+    let sign = if pico < 0 { "-" } else { "" };
+    format!("{sign}{}", PicoUsdTotal::from_pico(pico.unsigned_abs()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PicoUsdTotal, Sums, lines};
+    use super::{Sums, as_booked, lines};
+
+    fn sums(rows: &[(&str, &str, i128)]) -> Sums {
+        let row = |(day, model, pico): &(&str, &str, i128)| {
+            (((*day).to_owned(), (*model).to_owned()), *pico)
+        };
+        rows.iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_snapshot_and_the_name_that_was_asked_for_are_one_line() {
+        let ours = sums(&[("1", "gpt-5-mini", 7), ("1", "old-2024-05-13", 1), ("1", "new", 2)]);
+        let theirs = sums(&[
+            ("1", "gpt-5-mini-2025-08-07", 5),
+            ("1", "gpt-5-mini", 2),
+            ("1", "old", 1),
+            ("1", "other-2025-08-07", 3),
+            ("2", "gpt-5-mini-2025-08-07", 4),
+        ]);
+        let expected = sums(&[
+            ("1", "gpt-5-mini", 7),
+            ("1", "old-2024-05-13", 1),
+            ("1", "other-2025-08-07", 3),
+            ("2", "gpt-5-mini-2025-08-07", 4),
+        ]);
+        assert_eq!(as_booked(theirs, &ours), expected);
+        // Booked under both names, each is its own.
+        let both = sums(&[("1", "m", 1), ("1", "m-2025-08-07", 2)]);
+        assert_eq!(as_booked(both.clone(), &both), both);
+    }
 
     #[test]
     fn each_model_and_day_shows_both_sides_and_the_difference() {
-        let sums = |rows: &[(&str, &str, u128)]| -> Sums {
-            let row = |(day, model, pico): &(&str, &str, u128)| {
-                (((*day).to_owned(), (*model).to_owned()), PicoUsdTotal::from_pico(*pico))
-            };
-            rows.iter().map(row).collect()
-        };
         let theirs = sums(&[("2026-11-01", "m", 1_500_000_000_000), ("2026-11-02", "m", 5)]);
         let ours = sums(&[("2026-11-01", "m", 1_000_000_000_000), ("2026-11-01", "n", 7)]);
         let lines = lines(&theirs, &ours);

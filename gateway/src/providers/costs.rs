@@ -4,18 +4,39 @@
 //! **Invariant:** amounts are read to the digit and are never floats; a page that says there are more
 //! is told, so that half a report is not taken for a whole one.
 
-use policies::PicoUsdTotal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a provider charged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Charged {
-    /// By day (`YYYY-MM-DD`, UTC) and model; what names no model stands under `-`.
-    pub(crate) by: BTreeMap<(String, String), PicoUsdTotal>,
+    /// Pico-USD by day (`YYYY-MM-DD`, UTC) and model; below zero where credits are more. What names no
+    /// model stands under `-`.
+    pub(crate) by: BTreeMap<(String, String), i128>,
+    /// The days that it tells of, those without any charge too.
+    pub(crate) days: BTreeSet<String>,
+    /// Lines without an amount.
+    pub(crate) unknown: u64,
     /// Whether the report has further pages.
     pub(crate) has_more: bool,
+}
+
+impl Charged {
+    /// Adds another page, which may tell of the same days and models.
+    pub(crate) fn add(&mut self, page: Self) {
+        for (at, amount) in page.by {
+            self.charge(at, amount);
+        }
+        self.days.extend(page.days);
+        self.unknown += page.unknown;
+        self.has_more = page.has_more;
+    }
+
+    fn charge(&mut self, at: (String, String), amount: i128) {
+        let sum = self.by.entry(at).or_default();
+        *sum = sum.saturating_add(amount);
+    }
 }
 
 #[derive(Deserialize)]
@@ -43,6 +64,9 @@ struct Line<'a> {
     /// OpenAI: `{"value":0.06,"currency":"usd"}`; Anthropic: cents as text.
     #[serde(borrow)]
     amount: &'a RawValue,
+    /// Anthropic: of `amount`.
+    #[serde(default)]
+    currency: Option<String>,
     /// OpenAI: `gpt-4o-2024-08-06, input`.
     #[serde(default)]
     line_item: Option<String>,
@@ -53,8 +77,11 @@ struct Line<'a> {
 
 #[derive(Deserialize)]
 struct Value<'a> {
-    #[serde(borrow)]
-    value: &'a RawValue,
+    /// Absent where nothing is known of it.
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+    #[serde(default)]
+    currency: Option<String>,
 }
 
 /// Reads one page.
@@ -67,15 +94,17 @@ pub(crate) fn charged(text: &str) -> Result<Charged, String> {
     let mut all = Charged { has_more: page.has_more, ..Charged::default() };
     for bucket in page.data {
         let day = day(&bucket).ok_or("a bucket does not say when it begins")?;
+        all.days.insert(day.clone());
         for line in bucket.results {
-            let amount = amount(line.amount.get())?;
+            let Some(amount) = amount(&line)? else {
+                all.unknown += 1;
+                continue;
+            };
             let model = line.model.clone().or_else(|| {
                 let item = line.line_item.as_deref()?;
                 Some(item.split(", ").next().unwrap_or(item).to_owned())
             });
-            let at = (day.clone(), model.unwrap_or_else(|| "-".to_owned()));
-            let sum = all.by.entry(at).or_insert(PicoUsdTotal::ZERO);
-            *sum = PicoUsdTotal::from_pico(sum.pico().saturating_add(amount));
+            all.charge((day.clone(), model.unwrap_or_else(|| "-".to_owned())), amount);
         }
     }
     Ok(all)
@@ -91,20 +120,35 @@ fn day(bucket: &Bucket<'_>) -> Option<String> {
     }
 }
 
-/// An amount in pico-USD, finer digits cut.
-fn amount(raw: &str) -> Result<u128, String> {
-    if raw.starts_with('{') {
-        let value: Value<'_> = serde_json::from_str(raw).map_err(|error| error.to_string())?;
-        return pico(value.value.get(), 12);
+/// The amount of a line in pico-USD, finer digits cut; `None` where it has none.
+fn amount(line: &Line<'_>) -> Result<Option<i128>, String> {
+    let raw = line.amount.get();
+    if !raw.starts_with('{') {
+        // Anthropic counts cents.
+        return in_usd(line.currency.as_deref(), Some(raw), 10);
     }
-    // Anthropic counts cents.
-    pico(raw, 10)
+    let value: Value<'_> = serde_json::from_str(raw).map_err(|error| error.to_string())?;
+    in_usd(value.currency.as_deref(), value.value.map(RawValue::get), 12)
+}
+
+fn in_usd(currency: Option<&str>, raw: Option<&str>, shift: i32) -> Result<Option<i128>, String> {
+    if let Some(other) = currency.filter(|currency| !currency.eq_ignore_ascii_case("usd")) {
+        return Err(format!("it is in `{other}`, and the ledger in USD"));
+    }
+    raw.filter(|raw| *raw != "null").map(|raw| signed(raw, shift)).transpose()
+}
+
+/// A credit is below zero.
+fn signed(raw: &str, shift: i32) -> Result<i128, String> {
+    let text = raw.trim_matches('"');
+    let (digits, sign) = text.strip_prefix('-').map_or((text, 1), |digits| (digits, -1));
+    let pico = i128::try_from(pico(digits, shift)?).map_err(|_| format!("`{raw}` is no amount"))?;
+    Ok(sign * pico)
 }
 
 /// Decimal digits, with an exponent or without, times ten to the power of `shift`.
-fn pico(raw: &str, shift: i32) -> Result<u128, String> {
-    let wrong = || format!("`{raw}` is no amount");
-    let text = raw.trim_matches('"');
+fn pico(text: &str, shift: i32) -> Result<u128, String> {
+    let wrong = || format!("`{text}` is no amount");
     let (digits, exponent) = match text.split_once(['e', 'E']) {
         Some((digits, exponent)) => (digits, exponent.parse::<i32>().map_err(|_| wrong())?),
         None => (text, 0),
@@ -127,14 +171,14 @@ fn pico(raw: &str, shift: i32) -> Result<u128, String> {
 mod tests {
     use super::charged;
 
-    fn read(text: &str) -> Vec<(String, String, String)> {
+    fn read(text: &str) -> Vec<(String, String, i128)> {
         let charged = charged(text).unwrap();
         let rows = charged.by.into_iter();
-        rows.map(|((day, model), sum)| (day, model, sum.to_string())).collect()
+        rows.map(|((day, model), sum)| (day, model, sum)).collect()
     }
 
-    fn row(day: &str, model: &str, sum: &str) -> (String, String, String) {
-        (day.to_owned(), model.to_owned(), sum.to_owned())
+    fn row(day: &str, model: &str, sum: i128) -> (String, String, i128) {
+        (day.to_owned(), model.to_owned(), sum)
     }
 
     #[test]
@@ -147,8 +191,8 @@ mod tests {
         assert_eq!(
             read(text),
             [
-                row("2024-11-01", "-", "1.000000000000"),
-                row("2024-11-01", "gpt-4o-2024-08-06", "0.061500000000"),
+                row("2024-11-01", "-", 1_000_000_000_000),
+                row("2024-11-01", "gpt-4o-2024-08-06", 61_500_000_000),
             ]
         );
         assert!(charged(text).unwrap().has_more);
@@ -159,8 +203,33 @@ mod tests {
         let text = r#"{"data":[{"starting_at":"2025-08-01T00:00:00Z","ending_at":"2025-08-02T00:00:00Z","results":[
             {"currency":"USD","amount":"123.78912","workspace_id":null,"description":"x","cost_type":"tokens","model":"claude-sonnet-4-20250514","token_type":"uncached_input_tokens"}]}],
             "has_more":false,"next_page":null}"#;
-        let expected = row("2025-08-01", "claude-sonnet-4-20250514", "1.237891200000");
+        let expected = row("2025-08-01", "claude-sonnet-4-20250514", 1_237_891_200_000);
         assert_eq!(read(text), [expected]);
+    }
+
+    #[test]
+    fn credits_are_below_zero_and_what_has_no_amount_is_counted() {
+        let text = r#"{"data":[
+            {"start_time":1730419200,"results":[
+                {"amount":{"value":0.5,"currency":"usd"},"line_item":"gpt-5, input"},
+                {"amount":{"value":-2e-1,"currency":"usd"},"line_item":"gpt-5, input"},
+                {"amount":{"value":null,"currency":"usd"},"line_item":"gpt-5, output"},
+                {"amount":{"currency":"usd"},"line_item":"gpt-5, output"},
+                {"amount":{"value":-1,"currency":"usd"},"line_item":null}]},
+            {"start_time":1730505600,"results":[]}]}"#;
+        let page = charged(text).unwrap();
+        let expected = [
+            row("2024-11-01", "-", -1_000_000_000_000),
+            row("2024-11-01", "gpt-5", 300_000_000_000),
+        ];
+        assert_eq!(read(text), expected);
+        assert_eq!(page.unknown, 2);
+        let days: Vec<_> = page.days.iter().map(String::as_str).collect();
+        assert_eq!(days, ["2024-11-01", "2024-11-02"], "one without a charge is a day too");
+
+        let mut both = page.clone();
+        both.add(page);
+        assert_eq!(both.by.values().sum::<i128>(), -1_400_000_000_000, "pages add up");
     }
 
     #[test]
@@ -170,7 +239,9 @@ mod tests {
             "[]",
             "{}",
             r#"{"data":[{"results":[]}]}"#,
-            r#"{"data":[{"start_time":1,"results":[{"amount":"-1"}]}]}"#,
+            r#"{"data":[{"start_time":1,"results":[{"amount":"--1"}]}]}"#,
+            r#"{"data":[{"start_time":1,"results":[{"amount":"1","currency":"EUR"}]}]}"#,
+            r#"{"data":[{"start_time":1,"results":[{"amount":{"value":1,"currency":"eur"}}]}]}"#,
         ] {
             assert!(charged(text).is_err(), "{text}");
         }

@@ -14,7 +14,7 @@ mod reading;
 mod reshape;
 
 pub(crate) use blame::{Blame, blame, moderated};
-pub(crate) use costs::charged;
+pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;

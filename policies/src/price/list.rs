@@ -338,7 +338,8 @@ fn read_date<'d>(node: &Node<'d>) -> Result<&'d str, PriceError> {
 }
 
 /// A model's name without the date of a snapshot, if it ends in one.
-fn undated(model: &str) -> Option<&str> {
+#[must_use]
+pub fn undated(model: &str) -> Option<&str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let cut = |length: usize| {
         let at = model.len().checked_sub(length)?;

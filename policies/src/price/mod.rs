@@ -14,7 +14,7 @@ mod written;
 
 pub use compute::{ComputePrice, Power};
 pub use dated::{DatedPrices, Pricing};
-pub use list::{PriceList, PriceRow};
+pub use list::{PriceList, PriceRow, undated};
 pub use rates::{RateTable, Tier, TiersError, TokenRates};
 pub use token::{Fees, HoursRates, PriceName, RowRates, TokenPrice};
 pub use written::write_rows;
