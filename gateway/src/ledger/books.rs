@@ -204,11 +204,16 @@ impl Shared {
         })
     }
 
-    /// Queues an entry, for which a place was taken.
-    pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
-        for what in self.observer.get().map(|observe| observe(&entry)).unwrap_or_default() {
+    /// Tells the observer of an entry, and operators of what it makes of it.
+    pub(crate) fn observed(&self, entry: &Entry) {
+        for what in self.observer.get().map(|observe| observe(entry)).unwrap_or_default() {
             self.tell(what);
         }
+    }
+
+    /// Queues an entry, for which a place was taken.
+    pub(crate) fn write_entry(&self, urgent: bool, entry: Entry) -> CommitTicket {
+        self.observed(&entry);
         with_scratch(|scratch| match codec::encode_entry(scratch, &entry) {
             Ok(()) => self.queue.push(scratch, Effect::Entry(Box::new(Row::of(entry))), urgent),
             Err(error) => self.unwritable(&error),

@@ -470,6 +470,8 @@ impl OpenEntry {
                 ticket = written;
             }
         } else {
+            // It happened all the same: who counts what runs must hear that it has ended.
+            self.books.observed(&entry);
             self.books.lost.fetch_add(1, Ordering::Relaxed);
         }
         if self.placed {

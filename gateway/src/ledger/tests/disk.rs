@@ -205,6 +205,27 @@ fn a_full_queue_is_an_error_for_new_requests_and_never_for_running_ones() {
 }
 
 #[test]
+fn whoever_counts_what_runs_hears_of_entries_that_are_lost_too() {
+    let house = House::new();
+    let (books, faults) = faulty(&house);
+    let heard = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&heard);
+    books.observe(move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Vec::new()
+    });
+    faults.writes_fail.store(true, Ordering::SeqCst);
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
+    while books.0.queue.take_places(1).is_ok() {}
+    let before = heard.load(Ordering::SeqCst);
+    let mut local = books.open_entry(head(&books, "key_a")).unwrap();
+    let (at, _ticket) = local.reserve(free(10)).unwrap();
+    complete(&mut local, at, used(1, 1));
+    drop(local.finish(done(at)));
+    assert_eq!((books.state().lost_entries, heard.load(Ordering::SeqCst)), (1, before + 1));
+}
+
+#[test]
 fn a_segment_that_cannot_be_begun_leaves_the_full_one_to_go_on() {
     let house = House::new().with(|config| config.segment_entries_max = 5);
     let (books, faults) = faulty(&house);
