@@ -2,9 +2,10 @@
 //! drops what is older than it is to be kept.
 //!
 //! **Invariants:** a day's file is there whole under its name or not at all; where days are to be
-//! exported, none is dropped before its file is there.
+//! exported, none is dropped before its file is there; what is adjusted later is in the file of the day
+//! on which it was charged, which is written anew, unless a part of the day was dropped already.
 
-use crate::{config::DailyExport, serve::Gateway};
+use crate::{config::DailyExport, ledger::Books, serve::Gateway};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use std::{
     fs::{self, File},
@@ -50,11 +51,7 @@ pub fn once(gateway: &Gateway) -> io::Result<()> {
     if let Some(form) = config.daily_export {
         let dir = gateway.config.data_dir.join("exports");
         fs::create_dir_all(&dir)?;
-        let first = gateway.books.first_day().map_err(io::Error::other)?;
-        let from = first.unwrap_or(today).max(today.saturating_sub(DAYS_BACK_MAX));
-        for day in from..today {
-            export(gateway, form, &dir, day)?;
-        }
+        export(&gateway.books, form, &dir, today)?;
     }
     if let Some(days) = config.keep_days {
         let before = today.saturating_sub(u64::from(days)) * DAY_MS;
@@ -67,26 +64,53 @@ pub fn once(gateway: &Gateway) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes one day (UTC) out, compressed, unless its file is there.
-fn export(gateway: &Gateway, form: DailyExport, dir: &Path, day: u64) -> io::Result<()> {
+/// Writes the days (UTC) before `today` that have no file, and those of which something was adjusted
+/// since theirs was written.
+pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -> io::Result<()> {
     let ending = match form {
         DailyExport::Csv => "csv",
         DailyExport::Jsonl => "jsonl",
         DailyExport::Focus => "focus.csv",
     };
-    let file = dir.join(format!("{}.{ending}.zst", date(day)));
-    if file.exists() {
-        return Ok(());
+    let first = books.first_day().map_err(io::Error::other)?.unwrap_or(today);
+    let adjusted = books.adjusted_days();
+    for day in first..today {
+        let file = dir.join(format!("{}.{ending}.zst", date(day)));
+        // What of the adjustments is in the file; there is none where none was made.
+        let note = dir.join(format!("{}.{ending}.adjusted", date(day)));
+        let wanted = adjusted.get(&day).map_or("", String::as_str);
+        let due = match file.exists() {
+            true => books.keeps_all_of(day * DAY_MS) && wanted != noted(&note)?,
+            false => day + DAYS_BACK_MAX >= today,
+        };
+        if due {
+            write(books, form, &file, day)?;
+            if !wanted.is_empty() {
+                fs::write(&note, wanted)?;
+            }
+        }
     }
+    Ok(())
+}
+
+fn noted(note: &Path) -> io::Result<String> {
+    match fs::read_to_string(note) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
+/// Writes one day out, compressed.
+fn write(books: &Books, form: DailyExport, file: &Path, day: u64) -> io::Result<()> {
     let part = file.with_extension("part");
     let out = BufWriter::new(File::create(&part)?);
     let mut packed = zstd::stream::Encoder::new(out, LEVEL)?;
     packed.include_checksum(true)?;
-    crate::admin::write_days(&gateway.books, form, day * DAY_MS, (day + 1) * DAY_MS, &mut packed)?;
+    crate::admin::write_days(books, form, day * DAY_MS, (day + 1) * DAY_MS, &mut packed)?;
     let mut out = packed.finish()?;
     out.flush()?;
     out.get_ref().sync_all()?;
-    fs::rename(&part, &file)
+    fs::rename(&part, file)
 }
 
 fn date(day: u64) -> Date {

@@ -6,9 +6,11 @@
 //! were booked, and whoever shows money adds the difference, so that no sum counts one twice.
 
 use super::{
+    books::Books,
     entry::{Adjustment, Attempt, Entry, KeyId, RequestId},
     query::{Reader, unreadable},
     retire,
+    rollups::Level,
 };
 use crate::store::{
     BooksError, Lost,
@@ -163,6 +165,23 @@ impl PartialEq for Adjustments {
 }
 
 // === reading ===
+
+impl Books {
+    /// A mark of all that was adjusted of each day (UTC) on which requests ended: another one once more
+    /// is adjusted. Blocking.
+    pub(crate) fn adjusted_days(&self) -> BTreeMap<u64, String> {
+        self.catch_up();
+        let all = Arc::clone(&self.0.keeper.derived().adjusted);
+        let mut days: BTreeMap<u64, blake3::Hasher> = BTreeMap::new();
+        for ((id, attempt), adjusted) in all.all() {
+            let day = days.entry(adjusted.ended_unix_ms / Level::Day.ms()).or_default();
+            let cost = adjusted.cost.map_or_else(String::new, |cost| cost.to_string());
+            let price = adjusted.price.as_ref().map_or("", |price| &price.0);
+            day.update(format!("{id} {attempt} {cost} {price}\n").as_bytes());
+        }
+        days.into_iter().map(|(day, mark)| (day, mark.finalize().to_hex().to_string())).collect()
+    }
+}
 
 impl Reader {
     /// What adjustments made of costs: the running books know, else the journal is asked.

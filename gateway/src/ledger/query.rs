@@ -75,6 +75,12 @@ impl Books {
         Ok(blocks.first().map(|block| block.first_ms / 86_400_000))
     }
 
+    /// Whether no entry that ended at or after this time was dropped.
+    #[must_use]
+    pub(crate) fn keeps_all_of(&self, from_ms: u64) -> bool {
+        self.0.catalogue.snapshot().kept_since().is_none_or(|first_ms| first_ms < from_ms)
+    }
+
     /// The ledger as it is now, with everything that has been queued. Blocking.
     #[must_use]
     pub fn reader(&self) -> Reader {

@@ -6,10 +6,12 @@ use super::harness::{
 };
 use crate::{
     caller::Window,
+    config::DailyExport,
     ledger::{
         Adjustment, Books, Filter, GroupBy, OrderBy, Place, Reader, Rerate, Rerated, Summary,
         SummaryQuery, keeper::seal_all,
     },
+    upkeep,
 };
 use policies::{Fees, PicoUsdTotal, PriceId, RouteId, RoutePrice, TokenPrice};
 use std::{fs, sync::Arc};
@@ -113,6 +115,46 @@ fn a_dry_run_says_exactly_what_would_change_and_writes_nothing() {
     assert_eq!(rated.left_out.values().sum::<u64>(), 30, "what has no price is said");
     assert_eq!(fs::metadata(segment(&house)).unwrap().len(), before);
     every_sum_says(&books, total("0.02", true));
+}
+
+#[test]
+fn the_file_of_a_day_has_what_was_adjusted_after_it_was_written() {
+    let house = House::new().with(|config| config.segment_entries_max = 40);
+    let books = filled(&house);
+    let dir = tempfile::tempdir().unwrap();
+    let day = NOON / (24 * HOUR);
+    let export = || upkeep::export(&books, DailyExport::Focus, dir.path(), day + 1).unwrap();
+    export();
+    let file = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    // The BilledCost column is the second, and nothing before it is quoted.
+    let sum = || -> i128 {
+        let text = zstd::decode_all(fs::File::open(&file).unwrap()).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let costs = text.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().to_owned());
+        let pico = |cost: String| match cost.strip_prefix('-') {
+            Some(credit) => -i128::from(usd(credit).pico()),
+            None => i128::from(usd(&cost).pico()),
+        };
+        costs.map(pico).sum()
+    };
+    assert_eq!(sum(), i128::try_from(total("0.02", false)).unwrap());
+
+    rerate(&books, &Filter::default(), &costs("0.03"), Some("a typing error"));
+    export();
+    assert_eq!(sum(), i128::try_from(total("0.03", false)).unwrap());
+    rerate(&books, &Filter::default(), &costs("0.005"), Some("cheaper after all"));
+    export();
+    assert_eq!(sum(), i128::try_from(total("0.005", false)).unwrap());
+
+    // Once it has all it is left as it is, and so it is where a part of the day was dropped.
+    fs::write(&file, "as it was").unwrap();
+    export();
+    assert_eq!(fs::read(&file).unwrap(), b"as it was");
+    seal_all(&books.0.catalogue, &false.into()).unwrap();
+    assert!(books.retire(NOON + 6 * HOUR).unwrap().segments > 0);
+    rerate(&books, &Filter::default(), &costs("0.03"), Some("once more"));
+    export();
+    assert_eq!(fs::read(&file).unwrap(), b"as it was");
 }
 
 #[test]
