@@ -140,7 +140,8 @@ pub struct RouteFacts {
     pub free: bool,
     /// Whether its cost counts against money budgets.
     pub budgeted: bool,
-    /// Worst-case price of this request here; `None` when the price is unknown.
+    /// Worst-case price of this request here, or the maximum that is configured in its place; `None`
+    /// when neither is known.
     pub worst_case: Option<PicoUsd>,
     /// Expected price of this request here (its prompt, and the route's usual answer length up to
     /// the cap); `None` when the price is unknown.
@@ -212,6 +213,15 @@ impl PromptTokens {
 }
 
 impl RouteId {
+impl RouteFacts {
+    /// Whether its price is known. A maximum that stands in its place is none: from it follows what to
+    /// reserve, and no expected price.
+    #[must_use]
+    pub const fn price_known(&self) -> bool {
+        self.expected.is_some()
+    }
+}
+
     /// A route name from text.
     #[must_use]
     pub fn new(name: &str) -> Self {

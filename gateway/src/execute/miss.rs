@@ -15,7 +15,7 @@ pub(super) enum Miss {
     Short(Short),
     /// It failed.
     Fault(Fault),
-    /// Its price is not known, and nobody said what to reserve.
+    /// Its price is not known, and nobody said what to reserve; or the request limits its cost.
     UnknownPrice,
     /// The caller's or the operator's limit for one request is below its worst case.
     MaxCost { needed: PicoUsd },

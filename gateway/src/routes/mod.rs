@@ -317,6 +317,12 @@ impl Route {
         }
     }
 
+    /// Whether it answers in this process at a price that nobody knows, and no budget pays for it.
+    #[must_use]
+    pub fn is_unpriced_at_home(&self, price: &RoutePrice) -> bool {
+        self.is_local() && !self.config.budgeted && matches!(price, RoutePrice::Unknown)
+    }
+
     fn expected(&self, price: &RoutePrice, request: &ChatRequest) -> Option<PicoUsd> {
         let usual = self.live.output_tokens_mean().unwrap_or(request.output_cap);
         let output = usual.min(request.output_cap).saturating_mul(u64::from(request.choices));

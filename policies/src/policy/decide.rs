@@ -241,10 +241,11 @@ impl Choose {
     }
 }
 
-/// Cheapest first: by expected price, then by worst case; an unknown price comes last.
-fn dearness(route: &RouteFacts) -> (bool, Option<PicoUsd>, Option<PicoUsd>) {
-    let expected = route.expected.or(route.worst_case);
-    (expected.is_none(), expected, route.worst_case)
+/// Cheapest first: by expected price, then by worst case; an unknown price comes last, and behind
+/// those that have a maximum in its place.
+fn dearness(route: &RouteFacts) -> (bool, Option<PicoUsd>, bool, Option<PicoUsd>) {
+    let (expected, worst) = (route.expected, route.worst_case);
+    (expected.is_none(), expected, worst.is_none(), worst)
 }
 
 /// Fastest first: those that can be asked at once, by median TTFT. One that has not been seen enough
@@ -308,8 +309,10 @@ fn unfit(policy: &Policy, route: &RouteFacts, request: &RequestFacts) -> Option<
     if let Some((_, name)) = capability.iter().find(|(lacking, _)| *lacking) {
         return Some(LeaveOut::Capability(Arc::from(*name)));
     }
-    let unknown = route.worst_case.is_none() && !route.local;
-    (unknown && policy.unknown_price == UnknownPrice::Refuse).then_some(LeaveOut::UnknownPrice)
+    // Without a price or a maximum in its place there is nothing to reserve, whatever a policy says.
+    let refused = !route.price_known() && policy.unknown_price == UnknownPrice::Refuse;
+    let unpriced = !route.local && (refused || route.worst_case.is_none());
+    unpriced.then_some(LeaveOut::UnknownPrice)
 }
 
 /// Whether the prompt and the answer may fit the route's context. Only what cannot fit is left out:

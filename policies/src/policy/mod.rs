@@ -49,11 +49,12 @@ pub struct Policy {
     rules_on_named: bool,
 }
 
-/// What a policy does with a cloud route whose price nobody knows.
+/// What a policy does with a cloud route whose price nobody knows, and for which the configuration
+/// says what to reserve instead. Without that it is left out in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum UnknownPrice {
-    #[default]
     Refuse,
+    #[default]
     Allow,
 }
 

@@ -4,6 +4,7 @@ use super::{count, millis, name_is_sound, resolve};
 use crate::{
     config::{
         CapField, Capabilities, CloudConfig, Environment, LocalConfig, RouteConfig, RouteSource,
+        Unpriced,
         document::{Kind, Route},
         error::Finding,
         price,
@@ -16,7 +17,7 @@ use local_engine::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
     Speculation,
 };
-use policies::{PriceList, RouteId, RoutePrice};
+use policies::{PriceList, RouteId};
 use secrecy::SecretString;
 use std::{collections::HashSet, num::NonZeroU32, path::Path, time::Duration};
 use toml::Spanned;
@@ -42,23 +43,19 @@ pub(super) fn route(
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
-    if matches!(route.price.at(around.now_s), RoutePrice::Unknown) {
-        warnings.push(unknown_price(&route));
+    if let Some(Unpriced { so, set }) = route.unpriced(around.now_s) {
+        if route.budgeted && route.is_local() && route.unknown_price_max.is_none() {
+            let message = format!(
+                "`budgeted` needs a price, or no attempt could be reserved: set {set}, or \
+                 `unknown_price_max_usd`"
+            );
+            return Err(Finding::at(written.name.span(), message));
+        }
+        let id = &route.id;
+        warnings
+            .push(format!("the price of route `{id}` is unknown: {so}; set {set} to change that"));
     }
     Ok(route)
-}
-
-fn unknown_price(route: &RouteConfig) -> String {
-    let (local, set) = match &route.source {
-        RouteSource::Local(_) => (true, "`usd_per_hour`"),
-        RouteSource::Cloud(_) => (false, "`price`"),
-    };
-    let so = match (route.unknown_price_max, local) {
-        (Some(amount), _) => format!("each attempt reserves {amount} USD"),
-        (None, true) => "its entries carry no cost".to_owned(),
-        (None, false) => "policies leave it out".to_owned(),
-    };
-    format!("the price of route `{}` is unknown: {so}; set {set} to change that", route.id)
 }
 
 fn local_route(
