@@ -160,16 +160,16 @@ fn configured(config: &RouteConfig, now_s: u64) -> Value {
 }
 
 fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
-    let (p50, p95) = route.live.ttft_us();
+    let lately = route.live.lately();
     view["state"] = json!(route.state());
     view["context_tokens"] = json!(route.context_tokens());
     view["queued"] = json!(route.queued());
     view["in_flight"] = json!(route.live.in_flight());
-    view["ttft_p50_us"] = json!(p50);
-    view["ttft_p95_us"] = json!(p95);
+    view["ttft_p50_us"] = json!(lately.ttft_p50_us);
+    view["ttft_p95_us"] = json!(lately.ttft_p95_us);
     view["breaker"] = route.breaker.report();
     view["predicted_wait_us"] = json!(route.places_wait().map(crate::timeline::micros));
-    view["failed_permille"] = json!(route.live.failed_permille());
+    view["failed_permille"] = json!(lately.failed_permille);
     if let Source::Cloud(cloud) = &route.source {
         view["provider_rate"] = json!(cloud.rate());
     }

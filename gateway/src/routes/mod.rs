@@ -276,7 +276,7 @@ impl Route {
             },
             ..bounds(request)
         };
-        let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let lately = self.live.lately();
         let predicted = match &self.source {
             Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
             Source::Cloud(_) => None,
@@ -299,11 +299,11 @@ impl Route {
             expected: self.expected(&price, request),
             queued: self.queued(),
             in_flight: self.live.in_flight(),
-            ttft_p50_us,
-            ttft_p95_us,
+            ttft_p50_us: lately.ttft_p50_us,
+            ttft_p95_us: lately.ttft_p95_us,
             predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
             predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
-            failed_permille: self.live.failed_permille(),
+            failed_permille: lately.failed_permille,
         }
     }
 
