@@ -172,7 +172,8 @@ pub enum RouteState {
     Ready,
     /// Its queue or pool is full.
     Busy,
-    /// It is being loaded, or its key is missing, or its model could not be loaded.
+    /// It is being loaded, or its key is missing, or its model could not be loaded, or it is left alone
+    /// after failures, or this caller may not be sent there.
     Unavailable,
 }
 
@@ -212,7 +213,6 @@ impl PromptTokens {
     }
 }
 
-impl RouteId {
 impl RouteFacts {
     /// Whether its price is known. A maximum that stands in its place is none: from it follows what to
     /// reserve, and no expected price.
@@ -222,6 +222,7 @@ impl RouteFacts {
     }
 }
 
+impl RouteId {
     /// A route name from text.
     #[must_use]
     pub fn new(name: &str) -> Self {

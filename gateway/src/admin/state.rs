@@ -120,10 +120,22 @@ pub(super) async fn reservations(State(gateway): State<Arc<Gateway>>) -> Answer 
     list(open.iter().map(view).collect())
 }
 
-/// GET /refusals: requests that were turned away, by code, since the ledger began.
+/// GET /refusals: requests that were turned away, by code, since the ledger began, and by the policy's
+/// rule where one refused them.
 pub(super) async fn refusals(State(gateway): State<Arc<Gateway>>) -> Answer {
-    let counts = reading(&gateway, |gateway| gateway.books.refusals()).await?;
-    list(counts.iter().map(|(code, count)| json!({ "code": code, "count": count })).collect())
+    let read = |gateway: &Gateway| (gateway.books.refusals(), gateway.books.refusals_by_rule());
+    let (counts, by_rule) = reading(&gateway, read).await?;
+    let view = |(code, count): &(String, u64)| {
+        let rules = by_rule.iter().filter(|(of, ..)| of == code);
+        let rules: Vec<Value> =
+            rules.map(|(_, rule, count)| json!({ "rule": rule, "count": count })).collect();
+        let mut view = json!({ "code": code, "count": count });
+        if !rules.is_empty() {
+            view["rules"] = json!(rules);
+        }
+        view
+    };
+    list(counts.iter().map(view).collect())
 }
 
 /// GET /routes: every configured route and its live state.

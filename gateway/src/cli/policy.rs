@@ -144,7 +144,14 @@ pub(crate) async fn run(common: &Common, command: PolicyCommand) -> Result<(), C
         }
         PolicyCommand::Explain(args) => {
             let id = super::ledger::escaped(&args.id);
-            let entry = link.get(&format!("/ledger/requests/{id}")).await?;
+            let found = link.get(&format!("/ledger/requests/{id}")).await;
+            let entry = found.map_err(|error| match error.exit() {
+                Exit::NotFound => error.hint(
+                    "a request that reached no route has no entry: the headers of its refusal name \
+                     the rule, and x-tollgate-dry-run explains one like it",
+                ),
+                _ => error,
+            })?;
             let Some(trace) = entry.get("trace") else {
                 return Err(CliError::failed(text(&entry, "/trace_error")));
             };

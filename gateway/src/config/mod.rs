@@ -330,6 +330,8 @@ pub struct CloudConfig {
     pub base_url: String,
     /// Its key; `None` sends no `Authorization`.
     pub api_key: Option<SecretString>,
+    /// Whether its provider wants a key and there is none: it is asked nothing.
+    pub lacks_key: bool,
     /// The model's name there.
     pub model: String,
     /// Sent with every request.

@@ -144,10 +144,9 @@ fn short_refusal(miss: Miss) -> Refusal {
             "this request could cost {needed} USD more, above what it may cost in all (its own \
              x-tollgate-max-cost-usd, or the most that the operator allows one request)"
         )),
-        Miss::UnknownPrice => Refusal::Policy {
-            message: "the price of every route for this request is unknown".to_owned(),
-            rule: None,
-        },
+        Miss::UnknownPrice => {
+            Refusal::Policy("the price of every route for this request is unknown".to_owned())
+        }
         Miss::TooLate { needed, left } => Refusal::Deadline(format!(
             "no route can answer in time: {} ms are left of the deadline and an answer usually \
              begins after {} ms",

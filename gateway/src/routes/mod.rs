@@ -345,7 +345,8 @@ impl Route {
     /// Whether it can take a request now.
     #[must_use]
     pub fn state(&self) -> RouteState {
-        if self.breaker.resting().is_some() {
+        let keyless = matches!(&self.config.source, RouteSource::Cloud(cloud) if cloud.lacks_key);
+        if keyless || self.breaker.resting().is_some() {
             return RouteState::Unavailable;
         }
         match &self.source {
