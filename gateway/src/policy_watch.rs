@@ -2,7 +2,9 @@
 //!
 //! **Invariants:** a bad file changes nothing and says why with file, line and key; the swap is
 //! atomic, so a request is decided by one version; every accepted version is in the books before
-//! it decides.
+//! it decides; the text in force is the one that was read last.
+
+pub(crate) mod doubts;
 
 use crate::{
     clock::Clock,
@@ -336,7 +338,9 @@ fn parse(
         PolicyLoadError::Policy(error)
     };
     let policy = Policy::parse(&name, text).map_err(in_file)?;
-    for warning in policy.check(routes).map_err(in_file)? {
+    let mut warnings = policy.check(routes).map_err(in_file)?;
+    warnings.extend(doubts::budgets(&policy));
+    for warning in warnings {
         tracing::warn!(policy = %name, line = warning.line, "{}", warning.message);
     }
     Ok(policy)

@@ -84,8 +84,8 @@ async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
     let bad = [
         // An unknown key, in line 4.
         ("[[choose]]\nname = \"x\"\nroutes = [\"second\"]\nroots = 1\n", ":4:", "roots"),
-        // A route that is not configured, in the rule of line 1.
-        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":1:", "third"),
+        // A route that is not configured, in line 3.
+        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":3:11: choose[0].routes[0]", "third"),
         // Not TOML.
         ("[[choose\n", ":1:", ""),
         // A condition on a signal that does not exist.
