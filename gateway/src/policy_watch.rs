@@ -2,7 +2,9 @@
 //!
 //! **Invariants:** a bad file changes nothing and says why with file, line and key; the swap is
 //! atomic, so a request is decided by one version; every accepted version is in the books before
-//! it decides.
+//! it decides; the text in force is the one that was read last.
+
+pub(crate) mod doubts;
 
 use crate::{
     clock::Clock,
@@ -23,7 +25,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +44,8 @@ pub struct PolicyBox {
     routes: Vec<KnownRoute>,
     last_error: ArcSwapOption<Rejected>,
     clock: Clock,
+    /// Held from the reading of a text until it is in force: whoever reads later read what is newer.
+    reloading: Arc<Mutex<()>>,
 }
 
 /// A policy file that was refused; the policy before it stays in force.
@@ -97,6 +101,7 @@ impl PolicyBox {
             routes,
             last_error: ArcSwapOption::empty(),
             clock,
+            reloading: Arc::default(),
         })
     }
 
@@ -118,6 +123,7 @@ impl PolicyBox {
             routes: Vec::new(),
             last_error: ArcSwapOption::empty(),
             clock: clock.clone(),
+            reloading: Arc::default(),
         };
         standing_in.reject(&error, None);
         Ok(standing_in)
@@ -230,13 +236,14 @@ impl PolicyBox {
     }
 
     /// Reads the file again and puts what it says in force, if it is sound. `again`: complain about
-    /// a bad text even if it has been complained about.
+    /// a bad text even if it has been complained about. One at a time: a text that takes long to check
+    /// must not replace a newer one.
     pub async fn reload(self: &Arc<Self>, books: &Books, again: bool) {
+        let alone = Arc::clone(&self.reloading).lock_owned().await;
         let reader = Arc::clone(self);
-        let Ok(Some(policy)) = tokio::task::spawn_blocking(move || reader.candidate(again)).await
-        else {
-            return;
-        };
+        // The reading keeps its turn though its caller leaves.
+        let read = tokio::task::spawn_blocking(move || (reader.candidate(again), alone)).await;
+        let Ok((Some(policy), _alone)) = read else { return };
         let ticket = books.put_policy(policy.name(), policy.version(), policy.source());
         if let Err(error) = ticket.committed().await {
             tracing::error!(%error, "the new policy's text could not be recorded");
@@ -336,7 +343,9 @@ fn parse(
         PolicyLoadError::Policy(error)
     };
     let policy = Policy::parse(&name, text).map_err(in_file)?;
-    for warning in policy.check(routes).map_err(in_file)? {
+    let mut warnings = policy.check(routes).map_err(in_file)?;
+    warnings.extend(doubts::budgets(&policy));
+    for warning in warnings {
         tracing::warn!(policy = %name, line = warning.line, "{}", warning.message);
     }
     Ok(policy)

@@ -65,14 +65,9 @@ pub enum Refusal {
     /// No route serves this model name.
     #[error("the model `{0}` does not exist or this key may not use it")]
     UnknownModel(String),
-    /// The policy refuses.
-    #[error("{message}")]
-    Policy {
-        /// What the policy says.
-        message: String,
-        /// The rule, where one refused.
-        rule: Option<String>,
-    },
+    /// The policy refuses, and says why.
+    #[error("{0}")]
+    Policy(String),
     /// Every route of the plan is full.
     #[error("every route for this request is busy; try again in {wait}", wait = seconds(*.0))]
     Busy(Duration),
@@ -156,7 +151,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) | Self::Policy { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::Policy(_) => StatusCode::FORBIDDEN,
             Self::AuthThrottled(_)
             | Self::RateLimited { .. }
             | Self::NeverFits(_)
@@ -190,7 +185,7 @@ impl Refusal {
     pub fn kind(&self) -> &str {
         match self {
             Self::Unauthenticated(_) => "authentication_error",
-            Self::Forbidden(_) | Self::Policy { .. } => "permission_error",
+            Self::Forbidden(_) | Self::Policy(_) => "permission_error",
             Self::AuthThrottled(_)
             | Self::RateLimited { .. }
             | Self::NeverFits(_)
@@ -247,7 +242,7 @@ impl Refusal {
         Some(match self {
             Self::Unauthenticated(_) => "invalid_api_key",
             Self::Forbidden(_) => "permission_denied",
-            Self::Policy { .. } => "policy_refused",
+            Self::Policy(_) => "policy_refused",
             Self::AuthThrottled(_)
             | Self::RateLimited { .. }
             | Self::NeverFits(_)

@@ -51,7 +51,7 @@ use axum::{
 };
 use facts::facts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use policies::{Decision, Facts, Verdict};
+use policies::{Decision, Facts, Refuse, Verdict};
 use shared::Source;
 use std::sync::{
     Arc,
@@ -187,6 +187,7 @@ async fn live(gateway: Arc<Gateway>, endpoint: Endpoint, request: Request) -> Re
         caller: None,
         model: None,
         decision: None,
+        refused: None,
         recorded: false,
         watched: false,
         repeats: false,
@@ -213,6 +214,8 @@ struct Life {
     /// The model it asks for, where that has limits of its own.
     model: Option<Arc<str>>,
     decision: Option<Arc<Decision>>,
+    /// What the policy said, where it refused.
+    refused: Option<Box<Refuse>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
     /// Whether the guard counts it as running.
@@ -256,8 +259,11 @@ async fn answer(
         gateway.admission.admit_to(&request.model, &mut permit)?;
         let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
         life.watched = true;
-        let decision = decide(gateway, &policy, &facts)
-            .map_err(|refusal| watched::kept_home(refusal, &actions).named_for(life.endpoint))?;
+        let decision = decide(&policy, &facts).map_err(|refuse| {
+            let refusal = headers::policy_refusal(&gateway.routes, &refuse, &facts);
+            life.refused = Some(refuse);
+            watched::kept_home(refusal, &actions).named_for(life.endpoint)
+        })?;
         life.decision = Some(Arc::clone(&decision));
         life.timeline.end(Stage::Decide);
 
@@ -379,14 +385,10 @@ fn bear(of_key: &[String], named: &mut Vec<String>) {
     named.extend(own.into_iter().filter(new));
 }
 
-fn decide(
-    gateway: &Gateway,
-    policy: &policies::Policy,
-    facts: &Facts,
-) -> Result<Arc<Decision>, Refusal> {
+fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Box<Refuse>> {
     match policies::decide(policy, facts) {
         Verdict::Route(decision) => Ok(Arc::new(decision)),
-        Verdict::Refuse(refuse) => Err(headers::policy_refusal(&gateway.routes, refuse, facts)),
+        Verdict::Refuse(refuse) => Err(Box::new(refuse)),
     }
 }
 
@@ -537,7 +539,7 @@ impl Life {
                 key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
                 code: word(refusal.code().unwrap_or("rejected")),
                 status: status.as_u16(),
-                rule: headers::refusing_rule(&refusal),
+                rule: self.refused.as_ref().and_then(|refused| refused.rule.clone()),
                 unwritten: 0,
             });
         }

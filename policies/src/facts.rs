@@ -140,7 +140,8 @@ pub struct RouteFacts {
     pub free: bool,
     /// Whether its cost counts against money budgets.
     pub budgeted: bool,
-    /// Worst-case price of this request here; `None` when the price is unknown.
+    /// Worst-case price of this request here, or the maximum that is configured in its place; `None`
+    /// when neither is known.
     pub worst_case: Option<PicoUsd>,
     /// Expected price of this request here (its prompt, and the route's usual answer length up to
     /// the cap); `None` when the price is unknown.
@@ -171,7 +172,8 @@ pub enum RouteState {
     Ready,
     /// Its queue or pool is full.
     Busy,
-    /// It is being loaded, or its key is missing, or its model could not be loaded.
+    /// It is being loaded, or its key is missing, or its model could not be loaded, or it is left alone
+    /// after failures, or this caller may not be sent there.
     Unavailable,
 }
 
@@ -208,6 +210,15 @@ impl PromptTokens {
             likely: bytes.div_ceil(USUAL_TOKEN_BYTES).saturating_add(template_tokens),
             max: bytes.saturating_add(template_tokens),
         }
+    }
+}
+
+impl RouteFacts {
+    /// Whether its price is known. A maximum that stands in its place is none: from it follows what to
+    /// reserve, and no expected price.
+    #[must_use]
+    pub const fn price_known(&self) -> bool {
+        self.expected.is_some()
     }
 }
 

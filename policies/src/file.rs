@@ -49,6 +49,13 @@ impl fmt::Display for FileError {
     }
 }
 
+/// Where a key stands in a file, for errors that are only found once the file has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    span: Range<usize>,
+    key: Box<str>,
+}
+
 /// A file being read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source<'d> {
@@ -118,6 +125,13 @@ impl<'d> Source<'d> {
     }
 }
 
+impl Place {
+    /// An error there, in the file that it was read from.
+    pub(crate) fn error(&self, source: Source<'_>, message: String) -> FileError {
+        source.error(self.span.clone(), &self.key, message)
+    }
+}
+
 impl FileError {
     pub(crate) fn help(mut self, help: String) -> Self {
         self.help = Some(help);
@@ -157,6 +171,11 @@ impl<'d> Node<'d> {
     /// Line of the key, from 1.
     pub(crate) fn line(&self) -> usize {
         self.source.error(self.key_span.clone(), "", String::new()).line
+    }
+
+    /// Where the key stands.
+    pub(crate) fn place(&self) -> Place {
+        Place { span: self.key_span.clone(), key: self.path.as_str().into() }
     }
 
     pub(crate) fn kind(&self) -> &'static str {

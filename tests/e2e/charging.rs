@@ -217,6 +217,26 @@ async fn a_route_of_unknown_price_gets_no_request() {
 }
 
 #[tokio::test]
+async fn a_local_route_without_a_price_answers_and_its_cost_stays_unknown() {
+    let gate = Gate::builder().policy("edge-first").unpriced_edge().start().await;
+    let key = gate.new_key().with_budget_usd("0.000000000001").create().await;
+    let answer = gate.ask("Hi").at_most(4).by(&key).send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "edge");
+    assert!(!answer.headers.contains_key("x-tollgate-cost-usd"), "{:?}", answer.headers);
+    let entry = gate.ledger().entry(answer.id()).await;
+    entry.adds_up();
+    assert_eq!((entry.cost(), entry.only_attempt().reserved()), (None, 0), "unknown, and not 0");
+
+    // Nobody can say that it is within a limit.
+    let limited = gate.ask("Hi").at_most(4).header("x-tollgate-max-cost-usd", "1").send().await;
+    assert_eq!(limited.status, 403, "{}", limited.body_text());
+    assert_eq!(limited.error().code.as_deref(), Some("policy_refused"));
+    gate.until_nothing_is_reserved().await;
+    let verify = gate.admin("/ledger/verify").await;
+    assert_eq!(verify["clean"], true, "{verify}");
+}
+
+#[tokio::test]
 async fn every_entry_tells_when_its_tokens_came() {
     let case = a_cloud().await;
     let entry = case.entry_of(Script::says("one two three four").using(9, 4), true).await;

@@ -1,7 +1,7 @@
 //! Every error has the shape, the status and the headers that OpenAI's SDKs read, and every
 //! response an id.
 
-use crate::harness::{Answer, Gate};
+use crate::harness::{Answer, Gate, rows};
 use e2e::standin::StandIn;
 use serde_json::json;
 
@@ -218,4 +218,47 @@ async fn revoked_and_expired_keys_are_wrong_keys() {
     let other = gate.ask("Hi.").by(&expired).send().await;
     assert_eq!(other.status, 401);
     assert_eq!(other.error(), answer.error(), "which of them it is, is never said");
+}
+
+#[tokio::test]
+async fn what_the_caller_asked_for_is_refused_for_its_own_fault_and_by_a_rule_that_is_named() {
+    let cloud = StandIn::start().await.unwrap();
+    // A provider that wants a key and has none is asked nothing, and is nobody's fault.
+    let keyless = "[routes.keyless]\nkind = \"groq\"\nmodel = \"m\"\n\
+                   price = \"openai/gpt-5-mini\"\naliases = [\"keyless-1\"]\n";
+    let policy = "[[guard]]\nname = \"away from cloud\"\nwhen.tags.has = \"private\"\n\
+                  deny = [\"cloud\"]\n[[guard]]\nname = \"shut\"\nwhen.tags.has = \"shut\"\n\
+                  refuse = \"closed today\"\n[[choose]]\nname = \"all\"\nroutes = [\"@all\"]\n";
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, "context_tokens = 1000")
+        .routes(keyless)
+        .policy_text(policy)
+        .start()
+        .await;
+    let routes = gate.get("/ready").await.json()["routes"].clone();
+    assert_eq!(routes[1]["state"], "unavailable", "{routes:#}");
+    let answer = gate.ask("Hi.").send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!(entry.0["decision"]["plan"], json!(["cloud"]), "{:#}", entry.0["decision"]);
+
+    let pinned = || gate.ask("Hi.").from("cloud");
+    let private = pinned().header("x-tollgate-tags", "private").send().await;
+    assert_eq!((private.status, private.header("x-tollgate-rule")), (403, "@pinned"));
+    let long = gate.ask(&"word ".repeat(40_000)).from("cloud").send().await;
+    assert_eq!(long.status, 400, "{}", long.body_text());
+    assert_eq!(long.error().code.as_deref(), Some("context_length_exceeded"));
+    assert_eq!(long.header("x-tollgate-rule"), "@pinned");
+    assert_eq!(gate.ask("Hi.").from("keyless-1").send().await.status, 503);
+
+    for _ in 0..2 {
+        let shut = gate.ask("Hi.").header("x-tollgate-tags", "shut").send().await;
+        assert_eq!(shut.error().message, "closed today");
+        assert_eq!(shut.header("x-tollgate-rule"), "shut");
+        let policy = shut.header("x-tollgate-policy");
+        assert!(policy.starts_with("policy@"), "{policy}");
+    }
+    let refusals = gate.admin("/refusals").await;
+    let refused = rows(&refusals).into_iter().find(|row| row["code"] == "policy_refused");
+    let rules = json!([{"rule": "@pinned", "count": 1}, {"rule": "shut", "count": 2}]);
+    assert_eq!(refused.unwrap(), json!({"code": "policy_refused", "count": 3, "rules": rules}));
 }

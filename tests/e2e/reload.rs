@@ -2,7 +2,7 @@
 
 use crate::harness::{Gate, eventually};
 use e2e::standin::StandIn;
-use std::{sync::mpsc::RecvTimeoutError::Timeout, time::Duration};
+use std::{fmt::Write as _, sync::mpsc::RecvTimeoutError::Timeout, time::Duration};
 
 struct Case {
     _first: StandIn,
@@ -84,8 +84,8 @@ async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
     let bad = [
         // An unknown key, in line 4.
         ("[[choose]]\nname = \"x\"\nroutes = [\"second\"]\nroots = 1\n", ":4:", "roots"),
-        // A route that is not configured, in the rule of line 1.
-        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":1:", "third"),
+        // A route that is not configured, in line 3.
+        ("[[choose]]\nname = \"x\"\nroutes = [\"third\"]\n", ":3:11: choose[0].routes[0]", "third"),
         // Not TOML.
         ("[[choose\n", ":1:", ""),
         // A condition on a signal that does not exist.
@@ -115,6 +115,34 @@ async fn a_policy_that_fails_its_own_tests_is_refused() {
     case.write_policy(&failing);
     case.until_logged(&["policy.toml", "goes to the first"]).await;
     assert_eq!(case.route_and_policy().await.0, "first");
+}
+
+#[tokio::test]
+async fn a_text_that_takes_long_to_check_does_not_replace_a_newer_one() {
+    let case = with_a_policy_file().await;
+    let mut slow = policy_to("first");
+    for number in 0..2_000 {
+        write!(
+            slow,
+            "[[test]]\nname = \"{number}\"\nroutes.first = {{ local = false }}\n\
+             expect = {{ routes = [\"first\"] }}\n"
+        )
+        .unwrap();
+    }
+    case.write_policy(&slow);
+    let reload = case.gate.admin_send("POST", "/policies/reload", serde_json::json!({}));
+    let newer = async {
+        // The slow one is being checked by then, and the file is not read again for it.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        case.write_policy(&policy_to("second"));
+    };
+    let (reloaded, ()) = tokio::join!(reload, newer);
+    assert_eq!(reloaded.status, 200);
+    case.until_route("second").await;
+    // Nor does it come later.
+    let again = case.gate.admin_send("POST", "/policies/reload", serde_json::json!({})).await;
+    assert_eq!(again.json()["source"], policy_to("second"));
+    assert_eq!(case.route_and_policy().await.0, "second");
 }
 
 #[tokio::test]

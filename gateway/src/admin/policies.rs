@@ -7,7 +7,7 @@ use super::{
     times::rfc3339,
     unreadable,
 };
-use crate::{config::PolicySource, refusal::Refusal, serve::Gateway};
+use crate::{config::PolicySource, policy_watch::doubts, refusal::Refusal, serve::Gateway};
 use axum::extract::{Path, State};
 use policies::{Policy, PolicyError, PolicyVersion};
 use schemars::JsonSchema;
@@ -81,7 +81,8 @@ pub(super) async fn validate(
 
 fn verdict(parsed: Result<Policy, PolicyError>, gateway: &Gateway) -> Value {
     let checked = parsed.and_then(|policy| {
-        let warnings = policy.check(gateway.policy.routes())?;
+        let mut warnings = policy.check(gateway.policy.routes())?;
+        warnings.extend(doubts::budgets(&policy));
         Ok((policy, warnings))
     });
     match checked {

@@ -120,10 +120,22 @@ pub(super) async fn reservations(State(gateway): State<Arc<Gateway>>) -> Answer 
     list(open.iter().map(view).collect())
 }
 
-/// GET /refusals: requests that were turned away, by code, since the ledger began.
+/// GET /refusals: requests that were turned away, by code, since the ledger began, and by the policy's
+/// rule where one refused them.
 pub(super) async fn refusals(State(gateway): State<Arc<Gateway>>) -> Answer {
-    let counts = reading(&gateway, |gateway| gateway.books.refusals()).await?;
-    list(counts.iter().map(|(code, count)| json!({ "code": code, "count": count })).collect())
+    let read = |gateway: &Gateway| (gateway.books.refusals(), gateway.books.refusals_by_rule());
+    let (counts, by_rule) = reading(&gateway, read).await?;
+    let view = |(code, count): &(String, u64)| {
+        let rules = by_rule.iter().filter(|(of, ..)| of == code);
+        let rules: Vec<Value> =
+            rules.map(|(_, rule, count)| json!({ "rule": rule, "count": count })).collect();
+        let mut view = json!({ "code": code, "count": count });
+        if !rules.is_empty() {
+            view["rules"] = json!(rules);
+        }
+        view
+    };
+    list(counts.iter().map(view).collect())
 }
 
 /// GET /routes: every configured route and its live state.
@@ -160,16 +172,16 @@ fn configured(config: &RouteConfig, now_s: u64) -> Value {
 }
 
 fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
-    let (p50, p95) = route.live.ttft_us();
+    let lately = route.live.lately();
     view["state"] = json!(route.state());
     view["context_tokens"] = json!(route.context_tokens());
     view["queued"] = json!(route.queued());
     view["in_flight"] = json!(route.live.in_flight());
-    view["ttft_p50_us"] = json!(p50);
-    view["ttft_p95_us"] = json!(p95);
+    view["ttft_p50_us"] = json!(lately.ttft_p50_us);
+    view["ttft_p95_us"] = json!(lately.ttft_p95_us);
     view["breaker"] = route.breaker.report();
     view["predicted_wait_us"] = json!(route.places_wait().map(crate::timeline::micros));
-    view["failed_permille"] = json!(route.live.failed_permille());
+    view["failed_permille"] = json!(lately.failed_permille);
     if let Source::Cloud(cloud) = &route.source {
         view["provider_rate"] = json!(cloud.rate());
     }

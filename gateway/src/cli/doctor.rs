@@ -10,10 +10,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{CloudConfig, Config, Environment, RouteConfig, RouteSource},
+    config::{CloudConfig, Config, Environment, RouteConfig, RouteSource, Unpriced},
     providers::probe,
 };
-use policies::RoutePrice;
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use std::{error::Error as _, time::Duration};
@@ -56,8 +55,8 @@ pub(crate) async fn run(common: &Common) -> Result<(), CliError> {
             RouteSource::Cloud(cloud) => (cloud.kind.name(), provider(&client, cloud).await),
         };
         let now_s = Clock::system().unix_ms() / 1000;
-        if found.ok && matches!(route.price.at(now_s), RoutePrice::Unknown) {
-            unpriced(route, &mut found);
+        if found.ok {
+            unpriced(route, now_s, &mut found);
         }
         all.push(Found { route: route.id.to_string(), kind: kind.to_owned(), ..found });
     }
@@ -65,17 +64,15 @@ pub(crate) async fn run(common: &Common) -> Result<(), CliError> {
 }
 
 /// Its provider would answer; whether it is ever asked is another question.
-fn unpriced(route: &RouteConfig, found: &mut Found) {
-    let so = match (&route.source, route.unknown_price_max) {
-        (RouteSource::Local(_), _) => "its entries carry no cost".to_owned(),
-        (RouteSource::Cloud(_), Some(most)) => format!("each attempt reserves {most} USD"),
-        (RouteSource::Cloud(_), None) => {
-            found.ok = false;
-            "policies leave it out".to_owned()
-        }
-    };
+fn unpriced(route: &RouteConfig, now_s: u64, found: &mut Found) {
+    let Some(Unpriced { so, set }) = route.unpriced(now_s) else { return };
+    found.ok = route.is_local() || route.unknown_price_max.is_some();
     found.found.push_str(&format!("; its price is not known, so {so}"));
-    found.next = Some("give it a price: tollgate prices check".to_owned());
+    found.next = Some(if route.is_local() {
+        format!("give it a price: {set}")
+    } else {
+        "give it a price: tollgate prices check".to_owned()
+    });
 }
 
 fn report(common: &Common, all: &[Found]) -> Result<(), CliError> {
@@ -254,7 +251,7 @@ mod tests {
         let looked = |more: &str| {
             let config = config("https://h/v1", more);
             let mut found: Found = super::good("it answers");
-            unpriced(&config.routes[0], &mut found);
+            unpriced(&config.routes[0], 1_795_305_600, &mut found);
             (found.ok, found.found)
         };
         let (ok, said) = looked("");

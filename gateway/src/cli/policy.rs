@@ -5,7 +5,10 @@ use super::{
     link::{self, Link, Missing},
     output::{self, Align, rows, text, usd},
 };
-use crate::config::{RouteSource, shipped};
+use crate::{
+    config::{RouteSource, shipped},
+    policy_watch::doubts,
+};
 use clap::{Args, Subcommand};
 use http::Method;
 use policies::{KnownRoute, Policy};
@@ -68,8 +71,8 @@ pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
         CliError::failed(error.to_string())
     };
     let policy = Policy::parse(&name, &source).map_err(refused)?;
-    let warnings = if args.no_routes {
-        Vec::new()
+    let mut warnings = if args.no_routes {
+        policy.warnings()
     } else {
         let config = link::config(common)
             .map_err(|error| error.hint("--no-routes checks the file without a configuration"))?;
@@ -83,6 +86,7 @@ pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
             .collect();
         policy.check(&routes).map_err(refused)?
     };
+    warnings.extend(doubts::budgets(&policy));
     if common.json {
         let warning = |warning: &policies::PolicyWarning| json!({ "line": warning.line, "message": warning.message });
         return output::json(&json!({
@@ -144,7 +148,14 @@ pub(crate) async fn run(common: &Common, command: PolicyCommand) -> Result<(), C
         }
         PolicyCommand::Explain(args) => {
             let id = super::ledger::escaped(&args.id);
-            let entry = link.get(&format!("/ledger/requests/{id}")).await?;
+            let found = link.get(&format!("/ledger/requests/{id}")).await;
+            let entry = found.map_err(|error| match error.exit() {
+                Exit::NotFound => error.hint(
+                    "a request that reached no route has no entry: the headers of its refusal name \
+                     the rule, and x-tollgate-dry-run explains one like it",
+                ),
+                _ => error,
+            })?;
             let Some(trace) = entry.get("trace") else {
                 return Err(CliError::failed(text(&entry, "/trace_error")));
             };

@@ -21,7 +21,7 @@ pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
 pub use listeners::TlsConfig;
 pub use models::ModelLimits;
-use policies::{PicoUsd, PriceList, Pricing, RouteId};
+use policies::{PicoUsd, PriceList, Pricing, RouteId, RoutePrice};
 use secrecy::SecretString;
 use std::{
     net::SocketAddr,
@@ -191,7 +191,8 @@ pub struct RouteConfig {
     pub aliases: Vec<String>,
     /// Its price, now and later.
     pub price: Pricing,
-    /// For an unknown price: reserve this much per attempt (`None`: such a route is refused).
+    /// For an unknown price: reserve this much per attempt (`None`: a cloud route is left out, and a
+    /// local one holds nothing).
     pub unknown_price_max: Option<PicoUsd>,
     /// Whether its cost counts against money budgets.
     pub budgeted: bool,
@@ -207,6 +208,38 @@ pub struct RouteConfig {
     pub health: Option<HealthConfig>,
     /// Where its answers come from.
     pub source: RouteSource,
+}
+
+/// What follows from a price that nobody knows, and the key that would say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpriced {
+    /// What is done.
+    pub so: String,
+    /// The key.
+    pub set: &'static str,
+}
+
+impl RouteConfig {
+    /// Whether it answers in this process.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.source, RouteSource::Local(_))
+    }
+
+    /// What follows from its price where that is not known at a second of the Unix epoch.
+    #[must_use]
+    pub fn unpriced(&self, now_s: u64) -> Option<Unpriced> {
+        if !matches!(self.price.at(now_s), RoutePrice::Unknown) {
+            return None;
+        }
+        let set = if self.is_local() { "`usd_per_hour`" } else { "`price`" };
+        let so = match self.unknown_price_max {
+            Some(amount) => format!("each attempt reserves {amount} USD"),
+            None if self.is_local() => "its entries carry no cost".to_owned(),
+            None => "policies leave it out".to_owned(),
+        };
+        Some(Unpriced { so, set })
+    }
 }
 
 /// What a route can serve; `None` where nobody said, which excludes nothing.
@@ -297,6 +330,8 @@ pub struct CloudConfig {
     pub base_url: String,
     /// Its key; `None` sends no `Authorization`.
     pub api_key: Option<SecretString>,
+    /// Whether its provider wants a key and there is none: it is asked nothing.
+    pub lacks_key: bool,
     /// The model's name there.
     pub model: String,
     /// Sent with every request.

@@ -308,6 +308,36 @@ fn an_unknown_price_is_said_and_is_not_zero() {
 }
 
 #[test]
+fn a_local_route_of_unknown_price_carries_no_cost_and_no_budget_pays_for_it() {
+    let unpriced = EDGE.replace("usd_per_hour = \"1\"\n", "");
+    let config = parse(&unpriced).unwrap();
+    let said = "the price of route `edge` is unknown: its entries carry no cost; \
+                set `usd_per_hour` to change that";
+    assert_eq!(config.warnings, [said]);
+    let refused = error(&format!("{unpriced}budgeted = true\n"));
+    assert!(refused.starts_with("tollgate.toml:1:9: `budgeted` needs a price"), "{refused}");
+    let budgeted = format!("{unpriced}budgeted = true\nunknown_price_max_usd = \"0.01\"\n");
+    assert!(parse(&budgeted).unwrap().warnings[0].contains("each attempt reserves 0.01"));
+}
+
+#[test]
+fn a_provider_that_wants_a_key_lacks_it_where_none_is_written() {
+    let lacks = |more: &str| {
+        let text = format!("[routes.c]\nkind = \"openai\"\nmodel = \"m\"\n{more}");
+        let config = parse(&text).unwrap();
+        let RouteSource::Cloud(cloud) = &config.routes[0].source else { panic!("a cloud") };
+        let warned = config.warnings.iter().any(|warning| warning.contains("has no key"));
+        assert_eq!(warned, cloud.lacks_key);
+        cloud.lacks_key
+    };
+    assert!(lacks(""));
+    assert!(!lacks("api_key = \"k\"\n"));
+    assert!(!lacks("headers = { \"Authorization\" = \"Bearer k\" }\n"));
+    // Whoever stands at another address may want none.
+    assert!(!lacks("base_url = \"http://127.0.0.1:9/v1\"\nprovider = \"p\"\n"));
+}
+
+#[test]
 fn inline_rates_are_per_million_tokens() {
     let text =
         cloud("[routes.c.price]\ninput = \"0.25\"\noutput = \"2\"\ncache_read = \"0.025\"\n");

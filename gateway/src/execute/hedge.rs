@@ -51,7 +51,7 @@ impl Hedging {
 
     /// How long a route may take before another starts: its live 95th percentile.
     fn delay(&self, route: &Route) -> Option<Duration> {
-        let (_, p95) = route.live.ttft_us();
+        let p95 = route.live.lately().ttft_p95_us;
         p95.map(|us| Duration::from_micros(us).max(self.config.delay_min))
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum Miss {
     Short(Short),
     /// It failed.
     Fault(Fault),
-    /// Its price is not known, and nobody said what to reserve.
+    /// Its price is not known, and nobody said what to reserve; or the request limits its cost.
     UnknownPrice,
     /// The caller's or the operator's limit for one request is below its worst case.
     MaxCost { needed: PicoUsd },
@@ -144,10 +144,9 @@ fn short_refusal(miss: Miss) -> Refusal {
             "this request could cost {needed} USD more, above what it may cost in all (its own \
              x-tollgate-max-cost-usd, or the most that the operator allows one request)"
         )),
-        Miss::UnknownPrice => Refusal::Policy {
-            message: "the price of every route for this request is unknown".to_owned(),
-            rule: None,
-        },
+        Miss::UnknownPrice => {
+            Refusal::Policy("the price of every route for this request is unknown".to_owned())
+        }
         Miss::TooLate { needed, left } => Refusal::Deadline(format!(
             "no route can answer in time: {} ms are left of the deadline and an answer usually \
              begins after {} ms",

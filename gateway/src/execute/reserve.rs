@@ -24,9 +24,14 @@ impl Execution<'_> {
         let clamps = matches!(self.decision.on_short, OnShort::Clamp { .. });
         for round in 0..CLAMPS_MAX {
             let price = route.price(self.request);
-            let worst = route.worst_case(&price, &prepared.bounds).ok_or(Miss::UnknownPrice)?;
             // What earlier attempts cost or still hold counts against the request's own limit.
             let left_of_max = self.bounds.cost_max.map(|max| max.less(self.book.committed()));
+            let worst = match route.worst_case(&price, &prepared.bounds) {
+                Some(worst) => worst,
+                // No budget pays for it, so nothing need be held; its cost stays unknown.
+                None if route.is_unpriced_at_home(&price) && left_of_max.is_none() => PicoUsd::ZERO,
+                None => return Err(Miss::UnknownPrice),
+            };
             // Once it has waited long enough, what there is must do.
             let waits = self.waits.get().copied().filter(|until| Instant::now() < *until);
             // One that may be cut stands in line with what it will get, not with all it asked for.

@@ -90,14 +90,18 @@ impl Guard {
 
 fn logged(events: &[Event]) {
     for event in events {
+        let lift = match event.until_ms {
+            Some(_) => format!("; to lift it: tollgate guard lift {}", event.subject),
+            // Nothing stands.
+            None => String::new(),
+        };
         // No prompt and no secret is in it: what was seen is numbers.
         tracing::warn!(
             subject = %event.subject,
             signal = event.signal.name(),
             effect = ?event.effect,
             seen = %event.seen,
-            "abuse guard; to lift it: tollgate guard lift {}",
-            event.subject
+            "abuse guard{lift}"
         );
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         queue::Queue,
     },
 };
-use policies::{BudgetFacts, PolicyName, PolicyVersion};
+use policies::{BudgetFacts, PolicyName, PolicyVersion, RuleName};
 use serde::Serialize;
 use std::{
     cell::RefCell,
@@ -457,6 +457,15 @@ impl Books {
         self.catch_up();
         let derived = self.0.keeper.derived();
         derived.refused.iter().map(|(code, count)| (code.clone(), *count)).collect()
+    }
+
+    /// Those of [`Books::refusals`] that a policy's rule refused, by code and rule. Blocking.
+    #[must_use]
+    pub fn refusals_by_rule(&self) -> Vec<(String, RuleName, u64)> {
+        self.catch_up();
+        let derived = self.0.keeper.derived();
+        let by = derived.refused_by.iter();
+        by.map(|((code, rule), count)| (code.clone(), rule.clone(), *count)).collect()
     }
 
     /// Waits until what was queued is committed and applied, or cannot be: what a caller has seen

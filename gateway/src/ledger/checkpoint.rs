@@ -42,6 +42,7 @@ const NOTICES: &[u8] = b"e";
 const OPEN: &[u8] = b"o";
 const POLICIES: &[u8] = b"p";
 const REFUSED: &[u8] = b"f";
+const REFUSED_BY: &[u8] = b"h";
 const ROLLUPS: &[u8] = b"r";
 const STANDING: &[u8] = b"s";
 const TOLD: &[u8] = b"t";
@@ -102,6 +103,7 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     changes.put(STANDING, &bytes(&derived.standing)?);
     changes.put(UNCOUNTED, &bytes(&derived.uncounted)?);
     changes.put(REFUSED, &bytes(&derived.refused)?);
+    changes.put(REFUSED_BY, &bytes(&derived.refused_by)?);
     put_notices(index, derived, &mut changes)?;
     put_rollups(index, &derived.rollups, &mut changes)?;
     let minute = derived.rollups.minute();
@@ -183,6 +185,10 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     })?;
     index.scan(REFUSED, &mut |_, bytes| {
         derived.refused = value(bytes)?;
+        Ok(())
+    })?;
+    index.scan(REFUSED_BY, &mut |_, bytes| {
+        derived.refused_by = value(bytes)?;
         Ok(())
     })?;
     let mut rollups = Rollups::default();

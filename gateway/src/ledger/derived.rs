@@ -9,7 +9,7 @@ use super::{
     adjusted::Adjustments,
     budgets::{Mark, Marks, Scope},
     effect::{Effect, Hold},
-    entry::{KeyId, RequestId},
+    entry::{KeyId, RefusedRow, RequestId},
     extension,
     notice::{Notice, Notices, What},
     rollups::Rollups,
@@ -21,7 +21,7 @@ use crate::{
     caller::{GroupRecord, KeyRecord},
     store::codec::Row,
 };
-use policies::{PicoUsd, PolicyName, PolicyVersion};
+use policies::{PicoUsd, PolicyName, PolicyVersion, RuleName};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,7 +30,10 @@ use std::{
 
 /// Codes of refusals that are told apart; a provider's own are among them.
 const CODES_MAX: usize = 256;
-const OTHER_CODE: &str = "other";
+/// Pairs of a code and a rule that are told apart: policies change, and their rules' names with them.
+const RULES_MAX: usize = 1_024;
+/// The code, or the rule, of those that are not told apart.
+const OTHER: &str = "other";
 
 /// A request that has reserved and has no entry yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +81,8 @@ pub(crate) struct Derived {
     pub(crate) rollups: Rollups,
     /// Refusals by code, counted ones included that were not written as rows.
     pub(crate) refused: BTreeMap<String, u64>,
+    /// Those of them that a policy's rule refused, by code and rule.
+    pub(crate) refused_by: BTreeMap<(String, RuleName), u64>,
     /// What operators are told of.
     pub(crate) notices: Notices,
     /// What adjustments made of costs. Shared with the queries that run.
@@ -123,6 +128,20 @@ impl Kept {
 }
 
 impl Derived {
+    fn refuse(&mut self, row: RefusedRow) {
+        let count = 1 + row.unwritten;
+        let known = self.refused.len() < CODES_MAX || self.refused.contains_key(&row.code);
+        let code = if known { row.code } else { OTHER.to_owned() };
+        if let Some(rule) = row.rule {
+            let mut by = (code.clone(), rule);
+            if self.refused_by.len() >= RULES_MAX && !self.refused_by.contains_key(&by) {
+                by.1 = RuleName(OTHER.into());
+            }
+            *self.refused_by.entry(by).or_default() += count;
+        }
+        *self.refused.entry(code).or_default() += count;
+    }
+
     /// Before the first event.
     pub(crate) fn new() -> Self {
         Self { next_seq: 1, ..Self::default() }
@@ -136,11 +155,7 @@ impl Derived {
             Effect::Extended { id, attempt, money } => self.extend(id, attempt, money),
             Effect::Settled { id, attempt, charge } => self.settle(seq, id, attempt, charge),
             Effect::Entry(row) => self.entry(unix_ms, &row),
-            Effect::Refused(row) => {
-                let known = self.refused.len() < CODES_MAX || self.refused.contains_key(&row.code);
-                let code = if known { row.code } else { OTHER_CODE.to_owned() };
-                *self.refused.entry(code).or_default() += 1 + row.unwritten;
-            }
+            Effect::Refused(row) => self.refuse(row),
             Effect::Key(record) => {
                 self.dirty.keys.insert(record.id.clone());
                 self.keys.insert(record.id.clone(), *record);

@@ -352,9 +352,9 @@ pub struct RefusedRow {
     pub code: String,
     /// The HTTP status.
     pub status: u16,
-    /// The policy rule that refused, if one did.
+    /// The policy's rule behind it, if there is one.
     pub rule: Option<RuleName>,
-    /// Like refusals counted but not written since the last row of this key and code.
+    /// Like refusals counted but not written since the last row of this key, code and rule.
     pub unwritten: u64,
 }
 

@@ -84,7 +84,8 @@ pub struct Ask {
     pub parent: Option<AttemptIndex>,
     /// Its price.
     pub price: RoutePrice,
-    /// The most it can cost; for an unknown price the configured maximum.
+    /// The most it can cost; for an unknown price the configured maximum, and nothing where neither is
+    /// known and no budget pays.
     pub worst_money: PicoUsd,
     /// Whether its cost counts against money budgets.
     pub budgeted: bool,

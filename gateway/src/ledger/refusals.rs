@@ -1,29 +1,33 @@
 //! Refusals: counted always, written at a capped rate.
 //!
 //! **Invariant:** a flood of refused requests costs the journal at most [`BURST`] rows and then one
-//! a second per key and code; the rows that are written say how many were not, so the counts stay
-//! whole.
+//! a second per key, code and rule of the policy; the rows that are written say how many were not, so
+//! the counts stay whole.
 
 use super::entry::{KeyId, RefusedRow};
+use policies::RuleName;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
-/// Rows of one key and code that are written without delay.
+/// Rows of one kind that are written without delay.
 const BURST: u64 = 10;
 /// Then one in this many milliseconds.
 const EVERY_MS: u64 = 1_000;
-/// Pairs of key and code that are told apart; the rest shares one.
-const PAIRS_MAX: usize = 4_096;
+/// Kinds that are told apart; the rest shares one.
+const KINDS_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    pairs: Mutex<HashMap<(Option<KeyId>, String), Pair>>,
+    kinds: Mutex<HashMap<Kind, Counted>>,
 }
 
+/// Whom what refused: the key, the code and the rule of the policy, where there is one.
+type Kind = (Option<KeyId>, String, Option<RuleName>);
+
 #[derive(Debug, Default)]
-struct Pair {
+struct Counted {
     /// When the burst will be whole again, as in a GCRA.
     whole_at_ms: u64,
     /// The last row that was not written, standing for `unwritten` of them.
@@ -34,30 +38,30 @@ struct Pair {
 impl Refusals {
     /// The row to write now for this refusal, if its turn has come.
     pub(crate) fn count(&self, mut row: RefusedRow) -> Option<RefusedRow> {
-        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut name = (row.key.clone(), row.code.clone());
-        if pairs.len() >= PAIRS_MAX && !pairs.contains_key(&name) {
-            name = (None, String::new());
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kind = (row.key.clone(), row.code.clone(), row.rule.clone());
+        if kinds.len() >= KINDS_MAX && !kinds.contains_key(&kind) {
+            kind = (None, String::new(), None);
         }
-        let pair = pairs.entry(name).or_default();
-        let from = pair.whole_at_ms.max(row.unix_ms);
+        let counted = kinds.entry(kind).or_default();
+        let from = counted.whole_at_ms.max(row.unix_ms);
         if from + EVERY_MS > row.unix_ms + BURST * EVERY_MS {
-            pair.unwritten += 1;
-            pair.last = Some(row);
+            counted.unwritten += 1;
+            counted.last = Some(row);
             return None;
         }
-        pair.whole_at_ms = from + EVERY_MS;
-        row.unwritten = std::mem::take(&mut pair.unwritten);
-        pair.last = None;
+        counted.whole_at_ms = from + EVERY_MS;
+        row.unwritten = std::mem::take(&mut counted.unwritten);
+        counted.last = None;
         Some(row)
     }
 
-    /// What was counted and not written: one row for each pair, at the close.
+    /// What was counted and not written: one row for each kind, at the close.
     pub(crate) fn rest(&self) -> Vec<RefusedRow> {
-        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = pairs.drain().filter_map(|(_, pair)| {
-            let unwritten = pair.unwritten.saturating_sub(1);
-            pair.last.map(|row| RefusedRow { unwritten, ..row })
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = kinds.drain().filter_map(|(_, counted)| {
+            let unwritten = counted.unwritten.saturating_sub(1);
+            counted.last.map(|row| RefusedRow { unwritten, ..row })
         });
         rest.collect()
     }

@@ -1,8 +1,11 @@
 //! What a route has shown lately: TTFT percentiles, upstream failures, usual answer length. Fed by
 //! every attempt, read by every decision.
 //!
-//! **Invariant:** a caller's own bad request never counts here.
+//! **Invariants:** a caller's own bad request never counts here; nor does, for how fast a route is and
+//! how often it fails, what is older than [`AGE_MAX`], so that a route which a policy avoids for what
+//! it was is a stranger again after a while. How long answers are is no passing state and does not age.
 
+use crate::timeline::micros;
 use std::{
     sync::{
         Mutex, PoisonError,
@@ -14,6 +17,9 @@ use tokio::time::Instant;
 
 /// Attempts remembered.
 const WINDOW: usize = 128;
+/// Older attempts tell neither how fast a route is nor how often it fails. Long enough for a gateway
+/// that is asked once a minute to know its routes.
+pub const AGE_MAX: Duration = Duration::from_mins(10);
 /// Attempts that must have been seen before a percentile or a share is told.
 const SAMPLES_MIN: usize = 8;
 /// Percentiles are computed anew after so many attempts: deciding reads atomics only.
@@ -30,17 +36,36 @@ pub struct Live {
     output_mean: AtomicU64,
     output_max: AtomicU64,
     failed_permille: AtomicU64,
+    /// When the oldest attempt that counts will be too old, in microseconds since `born`.
+    stale_at_us: AtomicU64,
+    born: Instant,
     in_flight: AtomicU32,
+}
+
+/// How fast a route was lately and how often it failed; `None` before enough was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lately {
+    /// Median TTFT in microseconds.
+    pub ttft_p50_us: Option<u64>,
+    /// 95th percentile of TTFT in microseconds.
+    pub ttft_p95_us: Option<u64>,
+    /// Failed attempts in thousandths of all.
+    pub failed_permille: Option<u32>,
 }
 
 #[derive(Debug)]
 struct Recent {
-    ttft_us: Ring<u64>,
+    ttft_us: Ring<Timed<u64>>,
     output_tokens: Ring<u64>,
-    failed: Ring<bool>,
+    failed: Ring<Timed<bool>>,
     since_refresh: usize,
-    /// When the last TTFT was learnt.
-    ttft_at: Option<Instant>,
+}
+
+/// What an attempt showed, and when.
+#[derive(Clone, Copy, Debug)]
+struct Timed<T> {
+    at: Instant,
+    shown: T,
 }
 
 #[derive(Debug)]
@@ -65,24 +90,25 @@ impl Live {
                 output_tokens: Ring::new(),
                 failed: Ring::new(),
                 since_refresh: 0,
-                ttft_at: None,
             }),
             ttft_p50_us: AtomicU64::new(UNKNOWN),
             ttft_p95_us: AtomicU64::new(UNKNOWN),
             output_mean: AtomicU64::new(UNKNOWN),
             output_max: AtomicU64::new(UNKNOWN),
             failed_permille: AtomicU64::new(UNKNOWN),
+            stale_at_us: AtomicU64::new(UNKNOWN),
+            born: Instant::now(),
             in_flight: AtomicU32::new(0),
         }
     }
 
     /// An attempt gave an answer.
     pub fn answered(&self, ttft: Option<Duration>, output_tokens: Option<u64>) {
-        self.learn(|recent| {
-            recent.failed.push(false);
+        let at = Instant::now();
+        self.learn(at, |recent| {
+            recent.failed.push(Timed { at, shown: false });
             if let Some(ttft) = ttft {
-                recent.ttft_us.push(crate::timeline::micros(ttft));
-                recent.ttft_at = Some(Instant::now());
+                recent.ttft_us.push(Timed { at, shown: micros(ttft) });
             }
             if let Some(tokens) = output_tokens {
                 recent.output_tokens.push(tokens);
@@ -92,21 +118,34 @@ impl Live {
 
     /// An attempt failed by the route's own fault.
     pub fn failed(&self) {
-        self.learn(|recent| recent.failed.push(true));
+        let at = Instant::now();
+        self.learn(at, |recent| recent.failed.push(Timed { at, shown: true }));
     }
 
-    /// Median and 95th percentile of TTFT in microseconds, once enough attempts were seen.
+    /// How fast it was and how often it failed. Reads atomics, and computes anew only once for each
+    /// attempt that has become too old.
     #[must_use]
-    pub fn ttft_us(&self) -> (Option<u64>, Option<u64>) {
-        (known(&self.ttft_p50_us), known(&self.ttft_p95_us))
+    pub fn lately(&self) -> Lately {
+        if let Some(stale_at) = known(&self.stale_at_us) {
+            let now = Instant::now();
+            if micros(now.saturating_duration_since(self.born)) >= stale_at {
+                self.refresh(&self.recent.lock().unwrap_or_else(PoisonError::into_inner), now);
+            }
+        }
+        Lately {
+            ttft_p50_us: known(&self.ttft_p50_us),
+            ttft_p95_us: known(&self.ttft_p95_us),
+            failed_permille: known(&self.failed_permille)
+                .and_then(|share| u32::try_from(share).ok()),
+        }
     }
 
     /// Median of TTFT in microseconds, if one was seen within the last `age`.
     #[must_use]
     pub fn fresh_ttft_p50_us(&self, age: Duration) -> Option<u64> {
-        let p50 = known(&self.ttft_p50_us)?;
+        let p50 = self.lately().ttft_p50_us?;
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.ttft_at.is_some_and(|at| at.elapsed() <= age).then_some(p50)
+        recent.ttft_us.newest().is_some_and(|seen| seen.at.elapsed() <= age).then_some(p50)
     }
 
     /// Mean answer length in tokens, once enough attempts were seen.
@@ -121,34 +160,30 @@ impl Live {
         known(&self.output_max)
     }
 
-    /// Failed attempts in thousandths of the recent ones.
-    #[must_use]
-    pub fn failed_permille(&self) -> Option<u32> {
-        known(&self.failed_permille).and_then(|share| u32::try_from(share).ok())
-    }
-
     /// Requests being answered.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn learn(&self, note: impl FnOnce(&mut Recent)) {
+    fn learn(&self, now: Instant, note: impl FnOnce(&mut Recent)) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         note(&mut recent);
         recent.since_refresh += 1;
         if recent.since_refresh >= REFRESH_EVERY {
             recent.since_refresh = 0;
-            self.refresh(&recent);
+            self.refresh(&recent, now);
         }
     }
 
-    fn refresh(&self, recent: &Recent) {
-        if recent.ttft_us.items.len() >= SAMPLES_MIN {
-            let mut all = recent.ttft_us.items.clone();
-            self.ttft_p50_us.store(nearest_rank(&mut all, 50), Ordering::Relaxed);
-            self.ttft_p95_us.store(nearest_rank(&mut all, 95), Ordering::Relaxed);
-        }
+    fn refresh(&self, recent: &Recent, now: Instant) {
+        let mut ttfts: Vec<u64> = recent.ttft_us.fresh(now).map(|seen| seen.shown).collect();
+        let known_by_now = ttfts.len() >= SAMPLES_MIN;
+        let mut ranked = |percent| {
+            if known_by_now { nearest_rank(&mut ttfts, percent) } else { UNKNOWN }
+        };
+        self.ttft_p50_us.store(ranked(50), Ordering::Relaxed);
+        self.ttft_p95_us.store(ranked(95), Ordering::Relaxed);
         let lengths = &recent.output_tokens.items;
         if lengths.len() >= SAMPLES_MIN {
             // Providers report what they like.
@@ -158,11 +193,16 @@ impl Live {
             let longest = lengths.iter().copied().max().unwrap_or(UNKNOWN);
             self.output_max.store(longest, Ordering::Relaxed);
         }
-        let seen = recent.failed.items.len();
-        if seen >= SAMPLES_MIN {
-            let failed = recent.failed.items.iter().filter(|failed| **failed).count();
-            self.failed_permille.store((failed * 1000 / seen) as u64, Ordering::Relaxed);
-        }
+        let seen = recent.failed.fresh(now).count();
+        let failed = recent.failed.fresh(now).filter(|seen| seen.shown).count();
+        let share = if seen >= SAMPLES_MIN { (failed * 1000 / seen) as u64 } else { UNKNOWN };
+        self.failed_permille.store(share, Ordering::Relaxed);
+        let ttft_at = recent.ttft_us.fresh(now).map(|seen| seen.at);
+        let oldest = recent.failed.fresh(now).map(|seen| seen.at).chain(ttft_at).min();
+        let stale_at = oldest.map_or(UNKNOWN, |at| {
+            micros(at.saturating_duration_since(self.born).saturating_add(AGE_MAX))
+        });
+        self.stale_at_us.store(stale_at, Ordering::Relaxed);
     }
 }
 
@@ -198,6 +238,18 @@ impl<T> Ring<T> {
             self.next = (self.next + 1) % WINDOW;
         }
     }
+
+    fn newest(&self) -> Option<&T> {
+        let before = self.next.checked_sub(1).unwrap_or(self.items.len().saturating_sub(1));
+        self.items.get(before)
+    }
+}
+
+impl<T> Ring<Timed<T>> {
+    /// Those that are not too old.
+    fn fresh(&self, now: Instant) -> impl Iterator<Item = &Timed<T>> {
+        self.items.iter().filter(move |seen| now.saturating_duration_since(seen.at) < AGE_MAX)
+    }
 }
 
 // === impl InFlight ===
@@ -227,10 +279,45 @@ mod tests {
         for _ in 0..SAMPLES_MIN - 1 {
             live.answered(Some(Duration::from_millis(5)), Some(10));
         }
-        assert_eq!(live.ttft_us(), (None, None));
-        assert_eq!(live.failed_permille(), None);
+        assert_eq!(live.lately(), Lately::default());
         live.failed();
-        assert_eq!(live.failed_permille(), Some(125));
+        assert_eq!(live.lately().failed_permille, Some(125));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_is_a_stranger_again_once_all_that_was_seen_of_it_is_old() {
+        let live = Live::new();
+        for _ in 0..SAMPLES_MIN {
+            live.answered(Some(Duration::from_secs(9)), Some(100));
+            live.failed();
+        }
+        let slow = Lately {
+            ttft_p50_us: Some(9_000_000),
+            ttft_p95_us: Some(9_000_000),
+            failed_permille: Some(500),
+        };
+        assert_eq!(live.lately(), slow);
+        tokio::time::advance(AGE_MAX - Duration::from_millis(1)).await;
+        assert_eq!(live.lately(), slow);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(live.lately(), Lately::default(), "nobody asked it since");
+        assert_eq!(live.output_tokens_mean(), Some(100), "answers are as long as they were");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_attempts_do_not_count_beside_new_ones() {
+        let live = Live::new();
+        for _ in 0..WINDOW {
+            live.failed();
+        }
+        tokio::time::advance(AGE_MAX / 2).await;
+        for _ in 0..SAMPLES_MIN {
+            live.answered(Some(Duration::from_millis(1)), Some(1));
+        }
+        assert_eq!(live.lately().failed_permille, Some(937));
+        tokio::time::advance(AGE_MAX / 2).await;
+        let now = live.lately();
+        assert_eq!((now.failed_permille, now.ttft_p50_us), (Some(0), Some(1000)));
     }
 
     #[test]
@@ -242,7 +329,8 @@ mod tests {
         for _ in 0..WINDOW {
             live.answered(Some(Duration::from_millis(1)), Some(100));
         }
-        assert_eq!(live.ttft_us(), (Some(1000), Some(1000)));
+        let now = live.lately();
+        assert_eq!((now.ttft_p50_us, now.ttft_p95_us), (Some(1000), Some(1000)));
         assert_eq!(live.output_tokens_mean(), Some(100));
         assert_eq!(live.output_tokens_max(), Some(100));
     }

@@ -276,7 +276,7 @@ impl Route {
             },
             ..bounds(request)
         };
-        let (ttft_p50_us, ttft_p95_us) = self.live.ttft_us();
+        let lately = self.live.lately();
         let predicted = match &self.source {
             Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
             Source::Cloud(_) => None,
@@ -299,11 +299,11 @@ impl Route {
             expected: self.expected(&price, request),
             queued: self.queued(),
             in_flight: self.live.in_flight(),
-            ttft_p50_us,
-            ttft_p95_us,
+            ttft_p50_us: lately.ttft_p50_us,
+            ttft_p95_us: lately.ttft_p95_us,
             predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
             predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
-            failed_permille: self.live.failed_permille(),
+            failed_permille: lately.failed_permille,
         }
     }
 
@@ -315,6 +315,12 @@ impl Route {
             RoutePrice::Unknown => self.config.unknown_price_max,
             price => price.worst_case(bounds).ok().flatten(),
         }
+    }
+
+    /// Whether it answers in this process at a price that nobody knows, and no budget pays for it.
+    #[must_use]
+    pub fn is_unpriced_at_home(&self, price: &RoutePrice) -> bool {
+        self.is_local() && !self.config.budgeted && matches!(price, RoutePrice::Unknown)
     }
 
     fn expected(&self, price: &RoutePrice, request: &ChatRequest) -> Option<PicoUsd> {
@@ -339,7 +345,8 @@ impl Route {
     /// Whether it can take a request now.
     #[must_use]
     pub fn state(&self) -> RouteState {
-        if self.breaker.resting().is_some() {
+        let keyless = matches!(&self.config.source, RouteSource::Cloud(cloud) if cloud.lacks_key);
+        if keyless || self.breaker.resting().is_some() {
             return RouteState::Unavailable;
         }
         match &self.source {

@@ -54,7 +54,8 @@ async fn count(gateway: &Gateway, request: Request) -> Result<(u64, bool), Refus
     let mut request = anthropic::read_messages_to_count(body, &head.headers)?;
     bear(&caller.record.tags, &mut request.tags);
     let facts = facts(gateway, &caller, &request)?;
-    let decision = decide(gateway, &gateway.policy.current(), &facts)?;
+    let decision = decide(&gateway.policy.current(), &facts)
+        .map_err(|refuse| headers::policy_refusal(&gateway.routes, &refuse, &facts))?;
     match exact(gateway, &request, &decision).await? {
         Some(tokens) => Ok((tokens, true)),
         None => Ok((request.prompt_tokens_estimate, false)),

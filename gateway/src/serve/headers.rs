@@ -13,7 +13,10 @@ use crate::{
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use policies::{Decision, Facts, LeaveOut, PicoUsd, Refuse, RefuseReason, RouteId, RuleName};
+use policies::{
+    Decision, Facts, LeaveOut, PicoUsd, PolicyName, PolicyVersion, Refuse, RefuseReason, RouteId,
+    RuleName,
+};
 use std::{net::IpAddr, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -122,6 +125,9 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
     if let Some(decision) = &life.decision {
         written.decision(decision);
     }
+    if let Some(Refuse { rule, policy, version, .. }) = life.refused.as_deref() {
+        written.decided(rule.as_ref(), policy, version);
+    }
     if let Some(caller) = &life.caller {
         let model = life.model.as_deref();
         written.request_rates(gateway.admission.rate(caller, model));
@@ -145,17 +151,9 @@ pub(super) fn status(gateway: &Gateway, refusal: &Refusal) -> StatusCode {
     }
 }
 
-/// The policy rule behind a refusal.
-pub(super) fn refusing_rule(refusal: &Refusal) -> Option<RuleName> {
-    match refusal {
-        Refusal::Policy { rule: Some(rule), .. } => Some(RuleName(rule.as_str().into())),
-        _ => None,
-    }
-}
-
 /// A policy's refusal in the caller's terms. Where every route is out of question for what the
 /// request asks, that is the caller's 400 and names the parameter; otherwise the policy's own word.
-pub(super) fn policy_refusal(routes: &Routes, refuse: Refuse, facts: &Facts) -> Refusal {
+pub(super) fn policy_refusal(routes: &Routes, refuse: &Refuse, facts: &Facts) -> Refusal {
     let all = |test: &dyn Fn(&LeaveOut) -> bool| {
         !refuse.left_out.is_empty() && refuse.left_out.iter().all(|left| test(&left.reason))
     };
@@ -182,7 +180,7 @@ pub(super) fn policy_refusal(routes: &Routes, refuse: Refuse, facts: &Facts) -> 
             });
         }
         if refuse.left_out.iter().any(|left| left.reason == LeaveOut::Context) {
-            return Refusal::Bad(too_long(&refuse, facts));
+            return Refusal::Bad(too_long(refuse, facts));
         }
     }
     let down = || refuse.left_out.iter().filter(|left| left.reason == LeaveOut::Unavailable);
@@ -190,10 +188,10 @@ pub(super) fn policy_refusal(routes: &Routes, refuse: Refuse, facts: &Facts) -> 
         let resting = down().filter_map(|left| routes.get(&left.route)?.breaker.resting());
         return match resting.min() {
             Some(soonest) => Refusal::Resting(soonest),
-            None => Refusal::RouteDown(refuse.message),
+            None => Refusal::RouteDown(refuse.message.clone()),
         };
     }
-    Refusal::Policy { message: refuse.message, rule: refuse.rule.map(|rule| rule.to_string()) }
+    Refusal::Policy(refuse.message.clone())
 }
 
 /// No context holds the prompt and the answer: in the words by which clients know it.
@@ -291,11 +289,18 @@ impl<'a> Written<'a> {
     }
 
     fn decision(&mut self, decision: &Decision) {
-        self.with(RULE, |out| plain(&decision.rule.0, out));
+        self.decided(Some(&decision.rule), &decision.policy, &decision.version);
+    }
+
+    /// The rule that chose or refused, where one did, and its policy.
+    fn decided(&mut self, rule: Option<&RuleName>, policy: &PolicyName, version: &PolicyVersion) {
+        if let Some(rule) = rule {
+            self.with(RULE, |out| plain(&rule.0, out));
+        }
         self.with(POLICY, |out| {
-            plain(&decision.policy.0, out);
+            plain(&policy.0, out);
             out.put_u8(b'@');
-            out.put_slice(decision.version.0.as_bytes());
+            out.put_slice(version.0.as_bytes());
         });
     }
 

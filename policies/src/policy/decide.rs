@@ -119,6 +119,8 @@ impl Guard {
 struct Chosen<'p> {
     rule: &'p RuleName,
     on_short: OnShort,
+    /// The list it was chosen from.
+    picks: &'p [Pick],
     /// Places in `facts.routes`.
     places: Vec<usize>,
     /// Why the others are not in the plan.
@@ -172,6 +174,13 @@ pub(crate) fn choose_with<R: Recorder>(
         }
     }
     if chosen.places.is_empty() {
+        // It is refused for what keeps out the routes it was about, and not for others' faults.
+        for (route, reason) in facts.routes.iter().zip(&mut out) {
+            let about = chosen.picks.iter().any(|pick| pick.covers(route, facts));
+            if !about && !matches!(reason, Some(LeaveOut::Guard(_))) {
+                *reason = Some(chosen.others.clone());
+            }
+        }
         let message = nobody_left(facts, &out);
         let rule = Some(chosen.rule.clone());
         return refuse(policy, facts, out, RefuseReason::NoRoute, rule, message);
@@ -188,17 +197,19 @@ pub(crate) fn choose_with<R: Recorder>(
 
 /// What the caller pinned or named, unless the policy has rules for that.
 fn builtin<'p>(policy: &'p Policy, facts: &Facts, out: &[Option<LeaveOut>]) -> Option<Chosen<'p>> {
+    static PINNED: [Pick; 1] = [Pick::CallerPinned];
+    static NAMED: [Pick; 1] = [Pick::CallerNamed];
     let request = &facts.request;
-    let (rule, pick) = if request.pinned.is_some() && !policy.rules_on_pinned {
-        (&policy.pinned_rule, Pick::CallerPinned)
+    let (rule, picks) = if request.pinned.is_some() && !policy.rules_on_pinned {
+        (&policy.pinned_rule, &PINNED)
     } else if !request.named.is_empty() && !policy.rules_on_named {
-        (&policy.named_rule, Pick::CallerNamed)
+        (&policy.named_rule, &NAMED)
     } else {
         return None;
     };
-    let places = Pick::expand(&[pick], facts, |ix| out[ix].is_none());
+    let places = Pick::expand(picks, facts, |ix| out[ix].is_none());
     let others = LeaveOut::Pinned;
-    Some(Chosen { rule, on_short: policy.on_short, places, others, hedged: false })
+    Some(Chosen { rule, on_short: policy.on_short, picks, places, others, hedged: false })
 }
 
 impl Choose {
@@ -235,16 +246,23 @@ impl Choose {
             }
             ChooseAction::Refuse(message) => return Err(message),
         };
-        let others = LeaveOut::NotChosen;
         let hedged = matches!(self.action, ChooseAction::Hedge(_));
-        Ok(Chosen { rule: &self.name, on_short: self.on_short, places, others, hedged })
+        Ok(Chosen {
+            rule: &self.name,
+            on_short: self.on_short,
+            picks: self.picks(),
+            places,
+            others: LeaveOut::NotChosen,
+            hedged,
+        })
     }
 }
 
-/// Cheapest first: by expected price, then by worst case; an unknown price comes last.
-fn dearness(route: &RouteFacts) -> (bool, Option<PicoUsd>, Option<PicoUsd>) {
-    let expected = route.expected.or(route.worst_case);
-    (expected.is_none(), expected, route.worst_case)
+/// Cheapest first: by expected price, then by worst case; an unknown price comes last, and behind
+/// those that have a maximum in its place.
+fn dearness(route: &RouteFacts) -> (bool, Option<PicoUsd>, bool, Option<PicoUsd>) {
+    let (expected, worst) = (route.expected, route.worst_case);
+    (expected.is_none(), expected, worst.is_none(), worst)
 }
 
 /// Fastest first: those that can be asked at once, by median TTFT. One that has not been seen enough
@@ -308,8 +326,10 @@ fn unfit(policy: &Policy, route: &RouteFacts, request: &RequestFacts) -> Option<
     if let Some((_, name)) = capability.iter().find(|(lacking, _)| *lacking) {
         return Some(LeaveOut::Capability(Arc::from(*name)));
     }
-    let unknown = route.worst_case.is_none() && !route.local;
-    (unknown && policy.unknown_price == UnknownPrice::Refuse).then_some(LeaveOut::UnknownPrice)
+    // Without a price or a maximum in its place there is nothing to reserve, whatever a policy says.
+    let refused = !route.price_known() && policy.unknown_price == UnknownPrice::Refuse;
+    let unpriced = !route.local && (refused || route.worst_case.is_none());
+    unpriced.then_some(LeaveOut::UnknownPrice)
 }
 
 /// Whether the prompt and the answer may fit the route's context. Only what cannot fit is left out:

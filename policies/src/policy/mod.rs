@@ -21,12 +21,12 @@ pub use shipped::{SHIPPED, shipped};
 
 use crate::{
     OnShort, PolicyName, PolicyVersion, RouteId, RuleName,
-    file::{Fields, PolicyError, Source},
+    file::{Fields, Place, PolicyError, Source},
 };
 use condition::{Condition, Test};
 use routes::{Pick, RouteRef};
 use rules::{Choose, ChooseAction, Guard, GuardAction};
-use signal::FlagSignal;
+use signal::{BudgetRef, FlagSignal, NumberSignal};
 use std::{fmt, sync::Arc};
 
 /// A parsed and checked policy.
@@ -49,11 +49,12 @@ pub struct Policy {
     rules_on_named: bool,
 }
 
-/// What a policy does with a cloud route whose price nobody knows.
+/// What a policy does with a cloud route whose price nobody knows, and for which the configuration
+/// says what to reserve instead. Without that it is left out in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum UnknownPrice {
-    #[default]
     Refuse,
+    #[default]
     Allow,
 }
 
@@ -173,38 +174,16 @@ impl Policy {
     /// # Errors
     /// A rule that names a route which is not configured.
     pub fn check(&self, routes: &[KnownRoute]) -> Result<Vec<PolicyWarning>, PolicyError> {
-        for (line, rule, id) in self.named_routes() {
+        for (rule, id, place) in self.named_routes() {
             if !routes.iter().any(|route| route.id == *id) {
                 let known: Vec<&str> = routes.iter().map(|route| route.id.as_str()).collect();
-                let mut error = Source { name: &self.name.0, text: "" }.whole(format!(
-                    "rule `{rule}` names the route `{id}`, which is not configured"
-                ));
-                error.line = line;
-                error.column = 1;
-                return Err(error.suggest(id.as_str(), &known));
+                let message =
+                    format!("rule `{rule}` names the route `{id}`, which is not configured");
+                let source = Source { name: &self.name.0, text: &self.source };
+                return Err(place.error(source, message).suggest(id.as_str(), &known));
             }
         }
-        Ok(self.warnings(routes))
-    }
-
-    fn warnings(&self, routes: &[KnownRoute]) -> Vec<PolicyWarning> {
-        let mut warnings = Vec::new();
-        let always = self.chooses.iter().position(|rule| rule.when.is_empty());
-        match always {
-            None => warnings.push(PolicyWarning {
-                line: 0,
-                message: "it can happen that no rule matches, and then the request is refused; \
-                          end with a `[[choose]]` rule without `when`"
-                    .to_owned(),
-            }),
-            Some(ix) => warnings.extend(self.chooses.iter().skip(ix + 1).map(|rule| {
-                let message = format!(
-                    "rule `{}` is never reached: a rule before it always matches",
-                    rule.name
-                );
-                PolicyWarning { line: rule.line, message }
-            })),
-        }
+        let mut warnings = self.warnings();
         let can_reach = |pick: &Pick| match pick {
             Pick::Local => routes.iter().any(|route| route.local),
             Pick::Cloud => routes.iter().any(|route| !route.local),
@@ -216,15 +195,54 @@ impl Policy {
                 warnings.push(PolicyWarning { line: rule.line, message });
             }
         }
-        warnings
+        Ok(warnings)
     }
 
-    /// Every route that a rule names: line, rule, route.
-    fn named_routes(&self) -> Vec<(usize, &RuleName, &RouteId)> {
+    /// What may not be meant, whatever routes are configured.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        let always = self.chooses.iter().position(|rule| rule.when.is_empty());
+        let Some(ix) = always else {
+            let message = "it can happen that no rule matches, and then the request is refused; \
+                           end with a `[[choose]]` rule without `when`";
+            return vec![PolicyWarning { line: 0, message: message.to_owned() }];
+        };
+        let unreached = self.chooses.iter().skip(ix + 1);
+        let warning = |rule: &Choose| {
+            let message =
+                format!("rule `{}` is never reached: a rule before it always matches", rule.name);
+            PolicyWarning { line: rule.line, message }
+        };
+        unreached.map(warning).collect()
+    }
+
+    /// Every rule: its line, its name, its conditions and the routes that it is about.
+    fn rules(&self) -> impl Iterator<Item = (usize, &RuleName, &[Condition], &[Pick])> {
+        let guards = self.guards.iter().map(|g| (g.line, &g.name, g.when.as_slice(), g.picks()));
+        let chooses = self.chooses.iter().map(|c| (c.line, &c.name, c.when.as_slice(), c.picks()));
+        guards.chain(chooses)
+    }
+
+    /// Every budget that a rule looks at by its id: the rule's line and name, and the id.
+    #[must_use]
+    pub fn named_budgets(&self) -> Vec<(usize, &RuleName, &str)> {
         let mut found = Vec::new();
-        let guards = self.guards.iter().map(|g| (g.line, &g.name, &g.when, g.picks()));
-        let chooses = self.chooses.iter().map(|c| (c.line, &c.name, &c.when, c.picks()));
-        for (line, rule, when, picks) in guards.chain(chooses) {
+        for (line, rule, when, _) in self.rules() {
+            for condition in when {
+                condition.visit(&mut |test| {
+                    if let Test::Number(_, NumberSignal::Budget(BudgetRef::Id(id), _), _) = test {
+                        found.push((line, rule, &**id));
+                    }
+                });
+            }
+        }
+        found
+    }
+
+    /// Every route that a rule names, and where.
+    fn named_routes(&self) -> Vec<(&RuleName, &RouteId, &Place)> {
+        let mut found = Vec::new();
+        for (_, rule, when, picks) in self.rules() {
             let mut named: Vec<&Pick> = picks.iter().collect();
             for condition in when {
                 condition.visit(&mut |test| {
@@ -234,7 +252,7 @@ impl Policy {
                 });
             }
             found.extend(named.into_iter().filter_map(|pick| match pick {
-                Pick::Named(id) => Some((line, rule, id)),
+                Pick::Named(id, place) => Some((rule, id, place)),
                 _ => None,
             }));
         }
@@ -277,7 +295,7 @@ impl Choose {
         let mut reads = false;
         for condition in &self.when {
             condition.visit(&mut |test| {
-                reads |= matches!(test, Test::Flag(_, signal, true) if *signal == flag);
+                reads |= matches!(test, Test::Flag(_, signal, _) if *signal == flag);
             });
         }
         reads || self.picks().contains(pick)

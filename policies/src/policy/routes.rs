@@ -5,15 +5,15 @@
 
 use crate::{
     Facts, RouteFacts, RouteId,
-    file::{FileError, Node},
+    file::{FileError, Node, Place},
 };
 use std::fmt;
 
 /// One element of a route list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pick {
-    /// The route of this name.
-    Named(RouteId),
+    /// The route of this name, and where it is named.
+    Named(RouteId, Place),
     /// `@local`: routes in this process.
     Local,
     /// `@cloud`: routes outside it.
@@ -53,7 +53,7 @@ impl Pick {
             if text.is_empty() {
                 return Err(node.value_error("a route's name is empty"));
             }
-            return Ok(Self::Named(RouteId::new(text)));
+            return Ok(Self::Named(RouteId::new(text), node.place()));
         }
         let known = SELECTORS.iter().find(|(name, _)| *name == text);
         known.map(|(_, pick)| pick.clone()).ok_or_else(|| {
@@ -74,7 +74,7 @@ impl Pick {
     /// Whether it stands for this route.
     pub(crate) fn covers(&self, route: &RouteFacts, facts: &Facts) -> bool {
         match self {
-            Self::Named(id) => *id == route.id,
+            Self::Named(id, _) => *id == route.id,
             Self::Local => route.local,
             Self::Cloud => !route.local,
             Self::CallerNamed => facts.request.named.contains(&route.id),
@@ -104,7 +104,7 @@ impl Pick {
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named(id) => id.fmt(f),
+            Self::Named(id, _) => id.fmt(f),
             selector => {
                 let found = SELECTORS.iter().find(|(_, pick)| pick == selector);
                 f.write_str(found.map_or("@", |(name, _)| name))

@@ -285,7 +285,7 @@ impl RouteFlag {
             Self::Local => route.local,
             Self::Free => route.free,
             Self::Budgeted => route.budgeted,
-            Self::PriceKnown => route.worst_case.is_some(),
+            Self::PriceKnown => route.price_known(),
         }
     }
 }

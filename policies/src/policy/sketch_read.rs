@@ -248,7 +248,9 @@ fn read_price(fields: &mut Fields<'_>, route: &mut RouteFacts) -> Result<(), Fil
     let budgeted = fields.take("budgeted").map(|node| node.flag()).transpose()?;
     route.budgeted = budgeted.unwrap_or(route.budgeted);
     if !known {
-        (route.expected, route.worst_case, route.free) = (None, None, false);
+        // What is the worst of an unknown price is the maximum that stands in its place.
+        let worst = worst.map(|number| PicoUsd::from_pico(number.num));
+        (route.expected, route.worst_case, route.free) = (None, worst, false);
         return Ok(());
     }
     if let Some(number) = expected.or(worst) {

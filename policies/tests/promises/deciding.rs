@@ -2,8 +2,8 @@
 
 use crate::facts::{any_facts, plain};
 use policies::{
-    Decision, Facts, LeaveOut, LeftOut, OnShort, Plan, Policy, RouteId, RouteState, SHIPPED,
-    TraceVerdict, Verdict, choose, decide, explain, guard, shipped,
+    Decision, Facts, LeaveOut, LeftOut, OnShort, PicoUsd, Plan, Policy, RouteId, RouteState,
+    SHIPPED, TraceVerdict, Verdict, choose, decide, explain, guard, shipped,
 };
 use proptest::{prelude::*, sample};
 use std::{collections::BTreeSet, sync::LazyLock};
@@ -203,4 +203,51 @@ fn a_guard_that_names_an_unknown_route_allows_nobody_instead() {
     let policy = Policy::parse("p", text).expect("a good policy");
     let Verdict::Refuse(refuse) = decide(&policy, &plain()) else { panic!("answered") };
     assert!(refuse.left_out.iter().all(|out| matches!(out.reason, LeaveOut::Guard(_))));
+}
+
+#[test]
+fn a_rule_that_tests_whether_a_route_is_pinned_decides_about_such_requests() {
+    let pinned = |when: &str| {
+        let text = format!(
+            "[[choose]]\nname = \"others\"\n{when}\nroutes = [\"edge\"]\n\
+             [[choose]]\nname = \"rest\"\nroutes = [\"@all\"]\n"
+        );
+        let policy = Policy::parse("p", &text).expect("a good policy");
+        let mut facts = plain();
+        facts.request.pinned = Some(RouteId::new("cloud"));
+        match decide(&policy, &facts) {
+            Verdict::Route(decision) => decision.rule.to_string(),
+            Verdict::Refuse(refuse) => panic!("{}", refuse.message),
+        }
+    };
+    assert_eq!(pinned("when.stream.eq = true"), "@pinned");
+    for when in ["when.pinned.eq = false", "when.not.pinned.eq = true"] {
+        assert_eq!(pinned(when), "rest", "{when}");
+    }
+}
+
+#[test]
+fn a_maximum_in_place_of_a_price_is_no_price() {
+    let decided = |unknown_price: &str, worst: Option<PicoUsd>| {
+        let text = format!(
+            "{unknown_price}\n[[choose]]\nname = \"known\"\n\
+             when.routes.cloud.price_known.eq = true\nroutes = [\"cloud\"]\n\
+             [[choose]]\nname = \"unknown\"\nroutes = [\"cloud\"]\n"
+        );
+        let policy = Policy::parse("p", &text).expect("a good policy");
+        let mut facts = plain();
+        (facts.routes[1].expected, facts.routes[1].worst_case) = (None, worst);
+        match decide(&policy, &facts) {
+            Verdict::Route(decision) => Ok(decision.rule.to_string()),
+            Verdict::Refuse(refuse) => Err(refuse.left_out[1].reason.clone()),
+        }
+    };
+    let (maximum, left_out) = (Some(PicoUsd::from_pico(1)), Err(LeaveOut::UnknownPrice));
+    for allow in ["", "unknown_price = \"allow\""] {
+        assert_eq!(decided(allow, maximum), Ok("unknown".to_owned()), "{allow}");
+        assert_eq!(decided(allow, None), left_out, "nothing to reserve: {allow}");
+    }
+    for worst in [maximum, None] {
+        assert_eq!(decided("unknown_price = \"refuse\"", worst), left_out);
+    }
 }

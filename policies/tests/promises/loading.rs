@@ -26,23 +26,37 @@ fn shipped_policies_fit_any_configuration_without_warnings() {
 }
 
 #[test]
-fn a_route_that_is_not_configured_is_an_error_with_the_line_and_a_suggestion() {
+fn a_route_that_is_not_configured_is_an_error_with_its_place_and_a_suggestion() {
     let known = routes(&[("edge", true), ("cloud", false)]);
     let list = policy("\n[[choose]]\nname = \"x\"\nroutes = [\"cluod\"]\n");
     let error = list.check(&known).expect_err("an unknown route").to_string();
     assert_eq!(
         error,
-        "p:2:1: rule `x` names the route `cluod`, which is not configured; did you mean `cloud`?"
+        "p:4:11: choose[0].routes[0]: rule `x` names the route `cluod`, which is not configured; \
+         did you mean `cloud`?"
     );
     let condition = policy(
         "[[choose]]\nname = \"x\"\nwhen.any = [{ not.routes.egde.queued.gt = 1 }]\n\
          routes = [\"@all\"]\n",
     );
-    assert!(condition.check(&known).is_err());
+    let error = condition.check(&known).expect_err("an unknown route");
+    assert_eq!((error.line, &*error.key), (3, "choose[0].when.any[0].not.routes.egde"));
     let guard = policy(
         "[[guard]]\nname = \"g\"\ndeny = [\"gone\"]\n[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n",
     );
-    assert!(guard.check(&known).is_err());
+    let error = guard.check(&known).expect_err("an unknown route");
+    assert_eq!((error.line, error.column, &*error.key), (3, 9, "guard[0].deny[0]"));
+}
+
+#[test]
+fn budgets_that_rules_look_at_are_told_with_their_rule() {
+    let policy = policy(
+        "[[guard]]\nname = \"g\"\nwhen.not.any = [{ budgets.\"global/day\".left_usd.lt = \"1\" }]\n\
+         deny = [\"@cloud\"]\n[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n",
+    );
+    let named = policy.named_budgets();
+    let named: Vec<_> = named.into_iter().map(|(line, rule, id)| (line, &*rule.0, id)).collect();
+    assert_eq!(named, [(1, "g", "global/day")]);
 }
 
 #[test]
@@ -60,6 +74,7 @@ fn what_may_not_be_meant_is_a_warning() {
         warned(unreached, &both),
         ["line 4: rule `y` is never reached: a rule before it always matches"]
     );
+    assert_eq!(policy(unreached).warnings().len(), 1, "without any route too");
     let nobody = "[[choose]]\nname = \"x\"\nroutes = [\"@cloud\"]\n";
     assert_eq!(
         warned(nobody, &[("edge", true)]),

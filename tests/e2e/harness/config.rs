@@ -166,6 +166,14 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
         self
     }
 
+    /// The model in the process, at a price that nobody knows.
+    pub(crate) fn unpriced_edge(self) -> Self {
+        let mut gate = self.edge();
+        let price = format!("usd_per_hour = \"{EDGE_USD_PER_HOUR}\"\n");
+        gate.routes = gate.routes.replace(&price, "");
+        gate
+    }
+
     /// Routes as they are written.
     pub(crate) fn routes(mut self, text: &str) -> Self {
         self.routes.push_str(text);

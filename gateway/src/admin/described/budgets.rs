@@ -111,10 +111,21 @@ pub(super) fn of_budgets(types: &mut Types) -> Vec<Operation> {
             ),
             &[],
         )
+        .says("`rules` counts those of them that a rule of the policy refused.")
         .answers(
             "200",
             "Counts since the ledger began.",
-            &list_of(&object(json!({ "code": text(), "count": whole() }), &[])),
+            &list_of(&object(
+                json!({
+                    "code": text(),
+                    "count": whole(),
+                    "rules": {
+                        "type": "array",
+                        "items": object(json!({ "rule": text(), "count": whole() }), &[]),
+                    },
+                }),
+                &["rules"],
+            )),
         ),
     ]
 }

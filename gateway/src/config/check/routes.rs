@@ -4,6 +4,7 @@ use super::{count, millis, name_is_sound, resolve};
 use crate::{
     config::{
         CapField, Capabilities, CloudConfig, Environment, LocalConfig, RouteConfig, RouteSource,
+        Unpriced,
         document::{Kind, Route},
         error::Finding,
         price,
@@ -16,10 +17,13 @@ use local_engine::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
     Speculation,
 };
-use policies::{PriceList, RouteId, RoutePrice};
+use policies::{PriceList, RouteId};
 use secrecy::SecretString;
 use std::{collections::HashSet, num::NonZeroU32, path::Path, time::Duration};
 use toml::Spanned;
+
+/// Headers in which providers take keys.
+const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
 /// What a route is checked against.
 pub(super) struct Around<'a> {
@@ -42,23 +46,19 @@ pub(super) fn route(
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
     };
-    if matches!(route.price.at(around.now_s), RoutePrice::Unknown) {
-        warnings.push(unknown_price(&route));
+    if let Some(Unpriced { so, set }) = route.unpriced(around.now_s) {
+        if route.budgeted && route.is_local() && route.unknown_price_max.is_none() {
+            let message = format!(
+                "`budgeted` needs a price, or no attempt could be reserved: set {set}, or \
+                 `unknown_price_max_usd`"
+            );
+            return Err(Finding::at(written.name.span(), message));
+        }
+        let id = &route.id;
+        warnings
+            .push(format!("the price of route `{id}` is unknown: {so}; set {set} to change that"));
     }
     Ok(route)
-}
-
-fn unknown_price(route: &RouteConfig) -> String {
-    let (local, set) = match &route.source {
-        RouteSource::Local(_) => (true, "`usd_per_hour`"),
-        RouteSource::Cloud(_) => (false, "`price`"),
-    };
-    let so = match (route.unknown_price_max, local) {
-        (Some(amount), _) => format!("each attempt reserves {amount} USD"),
-        (None, true) => "its entries carry no cost".to_owned(),
-        (None, false) => "policies leave it out".to_owned(),
-    };
-    format!("the price of route `{}` is unknown: {so}; set {set} to change that", route.id)
 }
 
 fn local_route(
@@ -219,9 +219,10 @@ fn cloud_route(
         let message = "`api_version` is for routes of kind \"azure\"";
         return Err(Finding::at(version.span(), message));
     }
-    if let (None, None, Some(variable)) = (&written.api_key, &written.base_url, kind.key_env()) {
-        warnings.push(format!("route `{name}` has no key: set {variable} or its `api_key`"));
-    }
+    let missing_key = missing_key(written, kind);
+    warnings.extend(missing_key.map(|variable| {
+        format!("route `{name}` has no key and is unavailable: set {variable} or its `api_key`")
+    }));
     let api_key = api_key(written, around.environment)?;
     if api_key.is_some() && base_url.starts_with("http://") && !is_loopback(&base_url) {
         warnings.push(format!("route `{name}` sends its key in clear: its base_url is http"));
@@ -255,6 +256,7 @@ fn cloud_route(
             drop_fields: written.drop_fields.clone(),
             base_url,
             api_key,
+            lacks_key: missing_key.is_some(),
             model: filled(&written.model, "`model`")?,
             headers,
             in_flight_max: count(written.in_flight_max.get()),
@@ -345,6 +347,16 @@ fn base_url(written: &Spanned<String>) -> Result<String, Finding> {
         return wrong("`base_url` has a user or password in it: put the key into `api_key`");
     }
     Ok(written.get_ref().trim_end_matches('/').to_owned())
+}
+
+/// The variable that would hold the key of a provider's own address, where none is written, not even
+/// among the headers. Whoever stands at an address of the operator's may want none.
+fn missing_key(written: &written_routes::Cloud, kind: ProviderKind) -> Option<&'static str> {
+    let among_headers = written.headers.iter().any(|(name, _)| {
+        KEY_HEADERS.iter().any(|known| name.get_ref().eq_ignore_ascii_case(known))
+    });
+    let keyless = written.api_key.is_none() && written.base_url.is_none() && !among_headers;
+    kind.key_env().filter(|_| keyless)
 }
 
 fn is_loopback(base_url: &str) -> bool {

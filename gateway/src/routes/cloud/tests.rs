@@ -93,6 +93,7 @@ pub(super) fn config(base_url: &str) -> CloudConfig {
         provider: "stand-in".into(),
         base_url: base_url.into(),
         api_key: Some(KEY.into()),
+        lacks_key: false,
         model: "big-1".into(),
         headers: vec![("x-team".into(), "blue".into())],
         in_flight_max: 1,
