@@ -20,7 +20,7 @@ use crate::{
     ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
     providers::openai,
     refusal::Refusal,
-    routes::Fault,
+    routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
         ChatRequest, Delta, Event, FinishReason, Gathered, Outer,

@@ -276,14 +276,15 @@ fn worker(local: &LocalConfig) -> Result<Worker, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Surroundings;
+    use crate::config::{Environment, Surroundings};
     use std::path::Path;
 
     #[test]
     fn an_engine_waits_longer_for_a_reader_than_the_server_does() {
         let text = "[server]\nwrite_stall_timeout_ms = 90000\n[routes.edge]\nkind = \"local\"\n\
                     file = \"m.gguf\"\nusd_per_hour = \"1\"\n";
-        let surroundings = Surroundings { lookup: &|_| None, now_s: 0 };
+        let environment = Environment::Spared;
+        let surroundings = Surroundings { lookup: &|_| None, environment, now_s: 0 };
         let config = Config::parse(text, Path::new("/tollgate.toml"), surroundings).unwrap();
         let RouteSource::Local(local) = &config.routes[0].source else { panic!("a local one") };
         let engine = engine_config(local, &config.limits).unwrap();
