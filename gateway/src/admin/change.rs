@@ -11,8 +11,11 @@ use crate::{
     refusal::Refusal,
     serve::Gateway,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedMutexGuard, oneshot};
+
+/// How often a ledger that fails is looked at for a change that was begun.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Leave to make one change. What it starts from is to be read after it was given.
 pub(super) struct Change {
@@ -81,7 +84,7 @@ impl Change {
                         "the change was begun before that and is made as soon as it can be";
                     let answer = Err(Refusal::Ledger(format!("{error}; {message}")));
                     drop(tell.send(answer));
-                    (ticket.durable().await, None)
+                    (durable(ticket).await, None)
                 }
                 first => {
                     let answer = first.clone().map_err(super::unreadable);
@@ -97,5 +100,18 @@ impl Change {
             }
         });
         told.await.unwrap_or(Err(Refusal::Draining))
+    }
+}
+
+/// Waits until it is durable, also while the ledger cannot be written.
+///
+/// # Errors
+/// The ledger was closed before it was written.
+async fn durable(ticket: CommitTicket) -> Result<(), BooksError> {
+    loop {
+        match ticket.clone().committed().await {
+            Err(BooksError::Failed(_)) => tokio::time::sleep(AGAIN).await,
+            ended => return ended,
+        }
     }
 }

@@ -9,11 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
-    time::Duration,
 };
-
-/// How often a failing store is looked at by those who wait on.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why the books cannot take something now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -197,21 +193,6 @@ impl CommitTicket {
     /// Whether it is in the queue, so that it will be written unless the store never works again.
     pub(crate) fn is_queued(&self) -> bool {
         matches!(self.0, Wait::Until(..))
-    }
-
-    /// As [`CommitTicket::committed`], and goes on waiting while the store fails.
-    ///
-    /// # Errors
-    /// It was not even queued, or the store was closed before it was written.
-    pub(crate) async fn durable(self) -> Result<(), BooksError> {
-        loop {
-            match self.clone().committed().await {
-                Err(BooksError::Failed(_)) if self.is_queued() => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                ended => return ended,
-            }
-        }
     }
 
     /// The same for a thread that may block.
