@@ -20,6 +20,15 @@ async fn on_a_disk_of_its_own(mib: u64) -> Option<(StandIn, Gate, Key, Volume)> 
     Some((cloud, gate, key, disk))
 }
 
+/// The first request that is answered again.
+async fn paid_work_goes_on(gate: &Gate, key: &Key) -> String {
+    let again = eventually("paid work to go on", || async {
+        let answer = gate.ask("And now?").by(key).send().await;
+        (answer.status == 200).then_some(answer)
+    });
+    again.await.id().to_owned()
+}
+
 /// Holds the promises against the ledger, and prints them.
 async fn judged(what: &str, gate: &Gate, key: &Key, asked: usize, promised: &BTreeSet<String>) {
     gate.until_nothing_is_reserved().await;
@@ -96,12 +105,7 @@ async fn a_disk_that_is_really_full_stops_paid_work_settles_what_runs_and_heals(
     }
 
     std::fs::remove_file(filler).unwrap();
-    let again = eventually("paid work to go on", || async {
-        let answer = gate.ask("And now?").by(&key).send().await;
-        (answer.status == 200).then_some(answer)
-    })
-    .await;
-    promised.insert(again.id().to_owned());
+    promised.insert(paid_work_goes_on(&gate, &key).await);
     assert_eq!(gate.ledger().entry(rest.id()).await.outcome(), "completed");
     judged("a full disk", &gate, &key, 12, &promised).await;
 }
@@ -120,12 +124,7 @@ async fn a_start_on_a_full_disk_serves_and_keeps_its_index() {
     let aside = names.iter().any(|name| name.to_string_lossy().contains("broken"));
     assert!(!aside, "{names:?}");
     std::fs::remove_file(filler).unwrap();
-    let again = eventually("paid work to go on", || async {
-        let answer = gate.ask("And now?").by(&key).send().await;
-        (answer.status == 200).then_some(answer)
-    })
-    .await;
-    promised.insert(again.id().to_owned());
+    promised.insert(paid_work_goes_on(&gate, &key).await);
     judged("a start on a full disk", &gate, &key, 2, &promised).await;
 }
 

@@ -56,6 +56,14 @@ async fn finishes(model: &HostedModel) {
     assert_eq!(answer(&engine, job).await.usage().generated_tokens, 3);
 }
 
+/// A host with memory for two small models.
+fn host_for_two() -> Host {
+    let probe = Engine::load(&small()).expect("loads");
+    let one = probe.info().memory_bytes;
+    drop(probe);
+    Host::start(&HostConfig { memory_max: Some(one * 2 + 1) }).expect("a host")
+}
+
 #[tokio::test]
 async fn a_panic_fails_its_jobs_and_the_model_comes_back() {
     for (drill, said) in [("panic:4", "a rehearsed panic"), ("fault:4", "a rehearsed fault")] {
@@ -131,10 +139,7 @@ async fn a_model_is_loaded_on_first_use_and_unloaded_when_nobody_uses_it() {
 
 #[tokio::test]
 async fn the_one_unused_longest_makes_room_and_never_one_with_work() {
-    let probe = Engine::load(&small()).expect("loads");
-    let one = probe.info().memory_bytes;
-    drop(probe);
-    let host = Host::start(&HostConfig { memory_max: Some(one * 2 + 1) }).expect("a host");
+    let host = host_for_two();
     let keep = |name| host.keep(name, small(), on_use()).expect("kept");
     let (a, b, c) = (keep("a"), keep("b"), keep("c"));
     finishes(&a).await;
@@ -237,10 +242,7 @@ async fn an_unloaded_model_stays_so_until_it_is_loaded() {
 
 #[tokio::test]
 async fn the_memory_of_a_model_that_is_ending_is_waited_for() {
-    let probe = Engine::load(&small()).expect("loads");
-    let one = probe.info().memory_bytes;
-    drop(probe);
-    let host = Host::start(&HostConfig { memory_max: Some(one * 2 + 1) }).expect("a host");
+    let host = host_for_two();
     let keep = |name| host.keep(name, small(), on_use()).expect("kept");
     let (a, b, c) = (keep("a"), keep("b"), keep("c"));
     let (of_a, of_b) = (a.engine().await.expect("loaded"), b.engine().await.expect("loaded"));
