@@ -397,9 +397,7 @@ impl Relay {
             let output = self.seen.usage.map(|(usage, _)| usage.completion());
             let ttft = self.started.first_at - self.started.sent_at;
             route.live.answered(Some(ttft), output);
-            if self.started.attempt.is_some() {
-                route.breaker.succeeded();
-            }
+            route.breaker.succeeded();
         }
         if let Some(index) = self.started.attempt {
             open.end_attempt(index, attempt, false);
