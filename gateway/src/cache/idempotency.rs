@@ -111,3 +111,62 @@ fn bad(message: &str) -> Refusal {
         code: "idempotency_key_invalid",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{CacheKey, Found, Idempotency, IdempotencyConfig, Keep, Shelf};
+    use crate::{
+        cache::flight::End,
+        ledger::KeyId,
+        wire::{Event, Seen},
+    };
+    use bytes::Bytes;
+    use futures::FutureExt as _;
+    use std::{sync::Arc, time::Duration};
+
+    fn small() -> Arc<Shelf> {
+        let config = IdempotencyConfig { ttl: Duration::from_secs(60), bytes_max: 100_000 };
+        Idempotency::new(config).shelf
+    }
+
+    fn key(name: &str) -> CacheKey {
+        CacheKey::of_idempotency(name, &KeyId("key_a".into()))
+    }
+
+    /// Whether there was nothing under the key, so that an answer of so many bytes was put there.
+    fn answered(shelf: &Arc<Shelf>, name: &str, bytes: usize) -> bool {
+        let Found::Yours(takeoff) = shelf.find(key(name), key("same"), Keep::ToItsEnd) else {
+            return false;
+        };
+        let data = Bytes::from(vec![b'x'; bytes]);
+        let whole = Event::Whole { body: data, seen: Seen::default() };
+        takeoff.flight.push(whole).now_or_never().unwrap();
+        takeoff.flight.end(End::Whole { cost: None });
+        takeoff.landing.keep();
+        // What it gives up, it gives up now.
+        let _counts = shelf.counts();
+        true
+    }
+
+    #[test]
+    fn the_newest_is_there_however_full_it_is() {
+        let shelf = small();
+        for number in 0..40 {
+            let name = number.to_string();
+            assert!(answered(&shelf, &name, 10_000));
+            assert!(!answered(&shelf, &name, 10_000), "{number}");
+        }
+        assert!(shelf.counts().bytes <= 100_000);
+        assert!(answered(&shelf, "0", 10_000), "the oldest made room");
+    }
+
+    #[test]
+    fn of_what_is_too_large_it_is_known_that_it_was_there() {
+        let shelf = small();
+        assert!(answered(&shelf, "large", 200_000));
+        let Found::Whole(kept) = shelf.find(key("large"), key("same"), Keep::ToItsEnd) else {
+            panic!("it was there")
+        };
+        assert!(matches!(kept.flight.ended(), Some(End::Refused { .. })));
+    }
+}
