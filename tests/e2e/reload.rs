@@ -130,18 +130,16 @@ async fn a_text_that_takes_long_to_check_does_not_replace_a_newer_one() {
         .unwrap();
     }
     case.write_policy(&slow);
-    let reload = case.gate.admin_send("POST", "/policies/reload", serde_json::json!({}));
+    let reload = || case.gate.admin_send("POST", "/policies/reload", serde_json::json!({}));
     let newer = async {
-        // The slow one is being checked by then, and the file is not read again for it.
+        // The slow one is being checked by then. Too early or too late can only miss a fault.
         tokio::time::sleep(Duration::from_millis(30)).await;
         case.write_policy(&policy_to("second"));
+        reload().await
     };
-    let (reloaded, ()) = tokio::join!(reload, newer);
-    assert_eq!(reloaded.status, 200);
-    case.until_route("second").await;
-    // Nor does it come later.
-    let again = case.gate.admin_send("POST", "/policies/reload", serde_json::json!({})).await;
-    assert_eq!(again.json()["source"], policy_to("second"));
+    let (slow, newer) = tokio::join!(reload(), newer);
+    assert_eq!((slow.status, newer.status), (200, 200));
+    // Whichever was done last.
     assert_eq!(case.route_and_policy().await.0, "second");
 }
 
