@@ -3,13 +3,14 @@
 //!
 //! What is guarded here because llama.cpp answers it by killing the process: a batch longer than
 //! `n_batch`, sampling at a row without logits, logits that are not numbers, `seq_cp` of a part
-//! between separate caches, ids outside the vocabulary.
+//! between separate caches, ids outside the vocabulary, words of thousands of characters.
 
 mod context;
 mod embedding;
 mod sampler;
 #[cfg(test)]
 mod sampler_tests;
+mod stretches;
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -26,6 +27,7 @@ use llama_cpp_2::{
     token_type::LlamaTokenAttr,
 };
 
+use self::stretches::Whole;
 use crate::{
     draw::{Heads, Texts},
     info::Device,
@@ -143,6 +145,8 @@ pub(crate) struct Model {
     vocabulary: i32,
     /// Made for the first job with DRY.
     texts: OnceLock<Texts>,
+    /// Made for the first long text.
+    whole: OnceLock<Whole>,
 }
 
 impl Model {
@@ -168,7 +172,7 @@ impl Model {
         if vocabulary <= 0 {
             return Err("it has no vocabulary".to_owned());
         }
-        Ok(Model { model, vocabulary, texts: OnceLock::new() })
+        Ok(Model { model, vocabulary, texts: OnceLock::new(), whole: OnceLock::new() })
     }
 
     /// Loads only the vocabulary and the metadata: enough to make prompts, not to compute.
@@ -178,7 +182,7 @@ impl Model {
         let params = LlamaModelParams::default().with_vocab_only(true);
         let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
         let vocabulary = model.vocab().n_tokens();
-        Ok(Model { model, vocabulary, texts: OnceLock::new() })
+        Ok(Model { model, vocabulary, texts: OnceLock::new(), whole: OnceLock::new() })
     }
 
     /// A metadata value of the file.
@@ -266,13 +270,37 @@ impl Model {
         let vocab = self.model.vocab();
         let mut tokens = Vec::new();
         for piece in pieces {
-            vocab.tokenize_into(piece.as_bytes(), &mut tokens, false, true);
+            for part in self.parts(piece) {
+                vocab.tokenize_into(part.as_bytes(), &mut tokens, false, true);
+            }
         }
         // A template may write the beginning token itself; twice would disturb the model.
         if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
         tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    /// What of `text` is handed to llama.cpp at a time.
+    fn parts<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        // Other vocabularies are not cut by a pattern, and some would have a space before each part.
+        let by_pattern = || {
+            let kind = self.metadata("tokenizer.ggml.model");
+            kind.is_some_and(|kind| matches!(kind.as_str(), "gpt2" | "hybriddna" | "whitespace"))
+        };
+        if !stretches::may_be_long(text) || !by_pattern() {
+            return vec![text];
+        }
+        let whole = self.whole.get_or_init(|| {
+            let vocab = self.model.vocab();
+            let attributes =
+                LlamaTokenAttr::Control | LlamaTokenAttr::UserDefined | LlamaTokenAttr::Unknown;
+            let tokens = (0..self.vocabulary).map(LlamaToken::new);
+            let named = tokens.filter(|token| vocab.attr(*token).intersects(attributes));
+            let texts = named.filter_map(|token| vocab.text(token));
+            Whole::new(texts.map(|text| text.to_string_lossy().into_owned()))
+        });
+        stretches::parts(text, whole)
     }
 
     /// A token's bytes; a control token's are its name, and it is told so.

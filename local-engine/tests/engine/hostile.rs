@@ -241,6 +241,33 @@ fn try_template(template: &str) {
     assert!(!said.is_empty(), "{template} is refused with a reason");
 }
 
+/// Two vocabularies that llama.cpp cuts by `std::regex`, and one that it cuts by code of its own.
+const PATTERNS: [&str; 3] = ["gpt-4o", "viking", "smollm"];
+
+/// Words on which `std::regex` overflows the stack are tokens like others.
+fn tokenise_long_words(pattern: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("pattern.gguf");
+    std::fs::copy(model_file(), &file).expect("copied");
+    let at = Head::read().value("tokenizer.ggml.pre") as u64 + 8;
+    let mut opened = std::fs::OpenOptions::new().write(true).open(&file).expect("opened");
+    opened.seek(SeekFrom::Start(at)).expect("there");
+    opened.write_all(pattern.as_bytes()).expect("written");
+    let mut config = small();
+    config.file = file;
+    let engine = engine(&config);
+    for word in ["ACGT", "é", "字", " ", "\n", "\r", "1", "=", "aA", "=\n", "a1=", "e\u{301}"] {
+        // As many as a context of the model's could hold, were they one token each.
+        let tokens = engine.tokenize_raw(&word.repeat(8000)).expect("tokens");
+        assert!(tokens.len() > 100, "{pattern}: {word:?} gave {}", tokens.len());
+    }
+    let (before, after) = ("A few words, ".repeat(10), " and 'tis well.\n");
+    let tokens = |text: &str| engine.tokenize_raw(text).expect("tokens");
+    let alone = tokens(&before);
+    let together = tokens(&format!("{before}{}{after}", "/word".repeat(1000)));
+    assert_eq!(together[..alone.len() - 1], alone[..alone.len() - 1], "what is usual is as before");
+}
+
 /// Runs twice, as above.
 #[test]
 fn no_request_brings_the_process_down() {
@@ -297,6 +324,7 @@ async fn take_all() {
     }
     let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };
     assert!(engine.submit(endless).is_err());
+    PATTERNS.map(tokenise_long_words);
     for template in hostile_templates() {
         try_template(&template);
     }
