@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Common,
-    ledger::param,
+    address::param,
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };

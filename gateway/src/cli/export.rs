@@ -4,7 +4,8 @@
 
 use super::{
     CliError,
-    ledger::{ExportArgs, param, params},
+    address::param,
+    ledger::{ExportArgs, params},
     link::Link,
     output::{self, text},
 };

@@ -2,9 +2,9 @@
 
 use super::{
     CliError, Common,
+    address::escaped,
     allowance::{self, AllowanceArgs},
     keys::number_or_none,
-    ledger::escaped,
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };
@@ -199,7 +199,7 @@ fn list(common: &Common, groups: &Value) -> Result<(), CliError> {
 /// Runs a budget command.
 pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<(), CliError> {
     let (method, path, body) = match command {
-        BudgetCommand::List => return super::ledger::budgets(common).await,
+        BudgetCommand::List => return super::budgets::run(common).await,
         BudgetCommand::Set(args) => {
             let mut body = args.budget;
             body["scope"] = json!(args.scope);
@@ -209,7 +209,7 @@ pub(crate) async fn budget(common: &Common, command: BudgetCommand) -> Result<()
         BudgetCommand::Show(args) => {
             let link = Link::open(common, Missing::Refuse).await?;
             let budget = link.get(&format!("/budgets/{}", escaped(&args.id))).await?;
-            return super::ledger::list_budgets(common, &json!({ "data": [budget] }), &budget);
+            return super::budgets::list(common, &json!({ "data": [budget] }), &budget);
         }
         BudgetCommand::Correct(args) => {
             let body = json!({

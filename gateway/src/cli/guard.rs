@@ -46,7 +46,7 @@ pub(crate) async fn run(common: &Common, command: GuardCommand) -> Result<(), Cl
             )
         }
         GuardCommand::Lift(args) => {
-            let path = format!("/guard/{}", super::ledger::escaped(&args.subject));
+            let path = format!("/guard/{}", super::address::escaped(&args.subject));
             let lifted = link.ask(Method::DELETE, &path, None).await?;
             if common.json {
                 return output::json(&lifted);

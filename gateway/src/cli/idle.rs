@@ -22,8 +22,8 @@ pub(crate) struct IdleArgs {
 /// Runs the command.
 pub(super) async fn run(common: &Common, link: &Link, args: &IdleArgs) -> Result<(), CliError> {
     let mut params = String::new();
-    super::ledger::param(&mut params, "since", args.since.as_deref());
-    super::ledger::param(&mut params, "until", args.until.as_deref());
+    super::address::param(&mut params, "since", args.since.as_deref());
+    super::address::param(&mut params, "until", args.until.as_deref());
     let idle = link.get(&format!("/idle?{params}")).await?;
     if common.json {
         return output::json(&idle);

@@ -306,5 +306,5 @@ fn time(written: &str) -> Result<u64, CliError> {
 }
 
 fn path(id: &str) -> String {
-    format!("/keys/{}", super::ledger::escaped(id))
+    format!("/keys/{}", super::address::escaped(id))
 }

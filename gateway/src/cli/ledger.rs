@@ -1,14 +1,15 @@
-//! `tollgate ledger` and `tollgate budgets`: what happened and what it cost.
+//! `tollgate ledger`: what happened and what it cost.
 
 use super::{
     CliError, Common, Exit,
+    address::param,
+    entry::{self, ANSWER, PROMPT, answered_route, of_buckets, tokens},
     link::{Link, Missing},
     output::{self, Align, Column, known_usd, ms, rows, text, usd},
 };
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::Value;
-use std::fmt::Write as _;
 
 /// The ledger.
 #[derive(Debug, Subcommand)]
@@ -164,7 +165,7 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
     };
     match command {
         LedgerCommand::Query(args) => query(common, &link, &args).await,
-        LedgerCommand::Show(args) => show(common, &link, &args.id).await,
+        LedgerCommand::Show(args) => entry::show(common, &link, &args.id).await,
         LedgerCommand::Summary(args) => summary(common, &link, &args).await,
         LedgerCommand::Reconcile(args) => super::reconcile::run(common, &link, &args).await,
         LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
@@ -203,154 +204,6 @@ async fn query(common: &Common, link: &Link, args: &QueryArgs) -> Result<(), Cli
     }
     note_lost(&page);
     Ok(())
-}
-
-/// The route that answered, or those that were tried.
-pub(super) fn answered_route(entry: &Value) -> String {
-    let answered = entry["answered_by"].as_u64();
-    match answered {
-        Some(at) => text(entry, &format!("/attempts/{at}/route")),
-        None => {
-            let tried = entry["attempts"].as_array().map_or(&[][..], Vec::as_slice);
-            let tried: Vec<String> = tried.iter().map(|attempt| text(attempt, "/route")).collect();
-            if tried.is_empty() { "-".to_owned() } else { format!("({})", tried.join(", ")) }
-        }
-    }
-}
-
-/// Prompt and answer tokens of all attempts.
-pub(super) fn tokens(entry: &Value) -> String {
-    let attempts = entry["attempts"].as_array().map_or(&[][..], Vec::as_slice);
-    let known: Vec<(u64, u64)> = attempts.iter().filter_map(used).collect();
-    if known.is_empty() {
-        return "-".to_owned();
-    }
-    let (prompt, answer) = known.iter().fold((0_u64, 0_u64), |sum, one| {
-        (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1))
-    });
-    format!("{prompt}+{answer}")
-}
-
-fn used(attempt: &Value) -> Option<(u64, u64)> {
-    let usage = attempt.get("usage")?;
-    Some((of_buckets(usage, &PROMPT), of_buckets(usage, &ANSWER)))
-}
-
-async fn show(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
-    let entry = link.get(&format!("/ledger/requests/{}", escaped(id))).await?;
-    if common.json {
-        return output::json(&entry);
-    }
-    output::say(described(&entry))?;
-    let attempts = entry["attempts"].as_array().map_or(&[][..], Vec::as_slice);
-    output::say("\nattempts")?;
-    let columns: &[Column<'_>] = &[
-        ("ROUTE", Align::Left, &|attempt| text(attempt, "/route")),
-        ("MODEL", Align::Left, &|attempt| text(attempt, "/model")),
-        ("ROLE", Align::Left, &|attempt| text(attempt, "/role")),
-        ("OUTCOME", Align::Left, &|attempt| text(attempt, "/outcome")),
-        ("TOKENS", Align::Right, &|attempt| {
-            used(attempt).map_or_else(|| "-".to_owned(), |(p, a)| format!("{p}+{a}"))
-        }),
-        ("GUESSED", Align::Right, &|attempt| guessed(attempt)),
-        ("COUNTED", Align::Left, &|attempt| text(attempt, "/usage_source")),
-        ("HELD USD", Align::Right, &|attempt| usd(attempt, "/reserved_usd")),
-        ("COST USD", Align::Right, &|attempt| usd(attempt, "/cost_usd")),
-        ("PRICE", Align::Left, &|attempt| text(attempt, "/price")),
-        ("TTFT MS", Align::Right, &|attempt| ms(attempt, "/times/ttft_us")),
-        ("GAP P50/P95/MAX MS", Align::Right, &|attempt| {
-            ["gap_p50_us", "gap_p95_us", "gap_max_us"]
-                .map(|gap| ms(attempt, &format!("/times/{gap}")))
-                .join("/")
-        }),
-    ];
-    output::table(attempts, columns)?;
-    adjustments(&entry)?;
-    output::say(format!("\nwhy\n{}", why(&entry)))
-}
-
-/// Corrections of what its attempts cost, the oldest first.
-fn adjustments(entry: &Value) -> Result<(), CliError> {
-    let made = entry["adjustments"].as_array().map_or(&[][..], Vec::as_slice);
-    if made.is_empty() {
-        return Ok(());
-    }
-    output::say("\nadjustments")?;
-    output::table(
-        made,
-        &[
-            ("ATTEMPT", Align::Right, &|made| text(made, "/attempt")),
-            ("ADJUSTED", Align::Left, &|made| text(made, "/adjusted")),
-            ("PRICE BEFORE", Align::Left, &|made| text(made, "/price_before")),
-            ("PRICE", Align::Left, &|made| text(made, "/price")),
-            ("USD BEFORE", Align::Right, &|made| usd(made, "/cost_before_usd")),
-            ("USD", Align::Right, &|made| usd(made, "/cost_usd")),
-            ("REASON", Align::Left, &|made| text(made, "/reason")),
-        ],
-    )
-}
-
-/// How many tokens were guessed, and how many of them were right.
-fn guessed(attempt: &Value) -> String {
-    match attempt["guesses"].as_object() {
-        Some(_) => {
-            let of = |name: &str| text(attempt, &format!("/guesses/{name}"));
-            format!("{} of {}", of("accepted_tokens"), of("drafted_tokens"))
-        }
-        None => "-".to_owned(),
-    }
-}
-
-fn described(entry: &Value) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail.
-        let _written = writeln!(out, "{name:<10} {value}");
-    };
-    line("request", text(entry, "/id"));
-    line("arrived", text(entry, "/arrived"));
-    line("key", text(entry, "/key"));
-    line("model", text(entry, "/model_asked"));
-    line("outcome", format!("{} (status {})", text(entry, "/outcome"), text(entry, "/status")));
-    line("cost", format!("{} USD", usd(entry, "/cost_usd")));
-    if entry.get("adjustments").is_some() {
-        line("now", format!("{} USD", usd(entry, "/adjusted_cost_usd")));
-    }
-    line("ttft", format!("{} ms (arrival to first visible token)", ms(entry, "/ttft_us")));
-    line("total", format!("{} ms", ms(entry, "/total_us")));
-    let stages: Vec<String> = entry["stages"]
-        .as_object()
-        .map(|stages| {
-            let stage = |name: &String| {
-                format!(
-                    "{} {}",
-                    name.trim_end_matches("_us"),
-                    ms(entry, &format!("/stages/{name}"))
-                )
-            };
-            stages.keys().map(stage).collect()
-        })
-        .unwrap_or_default();
-    line("stages", format!("{} ms", stages.join(", ")));
-    line(
-        "decision",
-        format!(
-            "rule {} of {} {}: {}",
-            text(entry, "/decision/rule"),
-            text(entry, "/decision/policy"),
-            text(entry, "/decision/version"),
-            text(entry, "/decision/plan")
-        ),
-    );
-    out.trim_end().to_owned()
-}
-
-/// The trace in words.
-fn why(entry: &Value) -> String {
-    let Some(trace) = entry.get("trace") else {
-        return format!("  no trace: {}", text(entry, "/trace_error"));
-    };
-    super::policy::trace_text(trace)
 }
 
 async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(), CliError> {
@@ -445,11 +298,6 @@ async fn rebuild(common: &Common, link: &Link) -> Result<(), CliError> {
     ))
 }
 
-/// Buckets of prompt tokens and of answer tokens, as [`policies::Usage`] has them.
-const PROMPT: [&str; 6] =
-    ["input", "cache_read", "cache_write_5m", "cache_write_1h", "image", "audio"];
-const ANSWER: [&str; 3] = ["output", "reasoning", "audio_output"];
-
 /// A column's text in a row.
 type Text = Box<dyn Fn(&Value) -> String>;
 
@@ -463,12 +311,6 @@ fn avoided(row: &Value) -> String {
         none if none == "0.00" => "-".to_owned(),
         some => some,
     }
-}
-
-/// The tokens in some buckets. A provider's counts may be absurd: their sum stops at the greatest.
-fn of_buckets(usage: &Value, buckets: &[&str]) -> u64 {
-    let counts = buckets.iter().filter_map(|bucket| usage[*bucket].as_u64());
-    counts.fold(0, u64::saturating_add)
 }
 
 fn percentiles(row: &Value, field: &str, per_ms: f64) -> String {
@@ -506,65 +348,6 @@ async fn verify(common: &Common, link: &Link) -> Result<(), CliError> {
         .hint("keep the directory as it is, and restore it from a backup elsewhere"))
 }
 
-/// `tollgate budgets`
-pub(crate) async fn budgets(common: &Common) -> Result<(), CliError> {
-    let link = Link::open(common, Missing::Refuse).await?;
-    let budgets = link.get("/budgets?of_sessions=true").await?;
-    list_budgets(common, &budgets, &budgets)
-}
-
-/// A table of budgets, or what was answered.
-pub(super) fn list_budgets(
-    common: &Common,
-    budgets: &Value,
-    answered: &Value,
-) -> Result<(), CliError> {
-    if common.json {
-        return output::json(answered);
-    }
-    let missing = rows(budgets).iter().filter(|row| row.get("uncounted_events").is_some());
-    for budget in missing {
-        output::note(format!(
-            "{}: the charges of {} lost events may be missing; `tollgate budget correct` books them",
-            text(budget, "/id"),
-            text(budget, "/uncounted_events")
-        ));
-    }
-    let kind = |budget: &Value| {
-        let kind = if budget["hard"] == Value::Bool(false) { "soft" } else { "hard" };
-        let of = if budget["of_sessions"] == Value::Bool(true) { ", each session" } else { "" };
-        format!("{kind}{of}")
-    };
-    // What is set for each session has no state of its own, and its limits are named as they are set.
-    let limit = |budget: &Value, unit: &str, set: &str| match usd(budget, unit).as_str() {
-        "-" => usd(budget, set),
-        limit => limit.to_owned(),
-    };
-    output::table(
-        rows(budgets),
-        &[
-            ("BUDGET", Align::Left, &|budget| text(budget, "/id")),
-            ("KIND", Align::Left, &kind),
-            ("LIMIT USD", Align::Right, &|budget| limit(budget, "/limit_usd", "/money_usd")),
-            ("SPENT", Align::Right, &|budget| usd(budget, "/spent_usd")),
-            ("HELD", Align::Right, &|budget| usd(budget, "/reserved_usd")),
-            ("LEFT", Align::Right, &|budget| usd(budget, "/left_usd")),
-            ("LIMIT TOKENS", Align::Right, &|budget| limit(budget, "/limit_tokens", "/tokens")),
-            ("SPENT", Align::Right, &|budget| text(budget, "/spent_tokens")),
-            ("HELD", Align::Right, &|budget| text(budget, "/reserved_tokens")),
-            ("LEFT", Align::Right, &|budget| text(budget, "/left_tokens")),
-            ("LIMIT REQUESTS", Align::Right, &|budget| {
-                limit(budget, "/limit_requests", "/requests")
-            }),
-            ("SPENT", Align::Right, &|budget| text(budget, "/spent_requests")),
-            ("HELD", Align::Right, &|budget| text(budget, "/reserved_requests")),
-            ("LEFT", Align::Right, &|budget| text(budget, "/left_requests")),
-            ("WAITING", Align::Right, &|budget| text(budget, "/waiting")),
-            ("RESETS", Align::Left, &|budget| text(budget, "/resets")),
-        ],
-    )
-}
-
 pub(super) fn params(filter: &FilterArgs) -> String {
     let mut params = String::new();
     let all = [
@@ -591,26 +374,4 @@ pub(super) fn params(filter: &FilterArgs) -> String {
         param(&mut params, name, value.as_deref());
     }
     params
-}
-
-pub(super) fn param(params: &mut String, name: &str, value: Option<&str>) {
-    if let Some(value) = value {
-        let separator = if params.is_empty() { "" } else { "&" };
-        // Writing to a String cannot fail.
-        let _written = write!(params, "{separator}{name}={}", escaped(value));
-    }
-}
-
-/// Percent-encoded for a path or a query.
-pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _written = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }

@@ -4,8 +4,11 @@
 //! admin API answered, unchanged; every failure says what, why and the next command, and ends with
 //! a documented exit code.
 
+mod address;
 mod allowance;
+mod budgets;
 mod doctor;
+mod entry;
 mod error;
 mod events;
 mod export;
@@ -201,7 +204,7 @@ async fn ask(common: &Common, command: Command) -> Result<(), CliError> {
         Command::User(command) => groups::run(common, "users", command).await,
         Command::Guard(command) => guard::run(common, command).await,
         Command::Events(args) => events::run(common, args).await,
-        Command::Budgets => ledger::budgets(common).await,
+        Command::Budgets => budgets::run(common).await,
         Command::Limits => limits::run(common).await,
         Command::Prices(command) => prices::run(common, &command).await,
         Command::Doctor => doctor::run(common).await,

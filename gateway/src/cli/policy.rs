@@ -147,7 +147,7 @@ pub(crate) async fn run(common: &Common, command: PolicyCommand) -> Result<(), C
             output::say(format!("in force: {} {}", text(&now, "/name"), text(&now, "/version")))
         }
         PolicyCommand::Explain(args) => {
-            let id = super::ledger::escaped(&args.id);
+            let id = super::address::escaped(&args.id);
             let found = link.get(&format!("/ledger/requests/{id}")).await;
             let entry = found.map_err(|error| match error.exit() {
                 Exit::NotFound => error.hint(

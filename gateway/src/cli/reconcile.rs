@@ -8,7 +8,7 @@
 
 use super::{
     CliError, Common,
-    ledger::escaped,
+    address::escaped,
     link::Link,
     output::{self, Align, rows, text},
 };

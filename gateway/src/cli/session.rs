@@ -2,7 +2,8 @@
 
 use super::{
     CliError, Common,
-    ledger::{answered_route, escaped, tokens},
+    address::escaped,
+    entry::{answered_route, tokens},
     link::Link,
     output::{self, Align, known_usd, ms, text, usd},
 };

@@ -121,14 +121,14 @@ fn help_says_whom_the_guard_can_be_lifted_from() {
 
 #[test]
 fn parameters_are_escaped() {
-    assert_eq!(ledger::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
+    assert_eq!(address::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
 }
 
 #[test]
 fn absurd_counts_of_tokens_stop_at_the_greatest_number() {
     let attempt = json!({"usage": {"input": u64::MAX, "image": 5, "output": 7, "audio_output": 2}});
     let entry = json!({"attempts": [attempt, attempt]});
-    assert_eq!(ledger::tokens(&entry), format!("{}+18", u64::MAX));
+    assert_eq!(entry::tokens(&entry), format!("{}+18", u64::MAX));
 }
 
 #[test]

@@ -324,7 +324,7 @@ async fn take_all() {
     }
     let endless = Job { prompt: vec![1; 1_000_000], ..usual.clone() };
     assert!(engine.submit(endless).is_err());
-    PATTERNS.map(tokenise_long_words);
+    PATTERNS.into_iter().for_each(tokenise_long_words);
     for template in hostile_templates() {
         try_template(&template);
     }

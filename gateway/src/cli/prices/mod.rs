@@ -122,7 +122,7 @@ async fn asked(common: &Common, args: &ListArgs) -> Result<Value, CliError> {
     let mut params = Vec::new();
     for (name, value) in [("provider", &args.provider), ("model", &args.model)] {
         if let Some(value) = value {
-            params.push(format!("{name}={}", super::ledger::escaped(value)));
+            params.push(format!("{name}={}", super::address::escaped(value)));
         }
     }
     let link = Link::open(common, Missing::Refuse).await?;
