@@ -23,6 +23,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What tollgate has, so that the bare proxy has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The command by which this program computes for another of its kind.
 const ENGINE_WORKER: &str = "engine-worker";
 

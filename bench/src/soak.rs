@@ -235,7 +235,8 @@ fn report(
     ))?;
     let grew = after > before + before * growth_max_percent / 100;
     let left = status.running + status.queued + status.swapped + status.kv_used > 0;
-    if grew || left || tally.failed.load(Relaxed) > 0 || status.busy != status.attributed {
+    let idle = tally.finished.load(Relaxed) == 0;
+    if grew || left || idle || tally.failed.load(Relaxed) > 0 || status.busy != status.attributed {
         return Err("the engine did not hold out".to_owned());
     }
     Ok(())

@@ -75,12 +75,36 @@ impl Server {
         output_tokens: u32,
         start: Instant,
     ) -> impl Future<Output = Result<Answer, String>> + Send + use<> {
+        let answer = self.answer(&messages(prompt), output_tokens, start);
+        async { answer.await.map(|(answer, _)| answer) }
+    }
+
+    /// Sends one prompt, and when it is answered the next turn: all that was said, and `user`. The
+    /// answer to that turn.
+    pub(super) async fn ask_on(
+        &self,
+        prompt: &Prompt,
+        user: &str,
+        output_tokens: u32,
+    ) -> Result<Answer, String> {
+        let mut said = messages(prompt);
+        let (_, text) = self.answer(&said, output_tokens, Instant::now()).await?;
+        said.push(json!({"role": "assistant", "content": text}));
+        said.push(json!({"role": "user", "content": user}));
+        let (answer, _) = self.answer(&said, output_tokens, Instant::now()).await?;
+        Ok(answer)
+    }
+
+    /// An answer and its text.
+    fn answer(
+        &self,
+        messages: &[Value],
+        output_tokens: u32,
+        start: Instant,
+    ) -> impl Future<Output = Result<(Answer, String), String>> + Send + use<> {
         let mut body = json!({
             "model": self.model,
-            "messages": [
-                {"role": "system", "content": prompt.system},
-                {"role": "user", "content": prompt.user},
-            ],
+            "messages": messages,
             "temperature": 0,
             "max_completion_tokens": output_tokens,
             "stream": true,
@@ -95,7 +119,14 @@ impl Server {
     }
 }
 
-async fn read(server: Server, body: String, mut watch: Watch) -> Result<Answer, String> {
+fn messages(prompt: &Prompt) -> Vec<Value> {
+    vec![
+        json!({"role": "system", "content": prompt.system}),
+        json!({"role": "user", "content": prompt.user}),
+    ]
+}
+
+async fn read(server: Server, body: String, mut watch: Watch) -> Result<(Answer, String), String> {
     let request = server.client.post(server.url).bearer_auth(&server.key);
     let request = request.header("content-type", "application/json").body(body);
     let mut answer = request.send().await.map_err(|e| e.to_string())?;
@@ -105,13 +136,16 @@ async fn read(server: Server, body: String, mut watch: Watch) -> Result<Answer, 
         return Err(format!("status {status}: {text}"));
     }
     let mut buffer = Vec::new();
-    let mut usage = None;
+    let (mut usage, mut said) = (None, String::new());
     while let Some(bytes) = answer.chunk().await.map_err(|e| e.to_string())? {
         buffer.extend_from_slice(&bytes);
         while let Some(end) = memchr::memchr(b'\n', &buffer) {
             let line: Vec<u8> = buffer.drain(..=end).collect();
             match event(&line)? {
-                Event::Text => watch.text(),
+                Event::Text(text) => {
+                    watch.text();
+                    said.push_str(&text);
+                }
                 Event::Usage(found) => usage = Some(found),
                 Event::Other => {}
             }
@@ -122,15 +156,16 @@ async fn read(server: Server, body: String, mut watch: Watch) -> Result<Answer, 
     }
     let usage = usage.ok_or("the stream had no usage")?;
     let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64);
-    watch.end(
+    let answer = watch.end(
         count("/prompt_tokens").ok_or("usage without prompt_tokens")?,
         count("/prompt_tokens_details/cached_tokens").unwrap_or(0),
         count("/completion_tokens").ok_or("usage without completion_tokens")?,
-    )
+    )?;
+    Ok((answer, said))
 }
 
 enum Event {
-    Text,
+    Text(String),
     Usage(Value),
     Other,
 }
@@ -148,7 +183,10 @@ fn event(line: &[u8]) -> Result<Event, String> {
         return Ok(Event::Usage(usage.clone()));
     }
     let text = json.pointer("/choices/0/delta/content").and_then(Value::as_str);
-    Ok(if text.is_some_and(|text| !text.is_empty()) { Event::Text } else { Event::Other })
+    Ok(match text {
+        None | Some("") => Event::Other,
+        Some(text) => Event::Text(text.to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -159,7 +197,7 @@ mod tests {
     fn only_visible_text_counts_as_text() {
         let read = |line: &str| event(line.as_bytes());
         let text = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\r\n";
-        assert!(matches!(read(text), Ok(Event::Text)));
+        assert!(matches!(read(text), Ok(Event::Text(text)) if text == "a"));
         let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n";
         assert!(matches!(read(role), Ok(Event::Other)));
         assert!(matches!(read("data: [DONE]\n"), Ok(Event::Other)));

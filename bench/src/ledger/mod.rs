@@ -145,10 +145,11 @@ pub(crate) fn run(args: &LedgerArgs) -> Result<(), String> {
     output::write(&folder, "ledger", &Run { birthplace, figures }, &table)
 }
 
-/// How many targets were met, and which were not.
+/// How many targets were met, and which were not. One without a figure is not.
 fn verdict(figures: &[Figure]) -> String {
+    let with_target = figures.iter().filter(|figure| figure.target.is_some());
     let judged: Vec<_> =
-        figures.iter().filter_map(|figure| Some((figure, figure.met()?))).collect();
+        with_target.map(|figure| (figure, figure.met().unwrap_or(false))).collect();
     let missed: Vec<_> =
         judged.iter().filter(|(_, met)| !met).map(|(figure, _)| figure.what.as_str()).collect();
     let met = judged.len() - missed.len();

@@ -155,7 +155,11 @@ fn report(mode: Mode, tally: &Tally) -> Result<(), String> {
         tally.falsely,
         100.0 * tally.falsely as f64 / tally.requests as f64,
         tally.overspent
-    ))
+    ))?;
+    if tally.overspent > 0 {
+        return Err(format!("{}: budgets were overspent", mode.name));
+    }
+    Ok(())
 }
 
 fn key(at: usize) -> usize {

@@ -109,13 +109,15 @@ impl Load {
             Load::Steady => steady(server, prompts).await,
             Load::NextTurn => {
                 let first = prompts.next(prompts.words);
-                server.batch(args, std::slice::from_ref(&first)).await?;
-                let next = Prompt { user: format!("{} And shorter.", first.user), ..first };
-                server.batch(args, &[next]).await
+                let answer = server.ask_on(&first, NEXT_TURN, args.output_tokens).await?;
+                Ok(vec![answer])
             }
         }
     }
 }
+
+/// What is said when the first answer of [`Load::NextTurn`] is there.
+const NEXT_TURN: &str = "Tell the end of it again, and let the keeper win.";
 
 async fn steady(server: &Server, prompts: &mut Prompts) -> Result<Vec<Answer>, String> {
     let end = Instant::now() + STEADY;

@@ -9,6 +9,8 @@ use crate::stats::{Spread, percentile};
 
 /// Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom.
 const T95: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
+/// For more: that of 10, which none of them exceeds.
+const T95_BEYOND: f64 = 2.23;
 
 /// What one server answered to one load in one round, turn by turn.
 type Round<'a> = Vec<&'a [Answer]>;
@@ -152,7 +154,7 @@ fn interval(ratios: &[f64]) -> Option<String> {
         return Some(format!("{middle:.3}"));
     }
     let squares: f64 = ratios.iter().map(|ratio| (ratio - middle).powi(2)).sum();
-    let t = T95.get(ratios.len() - 2).copied().unwrap_or(2.0);
+    let t = T95.get(ratios.len() - 2).copied().unwrap_or(T95_BEYOND);
     let half = t * (squares / (count - 1.0)).sqrt() / count.sqrt();
     Some(format!("{middle:.3} ({:.3}..{:.3})", middle - half, middle + half))
 }
