@@ -53,11 +53,6 @@ async fn after_any_number_of_pieces() {
         }
         assert!(costs.is_sorted(), "more seen costs no less: {costs:?}");
         assert_eq!(gate.ledger_verify().await.code, 0);
-        let requests = costs.len();
-        println!(
-            "left at every piece, {durability}: {requests} requests, 0 acknowledged, 0 lost, 0 \
-             pico-USD overspent"
-        );
     }
 }
 

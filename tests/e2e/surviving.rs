@@ -169,6 +169,10 @@ async fn a_callers_bad_requests_open_no_breaker() {
     for _ in 0..20 {
         assert_eq!(gate.ask("Odd.").send().await.status, 400);
     }
+    for status in [413, 415, 422] {
+        cloud.always(Script::error(status, "invalid_request_error", None, "Odd as well."));
+        gate.ask("Odd.").send().await.error();
+    }
     // Nor does an endpoint that they chose and the provider lacks, or a prompt that it moderates.
     cloud.always(Script::error(404, "invalid_request_error", None, "Not found."));
     for _ in 0..5 {

@@ -133,10 +133,9 @@ impl Child {
     /// SIGTERM, and waits for the end.
     pub(crate) async fn stop(&mut self) {
         self.signal(libc::SIGTERM);
-        tokio::time::timeout(STOP_MAX, self.process.wait())
-            .await
-            .expect("an orderly end in time")
-            .expect("an end");
+        let ended = tokio::time::timeout(STOP_MAX, self.process.wait());
+        let status = ended.await.expect("an orderly end in time").expect("an end");
+        assert!(status.success(), "{status}: {}", self.log());
     }
 
     /// Sends a signal.
@@ -147,6 +146,19 @@ impl Child {
         #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
         let sent = unsafe { libc::kill(pid, signal) };
         assert_eq!(sent, 0, "signal {signal} to {pid}");
+    }
+}
+
+/// Nothing panics while it serves, whatever a test does to it, but what rehearses that.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let log = self.log();
+        let mut panics = log.split("panicked at ").skip(1);
+        let unforeseen = panics.find(|told| !told.contains("a rehearsed panic"));
+        assert!(unforeseen.is_none(), "{log}");
     }
 }
 
