@@ -87,8 +87,7 @@ impl Engine {
     /// # Errors
     /// The template refuses the messages, or the text cannot fit into the context.
     pub fn tokenize(&self, chat: &Chat) -> Result<Vec<i32>, PromptError> {
-        let template = self.inner.loaded.template.as_ref().ok_or(PromptError::NoTemplate)?;
-        self.tokens(&template.render(chat)?)
+        self.tokens(&self.template()?.render(chat)?)
     }
 
     /// Tokenises a text that is a prompt as it stands, without a template. Control tokens' texts in
@@ -108,10 +107,14 @@ impl Engine {
         self.tokenize(chat).map(|tokens| tokens.len())
     }
 
-    /// How this model writes calls of tools; `None` without a chat template.
+    fn template(&self) -> Result<&ChatTemplate, PromptError> {
+        self.inner.loaded.template.as_ref().map_err(PromptError::clone)
+    }
+
+    /// How this model writes calls of tools; `None` without a chat template that can be used.
     #[must_use]
     pub fn tool_format(&self) -> Option<ToolFormat> {
-        self.inner.loaded.template.as_ref().map(ChatTemplate::format)
+        self.template().ok().map(ChatTemplate::format)
     }
 
     /// Compiles what keeps an answer's calls of `tools` well-formed; read the answer with a
@@ -120,8 +123,8 @@ impl Engine {
     /// # Errors
     /// A function's schema cannot be enforced, or the model has no chat template.
     pub fn constrain_calls(&self, tools: &Tools) -> Result<Constraint, ConstraintError> {
-        let no_template = || ConstraintError::Refused(PromptError::NoTemplate.to_string());
-        let rule = tools.rule(self.tool_format().ok_or_else(no_template)?)?;
+        let no_template = |reason: PromptError| ConstraintError::Refused(reason.to_string());
+        let rule = tools.rule(self.template().map_err(no_template)?.format())?;
         let compiled = self.constrain(&rule);
         if let Err(ConstraintError::Refused(_)) = &compiled {
             self.constrain_each(tools)?;

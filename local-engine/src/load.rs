@@ -10,14 +10,14 @@ use crate::{
     digest::hex_sha256,
     draft::Drafter,
     engine::file_stem,
-    error::LoadError,
+    error::{LoadError, PromptError},
     gguf::{self, Header},
     info::{self, DraftInfo, ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
     offload::{self, Offload},
     scheduler::Scheduler,
     shared::Shared,
-    template::ChatTemplate,
+    template::{ChatTemplate, TemplateSource},
     with_model::{Models, WithModel},
 };
 
@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
-    pub(crate) template: Option<ChatTemplate>,
+    /// Or why there is none: texts and vectors need none.
+    pub(crate) template: Result<ChatTemplate, PromptError>,
     pub(crate) constraints: Compiler,
     /// Tokens of the longest text that can be embedded.
     pub(crate) embed_tokens_max: u32,
@@ -188,10 +189,9 @@ fn choices_max(config: &EngineConfig) -> u32 {
 pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loaded, LoadError> {
     let refused = |reason| LoadError::Model { file: config.file.clone(), reason };
     let model = Arc::new(Model::vocabulary_of(&config.file).map_err(refused)?);
-    let template = model.template().map(|source| ChatTemplate::compile(source, config.unix_now));
     Ok(Loaded {
         token_bytes_max: model.token_bytes_max(),
-        template: template.transpose()?,
+        template: template(model.template(), config),
         constraints: Compiler::new(Arc::clone(&model)),
         choices_max: choices_max(config),
         queue_max: config.queue_max,
@@ -212,12 +212,22 @@ fn describe(
     device: &LlamaDevice<'_>,
     config: &EngineConfig,
     plan: Offload,
+/// The file's chat template, ready to render; an operator is told of one that does not parse.
+fn template(
+    source: Option<TemplateSource>,
+    config: &EngineConfig,
+) -> Result<ChatTemplate, PromptError> {
+    let source = source.ok_or(PromptError::NoTemplate)?;
+    ChatTemplate::compile(source, config.unix_now).inspect_err(|reason| {
+        tracing::warn!(file = %config.file.display(), %reason, "the model answers no chats");
+    })
+}
+
     before: &[info::Device],
     started: Instant,
 ) -> Result<Loaded, LoadError> {
     let source = model.template();
     let template_sha256 = source.as_ref().map(|source| hex_sha256(source.jinja.as_bytes()));
-    let template = source.map(|source| ChatTemplate::compile(source, config.unix_now));
     let metadata = |key: &str| model.metadata(key).filter(|value| !value.is_empty());
     let per_job = if device.unified() { device.cells() } else { device.cells() / config.slots };
     let file_bytes = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
@@ -267,7 +277,7 @@ fn describe(
         choices_max: choices_max(config),
         queue_max: config.queue_max,
         constraints: Compiler::new(Arc::clone(model)),
-        template: template.transpose()?,
+        template: template(source, config),
         token_bytes_max: model.token_bytes_max(),
         info,
     })
