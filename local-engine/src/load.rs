@@ -6,6 +6,7 @@ use std::{fs::File, path::Path, sync::Arc, time::Instant};
 use crate::{
     config::EngineConfig,
     constraint::Compiler,
+    defaults::SamplingDefaults,
     device::Device,
     digest::hex_sha256,
     draft::Drafter,
@@ -251,6 +252,7 @@ fn template(
         template_sha256,
         layers,
         layers_offloaded: plan.layers.min(layers),
+        sampling: SamplingDefaults::read(metadata),
         offloaded_to: plan.devices(before),
         devices: before.to_vec(),
         gpu_memory_bytes: offload::taken(before, &llama::devices().map_err(LoadError::Start)?),

@@ -165,7 +165,7 @@ impl LocalRoute {
         };
         let (prompt, constraint) = made(engine, inline, make).await?;
         let drawing = Drawing {
-            sampling: ask.sampling,
+            sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
             ignore_end: ask.ignore_end,
             // Beside calls they are looked for in the text alone, by who tells it from calls.
             stop: if calls.is_some() { Vec::new() } else { ask.stop.clone() },
@@ -201,7 +201,7 @@ impl LocalRoute {
         };
         let (prompts, constraint) = made(engine, inline, make).await?;
         let drawing = Drawing {
-            sampling: ask.sampling,
+            sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
             ignore_end: ask.ignore_end,
             stop: ask.stop.clone(),
             logprobs: ask.logprobs,
