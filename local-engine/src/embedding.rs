@@ -49,7 +49,7 @@ pub enum Pooling {
 /// Texts to be embedded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EmbedJob {
-    /// Their tokens, from [`crate::Engine::tokenize_raw`]: each at least one, and no more than
+    /// Their tokens, from [`crate::Engine::tokenize_text`]: each at least one, and no more than
     /// [`crate::Engine::embed_tokens_max`].
     pub inputs: Vec<Vec<i32>>,
     /// How token vectors are pooled; `None` is as the engine is configured, else what the model's file

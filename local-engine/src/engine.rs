@@ -99,6 +99,16 @@ impl Engine {
         self.tokens(&[text.to_owned()])
     }
 
+    /// Tokenises a text to embed, with the marks at its beginning and its end that the model's file asks
+    /// for. Control tokens' texts in it are control tokens.
+    ///
+    /// # Errors
+    /// The text cannot fit into the context.
+    pub fn tokenize_text(&self, text: &str) -> Result<Vec<i32>, PromptError> {
+        self.check_bytes(text.len())?;
+        Ok(self.inner.loaded.model.tokenize_text(text))
+    }
+
     /// The tokens of a conversation's prompt: what it takes of the context.
     ///
     /// # Errors
@@ -147,14 +157,19 @@ impl Engine {
     }
 
     fn tokens(&self, pieces: &[String]) -> Result<Vec<i32>, PromptError> {
+        self.check_bytes(pieces.iter().map(String::len).sum())?;
+        Ok(self.inner.loaded.model.tokenize(pieces))
+    }
+
+    /// Whether a text of so many bytes may fit into the context.
+    fn check_bytes(&self, bytes: usize) -> Result<(), PromptError> {
         let loaded = &self.inner.loaded;
-        let bytes: usize = pieces.iter().map(String::len).sum();
         let context_tokens = loaded.info.context_tokens;
         let most = usize::try_from(context_tokens).unwrap_or(usize::MAX);
         if bytes / loaded.token_bytes_max > most {
             return Err(PromptError::TooLong { bytes, context_tokens });
         }
-        Ok(loaded.model.tokenize(pieces))
+        Ok(())
     }
 
     /// Queues a job. Never waits.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use local_engine::{EmbedJob, Engine, EngineConfig, JobEvent, Pooling, Scheduling, SubmitError};
 
-use super::harness::{ask, engine, first_text, small};
+use super::harness::{ask, engine, first_text, model_file, small};
 
 fn texts(engine: &Engine, texts: &[&str], pooling: Option<Pooling>) -> EmbedJob {
-    let tokens = |text: &&str| engine.tokenize_raw(text).expect("fits");
+    let tokens = |text: &&str| engine.tokenize_text(text).expect("fits");
     EmbedJob {
         inputs: texts.iter().map(tokens).collect(),
         pooling,
@@ -60,6 +60,27 @@ async fn pooling_is_what_was_asked_for() {
     let configured = super::harness::engine(&configured);
     let as_configured = vectors(&configured, texts(&configured, &text, None)).await;
     assert!(cosine(&as_configured[0], &last[0]) > 0.9999, "the operator says the last token");
+}
+
+#[test]
+fn texts_have_the_marks_that_the_file_asks_for() {
+    let plain = engine(&small());
+    let words = plain.tokenize_text("hello world").expect("fits");
+    assert_eq!(words, plain.tokenize_raw("hello world").expect("fits"));
+    // The same model, whose file asks for an end.
+    let mut bytes = std::fs::read(model_file()).expect("the model");
+    let name = b"tokenizer.ggml.add_bos_token";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("its key");
+    bytes[at..at + name.len()].copy_from_slice(b"tokenizer.ggml.add_eos_token");
+    bytes[at + name.len() + 4] = 1;
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = EngineConfig { file: directory.path().join("marked.gguf"), ..small() };
+    std::fs::write(&config.file, bytes).expect("written");
+    let marked = engine(&config);
+    let text = marked.tokenize_text("hello world").expect("fits");
+    assert_eq!(text.split_last().map(|(_, before)| before), Some(&words[..]));
+    assert!(text.last().is_some_and(|end| marked.info().end_tokens.contains(end)), "{text:?}");
+    assert_eq!(marked.tokenize_raw("hello world").expect("fits"), words, "a prompt goes on");
 }
 
 #[tokio::test]

@@ -195,8 +195,10 @@ impl LocalRoute {
         let (prompts, rule) = (ask.prompts, ask.rule);
         let rule_param = rule.as_ref().map(|(param, _)| *param);
         let make = move |engine: &Engine| {
-            let prompts: Result<Vec<_>, _> =
-                prompts.into_iter().map(|prompt| tokens(engine, "prompt", prompt)).collect();
+            let prompts: Result<Vec<_>, _> = prompts
+                .into_iter()
+                .map(|it| tokens(engine, "prompt", it, Engine::tokenize_raw))
+                .collect();
             Ok((prompts?, compiled(engine, rule.as_ref())?))
         };
         let (prompts, constraint) = made(engine, inline, make).await?;
@@ -237,7 +239,7 @@ impl LocalRoute {
         let make = move |engine: &Engine| {
             ask.texts
                 .into_iter()
-                .map(|text| tokens(engine, "input", text))
+                .map(|text| tokens(engine, "input", text, Engine::tokenize_text))
                 .collect::<Result<Vec<_>, _>>()
         };
         let inputs = made(engine, inline, make).await?;
@@ -402,11 +404,14 @@ async fn made<T: Send + 'static>(
 }
 
 /// A text's tokens: its own, or those the caller wrote.
-fn tokens(engine: &Engine, param: &'static str, prompt: Prompt) -> Result<Vec<i32>, Fault> {
+fn tokens(
+    engine: &Engine,
+    param: &'static str,
+    prompt: Prompt,
+    tokenize: fn(&Engine, &str) -> Result<Vec<i32>, PromptError>,
+) -> Result<Vec<i32>, Fault> {
     match prompt {
-        Prompt::Text(text) => {
-            engine.tokenize_raw(&text).map_err(|error| prompt_fault(param, &error))
-        }
+        Prompt::Text(text) => tokenize(engine, &text).map_err(|error| prompt_fault(param, &error)),
         Prompt::Tokens(ids) => {
             let known = |id: u32| i32::try_from(id).ok().filter(|_| id < engine.info().vocabulary);
             ids.into_iter().map(known).collect::<Option<Vec<_>>>().ok_or_else(|| {
