@@ -269,6 +269,14 @@ impl Engine {
         &self.inner.loaded.info
     }
 
+    /// Memory that the model takes in bytes, by estimate; with that for texts to embed, once there were
+    /// some.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let to_embed = self.inner.shared.embeds.room_taken();
+        self.inner.loaded.info.memory_bytes.saturating_add(to_embed)
+    }
+
     /// SHA-256 of the model file in hex: `None` while it is being computed, or if the file can no
     /// longer be read.
     #[must_use]

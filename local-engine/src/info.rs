@@ -95,7 +95,8 @@ pub struct ModelInfo {
     pub draft: Option<DraftInfo>,
     /// Time taken to load, context included.
     pub load_time: Duration,
-    /// Memory it takes, by the estimate that models share the device's memory by.
+    /// Memory it takes, by the estimate that models share the device's memory by; texts to embed take
+    /// more, which [`crate::Engine::memory_bytes`] has.
     pub memory_bytes: u64,
 }
 

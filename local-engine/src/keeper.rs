@@ -347,7 +347,7 @@ impl Round<'_> {
         let ends = |retired: &&Retired| retired.engine.is_unused() || now >= retired.until;
         let ending = self.retired.iter().filter(ends).map(|retired| &retired.engine);
         let engines = ending.chain(idle.iter().map(|(_, engine)| engine));
-        let bytes = engines.map(|engine| engine.info().memory_bytes);
+        let bytes = engines.map(Engine::memory_bytes);
         bytes.fold(self.keeper.memory.free(), u64::saturating_add) >= needed
     }
 

@@ -22,6 +22,11 @@ use crate::{
     with_model::{Models, WithModel},
 };
 
+/// Bytes of an element of the KV cache.
+const KV_ELEMENT_BYTES: u64 = 2;
+/// A context's work space beside its logits.
+const FIXED_BYTES: u64 = 32 << 20;
+
 /// What the callers' side needs of a loaded model.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -60,14 +65,19 @@ pub(crate) fn check_header(file: &Path) -> Result<Header, LoadError> {
 /// Memory the model will take, from its header: weights, KV cache, and the work space, most of
 /// which are the logits of a full batch.
 pub(crate) fn memory_estimate(header: &Header, config: &EngineConfig) -> u64 {
-    const KV_ELEMENT_BYTES: u64 = 2;
     const LOGIT_BYTES: u64 = 4;
-    const FIXED_BYTES: u64 = 32 << 20;
     let kv = u64::from(config.context_tokens).saturating_mul(header.kv_elements_per_token);
     let rows = u64::from(config.batch_tokens().min(512));
     let logits = header.vocabulary.saturating_mul(rows).saturating_mul(LOGIT_BYTES);
     let sum = header.tensor_bytes.saturating_add(kv.saturating_mul(KV_ELEMENT_BYTES));
     sum.saturating_add(logits).saturating_add(FIXED_BYTES)
+}
+
+/// Memory that the context takes in which texts are embedded, of so many tokens: a KV cache of its own,
+/// and its work space.
+pub(crate) fn embedding_estimate(header: &Header, tokens: u32) -> u64 {
+    let kv = u64::from(tokens).saturating_mul(header.kv_elements_per_token);
+    kv.saturating_mul(KV_ELEMENT_BYTES).saturating_add(FIXED_BYTES)
 }
 
 /// Loads the model and makes the scheduler over it. Blocks for as long as that takes.
@@ -202,17 +212,6 @@ pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loade
     })
 }
 
-/// Tells the operator that a plan did not fit; the next one is tried.
-fn fall_short(plan: Offload, failure: LoadError) -> LoadError {
-    tracing::warn!(layers_offloaded = plan.layers, reason = %failure, "the model does not load so");
-    failure
-}
-
-fn describe(
-    Models { model, draft }: &Models,
-    device: &LlamaDevice<'_>,
-    config: &EngineConfig,
-    plan: Offload,
 /// The file's chat template, ready to render; an operator is told of one that does not parse.
 fn template(
     source: Option<TemplateSource>,
@@ -224,6 +223,17 @@ fn template(
     })
 }
 
+/// Tells the operator that a plan did not fit; the next one is tried.
+fn fall_short(plan: Offload, failure: LoadError) -> LoadError {
+    tracing::warn!(layers_offloaded = plan.layers, reason = %failure, "the model does not load so");
+    failure
+}
+
+fn describe(
+    Models { model, draft }: &Models,
+    device: &LlamaDevice<'_>,
+    config: &EngineConfig,
+    plan: Offload,
     before: &[info::Device],
     started: Instant,
 ) -> Result<Loaded, LoadError> {
@@ -242,6 +252,7 @@ fn template(
         parameters: model.parameters(),
         tensor_bytes: model.tensor_bytes(),
         file_bytes,
+        sampling: SamplingDefaults::read(metadata),
         vocabulary: model.vocabulary(),
         end_tokens: model.end_tokens(),
         trained_context_tokens: model.trained_context_tokens(),
@@ -252,7 +263,6 @@ fn template(
         template_sha256,
         layers,
         layers_offloaded: plan.layers.min(layers),
-        sampling: SamplingDefaults::read(metadata),
         offloaded_to: plan.devices(before),
         devices: before.to_vec(),
         gpu_memory_bytes: offload::taken(before, &llama::devices().map_err(LoadError::Start)?),

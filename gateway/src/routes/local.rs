@@ -193,7 +193,7 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     report["load_ms"] = millis(info.load_time).into();
     report["isolation"] = if engine.process().is_some() { "process" } else { "in_process" }.into();
     report["process"] = engine.process().into();
-    report["memory_bytes"] = info.memory_bytes.into();
+    report["memory_bytes"] = engine.memory_bytes().into();
     report["draft_model"] = info.draft.as_ref().map(|draft| draft.name.as_str()).into();
 }
 

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use local_engine::{EmbedJob, Engine, EngineConfig, JobEvent, Pooling, Scheduling, SubmitError};
+use local_engine::{
+    EmbedError, EmbedJob, Engine, EngineConfig, Host, HostConfig, JobEvent, Keep, Pooling,
+    Scheduling, SubmitError,
+};
 
 use super::harness::{ask, engine, first_text, model_file, small};
 
@@ -60,6 +63,30 @@ async fn pooling_is_what_was_asked_for() {
     let configured = super::harness::engine(&configured);
     let as_configured = vectors(&configured, texts(&configured, &text, None)).await;
     assert!(cosine(&as_configured[0], &last[0]) > 0.9999, "the operator says the last token");
+}
+
+#[tokio::test]
+async fn their_context_counts_against_the_memory_of_all_models() {
+    let host = |memory_max| Host::start(&HostConfig { memory_max }).expect("a host");
+    let first = host(None);
+    let model = first.keep("edge", small(), Keep::default()).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    let without = engine.memory_bytes();
+    vectors(&engine, texts(&engine, &["hello"], None)).await;
+    assert!(engine.memory_bytes() > without + (32 << 20));
+    assert_eq!(first.status().memory_used, engine.memory_bytes());
+    drop((engine, model, first));
+
+    let second = host(Some(without + (32 << 20)));
+    let model = second.keep("edge", small(), Keep::default()).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    let mut asked = engine.embed(texts(&engine, &["hello"], None)).expect("taken");
+    let refused = asked.vectors().await.expect_err("there is no room");
+    assert!(matches!(&refused, EmbedError::Unable(why) if why.contains("MiB")), "{refused}");
+    assert_eq!(asked.usage().prompt_tokens, 0);
+    let job = ask(&engine, "Name a color.", 3);
+    assert_eq!(super::harness::answer(&engine, job).await.usage().generated_tokens, 3);
+    assert_eq!(second.status().memory_used, without);
 }
 
 #[test]
