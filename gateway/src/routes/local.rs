@@ -139,11 +139,13 @@ impl LocalRoute {
     }
 }
 
-/// A model that is not there: full and slow are the load's, the rest is the engine's fault.
+/// A model that is not there: full and slow are the load's, an unload is the operator's, and the rest
+/// is the engine's fault.
 fn not_loaded(error: &NotLoaded) -> Fault {
     let kind = match error {
         NotLoaded::TooManyWait | NotLoaded::Timeout { .. } => FaultKind::Busy,
-        NotLoaded::Failed { .. } | NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Engine,
+        NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Stopped,
+        NotLoaded::Failed { .. } => FaultKind::Engine,
     };
     Fault::new(kind, error.to_string())
 }
@@ -209,4 +211,16 @@ fn times(each: Duration, count: u64) -> Duration {
 fn unfit(bad: BadRequest) -> Fault {
     let detail = bad.code;
     Fault::new(FaultKind::Unfit(bad), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_an_operator_called_off_is_no_fault_of_the_route() {
+        assert!(!not_loaded(&NotLoaded::Unloaded).is_upstreams());
+        let failed = NotLoaded::Failed { reason: "no file".to_owned() };
+        assert!(not_loaded(&failed).is_upstreams());
+    }
 }
