@@ -356,17 +356,18 @@ impl Engine {
 
     /// Whether only its name and the asker hold it, and nothing is computed or waits.
     pub(crate) fn is_idle(&self) -> bool {
-        Arc::strong_count(&self.inner) <= 2 && self.has_no_work()
+        Arc::strong_count(&self.inner) <= 2 && !self.has_work()
     }
 
     /// Whether only the asker holds it, and nothing is computed or waits.
     pub(crate) fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.inner) <= 1 && self.has_no_work()
+        Arc::strong_count(&self.inner) <= 1 && !self.has_work()
     }
 
-    /// Who may still submit is counted before, so that what they submitted is counted here.
-    fn has_no_work(&self) -> bool {
-        self.inner.shared.has_no_jobs()
+    /// Whether something is computed or waits. Who may still submit is counted before, so that what they
+    /// submitted is counted here.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.inner.shared.has_no_jobs()
     }
 
     pub(crate) fn digest(&self) -> Arc<Digest> {
