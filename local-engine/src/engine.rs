@@ -87,7 +87,19 @@ impl Engine {
     /// # Errors
     /// The template refuses the messages, or the text cannot fit into the context.
     pub fn tokenize(&self, chat: &Chat) -> Result<Vec<i32>, PromptError> {
-        self.tokens(&self.template()?.render(chat)?)
+        self.tokenize_while(chat, &|| true)
+    }
+
+    /// Like [`Engine::tokenize`], and given up where nobody waits for the prompt any more.
+    ///
+    /// # Errors
+    /// As there, and [`PromptError::GivenUp`].
+    pub fn tokenize_while(
+        &self,
+        chat: &Chat,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<i32>, PromptError> {
+        self.tokens(&self.template()?.render(chat)?, wanted)
     }
 
     /// Tokenises a text that is a prompt as it stands, without a template. Control tokens' texts in
@@ -96,7 +108,7 @@ impl Engine {
     /// # Errors
     /// The text cannot fit into the context.
     pub fn tokenize_raw(&self, text: &str) -> Result<Vec<i32>, PromptError> {
-        self.tokens(&[text.to_owned()])
+        self.tokens(&[text.to_owned()], &|| true)
     }
 
     /// Tokenises a text to embed, with the marks at its beginning and its end that the model's file asks
@@ -107,14 +119,6 @@ impl Engine {
     pub fn tokenize_text(&self, text: &str) -> Result<Vec<i32>, PromptError> {
         self.check_bytes(text.len())?;
         Ok(self.inner.loaded.model.tokenize_text(text))
-    }
-
-    /// The tokens of a conversation's prompt: what it takes of the context.
-    ///
-    /// # Errors
-    /// As [`Engine::tokenize`].
-    pub fn count(&self, chat: &Chat) -> Result<usize, PromptError> {
-        self.tokenize(chat).map(|tokens| tokens.len())
     }
 
     fn template(&self) -> Result<&ChatTemplate, PromptError> {
@@ -156,9 +160,13 @@ impl Engine {
         Ok(())
     }
 
-    fn tokens(&self, pieces: &[String]) -> Result<Vec<i32>, PromptError> {
+    fn tokens(
+        &self,
+        pieces: &[String],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<i32>, PromptError> {
         self.check_bytes(pieces.iter().map(String::len).sum())?;
-        Ok(self.inner.loaded.model.tokenize(pieces))
+        self.inner.loaded.model.tokenize(pieces, wanted).ok_or(PromptError::GivenUp)
     }
 
     /// Whether a text of so many bytes may fit into the context.

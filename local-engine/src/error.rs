@@ -103,6 +103,9 @@ pub enum PromptError {
     /// The model's template refuses these messages, for example two users in a row.
     #[error("the model's chat template refuses these messages: {0}")]
     Refused(String),
+    /// Nobody waits for the prompt any more.
+    #[error("the prompt was given up")]
+    GivenUp,
     /// A message's past tool calls are not JSON.
     #[error("tool_calls of message {0} is not valid JSON")]
     ToolCalls(usize),

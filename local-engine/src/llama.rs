@@ -265,18 +265,26 @@ impl Model {
         })
     }
 
-    /// Tokens of a rendered prompt's pieces. Control texts in them become control tokens.
-    pub(crate) fn tokenize(&self, pieces: &[String]) -> Vec<i32> {
+    /// Tokens of a rendered prompt's pieces. Control texts in them become control tokens. `None`: they
+    /// were no longer wanted before all was done.
+    pub(crate) fn tokenize(
+        &self,
+        pieces: &[String],
+        wanted: &dyn Fn() -> bool,
+    ) -> Option<Vec<i32>> {
         let vocab = self.model.vocab();
         let mut tokens = Vec::new();
         for piece in pieces {
+            if !wanted() {
+                return None;
+            }
             self.add_tokens(piece, &mut tokens);
         }
         // A template may write the beginning token itself; twice would disturb the model.
         if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
-        tokens.into_iter().map(|token| token.0).collect()
+        Some(tokens.into_iter().map(|token| token.0).collect())
     }
 
     /// Tokens of a text to embed, with the marks that the file wants at its beginning and its end: a model

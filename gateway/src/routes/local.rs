@@ -3,11 +3,13 @@
 mod answer;
 mod growth;
 mod job;
+mod makers;
 mod vectors;
 
 pub use answer::LocalAnswer;
 pub use job::LocalJob;
 
+use self::makers::Makers;
 use super::{Fault, FaultKind};
 use crate::{config::LocalConfig, wire::BadRequest};
 use local_engine::{
@@ -25,6 +27,9 @@ const PREFILL_PER_DECODE: u32 = 2;
 pub struct LocalRoute {
     model: HostedModel,
     config: LocalConfig,
+    /// Where its prompts are made, and where its rules are.
+    prompts: Makers,
+    rules: Makers,
 }
 
 // === impl LocalRoute ===
@@ -33,7 +38,8 @@ impl LocalRoute {
     /// A route over a kept model.
     #[must_use]
     pub fn new(model: HostedModel, config: LocalConfig) -> Self {
-        Self { model, config }
+        let makers = || Makers::new(config.queue_wait_max);
+        Self { prompts: makers(), rules: makers(), model, config }
     }
 
     /// The model.
