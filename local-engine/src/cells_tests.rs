@@ -220,20 +220,20 @@ fn a_chunk_is_what_the_target_leaves_by_what_steps_have_cost() {
 /// readers that leave: every text is what it would have been alone.
 #[test]
 fn whatever_happens_to_cells_no_answer_changes() {
-    for seed in 1..5 {
-        whatever_happens(seed, 1, |_| {});
-    }
+    let preemptions = (1..5).map(|seed| whatever_happens(seed, 1, |_| {}));
+    assert!(preemptions.sum::<u64>() > 0);
 }
 
 /// The same in a model with a sliding window, and with prompts that are long enough for checkpoints.
 #[test]
 fn nor_in_a_model_with_a_sliding_window() {
-    for seed in 1..5 {
-        whatever_happens(seed, 2, |bench| bench.scheduler.device.rewinds = false);
-    }
+    let sliding = |bench: &mut Bench| bench.scheduler.device.rewinds = false;
+    let preemptions = (1..5).map(|seed| whatever_happens(seed, 2, sliding));
+    assert!(preemptions.sum::<u64>() > 0);
 }
 
-fn whatever_happens(seed: u64, scale: usize, change: fn(&mut Bench)) {
+/// Says how often a job had to wait outside the cache.
+fn whatever_happens(seed: u64, scale: usize, change: fn(&mut Bench)) -> u64 {
     let mut draw = Draw(seed);
     let times = u32::try_from(scale).expect("small");
     let mut bench = Bench::new(|config| {
@@ -287,6 +287,7 @@ fn whatever_happens(seed: u64, scale: usize, change: fn(&mut Bench)) {
         }
     }
     let read = bench.shared.gauges.read();
-    assert!(ended > 100 && read.preemptions > 0 && read.prefix_hits > 0, "{ended} {read:?}");
+    assert!(ended > 100 && read.prefix_hits > 0, "{ended} {read:?}");
     assert_eq!((read.failed, read.attributed), (0, read.busy));
+    read.preemptions
 }

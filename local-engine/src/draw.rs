@@ -130,10 +130,15 @@ impl Chain {
     }
 }
 
-/// llama.cpp's seeds have 32 bits, and all ones mean "draw one" there.
+/// llama.cpp's seeds have 32 bits. Those of 32 bits with or without a sign are its own; of others too
+/// neighbours stay apart, since the choices of a request draw with such.
 fn folded(seed: u64) -> u32 {
-    let folded = (seed ^ (seed >> 32)) & u64::from(u32::MAX);
-    u32::try_from(folded).unwrap_or(0).min(u32::MAX - 1)
+    /// Odd: the golden ratio's fraction.
+    const SPREAD: u32 = 0x9e37_79b1;
+    let part = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0);
+    let (high, low) = (part(seed >> 32), part(seed));
+    let beyond = if seed.cast_signed() < 0 { !high } else { high };
+    low ^ beyond.wrapping_mul(SPREAD)
 }
 
 #[cfg(test)]
@@ -194,8 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_never_means_a_random_one() {
-        assert_eq!(folded(7), 7);
-        assert_eq!(folded(u64::from(u32::MAX)), u32::MAX - 1);
+    fn seeds_of_32_bits_are_llama_cpps_and_neighbours_are_apart() {
+        assert_eq!((folded(7), folded(u64::from(u32::MAX))), (7, u32::MAX));
+        assert_eq!(folded((-2_i64).cast_unsigned()), u32::MAX - 1);
+        for first in [-9_i64, (1 << 32) - 4, 5 << 40, i64::MAX - 9, i64::MIN] {
+            let seeds = (0..9).map(|choice| folded((first + choice).cast_unsigned()));
+            let different: std::collections::BTreeSet<u32> = seeds.collect();
+            assert_eq!(different.len(), 9, "from {first}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! caller who has had least comes next. Time is attributed as for any job.
 
 mod line;
+mod room;
 
 use std::{
     sync::{
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender, error::TrySendError};
 
 pub(crate) use line::Embeds;
+pub(crate) use room::Room;
 
 use crate::{
     device::{Device, Fault},
@@ -49,7 +51,7 @@ pub enum Pooling {
 /// Texts to be embedded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EmbedJob {
-    /// Their tokens, from [`crate::Engine::tokenize_raw`]: each at least one, and no more than
+    /// Their tokens, from [`crate::Engine::tokenize_text`]: each at least one, and no more than
     /// [`crate::Engine::embed_tokens_max`].
     pub inputs: Vec<Vec<i32>>,
     /// How token vectors are pooled; `None` is as the engine is configured, else what the model's file
@@ -238,7 +240,12 @@ impl<D: Device> Scheduler<D> {
             self.shared.embeds.line().lose_cells();
         }
         let chunk = self.embed_bound();
-        let ready = self.device.ready_to_embed();
+        let ready = self.shared.embeds.take_room().map_err(Fault::Sequence);
+        let ready = ready.and_then(|()| {
+            // Where there is none now there was none before.
+            let made = self.device.ready_to_embed();
+            made.inspect_err(|_| self.shared.embeds.free_room())
+        });
         reading.meter.begin_step(self.costs.expected_ns(0, reading.next_chunk(chunk)));
         let started = Instant::now();
         let read = ready.and_then(|()| reading.chunk(&mut self.device, chunk));

@@ -87,8 +87,19 @@ impl Engine {
     /// # Errors
     /// The template refuses the messages, or the text cannot fit into the context.
     pub fn tokenize(&self, chat: &Chat) -> Result<Vec<i32>, PromptError> {
-        let template = self.inner.loaded.template.as_ref().ok_or(PromptError::NoTemplate)?;
-        self.tokens(&template.render(chat)?)
+        self.tokenize_while(chat, &|| true)
+    }
+
+    /// Like [`Engine::tokenize`], and given up where nobody waits for the prompt any more.
+    ///
+    /// # Errors
+    /// As there, and [`PromptError::GivenUp`].
+    pub fn tokenize_while(
+        &self,
+        chat: &Chat,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<i32>, PromptError> {
+        self.tokens(&self.template()?.render(chat)?, wanted)
     }
 
     /// Tokenises a text that is a prompt as it stands, without a template. Control tokens' texts in
@@ -97,21 +108,27 @@ impl Engine {
     /// # Errors
     /// The text cannot fit into the context.
     pub fn tokenize_raw(&self, text: &str) -> Result<Vec<i32>, PromptError> {
-        self.tokens(&[text.to_owned()])
+        self.tokens(&[text.to_owned()], &|| true)
     }
 
-    /// The tokens of a conversation's prompt: what it takes of the context.
+    /// Tokenises a text to embed, with the marks at its beginning and its end that the model's file asks
+    /// for. Control tokens' texts in it are control tokens.
     ///
     /// # Errors
-    /// As [`Engine::tokenize`].
-    pub fn count(&self, chat: &Chat) -> Result<usize, PromptError> {
-        self.tokenize(chat).map(|tokens| tokens.len())
+    /// The text cannot fit into the context.
+    pub fn tokenize_text(&self, text: &str) -> Result<Vec<i32>, PromptError> {
+        self.check_bytes(text.len())?;
+        Ok(self.inner.loaded.model.tokenize_text(text))
     }
 
-    /// How this model writes calls of tools; `None` without a chat template.
+    fn template(&self) -> Result<&ChatTemplate, PromptError> {
+        self.inner.loaded.template.as_ref().map_err(PromptError::clone)
+    }
+
+    /// How this model writes calls of tools; `None` without a chat template that can be used.
     #[must_use]
     pub fn tool_format(&self) -> Option<ToolFormat> {
-        self.inner.loaded.template.as_ref().map(ChatTemplate::format)
+        self.template().ok().map(ChatTemplate::format)
     }
 
     /// Compiles what keeps an answer's calls of `tools` well-formed; read the answer with a
@@ -120,8 +137,8 @@ impl Engine {
     /// # Errors
     /// A function's schema cannot be enforced, or the model has no chat template.
     pub fn constrain_calls(&self, tools: &Tools) -> Result<Constraint, ConstraintError> {
-        let no_template = || ConstraintError::Refused(PromptError::NoTemplate.to_string());
-        let rule = tools.rule(self.tool_format().ok_or_else(no_template)?)?;
+        let no_template = |reason: PromptError| ConstraintError::Refused(reason.to_string());
+        let rule = tools.rule(self.template().map_err(no_template)?.format())?;
         let compiled = self.constrain(&rule);
         if let Err(ConstraintError::Refused(_)) = &compiled {
             self.constrain_each(tools)?;
@@ -143,15 +160,24 @@ impl Engine {
         Ok(())
     }
 
-    fn tokens(&self, pieces: &[String]) -> Result<Vec<i32>, PromptError> {
+    fn tokens(
+        &self,
+        pieces: &[String],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<i32>, PromptError> {
+        self.check_bytes(pieces.iter().map(String::len).sum())?;
+        self.inner.loaded.model.tokenize(pieces, wanted).ok_or(PromptError::GivenUp)
+    }
+
+    /// Whether a text of so many bytes may fit into the context.
+    fn check_bytes(&self, bytes: usize) -> Result<(), PromptError> {
         let loaded = &self.inner.loaded;
-        let bytes: usize = pieces.iter().map(String::len).sum();
         let context_tokens = loaded.info.context_tokens;
         let most = usize::try_from(context_tokens).unwrap_or(usize::MAX);
         if bytes / loaded.token_bytes_max > most {
             return Err(PromptError::TooLong { bytes, context_tokens });
         }
-        Ok(loaded.model.tokenize(pieces))
+        Ok(())
     }
 
     /// Queues a job. Never waits.
@@ -251,6 +277,14 @@ impl Engine {
         &self.inner.loaded.info
     }
 
+    /// Memory that the model takes in bytes, by estimate; with that for texts to embed, once there were
+    /// some.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let to_embed = self.inner.shared.embeds.room_taken();
+        self.inner.loaded.info.memory_bytes.saturating_add(to_embed)
+    }
+
     /// SHA-256 of the model file in hex: `None` while it is being computed, or if the file can no
     /// longer be read.
     #[must_use]
@@ -330,17 +364,18 @@ impl Engine {
 
     /// Whether only its name and the asker hold it, and nothing is computed or waits.
     pub(crate) fn is_idle(&self) -> bool {
-        Arc::strong_count(&self.inner) <= 2 && self.has_no_work()
+        Arc::strong_count(&self.inner) <= 2 && !self.has_work()
     }
 
     /// Whether only the asker holds it, and nothing is computed or waits.
     pub(crate) fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.inner) <= 1 && self.has_no_work()
+        Arc::strong_count(&self.inner) <= 1 && !self.has_work()
     }
 
-    /// Who may still submit is counted before, so that what they submitted is counted here.
-    fn has_no_work(&self) -> bool {
-        self.inner.shared.has_no_jobs()
+    /// Whether something is computed or waits. Who may still submit is counted before, so that what they
+    /// submitted is counted here.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.inner.shared.has_no_jobs()
     }
 
     pub(crate) fn digest(&self) -> Arc<Digest> {

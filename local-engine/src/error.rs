@@ -52,9 +52,6 @@ pub enum LoadError {
         /// Bytes that are free.
         free: u64,
     },
-    /// The chat template in the file does not parse.
-    #[error("the model's chat template does not parse: {0}")]
-    Template(String),
     /// The system would not start a thread, or llama.cpp its backend.
     #[error("the engine could not start: {0}")]
     Start(String),
@@ -100,9 +97,15 @@ pub enum PromptError {
     /// The model has no chat template.
     #[error("this model has no chat template: it cannot answer chats")]
     NoTemplate,
+    /// The model's chat template does not parse.
+    #[error("the model's chat template does not parse, so that it cannot answer chats: {0}")]
+    Template(String),
     /// The model's template refuses these messages, for example two users in a row.
     #[error("the model's chat template refuses these messages: {0}")]
     Refused(String),
+    /// Nobody waits for the prompt any more.
+    #[error("the prompt was given up")]
+    GivenUp,
     /// A message's past tool calls are not JSON.
     #[error("tool_calls of message {0} is not valid JSON")]
     ToolCalls(usize),

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     digest::Digest,
+    embedding::Room,
     error::LoadError,
     hosted::{Hosted, HostedModel, Keep},
     keeper::{self, Keeper},
@@ -158,6 +159,8 @@ pub(crate) fn place(
         let header = load::check_header(&draft.file)?;
         needed = needed.saturating_add(load::memory_estimate(&header, &draft));
     }
+    let room_to_embed =
+        |tokens: u32| Room::new(Arc::clone(memory), load::embedding_estimate(&header, tokens));
     let claim = memory.claim(needed).map_err(|free| LoadError::Memory { needed, free })?;
     let shared = Arc::new(Shared::new(config.queue_max, config.reader_lag_max));
     let digest = Digest::begin(&config.file, known);
@@ -165,7 +168,9 @@ pub(crate) fn place(
         process::try_out(config, worker)?;
     }
     if let Isolation::Process(worker) = &config.isolation {
-        return place_apart(config, worker, claim, (shared, digest));
+        let placed = place_apart(config, worker, claim, (shared, digest))?;
+        placed.shared.embeds.set_room(room_to_embed(placed.loaded.embed_tokens_max));
+        return Ok(placed);
     }
     let loading = AssertUnwindSafe(|| load::load(config, &shared));
     let (scheduler, mut loaded) = catch_unwind(loading).unwrap_or_else(|panic| {
@@ -173,6 +178,7 @@ pub(crate) fn place(
         Err(LoadError::Start(format!("llama.cpp's wrapper panicked while loading: {said}")))
     })?;
     loaded.info.memory_bytes = needed;
+    shared.embeds.set_room(room_to_embed(loaded.embed_tokens_max));
     let placed = Placed::new(scheduler, Arc::clone(&shared), config.drill.clone(), claim);
     threads.of(config, &loaded.info.offloaded_to)?.move_in(Box::new(placed))?;
     Ok(InPlace { loaded, shared, digest, remote: None })

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::defaults::SamplingDefaults;
+
 /// A device llama.cpp found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -38,7 +40,7 @@ pub struct DraftInfo {
 }
 
 /// A loaded model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The model's own name (`general.name`), or the file's.
     pub name: String,
@@ -54,6 +56,8 @@ pub struct ModelInfo {
     pub tensor_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
+    /// How its makers want tokens drawn.
+    pub sampling: SamplingDefaults,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
     /// The tokens that end the model's turn.
@@ -91,7 +95,8 @@ pub struct ModelInfo {
     pub draft: Option<DraftInfo>,
     /// Time taken to load, context included.
     pub load_time: Duration,
-    /// Memory it takes, by the estimate that models share the device's memory by.
+    /// Memory it takes, by the estimate that models share the device's memory by; texts to embed take
+    /// more, which [`crate::Engine::memory_bytes`] has.
     pub memory_bytes: u64,
 }
 

@@ -51,6 +51,7 @@ struct Retired {
 #[derive(Default)]
 struct Tries {
     failed: u32,
+    /// When it was loaded, unless it has failed since.
     loaded_at: Option<Instant>,
     /// Bytes for which there is no room while others work.
     waits_for: Option<u64>,
@@ -134,6 +135,10 @@ impl Round<'_> {
         match hosted.now() {
             Standing::Loaded(engine) => {
                 hosted.wanted.store(false, SeqCst);
+                // An answer is use to its end, and counts which model makes room.
+                if engine.has_work() {
+                    hosted.used();
+                }
                 let Some(unload_after) = hosted.keep.unload_after else { return LOOK };
                 let idle = hosted.idle();
                 if idle >= unload_after && !hosted.is_waited_for() && engine.is_idle() {
@@ -196,6 +201,7 @@ impl Round<'_> {
         let tries = &mut self.tries[at];
         let wait = backoff(hosted.keep.reload_after, tries.failed, hosted.keep.reload_after_max);
         tries.failed = tries.failed.saturating_add(1);
+        tries.loaded_at = None;
         tracing::error!(
             model = hosted.name,
             reason,
@@ -258,8 +264,13 @@ impl Round<'_> {
         models: &[Arc<Hosted>],
     ) -> Result<(), LoadError> {
         let before = hosted.now();
-        hosted.set(Standing::Loading { again: self.tries[at].failed > 0 });
-        self.tries[at].waits_for = None;
+        let tries = &mut self.tries[at];
+        if tries.loaded_at.is_some() {
+            // It was loaded and unloaded in order: it has proved itself.
+            tries.failed = 0;
+        }
+        tries.waits_for = None;
+        hosted.set(Standing::Loading { again: tries.failed > 0 });
         let config = hosted.config().clone();
         match self.place(hosted, &config, models) {
             Ok(engine) => {
@@ -347,7 +358,7 @@ impl Round<'_> {
         let ends = |retired: &&Retired| retired.engine.is_unused() || now >= retired.until;
         let ending = self.retired.iter().filter(ends).map(|retired| &retired.engine);
         let engines = ending.chain(idle.iter().map(|(_, engine)| engine));
-        let bytes = engines.map(|engine| engine.info().memory_bytes);
+        let bytes = engines.map(Engine::memory_bytes);
         bytes.fold(self.keeper.memory.free(), u64::saturating_add) >= needed
     }
 

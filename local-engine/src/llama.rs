@@ -265,20 +265,59 @@ impl Model {
         })
     }
 
-    /// Tokens of a rendered prompt's pieces. Control texts in them become control tokens.
-    pub(crate) fn tokenize(&self, pieces: &[String]) -> Vec<i32> {
+    /// Tokens of a rendered prompt's pieces. Control texts in them become control tokens. `None`: they
+    /// were no longer wanted before all was done.
+    pub(crate) fn tokenize(
+        &self,
+        pieces: &[String],
+        wanted: &dyn Fn() -> bool,
+    ) -> Option<Vec<i32>> {
         let vocab = self.model.vocab();
         let mut tokens = Vec::new();
         for piece in pieces {
-            for part in self.parts(piece) {
-                vocab.tokenize_into(part.as_bytes(), &mut tokens, false, true);
+            if !wanted() {
+                return None;
             }
+            self.add_tokens(piece, &mut tokens);
         }
         // A template may write the beginning token itself; twice would disturb the model.
         if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
+        Some(tokens.into_iter().map(|token| token.0).collect())
+    }
+
+    /// Tokens of a text to embed, with the marks that the file wants at its beginning and its end: a model
+    /// whose vector is that of its last token was taught to put it there. Control texts in it become
+    /// control tokens.
+    pub(crate) fn tokenize_text(&self, text: &str) -> Vec<i32> {
+        let vocab = self.model.vocab();
+        let mut tokens = Vec::new();
+        self.add_tokens(text, &mut tokens);
+        // As llama.cpp sets them; of a vocabulary of words (BERT's) always.
+        let of_words = self.metadata("tokenizer.ggml.model").as_deref() == Some("bert");
+        let known = |token: &LlamaToken| (0..self.vocabulary).contains(&token.0);
+        let begin = Some(vocab.bos()).filter(|_| of_words || vocab.should_add_bos());
+        let end = if of_words {
+            Some(vocab.sep())
+        } else {
+            Some(vocab.eos()).filter(|_| vocab.should_add_eos())
+        };
+        // The text may have them itself; twice would disturb the model.
+        if let Some(begin) = begin.filter(known).filter(|begin| tokens.first() != Some(begin)) {
+            tokens.insert(0, begin);
+        }
+        if let Some(end) = end.filter(known).filter(|end| tokens.last() != Some(end)) {
+            tokens.push(end);
+        }
         tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    /// Adds a text's tokens, and none that the text does not have.
+    fn add_tokens(&self, text: &str, tokens: &mut Vec<LlamaToken>) {
+        for part in self.parts(text) {
+            self.model.vocab().tokenize_into(part.as_bytes(), tokens, false, true);
+        }
     }
 
     /// What of `text` is handed to llama.cpp at a time.

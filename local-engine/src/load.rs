@@ -6,26 +6,33 @@ use std::{fs::File, path::Path, sync::Arc, time::Instant};
 use crate::{
     config::EngineConfig,
     constraint::Compiler,
+    defaults::SamplingDefaults,
     device::Device,
     digest::hex_sha256,
     draft::Drafter,
     engine::file_stem,
-    error::LoadError,
+    error::{LoadError, PromptError},
     gguf::{self, Header},
     info::{self, DraftInfo, ModelInfo, quantisation},
     llama::{self, LlamaDevice, Model},
     offload::{self, Offload},
     scheduler::Scheduler,
     shared::Shared,
-    template::ChatTemplate,
+    template::{ChatTemplate, TemplateSource},
     with_model::{Models, WithModel},
 };
+
+/// Bytes of an element of the KV cache.
+const KV_ELEMENT_BYTES: u64 = 2;
+/// A context's work space beside its logits.
+const FIXED_BYTES: u64 = 32 << 20;
 
 /// What the callers' side needs of a loaded model.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,
-    pub(crate) template: Option<ChatTemplate>,
+    /// Or why there is none: texts and vectors need none.
+    pub(crate) template: Result<ChatTemplate, PromptError>,
     pub(crate) constraints: Compiler,
     /// Tokens of the longest text that can be embedded.
     pub(crate) embed_tokens_max: u32,
@@ -58,14 +65,19 @@ pub(crate) fn check_header(file: &Path) -> Result<Header, LoadError> {
 /// Memory the model will take, from its header: weights, KV cache, and the work space, most of
 /// which are the logits of a full batch.
 pub(crate) fn memory_estimate(header: &Header, config: &EngineConfig) -> u64 {
-    const KV_ELEMENT_BYTES: u64 = 2;
     const LOGIT_BYTES: u64 = 4;
-    const FIXED_BYTES: u64 = 32 << 20;
     let kv = u64::from(config.context_tokens).saturating_mul(header.kv_elements_per_token);
     let rows = u64::from(config.batch_tokens().min(512));
     let logits = header.vocabulary.saturating_mul(rows).saturating_mul(LOGIT_BYTES);
     let sum = header.tensor_bytes.saturating_add(kv.saturating_mul(KV_ELEMENT_BYTES));
     sum.saturating_add(logits).saturating_add(FIXED_BYTES)
+}
+
+/// Memory that the context takes in which texts are embedded, of so many tokens: a KV cache of its own,
+/// and its work space.
+pub(crate) fn embedding_estimate(header: &Header, tokens: u32) -> u64 {
+    let kv = u64::from(tokens).saturating_mul(header.kv_elements_per_token);
+    kv.saturating_mul(KV_ELEMENT_BYTES).saturating_add(FIXED_BYTES)
 }
 
 /// Loads the model and makes the scheduler over it. Blocks for as long as that takes.
@@ -188,16 +200,26 @@ fn choices_max(config: &EngineConfig) -> u32 {
 pub(crate) fn vocabulary(config: &EngineConfig, info: ModelInfo) -> Result<Loaded, LoadError> {
     let refused = |reason| LoadError::Model { file: config.file.clone(), reason };
     let model = Arc::new(Model::vocabulary_of(&config.file).map_err(refused)?);
-    let template = model.template().map(|source| ChatTemplate::compile(source, config.unix_now));
     Ok(Loaded {
         token_bytes_max: model.token_bytes_max(),
-        template: template.transpose()?,
+        template: template(model.template(), config),
         constraints: Compiler::new(Arc::clone(&model)),
         choices_max: choices_max(config),
         queue_max: config.queue_max,
         embed_tokens_max: info.embed_tokens_max,
         model,
         info,
+    })
+}
+
+/// The file's chat template, ready to render; an operator is told of one that does not parse.
+fn template(
+    source: Option<TemplateSource>,
+    config: &EngineConfig,
+) -> Result<ChatTemplate, PromptError> {
+    let source = source.ok_or(PromptError::NoTemplate)?;
+    ChatTemplate::compile(source, config.unix_now).inspect_err(|reason| {
+        tracing::warn!(file = %config.file.display(), %reason, "the model answers no chats");
     })
 }
 
@@ -217,7 +239,6 @@ fn describe(
 ) -> Result<Loaded, LoadError> {
     let source = model.template();
     let template_sha256 = source.as_ref().map(|source| hex_sha256(source.jinja.as_bytes()));
-    let template = source.map(|source| ChatTemplate::compile(source, config.unix_now));
     let metadata = |key: &str| model.metadata(key).filter(|value| !value.is_empty());
     let per_job = if device.unified() { device.cells() } else { device.cells() / config.slots };
     let file_bytes = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
@@ -231,6 +252,7 @@ fn describe(
         parameters: model.parameters(),
         tensor_bytes: model.tensor_bytes(),
         file_bytes,
+        sampling: SamplingDefaults::read(metadata),
         vocabulary: model.vocabulary(),
         end_tokens: model.end_tokens(),
         trained_context_tokens: model.trained_context_tokens(),
@@ -267,7 +289,7 @@ fn describe(
         choices_max: choices_max(config),
         queue_max: config.queue_max,
         constraints: Compiler::new(Arc::clone(model)),
-        template: template.transpose()?,
+        template: template(source, config),
         token_bytes_max: model.token_bytes_max(),
         info,
     })

@@ -87,14 +87,14 @@ impl Memory {
         self.max.is_none_or(|max| bytes <= max)
     }
 
-    /// Takes memory, if there is so much. One thread claims at a time.
+    /// Takes memory, if there is so much; else says how much is free.
     pub(crate) fn claim(self: &Arc<Memory>, bytes: u64) -> Result<Claim, u64> {
-        let free = self.free();
-        if bytes > free {
-            return Err(free);
+        let most = self.max.unwrap_or(u64::MAX);
+        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
+        match self.used.fetch_update(SeqCst, SeqCst, more) {
+            Ok(_) => Ok(Claim { memory: Arc::clone(self), bytes }),
+            Err(used) => Err(most.saturating_sub(used)),
         }
-        self.used.fetch_add(bytes, SeqCst);
-        Ok(Claim { memory: Arc::clone(self), bytes })
     }
 }
 

@@ -1,25 +1,28 @@
 //! The jobs that wait, and whose turn it is. Higher priorities go first; within one, callers take
-//! turns by deficit round robin: a caller's credit grows by a quantum each round, and a job goes
-//! when the credit covers its tokens. So waiting callers get equal shares of tokens, however many
-//! jobs or however long ones each has queued.
+//! turns by start-time fair queueing: the job of the caller who was served the fewest tokens goes
+//! next. So waiting callers get equal shares of tokens, however many jobs or however long ones each
+//! has queued. Who comes begins where the last job that went began: nothing is saved up, and a caller
+//! whose last job has just left the queue is still known to be ahead of that.
 //!
 //! **Invariant:** no more than `max` jobs wait, here and elsewhere. When it is full, the caller who has the most waiting
 //! makes room for one who has clearly fewer: a flood displaces itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     job::{Job, Priority},
     shared::Waiting,
 };
 
-/// Tokens a caller's credit grows by in a round.
-const QUANTUM: u64 = 512;
+/// Callers of whom no job waits and of whom it is still known what they were served.
+const REMEMBERED_MAX: usize = 1_024;
 
 /// See the file's head.
 #[derive(Debug)]
 pub(crate) struct FairQueue {
     flows: VecDeque<Flow>,
+    /// Where the last job that went began, of each priority.
+    begun: BTreeMap<Priority, u64>,
     len: usize,
     /// Jobs that were taken out and wait elsewhere: in the process that computes them.
     pub(crate) elsewhere: usize,
@@ -31,7 +34,10 @@ pub(crate) struct FairQueue {
 struct Flow {
     caller: u64,
     priority: Priority,
-    credit: u64,
+    /// Tokens it was served, counted from where it began.
+    served: u64,
+    /// Where it began: what it is given back of jobs from before takes it no further back.
+    began: u64,
     jobs: VecDeque<Waiting>,
 }
 
@@ -40,6 +46,10 @@ impl Flow {
     /// prompt is in the cache.
     fn ready(&self) -> Option<(usize, &Waiting)> {
         self.jobs.iter().enumerate().find(|(_, waiting)| !waiting.held())
+    }
+
+    fn waits(&self) -> bool {
+        !self.jobs.is_empty()
     }
 }
 
@@ -52,7 +62,7 @@ fn tokens(waiting: &Waiting) -> u64 {
 impl FairQueue {
     /// An empty queue for at most `max` jobs.
     pub(crate) fn new(max: usize) -> FairQueue {
-        FairQueue { flows: VecDeque::new(), len: 0, elsewhere: 0, max }
+        FairQueue { flows: VecDeque::new(), begun: BTreeMap::new(), len: 0, elsewhere: 0, max }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,22 +82,28 @@ impl FairQueue {
     pub(crate) fn push(&mut self, waiting: Waiting) {
         let scheduling = waiting.job.scheduling;
         self.len += 1;
-        let own = |flow: &&mut Flow| {
-            flow.caller == scheduling.caller && flow.priority == scheduling.priority
-        };
-        if let Some(flow) = self.flows.iter_mut().find(own) {
+        let own =
+            |flow: &Flow| flow.caller == scheduling.caller && flow.priority == scheduling.priority;
+        let known = self.flows.iter().position(own);
+        if let Some(flow) = known.and_then(|at| self.flows.get_mut(at)).filter(|flow| flow.waits())
+        {
             flow.jobs.push_back(waiting);
             return;
         }
-        // A newcomer has what the others have left: it waits for no round that began before it.
-        let equals = self.flows.iter().filter(|flow| flow.priority == scheduling.priority);
-        let credit = equals.map(|flow| flow.credit).max().unwrap_or(0);
+        let known = known.and_then(|at| self.flows.remove(at));
+        let began = self.beginning(scheduling.priority);
         self.flows.push_back(Flow {
             caller: scheduling.caller,
             priority: scheduling.priority,
-            credit,
+            served: known.map_or(began, |flow| flow.served.max(began)),
+            began,
             jobs: VecDeque::from([waiting]),
         });
+    }
+
+    /// Where a newcomer begins.
+    fn beginning(&self, priority: Priority) -> u64 {
+        self.begun.get(&priority).copied().unwrap_or(0)
     }
 
     /// Takes out the newest request of the caller with the most waiting that has not begun, if that
@@ -101,18 +117,17 @@ impl FairQueue {
         if waiting_of(most) < waiting_of(caller) + 2 {
             return None;
         }
-        let flows = self.flows.iter_mut().filter(|flow| flow.caller == most);
+        let flows = self.flows.iter_mut().filter(|flow| flow.caller == most && flow.waits());
         let flow = flows.max_by_key(|flow| flow.priority)?;
         let place = flow.jobs.iter().rposition(|waiting| !waiting.is_part())?;
         let newest = flow.jobs.remove(place);
         self.len -= usize::from(newest.is_some());
-        self.flows.retain(|flow| !flow.jobs.is_empty());
+        self.forget();
         newest
     }
 
-    /// Whose turn it is, without taking the job out: the answer stays the same until the job is
-    /// taken, or one of a higher priority comes.
-    pub(crate) fn next(&mut self) -> Option<&Job> {
+    /// Whose turn it is, without taking the job out.
+    pub(crate) fn next(&self) -> Option<&Job> {
         let at = self.turn()?;
         self.flows[at].ready().map(|(_, waiting)| &waiting.job)
     }
@@ -123,22 +138,50 @@ impl FairQueue {
         let flow = &mut self.flows[at];
         let (place, _) = flow.ready()?;
         let waiting = flow.jobs.remove(place)?;
-        flow.credit = flow.credit.saturating_sub(tokens(&waiting));
+        let (priority, before) = (flow.priority, flow.served);
+        flow.served = before.saturating_add(tokens(&waiting));
+        self.begin_at(priority, before);
         self.len -= 1;
-        if flow.jobs.is_empty() {
-            // Who does not wait saves nothing up.
-            self.flows.remove(at);
-        }
+        self.forget();
         Some(waiting)
     }
 
-    /// A job used fewer tokens than it was charged: its caller, if it still waits, is served as if
+    /// A job used fewer tokens than it was charged: its caller, if it is still known, is served as if
     /// only what was used had been charged.
     pub(crate) fn give_back(&mut self, caller: u64, priority: Priority, tokens: u64) {
         let own = |flow: &&mut Flow| flow.caller == caller && flow.priority == priority;
         if let Some(flow) = self.flows.iter_mut().find(own) {
-            flow.credit = flow.credit.saturating_add(tokens);
+            flow.served = flow.served.saturating_sub(tokens).max(flow.began);
         }
+    }
+
+    /// Forgets the callers of whom no job waits and who are not ahead of a newcomer; where nobody waits,
+    /// all.
+    fn forget(&mut self) {
+        for priority in [Priority::High, Priority::Normal, Priority::Low] {
+            let begun = self.beginning(priority);
+            let waits = self.flows.iter().any(|flow| flow.priority == priority && flow.waits());
+            let ahead = |flow: &Flow| waits && flow.served > begun;
+            self.flows.retain(|flow| flow.priority != priority || flow.waits() || ahead(flow));
+        }
+        while self.flows.iter().filter(|flow| !flow.waits()).count() > REMEMBERED_MAX {
+            self.forget_least();
+        }
+    }
+
+    /// Forgets one who is ahead; newcomers begin there from now on. Else who is ahead, and waits, might
+    /// wait for ever for those who come and are forgotten.
+    fn forget_least(&mut self) {
+        let idle = self.flows.iter().enumerate().filter(|(_, flow)| !flow.waits());
+        let least = idle.min_by_key(|(_, flow)| flow.served).map(|(at, _)| at);
+        let Some(gone) = least.and_then(|at| self.flows.remove(at)) else { return };
+        self.begin_at(gone.priority, gone.served);
+    }
+
+    /// Newcomers begin there, unless that is further on already.
+    fn begin_at(&mut self, priority: Priority, served: u64) {
+        let begun = self.begun.entry(priority).or_default();
+        *begun = served.max(*begun);
     }
 
     /// Takes out all jobs that `gone` names.
@@ -153,8 +196,8 @@ impl FairQueue {
                 }
             }
         }
-        self.flows.retain(|flow| !flow.jobs.is_empty());
         self.len -= taken.len();
+        self.forget();
         taken
     }
 
@@ -170,24 +213,10 @@ impl FairQueue {
         self.flows.iter_mut().flat_map(|flow| &mut flow.jobs)
     }
 
-    /// The flow whose turn it is; gives rounds of credit until there is one.
-    fn turn(&mut self) -> Option<usize> {
-        let ready = self.flows.iter().filter(|flow| flow.ready().is_some());
-        let urgent = ready.map(|flow| flow.priority).min()?;
-        let short = |flow: &Flow| {
-            let needed = flow.ready().map_or(0, |(_, waiting)| tokens(waiting));
-            needed.saturating_sub(flow.credit).div_ceil(QUANTUM)
-        };
-        let of_turn = |flow: &&Flow| flow.priority == urgent && flow.ready().is_some();
-        // As many rounds at once as the first to be covered needs.
-        let rounds = self.flows.iter().filter(of_turn).map(short).min()?;
-        for flow in self.flows.iter_mut().filter(|flow| flow.priority == urgent) {
-            flow.credit = flow.credit.saturating_add(rounds * QUANTUM);
-        }
-        // Of those covered the one served least: callers alternate job by job.
-        let covered = |(_, flow): &(usize, &Flow)| of_turn(flow) && short(flow) == 0;
-        let flows = self.flows.iter().enumerate().filter(covered);
-        flows.min_by_key(|(_, flow)| std::cmp::Reverse(flow.credit)).map(|(at, _)| at)
+    /// The flow whose turn it is.
+    fn turn(&self) -> Option<usize> {
+        let ready = self.flows.iter().enumerate().filter(|(_, flow)| flow.ready().is_some());
+        ready.min_by_key(|(_, flow)| (flow.priority, flow.served)).map(|(at, _)| at)
     }
 }
 
@@ -198,7 +227,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::FairQueue;
+    use super::{FairQueue, REMEMBERED_MAX};
     use crate::{
         job::{Job, Priority, Scheduling},
         meter::Meter,
@@ -288,6 +317,62 @@ mod tests {
             }
         }
         assert!((45..=55).contains(&first), "equal use, equal turns: {first}");
+    }
+
+    /// With a slot for one, a caller who keeps two requests going always has one that waits while the
+    /// other runs.
+    #[test]
+    fn a_refund_is_no_credit() {
+        let mut queue = FairQueue::new(9);
+        queue.push(job(1, Priority::Normal, 10, 3000));
+        queue.push(job(2, Priority::Normal, 10, 3000));
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            let caller = queue.pop().expect("two wait").job.scheduling.caller;
+            queue.push(job(caller, Priority::Normal, 10, 3000));
+            queue.give_back(caller, Priority::Normal, 2990);
+            order.push(caller);
+        }
+        assert_eq!(order, [1, 2, 1, 2, 1, 2]);
+    }
+
+    /// Small jobs that come one after another do not keep a large one waiting.
+    #[test]
+    fn who_leaves_the_queue_and_comes_back_is_known() {
+        let mut queue = FairQueue::new(9);
+        queue.push(job(1, Priority::Normal, 10, 90));
+        queue.push(job(2, Priority::Normal, 10, 3000));
+        let mut order = Vec::new();
+        for _ in 0..34 {
+            let caller = queue.pop().expect("two wait").job.scheduling.caller;
+            let answer = if caller == 1 { 90 } else { 3000 };
+            queue.push(job(caller, Priority::Normal, 10, answer));
+            order.push(caller);
+        }
+        assert_eq!(order[..2], [1, 2]);
+        assert_eq!(order.iter().filter(|caller| **caller == 2).count(), 2, "one for 31 small ones");
+    }
+
+    #[test]
+    fn callers_without_end_are_forgotten_and_hold_nobody_up() {
+        let mut queue = FairQueue::new(9);
+        queue.push(job(0, Priority::Normal, 10, 190));
+        queue.push(job(0, Priority::Normal, 10, 190));
+        queue.push(job(1, Priority::Normal, 10, 90));
+        let mut last = 1;
+        let mut served = 0;
+        while queue.len() == 3 || served == 0 {
+            let caller = queue.pop().expect("some wait").job.scheduling.caller;
+            served += usize::from(caller == 0);
+            if served < 2 && queue.len() < 3 {
+                last += 1;
+                queue.push(job(last, Priority::Normal, 10, 90));
+            }
+            assert!(queue.flows.len() < REMEMBERED_MAX + 9 && last < 9_999);
+        }
+        assert_eq!(served, 2, "and not only the newcomers");
+        while queue.pop().is_some() {}
+        assert!(queue.flows.is_empty());
     }
 
     #[test]

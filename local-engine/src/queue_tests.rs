@@ -35,6 +35,33 @@ fn a_flood_of_one_caller_does_not_hold_up_another() {
     drop(flood);
 }
 
+/// Its answers end long before their caps, and another one of its jobs always waits.
+#[test]
+fn who_keeps_two_requests_going_does_not_shut_out_another() {
+    for cancels in [false, true] {
+        let mut bench = one_slot();
+        let keep = |bench: &Bench| bench.submit_for(of(1), &[A + 20], 40).expect("taken");
+        let mut kept = vec![keep(&bench), keep(&bench)];
+        bench.turn();
+        let other = bench.submit_for(of(2), &[A; 9], 40).expect("taken");
+        let mut ended = 0;
+        while other.usage().generated_tokens == 0 {
+            bench.turn();
+            if cancels && kept[0].usage().generated_tokens > 2 {
+                drop(kept.remove(0));
+                kept.push(keep(&bench));
+                ended += 1;
+            }
+            if finish(&events(&mut kept[0])).is_some() {
+                kept.remove(0);
+                kept.push(keep(&bench));
+                ended += 1;
+            }
+            assert!(ended <= 3, "the other one is served in its turn");
+        }
+    }
+}
+
 #[test]
 fn a_full_queue_takes_the_job_of_who_has_fewer() {
     let mut bench = one_slot();

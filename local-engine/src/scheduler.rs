@@ -176,7 +176,7 @@ impl<D: Device> Scheduler<D> {
 
     /// Frees the slots of jobs whose reader left, or stopped reading for too long.
     fn let_go(&mut self, now: Instant) {
-        let (mut unread, mut short) = (Vec::new(), Vec::new());
+        let (mut left, mut unread, mut short) = (Vec::new(), Vec::new(), Vec::new());
         let (gauges, stall_max) = (&self.shared.gauges, self.reader_stall_max);
         let mut stays = |sequence: &mut Sequence<D::Sampler>| {
             if sequence.outbox.abandoned() {
@@ -199,7 +199,7 @@ impl<D: Device> Scheduler<D> {
         };
         for slot in &mut self.slots {
             match slot.running.as_mut().and_then(&mut stays) {
-                Some(Leaves::Abandoned) => slot.running = None,
+                Some(Leaves::Abandoned) => left.extend(slot.running.take()),
                 Some(Leaves::Unread) => unread.extend(slot.running.take()),
                 Some(Leaves::Short) => short.extend(slot.running.take()),
                 None => {}
@@ -207,12 +207,13 @@ impl<D: Device> Scheduler<D> {
         }
         for at in (0..self.swapped.len()).rev() {
             match stays(&mut self.swapped[at].sequence) {
-                Some(Leaves::Abandoned) => drop(self.swapped.swap_remove(at)),
+                Some(Leaves::Abandoned) => left.push(self.swapped.swap_remove(at).sequence),
                 Some(Leaves::Unread) => unread.push(self.swapped.swap_remove(at).sequence),
                 Some(Leaves::Short) => short.push(self.swapped.swap_remove(at).sequence),
                 None => {}
             }
         }
+        left.iter().for_each(|sequence| self.give_back(sequence));
         self.end_short(short);
         self.end_unread(unread);
     }
@@ -225,7 +226,10 @@ impl<D: Device> Scheduler<D> {
         }
         self.shared.gauges.cancelled.fetch_add(count64(unread.len()), Relaxed);
         self.publish();
-        unread.into_iter().for_each(Sequence::leave_unread);
+        for sequence in unread {
+            self.give_back(&sequence);
+            sequence.leave_unread();
+        }
     }
 
     /// Gives up every idle prefix.

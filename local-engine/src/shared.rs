@@ -175,6 +175,7 @@ impl Shared {
 
     /// The model has left the device's thread, and its memory is free.
     pub(crate) fn set_ended(&self) {
+        self.embeds.free_room();
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.end.notify_all();
     }

@@ -58,7 +58,7 @@ fn answer(device: &mut LlamaDevice<'_>, slot: u32, position: u32, token: i32) ->
 
 /// A prompt in slot 0 but for its last token, beside another sequence in slot 1.
 fn begun(device: &mut LlamaDevice<'_>, model: &Model) -> (u32, i32) {
-    let prompt = model.tokenize(&[PROMPT.to_owned()]);
+    let prompt = model.tokenize(&[PROMPT.to_owned()], &|| true).expect("wanted");
     let (last, before) = prompt.split_last().expect("tokens");
     compute(device, 1, 0, &prompt);
     compute(device, 0, 0, before);

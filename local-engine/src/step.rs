@@ -469,14 +469,14 @@ impl<D: Device> Scheduler<D> {
             }
         }
         for (sequence, _) in ended {
+            self.seen.answered(sequence.outbox.meter().generated_tokens());
             self.give_back(sequence);
         }
     }
 
-    /// Gives back what of an ended job's cap was not used.
-    fn give_back(&mut self, sequence: &Sequence<D::Sampler>) {
+    /// Gives back what of a job's cap was not used, however it ended.
+    pub(crate) fn give_back(&self, sequence: &Sequence<D::Sampler>) {
         let generated = sequence.outbox.meter().generated_tokens();
-        self.seen.answered(generated);
         let unused = u64::from(sequence.max_tokens.saturating_sub(generated));
         let Scheduling { caller, priority, .. } = sequence.scheduling;
         self.shared.queue().jobs.give_back(caller, priority, unused);
@@ -486,6 +486,7 @@ impl<D: Device> Scheduler<D> {
     pub(crate) fn end_short(&mut self, short: Vec<Sequence<D::Sampler>>) {
         for sequence in short {
             self.shared.gauges.finished.fetch_add(1, Relaxed);
+            self.seen.answered(sequence.outbox.meter().generated_tokens());
             self.give_back(&sequence);
             self.publish();
             sequence.finish(Finish::EngineTime);
@@ -498,6 +499,7 @@ impl<D: Device> Scheduler<D> {
             let Some(reason) = part.failed.take() else { continue };
             if let Some(sequence) = self.slots[part.slot].running.take() {
                 self.shared.gauges.finished.fetch_add(1, Relaxed);
+                self.give_back(&sequence);
                 self.publish();
                 sequence.refuse(&reason);
             }

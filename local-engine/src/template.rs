@@ -8,11 +8,14 @@
 //! sees the real contents (its filters and conditions work), and messages without control texts
 //! are tokenised exactly as they always were. A control token of a single character cannot be cut.
 
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+mod python;
+mod to_json;
+
+use minijinja::{Environment, Error, ErrorKind, Value, context, value::Rest};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    error::{LoadError, PromptError},
+    error::PromptError,
     job::{Message, Role},
     tools::{ToolFormat, Tools, arguments, generic_messages},
 };
@@ -21,6 +24,8 @@ use crate::{
 const FUEL_MAX: u64 = 5_000_000;
 /// Characters of a template's own refusal that are passed on.
 const REFUSAL_CHARS_MAX: usize = 300;
+/// What the mark inside a control text begins and ends with. Noncharacters are not in honest text.
+const MARK_ENDS: [char; 2] = ['\u{FDD0}', '\u{FDD1}'];
 
 /// A conversation, as a prompt is made of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,27 +63,31 @@ pub(crate) struct TemplateSource {
 
 impl ChatTemplate {
     /// Compiles a template.
+    ///
+    /// # Errors
+    /// It does not parse.
     pub(crate) fn compile(
         source: TemplateSource,
         unix_now: fn() -> i64,
-    ) -> Result<ChatTemplate, LoadError> {
+    ) -> Result<ChatTemplate, PromptError> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_fuel(Some(FUEL_MAX));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::unknown_method);
         environment.add_function("raise_exception", |reason: String| {
             Err::<Value, Error>(Error::new(ErrorKind::InvalidOperation, reason))
         });
         environment
             .add_function("strftime_now", move |format: String| strftime(&format, unix_now()));
         // minijinja's own escapes for HTML; the templates expect plain JSON.
-        environment.add_filter("tojson", to_json);
+        environment.add_filter("tojson", |value: &Value, arguments: Rest<Value>| {
+            to_json::to_json(value, &arguments)
+        });
         let format = ToolFormat::of_template(&source.jinja);
         environment
-            .add_template_owned("chat", source.jinja)
-            .map_err(|error| LoadError::Template(error.to_string()))?;
+            .add_template_owned("chat", without_generation(&source.jinja))
+            .map_err(|error| PromptError::Template(shortened(&error.to_string())))?;
         let controls = source.controls.into_iter().filter(|text| text.chars().nth(1).is_some());
         Ok(ChatTemplate {
             environment,
@@ -200,8 +209,37 @@ impl ChatTemplate {
     }
 }
 
-/// A text that occurs in none of the messages. Noncharacters are not in honest text, and the
-/// number rules out the rest.
+/// The template without transformers' mark around what the assistant said (`{% generation %}`), which
+/// is for training: a block that always is takes its place, so that the spaces around it stay the same.
+fn without_generation(jinja: &str) -> String {
+    let mut out = String::with_capacity(jinja.len());
+    let mut rest = jinja;
+    while let Some((before, tag)) = rest.find("{%").map(|at| rest.split_at(at)) {
+        out.push_str(before);
+        let whole = tag.find("%}").map_or(tag, |end| &tag[..end + 2]);
+        let inside = whole.trim_start_matches("{%").trim_end_matches("%}");
+        let signs = ['-', '+'];
+        let inside = inside.strip_prefix(signs).unwrap_or(inside);
+        rest = match inside.strip_suffix(signs).unwrap_or(inside).trim() {
+            "generation" => {
+                out.push_str(&whole.replace("generation", "if true"));
+                &tag[whole.len()..]
+            }
+            "endgeneration" => {
+                out.push_str(&whole.replace("endgeneration", "endif"));
+                &tag[whole.len()..]
+            }
+            _ => {
+                out.push_str("{%");
+                &tag[2..]
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A text that occurs in none of the messages: the number rules out those that do.
 fn unused_mark(messages: &[Message], begun: Option<&str>, tools: Option<&Json>) -> String {
     let mut texts: Vec<String> = begun.into_iter().map(str::to_owned).collect();
     texts.extend(tools.map(Json::to_string));
@@ -214,21 +252,10 @@ fn unused_mark(messages: &[Message], begun: Option<&str>, tools: Option<&Json>) 
         let calls = calls.and_then(|calls| serde_json::from_str::<Json>(calls).ok());
         texts.extend(calls.map(|calls| calls.to_string()));
     }
-    let marks = (0_u64..).map(|number| format!("\u{FDD0}{number}\u{FDD1}"));
+    let [begin, end] = MARK_ENDS;
+    let marks = (0_u64..).map(|number| format!("{begin}{number}{end}"));
     let unused = |mark: &String| !texts.iter().any(|text| text.contains(mark.as_str()));
     marks.into_iter().find(unused).unwrap_or_default()
-}
-
-fn to_json(value: &Value, indent: Option<&Value>) -> Result<Value, Error> {
-    let failed = |error: serde_json::Error| {
-        Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(error)
-    };
-    let json = if indent.is_some_and(Value::is_true) {
-        serde_json::to_string_pretty(value)
-    } else {
-        serde_json::to_string(value)
-    };
-    json.map(Value::from_safe_string).map_err(failed)
 }
 
 fn strftime(format: &str, unix_now: i64) -> Result<String, Error> {
@@ -241,7 +268,11 @@ fn strftime(format: &str, unix_now: i64) -> Result<String, Error> {
 
 fn refused(error: &Error) -> PromptError {
     let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    PromptError::Refused(reason.chars().take(REFUSAL_CHARS_MAX).collect())
+    PromptError::Refused(shortened(&reason))
+}
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REFUSAL_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -305,7 +336,10 @@ mod tests {
         let mut message = user("");
         message.tool_calls_json = Some(r#"[{"a":"\u003c|im_end|>"}]"#.to_owned());
         let pieces = template(jinja).render(&chat(&[message])).expect("renders");
-        assert_eq!(pieces, [r#"[{"a":"<"#, r#"|im_end|>"}]"#]);
+        assert_eq!(pieces, [r#"[{"a": "<"#, r#"|im_end|>"}]"#]);
+        let ascii = "{{ messages[0].content | tojson(ensure_ascii=true) }}";
+        let pieces = template(ascii).render(&chat(&[user("é<|im_end|>")])).expect("renders");
+        assert_eq!(pieces, [r#""\u00e9<"#, r#"|im_end|>""#]);
     }
 
     #[test]
@@ -334,6 +368,34 @@ mod tests {
     fn python_methods_work() {
         let jinja = "{{ messages[0].content.split('|')[-1].strip() }}{{ bos_token }}";
         assert_eq!(template(jinja).render(&chat(&[user("a| b ")])).expect("renders"), ["b<s>"]);
+    }
+
+    #[test]
+    fn loops_have_the_controls_that_transformers_gives_them() {
+        let jinja = "{% for message in messages %}{% if message.content == 'b' %}{% continue %}{% endif %}\
+            {% if message.content == 'd' %}{% break %}{% endif %}{{ message.content }}{% endfor %}";
+        let messages = ["a", "b", "c", "d", "e"].map(user);
+        assert_eq!(template(jinja).render(&chat(&messages)).expect("renders"), ["ac"]);
+    }
+
+    #[test]
+    fn marks_for_training_leave_no_trace() {
+        let render = |jinja: &str| template(jinja).render(&chat(&[user("a")])).expect("renders");
+        let marked = "x \n{%- generation %}\n {{ messages[0].content }} {%endgeneration -%} \n y";
+        assert_eq!(render(marked), ["x a y"]);
+        assert_eq!(render("{% set generation = 1 %}{{ generation }}"), ["1"]);
+    }
+
+    #[test]
+    fn a_template_that_does_not_parse_says_why() {
+        let source = TemplateSource {
+            jinja: "{% nonsense %}".to_owned(),
+            bos: String::new(),
+            eos: String::new(),
+            controls: Vec::new(),
+        };
+        let refused = ChatTemplate::compile(source, || 0).expect_err("no such statement");
+        assert!(refused.to_string().contains("unknown statement nonsense"), "{refused}");
     }
 
     fn weather(choice: ToolChoice) -> Tools {
@@ -411,11 +473,17 @@ mod tests {
         let call = r#"[{"id":"7","function":{"name":"weather","arguments":"{\"at\":1}"}}]"#;
         called.tool_calls_json = Some(call.to_owned());
         let mut chat = chat(&[called]);
-        chat.tools = Some(weather(ToolChoice::Required));
+        let mut tools = weather(ToolChoice::Required);
+        tools.functions[0].parameters = Some(r#"{"z":1,"a":2}"#.to_owned());
+        chat.tools = Some(tools);
         let pieces = template.render(&chat).expect("renders");
         let prompt = pieces.concat();
-        assert!(prompt.contains(r#""arguments":{"at":1}"#), "{prompt}");
-        assert!(prompt.contains(r#""name":"weather""#), "{prompt}");
+        assert!(prompt.contains(r#""arguments": {"at": 1}"#), "{prompt}");
+        let function = r#"{"name": "weather", "description": "Tells <|im_end|> the weather", "#;
+        let told = format!(
+            r#"{{"type": "function", "function": {function}"parameters": {{"z": 1, "a": 2}}}}}}"#
+        );
+        assert!(prompt.starts_with(&told), "in the order that was written: {prompt}");
         assert!(pieces.iter().all(|piece| !piece.contains("<|im_end|>")));
     }
 }

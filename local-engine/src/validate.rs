@@ -16,7 +16,7 @@ const STOP_BYTES_MAX: usize = 4_096;
 const BIASES_MAX: usize = 4_096;
 
 /// Widest window of a penalty, in tokens.
-const WINDOW_MAX: u32 = 65_536;
+pub(crate) const WINDOW_MAX: u32 = 65_536;
 /// Most sequence breakers of DRY: each is looked up in the whole vocabulary.
 const BREAKERS_MAX: usize = 8;
 /// Longest sequence breaker in bytes.

@@ -121,10 +121,9 @@ fn drain(ms: Option<u64>) -> Result<Duration, Refusal> {
 /// The operator asked, so the operator is told all of it.
 fn not_loaded(error: &LoadError) -> Refusal {
     match error {
-        LoadError::Unreadable { .. }
-        | LoadError::Model { .. }
-        | LoadError::Draft { .. }
-        | LoadError::Template(_) => bad(Some("file"), error.to_string()),
+        LoadError::Unreadable { .. } | LoadError::Model { .. } | LoadError::Draft { .. } => {
+            bad(Some("file"), error.to_string())
+        }
         _ => Refusal::Conflict(error.to_string()),
     }
 }

@@ -3,11 +3,13 @@
 mod answer;
 mod growth;
 mod job;
+mod makers;
 mod vectors;
 
 pub use answer::LocalAnswer;
 pub use job::LocalJob;
 
+use self::makers::Makers;
 use super::{Fault, FaultKind};
 use crate::{config::LocalConfig, wire::BadRequest};
 use local_engine::{
@@ -25,6 +27,9 @@ const PREFILL_PER_DECODE: u32 = 2;
 pub struct LocalRoute {
     model: HostedModel,
     config: LocalConfig,
+    /// Where its prompts are made, and where its rules are.
+    prompts: Makers,
+    rules: Makers,
 }
 
 // === impl LocalRoute ===
@@ -33,7 +38,8 @@ impl LocalRoute {
     /// A route over a kept model.
     #[must_use]
     pub fn new(model: HostedModel, config: LocalConfig) -> Self {
-        Self { model, config }
+        let makers = || Makers::new(config.queue_wait_max);
+        Self { prompts: makers(), rules: makers(), model, config }
     }
 
     /// The model.
@@ -139,11 +145,13 @@ impl LocalRoute {
     }
 }
 
-/// A model that is not there: full and slow are the load's, the rest is the engine's fault.
+/// A model that is not there: full and slow are the load's, an unload is the operator's, and the rest
+/// is the engine's fault.
 fn not_loaded(error: &NotLoaded) -> Fault {
     let kind = match error {
         NotLoaded::TooManyWait | NotLoaded::Timeout { .. } => FaultKind::Busy,
-        NotLoaded::Failed { .. } | NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Engine,
+        NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Stopped,
+        NotLoaded::Failed { .. } => FaultKind::Engine,
     };
     Fault::new(kind, error.to_string())
 }
@@ -193,7 +201,7 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
     report["load_ms"] = millis(info.load_time).into();
     report["isolation"] = if engine.process().is_some() { "process" } else { "in_process" }.into();
     report["process"] = engine.process().into();
-    report["memory_bytes"] = info.memory_bytes.into();
+    report["memory_bytes"] = engine.memory_bytes().into();
     report["draft_model"] = info.draft.as_ref().map(|draft| draft.name.as_str()).into();
 }
 
@@ -209,4 +217,16 @@ fn times(each: Duration, count: u64) -> Duration {
 fn unfit(bad: BadRequest) -> Fault {
     let detail = bad.code;
     Fault::new(FaultKind::Unfit(bad), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_an_operator_called_off_is_no_fault_of_the_route() {
+        assert!(!not_loaded(&NotLoaded::Unloaded).is_upstreams());
+        let failed = NotLoaded::Failed { reason: "no file".to_owned() };
+        assert!(not_loaded(&failed).is_upstreams());
+    }
 }

@@ -22,6 +22,7 @@ use std::borrow::Cow;
 const STOP_BYTES_MAX: usize = 1024;
 
 pub use raw::{LocalCompletion, LocalEmbedding, local_completion, local_embedding};
+pub use sampling::with_defaults as local_sampling;
 
 /// A chat request in the engine's words.
 #[derive(Clone, PartialEq)]

@@ -36,6 +36,7 @@ pub use gather::{Choice, Gathered, ToolCall};
 pub(crate) use headers::{GUARD as GUARD_TAG, check_tags, once as header_once};
 pub use local::{
     LocalAsk, LocalCompletion, LocalEmbedding, local_ask, local_completion, local_embedding,
+    local_sampling,
 };
 pub use named::{name, named};
 pub use outer::{Outer, id_prefix};

@@ -10,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EmbedError, Reading};
+use super::{EmbedError, Reading, Room};
 use crate::job::Scheduling;
 
 /// The embedding jobs that wait; one may be under way.
 #[derive(Debug)]
 pub(crate) struct Embeds {
     line: Mutex<Line>,
+    /// The memory that it takes to compute them; none where that is not bounded.
+    room: Mutex<Option<Room>>,
 }
 
 /// The jobs in the order they came, and the tokens that each waiting caller has had.
@@ -34,11 +36,40 @@ pub(super) struct Line {
 impl Embeds {
     pub(crate) fn new(most: usize) -> Embeds {
         let line = Line { jobs: Vec::new(), served: BTreeMap::new(), elsewhere: 0, most };
-        Embeds { line: Mutex::new(line) }
+        Embeds { line: Mutex::new(line), room: Mutex::default() }
     }
 
     pub(super) fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what memory it takes to compute them.
+    pub(crate) fn set_room(&self, room: Room) {
+        *self.room() = Some(room);
+    }
+
+    /// Takes the memory, before the first of them is computed.
+    ///
+    /// # Errors
+    /// There is not so much.
+    pub(crate) fn take_room(&self) -> Result<(), String> {
+        self.room().as_mut().map_or(Ok(()), Room::take)
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn free_room(&self) {
+        if let Some(room) = self.room().as_mut() {
+            room.free();
+        }
+    }
+
+    /// Bytes of memory that are taken for them.
+    pub(crate) fn room_taken(&self) -> u64 {
+        self.room().as_ref().map_or(0, Room::taken)
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<Room>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -166,7 +166,9 @@ fn repetitions_cost_what_they_cost_in_llama_cpp() {
     let vocabulary = model.vocabulary;
     let mut numbers = Numbers(2);
     let mut scratch = Scratch::default();
-    let words = model.tokenize(&["one two\n three: \"four\" one two\n three".to_owned()]);
+    let words = model
+        .tokenize(&["one two\n three: \"four\" one two\n three".to_owned()], &|| true)
+        .expect("wanted");
     for case in 0..40 {
         let breakers: Vec<String> =
             [vec!["\n", ":", "\"", "*"], vec!["three"], vec![" th", "our\" o"], vec![]]

@@ -19,6 +19,7 @@ use crate::{
     constraint::Rule,
     embedding::{EmbedError, EmbedEvent, EmbedJob},
     engine::Engine,
+    error::SubmitError,
     generation::Generation,
     job::{Job, JobEvent, JobUsage},
 };
@@ -140,8 +141,12 @@ async fn embed(
     let mut embedding = match engine.embed(job) {
         Ok(embedding) => embedding,
         Err(error) => {
-            let unable = EmbedError::Unable(error.to_string());
-            let report = Report::Vectors(id, Err(unable), JobUsage::default());
+            let why = match error {
+                SubmitError::Stopped => EmbedError::Stopped,
+                SubmitError::Failed { .. } => EmbedError::Ended,
+                error => EmbedError::Unable(error.to_string()),
+            };
+            let report = Report::Vectors(id, Err(why), JobUsage::default());
             let _heard = tell(engine, to_parent, &report);
             return;
         }

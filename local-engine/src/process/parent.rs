@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::EngineConfig,
-    embedding::{EmbedJob, Reading},
+    embedding::{EmbedError, EmbedJob, Reading},
     error::LoadError,
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage, Scheduling},
@@ -270,7 +270,11 @@ impl Remote {
         if embeds.len() >= self.embeds_max || self.gone.load(SeqCst) {
             return None;
         }
-        let reading = self.shared.embeds.take()?;
+        let mut reading = self.shared.embeds.take()?;
+        while let Err(reason) = self.shared.embeds.take_room() {
+            reading.tell(Err(EmbedError::Unable(reason)));
+            reading = self.shared.embeds.take()?;
+        }
         *next += 1;
         let mut job = Box::new(reading.job.clone());
         let left =

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use local_engine::{EmbedJob, Engine, EngineConfig, JobEvent, Pooling, Scheduling, SubmitError};
+use local_engine::{
+    EmbedError, EmbedJob, Engine, EngineConfig, Host, HostConfig, JobEvent, Keep, Pooling,
+    Scheduling, SubmitError,
+};
 
-use super::harness::{ask, engine, first_text, small};
+use super::harness::{ask, engine, first_text, model_file, small};
 
 fn texts(engine: &Engine, texts: &[&str], pooling: Option<Pooling>) -> EmbedJob {
-    let tokens = |text: &&str| engine.tokenize_raw(text).expect("fits");
+    let tokens = |text: &&str| engine.tokenize_text(text).expect("fits");
     EmbedJob {
         inputs: texts.iter().map(tokens).collect(),
         pooling,
@@ -63,6 +66,51 @@ async fn pooling_is_what_was_asked_for() {
 }
 
 #[tokio::test]
+async fn their_context_counts_against_the_memory_of_all_models() {
+    let host = |memory_max| Host::start(&HostConfig { memory_max }).expect("a host");
+    let first = host(None);
+    let model = first.keep("edge", small(), Keep::default()).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    let without = engine.memory_bytes();
+    vectors(&engine, texts(&engine, &["hello"], None)).await;
+    assert!(engine.memory_bytes() > without + (32 << 20));
+    assert_eq!(first.status().memory_used, engine.memory_bytes());
+    drop((engine, model, first));
+
+    let second = host(Some(without + (32 << 20)));
+    let model = second.keep("edge", small(), Keep::default()).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    let mut asked = engine.embed(texts(&engine, &["hello"], None)).expect("taken");
+    let refused = asked.vectors().await.expect_err("there is no room");
+    assert!(matches!(&refused, EmbedError::Unable(why) if why.contains("MiB")), "{refused}");
+    assert_eq!(asked.usage().prompt_tokens, 0);
+    let job = ask(&engine, "Name a color.", 3);
+    assert_eq!(super::harness::answer(&engine, job).await.usage().generated_tokens, 3);
+    assert_eq!(second.status().memory_used, without);
+}
+
+#[test]
+fn texts_have_the_marks_that_the_file_asks_for() {
+    let plain = engine(&small());
+    let words = plain.tokenize_text("hello world").expect("fits");
+    assert_eq!(words, plain.tokenize_raw("hello world").expect("fits"));
+    // The same model, whose file asks for an end.
+    let mut bytes = std::fs::read(model_file()).expect("the model");
+    let name = b"tokenizer.ggml.add_bos_token";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("its key");
+    bytes[at..at + name.len()].copy_from_slice(b"tokenizer.ggml.add_eos_token");
+    bytes[at + name.len() + 4] = 1;
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = EngineConfig { file: directory.path().join("marked.gguf"), ..small() };
+    std::fs::write(&config.file, bytes).expect("written");
+    let marked = engine(&config);
+    let text = marked.tokenize_text("hello world").expect("fits");
+    assert_eq!(text.split_last().map(|(_, before)| before), Some(&words[..]));
+    assert!(text.last().is_some_and(|end| marked.info().end_tokens.contains(end)), "{text:?}");
+    assert_eq!(marked.tokenize_raw("hello world").expect("fits"), words, "a prompt goes on");
+}
+
+#[tokio::test]
 async fn a_running_answer_goes_on_between_the_chunks() {
     let engine = engine(&small());
     let mut job = ask(&engine, "Tell me a long story.", 60);
@@ -114,7 +162,6 @@ async fn an_answer_goes_on_with_what_the_assistant_began() {
     let chat = local_engine::Chat { messages, tools: None, continued: true };
     let mut job = ask(&engine, "unused", 12);
     job.prompt = engine.tokenize(&chat).expect("renders");
-    assert_eq!(engine.count(&chat), Ok(job.prompt.len()));
     let mut generation = engine.submit(job).expect("taken");
     let mut ended = false;
     while let Some(event) = generation.next().await {

@@ -106,6 +106,41 @@ async fn a_failed_model_is_told_at_once_until_its_next_try() {
 }
 
 #[tokio::test]
+async fn a_model_that_failed_once_and_was_unloaded_in_order_has_proved_itself() {
+    let host = host();
+    let keep = Keep { reload_after: Duration::ZERO, ..on_use() };
+    let model = host.keep("edge", drilled("fault:1"), keep).expect("kept");
+    let engine = model.engine().await.expect("loaded");
+    assert!(matches!(read(long(&engine, 50)).await.end, JobEvent::Failed { .. }));
+    drop(engine);
+    until("the fault is noticed", || model.counts().faults == 1).await;
+    let is_loading = || matches!(model.state(), ModelState::Loading { .. });
+    for (loads, available) in [(2, false), (3, true), (4, true)] {
+        let look = async {
+            until("it is being loaded", || is_loading() || model.counts().loads == loads).await;
+            assert!(!is_loading() || model.is_available() == available, "load {loads}");
+        };
+        let (loaded, ()) = tokio::join!(model.engine(), look);
+        drop(loaded.expect("loaded"));
+        finishes(&model).await;
+        model.unload(Duration::ZERO).await.expect("unloaded");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_use_to_its_end() {
+    let host = host();
+    let keep = Keep { unload_after: Some(Duration::from_secs(3)), ..on_use() };
+    let model = host.keep("edge", small(), keep).expect("kept");
+    let running = long(&model.engine().await.expect("loaded"), 900);
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    drop(running);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(model.counts().unloads, 0, "it was used until a moment ago");
+    until("it is unloaded", || model.counts().unloads == 1).await;
+}
+
+#[tokio::test]
 async fn a_failed_model_that_is_unloaded_stays_so() {
     let host = host();
     let keep = Keep { reload_after: Duration::from_millis(300), ..Keep::default() };

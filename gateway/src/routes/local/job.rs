@@ -10,6 +10,7 @@ use super::{
     Fault, FaultKind, LocalRoute,
     answer::{Asked, Calls, LocalAnswer},
     growth::Growth,
+    makers::Wanted,
     not_loaded, unfit,
     vectors::Vectors,
 };
@@ -19,7 +20,7 @@ use crate::{
 };
 use local_engine::{
     Chat, Constraint, ConstraintError, EmbedJob, Engine, Generation, Job, PromptError, Rule,
-    Scheduling, SubmitError,
+    Scheduling, SubmitError, Tools,
 };
 use policies::WorstCase;
 use std::time::Duration;
@@ -126,13 +127,15 @@ impl LocalRoute {
         let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
         let ask = wire::local_ask(request).map_err(unfit)?;
         let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
-        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
-        let count = move |engine: &Engine| match engine.count(&chat) {
-            Ok(tokens) => Ok(Some(tokens as u64)),
-            Err(PromptError::TooLong { .. }) => Ok(None),
-            Err(error) => Err(prompt_fault("messages", &error)),
+        let count = move |wanted: &Wanted| {
+            let tokens = engine.tokenize_while(&chat, &|| wanted.is_so());
+            match tokens {
+                Ok(tokens) => Ok(Some(tokens.len() as u64)),
+                Err(PromptError::TooLong { .. }) => Ok(None),
+                Err(error) => Err(prompt_fault("messages", &error)),
+            }
         };
-        made(&engine, inline, count).await
+        self.prompts.make(is_little(request), count).await
     }
 
     async fn chat(
@@ -148,24 +151,19 @@ impl LocalRoute {
         let rule = ask.rule;
         let rule_param = rule.as_ref().map(|(param, _)| *param);
         let rule_param = if chat.tools.is_some() { Some(tools_param) } else { rule_param };
-        let inline = rule.is_none()
-            && chat.tools.is_none()
-            && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
-        let make = move |engine: &Engine| {
-            let prompt =
-                engine.tokenize(&chat).map_err(|error| prompt_fault("messages", &error))?;
-            let constraint = match &chat.tools {
-                Some(tools) => {
-                    let compiled = engine.constrain_calls(tools);
-                    Some(compiled.map_err(|error| rule_fault(tools_param, &error))?)
-                }
-                None => compiled(engine, rule.as_ref())?,
-            };
-            Ok((prompt, constraint))
+        let tools = chat.tools.clone();
+        let prompts_of = engine.clone();
+        let make = move |wanted: &Wanted| {
+            let tokens = prompts_of.tokenize_while(&chat, &|| wanted.is_so());
+            tokens.map_err(|error| prompt_fault("messages", &error))
         };
-        let (prompt, constraint) = made(engine, inline, make).await?;
+        let prompt = self.prompts.make(is_little(request), make).await?;
+        let constraint = match tools {
+            Some(tools) => Some(self.calls_rule(engine, tools, tools_param).await?),
+            None => self.compiled(engine, rule).await?,
+        };
         let drawing = Drawing {
-            sampling: ask.sampling,
+            sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
             ignore_end: ask.ignore_end,
             // Beside calls they are looked for in the text alone, by who tells it from calls.
             stop: if calls.is_some() { Vec::new() } else { ask.stop.clone() },
@@ -191,17 +189,16 @@ impl LocalRoute {
         output_cap: u64,
     ) -> Result<Work, Fault> {
         let ask = wire::local_completion(request, asked).map_err(unfit)?;
-        let inline = ask.rule.is_none() && request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
         let (prompts, rule) = (ask.prompts, ask.rule);
         let rule_param = rule.as_ref().map(|(param, _)| *param);
-        let make = move |engine: &Engine| {
-            let prompts: Result<Vec<_>, _> =
-                prompts.into_iter().map(|prompt| tokens(engine, "prompt", prompt)).collect();
-            Ok((prompts?, compiled(engine, rule.as_ref())?))
+        let prompts_of = engine.clone();
+        let make = move |wanted: &Wanted| {
+            all_tokens(&prompts_of, "prompt", prompts, Engine::tokenize_raw, wanted)
         };
-        let (prompts, constraint) = made(engine, inline, make).await?;
+        let prompts = self.prompts.make(is_little(request), make).await?;
+        let constraint = self.compiled(engine, rule).await?;
         let drawing = Drawing {
-            sampling: ask.sampling,
+            sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
             ignore_end: ask.ignore_end,
             stop: ask.stop.clone(),
             logprobs: ask.logprobs,
@@ -233,14 +230,11 @@ impl LocalRoute {
         asked: &EmbeddingAsk,
     ) -> Result<Work, Fault> {
         let ask = wire::local_embedding(request, asked).map_err(unfit)?;
-        let inline = request.body.len() <= TOKENIZE_INLINE_BYTES_MAX;
-        let make = move |engine: &Engine| {
-            ask.texts
-                .into_iter()
-                .map(|text| tokens(engine, "input", text))
-                .collect::<Result<Vec<_>, _>>()
+        let prompts_of = engine.clone();
+        let make = move |wanted: &Wanted| {
+            all_tokens(&prompts_of, "input", ask.texts, Engine::tokenize_text, wanted)
         };
-        let inputs = made(engine, inline, make).await?;
+        let inputs = self.prompts.make(is_little(request), make).await?;
         let most = engine.embed_tokens_max();
         if let Some(long) = inputs.iter().map(Vec::len).find(|tokens| *tokens > most as usize) {
             return Err(unfit(too_long("input", long, most)));
@@ -256,6 +250,33 @@ impl LocalRoute {
             engine_time_may_grow: true,
             scheduling,
         }))
+    }
+
+    /// What an answer must match, ready to be drawn by.
+    async fn compiled(
+        &self,
+        engine: &Engine,
+        rule: Option<(&'static str, Rule)>,
+    ) -> Result<Option<Constraint>, Fault> {
+        let Some((param, rule)) = rule else { return Ok(None) };
+        let engine = engine.clone();
+        let compile =
+            move |_: &Wanted| engine.constrain(&rule).map_err(|error| rule_fault(param, &error));
+        self.rules.make(false, compile).await.map(Some)
+    }
+
+    /// What keeps an answer's calls well-formed.
+    async fn calls_rule(
+        &self,
+        engine: &Engine,
+        tools: Tools,
+        param: &'static str,
+    ) -> Result<Constraint, Fault> {
+        let engine = engine.clone();
+        let compile = move |_: &Wanted| {
+            engine.constrain_calls(&tools).map_err(|error| rule_fault(param, &error))
+        };
+        self.rules.make(false, compile).await
     }
 
     fn job(
@@ -387,26 +408,37 @@ impl LocalJob {
     }
 }
 
-/// What `make` makes, here or where blocking is allowed.
-async fn made<T: Send + 'static>(
+/// Whether its prompts may be tokenised on the request's own thread.
+fn is_little(request: &ChatRequest) -> bool {
+    request.body.len() <= TOKENIZE_INLINE_BYTES_MAX
+}
+
+/// The tokens of several texts.
+fn all_tokens(
     engine: &Engine,
-    inline: bool,
-    make: impl FnOnce(&Engine) -> Result<T, Fault> + Send + 'static,
-) -> Result<T, Fault> {
-    if inline {
-        return make(engine);
-    }
-    let engine = engine.clone();
-    let made = tokio::task::spawn_blocking(move || make(&engine)).await;
-    made.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
+    param: &'static str,
+    prompts: Vec<Prompt>,
+    tokenize: fn(&Engine, &str) -> Result<Vec<i32>, PromptError>,
+    wanted: &Wanted,
+) -> Result<Vec<Vec<i32>>, Fault> {
+    let each = |prompt| {
+        if wanted.is_so() {
+            return tokens(engine, param, prompt, tokenize);
+        }
+        Err(prompt_fault(param, &PromptError::GivenUp))
+    };
+    prompts.into_iter().map(each).collect()
 }
 
 /// A text's tokens: its own, or those the caller wrote.
-fn tokens(engine: &Engine, param: &'static str, prompt: Prompt) -> Result<Vec<i32>, Fault> {
+fn tokens(
+    engine: &Engine,
+    param: &'static str,
+    prompt: Prompt,
+    tokenize: fn(&Engine, &str) -> Result<Vec<i32>, PromptError>,
+) -> Result<Vec<i32>, Fault> {
     match prompt {
-        Prompt::Text(text) => {
-            engine.tokenize_raw(&text).map_err(|error| prompt_fault(param, &error))
-        }
+        Prompt::Text(text) => tokenize(engine, &text).map_err(|error| prompt_fault(param, &error)),
         Prompt::Tokens(ids) => {
             let known = |id: u32| i32::try_from(id).ok().filter(|_| id < engine.info().vocabulary);
             ids.into_iter().map(known).collect::<Option<Vec<_>>>().ok_or_else(|| {
@@ -415,16 +447,6 @@ fn tokens(engine: &Engine, param: &'static str, prompt: Prompt) -> Result<Vec<i3
             })
         }
     }
-}
-
-fn compiled(
-    engine: &Engine,
-    rule: Option<&(&'static str, Rule)>,
-) -> Result<Option<Constraint>, Fault> {
-    let compile = |(param, rule): &(&'static str, Rule)| {
-        engine.constrain(rule).map_err(|error| rule_fault(param, &error))
-    };
-    rule.map(compile).transpose()
 }
 
 fn submit_fault(param: &'static str, error: SubmitError) -> Fault {

@@ -1,9 +1,12 @@
 //! The engine's answer to texts to embed: all vectors, then the end.
 
 use super::{Fault, FaultKind, growth::Growth};
-use crate::wire::{EngineUse, Event};
+use crate::wire::{BadRequest, EngineUse, Event};
 use local_engine::{EmbedError, EmbedEvent, Embedding};
 use policies::{Usage, UsageSource};
+
+/// What a caller is told; the log has the reason.
+const UNABLE: &str = "the local model can compute no embeddings here";
 
 /// Vectors on their way.
 #[derive(Debug)]
@@ -60,16 +63,39 @@ impl Vectors {
                 }
                 Err(error) => {
                     self.state = State::Ended;
-                    let kind = match error {
-                        EmbedError::Expired(_) => FaultKind::Busy,
-                        // It is cut only where its growth found no more money.
-                        EmbedError::EngineTime => FaultKind::Unpaid,
-                        EmbedError::Stopped => FaultKind::Stopped,
-                        EmbedError::Unable(_) | EmbedError::Ended => FaultKind::Engine,
-                    };
-                    Some(Err(Fault::new(kind, error.to_string())))
+                    let computed = self.embedding.usage().prompt_tokens > 0;
+                    Some(Err(Fault::new(kind_of(&error, computed), error.to_string())))
                 }
             },
         }
+    }
+}
+
+/// What kept the vectors from being computed; `computed` says whether some texts were read by then.
+fn kind_of(error: &EmbedError, computed: bool) -> FaultKind {
+    // This model, or this machine's memory, gives none: its answers are as good as before.
+    let unable = || BadRequest::unsupported("model", UNABLE);
+    match error {
+        EmbedError::Expired(_) => FaultKind::Busy,
+        // It is cut only where its growth found no more money.
+        EmbedError::EngineTime => FaultKind::Unpaid,
+        EmbedError::Stopped => FaultKind::Stopped,
+        EmbedError::Unable(_) if computed => FaultKind::TooDear(unable()),
+        EmbedError::Unable(_) => FaultKind::Unfit(unable()),
+        EmbedError::Ended => FaultKind::Engine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_without_vectors_answers_as_well_as_before() {
+        let unable = EmbedError::Unable("no memory for a context".to_owned());
+        let told = |computed| Fault::new(kind_of(&unable, computed), unable.to_string());
+        assert!(!told(false).is_upstreams() && told(false).voids(), "nothing is owed");
+        assert!(!told(true).is_upstreams() && !told(true).voids(), "what was computed is");
+        assert!(Fault::new(kind_of(&EmbedError::Ended, false), "").is_upstreams());
     }
 }

@@ -281,7 +281,7 @@ impl State {
                 self.engine_faults.get_or_create(&labels).set(signed(counts.faults));
                 self.engine_loads.get_or_create(&labels).set(signed(counts.loads));
                 let loaded = local.model().loaded();
-                let memory = loaded.as_ref().map_or(0, |engine| engine.info().memory_bytes);
+                let memory = loaded.as_ref().map_or(0, |engine| engine.memory_bytes());
                 self.engine_memory.get_or_create(&labels).set(signed(memory));
                 let Some(status) = loaded.map(|engine| engine.status()) else { continue };
                 let age = status.heartbeat_age.as_secs_f64();

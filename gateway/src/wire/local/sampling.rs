@@ -8,7 +8,7 @@ use super::super::{
     fields::Field,
     json::{self, Kind},
 };
-use local_engine::{Dry, Sampling};
+use local_engine::{Dry, Sampling, SamplingDefaults};
 use serde_json::value::RawValue;
 
 // What a request that says nothing about sampling gets, as in llama.cpp's own server. OpenAI's plain
@@ -20,8 +20,11 @@ const MIN_P: f32 = 0.05;
 const REPEAT_LAST_N: u32 = 64;
 const DRY_BASE: f32 = 1.75;
 const DRY_ALLOWED_LENGTH: u32 = 2;
+const DRY_LAST_N: u32 = 64;
 const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
+/// The seed that means none.
+const SEED_DRAWN: i64 = -1;
 /// Widest window of a penalty, in tokens.
 const WINDOW_MAX: u32 = 65_536;
 /// Most sequence breakers, and the longest in bytes.
@@ -32,8 +35,10 @@ pub(super) fn read(request: &ChatRequest) -> Result<Sampling, BadRequest> {
     let number = |field, min, max, default| number(request, field, min, max, default);
     let seed = request
         .given(Field::Seed)
-        .map(|raw| check::integer("seed", raw, i64::MIN, i64::MAX).map(i64::cast_unsigned))
-        .transpose()?;
+        .map(|raw| check::integer("seed", raw, i64::MIN, i64::MAX))
+        .transpose()?
+        .filter(|seed| *seed != SEED_DRAWN)
+        .map(i64::cast_unsigned);
     let penalty = number(Field::RepetitionPenalty, 0.01, 10.0, 1.0)?;
     let repeat_penalty = number(Field::RepeatPenalty, 0.01, 10.0, penalty)?;
     let both = [Field::RepetitionPenalty, Field::RepeatPenalty].map(|it| request.given(it));
@@ -58,6 +63,39 @@ pub(super) fn read(request: &ChatRequest) -> Result<Sampling, BadRequest> {
     })
 }
 
+/// What a request says nothing of is as the model's file has it, as in llama.cpp's own server.
+pub fn with_defaults(
+    request: &ChatRequest,
+    sampling: Sampling,
+    file: &SamplingDefaults,
+) -> Sampling {
+    let silent = |field| request.given(field).is_none();
+    let pick = |field, own, of_file: Option<f32>| match of_file {
+        Some(of_file) if silent(field) => of_file,
+        _ => own,
+    };
+    Sampling {
+        temperature: pick(Field::Temperature, sampling.temperature, file.temperature),
+        top_p: pick(Field::TopP, sampling.top_p, file.top_p),
+        top_k: match file.top_k {
+            Some(k) if silent(Field::TopK) => Some(k).filter(|k| *k > 0),
+            _ => sampling.top_k,
+        },
+        min_p: pick(Field::MinP, sampling.min_p, file.min_p),
+        repeat_penalty: match file.repeat_penalty {
+            Some(penalty) if silent(Field::RepeatPenalty) && silent(Field::RepetitionPenalty) => {
+                penalty
+            }
+            _ => sampling.repeat_penalty,
+        },
+        repeat_last_n: match file.repeat_last_n {
+            Some(last) if silent(Field::RepeatLastN) => last,
+            _ => sampling.repeat_last_n,
+        },
+        ..sampling
+    }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the engine samples in f32; every value is small and has been checked"
@@ -74,7 +112,7 @@ fn number(
     })
 }
 
-/// A window of tokens; -1 is the whole context.
+/// A window of tokens; -1 is the widest.
 fn window(request: &ChatRequest, field: Field, default: u32) -> Result<u32, BadRequest> {
     let Some(raw) = request.given(field) else { return Ok(default) };
     let last = check::integer(field.name(), raw, -1, i64::from(WINDOW_MAX))?;
@@ -102,7 +140,7 @@ fn dry(request: &ChatRequest) -> Result<Option<Dry>, BadRequest> {
         multiplier,
         base: number(request, Field::DryBase, 1.0, 100.0, DRY_BASE)?,
         allowed_length: allowed,
-        last_n: window(request, Field::DryPenaltyLastN, WINDOW_MAX)?,
+        last_n: window(request, Field::DryPenaltyLastN, DRY_LAST_N)?,
         breakers: breakers(request)?.into(),
     };
     Ok((multiplier > 0.0).then_some(dry))

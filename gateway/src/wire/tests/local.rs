@@ -1,8 +1,8 @@
 //! What is asked of the model in this process.
 
 use super::{body_of, body_with, read};
-use crate::wire::local_ask;
-use local_engine::{Role, Rule, ToolChoice};
+use crate::wire::{local_ask, local_sampling};
+use local_engine::{Role, Rule, SamplingDefaults, ToolChoice};
 
 #[test]
 fn what_the_engine_cannot_do_is_refused_by_name() {
@@ -173,7 +173,7 @@ fn a_refusal_is_what_the_assistant_said() {
 fn sampling_is_what_was_asked() {
     let request = read(&body_with(
         r#""temperature":0,"top_p":0.5,"top_k":40,"min_p":0.05,"repeat_penalty":1.1,"presence_penalty":2,
-        "frequency_penalty":-2,"logit_bias":{"5":-100,"7":1.5},"seed":-1,"stop":["a","","b"]"#,
+        "frequency_penalty":-2,"logit_bias":{"5":-100,"7":1.5},"seed":-2,"stop":["a","","b"]"#,
     ))
     .unwrap();
     let ask = local_ask(&request).unwrap();
@@ -181,12 +181,14 @@ fn sampling_is_what_was_asked() {
     assert_eq!(drawn.temperature.to_bits(), 0f32.to_bits());
     assert_eq!(drawn.top_k, Some(40));
     assert_eq!(drawn.logit_bias, [(5, -100.0), (7, 1.5)]);
-    assert_eq!(drawn.seed, Some(u64::MAX));
+    assert_eq!(drawn.seed, Some(u64::MAX - 1));
     assert_eq!(ask.stop, ["a", "b"]);
 
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap().sampling;
     assert_eq!(plain.temperature.to_bits(), 0.8f32.to_bits(), "as llama.cpp's own server");
     assert_eq!((plain.seed, plain.top_k), (None, Some(40)));
+    let drawn = local_ask(&read(&body_with(r#""seed":-1"#)).unwrap()).unwrap().sampling;
+    assert_eq!(drawn.seed, None, "as llama.cpp's own server and vLLM read it");
 }
 
 #[test]
@@ -208,6 +210,36 @@ fn what_is_asked_of_the_samplers_goes_by_llama_servers_names() {
     let plain = local_ask(&read(&body_with("")).unwrap()).unwrap();
     assert_eq!((plain.choices, plain.logprobs, plain.ignore_end), (1, None, false));
     assert_eq!(plain.sampling.dry, None);
+    let dry = local_ask(&read(&body_with(r#""dry_multiplier":0.8"#)).unwrap()).unwrap();
+    let dry = dry.sampling.dry.unwrap();
+    assert_eq!((dry.base, dry.allowed_length, dry.last_n), (1.75, 2, 64));
+}
+
+#[test]
+fn what_is_not_said_is_as_the_models_file_has_it() {
+    let file = SamplingDefaults {
+        temperature: Some(0.6),
+        top_p: Some(0.9),
+        top_k: Some(0),
+        min_p: Some(0.1),
+        repeat_penalty: Some(1.2),
+        repeat_last_n: Some(128),
+    };
+    let drawn = |fields: &str, file: &SamplingDefaults| {
+        let request = read(&body_with(fields)).unwrap();
+        let sampling = local_ask(&request).unwrap().sampling;
+        local_sampling(&request, sampling, file)
+    };
+    let silent = drawn("", &file);
+    assert_eq!((silent.temperature, silent.top_p, silent.min_p), (0.6, 0.9, 0.1));
+    assert_eq!((silent.top_k, silent.repeat_penalty, silent.repeat_last_n), (None, 1.2, 128));
+    let said = r#""temperature":1,"top_k":7,"repetition_penalty":1.5"#;
+    let said = drawn(said, &file);
+    assert_eq!((said.temperature, said.top_k, said.repeat_penalty), (1.0, Some(7), 1.5));
+    let said = drawn(r#""repeat_penalty":1"#, &file);
+    assert_eq!((said.repeat_penalty, said.top_p), (1.0, 0.9));
+    let plain = local_ask(&read(&body_with("")).unwrap()).unwrap().sampling;
+    assert_eq!(drawn("", &SamplingDefaults::default()), plain);
 }
 
 #[test]
