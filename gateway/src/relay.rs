@@ -15,7 +15,7 @@ pub use keep_alive::KeepAlive;
 
 use crate::{
     admission::Permit,
-    cache::flight::{End, Flight},
+    cache::flight::{End, Fate, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
     providers::openai,
@@ -140,8 +140,8 @@ impl Relay {
         })
     }
 
-    /// The answer for everybody who shares the flight; says whether it is good enough to be kept.
-    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> bool {
+    /// The answer for everybody who shares the flight; says what becomes of it.
+    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> Fate {
         let fault = loop {
             match self.next_event().await {
                 Some(Ok(event)) => flight.push(event).await,
@@ -150,9 +150,10 @@ impl Relay {
             }
         };
         if let Some(fault) = fault {
+            let owes = self.open.as_ref().is_none_or(OpenEntry::owes);
             self.broken(&fault, self.stream.then_some(ANSWERED));
             flight.end(End::Broken(fault));
-            return false;
+            return if owes { Fate::Spent } else { Fate::Free };
         }
         let cost = self.cost().map(|cost| cost.total);
         let good = self.seen.finish != Some(FinishReason::ContentFilter);
@@ -161,7 +162,7 @@ impl Relay {
             wait(ticket).await;
         }
         flight.end(End::Whole { cost });
-        good
+        if good { Fate::Good } else { Fate::Spent }
     }
 
     /// The next bytes for the socket; `None` after the last.

@@ -4,6 +4,7 @@
 
 mod body;
 mod count;
+mod decided;
 mod early;
 mod facts;
 mod front;
@@ -49,9 +50,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use decided::decided;
 use facts::facts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use policies::{Decision, Facts, Refuse, Verdict};
+use policies::{Decision, Facts, Refuse};
 use shared::Source;
 use std::sync::{
     Arc,
@@ -259,15 +261,12 @@ async fn answer(
         gateway.admission.admit_to(&request.model, &mut permit)?;
         let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
         life.watched = true;
-        let decision = decide(&policy, &facts).map_err(|refuse| {
-            let refusal = headers::policy_refusal(&gateway.routes, &refuse, &facts);
-            life.refused = Some(refuse);
-            watched::kept_home(refusal, &actions).named_for(life.endpoint)
-        })?;
+        let repeat = gateway.idempotency.look_up(&request, &head.headers, caller.id())?;
+        let decision = decided(gateway, life, &policy, &facts, &repeat, &actions)?;
         life.decision = Some(Arc::clone(&decision));
         life.timeline.end(Stage::Decide);
 
-        let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
+        let source = shared::look_up(gateway, repeat, &caller, &request, &head.headers, &decision)?;
         let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
         open.notes.actions = actions;
         (source, Box::new(Asked { request, decision, open, permit }))
@@ -383,13 +382,6 @@ fn bear(of_key: &[String], named: &mut Vec<String>) {
     let own = std::mem::replace(named, of_key.to_vec());
     let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
     named.extend(own.into_iter().filter(new));
-}
-
-fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Box<Refuse>> {
-    match policies::decide(policy, facts) {
-        Verdict::Route(decision) => Ok(Arc::new(decision)),
-        Verdict::Refuse(refuse) => Err(Box::new(refuse)),
-    }
 }
 
 fn open_entry(

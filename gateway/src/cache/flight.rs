@@ -12,7 +12,7 @@ use crate::{
     routes::{Fault, FaultKind, Route},
     wire::Event,
 };
-use policies::PicoUsd;
+use policies::{Decision, PicoUsd};
 use std::{
     collections::VecDeque,
     fmt,
@@ -67,6 +67,8 @@ struct State {
 pub struct Head {
     /// The request that asked the route.
     pub request: RequestId,
+    /// By what it was decided.
+    pub decision: Arc<Decision>,
     /// The route that answers.
     pub route: Arc<Route>,
     /// Attempts that it took.
@@ -96,6 +98,17 @@ pub enum End {
     Broken(Fault),
     /// Nobody waited for it any more, or the program stops.
     GivenUp,
+}
+
+/// What becomes of a flight that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A whole answer: worth giving again.
+    Good,
+    /// Money was spent on it: a repeated request must not spend it again.
+    Spent,
+    /// It owed nothing: it may be tried anew.
+    Free,
 }
 
 /// Why an answer does not begin.
@@ -289,24 +302,28 @@ impl Waiter {
     pub async fn begun(&mut self) -> Result<Head, Unbegun> {
         loop {
             self.changed.borrow_and_update();
-            {
-                let state = self.flight.lock();
-                match (&state.head, &state.end) {
-                    (Some(head), _) => return Ok(head.clone()),
-                    (None, Some(End::Refused { refusal, recorded })) => {
-                        return Err(Unbegun {
-                            refusal: refusal.clone(),
-                            recorded: *recorded,
-                            is_its_callers: refusal.is_its_callers(),
-                        });
-                    }
-                    (None, Some(_)) => return Err(given_up()),
-                    (None, None) => {}
-                }
+            if let Some(begun) = self.look() {
+                return begun;
             }
             if self.changed.changed().await.is_err() {
                 return Err(given_up());
             }
+        }
+    }
+
+    /// Whether the answer has begun, or why it does not; `None` while nobody knows.
+    #[must_use]
+    pub fn look(&self) -> Option<Result<Head, Unbegun>> {
+        let state = self.flight.lock();
+        match (&state.head, &state.end) {
+            (Some(head), _) => Some(Ok(head.clone())),
+            (None, Some(End::Refused { refusal, recorded })) => Some(Err(Unbegun {
+                refusal: refusal.clone(),
+                recorded: *recorded,
+                is_its_callers: refusal.is_its_callers(),
+            })),
+            (None, Some(_)) => Some(Err(given_up())),
+            (None, None) => None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! what its context does not hold; for a provider's, and for what is too long to be read for a count, it
 //! is the estimate that reservations are made with, and the answer says so.
 
-use super::{Gateway, bear, body, decide, facts::facts, headers, outside};
+use super::{Gateway, bear, body, decided::decide, facts::facts, headers, outside};
 use crate::{
     refusal::Refusal,
     routes::{FaultKind, Source},

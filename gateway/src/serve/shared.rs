@@ -9,7 +9,7 @@ use crate::{
     admission::Permit,
     cache::{
         LookUp, Repeat, Takeoff,
-        flight::{End, Flight, Head, Unbegun, Waiter},
+        flight::{End, Fate, Flight, Head, Unbegun, Waiter},
     },
     caller::Caller,
     execute::Started,
@@ -37,18 +37,19 @@ pub(super) enum Source {
     Repeat(Waiter),
 }
 
-/// Looks for an answer before a route is asked.
+/// Looks for an answer before a route is asked; `repeat` is what the request's idempotency key leads to.
 ///
 /// # Errors
-/// An idempotency key that cannot be honoured now, a wish about the cache that is not known.
+/// A wish about the cache that is not known.
 pub(super) fn look_up(
     gateway: &Gateway,
+    repeat: Repeat,
     caller: &Caller,
     request: &ChatRequest,
     headers: &HeaderMap,
     decision: &Decision,
 ) -> Result<Source, Refusal> {
-    match gateway.idempotency.look_up(request, headers, caller.id())? {
+    match repeat {
         Repeat::Again(waiter) => return Ok(Source::Repeat(waiter)),
         Repeat::First(takeoff) => return Ok(Source::Flight(takeoff, CacheUse::Bypass)),
         Repeat::None => {}
@@ -168,16 +169,6 @@ pub(super) async fn follow(
     relayed(gateway, headers, relay).await
 }
 
-/// What becomes of a flight that has ended.
-enum Fate {
-    /// A whole answer: worth giving again.
-    Good,
-    /// Money was spent on it: a repeated request must not spend it again.
-    Spent,
-    /// It owed nothing: it may be tried anew.
-    Free,
-}
-
 /// What a flight needs of the request that began it.
 struct Leader {
     gateway: Arc<Gateway>,
@@ -204,6 +195,7 @@ impl Leader {
         };
         flight.begin(Head {
             request: self.life.id,
+            decision: Arc::clone(&self.decision),
             route: Arc::clone(&started.route),
             attempts: self.open.attempts(),
             output_cap: started.output_cap,
@@ -211,6 +203,6 @@ impl Leader {
         });
         let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
-        if relay.into_flight(flight).await { Fate::Good } else { Fate::Spent }
+        relay.into_flight(flight).await
     }
 }
