@@ -142,6 +142,23 @@ async fn what_the_provider_calls_the_callers_fault_is_passed_on() {
 }
 
 #[tokio::test]
+async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_before() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_named("first", &first, "retry = { max = 1, backoff_ms = 10 }")
+        .cloud_named("second", &second, "retry = { max = 0 }")
+        .start()
+        .await;
+    first.next(Script::default().with(Fault::Status503));
+    second.next(Script::default().with(Fault::Status503));
+    first.next(Script::default().with(Fault::Status400));
+    let answer = gate.ask("Something odd.").send().await;
+    assert_eq!((answer.status, answer.error().message.as_str()), (400, "No such thing."));
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!((entry.outcome().as_str(), entry.attempts().len()), ("rejected", 3));
+}
+
+#[tokio::test]
 async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     let case = two_clouds().await;
     case.first.always(Script::default().with(Fault::Status500));
