@@ -52,7 +52,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
@@ -147,22 +147,26 @@ fn ledger_of(gateway: &Gateway) -> Arc<ledger::Ledger> {
 }
 
 async fn authorize(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    match gateway.keys.authenticate_admin(request.headers(), peer) {
+    match authenticate(&gateway, &request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// Whether these headers may read the metrics: the admin key, unless the configuration opens them.
+fn authenticate(gateway: &Gateway, request: &Request) -> Result<(), Refusal> {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    gateway.keys.authenticate_admin(request.headers(), peer)
+}
+
+/// Whether a request may read the metrics: with the admin key, unless the configuration opens them.
 ///
 /// # Errors
 /// As [`crate::caller::Keys::authenticate_admin`].
-pub fn authorize_metrics(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn authorize_metrics(gateway: &Gateway, request: &Request) -> Result<(), Refusal> {
     if gateway.config.metrics_public {
         return Ok(());
     }
-    gateway.keys.authenticate_admin(headers, None)
+    authenticate(gateway, request)
 }
 
 /// What every handler answers with.

@@ -10,7 +10,7 @@ use crate::{
     start,
 };
 use axum::body::Body;
-use http::{Method, Request as HttpRequest};
+use http::{HeaderMap, Method, Request as HttpRequest};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use std::path::Path;
@@ -113,6 +113,24 @@ async fn nothing_answers_without_the_admin_key() {
     }
     assert_eq!(plane.send("GET", "/metrics", &user_key, "").await.0, 403);
     assert_eq!(plane.send("GET", "/metrics", &plane.admin, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn wrong_keys_are_limited_wherever_the_admin_key_is_asked_for() {
+    let plane = Plane::open();
+    let front = Front::new(Arc::clone(&plane.gateway), Planes::Both);
+    for (host, path) in [(1, "/metrics"), (2, "/admin/v1/keys")] {
+        let ask = || {
+            let peer = Peer(([192, 0, 2, host], 1).into());
+            let request = HttpRequest::get(path).header("authorization", "Bearer sk-tg-wrong");
+            front.clone().oneshot(request.extension(peer).body(Body::empty()).unwrap())
+        };
+        let limit = plane.gateway.config.limits.failed_auth_per_minute;
+        for _ in 0..limit {
+            assert_eq!(ask().await.unwrap().status(), 401, "{path}");
+        }
+        assert_eq!(ask().await.unwrap().status(), 429, "{path}");
+    }
 }
 
 #[tokio::test]

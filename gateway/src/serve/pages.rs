@@ -81,7 +81,7 @@ pub(super) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    crate::admin::authorize_metrics(&gateway, request.headers())?;
+    crate::admin::authorize_metrics(&gateway, &request)?;
     let text = gateway.metrics.render(&gateway);
     Ok(([(header::CONTENT_TYPE, crate::telemetry::CONTENT_TYPE)], text).into_response())
 }
