@@ -297,6 +297,23 @@ async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
 }
 
 #[tokio::test]
+async fn the_key_of_this_machine_is_sent_to_no_other_server() {
+    let (cloud, gate, directory) = a_cloud().await;
+    let (there, here) = (format!("http://{}", cloud.address()), gate.url());
+    for server in [&there, &here] {
+        let ran = Child::run(&directory, &["--server", server, "key", "list"]).await;
+        assert_eq!(ran.code, 2, "{}", ran.stdout);
+        assert!(ran.stderr.contains("TOLLGATE_ADMIN_KEY"), "{}", ran.stderr);
+    }
+    assert_eq!(cloud.counts().connections, 0);
+    let environment = [("TOLLGATE_ADMIN_KEY", gate.admin_key())];
+    let args = ["--server", &here, "key", "list"];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let ran = Child::run_with(elsewhere.path(), &environment, &args).await;
+    assert_eq!(ran.code, 0, "no configuration is needed: {}", ran.stderr);
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_every_command_quietly() {
     let (_cloud, mut gate, directory) = a_cloud().await;
     let id = gate.ask("Write me down.").send().await.ok().id().to_owned();

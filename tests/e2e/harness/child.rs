@@ -64,7 +64,17 @@ impl Child {
 
     /// Runs another command of the program to its end.
     pub(crate) async fn run(directory: &Path, args: &[&str]) -> Ran {
+        Self::run_with(directory, &[], args).await
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) async fn run_with(
+        directory: &Path,
+        environment: &[(&str, &str)],
+        args: &[&str],
+    ) -> Ran {
         let mut command = Self::command(&directory.join("tollgate.toml"));
+        command.envs(environment.iter().copied());
         let output = command.args(args).output().await.expect("the program runs");
         Ran {
             code: output.status.code().unwrap_or(-1),
