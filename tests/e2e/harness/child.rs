@@ -124,6 +124,10 @@ impl Child {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
+            // A proxy that nobody may follow: every address is asked itself.
+            .env("HTTP_PROXY", "http://127.0.0.1:1")
+            .env("HTTPS_PROXY", "http://127.0.0.1:1")
+            .env_remove("NO_PROXY")
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
