@@ -23,6 +23,7 @@ pub use hedge::Hedging;
 use hedge::Missed;
 
 use crate::{
+    cache::flight::Head,
     config::AttemptsConfig,
     draw::draw,
     ledger::{AttemptIndex, OpenEntry, Role, Short},
@@ -66,17 +67,17 @@ pub struct Started {
 impl Started {
     /// Another request's answer, of which the first event has come.
     #[must_use]
-    pub fn shared(route: Arc<Route>, output_cap: u64, answer: Answer) -> Self {
+    pub fn shared(head: Head, answer: Answer) -> Self {
         let now = Instant::now();
         Self {
             attempt: None,
-            route,
+            route: head.route,
             answer,
             held: VecDeque::new(),
             sent_at: now,
             first_at: now,
-            output_cap,
-            prompt_tokens: 0,
+            output_cap: head.output_cap,
+            prompt_tokens: head.prompt_tokens,
             in_flight: None,
         }
     }

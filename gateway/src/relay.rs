@@ -142,6 +142,8 @@ impl Relay {
 
     /// The answer for everybody who shares the flight; says what becomes of it.
     pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> Fate {
+        // Every waiter writes for itself; here nothing would be written but an empty answer's end.
+        self.outer = None;
         let fault = loop {
             match self.next_event().await {
                 Some(Ok(event)) => flight.push(event).await,

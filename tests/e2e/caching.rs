@@ -1,7 +1,7 @@
 //! Equal requests share one upstream call, and an answer is given again only to whom it belongs;
 //! every request has an entry of its own, with what it spared.
 
-use crate::harness::{Gate, eventually, rows};
+use crate::harness::{Gate, eventually, pico, rows};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 use serde_json::json;
 
@@ -330,6 +330,46 @@ async fn what_was_answered_is_given_again_whatever_would_be_decided_now() {
     }
     assert_eq!(cloud.counts().requests, 2);
     gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_others_may_share_tells_the_cost_that_is_booked() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    for header in [("idempotency-key", "order-1"), ("x-tollgate-cache", "on")] {
+        cloud.next(Script::says("one two three").with(Fault::NoUsage));
+        let ask = gate.ask(&"A long question. ".repeat(50)).header(header.0, header.1);
+        let answer = ask.send().await.ok();
+        let entry = gate.ledger().entry(answer.id()).await;
+        let told = json!(answer.header("x-tollgate-cost-usd"));
+        assert_eq!(pico(&told), entry.cost(), "{header:?}");
+        assert!(
+            entry.cost().unwrap() > 100_000_000,
+            "the prompt alone is a hundred tokens and more"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_others_may_share_is_kept_once_for_the_next_turn() {
+    let cloud = StandIn::start().await.unwrap();
+    let section = "[responses]\nstore = true\nentries_max = 2";
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .section(section)
+        .section("[cache]\nmode = \"all\"")
+        .start()
+        .await;
+    let mut paths = Vec::new();
+    for said in ["the first", "the second"] {
+        cloud.next(Script::says(said));
+        let asked = json!({ "model": "auto", "input": said });
+        let answer = gate.post("/v1/responses", &asked).await.ok();
+        paths.push((said, format!("/v1/responses/{}", answer.json()["id"].as_str().unwrap())));
+    }
+    for (said, path) in paths {
+        let kept = gate.get(&path).await.ok().json();
+        assert_eq!(kept["output"][0]["content"][0]["text"], said, "{kept}");
+    }
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ pub(super) async fn lead(
         timeline: &life.timeline,
     };
     let headers = headers::answer(gateway, life, &told, rate);
-    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
     relayed(gateway, headers, Relay::new(started, None, &request, head, None)).await
 }
@@ -163,7 +163,7 @@ pub(super) async fn follow(
     if repeats {
         headers.insert(headers::REPLAYED, http::HeaderValue::from_static("true"));
     }
-    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, Some(open), &request, head, Some(permit));
     relayed(gateway, headers, relay).await
@@ -204,5 +204,6 @@ impl Leader {
         let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
         relay.into_flight(flight).await
+            prompt_tokens: started.prompt_tokens,
     }
 }
