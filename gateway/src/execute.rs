@@ -214,6 +214,9 @@ impl<'a> Execution<'a> {
             }
             walk.steps[at].due = false;
             let step = &walk.steps[at];
+            if step.has_failed() && !step.route.retries.take() {
+                continue;
+            }
             let role = if step.asked { Role::Retry } else { Role::Fallback };
             if step.miss.is_none() {
                 step.route.retries.note();
@@ -269,8 +272,9 @@ impl<'a> Execution<'a> {
         }
         let mut any = false;
         for step in &mut walk.steps {
+            // It is taken when its turn comes: an earlier one may answer.
             step.due =
-                wait(step).is_some_and(|wait| wait.told <= soonest) && step.route.retries.take();
+                wait(step).is_some_and(|wait| wait.told <= soonest) && step.route.retries.is_left();
             any |= step.due;
         }
         any.then_some(ready_at)
@@ -323,6 +327,11 @@ impl<'a> Execution<'a> {
 }
 
 impl Step {
+    /// Whether it failed when it was last asked, so that to ask it once more is a retry.
+    fn has_failed(&self) -> bool {
+        matches!(self.miss, Some(Miss::Fault(_)))
+    }
+
     /// Once money was short, only local routes, planned or not.
     fn may_be_tried(&self, only_local: bool) -> bool {
         if only_local { self.route.is_local() } else { self.planned }

@@ -159,6 +159,31 @@ async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_befor
 }
 
 #[tokio::test]
+async fn a_route_that_was_not_asked_again_keeps_its_allowance_of_retries() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let few = "retry = { max = 1, backoff_ms = 1, extra_permille = 1 }";
+    let gate = Gate::builder()
+        .cloud_named("first", &first, few)
+        .cloud_named("second", &second, few)
+        .start()
+        .await;
+    let fails = |cloud: &StandIn| {
+        cloud.next(Script::default().with(Fault::Status503));
+    };
+    // Ten are saved up at the start: the first route uses up its own.
+    for _ in 0..10 {
+        fails(&first);
+        fails(&second);
+        let answer = gate.ask("Once more.").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "first");
+    }
+    fails(&first);
+    fails(&second);
+    let answer = gate.ask("Once more.").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+}
+
+#[tokio::test]
 async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     let case = two_clouds().await;
     case.first.always(Script::default().with(Fault::Status500));
