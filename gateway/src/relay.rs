@@ -373,7 +373,8 @@ impl Relay {
     /// The answer broke: settle it. The caller sees the status that has left already, or the one of
     /// the refusal.
     fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
-        tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
+        let request = self.open.as_ref().and_then(OpenEntry::id).map(tracing::field::display);
+        tracing::warn!(request, route = %self.started.route.id(), %fault, "answer broke off");
         if fault.is_upstreams() && self.started.attempt.is_some() {
             self.started.route.live.failed();
             self.started.route.breaker.failed();

@@ -321,4 +321,7 @@ async fn a_health_check_finds_that_a_route_is_well_again_before_a_caller_does() 
     let checks = cloud.asked().iter().filter(|asked| asked.path == "/v1/models").count();
     assert!(checks > 0, "it was asked for its models");
     assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "a check is no request");
+    let log = gate.log();
+    assert!(log.contains("a route that fails is left alone"), "{log}");
+    assert!(log.contains("is asked again"), "{log}");
 }

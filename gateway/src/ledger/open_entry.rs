@@ -306,6 +306,12 @@ impl OpenEntry {
         self.committed() > PicoUsd::ZERO
     }
 
+    /// Which request it is of; `None` once the entry is settled.
+    #[must_use]
+    pub fn id(&self) -> Option<RequestId> {
+        self.head.as_ref().map(|head| head.id)
+    }
+
     /// The key that asks; `None` once the entry is settled.
     #[must_use]
     pub fn key(&self) -> Option<&KeyId> {

@@ -130,7 +130,7 @@ impl Route {
     /// A route nobody has used yet.
     #[must_use]
     pub fn new(config: RouteConfig, source: Source) -> Self {
-        let breaker = Breaker::new(config.breaker);
+        let breaker = Breaker::new(config.id.clone(), config.breaker);
         let retries = Extras::full(config.retry.extra_permille, RETRY_BURST);
         Self { config, source, live: Live::new(), breaker, retries }
     }
