@@ -7,10 +7,12 @@
 //! same range counts it.
 
 use super::{
+    EXPORTS,
     asked::Asked,
     focus,
     ledger::Ledger,
     ledger_views::brief,
+    place,
     read::{Params, bad},
     times::rfc3339,
 };
@@ -60,7 +62,11 @@ pub(super) async fn export(
     };
     asked.end()?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
-    tokio::task::spawn_blocking(move || write(&ledger, &filter, form, &pieces));
+    let place = place(&EXPORTS).await?;
+    tokio::task::spawn_blocking(move || {
+        let _place = place;
+        write(&ledger, &filter, form, &pieces);
+    });
     let body = futures::stream::unfold(body, |mut body| async move {
         let piece = body.recv().await?;
         Some((piece, body))
