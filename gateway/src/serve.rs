@@ -535,10 +535,10 @@ impl Life {
                 unwritten: 0,
             });
         }
-        gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         let mut response = match self.endpoint {
             Endpoint::Messages => outside::in_anthropics_shape(&refusal, &self.id.to_string()),
             _ => refusal.into_response(),
+            gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         };
         *response.status_mut() = status;
         headers::refusal(&mut response, &self, gateway);

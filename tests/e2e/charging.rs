@@ -214,6 +214,14 @@ async fn a_route_of_unknown_price_gets_no_request() {
     let error = answer.error();
     assert!((400..500).contains(&answer.status), "{}: {error:?}", answer.status);
     assert_eq!(cloud.counts().connections, 0, "nobody asked at an unknown price");
+    let ready = gate.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("not_ready")));
+    assert!(gate.metrics().await.contains("tollgate_route_ready{route=\"cloud\"} 0"));
+
+    let bounded = "unknown_price_max_usd = \"0.01\"";
+    let gate = Gate::builder().unpriced_cloud_named("cloud", &cloud, bounded).start().await;
+    assert_eq!(gate.get("/ready").await.status, 200);
+    gate.ask("How much?").send().await.ok();
 }
 
 #[tokio::test]

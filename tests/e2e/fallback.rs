@@ -197,6 +197,12 @@ async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     assert_eq!(entry.attempts().len(), 2);
     assert_eq!(entry.cost(), Some(0));
     case.gate.until_nothing_is_reserved().await;
+    let metrics = case.gate.metrics().await;
+    assert!(metrics.contains("outcome=\"failed\""), "{metrics}");
+    assert!(
+        !metrics.contains("tollgate_refusals_total{"),
+        "one request is counted once: {metrics}"
+    );
 
     // Rate limits everywhere are the caller's to wait for.
     case.first.always(Script::default().with(Fault::RateLimited));

@@ -193,6 +193,15 @@ impl Route {
         self.config.budgeted && !self.config.price.at(now_s).is_free()
     }
 
+    /// Whether what it may cost is known by a price or a configured maximum, or is nobody's: policies
+    /// leave another route out.
+    #[must_use]
+    pub fn is_bounded(&self, now_s: u64) -> bool {
+        self.is_local()
+            || self.config.unknown_price_max.is_some()
+            || !matches!(self.config.price.at(now_s), RoutePrice::Unknown)
+    }
+
     /// What exactly will be asked, under `output_cap` tokens per choice.
     ///
     /// # Errors

@@ -55,7 +55,9 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     let takes_paid = store.condition.paid_work().is_ok();
     let now_s = gateway.clock.unix_ms() / 1000;
     let usable = gateway.routes.iter().any(|route| {
-        route.state() != RouteState::Unavailable && (takes_paid || !route.is_paid(now_s))
+        route.state() != RouteState::Unavailable
+            && (takes_paid || !route.is_paid(now_s))
+            && route.is_bounded(now_s)
     });
     let body = json!({
         "status": if usable { "ready" } else { "not_ready" },

@@ -141,7 +141,7 @@ impl Metrics {
         );
         registry.register(
             "refusals",
-            "Requests turned away, by the error code the caller saw",
+            "Requests turned away before they reached a route, by the error code the caller saw",
             self.refusals.clone(),
         );
         registry.register(
