@@ -410,8 +410,8 @@ impl Relay {
             outcome,
             status: Some(status),
             answered_by: self.started.attempt,
-            ttft_us: self.pacing.client_ttft_us(),
-            tpot_ns: self.pacing.tpot_ns(self.output_tokens()),
+            ttft_us: self.pacing.client_ttft_us(self.stream),
+            tpot_ns: self.pacing.tpot_ns(self.output_tokens()).filter(|_| self.stream),
         }))
     }
 
@@ -541,7 +541,7 @@ impl Drop for Relay {
         let Some(open) = &mut self.open else { return };
         // What follows is the settling alone.
         open.timeline.end(Stage::Relay);
-        let ttft_us = self.pacing.client_ttft_us();
+        let ttft_us = self.pacing.client_ttft_us(self.stream);
         // The status has left with the first piece of a stream.
         if self.stream && ttft_us.is_some() {
             open.ending = Ending {

@@ -258,6 +258,22 @@ async fn every_entry_tells_when_its_tokens_came() {
     assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
 }
 
+#[tokio::test]
+async fn an_unstreamed_answer_reaches_its_client_when_it_is_whole() {
+    let gate = Gate::builder().policy("edge-first").edge().start().await;
+    let answer = gate.ask("Tell me a story.").at_most(24).send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    let attempt = &entry.only_attempt().0["times"];
+    assert!(attempt["tpot_ns"].is_u64(), "the route streams: {attempt:#}");
+    assert!(entry.0["tpot_ns"].is_null(), "its client has no rhythm: {:#}", entry.0);
+    let (whole, first) = (entry.0["ttft_us"].as_u64(), attempt["ttft_us"].as_u64());
+    let later = whole.unwrap() - first.unwrap();
+    assert!(later >= attempt["tpot_ns"].as_u64().unwrap() / 1000, "the rest of it came later");
+    let metrics = gate.metrics().await;
+    assert!(!metrics.contains("tollgate_ttft_seconds_count"), "of streams alone: {metrics}");
+    assert!(metrics.contains("tollgate_request_seconds_count{route=\"edge\"} 1"), "{metrics}");
+}
+
 /// Runs `tollgate prices rerate` on the files of a gate and reads its JSON.
 async fn rerated(gate: &Gate, more: &[&str]) -> serde_json::Value {
     let config = gate.builder_ref().config_file();
