@@ -215,6 +215,8 @@ async fn budgets_of_requests_and_of_each_session_are_shown() {
         "{}",
         made.stdout
     );
+    let team = json_of(&directory, &["team", "show", "blue"]).await;
+    assert_eq!(team, gate.admin("/teams/blue").await, "as the API shows it");
     let args = ["key", "create", "--team", "blue", "--session-budget", "day=7requests"];
     let key = json_of(&directory, &args).await;
     let id = key["id"].as_str().unwrap();

@@ -245,7 +245,7 @@ fn cells(
         entry.session.clone().unwrap_or_default(),
         shown(entry.parent),
         entry.step.clone().unwrap_or_default(),
-        entry.tags.join(" "),
+        entry.tags.join(","),
         word(&entry.endpoint),
         entry.model_asked.clone(),
         entry.stream.to_string(),
