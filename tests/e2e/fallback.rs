@@ -226,14 +226,14 @@ async fn an_address_where_nobody_listens_is_not_sent_to_and_not_charged() {
     assert_eq!(attempts[0].outcome(), "not_sent");
     assert_eq!(attempts[0].cost(), Some(0));
     assert_eq!(attempts[1].outcome(), "completed");
+    let told = |line: &str| line.contains("attempt failed") && line.contains(answer.id());
+    assert!(gate.log().lines().any(told), "the log leads to the entry: {}", gate.log());
 }
 
 #[tokio::test]
 async fn callers_faults_do_not_count_against_a_route() {
     let case = two_clouds().await;
     for _ in 0..30 {
-    let told = |line: &str| line.contains("attempt failed") && line.contains(answer.id());
-    assert!(gate.log().lines().any(told), "the log leads to the entry: {}", gate.log());
         case.first.next(Script::default().with(Fault::Status400));
         assert_eq!(case.gate.ask("Something odd.").send().await.status, 400);
     }

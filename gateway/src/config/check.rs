@@ -59,7 +59,7 @@ pub(super) fn check(
         listen,
         data_dir: resolve(base, &server.data_dir),
         time_zone: time_zone(&server.time_zone)?.rules(),
-        limits: limits(&written),
+        limits: limits(&written)?,
         ledger: ledger(&written.ledger)?,
         guard: guard(&written.guard)?,
         metrics_public: server.metrics_public,
@@ -140,9 +140,14 @@ fn responses(written: &written::Responses) -> Option<KeptLimits> {
     })
 }
 
-fn limits(written: &written::Written) -> Limits {
+fn limits(written: &written::Written) -> Result<Limits, Finding> {
     let (server, limits) = (&written.server, &written.limits);
-    Limits {
+    let bodies_bytes_max = count(limits.bodies_mib.get_ref().get()).saturating_mul(1 << 20);
+    if bodies_bytes_max < count(server.body_bytes_max.get()) {
+        let message = "`bodies_mib` has no room for one body of `body_bytes_max`";
+        return Err(Finding::at(limits.bodies_mib.span(), message));
+    }
+    Ok(Limits {
         body_bytes_max: count(server.body_bytes_max.get()),
         body_read_max: millis(server.body_read_timeout_ms),
         header_read_max: millis(server.header_read_timeout_ms),
@@ -154,9 +159,10 @@ fn limits(written: &written::Written) -> Limits {
         requests_per_minute: limits.requests_per_minute.map(Into::into),
         tokens_per_minute: limits.tokens_per_minute.map(Into::into),
         in_flight_max: count(limits.in_flight_max.get()),
+        bodies_bytes_max,
         failed_auth_per_minute: limits.failed_auth_per_minute.get(),
         budget_wait_max: Duration::from_millis(limits.budget_wait_max_ms),
-    }
+    })
 }
 
 fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {

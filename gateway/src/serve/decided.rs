@@ -1,26 +1,61 @@
-//! By which decision a request is answered.
+//! By which decision a request is answered, and from where.
 //!
 //! **Invariant:** the policy in force decides for whatever is asked of a route. What was answered once
 //! is given again to a repeat, and then asks nobody.
 
-use super::{Gateway, Life, headers, watched};
-use crate::{cache::Repeat, ledger::GuardAction, refusal::Refusal};
+use super::{
+    Gateway, Life,
+    headers::policy_refusal,
+    open_entry,
+    shared::{self, Source},
+    watched,
+};
+use crate::{
+    cache::Repeat,
+    caller::Caller,
+    ledger::{GuardAction, OpenEntry},
+    refusal::Refusal,
+    timeline::Stage,
+    wire::ChatRequest,
+};
+use http::HeaderMap;
 use policies::{Decision, Facts, Policy, Refuse, Verdict};
 use std::sync::Arc;
 
-/// The policy's verdict, or for a repeat that it would refuse by now the decision of the first.
+/// From a request that was let in to where its answer comes from, by which decision, and its entry.
 ///
 /// # Errors
-/// What the policy refuses; of a repeat, the refusal that the first one got.
+/// What the guard or the policy refuses, what [`shared::look_up`] or the idempotency key does.
 pub(super) fn decided(
     gateway: &Gateway,
     life: &mut Life,
-    policy: &Policy,
+    caller: &Caller,
+    request: &ChatRequest,
+    headers: &HeaderMap,
+    mut facts: Facts,
+) -> Result<(Source, Arc<Decision>, OpenEntry), Refusal> {
+    let actions = watched::watched(gateway, caller, request, &mut facts)?;
+    life.watched = true;
+    let repeat = gateway.idempotency.look_up(request, headers, caller.id())?;
+    let decision = decision(gateway, life, &facts, &repeat, &actions)?;
+    life.decision = Some(Arc::clone(&decision));
+    life.timeline.end(Stage::Decide);
+
+    let source = shared::look_up(gateway, repeat, caller, request, headers, &decision)?;
+    let mut open = open_entry(gateway, life, caller, request, &decision, facts)?;
+    open.notes.actions = actions;
+    Ok((source, decision, open))
+}
+
+/// The policy's verdict, or for a repeat that it would refuse by now the decision of the first.
+fn decision(
+    gateway: &Gateway,
+    life: &mut Life,
     facts: &Facts,
     repeat: &Repeat,
     actions: &[GuardAction],
 ) -> Result<Arc<Decision>, Refusal> {
-    let refuse = match decide(policy, facts) {
+    let refuse = match decide(&gateway.policy.current(), facts) {
         Ok(decision) => return Ok(decision),
         Err(refuse) => refuse,
     };
@@ -32,7 +67,7 @@ pub(super) fn decided(
             unbegun.refusal.named_for(life.endpoint)
         });
     }
-    let refusal = headers::policy_refusal(&gateway.routes, &refuse, facts);
+    let refusal = policy_refusal(&gateway.routes, &refuse, facts);
     life.refused = Some(refuse);
     Err(watched::kept_home(refusal, actions).named_for(life.endpoint))
 }

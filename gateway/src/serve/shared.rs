@@ -6,7 +6,7 @@
 
 use super::{Asked, Gateway, Life, answer_head, ask, execute, headers, relayed, unanswered};
 use crate::{
-    admission::Permit,
+    admission::{BodyRoom, Permit},
     cache::{
         LookUp, Repeat, Takeoff,
         flight::{End, Fate, Flight, Head, Unbegun, Waiter},
@@ -70,7 +70,7 @@ pub(super) async fn lead(
     asked: Box<Asked>,
     takeoff: Takeoff,
 ) -> Result<Response, Refusal> {
-    let Asked { request, decision, open, permit } = *asked;
+    let Asked { request, room, decision, open, permit } = *asked;
     let Takeoff { flight, mut waiter, landing } = takeoff;
     let (cache, rate, cap) = (open.notes.cache, permit.rate(), open.output_cap_asked());
     let path = open.path().clone();
@@ -81,6 +81,7 @@ pub(super) async fn lead(
             gateway: Arc::clone(gateway),
             life: life.clone(),
             request: Arc::clone(&request),
+            _room: room,
             decision,
             open,
             permit,
@@ -137,6 +138,7 @@ pub(super) async fn follow(
         Ok(head) if repeats || crate::cache::allows(&asked.decision, head.route.id()) => head,
         Err(Unbegun { refusal, is_its_callers, .. }) if repeats || !is_its_callers => {
             life.repeats = repeats;
+            asked.permit.unsent();
             asked.open.discard();
             return Err(refusal);
         }
@@ -174,6 +176,8 @@ struct Leader {
     gateway: Arc<Gateway>,
     life: Life,
     request: Arc<ChatRequest>,
+    /// What the request's body takes.
+    _room: BodyRoom,
     decision: Arc<Decision>,
     open: OpenEntry,
     permit: Permit,
@@ -188,7 +192,8 @@ impl Leader {
             Ok(started) => started,
             Err(refusal) => {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
-                let refusal = unanswered(gateway, self.open, refusal, &mut self.life);
+                let refusal =
+                    unanswered(gateway, self.open, &mut self.permit, refusal, &mut self.life);
                 flight.end(End::Refused { refusal, recorded: self.life.recorded });
                 return fate;
             }
@@ -199,11 +204,11 @@ impl Leader {
             route: Arc::clone(&started.route),
             attempts: self.open.attempts(),
             output_cap: started.output_cap,
+            prompt_tokens: started.prompt_tokens,
             missed_cost: started.attempt.and_then(|attempt| self.open.missed_cost(attempt)),
         });
         let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
         relay.into_flight(flight).await
-            prompt_tokens: started.prompt_tokens,
     }
 }
