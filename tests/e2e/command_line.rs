@@ -48,6 +48,9 @@ async fn tables_are_for_people_and_missing_things_have_their_own_exit_code() {
         assert!(ran.stdout.contains("cloud"), "{args:?}: {}", ran.stdout);
         assert!(!ran.stdout.contains('\u{1b}'), "NO_COLOR is honoured: {args:?}");
     }
+    let filter = [("TOLLGATE_LOG", "gateway=loud")];
+    let ran = Child::run_with(&directory, &filter, &["routes"]).await;
+    assert!(ran.code == 0 && ran.stderr.contains("TOLLGATE_LOG is no filter"), "{}", ran.stderr);
     let missing = ["ledger", "show", "req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa"];
     assert_eq!(Child::run(&directory, &missing).await.code, 3);
     assert_eq!(Child::run(&directory, &["no-such-command"]).await.code, 2);

@@ -28,20 +28,24 @@ pub enum LogFormat {
 /// `gateway::policy_watch=debug`; the default is `info`. Does nothing if logging has been started.
 pub fn start_logging(format: LogFormat) {
     let asked = ["TOLLGATE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok());
-    let filter = QUIET.iter().fold(
-        EnvFilter::try_new(asked.as_deref().unwrap_or("info"))
-            .unwrap_or_else(|_| EnvFilter::new("info")),
-        |filter, quiet| match quiet.parse() {
-            Ok(directive) => filter.add_directive(directive),
-            Err(_) => filter,
-        },
-    );
+    let wanted = EnvFilter::try_new(asked.as_deref().unwrap_or("info"));
+    let (wanted, wrong) = match wanted {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let filter = QUIET.iter().fold(wanted, |filter, quiet| match quiet.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    });
     let lines = to_stderr(filter);
     // An error only says that a logger is there already.
     let _started = match format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "TOLLGATE_LOG is no filter such as info: info is taken");
+    }
 }
 
 /// Starts logging for a command: nothing but errors unless `TOLLGATE_LOG` asks for more.
