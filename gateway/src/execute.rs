@@ -23,6 +23,7 @@ pub use hedge::Hedging;
 use hedge::Missed;
 
 use crate::{
+    cache::flight::Head,
     config::AttemptsConfig,
     draw::draw,
     ledger::{AttemptIndex, OpenEntry, Role, Short},
@@ -66,17 +67,17 @@ pub struct Started {
 impl Started {
     /// Another request's answer, of which the first event has come.
     #[must_use]
-    pub fn shared(route: Arc<Route>, output_cap: u64, answer: Answer) -> Self {
+    pub fn shared(head: Head, answer: Answer) -> Self {
         let now = Instant::now();
         Self {
             attempt: None,
-            route,
+            route: head.route,
             answer,
             held: VecDeque::new(),
             sent_at: now,
             first_at: now,
-            output_cap,
-            prompt_tokens: 0,
+            output_cap: head.output_cap,
+            prompt_tokens: head.prompt_tokens,
             in_flight: None,
         }
     }
@@ -213,6 +214,9 @@ impl<'a> Execution<'a> {
             }
             walk.steps[at].due = false;
             let step = &walk.steps[at];
+            if step.has_failed() && !step.route.retries.take() {
+                continue;
+            }
             let role = if step.asked { Role::Retry } else { Role::Fallback };
             if step.miss.is_none() {
                 step.route.retries.note();
@@ -268,8 +272,9 @@ impl<'a> Execution<'a> {
         }
         let mut any = false;
         for step in &mut walk.steps {
+            // It is taken when its turn comes: an earlier one may answer.
             step.due =
-                wait(step).is_some_and(|wait| wait.told <= soonest) && step.route.retries.take();
+                wait(step).is_some_and(|wait| wait.told <= soonest) && step.route.retries.is_left();
             any |= step.due;
         }
         any.then_some(ready_at)
@@ -322,6 +327,11 @@ impl<'a> Execution<'a> {
 }
 
 impl Step {
+    /// Whether it failed when it was last asked, so that to ask it once more is a retry.
+    fn has_failed(&self) -> bool {
+        matches!(self.miss, Some(Miss::Fault(_)))
+    }
+
     /// Once money was short, only local routes, planned or not.
     fn may_be_tried(&self, only_local: bool) -> bool {
         if only_local { self.route.is_local() } else { self.planned }

@@ -44,6 +44,12 @@ impl Extras {
         let _full = self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
+    /// Whether one unit could be taken now.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.balance.load(Ordering::Relaxed) >= ONE
+    }
+
     /// Takes one unit, if there is one.
     pub fn take(&self) -> bool {
         let less = |balance: u64| balance.checked_sub(ONE);
@@ -69,7 +75,9 @@ mod tests {
     fn saves_up_no_more_than_its_burst() {
         let extras = Extras::new(500, 3);
         (0..1000).for_each(|_| extras.note());
+        assert!(extras.is_left());
         assert_eq!((0..10).filter(|_| extras.take()).count(), 3);
+        assert!(!extras.is_left());
         assert!(!Extras::new(0, 10).take(), "no share is none at all");
         assert_eq!((0..10).filter(|_| Extras::full(0, 3).take()).count(), 0);
     }

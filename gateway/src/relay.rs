@@ -15,7 +15,7 @@ pub use keep_alive::KeepAlive;
 
 use crate::{
     admission::Permit,
-    cache::flight::{End, Flight},
+    cache::flight::{End, Fate, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
     providers::openai,
@@ -140,8 +140,10 @@ impl Relay {
         })
     }
 
-    /// The answer for everybody who shares the flight; says whether it is good enough to be kept.
-    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> bool {
+    /// The answer for everybody who shares the flight; says what becomes of it.
+    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> Fate {
+        // Every waiter writes for itself; here nothing would be written but an empty answer's end.
+        self.outer = None;
         let fault = loop {
             match self.next_event().await {
                 Some(Ok(event)) => flight.push(event).await,
@@ -150,9 +152,10 @@ impl Relay {
             }
         };
         if let Some(fault) = fault {
+            let owes = self.open.as_ref().is_none_or(OpenEntry::owes);
             self.broken(&fault, self.stream.then_some(ANSWERED));
             flight.end(End::Broken(fault));
-            return false;
+            return if owes { Fate::Spent } else { Fate::Free };
         }
         let cost = self.cost().map(|cost| cost.total);
         let good = self.seen.finish != Some(FinishReason::ContentFilter);
@@ -161,7 +164,7 @@ impl Relay {
             wait(ticket).await;
         }
         flight.end(End::Whole { cost });
-        good
+        if good { Fate::Good } else { Fate::Spent }
     }
 
     /// The next bytes for the socket; `None` after the last.
@@ -370,7 +373,8 @@ impl Relay {
     /// The answer broke: settle it. The caller sees the status that has left already, or the one of
     /// the refusal.
     fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
-        tracing::warn!(route = %self.started.route.id(), %fault, "answer broke off");
+        let request = self.open.as_ref().and_then(OpenEntry::id).map(tracing::field::display);
+        tracing::warn!(request, route = %self.started.route.id(), %fault, "answer broke off");
         if fault.is_upstreams() && self.started.attempt.is_some() {
             self.started.route.live.failed();
             self.started.route.breaker.failed();
@@ -406,8 +410,8 @@ impl Relay {
             outcome,
             status: Some(status),
             answered_by: self.started.attempt,
-            ttft_us: self.pacing.client_ttft_us(),
-            tpot_ns: self.pacing.tpot_ns(self.output_tokens()),
+            ttft_us: self.pacing.client_ttft_us(self.stream),
+            tpot_ns: self.pacing.tpot_ns(self.output_tokens()).filter(|_| self.stream),
         }))
     }
 
@@ -537,7 +541,7 @@ impl Drop for Relay {
         let Some(open) = &mut self.open else { return };
         // What follows is the settling alone.
         open.timeline.end(Stage::Relay);
-        let ttft_us = self.pacing.client_ttft_us();
+        let ttft_us = self.pacing.client_ttft_us(self.stream);
         // The status has left with the first piece of a stream.
         if self.stream && ttft_us.is_some() {
             open.ending = Ending {

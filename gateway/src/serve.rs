@@ -4,6 +4,7 @@
 
 mod body;
 mod count;
+mod decided;
 mod early;
 mod facts;
 mod front;
@@ -20,7 +21,7 @@ pub use front::Front;
 pub(crate) use watched::served;
 
 use crate::{
-    admission::{Admission, Permit},
+    admission::{Admission, BodyRoom, Permit},
     cache::{self, AnswerCache, Idempotency},
     caller::{Caller, Keys},
     clock::Clock,
@@ -49,9 +50,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use decided::decided;
 use facts::facts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use policies::{Decision, Facts, Refuse, Verdict};
+use policies::{Decision, Facts, Refuse};
 use shared::Source;
 use std::sync::{
     Arc,
@@ -243,34 +245,24 @@ async fn answer(
         let mut permit = gateway.admission.admit(&caller)?;
         life.timeline.end(Stage::Admit);
 
-        let mut request = read(gateway, life.endpoint, &caller, body, &head.headers).await?;
+        let (mut request, room) =
+            read(gateway, life.endpoint, &caller, body, &head.headers).await?;
         request.upstream_request_id = Some(life.id_header.clone());
         request.answer_by = request.deadline.map(|deadline| life.timeline.arrived() + deadline);
         life.timeline.end(Stage::Read);
 
-        let mut facts = facts(gateway, &caller, &request)?;
-        let policy = gateway.policy.current();
+        let facts = facts(gateway, &caller, &request)?;
         if headers::asks_dry_run(&head.headers)? {
             gateway.idempotency.key(&head.headers)?;
             cache::check(&head.headers)?;
-            return Ok(pages::dry_run(&policy, &facts));
+            return Ok(pages::dry_run(&gateway.policy.current(), &facts));
         }
         life.model = gateway.admission.limited(&request.model).cloned();
         gateway.admission.admit_to(&request.model, &mut permit)?;
-        let actions = watched::watched(gateway, &caller, &request, &mut facts)?;
-        life.watched = true;
-        let decision = decide(&policy, &facts).map_err(|refuse| {
-            let refusal = headers::policy_refusal(&gateway.routes, &refuse, &facts);
-            life.refused = Some(refuse);
-            watched::kept_home(refusal, &actions).named_for(life.endpoint)
-        })?;
-        life.decision = Some(Arc::clone(&decision));
-        life.timeline.end(Stage::Decide);
-
-        let source = shared::look_up(gateway, &caller, &request, &head.headers, &decision)?;
-        let mut open = open_entry(gateway, life, &caller, &request, &decision, facts)?;
-        open.notes.actions = actions;
-        (source, Box::new(Asked { request, decision, open, permit }))
+        let (source, decision, open) =
+            decided(gateway, life, &caller, &request, &head.headers, facts)
+                .inspect_err(|_| permit.unsent())?;
+        (source, Box::new(Asked { request, room, decision, open, permit }))
     };
     match early::wanted(gateway, &asked) {
         None => from(gateway, life, source, asked).await,
@@ -281,6 +273,8 @@ async fn answer(
 /// A request that has been let in and decided. Boxed on its way: it is large.
 struct Asked {
     request: ChatRequest,
+    /// What its body takes; given back with it.
+    room: BodyRoom,
     decision: Arc<Decision>,
     open: OpenEntry,
     permit: Permit,
@@ -324,7 +318,10 @@ async fn ask(
     let Asked { request, decision, open, .. } = &mut *asked;
     let started = match execute(gateway, request, decision, open).await {
         Ok(started) => started,
-        Err(refusal) => return Err(unanswered(gateway, asked.open, refusal, life)),
+        Err(refusal) => {
+            let Asked { open, mut permit, .. } = *asked;
+            return Err(unanswered(gateway, open, &mut permit, refusal, life));
+        }
     };
     // Whatever becomes of it now, an entry tells of it.
     life.recorded = true;
@@ -361,8 +358,8 @@ async fn read(
     caller: &Caller,
     body: Body,
     headers: &HeaderMap,
-) -> Result<ChatRequest, Refusal> {
-    let body = body::whole(gateway, body, headers).await?;
+) -> Result<(ChatRequest, BodyRoom), Refusal> {
+    let (body, room) = body::whole(gateway, body, headers).await?;
     let context = Context {
         kept: gateway.kept.as_ref(),
         owner: &caller.record.id,
@@ -371,7 +368,7 @@ async fn read(
     let mut request = wire::read(endpoint, body, headers, &context)?;
     bear(&caller.record.tags, &mut request.tags);
     request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
-    Ok(request)
+    Ok((request, room))
 }
 
 /// Puts the operator's tags of a key before those that a request names itself, which add to them and
@@ -383,13 +380,6 @@ fn bear(of_key: &[String], named: &mut Vec<String>) {
     let own = std::mem::replace(named, of_key.to_vec());
     let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
     named.extend(own.into_iter().filter(new));
-}
-
-fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Box<Refuse>> {
-    match policies::decide(policy, facts) {
-        Verdict::Route(decision) => Ok(Arc::new(decision)),
-        Verdict::Refuse(refuse) => Err(Box::new(refuse)),
-    }
 }
 
 fn open_entry(
@@ -500,8 +490,15 @@ fn response(headers: HeaderMap, body: Body) -> Response {
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+fn unanswered(
+    gateway: &Gateway,
+    open: OpenEntry,
+    permit: &mut Permit,
+    refusal: Refusal,
+    life: &mut Life,
+) -> Refusal {
     if open.attempts() == 0 {
+        permit.unsent();
         open.discard();
         return refusal;
     }
@@ -542,8 +539,8 @@ impl Life {
                 rule: self.refused.as_ref().and_then(|refused| refused.rule.clone()),
                 unwritten: 0,
             });
+            gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         }
-        gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         let mut response = match self.endpoint {
             Endpoint::Messages => outside::in_anthropics_shape(&refusal, &self.id.to_string()),
             _ => refusal.into_response(),

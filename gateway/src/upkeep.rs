@@ -2,14 +2,20 @@
 //! drops what is older than it is to be kept.
 //!
 //! **Invariants:** a day's file is there whole under its name or not at all; where days are to be
-//! exported, none is dropped before its file is there; what is adjusted later is in the file of the day
+//! exported, no entry is dropped before the file of its day is there; what is adjusted later is in the file of the day
 //! on which it was charged, which is written anew, unless a part of the day was dropped already.
 
-use crate::{config::DailyExport, ledger::Books, serve::Gateway};
+use crate::{
+    config::DailyExport,
+    ledger::{Books, Filter},
+    serve::Gateway,
+};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufWriter, Write},
+    ops::Range,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -19,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// How often it is looked whether something is due.
 const EVERY: Duration = Duration::from_secs(3_600);
 const DAY_MS: u64 = 86_400_000;
-/// Days that are looked back for one that was not exported.
+/// Days that are looked back for one that was not exported. What is older gets a file where there is
+/// something to write: a clock that once stood at 1970 is no reason for 20,000 files.
 const DAYS_BACK_MAX: u64 = 400;
 const LEVEL: i32 = 9;
 
@@ -44,7 +51,8 @@ pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
 /// Does what is due. Blocking.
 ///
 /// # Errors
-/// What could not be read or written; the rest is done.
+/// What could not be read or written. Days that it does not concern have their files; nothing is
+/// dropped before all have.
 pub fn once(gateway: &Gateway) -> io::Result<()> {
     let config = &gateway.config.ledger;
     let today = gateway.clock.unix_ms() / DAY_MS;
@@ -66,6 +74,9 @@ pub fn once(gateway: &Gateway) -> io::Result<()> {
 
 /// Writes the days (UTC) before `today` that have no file, and those of which something was adjusted
 /// since theirs was written.
+///
+/// # Errors
+/// The first that could not be read or written; the others are.
 pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -> io::Result<()> {
     let ending = match form {
         DailyExport::Csv => "csv",
@@ -74,23 +85,58 @@ pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -
     };
     let first = books.first_day().map_err(io::Error::other)?.unwrap_or(today);
     let adjusted = books.adjusted_days();
+    let file_of = |day| dir.join(format!("{}.{ending}.zst", date(day)));
+    let lately = today.saturating_sub(DAYS_BACK_MAX).max(first);
+    let without = (first..lately).filter(|day| !file_of(*day).exists());
+    let (old, mut outcome) = with_entries(books, without);
     for day in first..today {
-        let file = dir.join(format!("{}.{ending}.zst", date(day)));
+        let file = file_of(day);
         // What of the adjustments is in the file; there is none where none was made.
         let note = dir.join(format!("{}.{ending}.adjusted", date(day)));
         let wanted = adjusted.get(&day).map_or("", String::as_str);
-        let due = match file.exists() {
-            true => books.keeps_all_of(day * DAY_MS) && wanted != noted(&note)?,
-            false => day + DAYS_BACK_MAX >= today,
-        };
-        if due {
-            write(books, form, &file, day)?;
-            if !wanted.is_empty() {
-                fs::write(&note, wanted)?;
+        let written = || {
+            let due = match file.exists() {
+                true => books.keeps_all_of(day * DAY_MS) && wanted != noted(&note)?,
+                false => day >= lately || old.contains(&day),
+            };
+            if due {
+                write(books, form, &file, day)?;
+                if !wanted.is_empty() {
+                    fs::write(&note, wanted)?;
+                }
             }
+            Ok(())
+        };
+        // One that cannot be read, or written, keeps no other one from its file.
+        outcome = outcome.and(written());
+    }
+    outcome
+}
+
+/// Those of these days, which are in order, on which something was written down, and whether all of
+/// them could be read. Each stretch of them is read once.
+fn with_entries(books: &Books, days: impl Iterator<Item = u64>) -> (BTreeSet<u64>, io::Result<()>) {
+    let mut stretches: Vec<Range<u64>> = Vec::new();
+    for day in days {
+        match stretches.last_mut() {
+            Some(stretch) if stretch.end == day => stretch.end += 1,
+            _ => stretches.push(day..day + 1),
         }
     }
-    Ok(())
+    let (mut found, mut outcome) = (BTreeSet::new(), Ok(()));
+    for stretch in stretches {
+        let filter = Filter {
+            from_unix_ms: Some(stretch.start * DAY_MS),
+            to_unix_ms: Some(stretch.end * DAY_MS),
+            ..Filter::default()
+        };
+        let read = books.reader().each(&filter, &mut |unix_ms, _| {
+            found.insert(unix_ms / DAY_MS);
+            true
+        });
+        outcome = outcome.and(read.map_err(io::Error::other));
+    }
+    (found, outcome)
 }
 
 fn noted(note: &Path) -> io::Result<String> {

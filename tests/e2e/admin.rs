@@ -202,8 +202,11 @@ async fn exports_hold_every_attempt_and_their_costs_sum_to_the_ledgers() {
         let sum: u128 = lines.map(|cells| pico(&Value::from(cells[at])).expect("a cost")).sum();
         assert_eq!(sum, cost, "{column}");
     }
+    gate.ask("Count me.").header("x-tollgate-tags", "a b,c").send().await.ok();
+    let csv = gate.admin_text("/ledger/export?format=csv").await;
+    assert!(csv.contains(",\"a b,c\","), "tags are told apart: {csv}");
     let lines = gate.admin_text("/ledger/export?format=jsonl").await;
-    assert_eq!(lines.lines().count(), 5);
+    assert_eq!(lines.lines().count(), 6);
     for line in lines.lines() {
         let entry: Value = serde_json::from_str(line).expect("a line of JSON");
         assert_eq!(entry["attempts"].as_array().map(Vec::len), Some(1));

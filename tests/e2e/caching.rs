@@ -1,7 +1,7 @@
 //! Equal requests share one upstream call, and an answer is given again only to whom it belongs;
 //! every request has an entry of its own, with what it spared.
 
-use crate::harness::{Gate, eventually, rows};
+use crate::harness::{Gate, eventually, pico, rows};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 use serde_json::json;
 
@@ -297,6 +297,103 @@ async fn a_request_sent_twice_under_one_key_is_answered_and_charged_once() {
     assert_eq!(retry().await.status, 503);
     retry().await.ok();
     gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn what_was_answered_is_given_again_whatever_would_be_decided_now() {
+    let cloud = StandIn::start().await.unwrap();
+    let breaker = "breaker = { failures_max = 1, open_ms = 60000, open_max_ms = 60000 }";
+    let gate = Gate::builder().cloud_named("cloud", &cloud, breaker).start().await;
+    let order = |text: &str, key: &str| gate.ask(text).header("idempotency-key", key).send();
+    let first = order("Charge me.", "order-1").await.ok();
+    cloud.next(Script::default().with(Fault::ResetBeforeHead));
+    let lost = order("Lost.", "order-2").await;
+    assert_eq!(lost.status, 503);
+    assert_eq!(gate.ask("Anyone?").send().await.status, 503, "its breaker is open");
+
+    let again = order("Charge me.", "order-1").await.ok();
+    assert_eq!((again.text(), again.header("idempotent-replayed")), (first.text(), "true"));
+    assert_eq!(again.header("x-tollgate-rule"), first.header("x-tollgate-rule"));
+    let entry = gate.ledger().entry(again.id()).await;
+    entry.adds_up();
+    assert_eq!((entry.cost(), entry.0["answer_of"].as_str()), (Some(0), Some(first.id())));
+    let again = order("Lost.", "order-2").await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (503, "true"));
+    assert_eq!(again.body_text(), lost.body_text(), "the first one's reason, not the breaker");
+    let other = order("Something else.", "order-1").await;
+    assert_eq!((other.status, other.error().param.as_deref()), (400, Some("Idempotency-Key")));
+
+    // What has not been asked is refused, and may be asked under its key when the route is well.
+    for _ in 0..2 {
+        let refused = order("New.", "order-3").await;
+        assert_eq!((refused.status, refused.header("idempotent-replayed")), (503, ""));
+    }
+    assert_eq!(cloud.counts().requests, 2);
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_others_may_share_tells_the_cost_that_is_booked() {
+    let (cloud, gate) = a_cloud_with(ON).await;
+    for header in [("idempotency-key", "order-1"), ("x-tollgate-cache", "on")] {
+        cloud.next(Script::says("one two three").with(Fault::NoUsage));
+        let ask = gate.ask(&"A long question. ".repeat(50)).header(header.0, header.1);
+        let answer = ask.send().await.ok();
+        let entry = gate.ledger().entry(answer.id()).await;
+        let told = json!(answer.header("x-tollgate-cost-usd"));
+        assert_eq!(pico(&told), entry.cost(), "{header:?}");
+        assert!(
+            entry.cost().unwrap() > 100_000_000,
+            "the prompt alone is a hundred tokens and more"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_others_may_share_is_kept_once_for_the_next_turn() {
+    let cloud = StandIn::start().await.unwrap();
+    let section = "[responses]\nstore = true\nentries_max = 2";
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .section(section)
+        .section("[cache]\nmode = \"all\"")
+        .start()
+        .await;
+    let mut paths = Vec::new();
+    for said in ["the first", "the second"] {
+        cloud.next(Script::says(said));
+        let asked = json!({ "model": "auto", "input": said });
+        let answer = gate.post("/v1/responses", &asked).await.ok();
+        paths.push((said, format!("/v1/responses/{}", answer.json()["id"].as_str().unwrap())));
+    }
+    for (said, path) in paths {
+        let kept = gate.get(&path).await.ok().json();
+        assert_eq!(kept["output"][0]["content"][0]["text"], said, "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn a_free_answer_that_broke_may_be_asked_for_again_under_its_key() {
+    let cloud = StandIn::start().await.unwrap();
+    let free = "retry = { max = 0 }\n[routes.cloud.price]\ninput = \"0\"\noutput = \"0\"";
+    let gate = Gate::builder().unpriced_cloud_named("cloud", &cloud, free).start().await;
+    for stream in [true, false] {
+        cloud.next(Script::says("one two three").with(Fault::CloseMidStream));
+        let ask = || {
+            let ask = gate.ask("Count.").header("idempotency-key", &format!("order-{stream}"));
+            if stream { ask.streamed() } else { ask }.send()
+        };
+        let broken = ask().await;
+        assert!(broken.status != 200 || !broken.done());
+        cloud.next(Script::says("one two three"));
+        let whole = ask().await.ok();
+        assert_eq!(
+            (whole.text().as_str(), whole.header("idempotent-replayed")),
+            ("one two three", "")
+        );
+        assert_eq!(ask().await.ok().header("idempotent-replayed"), "true");
+    }
+    assert_eq!(cloud.counts().requests, 4);
 }
 
 #[tokio::test]

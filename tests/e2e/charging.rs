@@ -214,6 +214,14 @@ async fn a_route_of_unknown_price_gets_no_request() {
     let error = answer.error();
     assert!((400..500).contains(&answer.status), "{}: {error:?}", answer.status);
     assert_eq!(cloud.counts().connections, 0, "nobody asked at an unknown price");
+    let ready = gate.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("not_ready")));
+    assert!(gate.metrics().await.contains("tollgate_route_ready{route=\"cloud\"} 0"));
+
+    let bounded = "unknown_price_max_usd = \"0.01\"";
+    let gate = Gate::builder().unpriced_cloud_named("cloud", &cloud, bounded).start().await;
+    assert_eq!(gate.get("/ready").await.status, 200);
+    gate.ask("How much?").send().await.ok();
 }
 
 #[tokio::test]
@@ -248,6 +256,22 @@ async fn every_entry_tells_when_its_tokens_came() {
 
     let entry = case.entry_of(Script::says("one").using(9, 1), true).await;
     assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
+}
+
+#[tokio::test]
+async fn an_unstreamed_answer_reaches_its_client_when_it_is_whole() {
+    let gate = Gate::builder().policy("edge-first").edge().start().await;
+    let answer = gate.ask("Tell me a story.").at_most(24).send().await.ok();
+    let entry = gate.ledger().entry(answer.id()).await;
+    let attempt = &entry.only_attempt().0["times"];
+    assert!(attempt["tpot_ns"].is_u64(), "the route streams: {attempt:#}");
+    assert!(entry.0["tpot_ns"].is_null(), "its client has no rhythm: {:#}", entry.0);
+    let (whole, first) = (entry.0["ttft_us"].as_u64(), attempt["ttft_us"].as_u64());
+    let later = whole.unwrap() - first.unwrap();
+    assert!(later >= attempt["tpot_ns"].as_u64().unwrap() / 1000, "the rest of it came later");
+    let metrics = gate.metrics().await;
+    assert!(!metrics.contains("tollgate_ttft_seconds_count"), "of streams alone: {metrics}");
+    assert!(metrics.contains("tollgate_request_seconds_count{route=\"edge\"} 1"), "{metrics}");
 }
 
 /// Runs `tollgate prices rerate` on the files of a gate and reads its JSON.

@@ -48,6 +48,9 @@ async fn tables_are_for_people_and_missing_things_have_their_own_exit_code() {
         assert!(ran.stdout.contains("cloud"), "{args:?}: {}", ran.stdout);
         assert!(!ran.stdout.contains('\u{1b}'), "NO_COLOR is honoured: {args:?}");
     }
+    let filter = [("TOLLGATE_LOG", "gateway=loud")];
+    let ran = Child::run_with(&directory, &filter, &["routes"]).await;
+    assert!(ran.code == 0 && ran.stderr.contains("TOLLGATE_LOG is no filter"), "{}", ran.stderr);
     let missing = ["ledger", "show", "req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa"];
     assert_eq!(Child::run(&directory, &missing).await.code, 3);
     assert_eq!(Child::run(&directory, &["no-such-command"]).await.code, 2);
@@ -215,6 +218,8 @@ async fn budgets_of_requests_and_of_each_session_are_shown() {
         "{}",
         made.stdout
     );
+    let team = json_of(&directory, &["team", "show", "blue"]).await;
+    assert_eq!(team, gate.admin("/teams/blue").await, "as the API shows it");
     let args = ["key", "create", "--team", "blue", "--session-budget", "day=7requests"];
     let key = json_of(&directory, &args).await;
     let id = key["id"].as_str().unwrap();
@@ -294,6 +299,23 @@ async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
     let ran = Child::run(&directory, &["key", "create", "--expires", "2020-01-01"]).await;
     assert_eq!(ran.code, 2, "{}", ran.stdout);
     assert!(ran.stderr.contains("would never work"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn the_key_of_this_machine_is_sent_to_no_other_server() {
+    let (cloud, gate, directory) = a_cloud().await;
+    let (there, here) = (format!("http://{}", cloud.address()), gate.url());
+    for server in [&there, &here] {
+        let ran = Child::run(&directory, &["--server", server, "key", "list"]).await;
+        assert_eq!(ran.code, 2, "{}", ran.stdout);
+        assert!(ran.stderr.contains("TOLLGATE_ADMIN_KEY"), "{}", ran.stderr);
+    }
+    assert_eq!(cloud.counts().connections, 0);
+    let environment = [("TOLLGATE_ADMIN_KEY", gate.admin_key())];
+    let args = ["--server", &here, "key", "list"];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let ran = Child::run_with(elsewhere.path(), &environment, &args).await;
+    assert_eq!(ran.code, 0, "no configuration is needed: {}", ran.stderr);
 }
 
 #[tokio::test]

@@ -142,6 +142,48 @@ async fn what_the_provider_calls_the_callers_fault_is_passed_on() {
 }
 
 #[tokio::test]
+async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_before() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_named("first", &first, "retry = { max = 1, backoff_ms = 10 }")
+        .cloud_named("second", &second, "retry = { max = 0 }")
+        .start()
+        .await;
+    first.next(Script::default().with(Fault::Status503));
+    second.next(Script::default().with(Fault::Status503));
+    first.next(Script::default().with(Fault::Status400));
+    let answer = gate.ask("Something odd.").send().await;
+    assert_eq!((answer.status, answer.error().message.as_str()), (400, "No such thing."));
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!((entry.outcome().as_str(), entry.attempts().len()), ("rejected", 3));
+}
+
+#[tokio::test]
+async fn a_route_that_was_not_asked_again_keeps_its_allowance_of_retries() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let few = "retry = { max = 1, backoff_ms = 1, extra_permille = 1 }";
+    let gate = Gate::builder()
+        .cloud_named("first", &first, few)
+        .cloud_named("second", &second, few)
+        .start()
+        .await;
+    let fails = |cloud: &StandIn| {
+        cloud.next(Script::default().with(Fault::Status503));
+    };
+    // Ten are saved up at the start: the first route uses up its own.
+    for _ in 0..10 {
+        fails(&first);
+        fails(&second);
+        let answer = gate.ask("Once more.").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "first");
+    }
+    fails(&first);
+    fails(&second);
+    let answer = gate.ask("Once more.").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+}
+
+#[tokio::test]
 async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     let case = two_clouds().await;
     case.first.always(Script::default().with(Fault::Status500));
@@ -155,6 +197,12 @@ async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     assert_eq!(entry.attempts().len(), 2);
     assert_eq!(entry.cost(), Some(0));
     case.gate.until_nothing_is_reserved().await;
+    let metrics = case.gate.metrics().await;
+    assert!(metrics.contains("outcome=\"failed\""), "{metrics}");
+    assert!(
+        !metrics.contains("tollgate_refusals_total{"),
+        "one request is counted once: {metrics}"
+    );
 
     // Rate limits everywhere are the caller's to wait for.
     case.first.always(Script::default().with(Fault::RateLimited));
@@ -178,6 +226,8 @@ async fn an_address_where_nobody_listens_is_not_sent_to_and_not_charged() {
     assert_eq!(attempts[0].outcome(), "not_sent");
     assert_eq!(attempts[0].cost(), Some(0));
     assert_eq!(attempts[1].outcome(), "completed");
+    let told = |line: &str| line.contains("attempt failed") && line.contains(answer.id());
+    assert!(gate.log().lines().any(told), "the log leads to the entry: {}", gate.log());
 }
 
 #[tokio::test]

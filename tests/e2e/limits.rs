@@ -1,6 +1,6 @@
 //! Rate limits say when they open again, and tokens that were not used are given back.
 
-use crate::harness::{Answer, Gate};
+use crate::harness::{Answer, Gate, eventually};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 use futures::future::join_all;
 use serde_json::json;
@@ -317,4 +317,51 @@ async fn a_callers_own_deadline_and_price_limit_hold() {
     assert!((400..500).contains(&answer.status), "{}", answer.body_text());
     answer.error();
     assert_eq!(cloud.counts().requests, before, "nothing was sent above the caller's own limit");
+}
+
+#[tokio::test]
+async fn what_is_never_sent_takes_nothing_of_a_models_limit_from_others() {
+    let cloud = StandIn::start().await.unwrap();
+    let limit = "[[limit]]\nmodel = \"auto\"\nrequests_per_minute = 2";
+    let gate = Gate::builder().cloud(&cloud).section(limit).start().await;
+    let poor = gate.new_key().with_budget_usd("0.000000000001").create().await;
+    for _ in 0..5 {
+        let refused = gate.ask("Anything?").by(&poor).send().await;
+        assert_eq!(refused.error().code.as_deref(), Some("insufficient_quota"));
+        let unstreamed = gate.ask("Anything?").by(&poor).header("idempotency-key", "order-1");
+        assert_eq!(unstreamed.send().await.error().code.as_deref(), Some("insufficient_quota"));
+    }
+    for _ in 0..2 {
+        gate.ask("Hi.").send().await.ok();
+    }
+    is_a_rate_limit(&gate.ask("Hi.").send().await);
+    assert_eq!(cloud.counts().requests, 2);
+}
+
+#[tokio::test]
+async fn bodies_in_flight_have_a_bound_together() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .server("body_bytes_max = 1048576")
+        .limit("bodies_mib = 1")
+        .start()
+        .await;
+    let long = "word ".repeat(140_000);
+    let hold = Hold::after_pieces(0);
+    cloud.next(Script::says("at last").held(&hold));
+    let first = gate.ask(&long).streamed();
+    let others = async {
+        eventually("the first one to be asked", || async {
+            (cloud.counts().requests == 1).then_some(())
+        })
+        .await;
+        let second = gate.ask(&long).send().await;
+        assert_eq!((second.status, second.error().code.as_deref()), (503, Some("busy")));
+        gate.ask("A short one.").send().await.ok();
+        hold.let_go();
+    };
+    let (first, ()) = futures::join!(first.send(), others);
+    first.ok();
+    gate.ask(&long).send().await.ok();
 }

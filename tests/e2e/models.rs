@@ -122,6 +122,11 @@ async fn a_model_is_exchanged_under_its_name_while_it_answers() {
     assert_eq!(told(&gate, "edge", "unload", json!({})).await["state"], "unloaded");
     let none = gate.ask("Hello?").from("edge").at_most(4).send().await;
     assert_eq!(none.status, 503, "{}", none.body_text());
+    let metrics = gate.metrics().await;
+    for gone in ["engine_heartbeat_age_seconds", "engine_kv_cells_used", "engine_busy_seconds"] {
+        assert!(!metrics.contains(&format!("{gone}{{route=\"edge\"}}")), "{gone}: {metrics}");
+    }
+    assert!(metrics.contains("tollgate_engine_loads{route=\"edge\"}"), "{metrics}");
     assert_eq!(told(&gate, "edge", "load", json!({})).await["state"], "loaded");
     gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
     let missing = gate.admin_send("POST", "/models/cloud/load", json!({})).await;

@@ -1,10 +1,10 @@
 //! A provider that fails is survived: asked again within one budget, left alone while it keeps
 //! failing, and not asked at all when the answer would come too late.
 
-use crate::harness::{Gate, eventually};
+use crate::harness::{Child, Gate, eventually};
 use e2e::standin::{Cut, Fault, Hold, Point, Script, StandIn};
 use serde_json::json;
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 /// Retries that do not make a test wait.
 const EAGER: &str = "retry = { max = 2, backoff_ms = 1, retry_after_max_ms = 1000 }";
@@ -262,6 +262,35 @@ async fn what_cannot_come_in_time_is_refused_before_it_costs() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_be_written_harms_no_request_and_no_orderly_end() {
+    let cloud = StandIn::start().await.unwrap();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let unread = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let streams: [(Stdio, Stdio); 3] = [
+        (Stdio::piped(), unread().into()),
+        (Stdio::piped(), full().into()),
+        (full().into(), Stdio::piped()),
+    ];
+    for (out, err) in streams {
+        let builder = Gate::builder()
+            .cloud_at("nowhere", "http://127.0.0.1:1/v1", "")
+            .cloud_named("cloud", &cloud, "");
+        builder.write();
+        let child = Child::start_to(builder.config_file(), out, err).await;
+        let mut gate = Gate::of(builder, child).await;
+        let answer = gate.ask("Who answers?").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "cloud", "the next one, as ever");
+        let entry = gate.ledger().entry(answer.id()).await;
+        assert_eq!(entry.attempts()[0].outcome(), "not_sent");
+        gate.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn the_admin_plane_can_have_an_address_of_its_own() {
     let cloud = StandIn::start().await.unwrap();
     // A port that is free now is free in a moment.
@@ -296,4 +325,7 @@ async fn a_health_check_finds_that_a_route_is_well_again_before_a_caller_does() 
     let checks = cloud.asked().iter().filter(|asked| asked.path == "/v1/models").count();
     assert!(checks > 0, "it was asked for its models");
     assert_eq!(gate.ledger().until_entries(1).await.len(), 1, "a check is no request");
+    let log = gate.log();
+    assert!(log.contains("a route that fails is left alone"), "{log}");
+    assert!(log.contains("is asked again"), "{log}");
 }

@@ -67,13 +67,15 @@ pub(super) async fn create(
         tokens: body.tokens,
         requests: body.requests,
     };
+    // One at a time: what is spent is looked at before it is taken.
+    let change = change::begin(&gateway).await?;
     if body.credit {
         covers(&gateway, &named, &body.budget, amount).await?;
     }
     let nothing = Amount::default();
     let both = if body.credit { (nothing, amount) } else { (amount, nothing) };
-    change::writable(&gateway)?;
     let ticket = gateway.books.correct(&named.scope, named.window, both, reason);
+    drop(change);
     ticket.ok_or_else(|| missing(&body.budget))?.committed().await.map_err(unreadable)?;
     // The state is asked for after what was booked is applied to it.
     let found = state_of(&gateway, &named).await?;

@@ -7,10 +7,12 @@
 //! same range counts it.
 
 use super::{
+    EXPORTS,
     asked::Asked,
     focus,
     ledger::Ledger,
     ledger_views::brief,
+    place,
     read::{Params, bad},
     times::rfc3339,
 };
@@ -60,7 +62,11 @@ pub(super) async fn export(
     };
     asked.end()?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
-    tokio::task::spawn_blocking(move || write(&ledger, &filter, form, &pieces));
+    let place = place(&EXPORTS).await?;
+    tokio::task::spawn_blocking(move || {
+        let _place = place;
+        write(&ledger, &filter, form, &pieces);
+    });
     let body = futures::stream::unfold(body, |mut body| async move {
         let piece = body.recv().await?;
         Some((piece, body))
@@ -239,7 +245,7 @@ fn cells(
         entry.session.clone().unwrap_or_default(),
         shown(entry.parent),
         entry.step.clone().unwrap_or_default(),
-        entry.tags.join(" "),
+        entry.tags.join(","),
         word(&entry.endpoint),
         entry.model_asked.clone(),
         entry.stream.to_string(),

@@ -52,11 +52,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Methods of a path that is only read.
 const READS: &str = "GET, HEAD";
@@ -64,6 +64,8 @@ const READS: &str = "GET, HEAD";
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Queries that may read the ledger at a time.
 static QUERIES: Semaphore = Semaphore::const_new(4);
+/// Exports that may be written at a time: one lasts as long as its reader does.
+static EXPORTS: Semaphore = Semaphore::const_new(4);
 /// Longest wait for a place among them.
 const QUERY_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -147,22 +149,26 @@ fn ledger_of(gateway: &Gateway) -> Arc<ledger::Ledger> {
 }
 
 async fn authorize(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    match gateway.keys.authenticate_admin(request.headers(), peer) {
+    match authenticate(&gateway, &request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// Whether these headers may read the metrics: the admin key, unless the configuration opens them.
+fn authenticate(gateway: &Gateway, request: &Request) -> Result<(), Refusal> {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    gateway.keys.authenticate_admin(request.headers(), peer)
+}
+
+/// Whether a request may read the metrics: with the admin key, unless the configuration opens them.
 ///
 /// # Errors
 /// As [`crate::caller::Keys::authenticate_admin`].
-pub fn authorize_metrics(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn authorize_metrics(gateway: &Gateway, request: &Request) -> Result<(), Refusal> {
     if gateway.config.metrics_public {
         return Ok(());
     }
-    gateway.keys.authenticate_admin(headers, None)
+    authenticate(gateway, request)
 }
 
 /// What every handler answers with.
@@ -224,11 +230,23 @@ async fn reading<T: Send + 'static>(
 async fn blocking<T: Send + 'static>(
     query: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let place = tokio::time::timeout(QUERY_WAIT_MAX, QUERIES.acquire()).await;
-    let Ok(Ok(_place)) = place else { return Err(Refusal::Busy(QUERY_WAIT_MAX)) };
+    let place = place(&QUERIES).await?;
+    let query = move || {
+        // A caller that leaves ends no query: the place is free once it has ended.
+        let _place = place;
+        query()
+    };
     tokio::task::spawn_blocking(query)
         .await
         .map_err(|died| Refusal::Ledger(format!("the query died: {died}")))
+}
+
+/// A place among those who read the ledger.
+async fn place(places: &'static Semaphore) -> Result<SemaphorePermit<'static>, Refusal> {
+    match tokio::time::timeout(QUERY_WAIT_MAX, places.acquire()).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) | Err(_) => Err(Refusal::Busy(QUERY_WAIT_MAX)),
+    }
 }
 
 /// A ledger that cannot answer.

@@ -10,7 +10,7 @@ use crate::{
     start,
 };
 use axum::body::Body;
-use http::{Method, Request as HttpRequest};
+use http::{HeaderMap, Method, Request as HttpRequest};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use std::path::Path;
@@ -113,6 +113,56 @@ async fn nothing_answers_without_the_admin_key() {
     }
     assert_eq!(plane.send("GET", "/metrics", &user_key, "").await.0, 403);
     assert_eq!(plane.send("GET", "/metrics", &plane.admin, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_query_has_its_place_until_it_ends_whoever_waits_for_it() {
+    let free = QUERIES.available_permits();
+    let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+    {
+        let query = std::pin::pin!(blocking(move || ended.recv()));
+        assert!(futures::poll!(query).is_pending());
+    }
+    assert_eq!(QUERIES.available_permits(), free - 1, "its caller has left, and it reads on");
+    end.send(()).unwrap();
+    while QUERIES.available_permits() < free {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn credits_at_the_same_time_take_no_more_than_was_spent() {
+    let plane = Plane::open();
+    let budget = json!({ "scope": "global", "window": "total", "money_usd": "5" });
+    assert_eq!(plane.ask("POST", "/budgets", budget).await.0, 201);
+    let correct = |usd: &str, credit: bool| {
+        let body = json!({
+            "budget": "global/total", "money_usd": usd, "credit": credit, "reason": "by hand",
+        });
+        plane.ask("POST", "/corrections", body)
+    };
+    assert_eq!(correct("1", false).await.0, 200);
+    let at_once = futures::future::join_all((0..4).map(|_| correct("0.9", true))).await;
+    let taken = at_once.iter().filter(|(status, _)| *status == 200).count();
+    assert_eq!(taken, 1, "{at_once:?}");
+}
+
+#[tokio::test]
+async fn wrong_keys_are_limited_wherever_the_admin_key_is_asked_for() {
+    let plane = Plane::open();
+    let front = Front::new(Arc::clone(&plane.gateway), Planes::Both);
+    for (host, path) in [(1, "/metrics"), (2, "/admin/v1/keys")] {
+        let ask = || {
+            let peer = Peer(([192, 0, 2, host], 1).into());
+            let request = HttpRequest::get(path).header("authorization", "Bearer sk-tg-wrong");
+            front.clone().oneshot(request.extension(peer).body(Body::empty()).unwrap())
+        };
+        let limit = plane.gateway.config.limits.failed_auth_per_minute;
+        for _ in 0..limit {
+            assert_eq!(ask().await.unwrap().status(), 401, "{path}");
+        }
+        assert_eq!(ask().await.unwrap().status(), 429, "{path}");
+    }
 }
 
 #[tokio::test]

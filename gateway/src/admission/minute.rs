@@ -12,7 +12,7 @@ use governor::{
 use std::{
     num::NonZeroU32,
     ops::Add,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -36,6 +36,9 @@ pub(super) struct MinuteLimit {
     /// Governor tells its state only to those it lets through. Kept for the others: when nothing
     /// of the minute will be used any more, in nanoseconds after `since`.
     unused_at: AtomicU64,
+    /// Requests that were given back, which governor cannot take: they go before new ones, and are no
+    /// more than are used.
+    given_back: AtomicU32,
     since: Instant,
 }
 
@@ -54,7 +57,13 @@ impl MinuteLimit {
         let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_minute(limit);
         let limiter = RateLimiter::new(quota, InMemoryState::default(), RuntimeClock);
-        Self { limit, limiter, unused_at: AtomicU64::new(0), since: Instant::now() }
+        Self {
+            limit,
+            limiter,
+            unused_at: AtomicU64::new(0),
+            given_back: AtomicU32::new(0),
+            since: Instant::now(),
+        }
     }
 
     /// Requests per minute.
@@ -64,6 +73,11 @@ impl MinuteLimit {
 
     /// Lets one request through, or says how long to wait.
     pub(super) fn pass(&self) -> Result<Rate, Duration> {
+        let used = self.used();
+        let one_less = |given_back: u32| given_back.min(used).checked_sub(1);
+        if self.given_back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+            return Ok(self.rate());
+        }
         match self.limiter.check() {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
@@ -76,12 +90,32 @@ impl MinuteLimit {
         }
     }
 
+    /// A request that was let through came to nothing: another one may come instead.
+    pub(super) fn give_back(&self) {
+        let used = self.used();
+        let one_more = |given_back: u32| (given_back < used).then_some(given_back + 1);
+        let _none_is_used =
+            self.given_back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+    }
+
     /// Where the limit stands, without using any of it.
     pub(super) fn rate(&self) -> Rate {
-        let left = self.unused_at.load(Ordering::Relaxed).saturating_sub(self.now_ns());
-        let used = left.div_ceil(nanos(self.interval()).max(1));
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
-        self.rate_of(self.limit().saturating_sub(used), Duration::from_nanos(left))
+        let used = self.used();
+        let given_back = self.given_back.load(Ordering::Relaxed).min(used);
+        let left = Duration::from_nanos(self.left_ns());
+        let reset = left.saturating_sub(self.interval().saturating_mul(given_back));
+        self.rate_of(self.limit().saturating_sub(used - given_back), reset)
+    }
+
+    /// Requests that count, those that were given back among them.
+    fn used(&self) -> u32 {
+        let used = self.left_ns().div_ceil(nanos(self.interval()).max(1));
+        u32::try_from(used).unwrap_or(u32::MAX).min(self.limit())
+    }
+
+    /// Until nothing of the minute is used.
+    fn left_ns(&self) -> u64 {
+        self.unused_at.load(Ordering::Relaxed).saturating_sub(self.now_ns())
     }
 
     fn rate_of(&self, remaining: u32, reset: Duration) -> Rate {

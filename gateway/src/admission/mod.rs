@@ -5,12 +5,14 @@
 //! **Invariant:** a [`Permit`] gives back every place it took when it is dropped, and a request
 //! that was turned away holds none.
 
+mod bodies;
 mod failed_auth;
 mod minute;
 mod places;
 #[cfg(test)]
 mod tests;
 
+pub use bodies::{Bodies, BodyRoom};
 pub(crate) use failed_auth::FailedAuth;
 pub use minute::Rate;
 
@@ -34,6 +36,7 @@ pub struct Admission {
     minute: Option<MinuteLimit>,
     /// Models with limits of their own, by the name that callers write.
     models: HashMap<Arc<str>, KeyGate>,
+    bodies: Bodies,
 }
 
 /// What a model's limits have let through, as an operator looks at it.
@@ -61,7 +64,16 @@ pub struct Permit {
     _gateway: Place,
     _key: Place,
     _groups: Vec<Place>,
-    _model: Option<Place>,
+    /// Boxed: few models have limits.
+    model: Option<Box<AtModel>>,
+}
+
+/// What a request takes of its model's limits.
+#[derive(Debug)]
+struct AtModel {
+    _place: Place,
+    /// The minute that counts this request.
+    minute: Option<Arc<MinuteLimit>>,
 }
 
 // === impl Admission ===
@@ -75,7 +87,13 @@ impl Admission {
             places: Places::new(limits.in_flight_max),
             minute: limits.requests_per_minute.map(MinuteLimit::new),
             models: models.iter().map(gate).collect(),
+            bodies: Bodies::new(limits.bodies_bytes_max),
         }
+    }
+
+    /// Room for the body of a request that was let in.
+    pub fn body_room(&self) -> BodyRoom {
+        self.bodies.room()
     }
 
     /// Lets a request in, or says which limit is in its way.
@@ -101,7 +119,7 @@ impl Admission {
             rate = tightest(rate, passed);
         }
         let rate = tightest(rate, pass(self.minute.as_ref(), || "the gateway's".into())?);
-        Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups, _model: None })
+        Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups, model: None })
     }
 
     /// Lets a request that was let in go on to the model it asks for, once its body is read. Its
@@ -114,7 +132,7 @@ impl Admission {
         let whose = || Scope::Model(Arc::clone(model)).whose();
         let place = gate.places.take().ok_or_else(|| full(whose(), &gate.places))?;
         permit.rate = tightest(permit.rate, pass(gate.minute.as_deref(), whose)?);
-        permit._model = Some(place);
+        permit.model = Some(Box::new(AtModel { _place: place, minute: gate.minute.clone() }));
         Ok(())
     }
 
@@ -177,6 +195,14 @@ impl Permit {
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
         self.rate
+    }
+
+    /// Nothing was asked of any route: the limit of the model, which all callers share, does not count
+    /// this request.
+    pub fn unsent(&mut self) {
+        if let Some(minute) = self.model.as_mut().and_then(|model| model.minute.take()) {
+            minute.give_back();
+        }
     }
 }
 

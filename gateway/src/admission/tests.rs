@@ -19,6 +19,7 @@ fn limits(requests_per_minute: Option<u32>, in_flight_max: usize) -> Limits {
         requests_per_minute,
         tokens_per_minute: None,
         in_flight_max,
+        bodies_bytes_max: 1 << 20,
         failed_auth_per_minute: 1,
         budget_wait_max: Duration::ZERO,
     }
@@ -215,6 +216,27 @@ async fn a_changed_key_keeps_its_counts() {
 
     let new_minute = changed(record(Some(9), None), &before);
     assert_eq!(admission.rate(&new_minute, None).unwrap().remaining, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_may_come_once_more_and_never_above_the_limit() {
+    let minute = MinuteLimit::new(3);
+    for _ in 0..10 {
+        assert!(minute.pass().is_ok(), "it was given back each time");
+        minute.give_back();
+        assert_eq!(minute.rate().remaining, 3);
+    }
+    let passes = || (0..10).filter(|_| minute.pass().is_ok()).count();
+    assert_eq!(passes(), 3);
+    assert_eq!((minute.rate().remaining, minute.rate().reset), (0, Duration::from_secs(60)));
+    (0..10).for_each(|_| minute.give_back());
+    assert_eq!((minute.rate().remaining, minute.rate().reset), (3, Duration::ZERO));
+    // What has come back by itself does not come a second time.
+    advance(Duration::from_secs(40)).await;
+    assert_eq!(passes(), 3);
+    advance(Duration::from_secs(60)).await;
+    minute.give_back();
+    assert_eq!(passes(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,14 +12,11 @@ use crate::{
     routes::{Fault, FaultKind, Route},
     wire::Event,
 };
-use policies::PicoUsd;
+use policies::{Decision, PicoUsd};
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +31,6 @@ pub struct Flight {
     changed: watch::Sender<u64>,
     /// Told when a waiter has heard an event, or has left.
     heard: Notify,
-    waiters: AtomicUsize,
     keep: Keep,
     /// Ends the task.
     cancel: CancellationToken,
@@ -67,12 +63,16 @@ struct State {
 pub struct Head {
     /// The request that asked the route.
     pub request: RequestId,
+    /// By what it was decided.
+    pub decision: Arc<Decision>,
     /// The route that answers.
     pub route: Arc<Route>,
     /// Attempts that it took.
     pub attempts: usize,
     /// The output cap that was sent.
     pub output_cap: u64,
+    /// Prompt tokens to count where the route reports none.
+    pub prompt_tokens: u64,
     /// What the attempts cost that did not answer; `None` where nobody knows.
     pub missed_cost: Option<PicoUsd>,
 }
@@ -96,6 +96,17 @@ pub enum End {
     Broken(Fault),
     /// Nobody waited for it any more, or the program stops.
     GivenUp,
+}
+
+/// What becomes of a flight that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A whole answer: worth giving again.
+    Good,
+    /// Money was spent on it: a repeated request must not spend it again.
+    Spent,
+    /// It owed nothing: it may be tried anew.
+    Free,
 }
 
 /// Why an answer does not begin.
@@ -127,7 +138,6 @@ impl Flight {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             heard: Notify::new(),
-            waiters: AtomicUsize::new(0),
             keep,
             cancel,
         });
@@ -138,7 +148,6 @@ impl Flight {
     /// A share in it, from its beginning.
     #[must_use]
     pub fn share(self: &Arc<Self>) -> Waiter {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
         let place = self.lock().seat();
         Waiter { flight: Arc::clone(self), changed: self.changed.subscribe(), place }
     }
@@ -181,6 +190,8 @@ impl Flight {
 
     /// An event has come. Waits while there is no room for it, because somebody is behind.
     pub async fn push(&self, event: Event) {
+        // What is counted is what is kept.
+        let event = event.alone();
         while !self.lock().makes_room_for(event.bytes()) {
             // One that was told before this is not missed.
             self.heard.notified().await;
@@ -246,6 +257,18 @@ impl State {
         place
     }
 
+    /// The waiter of this place hears nothing more.
+    fn leave(&mut self, place: usize) {
+        if let Some(heard) = self.heard.get_mut(place) {
+            *heard = None;
+        }
+    }
+
+    /// Whether nobody waits.
+    fn is_left(&self) -> bool {
+        self.heard.iter().all(Option::is_none)
+    }
+
     /// Whether so many bytes more may be kept, once what everybody has heard is let go of.
     fn makes_room_for(&mut self, bytes: usize) -> bool {
         let slowest = self.heard.iter().flatten().min().copied().unwrap_or(usize::MAX);
@@ -272,10 +295,7 @@ impl State {
 /// Without its events: no answer may reach a log.
 impl fmt::Debug for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight")
-            .field("bytes", &self.bytes())
-            .field("waiters", &self.waiters.load(Ordering::Relaxed))
-            .finish_non_exhaustive()
+        f.debug_struct("Flight").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
@@ -289,24 +309,28 @@ impl Waiter {
     pub async fn begun(&mut self) -> Result<Head, Unbegun> {
         loop {
             self.changed.borrow_and_update();
-            {
-                let state = self.flight.lock();
-                match (&state.head, &state.end) {
-                    (Some(head), _) => return Ok(head.clone()),
-                    (None, Some(End::Refused { refusal, recorded })) => {
-                        return Err(Unbegun {
-                            refusal: refusal.clone(),
-                            recorded: *recorded,
-                            is_its_callers: refusal.is_its_callers(),
-                        });
-                    }
-                    (None, Some(_)) => return Err(given_up()),
-                    (None, None) => {}
-                }
+            if let Some(begun) = self.look() {
+                return begun;
             }
             if self.changed.changed().await.is_err() {
                 return Err(given_up());
             }
+        }
+    }
+
+    /// Whether the answer has begun, or why it does not; `None` while nobody knows.
+    #[must_use]
+    pub fn look(&self) -> Option<Result<Head, Unbegun>> {
+        let state = self.flight.lock();
+        match (&state.head, &state.end) {
+            (Some(head), _) => Some(Ok(head.clone())),
+            (None, Some(End::Refused { refusal, recorded })) => Some(Err(Unbegun {
+                refusal: refusal.clone(),
+                recorded: *recorded,
+                is_its_callers: refusal.is_its_callers(),
+            })),
+            (None, Some(_)) => Some(Err(given_up())),
+            (None, None) => None,
         }
     }
 
@@ -352,14 +376,15 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(heard) = self.flight.lock().heard.get_mut(self.place) {
-            *heard = None;
+        {
+            let mut state = self.flight.lock();
+            state.leave(self.place);
+            // Under the lock: whoever joins comes before the last one leaves, or is told.
+            if state.is_left() && self.flight.keep == Keep::WhileWanted {
+                self.flight.cancel.cancel();
+            }
         }
         self.flight.heard.notify_one();
-        let last = self.flight.waiters.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && self.flight.keep == Keep::WhileWanted {
-            self.flight.cancel.cancel();
-        }
     }
 }
 
@@ -423,6 +448,17 @@ mod tests {
         let all: Vec<u8> = (0..PIECES).collect();
         assert_eq!((&one, &other), (&all, &all));
         assert!(!flight.is_all_there() && flight.join().is_none(), "it has no beginning any more");
+    }
+
+    #[tokio::test]
+    async fn a_piece_of_a_stream_keeps_nothing_of_what_it_came_with() {
+        let (flight, _first) = flight();
+        let read = Bytes::from(vec![b'x'; 8192]);
+        let piece = |data| Event::Chunk { data, seen: Seen::default() };
+        flight.push(piece(read.slice(8..16))).await;
+        flight.push(Event::Own { data: read.slice(16..32), seen: Seen::default() }).await;
+        assert!(read.is_unique());
+        assert!(flight.bytes() < 2048);
     }
 
     #[tokio::test]

@@ -99,27 +99,42 @@ pub(super) fn budget(written: &str) -> Result<Value, String> {
     let shape = || format!("`{written}` is not a budget such as day=5.00 or day=1000requests");
     let (window, rest) = written.split_once('=').ok_or_else(shape)?;
     let window: crate::caller::Window = window.parse().map_err(|error| format!("{error}"))?;
-    let mut budget = json!({ "window": window, "hard": true });
+    let mut budget = json!({ "window": window });
     for part in rest.split(',') {
-        if let Some(zone) = part.strip_prefix("timezone=") {
-            let zone: crate::caller::Zone = zone.parse().map_err(|error| format!("{error}"))?;
-            budget["timezone"] = json!(zone);
-        } else if part == "soft" {
-            budget["hard"] = json!(false);
-        } else if let Some(tokens) = part.strip_suffix("tokens") {
-            let tokens: u64 = tokens.trim().parse().map_err(|_| shape())?;
-            budget["tokens"] = json!(tokens);
-        } else if let Some(requests) = part.strip_suffix("requests") {
-            let requests: u64 = requests.trim().parse().map_err(|_| shape())?;
-            budget["requests"] = json!(requests);
-        } else {
-            let amount = part.trim_start_matches('$');
-            let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
-            budget["money_usd"] = json!(money);
+        let (field, value) = part_of_budget(part, shape)?;
+        // What it was written for is not what the last one of them says.
+        if budget.get(field).is_some() {
+            return Err(format!(
+                "`{written}` says the same thing twice: a comma stands between limits, and a decimal \
+                 point is a dot, as in day=1.50,1000tokens"
+            ));
         }
+        budget[field] = value;
     }
     if ["money_usd", "tokens", "requests"].iter().all(|unit| budget.get(unit).is_none()) {
         return Err(shape());
     }
+    if budget.get("hard").is_none() {
+        budget["hard"] = json!(true);
+    }
     Ok(budget)
+}
+
+/// One of the parts between a budget's commas: its field and the value of that.
+fn part_of_budget(part: &str, shape: impl Fn() -> String) -> Result<(&'static str, Value), String> {
+    let whole = |number: &str| number.trim().parse::<u64>().map_err(|_| shape());
+    Ok(if let Some(zone) = part.strip_prefix("timezone=") {
+        let zone: crate::caller::Zone = zone.parse().map_err(|error| format!("{error}"))?;
+        ("timezone", json!(zone))
+    } else if part == "soft" {
+        ("hard", json!(false))
+    } else if let Some(tokens) = part.strip_suffix("tokens") {
+        ("tokens", json!(whole(tokens)?))
+    } else if let Some(requests) = part.strip_suffix("requests") {
+        ("requests", json!(whole(requests)?))
+    } else {
+        let amount = part.trim_start_matches('$');
+        let money: policies::PicoUsd = amount.parse().map_err(|error| format!("{error}"))?;
+        ("money_usd", json!(money))
+    })
 }

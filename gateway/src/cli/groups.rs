@@ -176,13 +176,20 @@ pub(crate) async fn run(
             link.ask(Method::PATCH, &path(&args.name), Some(&body)).await?
         }
     };
-    list(common, &json!({ "data": [shown] }))
+    if common.json {
+        return output::json(&shown);
+    }
+    table(&json!({ "data": [shown] }))
 }
 
 fn list(common: &Common, groups: &Value) -> Result<(), CliError> {
     if common.json {
         return output::json(groups);
     }
+    table(groups)
+}
+
+fn table(groups: &Value) -> Result<(), CliError> {
     output::table(
         rows(groups),
         &[

@@ -344,8 +344,10 @@ async fn verify(common: &Common, link: &Link) -> Result<(), CliError> {
         return Ok(());
     }
     let count = report["findings"].as_array().map_or(0, Vec::len);
-    Err(CliError::new(Exit::Failed, format!("the books do not balance: {count} findings"))
-        .hint("keep the directory as it is, and restore it from a backup elsewhere"))
+    Err(CliError::new(Exit::Failed, format!("the books do not balance: {count} findings")).hint(
+        "a damaged segment heals when a good copy is put in its place with the server stopped; \
+             otherwise keep the directory as it is: docs/ledger.md",
+    ))
 }
 
 pub(super) fn params(filter: &FilterArgs) -> String {

@@ -36,6 +36,8 @@ use tower::ServiceExt as _;
 
 /// Says which server holds a data directory.
 const SERVER_FILE: &str = "server.json";
+/// Holds the admin key of the server that `--server` names.
+const ADMIN_KEY_ENV: &str = "TOLLGATE_ADMIN_KEY";
 /// Longest wait for the sign of life of the server that [`SERVER_FILE`] names.
 const ALIVE_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for an answer: a check of a large ledger takes its time.
@@ -162,10 +164,12 @@ impl Link {
 
     async fn open_as(common: &Common, missing: Missing, read: bool) -> Result<Self, CliError> {
         if let Some(url) = &common.server {
-            let admin = match std::env::var("TOLLGATE_ADMIN_KEY") {
-                Ok(key) => Secret::from_text(key),
-                Err(_) => admin_key(&config(common)?.data_dir)?,
+            // The key in the directory here is another server's, and is shown to nobody else.
+            let Ok(key) = std::env::var(ADMIN_KEY_ENV) else {
+                let message = format!("the admin key of the server at {url} is not known");
+                return Err(CliError::usage(message).hint(format!("put it into {ADMIN_KEY_ENV}")));
             };
+            let admin = Secret::from_text(key);
             let base = url.trim_end_matches('/').to_owned();
             let client = built(trust::named(client(), common)?)?;
             return Ok(Self::Server { client, base, admin });
@@ -240,7 +244,8 @@ impl Link {
                     "if it asks for a certificate show one with --client-cert, or give the admin \
                      plane a listener of its own on loopback ([admin] listen)"
                 } else {
-                    "wait for it to start or stop, or name its URL with --server"
+                    "wait for it to start or stop, or name its URL with --server and give its admin \
+                     key in TOLLGATE_ADMIN_KEY"
                 };
                 CliError::new(Exit::Unreachable, format!("{error}{said}")).hint(hint)
             }

@@ -1,9 +1,12 @@
 //! Writing results to stdout and complaints to stderr. A reader that went away is no error.
 
 use super::CliError;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::Value;
 use std::io::{self, IsTerminal as _, Write as _};
+
+/// Columns of a terminal below which a table is not fitted into it: some say that they have none.
+const WIDTH_MIN: u16 = 40;
 
 /// Writes text and a newline to stdout.
 pub(crate) fn say(text: impl AsRef<str>) -> Result<(), CliError> {
@@ -55,20 +58,30 @@ pub(crate) fn table(rows: &[Value], columns: &[Column<'_>]) -> Result<(), CliErr
         note("there is nothing to list");
         return Ok(());
     }
+    let terminal = io::stdout().is_terminal().then(Table::new);
+    say(built(rows, columns, terminal.and_then(|table| table.width())).trim_fmt())
+}
+
+/// The table, fitted into a terminal of that width.
+fn built(rows: &[Value], columns: &[Column<'_>], width: Option<u16>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(columns.iter().map(|(head, _, _)| *head));
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = width.filter(|width| *width >= WIDTH_MIN) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     for row in rows {
         table.add_row(columns.iter().map(|(_, _, text)| Cell::new(text(row))));
+    }
+    // Rows begin with what names them, which is there to be copied.
+    if let Some(names) = table.column_mut(0) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
     }
     for (column, (_, align, _)) in table.column_iter_mut().zip(columns) {
         if *align == Align::Right {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    say(table.trim_fmt())
+    table
 }
 
 /// A value at a JSON pointer as text: strings as they are, absent ones as `-`.
@@ -120,4 +133,28 @@ pub(crate) fn ms(row: &Value, pointer: &str) -> String {
 /// The rows of a list.
 pub(crate) fn rows(list: &Value) -> &[Value] {
     list["data"].as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_names_a_row_is_whole_on_any_terminal() {
+        let id = "req_01a21f516afc773f970df3bdfa3c1252";
+        let row =
+            json!({ "id": id, "said": "words that fill a line and more of them than it has" });
+        let columns: [Column<'_>; 2] = [
+            ("ID", Align::Left, &|row| text(row, "/id")),
+            ("SAID", Align::Left, &|row| text(row, "/said")),
+        ];
+        for width in [None, Some(0), Some(1), Some(41), Some(80), Some(200)] {
+            let table = built(std::slice::from_ref(&row), &columns, width).trim_fmt();
+            assert!(table.contains(id), "{width:?}:\n{table}");
+            let longest = table.lines().map(str::len).max().unwrap();
+            let fits = width.is_none_or(|width| width < 60 || longest <= usize::from(width));
+            assert!(fits, "{width:?}:\n{table}");
+        }
+    }
 }

@@ -89,7 +89,9 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     // Where the command line asks.
     let asked_at = admin.as_ref().map_or(address, |(_, admin)| *admin);
     let server_file = note(&gateway, asked_at, admin_tls.as_deref()).await?;
-    output::say(banner(&gateway, address, hello)?)?;
+    if let Err(error) = output::say(banner(&gateway, address, hello)?) {
+        tracing::warn!(%error, "the start could not be announced");
+    }
     tracing::info!(%address, "listening");
     if let Some((_, admin)) = &admin {
         tracing::info!(address = %admin, "the admin plane has an address of its own");

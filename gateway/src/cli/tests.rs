@@ -71,6 +71,12 @@ fn a_budget_is_written_as_window_and_limits() {
     for wrong in ["5", "day", "day=", "year=5", "day=5,00x", "day=soft", "day=1.0000000000001"] {
         assert!(allowance::budget(wrong).is_err(), "{wrong}");
     }
+    // A decimal comma, a comma between thousands.
+    let twice = ["day=1,50", "week=1,500", "month=5,00", "total=2tokens,3tokens"];
+    for twice in twice.into_iter().chain(["day=5,soft,soft", "day=5,timezone=UTC,timezone=UTC"]) {
+        let said = allowance::budget(twice).unwrap_err();
+        assert!(said.contains("the same thing twice"), "{twice}: {said}");
+    }
 }
 
 /// The help of an argument of a command, on one line.

@@ -4,8 +4,8 @@
 mod routes;
 
 use super::{
-    Config, DailyExport, Durability, KeepAliveConfig, LedgerConfig, Limits, PolicyConfig,
-    PolicySource, RouteConfig, Surroundings,
+    Config, DailyExport, Durability, Environment, KeepAliveConfig, LedgerConfig, Limits,
+    PolicyConfig, PolicySource, RouteConfig, Surroundings,
     document::{Document, Route},
     error::{Finding, closest},
     models, price, shipped, webhook, written,
@@ -16,12 +16,15 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, HashSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     num::NonZeroU64,
     path::{Path, PathBuf},
     time::Duration,
 };
 use toml::Spanned;
+
+/// Where nobody listens.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// Checks a document whose relative paths start from `base`.
 pub(super) fn check(
@@ -41,11 +44,14 @@ pub(super) fn check(
         .map(|written| routes::route(written, &around, &mut warnings))
         .collect::<Result<_, _>>()?;
     let server = &written.server;
-    let listen = listen(&server.listen)?;
-    if !listen.ip().is_loopback() && written.tls.is_none() {
-        warnings.push(format!(
-            "listening on {listen}, which others can reach, without TLS: keys travel in clear"
-        ));
+    let listen = listen(&server.listen, environment)?;
+    let admin_listen = written.admin.checked(environment)?;
+    for at in std::iter::once(listen).chain(admin_listen) {
+        if !at.ip().is_loopback() && written.tls.is_none() {
+            warnings.push(format!(
+                "listening on {at}, which others can reach, without TLS: keys travel in clear"
+            ));
+        }
     }
     let model_limits = models::checked(&written.limit, &asked_for(&policy, &routes))?;
     let webhooks = webhook::checked(&written.webhook, environment, &mut warnings)?;
@@ -53,7 +59,7 @@ pub(super) fn check(
         listen,
         data_dir: resolve(base, &server.data_dir),
         time_zone: time_zone(&server.time_zone)?.rules(),
-        limits: limits(&written),
+        limits: limits(&written)?,
         ledger: ledger(&written.ledger)?,
         guard: guard(&written.guard)?,
         metrics_public: server.metrics_public,
@@ -75,7 +81,7 @@ pub(super) fn check(
         attempts: written.attempts.checked(),
         hedge: written.hedge.checked()?,
         tls: written.tls.as_ref().map(|tls| tls.checked(base)),
-        admin_listen: written.admin.checked()?,
+        admin_listen,
         cache: written.cache.checked()?,
         idempotency: written.idempotency.checked()?,
         webhooks,
@@ -90,11 +96,16 @@ pub(super) fn check(
     Ok(config)
 }
 
-fn listen(written: &Spanned<String>) -> Result<SocketAddr, Finding> {
-    written.get_ref().parse().map_err(|_| {
-        let message = "`listen` is an address and a port such as \"127.0.0.1:8655\"";
-        Finding::at(written.span(), message)
-    })
+fn listen(written: &Spanned<String>, environment: Environment) -> Result<SocketAddr, Finding> {
+    match (written.get_ref().parse(), environment) {
+        (Ok(address), _) => Ok(address),
+        // What is left of one without its variables; nobody is going to listen.
+        (Err(_), Environment::Spared) => Ok(NOWHERE),
+        (Err(_), Environment::Needed) => {
+            let message = "`listen` is an address and a port such as \"127.0.0.1:8655\"";
+            Err(Finding::at(written.span(), message))
+        }
+    }
 }
 
 fn time_zone(written: &Spanned<String>) -> Result<Zone, Finding> {
@@ -129,9 +140,14 @@ fn responses(written: &written::Responses) -> Option<KeptLimits> {
     })
 }
 
-fn limits(written: &written::Written) -> Limits {
+fn limits(written: &written::Written) -> Result<Limits, Finding> {
     let (server, limits) = (&written.server, &written.limits);
-    Limits {
+    let bodies_bytes_max = count(limits.bodies_mib.get_ref().get()).saturating_mul(1 << 20);
+    if bodies_bytes_max < count(server.body_bytes_max.get()) {
+        let message = "`bodies_mib` has no room for one body of `body_bytes_max`";
+        return Err(Finding::at(limits.bodies_mib.span(), message));
+    }
+    Ok(Limits {
         body_bytes_max: count(server.body_bytes_max.get()),
         body_read_max: millis(server.body_read_timeout_ms),
         header_read_max: millis(server.header_read_timeout_ms),
@@ -143,9 +159,10 @@ fn limits(written: &written::Written) -> Limits {
         requests_per_minute: limits.requests_per_minute.map(Into::into),
         tokens_per_minute: limits.tokens_per_minute.map(Into::into),
         in_flight_max: count(limits.in_flight_max.get()),
+        bodies_bytes_max,
         failed_auth_per_minute: limits.failed_auth_per_minute.get(),
         budget_wait_max: Duration::from_millis(limits.budget_wait_max_ms),
-    }
+    })
 }
 
 fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {

@@ -1,6 +1,6 @@
 //! What the configuration says about TLS and about the admin plane's own listener.
 
-use super::error::Finding;
+use super::{Environment, error::Finding};
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
@@ -47,11 +47,16 @@ impl Tls {
 }
 
 impl Admin {
-    pub(super) fn checked(&self) -> Result<Option<SocketAddr>, Finding> {
+    pub(super) fn checked(&self, environment: Environment) -> Result<Option<SocketAddr>, Finding> {
         let Some(listen) = &self.listen else { return Ok(None) };
-        listen.get_ref().parse().map(Some).map_err(|_| {
-            let message = "`listen` is an address and a port such as \"127.0.0.1:8656\"";
-            Finding::at(listen.span(), message)
-        })
+        match (listen.get_ref().parse(), environment) {
+            (Ok(address), _) => Ok(Some(address)),
+            // What is left of one without its variables.
+            (Err(_), Environment::Spared) => Ok(None),
+            (Err(_), Environment::Needed) => {
+                let message = "`listen` is an address and a port such as \"127.0.0.1:8656\"";
+                Err(Finding::at(listen.span(), message))
+            }
+        }
     }
 }

@@ -118,6 +118,8 @@ pub struct Limits {
     pub tokens_per_minute: Option<u64>,
     /// Requests in flight over all keys.
     pub in_flight_max: usize,
+    /// Bytes of the bodies of all requests that run.
+    pub bodies_bytes_max: usize,
     /// Failed authentications per minute from one address.
     pub failed_auth_per_minute: u32,
     /// Longest wait of a request for a budget that running requests hold; zero refuses at once.

@@ -265,6 +265,22 @@ fn a_secret_that_is_empty_is_refused_where_it_would_be_used() {
 }
 
 #[test]
+fn what_stands_in_a_variable_is_not_needed_to_look_into_the_ledger() {
+    for text in [
+        cloud("").replace("https://h/v1", "${env.EMPTY}"),
+        cloud("").replace("https://h/v1", "https://${env.EMPTY}/v1"),
+        cloud("").replace("\"m\"", "\"${env.EMPTY}\""),
+        cloud("").replace("\"p\"", "\"${env.EMPTY}\""),
+        format!("[server]\nlisten = \"${{env.EMPTY}}\"\n{EDGE}"),
+        format!("[server]\nlisten = \"127.0.0.1:${{env.EMPTY}}\"\n{EDGE}"),
+        format!("[admin]\nlisten = \"${{env.EMPTY}}\"\n{EDGE}"),
+    ] {
+        parse(&text).unwrap_err();
+        parse_in(&text, Environment::Spared).unwrap();
+    }
+}
+
+#[test]
 fn nothing_is_kept_longer_than_the_store_can() {
     for section in ["cache", "idempotency"] {
         let kept = |seconds: u64| parse(&format!("[{section}]\nttl_s = {seconds}\n{EDGE}"));
@@ -353,6 +369,10 @@ fn inline_rates_are_per_million_tokens() {
 fn what_others_can_reach_is_said() {
     let config = parse(&format!("[server]\nlisten = \"0.0.0.0:8655\"\n{EDGE}")).unwrap();
     assert!(config.warnings[0].contains("without TLS"));
+    let config = parse(&format!("[admin]\nlisten = \"0.0.0.0:8656\"\n{EDGE}")).unwrap();
+    assert!(config.warnings[0].contains("listening on 0.0.0.0:8656"), "the admin key is one too");
+    let config = parse(&format!("[admin]\nlisten = \"127.0.0.1:8656\"\n{EDGE}")).unwrap();
+    assert!(config.warnings.is_empty());
     let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://h")).unwrap();
     assert!(config.warnings[0].contains("sends its key in clear"));
     let config = parse(&cloud("api_key = \"k\"\n").replace("https://h", "http://[::1]:9")).unwrap();

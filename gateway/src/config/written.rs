@@ -72,6 +72,7 @@ pub(super) struct Limits {
     pub(super) requests_per_minute: Option<NonZeroU32>,
     pub(super) tokens_per_minute: Option<NonZeroU64>,
     pub(super) in_flight_max: NonZeroU32,
+    pub(super) bodies_mib: Spanned<NonZeroU32>,
     pub(super) failed_auth_per_minute: NonZeroU32,
     pub(super) budget_wait_max_ms: u64,
 }
@@ -200,6 +201,7 @@ impl Default for Limits {
             requests_per_minute: None,
             tokens_per_minute: None,
             in_flight_max: nonzero32(512),
+            bodies_mib: Spanned::new(0..0, nonzero32(256)),
             failed_auth_per_minute: nonzero32(30),
             budget_wait_max_ms: 10_000,
         }

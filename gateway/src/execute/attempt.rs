@@ -96,7 +96,7 @@ impl Execution<'_> {
     /// Ends a failed attempt: void where nothing is owed, else as estimated.
     fn failed(&self, mut sending: Sending<'_, '_>, pass: Pass<'_>, fault: Fault) -> Miss {
         let (route, attempt) = (sending.route, sending.attempt);
-        tracing::warn!(route = %route.id(), %fault, "attempt failed");
+        tracing::warn!(request = %self.book.request(), route = %route.id(), %fault, "attempt failed");
         if fault.is_upstreams() {
             route.live.failed();
             pass.failed();

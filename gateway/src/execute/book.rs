@@ -35,6 +35,11 @@ impl<'e> Book<'e> {
         self.with(|written| written.last)
     }
 
+    /// The request's id as the log shows it.
+    pub(super) fn request(&self) -> String {
+        self.with(|written| written.open.id().map_or_else(String::new, |id| id.to_string()))
+    }
+
     /// The key that asks.
     pub(super) fn key(&self) -> Option<KeyId> {
         self.with(|written| written.open.key().cloned())

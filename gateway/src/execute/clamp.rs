@@ -28,7 +28,7 @@ impl Clamp {
     #[must_use]
     pub fn cap(self, asked: u64, affords: impl Fn(u64) -> bool) -> Option<u64> {
         let most = asked.checked_sub(1)?;
-        let usual = self.longest.map_or(most, |longest| longest + longest / SPARE);
+        let usual = self.longest.map_or(most, |longest| longest.saturating_add(longest / SPARE));
         let most = usual.max(self.least).min(most);
         let cap = largest(self.least, most, affords)?;
         (cap == most || !self.may_wait).then_some(cap)
@@ -50,6 +50,9 @@ mod tests {
         // A cap is never raised, and one that was asked for and cannot be paid is lowered.
         assert_eq!(clamp.cap(100, |cap| cap <= 99), Some(99));
         assert_eq!(clamp.cap(16, |_| true), None);
+        // Whatever a provider has said of its answers.
+        let untrue = Clamp { longest: Some(u64::MAX - 1), ..clamp };
+        assert_eq!(untrue.cap(1_000, |cap| cap <= 999), Some(999));
         // Of a route that has not answered yet nothing is known.
         assert_eq!(Clamp { longest: None, ..clamp }.cap(1_000, |cap| cap <= 999), Some(999));
     }

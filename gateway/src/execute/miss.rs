@@ -39,10 +39,17 @@ impl Miss {
     }
 }
 
-/// What the caller is told when nothing answered: the first miss that it can do something about,
-/// else what befell the last route.
+/// What the caller is told when nothing answered: what ended the walk because the request itself is
+/// wrong, else the first miss that it can do something about, else what befell the last route.
 pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     let only_one = misses.len() == 1;
+    let rejects =
+        |miss: &Miss| matches!(miss, Miss::Fault(Fault { kind: FaultKind::Rejected { .. }, .. }));
+    if let Some(at) = misses.iter().position(|(_, miss)| rejects(miss))
+        && let (route, Miss::Fault(fault)) = misses.swap_remove(at)
+    {
+        return fault_refusal(&route, fault, only_one);
+    }
     // A route that is left alone says less than one that was asked, and when it is asked again.
     let rested = misses.iter().filter_map(|(_, miss)| miss.resting()).min();
     misses.retain(|(_, miss)| miss.resting().is_none());

@@ -33,6 +33,8 @@ pub struct Verdict {
 /// An effect that holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
+    /// Whom it concerns.
+    pub subject: Subject,
     /// What is done.
     pub effect: GuardEffect,
     /// Why.
@@ -182,15 +184,16 @@ impl Watch {
     #[must_use]
     pub fn standing_all(&self) -> Vec<(Subject, Effect)> {
         let held = self.profiles.iter().filter_map(|(subject, profile)| {
-            Some((Arc::clone(subject), self.effect(profile.held.as_ref()?, false)))
+            Some((Arc::clone(subject), self.effect(subject, profile.held.as_ref()?, false)))
         });
         let mut all: Vec<_> = held.collect();
         all.sort_by(|one, other| one.0.cmp(&other.0));
         all
     }
 
-    fn effect(&self, held: &Held, turned_away: bool) -> Effect {
+    fn effect(&self, subject: &Subject, held: &Held, turned_away: bool) -> Effect {
         Effect {
+            subject: Arc::clone(subject),
             effect: self.settings.effect(held.signal),
             signal: held.signal,
             seen: held.seen.clone(),
@@ -221,7 +224,7 @@ impl Watch {
             GuardEffect::Logged | GuardEffect::LocalOnly => false,
         };
         let held = held.clone();
-        Some(self.effect(&held, turned_away))
+        Some(self.effect(subject, &held, turned_away))
     }
 
     fn note(

@@ -7,7 +7,7 @@
 use super::{
     Outcome,
     gather::Growing,
-    tally::{OUTCOMES, quantile},
+    tally::{OUTCOMES, percentile},
 };
 use crate::openapi::types::{Name, UsageWords, UsdTotal};
 use policies::{PicoUsdTotal, Usage};
@@ -105,9 +105,9 @@ impl Growing {
             if exact {
                 nearest_rank(values)
             } else {
-                let at = |q| quantile(sketch, q);
+                let at = |percent| percentile(sketch, percent);
                 let count = sketch.count() as u64;
-                Quantiles { count, p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99) }
+                Quantiles { count, p50: at(50), p90: at(90), p95: at(95), p99: at(99) }
             }
         });
         let mut next = || quantiles.next().unwrap_or_default();

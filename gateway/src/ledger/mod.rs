@@ -78,6 +78,7 @@ pub use standing::{Stood, StoodDay};
 pub use summary::{
     Group, GroupBy, Line, NONE, OTHER, OrderBy, Percentiles, Quantiles, Summary, SummaryQuery,
 };
+pub(crate) use tally::percentile;
 pub use telling::Next;
 pub use verify::{Finding, Report};
 

@@ -300,10 +300,16 @@ impl OpenEntry {
         self.attempts.len()
     }
 
-    /// Whether anything is owed for what was tried so far.
+    /// Whether anything is owed, or may be, for what was tried so far.
     #[must_use]
     pub fn owes(&self) -> bool {
-        self.attempts.iter().any(|running| !running.record.voided)
+        self.committed() > PicoUsd::ZERO
+    }
+
+    /// Which request it is of; `None` once the entry is settled.
+    #[must_use]
+    pub fn id(&self) -> Option<RequestId> {
+        self.head.as_ref().map(|head| head.id)
     }
 
     /// The key that asks; `None` once the entry is settled.

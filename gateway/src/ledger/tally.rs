@@ -215,8 +215,12 @@ impl fmt::Debug for Tally {
     }
 }
 
-/// A sketch's quantile; `None` when it is empty.
-pub(crate) fn quantile(sketch: &DDSketch, q: f64) -> Option<u64> {
+/// A sketch's nearest-rank percentile; `None` when it is empty.
+pub(crate) fn percentile(sketch: &DDSketch, percent: u64) -> Option<u64> {
+    let last = (sketch.count() as u64).checked_sub(1)?;
+    let rank = (last + 1).saturating_mul(percent).div_ceil(100).saturating_sub(1);
+    // Asked for q the sketch takes the rank floor(q x last), which is another one where there are few.
+    let q = if rank < last { (number(rank) + 0.5) / number(last) } else { 1.0 };
     let value = sketch.quantile(q).ok().flatten()?;
     #[expect(
         clippy::cast_possible_truncation,
@@ -229,4 +233,29 @@ pub(crate) fn quantile(sketch: &DDSketch, q: f64) -> Option<u64> {
 #[expect(clippy::cast_precision_loss, reason = "durations, within 1 % anyway")]
 fn number(value: u64) -> f64 {
     value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sketches_ddsketch::Config;
+
+    #[test]
+    fn a_sketch_has_the_percentiles_of_the_nearest_rank_also_of_few_values() {
+        for count in [1_u64, 2, 3, 9, 10, 20, 21, 99, 100, 101, 1_000] {
+            // Each is ten per cent above the one before, so that no other rank is near.
+            let value = |rank: u64| 1.1_f64.powi(i32::try_from(rank % 150).unwrap()) * 1_000.0;
+            let mut values: Vec<f64> = (0..count).map(value).collect();
+            let mut sketch = DDSketch::new(Config::defaults());
+            values.iter().for_each(|value| sketch.add(*value));
+            values.sort_by(f64::total_cmp);
+            for percent in [1, 50, 90, 95, 99, 100] {
+                let rank = (count * percent).div_ceil(100);
+                let expected = values[usize::try_from(rank).unwrap() - 1];
+                let found = number(percentile(&sketch, percent).unwrap());
+                assert!((found / expected - 1.0).abs() < 0.011, "{count} {percent}: {found}");
+            }
+        }
+        assert_eq!(percentile(&DDSketch::new(Config::defaults()), 50), None);
+    }
 }

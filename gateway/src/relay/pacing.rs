@@ -1,6 +1,9 @@
 //! The rhythm of one answer: first token, gaps between pieces, time per output token.
 
-use crate::{ledger::AttemptTimes, timeline::micros};
+use crate::{
+    ledger::{AttemptTimes, percentile},
+    timeline::micros,
+};
 use sketches_ddsketch::{Config, DDSketch};
 use tokio::time::Instant;
 
@@ -35,9 +38,11 @@ impl Pacing {
         self.last = Some(now);
     }
 
-    /// Arrival to the first visible piece.
-    pub(super) fn client_ttft_us(&self) -> Option<u64> {
-        self.first.map(|first| micros(first.saturating_duration_since(self.arrived)))
+    /// Arrival to the first visible piece that the client got: who asked for no stream gets all of it
+    /// now, at the end.
+    pub(super) fn client_ttft_us(&self, stream: bool) -> Option<u64> {
+        let first = self.first.map(|first| if stream { first } else { Instant::now() });
+        first.map(|first| micros(first.saturating_duration_since(self.arrived)))
     }
 
     /// (Last visible piece - first) / (output tokens - 1), in nanoseconds.
@@ -57,10 +62,9 @@ impl Pacing {
         times.ttft_us = self.first.map(|first| micros(first.saturating_duration_since(self.sent)));
         times.tpot_ns = self.tpot_ns(output_tokens);
         if let Some(gaps) = &self.gaps_us {
-            let at = |quantile| gaps.quantile(quantile).ok().flatten().map(whole);
-            times.gap_p50_us = at(0.5);
-            times.gap_p95_us = at(0.95);
-            times.gap_max_us = gaps.max().map(whole);
+            times.gap_p50_us = percentile(gaps, 50);
+            times.gap_p95_us = percentile(gaps, 95);
+            times.gap_max_us = percentile(gaps, 100);
         }
     }
 }
@@ -69,10 +73,4 @@ impl std::fmt::Debug for Pacing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pacing").field("first", &self.first).finish_non_exhaustive()
     }
-}
-
-/// A sketch's value as whole microseconds. `as` saturates and never wraps.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "gaps are >= 0")]
-fn whole(micros: f64) -> u64 {
-    micros.round() as u64
 }

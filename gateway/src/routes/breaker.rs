@@ -6,6 +6,7 @@
 //! `tokio::time::Instant`, which tests move.
 
 use crate::config::BreakerConfig;
+use policies::RouteId;
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 /// Keeps a failing route from being asked.
 #[derive(Debug)]
 pub struct Breaker {
+    /// Whose it is, for the log.
+    route: RouteId,
     config: BreakerConfig,
     /// Whether it is closed: what the hot path reads.
     closed: AtomicBool,
@@ -25,6 +28,9 @@ pub struct Breaker {
     in_a_row: AtomicU32,
     /// Answers since the window began.
     answered: AtomicU32,
+    /// Times it has opened without a good answer in between. While it is closed this tells that a
+    /// health check alone has closed it.
+    rests: AtomicU32,
     /// Times it has opened.
     opened: AtomicU64,
     inner: Mutex<Inner>,
@@ -36,8 +42,6 @@ struct Inner {
     failed: u32,
     /// Until when nothing is sent; `None` while closed.
     open_until: Option<Instant>,
-    /// Times it has opened without closing in between.
-    in_a_row: u32,
     probing: u32,
 }
 
@@ -69,19 +73,15 @@ pub struct Pass<'b> {
 impl Breaker {
     /// A closed one.
     #[must_use]
-    pub fn new(config: BreakerConfig) -> Self {
-        let inner = Inner {
-            window_from: Instant::now(),
-            failed: 0,
-            open_until: None,
-            in_a_row: 0,
-            probing: 0,
-        };
+    pub fn new(route: RouteId, config: BreakerConfig) -> Self {
+        let inner = Inner { window_from: Instant::now(), failed: 0, open_until: None, probing: 0 };
         Self {
+            route,
             config,
             closed: AtomicBool::new(true),
             in_a_row: AtomicU32::new(0),
             answered: AtomicU32::new(0),
+            rests: AtomicU32::new(0),
             opened: AtomicU64::new(0),
             inner: Mutex::new(inner),
         }
@@ -145,14 +145,29 @@ impl Breaker {
         self.fail(false);
     }
 
-    /// The route is well, as a health check has found.
+    /// The route is well, as a health check has found: it is asked again, and its next fault opens it
+    /// as a failed probe does. What a check asks for says little of what requests do.
     pub fn well(&self) {
         if !self.closed.load(Ordering::Relaxed) {
             let mut inner = self.lock();
-            if inner.open_until.is_some_and(|until| until <= Instant::now()) {
+            if inner.has_rested() {
                 self.close(&mut inner);
             }
         }
+    }
+
+    /// A health check has found that the route is not well: it counts as a fault, and where a probe
+    /// is due it was one.
+    pub fn unwell(&self) {
+        if !self.closed.load(Ordering::Relaxed) {
+            let mut inner = self.lock();
+            if inner.has_rested() {
+                self.in_a_row.fetch_add(1, Ordering::Relaxed);
+                self.open(&mut inner, Instant::now());
+                return;
+            }
+        }
+        self.fail(false);
     }
 
     /// Upstream faults in a row.
@@ -191,7 +206,10 @@ impl Breaker {
         if probe {
             let mut inner = self.lock();
             inner.probing = inner.probing.saturating_sub(1);
+            self.rests.store(0, Ordering::Relaxed);
             self.close(&mut inner);
+        } else if self.rests.load(Ordering::Relaxed) != 0 && self.closed.load(Ordering::Relaxed) {
+            self.rests.store(0, Ordering::Relaxed);
         }
     }
 
@@ -217,26 +235,33 @@ impl Breaker {
         let seen = u64::from(inner.failed) + u64::from(self.answered.load(Ordering::Relaxed));
         let share = u64::from(inner.failed) * 1000 >= seen * u64::from(self.config.failed_permille);
         let by_share = seen >= u64::from(self.config.samples_min) && share;
-        if row >= self.config.failures_max || by_share {
+        let on_trial = self.rests.load(Ordering::Relaxed) != 0;
+        if row >= self.config.failures_max || by_share || on_trial {
             self.open(&mut inner, now);
         }
     }
 
     fn open(&self, inner: &mut Inner, now: Instant) {
-        let doublings = inner.in_a_row.min(16);
+        let doublings = self.rests.fetch_add(1, Ordering::Relaxed).min(16);
         let wait = self.config.open.saturating_mul(1 << doublings).min(self.config.open_max);
         inner.open_until = Some(now + wait);
-        inner.in_a_row = inner.in_a_row.saturating_add(1);
         inner.failed = 0;
         inner.window_from = now;
         self.answered.store(0, Ordering::Relaxed);
         self.opened.fetch_add(1, Ordering::Relaxed);
         self.closed.store(false, Ordering::Relaxed);
+        tracing::warn!(
+            route = %self.route,
+            failed_in_a_row = self.failed_in_a_row(),
+            for_ms = wait.as_millis(),
+            "a route that fails is left alone"
+        );
     }
 
     fn close(&self, inner: &mut Inner) {
-        inner.open_until = None;
-        inner.in_a_row = 0;
+        if inner.open_until.take().is_some() {
+            tracing::info!(route = %self.route, "a route that was left alone is asked again");
+        }
         inner.failed = 0;
         inner.window_from = Instant::now();
         self.answered.store(0, Ordering::Relaxed);
@@ -251,6 +276,13 @@ impl Breaker {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Whether it is open and has been for as long as it is to be.
+    fn has_rested(&self) -> bool {
+        self.open_until.is_some_and(|until| until <= Instant::now())
     }
 }
 
@@ -287,7 +319,8 @@ mod tests {
 
     fn breaker() -> Breaker {
         let open = Duration::from_secs(5);
-        Breaker::new(BreakerConfig { open, open_max: Duration::from_secs(15), ..quick() })
+        let config = BreakerConfig { open, open_max: Duration::from_secs(15), ..quick() };
+        Breaker::new(RouteId::new("cloud"), config)
     }
 
     fn quick() -> BreakerConfig {
@@ -380,6 +413,37 @@ mod tests {
         seconds(5).await;
         breaker.well();
         assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_goes_well_while_requests_fail_lets_one_of_them_through_at_a_time() {
+        let breaker = breaker();
+        fail(&breaker, 3);
+        for wait in [10, 15, 15] {
+            seconds(60).await;
+            breaker.well();
+            fail(&breaker, 1);
+            assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(wait)));
+        }
+        seconds(15).await;
+        breaker.well();
+        answer(&breaker);
+        fail(&breaker, 2);
+        assert_eq!(breaker.state(), BreakerState::Closed, "a good answer ends the trial");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_fails_is_the_probe_of_a_route_that_has_rested() {
+        let breaker = breaker();
+        fail(&breaker, 3);
+        breaker.unwell();
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)), "it rests");
+        seconds(5).await;
+        breaker.unwell();
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(10)));
+        let breaker = self::breaker();
+        (0..3).for_each(|_| breaker.unwell());
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]

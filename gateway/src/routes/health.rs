@@ -12,26 +12,39 @@ use tokio_util::sync::CancellationToken;
 pub async fn watch(route: Arc<Route>, ended: CancellationToken) {
     let Some(health) = route.config.health else { return };
     let round = async {
+        let mut was_well = true;
         loop {
             tokio::time::sleep(health.interval).await;
-            check(&route, health).await;
+            was_well = check(&route, health, was_well).await;
         }
     };
     ended.run_until_cancelled(round).await;
 }
 
-async fn check(route: &Route, health: HealthConfig) {
+/// Checks once; says whether it went well. Only what is new is told at large.
+async fn check(route: &Route, health: HealthConfig, was_well: bool) -> bool {
     let (Source::Cloud(cloud), RouteSource::Cloud(config)) = (&route.source, &route.config.source)
     else {
-        return;
+        return true;
     };
     match cloud.check(&config.base_url, health.timeout).await {
-        Ok(()) => route.breaker.well(),
-        Err(fault) => {
-            tracing::warn!(route = %route.id(), %fault, "health check failed");
-            if fault.is_upstreams() {
-                route.breaker.failed();
+        Ok(()) => {
+            if !was_well {
+                tracing::info!(route = %route.id(), "health check goes well again");
             }
+            route.breaker.well();
+            true
+        }
+        Err(fault) => {
+            if was_well {
+                tracing::warn!(route = %route.id(), %fault, "health check failed");
+            } else {
+                tracing::debug!(route = %route.id(), %fault, "health check failed again");
+            }
+            if fault.is_upstreams() {
+                route.breaker.unwell();
+            }
+            false
         }
     }
 }

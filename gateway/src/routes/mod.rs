@@ -130,7 +130,7 @@ impl Route {
     /// A route nobody has used yet.
     #[must_use]
     pub fn new(config: RouteConfig, source: Source) -> Self {
-        let breaker = Breaker::new(config.breaker);
+        let breaker = Breaker::new(config.id.clone(), config.breaker);
         let retries = Extras::full(config.retry.extra_permille, RETRY_BURST);
         Self { config, source, live: Live::new(), breaker, retries }
     }
@@ -191,6 +191,15 @@ impl Route {
     #[must_use]
     pub fn is_paid(&self, now_s: u64) -> bool {
         self.config.budgeted && !self.config.price.at(now_s).is_free()
+    }
+
+    /// Whether what it may cost is known by a price or a configured maximum, or is nobody's: policies
+    /// leave another route out.
+    #[must_use]
+    pub fn is_bounded(&self, now_s: u64) -> bool {
+        self.is_local()
+            || self.config.unknown_price_max.is_some()
+            || !matches!(self.config.price.at(now_s), RoutePrice::Unknown)
     }
 
     /// What exactly will be asked, under `output_cap` tokens per choice.

@@ -4,12 +4,16 @@
 //! is ever held: a bomb is given up when it passes the limit, not after.
 
 use super::{Gateway, headers};
-use crate::{refusal::Refusal, wire::BadRequest};
+use crate::{admission::BodyRoom, refusal::Refusal, wire::BadRequest};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, Limited};
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    pin::pin,
+    time::Duration,
+};
 
 /// Buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
@@ -25,23 +29,26 @@ enum Encoding {
     Zstd,
 }
 
-/// The whole body, size- and time-limited, decompressed.
+/// The whole body, size- and time-limited, decompressed, and the room that it has while it is there.
 ///
 /// # Errors
-/// A [`Refusal`]: too large, too slow, broken off, or compressed in a way that is not known.
+/// A [`Refusal`]: too large, too slow, broken off, compressed in a way that is not known, or more than
+/// there is room for beside others.
 pub(super) async fn whole(
     gateway: &Gateway,
     body: Body,
     headers: &HeaderMap,
-) -> Result<Bytes, Refusal> {
+) -> Result<(Bytes, BodyRoom), Refusal> {
     let limits = &gateway.config.limits;
     headers::refuse_long_body(headers, limits.body_bytes_max)?;
     let encodings = encodings(headers)?;
-    let body = tokio::time::timeout(limits.body_read_max, collect(body, limits.body_bytes_max))
+    let mut room = gateway.admission.body_room();
+    let collected = collect(body, limits.body_bytes_max, &mut room);
+    let body = tokio::time::timeout(limits.body_read_max, collected)
         .await
         .map_err(|_| Refusal::BodyTimeout(limits.body_read_max))??;
     if encodings.is_empty() {
-        return Ok(body);
+        return Ok((body, room));
     }
     let bytes_max = limits.body_bytes_max;
     let decoded = tokio::task::spawn_blocking(move || {
@@ -50,17 +57,39 @@ pub(super) async fn whole(
             .rev()
             .try_fold(body, |body, encoding| decode(encoding, &body, bytes_max))
     });
-    decoded.await.map_err(|_| broken("the request body could not be decompressed"))?
+    let body =
+        decoded.await.map_err(|_| broken("the request body could not be decompressed"))??;
+    if room.grow_to(body.len()) { Ok((body, room)) } else { Err(no_room()) }
 }
 
-async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Refusal::TooLarge(bytes_max))
+async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<Bytes, Refusal> {
+    let mut body = pin!(Limited::new(body, bytes_max));
+    let mut frames = Vec::new();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Refusal::TooLarge(bytes_max));
+            }
+            Err(_) => return Err(broken("the request body ended before it was whole")),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        bytes += data.len();
+        if !room.grow_to(bytes) {
+            return Err(no_room());
         }
-        Err(_) => Err(broken("the request body ended before it was whole")),
+        frames.push(data);
     }
+    // Most come in one piece.
+    Ok(match frames.len() {
+        1 => frames.swap_remove(0),
+        _ => frames.concat().into(),
+    })
+}
+
+fn no_room() -> Refusal {
+    Refusal::Busy(Duration::from_secs(1))
 }
 
 /// The encodings that the headers name, in the order in which they were applied.

@@ -4,7 +4,7 @@
 //! what its context does not hold; for a provider's, and for what is too long to be read for a count, it
 //! is the estimate that reservations are made with, and the answer says so.
 
-use super::{Gateway, bear, body, decide, facts::facts, headers, outside};
+use super::{Gateway, bear, body, decided::decide, facts::facts, headers, outside};
 use crate::{
     refusal::Refusal,
     routes::{FaultKind, Source},
@@ -50,7 +50,7 @@ async fn count(gateway: &Gateway, request: Request) -> Result<(u64, bool), Refus
     let (head, body) = request.into_parts();
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     let _permit = gateway.admission.admit(&caller)?;
-    let body = body::whole(gateway, body, &head.headers).await?;
+    let (body, _room) = body::whole(gateway, body, &head.headers).await?;
     let mut request = anthropic::read_messages_to_count(body, &head.headers)?;
     bear(&caller.record.tags, &mut request.tags);
     let facts = facts(gateway, &caller, &request)?;

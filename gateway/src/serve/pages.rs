@@ -55,7 +55,9 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     let takes_paid = store.condition.paid_work().is_ok();
     let now_s = gateway.clock.unix_ms() / 1000;
     let usable = gateway.routes.iter().any(|route| {
-        route.state() != RouteState::Unavailable && (takes_paid || !route.is_paid(now_s))
+        route.state() != RouteState::Unavailable
+            && (takes_paid || !route.is_paid(now_s))
+            && route.is_bounded(now_s)
     });
     let body = json!({
         "status": if usable { "ready" } else { "not_ready" },
@@ -81,7 +83,7 @@ pub(super) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    crate::admin::authorize_metrics(&gateway, request.headers())?;
+    crate::admin::authorize_metrics(&gateway, &request)?;
     let text = gateway.metrics.render(&gateway);
     Ok(([(header::CONTENT_TYPE, crate::telemetry::CONTENT_TYPE)], text).into_response())
 }

@@ -6,10 +6,10 @@
 
 use super::{Asked, Gateway, Life, answer_head, ask, execute, headers, relayed, unanswered};
 use crate::{
-    admission::Permit,
+    admission::{BodyRoom, Permit},
     cache::{
         LookUp, Repeat, Takeoff,
-        flight::{End, Flight, Head, Unbegun, Waiter},
+        flight::{End, Fate, Flight, Head, Unbegun, Waiter},
     },
     caller::Caller,
     execute::Started,
@@ -37,18 +37,19 @@ pub(super) enum Source {
     Repeat(Waiter),
 }
 
-/// Looks for an answer before a route is asked.
+/// Looks for an answer before a route is asked; `repeat` is what the request's idempotency key leads to.
 ///
 /// # Errors
-/// An idempotency key that cannot be honoured now, a wish about the cache that is not known.
+/// A wish about the cache that is not known.
 pub(super) fn look_up(
     gateway: &Gateway,
+    repeat: Repeat,
     caller: &Caller,
     request: &ChatRequest,
     headers: &HeaderMap,
     decision: &Decision,
 ) -> Result<Source, Refusal> {
-    match gateway.idempotency.look_up(request, headers, caller.id())? {
+    match repeat {
         Repeat::Again(waiter) => return Ok(Source::Repeat(waiter)),
         Repeat::First(takeoff) => return Ok(Source::Flight(takeoff, CacheUse::Bypass)),
         Repeat::None => {}
@@ -69,7 +70,7 @@ pub(super) async fn lead(
     asked: Box<Asked>,
     takeoff: Takeoff,
 ) -> Result<Response, Refusal> {
-    let Asked { request, decision, open, permit } = *asked;
+    let Asked { request, room, decision, open, permit } = *asked;
     let Takeoff { flight, mut waiter, landing } = takeoff;
     let (cache, rate, cap) = (open.notes.cache, permit.rate(), open.output_cap_asked());
     let path = open.path().clone();
@@ -80,6 +81,7 @@ pub(super) async fn lead(
             gateway: Arc::clone(gateway),
             life: life.clone(),
             request: Arc::clone(&request),
+            _room: room,
             decision,
             open,
             permit,
@@ -117,7 +119,7 @@ pub(super) async fn lead(
         timeline: &life.timeline,
     };
     let headers = headers::answer(gateway, life, &told, rate);
-    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
     relayed(gateway, headers, Relay::new(started, None, &request, head, None)).await
 }
@@ -136,6 +138,7 @@ pub(super) async fn follow(
         Ok(head) if repeats || crate::cache::allows(&asked.decision, head.route.id()) => head,
         Err(Unbegun { refusal, is_its_callers, .. }) if repeats || !is_its_callers => {
             life.repeats = repeats;
+            asked.permit.unsent();
             asked.open.discard();
             return Err(refusal);
         }
@@ -162,20 +165,10 @@ pub(super) async fn follow(
     if repeats {
         headers.insert(headers::REPLAYED, http::HeaderValue::from_static("true"));
     }
-    let started = Started::shared(head.route, head.output_cap, Answer::Shared(waiter));
+    let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, Some(open), &request, head, Some(permit));
     relayed(gateway, headers, relay).await
-}
-
-/// What becomes of a flight that has ended.
-enum Fate {
-    /// A whole answer: worth giving again.
-    Good,
-    /// Money was spent on it: a repeated request must not spend it again.
-    Spent,
-    /// It owed nothing: it may be tried anew.
-    Free,
 }
 
 /// What a flight needs of the request that began it.
@@ -183,6 +176,8 @@ struct Leader {
     gateway: Arc<Gateway>,
     life: Life,
     request: Arc<ChatRequest>,
+    /// What the request's body takes.
+    _room: BodyRoom,
     decision: Arc<Decision>,
     open: OpenEntry,
     permit: Permit,
@@ -197,20 +192,23 @@ impl Leader {
             Ok(started) => started,
             Err(refusal) => {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
-                let refusal = unanswered(gateway, self.open, refusal, &mut self.life);
+                let refusal =
+                    unanswered(gateway, self.open, &mut self.permit, refusal, &mut self.life);
                 flight.end(End::Refused { refusal, recorded: self.life.recorded });
                 return fate;
             }
         };
         flight.begin(Head {
             request: self.life.id,
+            decision: Arc::clone(&self.decision),
             route: Arc::clone(&started.route),
             attempts: self.open.attempts(),
             output_cap: started.output_cap,
+            prompt_tokens: started.prompt_tokens,
             missed_cost: started.attempt.and_then(|attempt| self.open.missed_cost(attempt)),
         });
         let head = answer_head(gateway, &self.life, &started);
         let relay = Relay::new(started, Some(self.open), &self.request, head, Some(self.permit));
-        if relay.into_flight(flight).await { Fate::Good } else { Fate::Spent }
+        relay.into_flight(flight).await
     }
 }

@@ -65,16 +65,21 @@ fn turned_away(effect: &Effect) -> Result<(), Refusal> {
     if !effect.turned_away {
         return Ok(());
     }
+    let whom = match effect.subject.split_once(':') {
+        Some(("user", _)) => "user",
+        Some(("team", _)) => "team",
+        _ => "key",
+    };
     if effect.effect == GuardEffect::Throttled {
         return Err(Refusal::RateLimited {
-            scope: "this key's".to_owned(),
+            scope: format!("this {whom}'s"),
             limit: format!("one request in 10 s ({})", effect.signal.name()),
             left: 0,
             retry_after: THROTTLED,
         });
     }
     Err(Refusal::Forbidden(format!(
-        "this key is stopped for a time by the abuse guard ({}); its operator can lift it",
+        "this {whom} is stopped for a time by the abuse guard ({}); its operator can lift it",
         effect.signal.name()
     )))
 }
@@ -109,4 +114,28 @@ pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u
     let who = subjects(&entry.key, entry.user.as_deref(), entry.team.as_deref());
     let events = guard.served(&who, &served);
     events.iter().map(What::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::Signal;
+
+    #[test]
+    fn who_is_turned_away_hears_whose_effect_it_is() {
+        for (subject, whose) in [("key_a", "key"), ("user:ada", "user"), ("team:a:b", "team")] {
+            for effect in [GuardEffect::Throttled, GuardEffect::Blocked] {
+                let effect = Effect {
+                    subject: Arc::from(subject),
+                    effect,
+                    signal: Signal::PromptLoop,
+                    seen: String::new(),
+                    until_ms: 1,
+                    turned_away: true,
+                };
+                let said = turned_away(&effect).unwrap_err().to_string();
+                assert!(said.contains(&format!("this {whose}")), "{subject}: {said}");
+            }
+        }
+    }
 }

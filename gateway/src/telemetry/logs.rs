@@ -1,7 +1,13 @@
 //! Logs to stderr, filtered by `TOLLGATE_LOG`.
 
-use std::io::{IsTerminal as _, stderr};
-use tracing_subscriber::{EnvFilter, fmt};
+use std::io::{IsTerminal as _, Stderr, stderr};
+use tracing_subscriber::{
+    EnvFilter, fmt,
+    fmt::{
+        SubscriberBuilder,
+        format::{DefaultFields, Format},
+    },
+};
 
 /// Other crates write requests' heads at `debug` and `trace`: never let them, whatever the filter
 /// says.
@@ -22,21 +28,24 @@ pub enum LogFormat {
 /// `gateway::policy_watch=debug`; the default is `info`. Does nothing if logging has been started.
 pub fn start_logging(format: LogFormat) {
     let asked = ["TOLLGATE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok());
-    let filter = QUIET.iter().fold(
-        EnvFilter::try_new(asked.as_deref().unwrap_or("info"))
-            .unwrap_or_else(|_| EnvFilter::new("info")),
-        |filter, quiet| match quiet.parse() {
-            Ok(directive) => filter.add_directive(directive),
-            Err(_) => filter,
-        },
-    );
-    let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(color);
+    let wanted = EnvFilter::try_new(asked.as_deref().unwrap_or("info"));
+    let (wanted, wrong) = match wanted {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let filter = QUIET.iter().fold(wanted, |filter, quiet| match quiet.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    });
+    let lines = to_stderr(filter);
     // An error only says that a logger is there already.
     let _started = match format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "TOLLGATE_LOG is no filter such as info: info is taken");
+    }
 }
 
 /// Starts logging for a command: nothing but errors unless `TOLLGATE_LOG` asks for more.
@@ -44,5 +53,15 @@ pub fn start_quiet_logging() {
     if std::env::var_os("TOLLGATE_LOG").is_some() {
         return start_logging(LogFormat::Text);
     }
-    let _started = fmt().with_env_filter(EnvFilter::new("error")).with_writer(stderr).try_init();
+    let _started = to_stderr(EnvFilter::new("error")).try_init();
+}
+
+/// Lines for stderr, in colour on a terminal. One that cannot be written is lost: to say so on the
+/// same stderr would end whatever was being done.
+fn to_stderr(
+    filter: EnvFilter,
+) -> SubscriberBuilder<DefaultFields, Format, EnvFilter, fn() -> Stderr> {
+    let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let writer: fn() -> Stderr = stderr;
+    fmt().with_env_filter(filter).with_writer(writer).with_ansi(color).log_internal_errors(false)
 }

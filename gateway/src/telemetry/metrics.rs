@@ -141,7 +141,7 @@ impl Metrics {
         );
         registry.register(
             "refusals",
-            "Requests turned away, by the error code the caller saw",
+            "Requests turned away before they reached a route, by the error code the caller saw",
             self.refusals.clone(),
         );
         registry.register(
@@ -198,7 +198,7 @@ impl Metrics {
         let route = answered.map_or_else(|| Arc::from("none"), |attempt| attempt.route.0.clone());
         let of_route = self.of_route(&route);
         let by_route = || RouteLabels { route: Arc::clone(&route) };
-        if let Some(us) = entry.ttft_us {
+        if let Some(us) = entry.ttft_us.filter(|_| entry.stream) {
             kept(&of_route.ttft, &self.ttft, by_route).observe(to_seconds(us));
         }
         kept(&of_route.total, &self.total, by_route).observe(to_seconds(entry.stages.total_us()));

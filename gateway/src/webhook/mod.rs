@@ -100,6 +100,8 @@ impl Webhook {
             Url::parse(config.url.expose_secret()).map_err(|error| format!("url: {error}"))?;
         let client = Client::builder()
             .timeout(config.timeout)
+            // Like every other client here: who is told is who is configured.
+            .no_proxy()
             .redirect(redirect::Policy::none())
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .pool_max_idle_per_host(1)

@@ -190,6 +190,23 @@ impl Event {
         held.saturating_add(size_of::<Self>())
     }
 
+    /// The same in memory of its own: a piece of a stream is a part of what was read from a socket,
+    /// and keeps all of that.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        match &mut self {
+            Self::Chunk { data, .. } | Self::Own { data, .. } => {
+                *data = Bytes::copy_from_slice(data);
+            }
+            Self::Whole { .. }
+            | Self::Begin { .. }
+            | Self::Delta(_)
+            | Self::Vectors(_)
+            | Self::End { .. } => {}
+        }
+        self
+    }
+
     /// Whether the caller sees something new in it, or reasoning is on its way.
     #[must_use]
     pub fn speaks(&self) -> bool {

@@ -42,9 +42,16 @@ pub(crate) struct Ran {
 impl Child {
     /// Starts `serve` on a configuration and waits until it says where it listens.
     pub(crate) async fn start(config: PathBuf) -> Self {
+        Self::start_to(config, Stdio::piped(), Stdio::piped()).await
+    }
+
+    /// The same with a stdout and a stderr of the test's own; the one that is piped is read.
+    pub(crate) async fn start_to(config: PathBuf, out: Stdio, err: Stdio) -> Self {
         let mut process = Self::command(&config)
             .args(["serve", "--config"])
             .arg(&config)
+            .stdout(out)
+            .stderr(err)
             .spawn()
             .expect("the gateway starts");
         let pid = process.id().expect("a process that runs has an id");
@@ -52,8 +59,12 @@ impl Child {
         let (found, mut address) = watch::channel(None);
         let readers = TaskTracker::new();
         let (out, err) = (process.stdout.take(), process.stderr.take());
-        readers.spawn(keep(out.expect("piped"), Arc::clone(&log), found.clone()));
-        readers.spawn(keep(err.expect("piped"), Arc::clone(&log), found));
+        if let Some(out) = out {
+            readers.spawn(keep(out, Arc::clone(&log), found.clone()));
+        }
+        if let Some(err) = err {
+            readers.spawn(keep(err, Arc::clone(&log), found));
+        }
         let heard = tokio::time::timeout(START_MAX, address.wait_for(Option::is_some)).await;
         let address = match heard {
             Ok(Ok(address)) => address.expect("waited for"),
@@ -64,7 +75,17 @@ impl Child {
 
     /// Runs another command of the program to its end.
     pub(crate) async fn run(directory: &Path, args: &[&str]) -> Ran {
+        Self::run_with(directory, &[], args).await
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) async fn run_with(
+        directory: &Path,
+        environment: &[(&str, &str)],
+        args: &[&str],
+    ) -> Ran {
         let mut command = Self::command(&directory.join("tollgate.toml"));
+        command.envs(environment.iter().copied());
         let output = command.args(args).output().await.expect("the program runs");
         Ran {
             code: output.status.code().unwrap_or(-1),
@@ -103,6 +124,10 @@ impl Child {
             .env_remove("TOLLGATE_CONFIG")
             .env_remove("TOLLGATE_SERVER")
             .env_remove("TOLLGATE_ADMIN_KEY")
+            // A proxy that nobody may follow: every address is asked itself.
+            .env("HTTP_PROXY", "http://127.0.0.1:1")
+            .env("HTTPS_PROXY", "http://127.0.0.1:1")
+            .env_remove("NO_PROXY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

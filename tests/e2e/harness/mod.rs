@@ -49,6 +49,11 @@ impl Gate {
     /// Starts what the builder describes, with a key that may do everything.
     pub(crate) async fn start(builder: GateBuilder) -> Self {
         let child = Child::start(builder.config_file()).await;
+        Self::of(builder, child).await
+    }
+
+    /// A gateway that the test itself has started from what the builder describes.
+    pub(crate) async fn of(builder: GateBuilder, child: Child) -> Self {
         let admin_key = std::fs::read_to_string(builder.data_dir().join("admin.key"))
             .expect("the first start writes an admin key")
             .trim()

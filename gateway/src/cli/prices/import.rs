@@ -12,7 +12,11 @@ use crate::{
 use clap::Args;
 use policies::{PriceList, write_rows};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 /// What to read, and where to write.
 #[derive(Debug, Args)]
@@ -32,7 +36,7 @@ pub(crate) struct ImportArgs {
     /// Where the file came from, for the rows [default: its name]
     #[arg(long)]
     source: Option<String>,
-    /// Write the rows here instead of to stdout
+    /// Write the rows here instead of to stdout; a file that exists is not replaced
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Report every model, not only those that are not exact
@@ -58,10 +62,23 @@ pub(super) fn run(common: &Common, args: &ImportArgs) -> Result<(), CliError> {
     // What is written must be what our own reader takes.
     PriceList::parse("the rows", &rows).map_err(|error| CliError::failed(error.to_string()))?;
     if let Some(out) = &args.out {
-        std::fs::write(out, &rows)
-            .map_err(|error| CliError::failed(format!("{}: {error}", out.display())))?;
+        write_new(out, &rows)?;
     }
     report(common, args, &imported, &rows)
+}
+
+/// Rows of before may price days that are still to be rated: they are nobody's to replace.
+fn write_new(out: &Path, rows: &str) -> Result<(), CliError> {
+    let wrong = |error: io::Error| {
+        let failed = CliError::failed(format!("{}: {error}", out.display()));
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => failed
+                .hint("write to a new file and put its rows behind these, which price their days"),
+            _ => failed,
+        }
+    };
+    let mut file = File::create_new(out).map_err(wrong)?;
+    file.write_all(rows.as_bytes()).map_err(wrong)
 }
 
 fn report(
@@ -99,4 +116,19 @@ fn report(
     }
     output::note(summary);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_new;
+
+    #[test]
+    fn rows_of_before_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("p.toml");
+        write_new(&out, "first").unwrap();
+        let refused = write_new(&out, "second").unwrap_err();
+        assert!(refused.hinted().unwrap().contains("new file"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "first");
+    }
 }

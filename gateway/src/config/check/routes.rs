@@ -213,8 +213,9 @@ fn cloud_route(
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
     let kind = provider_kind(&written.kind)?;
-    let base_url = address(written, kind)?;
-    let provider = provider(written, kind)?;
+    let environment = around.environment;
+    let base_url = address(written, kind, environment)?;
+    let provider = provider(written, kind, environment)?;
     if let Some(version) = written.api_version.as_ref().filter(|_| !kind.is_versioned()) {
         let message = "`api_version` is for routes of kind \"azure\"";
         return Err(Finding::at(version.span(), message));
@@ -223,7 +224,7 @@ fn cloud_route(
     warnings.extend(missing_key.map(|variable| {
         format!("route `{name}` has no key and is unavailable: set {variable} or its `api_key`")
     }));
-    let api_key = api_key(written, around.environment)?;
+    let api_key = api_key(written, environment)?;
     if api_key.is_some() && base_url.starts_with("http://") && !is_loopback(&base_url) {
         warnings.push(format!("route `{name}` sends its key in clear: its base_url is http"));
     }
@@ -257,7 +258,7 @@ fn cloud_route(
             base_url,
             api_key,
             lacks_key: missing_key.is_some(),
-            model: filled(&written.model, "`model`")?,
+            model: filled(&written.model, "`model`", environment)?,
             headers,
             in_flight_max: count(written.in_flight_max.get()),
             pool_wait_max: millis(written.pool_wait_max_ms),
@@ -304,9 +305,17 @@ fn provider_kind(written: &Spanned<String>) -> Result<ProviderKind, Finding> {
 }
 
 /// Where the provider is.
-fn address(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn address(
+    written: &written_routes::Cloud,
+    kind: ProviderKind,
+    environment: Environment,
+) -> Result<String, Finding> {
     match (&written.base_url, kind.base_url()) {
-        (Some(own), _) => base_url(own),
+        (Some(own), _) => match base_url(own) {
+            // What is left of one without its variables.
+            Err(_) if environment == Environment::Spared => Ok(String::new()),
+            address => address,
+        },
         (None, Some(usual)) => Ok(usual.to_owned()),
         (None, None) => {
             let message = format!("a route of kind {:?} needs a `base_url`", kind.name());
@@ -317,10 +326,14 @@ fn address(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String
 
 /// The provider's name in the ledger and in the price list: the kind's own, unless it is another's
 /// server that speaks OpenAI's format.
-fn provider(written: &written_routes::Cloud, kind: ProviderKind) -> Result<String, Finding> {
+fn provider(
+    written: &written_routes::Cloud,
+    kind: ProviderKind,
+    environment: Environment,
+) -> Result<String, Finding> {
     let anybody = kind.name() == "openai" && written.base_url.is_some();
     match (&written.provider, kind.provider().filter(|_| !anybody)) {
-        (Some(own), _) => filled(own, "`provider`"),
+        (Some(own), _) => filled(own, "`provider`", environment),
         (None, Some(usual)) => Ok(usual.to_owned()),
         (None, None) => {
             let message =
@@ -376,8 +389,12 @@ fn header_value(written: &Spanned<String>, what: &str) -> Result<SecretString, F
     Ok(SecretString::from(written.get_ref().as_str()))
 }
 
-fn filled(written: &Spanned<String>, what: &str) -> Result<String, Finding> {
-    if written.get_ref().is_empty() {
+fn filled(
+    written: &Spanned<String>,
+    what: &str,
+    environment: Environment,
+) -> Result<String, Finding> {
+    if written.get_ref().is_empty() && environment == Environment::Needed {
         return Err(Finding::at(written.span(), format!("{what} is empty")));
     }
     Ok(written.get_ref().clone())

@@ -3,12 +3,14 @@
 use super::harness::{House, NOON, ask, key, money, request, used};
 use crate::{
     caller::Window,
+    config::DailyExport,
     ledger::{
         Books, Filter, GroupBy, Reader, SummaryQuery, checkpoint,
         keeper::seal_all,
         rollups::{Level, SETS, Span},
     },
     store::base::Base,
+    upkeep,
 };
 use policies::{PolicyName, PolicyVersion};
 use std::{fs, sync::Arc};
@@ -40,6 +42,38 @@ fn four_days_unsealed() -> (House, Books) {
 
 fn requests(books: &Books) -> usize {
     books.requests(&Filter::default(), None, 1_000).unwrap().entries.len()
+}
+
+#[test]
+fn every_day_has_its_file_before_it_may_go_however_old_it_is() {
+    let (house, books) = four_days();
+    house.hand.set(NOON + 10 * DAY_MS);
+    request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let first = NOON / DAY_MS;
+    let export = || upkeep::export(&books, DailyExport::Jsonl, dir.path(), first + 411);
+    let files = || {
+        let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name());
+        let mut files: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+        files.sort();
+        files
+    };
+    // One of them cannot be written: there is a directory in its place.
+    let in_the_way = dir.path().join("2026-06-02.jsonl.part");
+    fs::create_dir(&in_the_way).unwrap();
+    export().unwrap_err();
+    fs::remove_dir(&in_the_way).unwrap();
+    let written = files();
+    assert_eq!(written[..2], ["2026-06-01.jsonl.zst", "2026-06-03.jsonl.zst"]);
+    export().unwrap();
+    // Those with entries that are older than 400 days, and every later one.
+    let days: Vec<String> = files().iter().map(|name| name[..10].to_owned()).collect();
+    let old = ["2026-06-01", "2026-06-02", "2026-06-03", "2026-06-04", "2026-06-11", "2026-06-12"];
+    assert_eq!(days[..6], old);
+    assert_eq!(days.len(), 5 + 400);
+    let file = fs::File::open(dir.path().join("2026-06-02.jsonl.zst")).unwrap();
+    let text = String::from_utf8(zstd::decode_all(file).unwrap()).unwrap();
+    assert_eq!(text.lines().count(), 10);
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl State {
             ),
             (
                 "engine_draft_accepted_tokens",
-                "Guessed tokens that were drawn",
+                "Guessed tokens that were drawn since the model was loaded",
                 &self.engine_accepted,
             ),
             (
@@ -197,7 +197,7 @@ impl State {
         );
         registry.register(
             "engine_busy_seconds",
-            "Time the engine has been busy (local routes)",
+            "Time the engine has been busy since the model was loaded (local routes)",
             self.engine_busy.clone(),
         );
         registry.register(
@@ -262,11 +262,12 @@ impl State {
             let labels = RouteLabels { route: Arc::clone(&route.0) };
             self.engine_idle_cost.get_or_create(&labels).set(signed(pico));
         }
+        let now_s = gateway.clock.unix_ms() / 1000;
         for route in gateway.routes.iter() {
             let labels = RouteLabels { route: Arc::clone(&route.id().0) };
             self.route_in_flight.get_or_create(&labels).set(i64::from(route.live.in_flight()));
             self.route_queued.get_or_create(&labels).set(i64::from(route.queued()));
-            let ready = i64::from(route.state() == RouteState::Ready);
+            let ready = i64::from(route.state() == RouteState::Ready && route.is_bounded(now_s));
             self.route_ready.get_or_create(&labels).set(ready);
             let breaker = match route.breaker.state() {
                 BreakerState::Closed => 0,
@@ -283,21 +284,41 @@ impl State {
                 let loaded = local.model().loaded();
                 let memory = loaded.as_ref().map_or(0, |engine| engine.memory_bytes());
                 self.engine_memory.get_or_create(&labels).set(signed(memory));
-                let Some(status) = loaded.map(|engine| engine.status()) else { continue };
-                let age = status.heartbeat_age.as_secs_f64();
-                self.engine_heartbeat.get_or_create(&labels).set(age);
-                let busy = status.busy.as_secs_f64();
-                self.engine_busy.get_or_create(&labels).set(busy);
-                self.engine_cells.get_or_create(&labels).set(i64::from(status.kv_used));
-                let checkpoints = signed(status.checkpoint_bytes);
-                self.engine_checkpoints.get_or_create(&labels).set(checkpoints);
-                let drafted: u64 = status.speculation.iter().map(|class| class.drafted).sum();
-                self.engine_drafted.get_or_create(&labels).set(signed(drafted));
-                let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
-                self.engine_accepted.get_or_create(&labels).set(signed(accepted));
-                let drafting = status.draft.map_or(0.0, |draft| draft.busy.as_secs_f64());
-                self.engine_draft_busy.get_or_create(&labels).set(drafting);
+                match loaded {
+                    Some(engine) => self.read_engine(&labels, &engine.status()),
+                    None => self.forget_engine(&labels),
+                }
             }
+        }
+    }
+
+    /// What the loaded model of a local route says of itself.
+    fn read_engine(&self, labels: &RouteLabels, status: &local_engine::Status) {
+        self.engine_heartbeat.get_or_create(labels).set(status.heartbeat_age.as_secs_f64());
+        self.engine_busy.get_or_create(labels).set(status.busy.as_secs_f64());
+        self.engine_cells.get_or_create(labels).set(i64::from(status.kv_used));
+        self.engine_checkpoints.get_or_create(labels).set(signed(status.checkpoint_bytes));
+        let drafted: u64 = status.speculation.iter().map(|class| class.drafted).sum();
+        self.engine_drafted.get_or_create(labels).set(signed(drafted));
+        let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
+        self.engine_accepted.get_or_create(labels).set(signed(accepted));
+        let drafting = status.draft.as_ref().map_or(0.0, |draft| draft.busy.as_secs_f64());
+        self.engine_draft_busy.get_or_create(labels).set(drafting);
+    }
+
+    /// No model is loaded: what one has said last is said no more.
+    fn forget_engine(&self, labels: &RouteLabels) {
+        for seconds in [&self.engine_heartbeat, &self.engine_busy, &self.engine_draft_busy] {
+            seconds.remove(labels);
+        }
+        let counts = [
+            &self.engine_cells,
+            &self.engine_checkpoints,
+            &self.engine_drafted,
+            &self.engine_accepted,
+        ];
+        for count in counts {
+            count.remove(labels);
         }
     }
 }

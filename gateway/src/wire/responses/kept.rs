@@ -35,7 +35,7 @@ pub struct Kept {
 #[derive(Default)]
 struct State {
     records: HashMap<String, Record>,
-    /// Ids, oldest first; an id that was deleted may still stand here.
+    /// Ids of the records, oldest first.
     order: VecDeque<(Instant, String)>,
     bytes: usize,
 }
@@ -71,7 +71,7 @@ impl Kept {
         Self { limits, state: Mutex::default() }
     }
 
-    /// Keeps an answer. One that is larger than all that may be kept is not.
+    /// Keeps an answer, in place of one of this id. One that is larger than all that may be kept is not.
     pub fn put(&self, id: &str, owner: KeyId, turn: Turn) {
         let bytes = id.len() + turn.bytes();
 
@@ -80,7 +80,7 @@ impl Kept {
         }
         let expires = Instant::now() + self.limits.ttl;
         self.with(|state| {
-            state.remove(id);
+            state.forget(id);
             state.bytes += bytes;
             state.order.push_back((expires, id.to_owned()));
             let record = Record { owner, expires, turn };
@@ -119,8 +119,7 @@ impl Kept {
         self.with(|state| {
             let found = state.get(id, owner).is_some();
             if found {
-                state.remove(id);
-                state.order.retain(|(_, known)| known != id);
+                state.forget(id);
             }
             found
         })
@@ -144,10 +143,17 @@ impl State {
         (record.owner == *owner && record.expires > Instant::now()).then_some(record)
     }
 
-    fn remove(&mut self, id: &str) {
-        if let Some(record) = self.records.remove(id) {
-            self.bytes -= id.len() + record.turn.bytes();
+    /// Removes a record together with its place in the order.
+    fn forget(&mut self, id: &str) {
+        if self.remove(id) {
+            self.order.retain(|(_, known)| known != id);
         }
+    }
+
+    fn remove(&mut self, id: &str) -> bool {
+        let Some(record) = self.records.remove(id) else { return false };
+        self.bytes -= id.len() + record.turn.bytes();
+        true
     }
 }
 
@@ -212,6 +218,12 @@ mod tests {
         let kept = self::kept(10, 20);
         put(&kept, "a", "ann");
         assert!(!has(&kept, "a", "ann"), "larger than all that may be kept");
+        // One that is kept again takes the place that it had.
+        let kept = self::kept(2, 1000);
+        for id in ["a", "b", "b"] {
+            put(&kept, id, "ann");
+        }
+        assert!(has(&kept, "a", "ann") && has(&kept, "b", "ann"));
         // Deleted ones take no place.
         let kept = self::kept(2, 1000);
         for round in 0..50 {
