@@ -49,7 +49,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use facts::facts;
+use facts::{admitted, facts};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use policies::{Decision, Facts, Refuse, Verdict};
 use shared::Source;
@@ -368,21 +368,8 @@ async fn read(
         owner: &caller.record.id,
         output_tokens_default: gateway.config.limits.output_tokens_default,
     };
-    let mut request = wire::read(endpoint, body, headers, &context)?;
-    bear(&caller.record.tags, &mut request.tags);
-    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
-    Ok(request)
-}
-
-/// Puts the operator's tags of a key before those that a request names itself, which add to them and
-/// take none away.
-fn bear(of_key: &[String], named: &mut Vec<String>) {
-    if of_key.is_empty() {
-        return;
-    }
-    let own = std::mem::replace(named, of_key.to_vec());
-    let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
-    named.extend(own.into_iter().filter(new));
+    let request = wire::read(endpoint, body, headers, &context)?;
+    Ok(admitted(gateway, caller, request))
 }
 
 fn decide(policy: &policies::Policy, facts: &Facts) -> Result<Arc<Decision>, Box<Refuse>> {
