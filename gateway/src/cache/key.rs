@@ -45,6 +45,7 @@ impl CacheKey {
         tags.sort_unstable();
         hash.count(tags.len());
         tags.iter().for_each(|tag| hash.text(tag));
+        hash.text(&request.anthropic_betas);
         if let Some(outer) = &request.outer_body {
             // Another format may say more than was converted.
             hash.json(outer)?;

@@ -93,6 +93,11 @@ pub(crate) fn source(request: &ChatRequest) -> &Bytes {
     own(request).unwrap_or(&request.body)
 }
 
+/// Whether that is the client's own.
+pub(crate) fn is_own(request: &ChatRequest) -> bool {
+    own(request).is_some()
+}
+
 fn own(request: &ChatRequest) -> Option<&Bytes> {
     request.outer_body.as_ref().filter(|_| request.endpoint == Endpoint::Messages)
 }
