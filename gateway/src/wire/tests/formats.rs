@@ -166,3 +166,70 @@ fn tokens_of_images_and_sound_are_input() {
     let told = whole(Endpoint::Messages, &[], &usage)["usage"].clone();
     assert_eq!((&told["input_tokens"], &told["cache_read_input_tokens"]), (&json!(307), &json!(3)));
 }
+
+#[test]
+fn an_image_in_a_tools_output_is_shown_behind_the_results() {
+    let image = json!({"type": "input_image", "image_url": "https://example.com/a.png"});
+    let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let input = json!([
+        {"role": "user", "content": "Hi."},
+        call("a"), call("b"),
+        {"type": "message", "role": "assistant", "content": "Hm."},
+        output("a", json!([{"type": "input_text", "text": "here"}, image])),
+        output("b", json!([image])),
+        {"role": "user", "content": "And?"},
+    ]);
+    let request = asked(Endpoint::Responses, &json!({"model": "auto", "input": input})).unwrap();
+    let inner: Value = serde_json::from_slice(&request.body).unwrap();
+    let said: Vec<_> = inner["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| {
+            let role = message["role"].as_str().unwrap();
+            (role, message["content"].clone())
+        })
+        .collect();
+    let shown = json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}});
+    assert_eq!(
+        said,
+        [
+            ("user", json!("Hi.")),
+            ("assistant", Value::Null),
+            ("tool", json!("here")),
+            ("tool", json!("")),
+            ("user", json!([shown, shown])),
+            ("assistant", json!("Hm.")),
+            ("user", json!("And?")),
+        ]
+    );
+}
+
+#[test]
+fn a_gateway_behind_another_reads_the_usage_that_was_written() {
+    let usage = Usage {
+        input: 10,
+        cache_read: 7,
+        cache_write_5m: 5,
+        cache_write_1h: 1_000,
+        image: 3,
+        audio: 2,
+        output: 40,
+        reasoning: 4,
+        audio_output: 6,
+    };
+    let said = deltas([DeltaKind::Text("Hi.".into()), DeltaKind::Finish(FinishReason::Stop)]);
+    let mut answer = Gathered::default();
+    said.iter().cloned().for_each(|delta| answer.add(delta));
+    let request = super::read(&super::body_with("")).unwrap();
+    let written = outer(Endpoint::ChatCompletions, &request).whole(answer, &usage, None);
+    assert_eq!(openai::read_whole(&written).unwrap().seen.usage, Some(usage));
+    let told = whole(Endpoint::Responses, &said, &usage)["usage"].clone();
+    let details = &told["input_tokens_details"];
+    assert_eq!(
+        (&details["cached_tokens"], &details["cache_write_tokens"]),
+        (&json!(7), &json!(1_005))
+    );
+}
