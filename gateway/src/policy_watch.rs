@@ -344,7 +344,7 @@ fn parse(
     };
     let policy = Policy::parse(&name, text).map_err(in_file)?;
     let mut warnings = policy.check(routes).map_err(in_file)?;
-    warnings.extend(doubts::budgets(&policy));
+    warnings.extend(doubts::of(&policy));
     for warning in warnings {
         tracing::warn!(policy = %name, line = warning.line, "{}", warning.message);
     }

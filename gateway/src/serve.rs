@@ -51,7 +51,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use decided::decided;
-use facts::facts;
+use facts::{admitted, facts};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use policies::{Decision, Facts, Refuse};
 use shared::Source;
@@ -365,21 +365,8 @@ async fn read(
         owner: &caller.record.id,
         output_tokens_default: gateway.config.limits.output_tokens_default,
     };
-    let mut request = wire::read(endpoint, body, headers, &context)?;
-    bear(&caller.record.tags, &mut request.tags);
-    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
-    Ok((request, room))
-}
-
-/// Puts the operator's tags of a key before those that a request names itself, which add to them and
-/// take none away.
-fn bear(of_key: &[String], named: &mut Vec<String>) {
-    if of_key.is_empty() {
-        return;
-    }
-    let own = std::mem::replace(named, of_key.to_vec());
-    let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
-    named.extend(own.into_iter().filter(new));
+    let request = wire::read(endpoint, body, headers, &context)?;
+    Ok((admitted(gateway, caller, request), room))
 }
 
 fn open_entry(

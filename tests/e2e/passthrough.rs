@@ -288,6 +288,19 @@ async fn a_stream_of_anthropics_reaches_its_own_client_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn a_callers_betas_reach_anthropic_with_its_own_body_after_the_routes() {
+    let cloud = StandIn::start().await.unwrap();
+    let own = "headers = { anthropic-beta = \"route-1\" }";
+    let gate =
+        Gate::builder().cloud_of_kind("cloud", &cloud.base_url(), "anthropic", own).start().await;
+    let sent = || cloud.asked().pop().unwrap().header("anthropic-beta").unwrap().to_owned();
+    message(&gate).header("anthropic-beta", "a-1,b-2").send().await.ok();
+    assert_eq!(sent(), "route-1,a-1,b-2");
+    gate.ask("Hello.").header("anthropic-beta", "a-1").send().await.ok();
+    assert_eq!(sent(), "route-1", "the body is ours");
+}
+
+#[tokio::test]
 async fn a_whole_answer_of_anthropics_reaches_its_own_client_as_it_was_written() {
     let (cloud, gate) = anthropic().await;
     cloud.next(Script::body("application/json", MESSAGE));

@@ -254,6 +254,20 @@ async fn tokens_are_counted_without_asking_anybody() {
 }
 
 #[tokio::test]
+async fn tokens_are_counted_on_a_route_whose_price_has_a_day() {
+    let cloud = StandIn::start().await.unwrap();
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    let row = "[[price]]\nprovider = \"standin\"\nmodel = \"standin-unheard-of\"\n\
+        effective_from = \"2026-01-01\"\ninput = \"1\"\noutput = \"2\"\n\
+        source = \"a test\"\nsource_date = \"2026-01-01\"\n";
+    std::fs::write(prices.path(), row).unwrap();
+    let section = format!("[prices]\nfile = {:?}", prices.path());
+    let gate = Gate::builder().unpriced_cloud(&cloud).section(&section).start().await;
+    let body = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}]});
+    gate.post("/v1/messages/count_tokens", &body).await.ok();
+}
+
+#[tokio::test]
 async fn tokens_are_counted_that_the_context_does_not_hold() {
     let gate = Gate::builder().policy("edge-first").edge().start().await;
     let count = async |words: usize| {

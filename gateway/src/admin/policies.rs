@@ -82,7 +82,7 @@ pub(super) async fn validate(
 fn verdict(parsed: Result<Policy, PolicyError>, gateway: &Gateway) -> Value {
     let checked = parsed.and_then(|policy| {
         let mut warnings = policy.check(gateway.policy.routes())?;
-        warnings.extend(doubts::budgets(&policy));
+        warnings.extend(doubts::of(&policy));
         Ok((policy, warnings))
     });
     match checked {

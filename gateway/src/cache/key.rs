@@ -1,19 +1,28 @@
 //! What makes two requests the same: everything that could change the answer, and who asks.
 //!
 //! The body is hashed as JSON, not as bytes: members in any order, white space apart. Left out are
-//! only the members that say how the answer is sent. **Invariant:** the key's id is part of it, so
-//! one caller never gets what another asked for.
+//! only the members that say how the answer is sent. **Invariants:** the key's id is part of it, so
+//! one caller never gets what another asked for; no tree of the body is built, and the memory needed
+//! grows with how deep it nests and not with how long it is.
 
-use crate::{ledger::KeyId, wire::ChatRequest};
+use crate::{
+    ledger::KeyId,
+    wire::{ChatRequest, json::Key},
+};
+use blake3::Hasher;
 use policies::PolicyVersion;
-use serde_json::Value;
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use std::{borrow::Cow, fmt};
 
 /// Members of the body that do not change what is answered. `stream` is part of the key beside the
 /// body: an answer is kept in the form in which it came.
 const UNIMPORTANT: [&str; 2] = ["stream", "stream_options"];
-/// Nesting deeper than this is not hashed, and so not cached; the reader of requests has a limit of
-/// its own.
-const DEPTH_MAX: usize = 128;
+/// Members of one object that are sorted together. Of a larger one each lot is, so that order matters
+/// between them: it may then be told from its like, never taken for another.
+const LOT: usize = 2048;
 
 /// What two like requests share: a BLAKE3 hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,121 +36,233 @@ impl CacheKey {
         caller: &KeyId,
         policy: &PolicyVersion,
     ) -> Option<Self> {
-        let body: Value = serde_json::from_slice(&request.body).ok()?;
-        let mut hash = blake3::Hasher::new();
-        text(&mut hash, &caller.0);
-        text(&mut hash, &policy.0);
-        hash.update(&[request.endpoint as u8, u8::from(request.stream)]);
-        hash.update(&request.output_cap.to_le_bytes());
+        let mut hash = Hashers::default();
+        hash.text(&caller.0);
+        hash.text(&policy.0);
+        hash.add(&[request.endpoint as u8, u8::from(request.stream)]);
+        hash.add(&request.output_cap.to_le_bytes());
         let mut tags = request.tags.clone();
         tags.sort_unstable();
-        count(&mut hash, tags.len());
-        tags.iter().for_each(|tag| text(&mut hash, tag));
+        hash.count(tags.len());
+        tags.iter().for_each(|tag| hash.text(tag));
+        hash.text(&request.anthropic_betas);
         if let Some(outer) = &request.outer_body {
             // Another format may say more than was converted.
-            let outer: Value = serde_json::from_slice(outer).ok()?;
-            value(&mut hash, &outer, 0)?;
+            hash.json(outer)?;
         }
-        value(&mut hash, &body, 0)?;
-        Some(Self(*hash.finalize().as_bytes()))
+        hash.json(&request.body)?;
+        Some(Self(hash.end()))
     }
 
     /// The key of an `Idempotency-Key`.
     #[must_use]
     pub(super) fn of_idempotency(key: &str, caller: &KeyId) -> Self {
-        let mut hash = blake3::Hasher::new();
-        text(&mut hash, &caller.0);
-        text(&mut hash, key);
-        Self(*hash.finalize().as_bytes())
+        let mut hash = Hashers::default();
+        hash.text(&caller.0);
+        hash.text(key);
+        Self(hash.end())
     }
 }
 
-/// Adds a value so that no two different ones add the same bytes: kinds are marked, lengths stand
-/// before contents, members are sorted by name.
-fn value(hash: &mut blake3::Hasher, json: &Value, depth: usize) -> Option<()> {
-    if depth > DEPTH_MAX {
-        return None;
+/// The hash that is being made, and within it those of the members that are being read, the innermost
+/// last. On the heap: a hasher is large, and bodies nest deep.
+#[derive(Default)]
+struct Hashers {
+    whole: Hasher,
+    members: Vec<Hasher>,
+}
+
+impl Hashers {
+    fn add(&mut self, bytes: &[u8]) {
+        self.members.last_mut().unwrap_or(&mut self.whole).update(bytes);
     }
-    match json {
-        Value::Null => drop(hash.update(b"n")),
-        Value::Bool(flag) => drop(hash.update(if *flag { b"t" } else { b"f" })),
-        Value::Number(number) => {
-            hash.update(b"#");
-            text(hash, &number.to_string());
+
+    fn count(&mut self, count: usize) {
+        self.add(&(count as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.count(text.len());
+        self.add(text.as_bytes());
+    }
+
+    /// Adds a body; `None` where it is none, or nests deeper than a reader goes.
+    fn json(&mut self, body: &[u8]) -> Option<()> {
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let value = Value { hash: self, is_body: true };
+        value.deserialize(&mut reader).and_then(|()| reader.end()).ok()
+    }
+
+    /// Adds members in the order of their names.
+    fn lot(&mut self, members: &mut Vec<(Cow<'_, str>, [u8; 32])>) {
+        // Of those that share a name the order stays: it may say which of them holds.
+        members.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (_, digest) in members.drain(..) {
+            self.add(b"m");
+            self.add(&digest);
         }
-        Value::String(string) => {
-            hash.update(b"s");
-            text(hash, string);
-        }
-        Value::Array(items) => {
-            hash.update(b"[");
-            count(hash, items.len());
-            for item in items {
-                value(hash, item, depth + 1)?;
+    }
+
+    fn end(self) -> [u8; 32] {
+        *self.whole.finalize().as_bytes()
+    }
+}
+
+/// Adds a value so that no two different ones add the same bytes: kinds are marked, what has no fixed
+/// length has it before it or an end, and members stand there by their hashes.
+struct Value<'h> {
+    hash: &'h mut Hashers,
+    /// Whether it is a whole body, and not within one.
+    is_body: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.hash.add(b"n");
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<(), E> {
+        self.hash.add(if flag { b"t" } else { b"f" });
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        self.hash.add(b"u");
+        self.hash.add(&number.to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.hash.add(b"i");
+        self.hash.add(&number.to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.hash.add(b".");
+        self.hash.add(&number.to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.hash.add(b"s");
+        self.hash.text(text);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let hash = self.hash;
+        hash.add(b"[");
+        while items.next_element_seed(Value { hash: &mut *hash, is_body: false })?.is_some() {}
+        hash.add(b"]");
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let Self { hash, is_body } = self;
+        hash.add(b"{");
+        let mut lot = Vec::new();
+        while let Some(Key(name)) = members.next_key()? {
+            if is_body && UNIMPORTANT.contains(&name.as_ref()) {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            hash.members.push(Hasher::new());
+            hash.text(&name);
+            members.next_value_seed(Value { hash: &mut *hash, is_body: false })?;
+            let digest = hash.members.pop().unwrap_or_default().finalize();
+            lot.push((name, *digest.as_bytes()));
+            if lot.len() >= LOT {
+                hash.lot(&mut lot);
             }
         }
-        Value::Object(members) => {
-            let important = |name: &str| depth > 0 || !UNIMPORTANT.contains(&name);
-            let mut sorted: Vec<_> = members.iter().filter(|(name, _)| important(name)).collect();
-            sorted.sort_unstable_by_key(|(name, _)| *name);
-            hash.update(b"{");
-            count(hash, sorted.len());
-            for (name, member) in sorted {
-                text(hash, name);
-                value(hash, member, depth + 1)?;
-            }
-        }
+        hash.lot(&mut lot);
+        hash.add(b"}");
+        Ok(())
     }
-    Some(())
-}
-
-fn text(hash: &mut blake3::Hasher, text: &str) {
-    count(hash, text.len());
-    hash.update(text.as_bytes());
-}
-
-fn count(hash: &mut blake3::Hasher, count: usize) {
-    hash.update(&(count as u64).to_le_bytes());
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use serde_json::json;
+    use super::{Hashers, LOT};
 
-    fn hashed(json: &Value) -> [u8; 32] {
-        let mut hash = blake3::Hasher::new();
-        value(&mut hash, json, 0).unwrap();
-        *hash.finalize().as_bytes()
+    fn hashed(json: &str) -> [u8; 32] {
+        let mut hash = Hashers::default();
+        hash.json(json.as_bytes()).expect(json);
+        hash.end()
     }
 
     #[test]
     fn the_order_of_members_and_how_it_is_sent_do_not_matter() {
-        let one = json!({"model": "m", "stream": true, "metadata": {"a": 1, "b": 2}});
-        let other = json!({"metadata": {"b": 2, "a": 1}, "stream_options": {}, "model": "m"});
-        assert_eq!(hashed(&one), hashed(&other));
-        let inner = |flag| json!({"messages": [{"stream": flag}]});
-        assert_ne!(hashed(&inner(true)), hashed(&inner(false)), "only at the top");
+        let one = r#"{"model":"m","stream":true,"metadata":{"a":1,"b":[2]}}"#;
+        let other =
+            r#" {"metadata": {"\u0062": [ 2 ], "a": 1}, "stream_options": {}, "model":"m"}"#;
+        assert_eq!(hashed(one), hashed(other));
+        let inner = |flag| hashed(&format!(r#"{{"messages":[{{"stream":{flag}}}]}}"#));
+        assert_ne!(inner(true), inner(false), "only at the top");
     }
 
     #[test]
     fn whatever_could_change_the_answer_matters() {
         let all = [
-            json!({"a": ["b", "c"]}),
-            json!({"a": ["bc"]}),
-            json!({"a": "bc"}),
-            json!({"ab": "c"}),
-            json!({"a": [["b"], "c"]}),
-            json!({"a": 1}),
-            json!({"a": 1.5}),
-            json!({"a": "1"}),
-            json!({"a": true}),
-            json!({"a": null}),
-            json!({}),
+            r#"{"a":["b","c"]}"#,
+            r#"{"a":["bc"]}"#,
+            r#"{"a":"bc"}"#,
+            r#"{"ab":"c"}"#,
+            r#"{"a":[["b"],"c"]}"#,
+            r#"{"a":[["b","c"]]}"#,
+            r#"{"a":{"b":"c"}}"#,
+            r#"{"a":{},"b":"c"}"#,
+            r#"{"a":1}"#,
+            r#"{"a":-1}"#,
+            r#"{"a":1.0}"#,
+            r#"{"a":1.5}"#,
+            r#"{"a":"1"}"#,
+            r#"{"a":true}"#,
+            r#"{"a":null}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":2,"a":1}"#,
+            r#"{}"#,
         ];
-        let mut seen: Vec<_> = all.iter().map(hashed).collect();
+        let mut seen: Vec<_> = all.map(hashed).to_vec();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), all.len());
+    }
+
+    #[test]
+    fn what_is_no_json_or_nests_too_deep_has_no_key() {
+        let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        for text in ["{", "{} {}", &nested(4096)] {
+            assert!(Hashers::default().json(text.as_bytes()).is_none());
+        }
+        hashed(&nested(120));
+    }
+
+    #[test]
+    fn an_object_of_more_members_than_are_sorted_at_once_is_itself_alone() {
+        let of = |numbers: &mut dyn Iterator<Item = usize>| {
+            let members: Vec<_> = numbers.map(|number| format!(r#""{number}":{number}"#)).collect();
+            hashed(&format!("{{{}}}", members.join(",")))
+        };
+        let most = LOT - 1;
+        assert_eq!(of(&mut (0..most)), of(&mut (0..most).rev()));
+        assert_eq!(of(&mut (0..3 * LOT)), of(&mut (0..3 * LOT)));
+        assert_ne!(of(&mut (0..3 * LOT)), of(&mut (1..=3 * LOT)));
     }
 }

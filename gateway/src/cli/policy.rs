@@ -86,7 +86,7 @@ pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
             .collect();
         policy.check(&routes).map_err(refused)?
     };
-    warnings.extend(doubts::budgets(&policy));
+    warnings.extend(doubts::of(&policy));
     if common.json {
         let warning = |warning: &policies::PolicyWarning| json!({ "line": warning.line, "message": warning.message });
         return output::json(&json!({

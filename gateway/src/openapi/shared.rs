@@ -127,6 +127,7 @@ pub(super) fn parameters() -> Value {
         "dryRun": header("x-tollgate-dry-run", "`1`: the decision is explained, no route is asked and nothing is charged.", json!({ "type": "string", "enum": ["1", "true", "yes", "0", "false", "no"] }), json!("0")),
         "cache": header("x-tollgate-cache", "`on` allows a kept answer, `off` keeps the request out of the cache, `refresh` asks anew.", json!({ "type": "string", "enum": ["on", "off", "refresh"] }), json!("off")),
         "idempotencyKey": header("Idempotency-Key", "A request that repeats it gets the first one's answer and is not charged again.", json!({ "type": "string", "pattern": "^[!-~]{1,255}$" }), json!("order-7-attempt-1")),
+        "anthropicBeta": header("anthropic-beta", "Of `/v1/messages`: passed on to a route that speaks Anthropic's format, after the route's own.", text(2048), json!("context-management-2025-06-27")),
         "traceparent": header("traceparent", "Passed on to a cloud route; one that has not the shape of it is ignored.", json!({ "type": "string" }), json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
     })
 }

@@ -1,10 +1,38 @@
-//! What in a policy may not be meant, as far as only the gateway knows: how budgets are called.
+//! What in a policy may not be meant, as far as only the gateway knows: how budgets are called, and
+//! what a tag is.
 
-use crate::caller::Window;
+use crate::{
+    caller::Window,
+    wire::{GUARD_TAG, check_tags},
+};
 use policies::{Policy, PolicyWarning};
 
-/// Warns of budgets that no budget's id can be: conditions on them never match.
-pub(crate) fn budgets(policy: &Policy) -> Vec<PolicyWarning> {
+/// Warns of what cannot be: conditions on it never match.
+pub(crate) fn of(policy: &Policy) -> Vec<PolicyWarning> {
+    let mut all = budgets(policy);
+    all.extend(tags(policy));
+    all
+}
+
+/// Warns of tags that no request can bear.
+fn tags(policy: &Policy) -> impl Iterator<Item = PolicyWarning> {
+    let is_guards = |tag: &str| {
+        let start = tag.get(..GUARD_TAG.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(GUARD_TAG))
+    };
+    let named = policy.named_tags().into_iter();
+    named.filter(move |(_, _, tag)| !is_guards(tag)).filter_map(|(line, rule, tag)| {
+        let why = check_tags(vec![tag.to_owned()]).err()?;
+        let message = format!(
+            "rule `{rule}` looks for the tag `{}`, which no request can bear: {why}",
+            tag.escape_debug()
+        );
+        Some(PolicyWarning { line, message })
+    })
+}
+
+/// Warns of budgets that no budget's id can be.
+fn budgets(policy: &Policy) -> Vec<PolicyWarning> {
     let odd = |(line, rule, id): (usize, &policies::RuleName, &str)| {
         let meant = called(id);
         let help = match meant {
@@ -76,5 +104,25 @@ mod tests {
              did you mean `team:red/rolling:1d`?"
         );
         assert!(said("month").ends_with("such as \"team:red/month\""));
+    }
+
+    #[test]
+    fn a_tag_that_no_request_can_bear_is_a_warning() {
+        let said = |tag: &str| {
+            let text = format!(
+                "[[choose]]\nname = \"home\"\nwhen.not.tags.has_any = [\"x\", \"{tag}\"]\n\
+                 routes = [\"@all\"]\n"
+            );
+            of(&Policy::parse("p", &text).unwrap())
+        };
+        for sound in ["private", "a b", "guard:home"] {
+            assert_eq!(said(sound), []);
+        }
+        for odd in ["priv\u{e9}", "private ", "a,b", &"x".repeat(65)] {
+            let warning = said(odd)[0].to_string();
+            let start =
+                format!("line 1: rule `home` looks for the tag `{odd}`, which no request can");
+            assert!(warning.starts_with(&start), "{warning}");
+        }
     }
 }

@@ -40,7 +40,8 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
         "exceed context limit",
         "exceeds the available context size",
     ];
-    if too_long.iter().any(|words| message.contains(words)) {
+    // With that status it is a rate: Bedrock's "too many tokens, please wait".
+    if status != 429 && too_long.iter().any(|words| message.contains(words)) {
         error.code = Some("context_length_exceeded".to_owned());
     }
     Blame::Caller

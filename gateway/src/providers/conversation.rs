@@ -4,10 +4,37 @@
 //! so that another route can serve it; hints (`seed`, `user`, `store`) are let go. JSON that callers
 //! wrote (schemas, arguments) stays as they wrote it, to the byte.
 
-use crate::wire::BadRequest;
+use crate::wire::{BadRequest, Field, json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+
+/// Fields of other servers that change what is answered, each with the values that ask for nothing.
+const EXTENSIONS: &[(Field, &[&str])] = &[
+    (Field::AllowedTokenIds, &["null"]),
+    (Field::BadWords, &["null", "[]"]),
+    (Field::Documents, &["null", "[]"]),
+    (Field::DryMultiplier, ZERO),
+    (Field::Grammar, EMPTY),
+    (Field::GuidedChoice, &["null", "[]"]),
+    (Field::GuidedGrammar, EMPTY),
+    (Field::GuidedJson, EMPTY),
+    (Field::GuidedRegex, EMPTY),
+    (Field::IgnoreEos, &["null", "false"]),
+    (Field::JsonSchema, EMPTY),
+    (Field::MinP, ZERO),
+    (Field::MinTokens, ZERO),
+    (Field::Mirostat, ZERO),
+    (Field::RepeatPenalty, ONE),
+    (Field::RepetitionPenalty, ONE),
+    (Field::StopTokenIds, &["null", "[]"]),
+    (Field::StructuredOutputs, EMPTY),
+    (Field::TypicalP, ONE),
+    (Field::XtcProbability, ZERO),
+];
+const EMPTY: &[&str] = &["null", "\"\"", "{}"];
+const ZERO: &[&str] = &["null", "0", "0.0"];
+const ONE: &[&str] = &["null", "1", "1.0"];
 
 /// A chat request's fields as far as other formats have a place for them.
 #[derive(Deserialize)]
@@ -66,6 +93,12 @@ pub(super) struct Message<'a> {
     function_call: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) tool_call_id: Option<Cow<'a, str>>,
+    /// What an assistant said instead of a content, or beside it. Of others it says nothing.
+    #[serde(borrow, default)]
+    refusal: Option<&'a RawValue>,
+    /// Anthropic's mark of where a cached prefix ends, beside a content that is text.
+    #[serde(default)]
+    pub(super) cache_control: Option<serde_json::Value>,
     /// Signed reasoning of an earlier answer, as LiteLLM's users send it back.
     #[serde(borrow, default)]
     pub(super) thinking_blocks: Option<Vec<&'a RawValue>>,
@@ -107,7 +140,7 @@ enum ImageUrl {
 /// What a part comes to.
 pub(super) enum Piece<'p> {
     /// Text.
-    Text(&'p str),
+    Text(Cow<'p, str>),
     /// An image's own bytes.
     Inline {
         /// Its media type.
@@ -131,6 +164,8 @@ pub(super) struct Placed<'p> {
 pub(super) struct Tool<'a> {
     #[serde(borrow, default)]
     function: Option<Function<'a>>,
+    #[serde(default)]
+    cache_control: Option<serde_json::Value>,
 }
 
 /// A function that can be called.
@@ -142,6 +177,9 @@ pub(super) struct Function<'a> {
     pub(super) description: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) parameters: Option<&'a RawValue>,
+    /// Anthropic's mark of where a cached prefix ends; it stands here or one level above.
+    #[serde(default)]
+    pub(super) cache_control: Option<serde_json::Value>,
 }
 
 /// A call that an earlier answer made.
@@ -203,7 +241,13 @@ impl<'a> Conversation<'a> {
     /// [`BadRequest`] naming what has no counterpart anywhere but with OpenAI: the older functions, and
     /// tools that are no functions.
     pub(super) fn of(body: &'a [u8]) -> Result<Self, BadRequest> {
-        let read: Self = serde_json::from_slice(body)?;
+        let mut read: Self = serde_json::from_slice(body)?;
+        for tool in read.tools.iter_mut().flatten() {
+            if let Some(function) = &mut tool.function {
+                function.cache_control =
+                    function.cache_control.take().or(tool.cache_control.take());
+            }
+        }
         for (name, given) in [("functions", read.functions), ("function_call", read.function_call)]
         {
             if given.is_some_and(|raw| raw.get() != "null") {
@@ -213,6 +257,7 @@ impl<'a> Conversation<'a> {
             }
         }
         read.refuse_other_tools()?;
+        refuse_extensions(body)?;
         Ok(read)
     }
 
@@ -295,11 +340,46 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Refuses other servers' fields that change an answer and that no provider of another format knows.
+fn refuse_extensions(body: &[u8]) -> Result<(), BadRequest> {
+    // It has been read before.
+    let text = std::str::from_utf8(body).unwrap_or("{}");
+    json::members(text.trim(), |key, member| {
+        let known = Field::find(key).and_then(|field| EXTENSIONS.iter().find(|it| it.0 == field));
+        match known {
+            Some((_, nothing)) if !nothing.contains(&member.raw) => {
+                let message = format!("`{key}` is not served by a provider of another format");
+                Err(BadRequest::unsupported(key, message))
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
 impl<'a> Message<'a> {
     /// The functions that an earlier answer called, each with the call's id.
     pub(super) fn calls(&self) -> impl Iterator<Item = (&str, &Called<'a>)> {
         let calls = self.tool_calls.iter().flatten();
         calls.filter_map(|call| Some((call.id.as_ref(), call.function.as_ref()?)))
+    }
+
+    /// The pieces of its content, and of an assistant's refusal behind it.
+    ///
+    /// # Errors
+    /// [`BadRequest`] for a kind of part that only OpenAI has.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Result<Placed<'_>, BadRequest>> {
+        let mark = match &self.content {
+            Some(Content::Text(_)) if self.role != "tool" => self.cache_control.as_ref(),
+            _ => None,
+        };
+        let content = self.content.iter().flat_map(Content::pieces);
+        let content = content.map(move |placed| {
+            placed.map(|placed| Placed { mark: placed.mark.or(mark), ..placed })
+        });
+        let refusal = given(self.refusal).filter(|_| self.role == "assistant");
+        let refusal = refusal.and_then(|raw| json::text_of(raw.get()));
+        let refusal = refusal.filter(|text| !text.is_empty());
+        content.chain(refusal.map(|text| Ok(Placed { piece: Piece::Text(text), mark: None })))
     }
 
     /// The member that holds calls which are none of functions, or are in the older format.
@@ -320,16 +400,14 @@ impl Content<'_> {
     /// [`BadRequest`] for a kind of part that only OpenAI has.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Result<Placed<'_>, BadRequest>> {
         let (text, parts) = match self {
-            Self::Text(text) => (Some(Piece::Text(text)), &[][..]),
+            Self::Text(text) => (Some(Piece::Text(Cow::Borrowed(text))), &[][..]),
             Self::Parts(parts) => (None, parts.as_slice()),
         };
         let text = text.into_iter().map(|piece| Ok(Placed { piece, mark: None }));
         let parts = parts
             .iter()
             .map(|part| Ok(Placed { piece: part.piece()?, mark: part.cache_control.as_ref() }));
-        let is_empty = |placed: &Result<Placed<'_>, _>| {
-            matches!(placed, Ok(Placed { piece: Piece::Text(""), .. }))
-        };
+        let is_empty = |placed: &Result<Placed<'_>, _>| matches!(placed, Ok(Placed { piece: Piece::Text(text), .. }) if text.is_empty());
         text.chain(parts).filter(move |placed| !is_empty(placed))
     }
 
@@ -355,7 +433,7 @@ impl Part {
     /// [`BadRequest`] for a kind of part that only OpenAI has.
     fn piece(&self) -> Result<Piece<'_>, BadRequest> {
         if let Some(text) = self.text.as_ref().or(self.refusal.as_ref()) {
-            return Ok(Piece::Text(text));
+            return Ok(Piece::Text(Cow::Borrowed(text)));
         }
         match &self.image_url {
             Some(ImageUrl::Plain(url) | ImageUrl::Object { url }) => Ok(inline(url)),
@@ -374,11 +452,16 @@ fn inline(url: &str) -> Piece<'_> {
 }
 
 impl Called<'_> {
-    /// The arguments as a JSON object; what is none stands in one, as LiteLLM has it.
+    /// The arguments as a JSON object; what is none is the only member of one.
     pub(super) fn arguments(&self) -> Box<RawValue> {
         let text = self.arguments.trim();
-        let object = text.starts_with('{').then(|| RawValue::from_string(text.to_owned()).ok());
-        object.flatten().unwrap_or_else(empty_object)
+        let object = match text.starts_with('{') {
+            true => RawValue::from_string(text.to_owned()).ok(),
+            false => None,
+        };
+        let inside = || serde_json::json!({ "arguments": text });
+        let other = || serde_json::value::to_raw_value(&inside()).ok().filter(|_| !text.is_empty());
+        object.or_else(other).unwrap_or_else(empty_object)
     }
 }
 

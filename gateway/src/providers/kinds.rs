@@ -155,7 +155,16 @@ static KINDS: [Facts; 15] = [
         // Unknown fields are errors there, and usage always comes.
         shape: Shape {
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
-            drops: &["stream_options", "user", "store", "service_tier", "verbosity"],
+            drops: &[
+                "stream_options",
+                "user",
+                "store",
+                "service_tier",
+                "verbosity",
+                "metadata",
+                "prompt_cache_key",
+                "safety_identifier",
+            ],
             renames: &[("seed", "random_seed")],
             families: &[],
         },

@@ -6,7 +6,7 @@
 //! that wait for a place, and every buffer have a limit.
 //!
 //! What is sent beside the body: our `Authorization`, the configured headers, the caller's
-//! `traceparent`, our own request id as `x-client-request-id` where it was set, and to another tollgate
+//! `traceparent` and, with its own body, its `anthropic-beta`, our own request id as `x-client-request-id` where it was set, and to another tollgate
 //! what is left of the caller's deadline. Proxy settings
 //! of the environment are not followed: where prompts go stands in the configuration alone.
 
@@ -54,6 +54,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 const DEADLINE: HeaderName = HeaderName::from_static("x-tollgate-deadline-ms");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const BETAS: HeaderName = HeaderName::from_static("anthropic-beta");
 /// Idle connections are closed after this, before most servers close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Probes of a connection that carries an answer: a peer that vanished is found.
@@ -262,6 +263,9 @@ impl CloudRoute {
                 outbound.headers_mut().insert(DEADLINE, left);
             }
         }
+        if self.kind.format() == Format::Anthropic && anthropic::is_own(request) {
+            add_betas(outbound.headers_mut(), &request.anthropic_betas);
+        }
         if let Some(id) = &request.upstream_request_id {
             outbound.headers_mut().insert(CLIENT_REQUEST_ID, id.clone());
         }
@@ -442,6 +446,19 @@ fn endpoint(base_url: &str, path: &[&str]) -> Result<Url, String> {
         .pop_if_empty()
         .extend(path);
     Ok(url)
+}
+
+/// Adds a caller's betas to those of the route.
+fn add_betas(headers: &mut HeaderMap, betas: &str) {
+    if betas.is_empty() {
+        return;
+    }
+    let own = headers.get(&BETAS).and_then(|own| own.to_str().ok());
+    let all = own.map_or_else(|| betas.to_owned(), |own| format!("{own},{betas}"));
+    // Both have been a header's value.
+    if let Ok(all) = HeaderValue::from_str(&all) {
+        headers.insert(BETAS, all);
+    }
 }
 
 fn sensitive(name: &str, value: &str) -> Result<HeaderValue, String> {

@@ -4,7 +4,12 @@
 //! what its context does not hold; for a provider's, and for what is too long to be read for a count, it
 //! is the estimate that reservations are made with, and the answer says so.
 
-use super::{Gateway, bear, body, decided::decide, facts::facts, headers, outside};
+use super::{
+    Gateway, body,
+    decided::decide,
+    facts::{admitted, facts},
+    headers, outside,
+};
 use crate::{
     refusal::Refusal,
     routes::{FaultKind, Source},
@@ -51,8 +56,8 @@ async fn count(gateway: &Gateway, request: Request) -> Result<(u64, bool), Refus
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     let _permit = gateway.admission.admit(&caller)?;
     let (body, _room) = body::whole(gateway, body, &head.headers).await?;
-    let mut request = anthropic::read_messages_to_count(body, &head.headers)?;
-    bear(&caller.record.tags, &mut request.tags);
+    let request = anthropic::read_messages_to_count(body, &head.headers)?;
+    let request = admitted(gateway, &caller, request);
     let facts = facts(gateway, &caller, &request)?;
     let decision = decide(&gateway.policy.current(), &facts)
         .map_err(|refuse| headers::policy_refusal(&gateway.routes, &refuse, &facts))?;

@@ -1,4 +1,4 @@
-//! Gathers what the policy may know about a request.
+//! Gathers what the policy may know about a request, and tells the request what is not its own to say.
 
 use super::Gateway;
 use crate::{
@@ -13,6 +13,28 @@ use std::sync::Arc;
 
 /// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
 const TEMPLATE_TOKENS: u64 = 16;
+
+/// The request with what is not its own to say: the tags of its key, and the time by which it is priced.
+pub(super) fn admitted(
+    gateway: &Gateway,
+    caller: &Caller,
+    mut request: ChatRequest,
+) -> ChatRequest {
+    bear(&caller.record.tags, &mut request.tags);
+    request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
+    request
+}
+
+/// Puts the operator's tags of a key before those that a request names itself, which add to them and
+/// take none away.
+fn bear(of_key: &[String], named: &mut Vec<String>) {
+    if of_key.is_empty() {
+        return;
+    }
+    let own = std::mem::replace(named, of_key.to_vec());
+    let new = |tag: &String| !of_key.iter().any(|known| known.eq_ignore_ascii_case(tag));
+    named.extend(own.into_iter().filter(new));
+}
 
 /// Everything the policy may know now.
 ///

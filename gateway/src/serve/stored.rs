@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderValue, header};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use std::sync::Arc;
 
 pub(super) async fn show(
@@ -47,7 +47,7 @@ pub(super) async fn input_items(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
     request: Request,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Box<RawValue>>, Refusal> {
     let (kept, owner) = kept(&gateway, &request)?;
     let items = kept.and_then(|kept| kept.input_items(&id, &owner)).ok_or_else(|| absent(&id))?;
     let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());

@@ -365,15 +365,47 @@ pub(super) fn put_usage(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) 
     // Writing to a BytesMut that grows cannot fail.
     let _ = write!(
         out,
-        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{}}}"#,
+        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{},"completion_tokens_details":{}"#,
         usage.prompt(),
         usage.completion(),
         usage.total(),
-        usage.cache_read,
-        usage.reasoning
+        prompt_details(usage),
+        completion_details(usage),
     );
     put_cost(out, cost);
     out.put_slice(b"}");
+}
+
+/// What the prompt's tokens were, beside plain text: what is nothing is left out, but for the cached ones.
+pub(super) fn prompt_details(usage: &Usage) -> String {
+    let one_hour = usage.cache_write_1h;
+    let mut details = format!(r#"{{"cached_tokens":{}"#, usage.cache_read);
+    put_some(&mut details, "cache_write_tokens", usage.cache_write_5m.saturating_add(one_hour));
+    put_some(&mut details, "audio_tokens", usage.audio);
+    put_some(&mut details, "image_tokens", usage.image);
+    if one_hour > 0 {
+        // Under the name that other gateways to Anthropic have for it.
+        details.push_str(r#","cache_creation_token_details":{"ephemeral_1h_input_tokens":"#);
+        details.push_str(&one_hour.to_string());
+        details.push('}');
+    }
+    details.push('}');
+    details
+}
+
+/// The same of the answer's tokens.
+pub(super) fn completion_details(usage: &Usage) -> String {
+    let mut details = format!(r#"{{"reasoning_tokens":{}"#, usage.reasoning);
+    put_some(&mut details, "audio_tokens", usage.audio_output);
+    details.push('}');
+    details
+}
+
+fn put_some(details: &mut String, name: &str, tokens: u64) {
+    if tokens > 0 {
+        // Writing to memory cannot fail.
+        let _ = std::fmt::Write::write_fmt(details, format_args!(r#","{name}":{tokens}"#));
+    }
 }
 
 /// `,"cost":…,"cost_details":{…}` inside a usage object; nothing where it is unknown.

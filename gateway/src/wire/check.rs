@@ -71,7 +71,7 @@ pub(crate) fn array(param: impl Display, raw: &str) -> Result<(), BadRequest> {
 }
 
 /// The members `names` of the object `raw`, `None` where absent or null. A member that stands
-/// there twice is an error.
+/// there twice, or under its name in another case, is an error.
 pub(crate) fn members<'a, const N: usize>(
     param: impl Display,
     raw: &'a str,
@@ -86,10 +86,30 @@ pub(crate) fn members<'a, const N: usize>(
                 return Err(twice(format_args!("{param}.{key}")));
             }
             found[index] = (member.raw != "null").then_some(member.raw);
+            return Ok(());
         }
-        Ok(())
+        match in_other_case(key, |lower| names.iter().find(|name| **name == lower)) {
+            Some(name) => Err(other_case(format_args!("{param}.{name}"))),
+            None => Ok(()),
+        }
     })?;
     Ok(found)
+}
+
+/// What `find` knows by the name that `key`, which it does not, is in another case. Some readers of JSON
+/// (Go's and .NET's) match names without regard to case: to them it would be a second value of that name.
+pub(crate) fn in_other_case<T>(key: &str, find: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    if key.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return None;
+    }
+    // By way of upper case, which the long s and the dotless i share with the usual ones.
+    let upper = key.chars().flat_map(char::to_uppercase);
+    find(&upper.flat_map(char::to_lowercase).collect::<String>())
+}
+
+/// A member that is known and written in another case.
+pub(crate) fn other_case(param: impl Display) -> BadRequest {
+    BadRequest::value(&param, format!("`{param}` is written in another case: use this one"))
 }
 
 /// A member that stands twice in one object: its readers could see two values.

@@ -1,7 +1,7 @@
 //! The fields of a chat request that tollgate knows, and where they stand in a body.
 //!
-//! A field that is not here is accepted and passed on. A known field given twice is refused: two
-//! readers of one body must not see two values.
+//! A field that is not here is accepted and passed on. A known field given twice, or in another case, is
+//! refused: two readers of one body must not see two values.
 
 use super::json::Span;
 
@@ -70,12 +70,16 @@ fields! {
     AddGenerationPrompt = "add_generation_prompt",
     AddSpecialTokens = "add_special_tokens",
     AllowedTokenIds = "allowed_token_ids",
+    ApiBase = "api_base",
     BadWords = "bad_words",
     BestOf = "best_of",
+    BillingPolicy = "billing_policy",
     CachePrompt = "cache_prompt",
     ChatTemplate = "chat_template",
     ChatTemplateKwargs = "chat_template_kwargs",
+    Compaction = "compaction",
     ContinueFinalMessage = "continue_final_message",
+    Deferred = "deferred",
     Documents = "documents",
     DryAllowedLength = "dry_allowed_length",
     DryBase = "dry_base",
@@ -87,6 +91,8 @@ fields! {
     EmbdNormalize = "embd_normalize",
     EmbedDtype = "embed_dtype",
     Endianness = "endianness",
+    FallbackCreditToken = "fallback_credit_token",
+    Fallbacks = "fallbacks",
     Grammar = "grammar",
     GrammarLazy = "grammar_lazy",
     GuidedChoice = "guided_choice",
@@ -96,6 +102,7 @@ fields! {
     GuidedWhitespacePattern = "guided_whitespace_pattern",
     IgnoreEos = "ignore_eos",
     IncludeStopStrInOutput = "include_stop_str_in_output",
+    InferenceGeo = "inference_geo",
     JsonSchema = "json_schema",
     LogitsProcessors = "logits_processors",
     Lora = "lora",
@@ -113,6 +120,7 @@ fields! {
     Plugins = "plugins",
     Pooling = "pooling",
     PostSamplingProbs = "post_sampling_probs",
+    Preset = "preset",
     PromptEmbeds = "prompt_embeds",
     PromptLogprobs = "prompt_logprobs",
     Provider = "provider",
@@ -125,6 +133,7 @@ fields! {
     Samplers = "samplers",
     SearchParameters = "search_parameters",
     SkipSpecialTokens = "skip_special_tokens",
+    Speed = "speed",
     StopTokenIds = "stop_token_ids",
     StructuredOutputs = "structured_outputs",
     Suffix = "suffix",
@@ -136,11 +145,16 @@ fields! {
     TypicalP = "typical_p",
     UseActivation = "use_activation",
     UseBeamSearch = "use_beam_search",
+    UserConfig = "user_config",
     VllmXargs = "vllm_xargs",
     XtcProbability = "xtc_probability",
 }
 
 impl Field {
+    /// The names under which an answer is capped: OpenAI's two, and llama-server's own, which goes
+    /// before them there.
+    pub(crate) const CAPS: [Self; 3] = [Self::MaxTokens, Self::MaxCompletionTokens, Self::NPredict];
+
     /// Whether a template could put the field's value into the prompt. (The messages are counted
     /// apart.)
     pub(crate) fn may_reach_prompt(self) -> bool {

@@ -13,6 +13,8 @@ const TAGS_MAX: (usize, usize) = (16, 64);
 const SESSION_BYTES_MAX: usize = 256;
 /// Longest name of a step in bytes.
 const STEP_BYTES_MAX: usize = 128;
+/// Longest list of betas in bytes.
+const BETAS_BYTES_MAX: usize = 2048;
 /// What the abuse guard's tags begin with: a policy that looks at them must be able to trust them.
 pub(crate) const GUARD: &str = "guard:";
 /// Longest deadline: a day.
@@ -27,6 +29,7 @@ const STEP: &str = "x-tollgate-step";
 const MAX_COST: &str = "x-tollgate-max-cost-usd";
 const DEADLINE: &str = "x-tollgate-deadline-ms";
 const TRACEPARENT: &str = "traceparent";
+const BETAS: &str = "anthropic-beta";
 
 /// What a request's headers say of it.
 #[derive(Debug, Default)]
@@ -44,6 +47,8 @@ pub(super) struct Told {
     pub(super) deadline: Option<Duration>,
     /// If it has the shape of one: the standard says to ignore any other.
     pub(super) traceparent: Option<HeaderValue>,
+    /// Of `anthropic-beta`, comma separated; empty where there is none.
+    pub(super) betas: String,
 }
 
 /// The headers that may be given once, as they are written.
@@ -75,6 +80,12 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Told, BadRequest> {
             DEADLINE => &mut given.deadline,
             TAGS => {
                 add_tags(&mut told.tags, text(TAGS, value)?)?;
+                continue;
+            }
+            BETAS => {
+                let more = text(BETAS, value)?.trim();
+                let comma = if told.betas.is_empty() || more.is_empty() { "" } else { "," };
+                told.betas = bounded(BETAS, &[&told.betas, comma, more].concat(), BETAS_BYTES_MAX)?;
                 continue;
             }
             TRACEPARENT => {

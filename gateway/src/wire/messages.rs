@@ -41,7 +41,13 @@ pub(crate) struct RawMessage<'a> {
     pub(crate) refusal: Option<&'a str>,
     /// A member that stands there twice.
     twice: Option<&'static str>,
+    /// A member whose name is written in another case.
+    other_case: Option<&'static str>,
 }
+
+/// The members of a message that are known.
+const NAMES: [&str; 7] =
+    ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal"];
 
 /// Who speaks, in OpenAI's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +89,10 @@ pub(crate) fn element<'a>(
 ) -> Result<RawMessage<'a>, BadRequest> {
     let message =
         message.map_err(|_| BadRequest::kind(format_args!("messages[{index}]"), "an object"))?;
-    match message.twice {
-        Some(name) => Err(check::twice(format_args!("messages[{index}].{name}"))),
-        None => Ok(message),
+    match (message.twice, message.other_case) {
+        (Some(name), _) => Err(check::twice(format_args!("messages[{index}].{name}"))),
+        (None, Some(name)) => Err(check::other_case(format_args!("messages[{index}].{name}"))),
+        (None, None) => Ok(message),
     }
 }
 
@@ -257,33 +264,47 @@ impl<'de> Visitor<'de> for Message {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMessage<'de>, A::Error> {
         let mut message = RawMessage::default();
-        let mut seen = [false; 7];
+        let mut seen = [false; NAMES.len()];
         while let Some(key) = map.next_key::<Name>()? {
-            let Some(member) = key.0 else {
-                map.next_value::<de::IgnoredAny>()?;
-                continue;
+            let member = match key {
+                Name::Known(member) => member,
+                Name::OtherCase(name) => {
+                    message.other_case = Some(name);
+                    map.next_value::<de::IgnoredAny>()?;
+                    continue;
+                }
+                Name::Unknown => {
+                    map.next_value::<de::IgnoredAny>()?;
+                    continue;
+                }
             };
             let raw: &'de RawValue = map.next_value()?;
-            let (slot, name) = match member {
-                0 => (&mut message.role, "role"),
-                1 => (&mut message.content, "content"),
-                2 => (&mut message.name, "name"),
-                3 => (&mut message.tool_calls, "tool_calls"),
-                4 => (&mut message.tool_call_id, "tool_call_id"),
-                5 => (&mut message.function_call, "function_call"),
-                _ => (&mut message.refusal, "refusal"),
+            let slot = match member {
+                0 => &mut message.role,
+                1 => &mut message.content,
+                2 => &mut message.name,
+                3 => &mut message.tool_calls,
+                4 => &mut message.tool_call_id,
+                5 => &mut message.function_call,
+                _ => &mut message.refusal,
             };
             *slot = Some(raw.get()).filter(|raw| *raw != "null");
             if std::mem::replace(&mut seen[member], true) {
-                message.twice = Some(name);
+                message.twice = Some(NAMES[member]);
             }
         }
         Ok(message)
     }
 }
 
-/// The number of a known member.
-struct Name(Option<usize>);
+/// The name of a member.
+enum Name {
+    /// Its place among [`NAMES`].
+    Known(usize),
+    /// One of them, in another case.
+    OtherCase(&'static str),
+    Unknown,
+}
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -296,16 +317,12 @@ impl<'de> Deserialize<'de> for Name {
             }
 
             fn visit_str<E>(self, key: &str) -> Result<Name, E> {
-                let names = [
-                    "role",
-                    "content",
-                    "name",
-                    "tool_calls",
-                    "tool_call_id",
-                    "function_call",
-                    "refusal",
-                ];
-                Ok(Name(names.iter().position(|name| *name == key)))
+                let at = |key: &str| NAMES.iter().position(|name| *name == key);
+                Ok(match (at(key), check::in_other_case(key, at)) {
+                    (Some(member), _) => Name::Known(member),
+                    (None, Some(meant)) => Name::OtherCase(NAMES[meant]),
+                    (None, None) => Name::Unknown,
+                })
             }
         }
         deserializer.deserialize_str(Text)

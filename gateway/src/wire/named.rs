@@ -26,13 +26,15 @@ pub fn name(endpoint: Endpoint, param: &str) -> Cow<'_, str> {
         (Endpoint::Completions, "messages") => "prompt",
         // Its places are those of the inner conversation, which has others.
         (Endpoint::Messages, "messages") if !inner.is_empty() => "messages",
-        (Endpoint::Responses, "max_completion_tokens" | "max_tokens") => "max_output_tokens",
+        (Endpoint::Responses, "max_completion_tokens" | "max_tokens" | "n_predict") => {
+            "max_output_tokens"
+        }
         (Endpoint::Responses, "reasoning_effort") => "reasoning.effort",
         (Endpoint::Responses, "response_format") => "text.format",
         (Endpoint::Responses, "tools" | "tool_choice") => {
             return renamed(param, inner.contains(".function"), || param.replace(".function", ""));
         }
-        (Endpoint::Messages, "max_completion_tokens") => "max_tokens",
+        (Endpoint::Messages, "max_completion_tokens" | "n_predict") => "max_tokens",
         (Endpoint::Messages, "stop") => "stop_sequences",
         (Endpoint::Messages, "user") => "metadata.user_id",
         (Endpoint::Messages, "reasoning_effort") => "output_config.effort",

@@ -11,8 +11,12 @@
 //! | `web_search_options`, `search_parameters`, `plugins` | fees per search, and found text as input |
 //! | `prediction` | rejected predicted tokens are billed above the output cap |
 //! | `audio`, `modalities` other than text | audio rates |
-//! | `models`, `provider` with a preference | another model's or host's price |
-//! | `best_of` above `n`, `use_beam_search` | more answers than choices |
+//! | `models`, `fallbacks`, `preset`, `provider` with a preference, `api_base`, `user_config` | another model's or host's price |
+//! | `speed` but `standard`, `inference_geo` but `global` | rates of their own |
+//! | `deferred` | an answer that is fetched later, and paid |
+//! | `compaction` | an answer of its own, beside the output cap |
+//! | `billing_policy`, `fallback_credit_token` | who pays, and what |
+//! | `best_of` above `n`, `n_cmpl` other than `n`, `use_beam_search` | more answers than choices |
 //! | `chat_template` | a prompt without a bound |
 //!
 //! In messages: parts of type `input_audio` and `file`. Among tools: those a provider runs itself.
@@ -24,6 +28,26 @@ use super::{
 };
 use policies::ServiceTier;
 use serde_json::value::RawValue;
+
+/// Fields that change what an answer costs, whatever they say.
+const COSTLY: [Field; 10] = [
+    Field::Plugins,
+    Field::Models,
+    Field::Provider,
+    Field::Fallbacks,
+    Field::Preset,
+    Field::ApiBase,
+    Field::UserConfig,
+    Field::Compaction,
+    Field::BillingPolicy,
+    Field::FallbackCreditToken,
+];
+/// Fields with the one value that the usual price is of.
+const USUAL: [(Field, &str); 3] = [
+    (Field::Speed, "\"standard\""),
+    (Field::InferenceGeo, "\"global\""),
+    (Field::Deferred, "false"),
+];
 
 /// The service tier asked for; refuses every other price-bearing field. `given` is a field's value
 /// where it is neither absent nor null.
@@ -42,16 +66,25 @@ pub(super) fn check<'a>(
             return Err(unpriced(field, why));
         }
     }
-    for field in [Field::Plugins, Field::Models, Field::Provider] {
+    for field in COSTLY {
         if let Some(raw) = given(field)
             && states_anything(raw)?
         {
             return Err(unpriced(field, "it changes what the answer costs"));
         }
     }
+    for (field, usual) in USUAL {
+        if given(field).is_some_and(|raw| raw != usual) {
+            return Err(unpriced(field, &format!("only {usual} has a price")));
+        }
+    }
     let choices = given(Field::N).unwrap_or("1");
     if given(Field::BestOf).is_some_and(|raw| raw != "1" && raw != choices) {
         return Err(unpriced(Field::BestOf, "more answers are generated than choices returned"));
+    }
+    // llama-server reads it before `n`, which is what was counted.
+    if given(Field::NCmpl).is_some_and(|raw| raw != choices) {
+        return Err(unpriced(Field::NCmpl, "it differs from `n`, the choices that are paid for"));
     }
     if given(Field::UseBeamSearch).is_some_and(|raw| raw != "false") {
         return Err(unpriced(Field::UseBeamSearch, "more is generated than returned"));

@@ -135,6 +135,9 @@ pub(super) fn pairs(raw: &str) -> Result<BTreeMap<String, String>, BadRequest> {
             let message = format!("a key of `metadata` has more than {key_bytes_max} bytes");
             return Err(BadRequest::value("metadata", message));
         }
+        if member.raw == "null" {
+            return Ok(());
+        }
         let param = format_args!("metadata.{key}");
         let value = check::string(param, member.raw)?;
         if value.len() > value_bytes_max || pairs.len() >= pairs_max {
@@ -215,7 +218,10 @@ impl<'a> Read<'a> {
             if field.is_none_or(Field::may_reach_prompt) && member.raw != "null" {
                 extra_bytes += member.raw.len() as u64;
             }
-            let Some(field) = field else { return Ok(()) };
+            let Some(field) = field else {
+                let known = check::in_other_case(key, Field::find);
+                return known.map_or(Ok(()), |known| Err(check::other_case(known.name())));
+            };
             let place = Place { field, value: member.value, gap_start: member.gap_start };
             if fields.insert(place) { Ok(()) } else { Err(check::twice(field.name())) }
         })?;
@@ -261,20 +267,25 @@ impl<'a> Read<'a> {
         asked.map_or(Ok(false), |raw| check::boolean("stream_options.include_usage", raw))
     }
 
-    /// The cap that the client asked for, under either name.
+    /// The cap that the client asked for, under any of its names.
     pub(super) fn output_cap(&self) -> Result<Option<u64>, BadRequest> {
-        let max = i64::from(u32::MAX);
-        let old = self.integer(Field::MaxTokens, 1, max)?;
-        let new = self.integer(Field::MaxCompletionTokens, 1, max)?;
-        if let (Some(old), Some(new)) = (old, new)
-            && old != new
-        {
-            return Err(BadRequest::value(
-                "max_tokens",
-                "`max_tokens` and `max_completion_tokens` are both given and differ",
-            ));
+        let mut found: Option<(&str, i64)> = None;
+        for field in Field::CAPS {
+            // llama-server's way to ask for none.
+            if field == Field::NPredict && self.given(field) == Some("-1") {
+                continue;
+            }
+            let name = field.name();
+            let Some(cap) = self.integer(field, 1, i64::from(u32::MAX))? else { continue };
+            match found {
+                Some((other, known)) if known != cap => {
+                    let message = format!("`{other}` and `{name}` are both given and differ");
+                    return Err(BadRequest::value(other, message));
+                }
+                _ => found = Some((name, cap)),
+            }
         }
-        Ok(new.or(old).map(i64::unsigned_abs))
+        Ok(found.map(|(_, cap)| cap.unsigned_abs()))
     }
 
     pub(super) fn sampling(&self) -> Result<(), BadRequest> {

@@ -77,6 +77,9 @@ pub struct ChatRequest {
     pub answer_by: Option<Instant>,
     /// The client's `traceparent`, passed on to a cloud route as it came.
     pub traceparent: Option<HeaderValue>,
+    /// The client's `anthropic-beta`, for a provider that is sent the client's own body; empty where
+    /// there is none.
+    pub anthropic_betas: String,
     /// Sent to a cloud route as `x-client-request-id`, so that a provider's support can find the
     /// attempt; set by whoever knows the request's id.
     pub upstream_request_id: Option<HeaderValue>,
@@ -150,6 +153,7 @@ impl ChatRequest {
             deadline: told.deadline,
             answer_by: None,
             traceparent: told.traceparent,
+            anthropic_betas: told.betas,
             upstream_request_id: None,
             fields: Fields::default(),
         })

@@ -269,6 +269,13 @@ impl TextIs {
 }
 
 impl TagsAre {
+    /// The tags that it looks for.
+    pub(crate) fn wanted(&self) -> &[Box<str>] {
+        match self {
+            Self::HasAny(list) | Self::HasAll(list) => list,
+        }
+    }
+
     fn holds(&self, tags: &[String]) -> bool {
         let has = |wanted: &str| tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted));
         match self {

@@ -239,6 +239,22 @@ impl Policy {
         found
     }
 
+    /// Every tag that a rule looks for: the rule's line and name, and the tag.
+    #[must_use]
+    pub fn named_tags(&self) -> Vec<(usize, &RuleName, &str)> {
+        let mut found = Vec::new();
+        for (line, rule, when, _) in self.rules() {
+            for condition in when {
+                condition.visit(&mut |test| {
+                    if let Test::Tags(are) = test {
+                        found.extend(are.wanted().iter().map(|tag| (line, rule, &**tag)));
+                    }
+                });
+            }
+        }
+        found
+    }
+
     /// Every route that a rule names, and where.
     fn named_routes(&self) -> Vec<(&RuleName, &RouteId, &Place)> {
         let mut found = Vec::new();

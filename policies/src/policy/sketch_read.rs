@@ -48,7 +48,23 @@ impl<'d> Sketch<'d> {
         };
         let expect = read_expect(&fields.require("expect")?)?;
         fields.finish()?;
-        Ok(Self { name, facts, expect })
+        let sketch = Self { name, facts, expect };
+        sketch.check_routes(node)?;
+        Ok(sketch)
+    }
+
+    /// Refuses names of routes that the sketch does not have: of them anything would hold.
+    fn check_routes(&self, node: &Node<'d>) -> Result<(), FileError> {
+        let unknown = |id: &str| !self.facts.routes.iter().any(|route| route.id.as_str() == id);
+        let request = &self.facts.request;
+        let mut asked = request.pinned.iter().chain(&request.named);
+        if let Some(id) = asked.find(|id| unknown(id.as_str())) {
+            return Err(node.error(format!("asks for the route `{id}`, which it does not have")));
+        }
+        match self.expect.left_out.iter().find(|(route, _)| unknown(route.key)) {
+            Some((route, _)) => Err(route.error("is no route of this test")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl PriceList {
     pub fn find(&self, provider: &str, model: &str, date: &str) -> Option<Arc<TokenPrice>> {
         let rows = self.rows_of(provider, model);
         let after = rows.partition_point(|row| row.effective_from.as_str() <= date);
-        let row = rows.get(after.checked_sub(1)?)?;
+        let row = *rows.get(after.checked_sub(1)?)?;
         is_date(date).then(|| Arc::clone(&row.price))
     }
 
@@ -123,15 +123,17 @@ impl PriceList {
         own.first().is_some_and(|own| own.effective_from <= row.effective_from)
     }
 
-    /// The rows of a model by day: its own, or those of the model it is a dated snapshot of.
-    fn rows_of(&self, provider: &str, model: &str) -> &[PriceRow] {
+    /// The rows of a model by day: its own, and until they begin those of the model it is a dated
+    /// snapshot of.
+    fn rows_of(&self, provider: &str, model: &str) -> Vec<&PriceRow> {
         let own = self.rows_named(provider, model);
-        if !own.is_empty() {
-            return own;
-        }
-        let rows = undated(model).map(|model| self.rows_named(provider, model));
-        let rows = rows.unwrap_or_default();
-        if rows.iter().all(|row| row.snapshots) { rows } else { &[] }
+        let others = undated(model).map(|model| self.rows_named(provider, model));
+        let others = others.unwrap_or_default();
+        let others = if others.iter().all(|row| row.snapshots) { others } else { &[] };
+        let begins = |row: &&PriceRow| {
+            own.first().is_none_or(|first| row.effective_from < first.effective_from)
+        };
+        others.iter().filter(begins).chain(own).collect()
     }
 
     fn rows_named(&self, provider: &str, model: &str) -> &[PriceRow] {

@@ -170,6 +170,20 @@ fn a_snapshot_without_a_row_costs_what_its_model_does_where_the_row_says_so() {
 }
 
 #[test]
+fn a_row_to_come_leaves_a_snapshot_its_models_price_until_then() {
+    let own = "[[price]]\nprovider = \"acme\"\nmodel = \"t-20260203\"\noutput = \"7\"\n\
+        effective_from = \"2027-01-01\"\ninput = \"1\"\nsource = \"a test\"\n\
+        source_date = \"2026-01-01\"\n";
+    let list = list(&format!("{LIST}{TIMES}\n{own}"));
+    let output = |model: &str, day: &str| {
+        list.find("acme", model, day).map(|price| price.standard.base.output.pico())
+    };
+    assert!(output("t", "2026-12-31").is_some());
+    assert_eq!(output("t-20260203", "2026-12-31"), output("t", "2026-12-31"));
+    assert_eq!(output("t-20260203", "2027-01-01"), Some(7_000_000));
+}
+
+#[test]
 fn from_their_first_day_only_the_operators_rows_hold() {
     // The operator agreed on another price in April 2025; the shipped row of 2026 changes nothing.
     let own = LIST.split("\n[[price]]").nth(1).unwrap_or_default();

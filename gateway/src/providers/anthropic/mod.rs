@@ -8,5 +8,5 @@ mod tests;
 mod usage;
 
 pub(crate) use own::whole_own;
-pub(crate) use request::{body, source};
+pub(crate) use request::{body, is_own, source};
 pub(crate) use stream::{Stream, whole};

@@ -6,14 +6,16 @@
 
 use crate::{
     ledger::Endpoint,
-    providers::conversation::{
-        Choice, Content, Conversation, Message, Piece, Placed, empty_object, given,
+    providers::conversation::{Choice, Conversation, Message, Piece, Placed, empty_object, given},
+    wire::{
+        BadRequest, ChatRequest,
+        json::{self, Span},
     },
-    wire::{BadRequest, ChatRequest, json},
 };
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
+use std::borrow::Cow;
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -71,6 +73,8 @@ struct ToolWritten<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     input_schema: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<&'a Value>,
 }
 
 #[derive(Default, Serialize)]
@@ -93,6 +97,11 @@ pub(crate) fn source(request: &ChatRequest) -> &Bytes {
     own(request).unwrap_or(&request.body)
 }
 
+/// Whether that is the client's own.
+pub(crate) fn is_own(request: &ChatRequest) -> bool {
+    own(request).is_some()
+}
+
 fn own(request: &ChatRequest) -> Option<&Bytes> {
     request.outer_body.as_ref().filter(|_| request.endpoint == Endpoint::Messages)
 }
@@ -109,22 +118,31 @@ pub(crate) fn body(
     output_cap: u64,
 ) -> Result<Bytes, BadRequest> {
     if own(request).is_some() {
-        return verbatim(source, request.stream, model, output_cap);
+        return verbatim(source, request, model, output_cap);
     }
     if request.choices > 1 {
         return Err(BadRequest::unsupported("n", "Anthropic answers with one choice"));
     }
     let read = Conversation::of(source)?;
     read.refuse_sampling_extras("Anthropic")?;
+    let hot = |raw: &&RawValue| raw.get().parse::<f64>().is_ok_and(|temperature| temperature > 1.0);
+    if given(read.temperature).filter(hot).is_some() {
+        let message = "`temperature` is at most 1 with Anthropic";
+        return Err(BadRequest::unsupported("temperature", message));
+    }
     let (system, messages) = turns(&read.messages)?;
     let functions = read.functions();
     let tools = functions.map(|function| ToolWritten {
         name: &function.name,
         description: function.description.as_deref(),
         input_schema: given(function.parameters).map_or_else(object_schema, |raw| raw.to_owned()),
+        cache_control: function.cache_control.as_ref(),
     });
     let tool_choice = tool_choice(&read)?;
-    let (thinking, effort) = reasoning(&read, model, output_cap, forces(tool_choice.as_ref()));
+    let (thinking, effort) = match given(read.thinking) {
+        Some(own) => (serde_json::from_str(&within(own.get(), request, output_cap)?).ok(), None),
+        None => reasoning(&read, model, output_cap, forces(tool_choice.as_ref())),
+    };
     if thinking.as_ref().is_some_and(|thinking| thinking["type"] != "disabled") {
         refuse_sampling(&read)?;
     }
@@ -152,24 +170,60 @@ pub(crate) fn body(
 }
 
 /// The client's own body, but for the model's name, the cap and the stream.
-fn verbatim(own: &[u8], stream: bool, model: &str, output_cap: u64) -> Result<Bytes, BadRequest> {
+fn verbatim(
+    own: &[u8],
+    request: &ChatRequest,
+    model: &str,
+    output_cap: u64,
+) -> Result<Bytes, BadRequest> {
     let text =
         std::str::from_utf8(own).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
     let mut out = format!(
-        "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{stream}",
+        "{{\"model\":{},\"max_tokens\":{output_cap},\"stream\":{}",
         serde_json::to_string(model)?,
+        request.stream,
     );
     json::members::<BadRequest>(text.trim(), |key, member| {
         if !matches!(key, "model" | "max_tokens" | "stream") {
             out.push(',');
             out.push_str(&serde_json::to_string(key)?);
             out.push(':');
-            out.push_str(member.raw);
+            out.push_str(&match key {
+                "thinking" => within(member.raw, request, output_cap)?,
+                _ => Cow::Borrowed(member.raw),
+            });
         }
         Ok(())
     })?;
     out.push('}');
     Ok(out.into())
+}
+
+/// A caller's own `thinking` under a cap that a budget has lowered: its tokens are below that as they
+/// were below the caller's, or it is refused there.
+fn within<'a>(
+    thinking: &'a str,
+    request: &ChatRequest,
+    output_cap: u64,
+) -> Result<Cow<'a, str>, BadRequest> {
+    let mut budget = None;
+    if output_cap < request.output_cap && thinking.starts_with('{') {
+        json::members::<BadRequest>(thinking, |key, member| {
+            let tokens = member.raw.parse::<u64>().ok().filter(|tokens| *tokens >= output_cap);
+            if let ("budget_tokens", Some(_)) = (key, tokens) {
+                budget = Some(member.value);
+            }
+            Ok(())
+        })?;
+    }
+    let Some(Span { start, end }) = budget else { return Ok(Cow::Borrowed(thinking)) };
+    if output_cap <= THINKING_MIN {
+        let message = "what may still be spent leaves no room for thinking";
+        return Err(BadRequest::unsupported("thinking", message));
+    }
+    let part = |range: Option<&'a str>| range.unwrap_or_default();
+    let (before, after) = (part(thinking.get(..start)), part(thinking.get(end..)));
+    Ok(Cow::Owned(format!("{before}{}{after}", output_cap - 1)))
 }
 
 fn object_schema() -> Box<RawValue> {
@@ -184,15 +238,12 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
     for message in messages {
         let (role, content) = match message.role.as_ref() {
             "system" | "developer" => {
-                system.extend(blocks(message.content.as_ref())?);
+                system.extend(blocks(message)?);
                 continue;
             }
             "assistant" => ("assistant", answered(message)?),
             "tool" => ("user", vec![result(message)?]),
-            _ => {
-                let blocks = blocks(message.content.as_ref())?;
-                ("user", blocks.into_iter().map(Block::Plain).collect())
-            }
+            _ => ("user", blocks(message)?.into_iter().map(Block::Plain).collect()),
         };
         if content.is_empty() {
             continue;
@@ -208,7 +259,7 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
 fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     let thinking = message.thinking_blocks.iter().flatten();
     let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
-    content.extend(blocks(message.content.as_ref())?.into_iter().map(Block::Plain));
+    content.extend(blocks(message)?.into_iter().map(Block::Plain));
     for (id, called) in message.calls() {
         content.push(Block::Use {
             kind: "tool_use",
@@ -221,14 +272,20 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
 }
 
 fn result(message: &Message<'_>) -> Result<Block, BadRequest> {
-    let content = blocks(message.content.as_ref())?;
+    let content = blocks(message)?;
     let id = message.tool_call_id.as_deref().unwrap_or_default();
-    Ok(Block::Plain(json!({ "type": "tool_result", "tool_use_id": id, "content": content })))
+    let mut result = json!({ "type": "tool_result", "tool_use_id": id, "content": content });
+    if let Some(mark) = &message.cache_control {
+        result["cache_control"] = mark.clone();
+    }
+    Ok(Block::Plain(result))
 }
 
-/// A content's blocks.
-fn blocks(content: Option<&Content<'_>>) -> Result<Vec<Value>, BadRequest> {
-    let placed = content.into_iter().flat_map(Content::pieces);
+/// A message's blocks. Texts of white space alone, which models write before a call, are refused there
+/// and left out.
+fn blocks(message: &Message<'_>) -> Result<Vec<Value>, BadRequest> {
+    let is_blank = |placed: &Result<Placed<'_>, _>| matches!(placed, Ok(Placed { piece: Piece::Text(text), .. }) if text.trim().is_empty());
+    let placed = message.pieces().filter(|placed| !is_blank(placed));
     let block = |placed: Result<Placed<'_>, _>| {
         let Placed { piece, mark } = placed?;
         let mut block = match piece {
@@ -273,6 +330,10 @@ fn format<'a>(read: &Conversation<'a>) -> Result<Option<Format<'a>>, BadRequest>
         ("json_schema", Some(schema)) if schema.schema.is_some() => {
             Ok(schema.schema.map(|schema| Format { kind: "json_schema", schema }))
         }
+        ("json_schema", _) => Err(BadRequest::unsupported(
+            "response_format",
+            "Anthropic needs the schema that `response_format.json_schema` names",
+        )),
         (kind, _) => Err(BadRequest::unsupported(
             "response_format",
             format!("Anthropic has no answer format `{kind}`: give a `json_schema`"),
@@ -302,7 +363,7 @@ fn refuse_sampling(read: &Conversation<'_>) -> Result<(), BadRequest> {
     Ok(())
 }
 
-/// How hard to think: the client's own `thinking`, or its `reasoning_effort` as an effort where the
+/// How hard to think: `reasoning_effort` as an effort where the
 /// model knows one and as a budget of tokens below the cap where it does not. Where a tool is `forced`
 /// the effort alone is said; while calls are answered whose thinking is not there, no budget.
 fn reasoning<'a>(
@@ -311,9 +372,6 @@ fn reasoning<'a>(
     output_cap: u64,
     forced: bool,
 ) -> (Option<Value>, Option<&'a str>) {
-    if let Some(own) = given(read.thinking) {
-        return (serde_json::from_str(own.get()).ok(), None);
-    }
     let effort = match read.reasoning_effort.as_deref() {
         None | Some("none" | "minimal") => return (None, None),
         Some(effort) => effort,

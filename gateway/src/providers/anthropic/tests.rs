@@ -157,6 +157,12 @@ fn what_has_no_counterpart_is_refused_by_name() {
         ("logit_bias", json!({"1": 1})),
         ("response_format", json!({"type": "json_object"})),
         ("functions", json!([{"name": "f"}])),
+        ("temperature", json!(1.5)),
+        ("grammar", json!("root ::= \"a\"")),
+        ("guided_json", json!({"type": "object"})),
+        ("min_p", json!(0.1)),
+        ("repetition_penalty", json!(1.2)),
+        ("ignore_eos", json!(true)),
     ] {
         assert_eq!(with(name, value).as_deref(), Some(name));
     }
@@ -170,8 +176,77 @@ fn what_has_no_counterpart_is_refused_by_name() {
     ]);
     assert_eq!(with("messages", called).as_deref(), Some("messages[1].tool_calls"));
     let harmless = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}],
-        "n": 1, "logprobs": false, "frequency_penalty": 0, "logit_bias": {}, "store": true});
+        "n": 1, "logprobs": false, "frequency_penalty": 0, "logit_bias": {}, "store": true,
+        "grammar": "", "min_p": 0, "repetition_penalty": 1.0, "ignore_eos": false});
     assert_eq!(sent(&harmless)["max_tokens"], json!(500), "the cap is always sent");
+}
+
+#[test]
+fn what_an_assistant_said_beside_its_calls_or_in_place_of_a_content_stays() {
+    let call =
+        json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "Oslo"}});
+    let written = sent(&json!({"model": "auto", "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": null, "refusal": "I cannot."},
+        {"role": "user", "content": "Why?", "refusal": 5},
+        {"role": "assistant", "content": "\n\n", "tool_calls": [call]},
+    ]}));
+    let said = |at: usize| written["messages"][at]["content"].clone();
+    assert_eq!(said(1), json!([{"type": "text", "text": "I cannot."}]));
+    assert_eq!(said(2), json!([{"type": "text", "text": "Why?"}]));
+    let used = json!({"type": "tool_use", "id": "c", "name": "f", "input": {"arguments": "Oslo"}});
+    assert_eq!(said(3), json!([used]), "white space alone is refused there");
+}
+
+#[test]
+fn a_mark_of_a_cached_prefix_is_kept_wherever_it_stands() {
+    let mark = json!({"type": "ephemeral"});
+    let function = |more: Value| {
+        let mut function = json!({"name": "f", "parameters": {"type": "object"}});
+        function["cache_control"] = more;
+        function
+    };
+    let written = sent(&json!({"model": "auto", "messages": [
+        {"role": "system", "content": "Be brief.", "cache_control": mark},
+        {"role": "user", "content": "Hi", "cache_control": mark},
+        {"role": "tool", "tool_call_id": "c", "content": "1", "cache_control": mark},
+    ], "tools": [
+        {"type": "function", "function": function(json!(null)), "cache_control": mark},
+        {"type": "function", "function": function(mark.clone())},
+    ]}));
+    assert_eq!(written["system"][0]["cache_control"], mark);
+    assert_eq!(written["messages"][0]["content"][0]["cache_control"], mark);
+    let result = &written["messages"][0]["content"][1];
+    assert_eq!(
+        (&result["cache_control"], &result["content"][0]),
+        (&mark, &json!({"type": "text", "text": "1"}))
+    );
+    for tool in 0..2 {
+        assert_eq!(written["tools"][tool]["cache_control"], mark);
+    }
+}
+
+#[test]
+fn a_budget_of_thinking_stays_below_a_cap_that_was_lowered() {
+    let thinking = json!({"type": "enabled", "budget_tokens": 10_000});
+    let chat = json!({"model": "auto", "max_tokens": 16_000, "thinking": thinking,
+        "messages": [{"role": "user", "content": "Hi"}]});
+    let own = crate::wire::anthropic::read_messages;
+    let read = [
+        read_chat(Bytes::from(chat.to_string()), &HeaderMap::new(), 500).unwrap(),
+        own(Bytes::from(chat.to_string()), &HeaderMap::new(), 500).unwrap(),
+    ];
+    for request in read {
+        let written = |cap| {
+            let body = body(&request, super::source(&request), "claude-sonnet-4-5", cap)?;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            Ok::<_, crate::wire::BadRequest>(body["thinking"]["budget_tokens"].clone())
+        };
+        assert_eq!(written(16_000), Ok(json!(10_000)));
+        assert_eq!(written(12_000), Ok(json!(10_000)));
+        assert_eq!(written(3_000), Ok(json!(2_999)));
+        assert_eq!(written(900).unwrap_err().param.as_deref(), Some("thinking"));
+    }
 }
 
 /// The events of a stream, and whether it ended.

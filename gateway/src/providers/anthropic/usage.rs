@@ -66,7 +66,10 @@ impl Written {
         let creation = self.cache_creation.unwrap_or_default();
         let one_hour = creation.ephemeral_1h_input_tokens.unwrap_or(0);
         let five_minutes = creation.ephemeral_5m_input_tokens.unwrap_or(0);
-        let all = self.cache_creation_input_tokens.unwrap_or(0).max(one_hour + five_minutes);
+        let all = self
+            .cache_creation_input_tokens
+            .unwrap_or(0)
+            .max(one_hour.saturating_add(five_minutes));
         Some(Usage {
             input: self.input_tokens?,
             cache_read: self.cache_read_input_tokens.unwrap_or(0),

@@ -101,7 +101,14 @@ pub(crate) struct Stream {
     choices: u32,
     finished: u32,
     calls: Vec<u32>,
+    /// Whether anything came that a caller can use.
+    spoke: bool,
+    /// Whether it ended for want of something to say.
+    failed: bool,
 }
+
+/// An answer of no use: a call that the model could not write, say.
+const SILENT: &str = "the answer ended before anything was said";
 
 impl Stream {
     pub(crate) fn new(prompt_tokens: u64, choices: u32) -> Self {
@@ -112,6 +119,8 @@ impl Stream {
             choices: choices.max(1),
             finished: 0,
             calls: Vec::new(),
+            spoke: false,
+            failed: false,
         }
     }
 
@@ -145,7 +154,7 @@ impl Stream {
         }
         self.usage = written.usage_metadata.and_then(|usage| usage.read()).or(self.usage);
         self.tally.note(&events);
-        Ok(Read::Events(events))
+        if self.failed { Err(SILENT) } else { Ok(Read::Events(events)) }
     }
 
     /// The body has ended: the answer's end, if it was whole.
@@ -157,16 +166,23 @@ impl Stream {
         let choice = candidate.index;
         for part in candidate.content.into_iter().flat_map(|content| content.parts) {
             if let Some(call) = part.function_call {
+                self.spoke = true;
                 self.call(choice, &call, part.thought_signature, events);
             } else if let Some(text) = part.text.filter(|text| !text.is_empty()) {
+                self.spoke |= !part.thought;
                 let kind = if part.thought { DeltaKind::Reasoning } else { DeltaKind::Text };
                 events.push(delta(choice, kind(text)));
             }
         }
         if let Some(reason) = candidate.finish_reason {
             self.finished += 1;
-            let called = self.calls_of(choice) > 0;
-            events.push(delta(choice, DeltaKind::Finish(finish(&reason, called))));
+            let finish = finish(&reason).unwrap_or_else(|| {
+                self.failed |= !self.spoke;
+                FinishReason::Stop
+            });
+            let called = finish == FinishReason::Stop && self.calls_of(choice) > 0;
+            let finish = if called { FinishReason::ToolCalls } else { finish };
+            events.push(delta(choice, DeltaKind::Finish(finish)));
         }
     }
 
@@ -204,9 +220,11 @@ impl Stream {
 /// What is no generated content, never with its text.
 pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Read, &'static str> {
     let mut stream = Stream::new(prompt_tokens, choices);
-    let mut events = match stream.read(body).map_err(|_| "the body is no generated content")? {
-        Read::Events(events) => events,
-        other => return Ok(other),
+    let mut events = match stream.read(body) {
+        Ok(Read::Events(events)) => events,
+        Ok(other) => return Ok(other),
+        Err(SILENT) => return Err(SILENT),
+        Err(_) => return Err("the body is no generated content"),
     };
     events.push(stream.end().ok_or("the body is generated content without an end")?);
     Ok(Read::Last { events, service: None })
@@ -216,15 +234,22 @@ fn delta(choice: u32, kind: DeltaKind) -> Event {
     Event::Delta(Delta::new(choice, kind))
 }
 
-fn finish(reason: &str, called: bool) -> FinishReason {
-    match reason {
-        "STOP" if called => FinishReason::ToolCalls,
+/// `None` where it says that the model came to no good end: `MALFORMED_FUNCTION_CALL`, `OTHER`.
+fn finish(reason: &str) -> Option<FinishReason> {
+    Some(match reason {
         "STOP" => FinishReason::Stop,
         "MAX_TOKENS" => FinishReason::Length,
-        "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"
+        "SAFETY"
+        | "RECITATION"
+        | "BLOCKLIST"
+        | "PROHIBITED_CONTENT"
+        | "SPII"
+        | "IMAGE_SAFETY"
+        | "IMAGE_PROHIBITED_CONTENT"
+        | "IMAGE_RECITATION"
         | "LANGUAGE" => FinishReason::ContentFilter,
-        other => FinishReason::Other(other.to_ascii_lowercase()),
-    }
+        _ => return None,
+    })
 }
 
 impl UsageWritten {
@@ -232,9 +257,11 @@ impl UsageWritten {
     fn read(&self) -> Option<Usage> {
         let prompt = self.prompt_token_count?;
         let reasoning = self.thoughts_token_count.unwrap_or(0);
-        let rest = self.total_token_count.and_then(|total| total.checked_sub(prompt + reasoning));
+        let rest = self
+            .total_token_count
+            .and_then(|total| total.checked_sub(prompt.saturating_add(reasoning)));
         let output = self.candidates_token_count.or(rest)?;
-        let mut left = prompt + self.tool_use_prompt_token_count.unwrap_or(0);
+        let mut left = prompt.saturating_add(self.tool_use_prompt_token_count.unwrap_or(0));
         let mut take = |count: u64| {
             let taken = count.min(left);
             left -= taken;

@@ -10,7 +10,10 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 use std::collections::HashMap;
 
 /// What Gemini takes in place of a signature that a call never had.
@@ -46,6 +49,16 @@ enum PartWritten {
         #[serde(skip_serializing_if = "Option::is_none")]
         thought_signature: Option<String>,
     },
+    #[serde(rename_all = "camelCase")]
+    Result {
+        function_response: ResultWritten,
+    },
+}
+
+#[derive(Serialize)]
+struct ResultWritten {
+    name: String,
+    response: Box<RawValue>,
 }
 
 #[derive(Serialize)]
@@ -135,6 +148,10 @@ pub(crate) fn body(
         response_json_schema,
         thinking_config: thinking(&read, model, output_cap),
     };
+    if read.parallel_tool_calls == Some(false) && declarations.len() > 1 {
+        let message = "Gemini cannot be told to call one function at a time";
+        return Err(BadRequest::unsupported("parallel_tool_calls", message));
+    }
     let tools = if declarations.is_empty() {
         Vec::new()
     } else {
@@ -159,18 +176,18 @@ fn turns(
         let mut parts = Vec::new();
         let role = match message.role.as_ref() {
             "system" | "developer" => {
-                write(message.content.as_ref(), &mut system)?;
+                write(message, &mut system)?;
                 continue;
             }
             "assistant" => {
-                write(message.content.as_ref(), &mut parts)?;
+                write(message, &mut parts)?;
                 calls(message, model, &mut parts);
                 "model"
             }
             "tool" => {
                 let id = message.tool_call_id.as_deref().unwrap_or_default();
                 let name = names.get(id).copied().unwrap_or(id);
-                parts.push(result(name, message.content.as_ref()));
+                parts.push(result(name, message.content.as_ref())?);
                 // A result holds no image there: it is shown beside it.
                 for placed in message.content.iter().flat_map(Content::pieces) {
                     let piece = placed?.piece;
@@ -181,7 +198,7 @@ fn turns(
                 "user"
             }
             _ => {
-                write(message.content.as_ref(), &mut parts)?;
+                write(message, &mut parts)?;
                 "user"
             }
         };
@@ -196,8 +213,8 @@ fn turns(
     Ok((system, turns))
 }
 
-fn write(content: Option<&Content<'_>>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
-    for placed in content.into_iter().flat_map(Content::pieces) {
+fn write(message: &Message<'_>, out: &mut Vec<PartWritten>) -> Result<(), BadRequest> {
+    for placed in message.pieces() {
         out.push(part(&placed?.piece)?);
     }
     Ok(())
@@ -230,13 +247,16 @@ fn calls(message: &Message<'_>, model: &str, parts: &mut Vec<PartWritten>) {
 }
 
 /// What a call came to: an object as it is, anything else as the result of one.
-fn result(name: &str, content: Option<&Content<'_>>) -> PartWritten {
+fn result(name: &str, content: Option<&Content<'_>>) -> Result<PartWritten, BadRequest> {
     let text = content.map(Content::text).unwrap_or_default();
-    let response = match serde_json::from_str::<Value>(&text) {
-        Ok(object @ Value::Object(_)) => object,
-        _ => json!({ "result": text }),
+    let object = Some(text.trim()).filter(|text| text.starts_with('{'));
+    let object = object.and_then(|text| RawValue::from_string(text.to_owned()).ok());
+    let response = match object {
+        Some(object) => object,
+        None => to_raw_value(&json!({ "result": text }))?,
     };
-    PartWritten::Plain(json!({ "functionResponse": { "name": name, "response": response } }))
+    let function_response = ResultWritten { name: name.to_owned(), response };
+    Ok(PartWritten::Result { function_response })
 }
 
 fn tool_config(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {

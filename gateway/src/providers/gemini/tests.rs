@@ -90,6 +90,27 @@ fn an_image_in_a_result_is_shown_beside_it() {
 }
 
 #[test]
+fn what_is_said_is_kept_and_what_cannot_be_is_refused() {
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let other = json!({"type": "function", "function": {"name": "g"}});
+    let request = |tools: Value| {
+        json!({"model": "auto", "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": null, "refusal": "I cannot."},
+            {"role": "tool", "tool_call_id": "x", "content": " {\"b\": 1.50,\"a\":[]} "},
+        ], "tools": tools, "parallel_tool_calls": false})
+    };
+    let written = sent_to("gemini-2.5-flash", &request(json!([tool])));
+    assert_eq!(written["contents"][1]["parts"], json!([{"text": "I cannot."}]));
+    let result = &written["contents"][2]["parts"][0]["functionResponse"];
+    assert_eq!(result["response"], json!({"b": 1.5, "a": []}));
+    let request = request(json!([tool, other])).to_string();
+    let request = read_chat(Bytes::from(request), &HeaderMap::new(), 500).unwrap();
+    let refused = body(&request, &request.body, "gemini-2.5-flash", 500).unwrap_err();
+    assert_eq!(refused.param.as_deref(), Some("parallel_tool_calls"));
+}
+
+#[test]
 fn a_call_from_elsewhere_carries_a_stand_in_for_its_signature_where_one_is_needed() {
     let request = json!({"model": "auto", "messages": [
         {"role": "user", "content": "Hi"},
@@ -214,6 +235,16 @@ fn a_blocked_prompt_is_filtered_and_an_unfinished_answer_is_none() {
     assert!(read(std::slice::from_ref(&text), 1).is_none());
     let last = chunk(&json!([{"text": "a"}]), Some("MAX_TOKENS"), &json!({}));
     assert!(read(&[text, last], 2).is_none(), "one of two choices is missing");
+    for reason in ["MALFORMED_FUNCTION_CALL", "OTHER"] {
+        let usage = json!({"promptTokenCount": 4, "totalTokenCount": 4});
+        let silent = chunk(&json!([]), Some(reason), &usage).to_string();
+        let mut stream = Stream::new(1, 1);
+        stream.read(silent.as_bytes()).unwrap_err();
+        assert_eq!(stream.told(), Some(Usage { input: 4, ..Usage::default() }), "it is charged");
+        whole(silent.as_bytes(), 1, 1).unwrap_err();
+        let spoke = chunk(&json!([{"text": "a"}]), Some(reason), &usage);
+        assert_eq!(kinds(&read(&[spoke], 1).unwrap())[1], DeltaKind::Finish(FinishReason::Stop));
+    }
     let mut stream = Stream::new(1, 1);
     assert!(matches!(stream.read(b"{\"error\":{\"code\":503}}"), Ok(Read::Failed)));
     for data in ["secret", "[\"secret\"]"] {

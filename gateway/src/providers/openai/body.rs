@@ -65,11 +65,11 @@ fn cap(
     };
     let mut written = false;
     for place in request.fields.iter() {
-        if !matches!(place.field, Field::MaxTokens | Field::MaxCompletionTokens) {
+        if !Field::CAPS.contains(&place.field) {
             continue;
         }
         if written {
-            // The second name for the same cap: out, with the comma before it.
+            // Another name for the same cap: out, with the comma before it.
             let at = Span { start: place.gap_start, end: place.value.end };
             edits.push(Edit { at, with: "".into() });
             continue;

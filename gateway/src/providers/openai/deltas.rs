@@ -108,8 +108,12 @@ pub fn deltas(payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
     for choice in written.choices.unwrap_or_default() {
         let index = choice.index;
         let mut kinds = Vec::with_capacity(2);
-        for said in [choice.delta, choice.message].into_iter().flatten() {
-            pieces(said, &mut kinds);
+        if let Some(said) = choice.delta {
+            pieces(said, |call, place| call.index.unwrap_or(place), &mut kinds);
+        }
+        if let Some(said) = choice.message {
+            // All calls stand there, in their order: some providers give every one the same number.
+            pieces(said, |_, place| place, &mut kinds);
         }
         let text = kinds.iter().position(|kind| matches!(kind, DeltaKind::Text(_)));
         let mut logprobs = choice.logprobs.and_then(|it| it.content).unwrap_or_default();
@@ -130,7 +134,7 @@ pub fn deltas(payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
     Ok(deltas)
 }
 
-fn pieces(said: Said<'_>, kinds: &mut Vec<DeltaKind>) {
+fn pieces(said: Said<'_>, number: impl Fn(&Call<'_>, u32) -> u32, kinds: &mut Vec<DeltaKind>) {
     // Some write the reasoning under both names.
     let reasoning = said.reasoning_content.or(said.reasoning);
     let mut say = |raw: Option<&RawValue>, kind: fn(String) -> DeltaKind| {
@@ -142,8 +146,8 @@ fn pieces(said: Said<'_>, kinds: &mut Vec<DeltaKind>) {
     say(reasoning, DeltaKind::Reasoning);
     say(said.content, DeltaKind::Text);
     say(said.refusal, DeltaKind::Refusal);
-    for (position, call) in said.tool_calls.unwrap_or_default().into_iter().enumerate() {
-        let index = call.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
+    for (call, place) in said.tool_calls.unwrap_or_default().into_iter().zip(0_u32..) {
+        let index = number(&call, place);
         let (name, arguments) = match (call.function, call.custom) {
             (Some(function), _) => (function.name, function.arguments.map(arguments)),
             (None, Some(custom)) => (custom.name, custom.input),

@@ -5,16 +5,32 @@ use crate::{
     ledger::Endpoint,
     wire::{
         BadRequest, ChatRequest, check,
-        json::{self, Kind},
+        json::{self, Kind, TextBytes},
         named,
         put::Object,
-        read::{object_text, pairs, read_chat, without_chats_own},
+        read::{estimate_tokens, object_text, pairs, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+/// What Anthropic's clients look for before they send a conversation whole.
+pub(super) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+/// The members that only this format has: a chat's own are looked at when it is read.
+const OWN: [&str; 10] = [
+    "system",
+    "stop_sequences",
+    "thinking",
+    "output_config",
+    "output_format",
+    "cache_control",
+    "context_management",
+    "container",
+    "mcp_servers",
+    "thread",
+];
 
 /// The members of a request that are not taken over as they stand; null is absent.
 #[derive(Default)]
@@ -48,12 +64,9 @@ pub fn read_messages(
     if given.max_tokens.is_none() {
         return Err(BadRequest::missing("max_tokens"));
     }
-    let inner = Bytes::from(given.to_chat()?);
-    let metadata = given.pairs()?;
-    let request = read_chat(inner, headers, output_tokens_default)
-        .and_then(without_chats_own)
-        .map_err(|bad| named(Endpoint::Messages, bad))?;
-    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), metadata, ..request })
+    let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
+    let request = read_chat(inner, headers, output_tokens_default).and_then(without_chats_own);
+    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata))
 }
 
 /// Reads a request whose tokens are to be counted: a message request that need not say how long an
@@ -63,14 +76,28 @@ pub fn read_messages(
 /// [`BadRequest`] naming the parameter or the header.
 pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
     let given = Given::read(object_text(&body)?)?;
-    let inner = Bytes::from(given.to_chat()?);
-    let metadata = given.pairs()?;
-    let request = read_chat(inner, headers, 1).map_err(|bad| named(Endpoint::Messages, bad))?;
-    Ok(ChatRequest { endpoint: Endpoint::Messages, outer_body: Some(body), metadata, ..request })
+    let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
+    let request = read_chat(inner, headers, 1);
+    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata))
 }
 
-fn dearer(field: &str, why: &str) -> BadRequest {
-    BadRequest::unsupported(field, format!("`{field}` is not served: {why}"))
+/// The inner request with the client's own body beside it. A provider of this format is sent that one
+/// and bills all of it, so the prompt is as long as it says, what has no counterpart here (thinking of
+/// earlier turns, a document's context) included.
+fn as_asked(inner: ChatRequest, body: Bytes, metadata: BTreeMap<String, String>) -> ChatRequest {
+    let bytes =
+        |json: &[u8]| std::str::from_utf8(json).map_or(0, |it| TextBytes::of_string(it).total());
+    let unread = bytes(&body).saturating_sub(bytes(&inner.body));
+    ChatRequest {
+        endpoint: Endpoint::Messages,
+        prompt_tokens_max: inner.prompt_tokens_max.saturating_add(unread),
+        prompt_tokens_estimate: inner
+            .prompt_tokens_estimate
+            .saturating_add(estimate_tokens(unread)),
+        outer_body: Some(body),
+        metadata,
+        ..inner
+    }
 }
 
 /// Edits that clear a long history only make a prompt smaller; one that compacts it is an answer of its
@@ -99,12 +126,11 @@ fn clears_alone(raw: &str) -> Result<(), BadRequest> {
 impl<'a> Given<'a> {
     fn read(text: &'a str) -> Result<Self, BadRequest> {
         let mut given = Self::default();
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         json::members(text, |key, member| {
-            if seen.iter().any(|known| known == key) {
+            if !seen.insert(key.to_owned()) {
                 return Err(check::twice(key));
             }
-            seen.push(key.to_owned());
             let slot = match key {
                 "max_tokens" => &mut given.max_tokens,
                 "messages" => &mut given.messages,
@@ -121,21 +147,31 @@ impl<'a> Given<'a> {
                 // It only says what may be cached; the price has a rate for it.
                 "cache_control" => return Ok(()),
                 "context_management" => return clears_alone(member.raw),
+                // What came before is kept where the thread began, and is not here.
+                "thread" if member.raw != "null" => {
+                    let message =
+                        "`thread`: conversations are not kept; send all of it as messages";
+                    return Err(BadRequest {
+                        param: Some(key.to_owned()),
+                        message: message.to_owned(),
+                        code: THREAD_UNSUPPORTED,
+                    });
+                }
+                // Read elsewhere as another name of the cap, and before it; the client's own body passes.
+                "n_predict" | "max_completion_tokens" if member.raw != "null" => {
+                    let message = format!("`{key}` is not served here: it is called `max_tokens`");
+                    return Err(BadRequest::unsupported(key, message));
+                }
                 "container" | "mcp_servers" if member.raw != "null" && member.raw != "[]" => {
                     let message = "what a provider runs itself is not served, since it costs extra";
                     return Err(BadRequest::unsupported(key, format!("`{key}`: {message}")));
                 }
                 "container" | "mcp_servers" => return Ok(()),
-                // Both have rates of their own, which no price here knows: a native route would be
-                // sent the client's own body and bill more than was held.
-                "speed" if !matches!(member.raw, "null" | "\"standard\"") => {
-                    return Err(dearer(key, "only `standard` has a price"));
-                }
-                "inference_geo" if !matches!(member.raw, "null" | "\"global\"") => {
-                    return Err(dearer(key, "only `global` has a price"));
-                }
-                "speed" | "inference_geo" => return Ok(()),
                 _ => {
+                    let own = |lower: &str| OWN.into_iter().find(|name| *name == lower);
+                    if let Some(name) = check::in_other_case(key, own) {
+                        return Err(check::other_case(name));
+                    }
                     given.others.push((key.to_owned(), member.raw));
                     return Ok(());
                 }

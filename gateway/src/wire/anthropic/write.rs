@@ -1,5 +1,6 @@
 //! An answer in Anthropic's shapes: one message, or the events of its stream in their order.
 
+use super::read::THREAD_UNSUPPORTED;
 use crate::{
     ledger::Endpoint,
     refusal::Refusal,
@@ -102,7 +103,8 @@ impl Messages {
             }
             DeltaKind::ToolArguments { index, json } => {
                 let of = |(call, block): &(u32, u32)| (call == index).then_some(*block);
-                if let Some(block) = self.calls.iter().find_map(of) {
+                // The last of that number: some providers give every call the same.
+                if let Some(block) = self.calls.iter().rev().find_map(of) {
                     out(piece(block, "input_json_delta", "partial_json", json));
                 }
             }
@@ -119,7 +121,7 @@ impl Messages {
         let mut out = |frame: Bytes| last.put_slice(&frame);
         self.begin(&mut out);
         self.close(&mut out);
-        let (reason, sequence) = stop(self.finish.as_ref());
+        let (reason, sequence) = stop(self.finish.as_ref(), !self.calls.is_empty());
         out(event("message_delta", |it| {
             let mut delta = Object::begin(it.member("delta"));
             delta.text("stop_reason", reason);
@@ -152,7 +154,7 @@ impl Messages {
         let mut message = Object::begin(&mut body);
         self.put_head(&mut message);
         put_content(message.member("content"), choice);
-        let (reason, sequence) = stop(choice.finish.as_ref());
+        let (reason, sequence) = stop(choice.finish.as_ref(), !choice.calls.is_empty());
         message.text("stop_reason", reason);
         message.raw("stop_sequence", &json!(sequence).to_string());
         put_usage(message.member("usage"), usage, cost);
@@ -312,9 +314,11 @@ fn whole_members(cut: &str) -> String {
     if serde_json::from_str::<&RawValue>(&object).is_ok() { object } else { "{}".to_owned() }
 }
 
-/// The stop reason, and the stop sequence where it is known which was met.
-fn stop(finish: Option<&FinishReason>) -> (&str, Option<&str>) {
+/// The stop reason, and the stop sequence where it is known which was met. An answer that calls stops
+/// for that here, also where its provider says that it just stopped, as OpenAI does of a forced call.
+fn stop(finish: Option<&FinishReason>, calls: bool) -> (&str, Option<&str>) {
     match finish {
+        None | Some(FinishReason::Stop) if calls => ("tool_use", None),
         None | Some(FinishReason::Stop) => ("end_turn", None),
         Some(FinishReason::StopString(met)) => ("stop_sequence", Some(met)),
         Some(FinishReason::Length) => ("max_tokens", None),
@@ -330,9 +334,11 @@ fn stop(finish: Option<&FinishReason>) -> (&str, Option<&str>) {
 
 fn put_usage(out: &mut Vec<u8>, usage: &Usage, cost: Option<&Cost>) {
     let writes = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+    // This format does not tell images and sound from text.
+    let input = usage.input.saturating_add(usage.image).saturating_add(usage.audio);
     let mut object = Object::begin(out);
     for (name, tokens) in [
-        ("input_tokens", usage.input),
+        ("input_tokens", input),
         ("cache_creation_input_tokens", writes),
         ("cache_read_input_tokens", usage.cache_read),
         ("output_tokens", usage.completion()),
@@ -373,7 +379,10 @@ fn naming(param: Option<&str>, message: &str) -> String {
 #[must_use]
 pub fn error_body(refusal: &Refusal, request_id: Option<&str>) -> String {
     let message = naming(refusal.param(), &refusal.to_string());
-    let error = json!({"type": refusal.anthropic_kind(), "message": message});
+    let mut error = json!({"type": refusal.anthropic_kind(), "message": message});
+    if refusal.code() == Some(THREAD_UNSUPPORTED) {
+        error["details"] = json!({"error_code": THREAD_UNSUPPORTED, "unsupported": ["thread"]});
+    }
     json!({"type": "error", "error": error, "request_id": request_id}).to_string()
 }
 

@@ -1,7 +1,13 @@
 //! What a kept answer was given, as `/v1/responses/{id}/input_items` shows it.
+//!
+//! **Invariant:** as where it was read, no tree of it is built.
 
-use super::super::BadRequest;
-use serde_json::{Map, Value, json};
+use super::super::{
+    BadRequest,
+    json::{self, Kind},
+    put::{List, Object},
+};
+use serde_json::value::RawValue;
 
 /// Items of a page that names no limit, and the most.
 const LIMITS: (usize, usize) = (20, 100);
@@ -45,61 +51,115 @@ impl InputPage {
 
     /// The page, as OpenAI writes it.
     #[must_use]
-    pub fn of(&self, mut items: Vec<Value>) -> Value {
+    pub fn of(&self, mut items: Vec<Item>) -> Box<RawValue> {
         if !self.ascending {
             items.reverse();
         }
         if let Some(after) = &self.after {
-            let at = items.iter().position(|item| item["id"] == **after);
+            let named = |item: &Item| json::text_of(&item.id).is_some_and(|id| id == *after);
+            let at = items.iter().position(named);
             items.drain(..at.map_or(items.len(), |at| at + 1));
         }
         let has_more = items.len() > self.limit;
         items.truncate(self.limit);
-        let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-        json!({
-            "object": "list",
-            "first_id": id(items.first()),
-            "last_id": id(items.last()),
-            "has_more": has_more,
-            "data": items,
-        })
+        let mut out = Vec::new();
+        let mut page = Object::begin(&mut out);
+        page.text("object", "list");
+        page.raw("first_id", items.first().map_or("null", |item| &item.id));
+        page.raw("last_id", items.last().map_or("null", |item| &item.id));
+        page.raw("has_more", if has_more { "true" } else { "false" });
+        let mut data = List::begin(page.member("data"));
+        items.iter().for_each(|item| item.put(data.next()));
+        data.end();
+        page.end();
+        RawValue::from_string(String::from_utf8_lossy(&out).into_owned()).unwrap_or_default()
     }
 }
 
-/// The items of an `input` that has been read: a text is a message, and what a client may leave out is
-/// filled in.
-pub(super) fn items(input: &[u8]) -> Vec<Value> {
-    match serde_json::from_slice(input).unwrap_or_default() {
-        Value::Array(items) => {
-            items.into_iter().enumerate().filter_map(|(at, item)| filled(at, item)).collect()
+/// An item of an input.
+pub struct Item {
+    /// Its id, as JSON.
+    id: String,
+    /// The object that the client wrote.
+    raw: String,
+}
+
+/// The items of an `input` that has been read: a text is a message.
+pub(super) fn items(input: &[u8]) -> Vec<Item> {
+    let text = std::str::from_utf8(input).unwrap_or("[]");
+    let mut items = Vec::new();
+    if json::kind(text) == Kind::String {
+        let raw = format!(r#"{{"role":"user","content":{text}}}"#);
+        items.push(Item { id: r#""item_0""#.to_owned(), raw });
+        return items;
+    }
+    // It has been read before: there is nothing in it that is no item.
+    let _ = json::elements(text, |at, item: Result<&RawValue, serde_json::Error>| {
+        let raw = item?.get();
+        let id = member(raw, "id").map_or_else(|| format!(r#""item_{at}""#), str::to_owned);
+        items.push(Item { id, raw: raw.to_owned() });
+        Ok::<_, serde_json::Error>(())
+    });
+    items
+}
+
+/// A member of an object that has been read; `None` where it is absent or null.
+fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let mut found = None;
+    let _ = json::members::<serde_json::Error>(object, |key, member| {
+        if key == name {
+            found = Some(member.raw).filter(|raw| *raw != "null");
         }
-        text => filled(0, json!({ "role": "user", "content": text })).into_iter().collect(),
+        Ok(())
+    });
+    found
+}
+
+impl Item {
+    /// Writes it; what a client may leave out is filled in.
+    fn put(&self, out: &mut Vec<u8>) {
+        let own = member(&self.raw, "role") == Some(r#""assistant""#);
+        let text = if own { "output_text" } else { "input_text" };
+        let mut item = Object::begin(out);
+        item.raw("id", &self.id);
+        item.raw("type", member(&self.raw, "type").unwrap_or(r#""message""#));
+        let mut has_status = false;
+        let _ = json::members::<serde_json::Error>(&self.raw, |key, member| {
+            has_status |= key == "status" && member.raw != "null";
+            match (key, json::kind(member.raw)) {
+                ("id" | "type", _) | (_, Kind::Null) => {}
+                ("content", Kind::String) => {
+                    let part = format!(r#"[{{"type":"{text}","text":{}}}]"#, member.raw);
+                    item.raw(key, &part);
+                }
+                _ => item.raw(key, member.raw),
+            }
+            Ok(())
+        });
+        if !has_status {
+            item.text("status", "completed");
+        }
+        item.end();
     }
 }
 
-fn filled(at: usize, item: Value) -> Option<Value> {
-    let Value::Object(written) = item else { return None };
-    let mut item = Map::new();
-    item.insert("id".to_owned(), json!(format!("item_{at}")));
-    item.insert("type".to_owned(), json!("message"));
-    item.extend(written.into_iter().filter(|(_, value)| !value.is_null()));
-    let own = item.get("role").is_some_and(|role| role == "assistant");
-    if let Some(content) = item.get_mut("content").filter(|content| content.is_string()) {
-        let kind = if own { "output_text" } else { "input_text" };
-        *content = json!([{ "type": kind, "text": content }]);
+/// Without its text: a prompt must not reach a log.
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Item").field("bytes", &self.raw.len()).finish_non_exhaustive()
     }
-    item.entry("status").or_insert_with(|| json!("completed"));
-    Some(Value::Object(item))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{InputPage, items};
+    use serde_json::{Value, json};
 
     fn page(asked: &[(&str, &str)], input: &str) -> Value {
         let asked: Vec<_> =
             asked.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        InputPage::read(&asked).unwrap().of(items(input.as_bytes()))
+        let page = InputPage::read(&asked).unwrap().of(items(input.as_bytes()));
+        serde_json::from_str(page.get()).unwrap()
     }
 
     #[test]
@@ -111,6 +171,12 @@ mod tests {
         let shown = page(&[], r#"[{"role": "assistant", "content": "Yes?", "id": "msg_1"}]"#);
         assert_eq!(shown["data"][0]["id"], "msg_1");
         assert_eq!(shown["data"][0]["content"][0]["type"], "output_text");
+        let call = r#"[{"type": "function_call", "call_id": "c", "id": null, "status": "incomplete",
+            "odd": [{"": 1.50}], "name": "f", "arguments": "{}"}]"#;
+        let shown = page(&[], call)["data"][0].clone();
+        let whole = json!({"id": "item_0", "type": "function_call", "call_id": "c",
+            "status": "incomplete", "odd": [{"": 1.5}], "name": "f", "arguments": "{}"});
+        assert_eq!(shown, whole);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::wire::{
     BadRequest, check,
     json::{self, Kind},
-    put::{List, Object},
+    put::Object,
 };
 use serde_json::value::RawValue;
 use std::fmt::Display;
@@ -15,6 +15,16 @@ struct Speaking {
     calls: Vec<String>,
 }
 
+/// A chat that is being written. In it the results of calls stand right behind them, and are text.
+struct Chat<'o> {
+    out: &'o mut Vec<u8>,
+    speaking: Option<Speaking>,
+    /// Images in results: what a user shows behind them.
+    shown: Vec<String>,
+    /// Messages that came between calls and their results.
+    held: Vec<String>,
+}
+
 /// Writes the input as chat messages after those in `out`, separated by commas.
 pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
     match json::kind(raw) {
@@ -24,12 +34,10 @@ pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
             Ok(())
         }
         Kind::Array => {
-            let mut speaking = None;
-            json::elements(raw, |index, item: Result<&RawValue, _>| {
-                one(index, item?.get(), &mut speaking, out)
-            })?;
-            close(&mut speaking, out);
-            if out.is_empty() {
+            let mut chat = Chat { out, speaking: None, shown: Vec::new(), held: Vec::new() };
+            json::elements(raw, |index, item: Result<&RawValue, _>| chat.item(index, item?.get()))?;
+            chat.close();
+            if chat.out.is_empty() {
                 return Err(BadRequest::value("input", "`input` must have at least one item"));
             }
             Ok(())
@@ -38,103 +46,174 @@ pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
     }
 }
 
-fn one(
-    index: usize,
-    raw: &str,
-    speaking: &mut Option<Speaking>,
-    out: &mut Vec<u8>,
-) -> Result<(), BadRequest> {
-    let at = format_args!("input[{index}]");
-    let [kind, role] = check::members(at, raw, ["type", "role"])?;
-    let param = format_args!("{at}.type");
-    let kind = kind.map(|raw| check::string(param, raw)).transpose()?;
-    match kind.as_deref() {
-        None | Some("message") => {
-            let param = format_args!("{at}.role");
-            let role = check::string(param, role.ok_or_else(|| BadRequest::missing(param))?)?;
-            message(at, &role, raw, speaking, out)
+impl Chat<'_> {
+    fn item(&mut self, index: usize, raw: &str) -> Result<(), BadRequest> {
+        let at = format_args!("input[{index}]");
+        let [kind, role] = check::members(at, raw, ["type", "role"])?;
+        let param = format_args!("{at}.type");
+        let kind = kind.map(|raw| check::string(param, raw)).transpose()?;
+        match kind.as_deref() {
+            None | Some("message") => {
+                let param = format_args!("{at}.role");
+                let role = check::string(param, role.ok_or_else(|| BadRequest::missing(param))?)?;
+                self.message(at, &role, raw)
+            }
+            Some("function_call") => {
+                let [id, name, arguments] = strings(at, raw, ["call_id", "name", "arguments"])?;
+                self.call(format!(
+                    r#"{{"id":{id},"type":"function","function":{{"name":{name},"arguments":{arguments}}}}}"#
+                ));
+                Ok(())
+            }
+            Some("custom_tool_call") => {
+                let [id, name, input] = strings(at, raw, ["call_id", "name", "input"])?;
+                self.call(format!(
+                    r#"{{"id":{id},"type":"custom","custom":{{"name":{name},"input":{input}}}}}"#
+                ));
+                Ok(())
+            }
+            Some("function_call_output" | "custom_tool_call_output") => self.result(at, raw),
+            // What a model thought is its provider's to keep; it is not shown to another.
+            Some("reasoning") => Ok(()),
+            Some(other) => Err(BadRequest::unsupported(
+                param,
+                format!("items of type `{}` are not served", other.escape_debug()),
+            )),
         }
-        Some("function_call") => {
-            let [id, name, arguments] = strings(at, raw, ["call_id", "name", "arguments"])?;
-            let call = format!(
-                r#"{{"id":{id},"type":"function","function":{{"name":{name},"arguments":{arguments}}}}}"#
-            );
-            speaking.get_or_insert_default().calls.push(call);
-            Ok(())
-        }
-        Some("custom_tool_call") => {
-            let [id, name, input] = strings(at, raw, ["call_id", "name", "input"])?;
-            let call = format!(
-                r#"{{"id":{id},"type":"custom","custom":{{"name":{name},"input":{input}}}}}"#
-            );
-            speaking.get_or_insert_default().calls.push(call);
-            Ok(())
-        }
-        Some("function_call_output" | "custom_tool_call_output") => {
-            close(speaking, out);
-            result(at, raw, out)
-        }
-        // What a model thought is its provider's to keep; it is not shown to another.
-        Some("reasoning") => Ok(()),
-        Some(other) => Err(BadRequest::unsupported(
-            param,
-            format!("items of type `{}` are not served", other.escape_debug()),
-        )),
     }
-}
 
-fn message(
-    at: impl Display + Copy,
-    role: &str,
-    raw: &str,
-    speaking: &mut Option<Speaking>,
-    out: &mut Vec<u8>,
-) -> Result<(), BadRequest> {
-    let param = format_args!("{at}.content");
-    let [said] = check::members(at, raw, ["content"])?;
-    let said = content(param, said.ok_or_else(|| BadRequest::missing(param))?)?;
-    close(speaking, out);
-    match role {
-        "assistant" => *speaking = Some(Speaking { content: Some(said), calls: Vec::new() }),
-        "user" | "system" | "developer" => {
-            put(&format!(r#"{{"role":"{role}","content":{said}}}"#), out);
-        }
-        _ => {
+    fn message(
+        &mut self,
+        at: impl Display + Copy,
+        role: &str,
+        raw: &str,
+    ) -> Result<(), BadRequest> {
+        let param = format_args!("{at}.content");
+        let [said] = check::members(at, raw, ["content"])?;
+        let said = content(param, said.ok_or_else(|| BadRequest::missing(param))?)?;
+        if !matches!(role, "assistant" | "user" | "system" | "developer") {
             return Err(BadRequest::value(
                 format_args!("{at}.role"),
                 "a role must be one of user, assistant, system, developer",
             ));
         }
+        let message = format!(r#"{{"role":"{role}","content":{said}}}"#);
+        if self.speaking.as_ref().is_some_and(|speaking| !speaking.calls.is_empty()) {
+            self.held.push(message);
+            return Ok(());
+        }
+        self.close();
+        match role {
+            "assistant" => {
+                self.speaking = Some(Speaking { content: Some(said), calls: Vec::new() });
+            }
+            _ => put(&message, self.out),
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn call(&mut self, call: String) {
+        if self.speaking.is_none() {
+            self.close();
+        }
+        self.speaking.get_or_insert_default().calls.push(call);
+    }
+
+    /// A tool's result.
+    fn result(&mut self, at: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
+        let [id] = strings(at, raw, ["call_id"])?;
+        let [output] = check::members(at, raw, ["output"])?;
+        let param = format_args!("{at}.output");
+        let output = output.ok_or_else(|| BadRequest::missing(param))?;
+        let mut images = Vec::new();
+        let output = content_but(param, output, Some(&mut images))?;
+        self.end_turn();
+        self.shown.append(&mut images);
+        put(&format!(r#"{{"role":"tool","tool_call_id":{id},"content":{output}}}"#), self.out);
+        Ok(())
+    }
+
+    /// Writes all that is not written yet.
+    fn close(&mut self) {
+        self.end_turn();
+        if !self.shown.is_empty() {
+            let images = std::mem::take(&mut self.shown).join(",");
+            put(&format!(r#"{{"role":"user","content":[{images}]}}"#), self.out);
+        }
+        for message in self.held.drain(..) {
+            put(&message, self.out);
+        }
+    }
+
+    /// Writes the assistant's message.
+    fn end_turn(&mut self) {
+        let Some(Speaking { content, calls }) = self.speaking.take() else { return };
+        let mut text = Vec::new();
+        let mut message = Object::begin(&mut text);
+        message.text("role", "assistant");
+        message.raw("content", content.as_deref().unwrap_or("null"));
+        if !calls.is_empty() {
+            message.raw("tool_calls", &format!("[{}]", calls.join(",")));
+        }
+        message.end();
+        put(&String::from_utf8_lossy(&text), self.out);
+    }
 }
 
 /// A content as a chat has it: a string, or a list of parts.
 fn content(at: impl Display + Copy, raw: &str) -> Result<String, BadRequest> {
+    content_but(at, raw, None)
+}
+
+/// A content as a chat has it, its images put into `images` where that is given.
+fn content_but(
+    at: impl Display + Copy,
+    raw: &str,
+    mut images: Option<&mut Vec<String>>,
+) -> Result<String, BadRequest> {
     match json::kind(raw) {
         Kind::String => check::string(at, raw).map(|_| raw.to_owned()),
         Kind::Array => {
-            let mut out = Vec::new();
-            let mut parts = List::begin(&mut out);
+            let mut parts = Vec::new();
             let mut only_text = None;
             json::elements(raw, |index, part: Result<&RawValue, _>| {
-                let text = self::part(format_args!("{at}[{index}]"), part?.get(), parts.next())?;
-                only_text = text.filter(|_| index == 0);
+                let mut written = Vec::new();
+                let kind = self::part(format_args!("{at}[{index}]"), part?.get(), &mut written)?;
+                let written = String::from_utf8_lossy(&written).into_owned();
+                match (kind, images.as_deref_mut()) {
+                    (PartKind::Image, Some(images)) => images.push(written),
+                    (PartKind::Text(text), _) => {
+                        only_text = Some(text).filter(|_| parts.is_empty());
+                        parts.push(written);
+                    }
+                    (PartKind::Image | PartKind::Refusal, _) => {
+                        only_text = None;
+                        parts.push(written);
+                    }
+                }
                 Ok::<_, BadRequest>(())
             })?;
-            parts.end();
-            Ok(only_text.unwrap_or_else(|| String::from_utf8_lossy(&out).into_owned()))
+            Ok(match (only_text, parts.as_slice()) {
+                (Some(text), _) => text,
+                // Nothing is left of a result that was images.
+                (None, []) if images.is_some_and(|images| !images.is_empty()) => "\"\"".to_owned(),
+                (None, parts) => format!("[{}]", parts.join(",")),
+            })
         }
         _ => Err(BadRequest::kind(at, "a string or a list of parts")),
     }
 }
 
-/// Writes a part; returns its text as a JSON string where it is text.
-fn part(
-    at: impl Display + Copy,
-    raw: &str,
-    out: &mut Vec<u8>,
-) -> Result<Option<String>, BadRequest> {
+/// What a part is.
+enum PartKind {
+    /// Its text as a JSON string.
+    Text(String),
+    Refusal,
+    Image,
+}
+
+/// Writes a part; returns what it is.
+fn part(at: impl Display + Copy, raw: &str, out: &mut Vec<u8>) -> Result<PartKind, BadRequest> {
     let [kind] = check::members(at, raw, ["type"])?;
     let param = format_args!("{at}.type");
     let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
@@ -145,14 +224,14 @@ fn part(
             part.text("type", "text");
             part.raw("text", text);
             part.end();
-            Ok(Some(text.to_owned()))
+            Ok(PartKind::Text(text.to_owned()))
         }
         "refusal" => {
             let [refusal] = strings(at, raw, ["refusal"])?;
             part.text("type", "refusal");
             part.raw("refusal", refusal);
             part.end();
-            Ok(None)
+            Ok(PartKind::Refusal)
         }
         "input_image" => {
             let [url, detail] = check::members(at, raw, ["image_url", "detail"])?;
@@ -167,23 +246,13 @@ fn part(
             image.maybe("detail", detail);
             image.end();
             part.end();
-            Ok(None)
+            Ok(PartKind::Image)
         }
         other => Err(BadRequest::unsupported(
             param,
             format!("parts of type `{}` are not served", other.escape_debug()),
         )),
     }
-}
-
-/// A tool's result.
-fn result(at: impl Display + Copy, raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
-    let [id] = strings(at, raw, ["call_id"])?;
-    let [output] = check::members(at, raw, ["output"])?;
-    let param = format_args!("{at}.output");
-    let output = content(param, output.ok_or_else(|| BadRequest::missing(param))?)?;
-    put(&format!(r#"{{"role":"tool","tool_call_id":{id},"content":{output}}}"#), out);
-    Ok(())
 }
 
 /// Members that must be strings, as they are written.
@@ -201,19 +270,6 @@ fn strings<'a, const N: usize>(
         *slot = raw;
     }
     Ok(strings)
-}
-
-fn close(speaking: &mut Option<Speaking>, out: &mut Vec<u8>) {
-    let Some(Speaking { content, calls }) = speaking.take() else { return };
-    let mut text = Vec::new();
-    let mut message = Object::begin(&mut text);
-    message.text("role", "assistant");
-    message.raw("content", content.as_deref().unwrap_or("null"));
-    if !calls.is_empty() {
-        message.raw("tool_calls", &format!("[{}]", calls.join(",")));
-    }
-    message.end();
-    put(&String::from_utf8_lossy(&text), out);
 }
 
 fn put(message: &str, out: &mut Vec<u8>) {

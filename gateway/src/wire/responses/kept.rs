@@ -4,10 +4,9 @@
 //! **Invariants:** bounded in entries, bytes and time, the oldest go first; an answer is found only by
 //! the key that asked for it; nothing is written to a disk.
 
-use super::given;
+use super::given::{self, Item};
 use crate::ledger::KeyId;
 use bytes::Bytes;
-use serde_json::Value;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
@@ -107,7 +106,7 @@ impl Kept {
 
     /// What the answer was given by its own request.
     #[must_use]
-    pub fn input_items(&self, id: &str, owner: &KeyId) -> Option<Vec<Value>> {
+    pub fn input_items(&self, id: &str, owner: &KeyId) -> Option<Vec<Item>> {
         let found =
             |state: &mut State| state.get(id, owner).map(|record| record.turn.input.clone());
         self.with(found).map(|input| given::items(&input))

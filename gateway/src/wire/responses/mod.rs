@@ -15,7 +15,7 @@ mod read;
 mod tools;
 mod write;
 
-pub use given::InputPage;
+pub use given::{InputPage, Item};
 pub use kept::{Kept, KeptLimits, Turn};
 pub use read::{Context, read_response};
 pub use write::Responses;

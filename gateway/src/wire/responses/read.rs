@@ -8,13 +8,17 @@ use crate::{
         json::{self, Kind},
         name as name_at, named,
         put::Object,
-        read::{object_text, read_chat, without_chats_own},
+        read::{object_text, pairs, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::value::RawValue;
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 /// Where answers are kept, and for whom.
 #[derive(Clone, Debug)]
@@ -79,6 +83,8 @@ pub fn read_response(
         conversation: Bytes::from(conversation),
         input: Bytes::copy_from_slice(input.as_bytes()),
     });
+    // The inner request has none of it: OpenAI takes that of a chat only where it is to be stored.
+    let metadata = given.metadata.map_or_else(|| Ok(BTreeMap::new()), pairs)?;
     let ask = ResponsesAsk { echo: given.echo(keep.is_some()), custom: tools.custom, keep };
     let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
         .and_then(without_chats_own)
@@ -87,6 +93,7 @@ pub fn read_response(
         endpoint: Endpoint::Responses,
         outer_body: Some(body),
         responses: Some(Box::new(ask)),
+        metadata,
         ..request
     })
 }
@@ -94,15 +101,18 @@ pub fn read_response(
 impl<'a> Given<'a> {
     fn read(text: &'a str) -> Result<Self, BadRequest> {
         let mut given = Self::default();
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         json::members(text, |key, member| {
-            if seen.iter().any(|known| known == key) {
+            if !seen.insert(key.to_owned()) {
                 return Err(check::twice(key));
             }
-            seen.push(key.to_owned());
             match given.slot(key) {
                 Some(slot) => *slot = (member.raw != "null").then_some(member.raw),
-                None => given.others.push((key.to_owned(), member.raw)),
+                None => {
+                    check::in_other_case(key, |lower| given.slot(lower).map(|_| lower.to_owned()))
+                        .map_or(Ok(()), |known| Err(check::other_case(known)))?;
+                    given.others.push((key.to_owned(), member.raw));
+                }
             }
             Ok(())
         })?;
@@ -193,7 +203,6 @@ impl<'a> Given<'a> {
             ("temperature", self.temperature),
             ("top_p", self.top_p),
             ("stream", self.stream),
-            ("metadata", self.metadata),
             ("user", self.user),
             ("service_tier", self.service_tier),
             ("prompt_cache_key", self.prompt_cache_key),

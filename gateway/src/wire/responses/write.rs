@@ -8,7 +8,7 @@ use crate::{
     refusal::Refusal,
     wire::{
         Delta, DeltaKind, FinishReason, Gathered,
-        chat::{AnswerHead, Cost, put_details, put_tokens},
+        chat::{AnswerHead, Cost, completion_details, prompt_details, put_details, put_tokens},
         put::{List, Object},
     },
 };
@@ -401,11 +401,9 @@ impl Responses {
 fn put_usage(out: &mut Vec<u8>, usage: &Usage, cost: Option<&Cost>) {
     let mut object = Object::begin(out);
     object.raw("input_tokens", &usage.prompt().to_string());
-    let cached = json!({"cached_tokens": usage.cache_read});
-    object.raw("input_tokens_details", &cached.to_string());
+    object.raw("input_tokens_details", &prompt_details(usage));
     object.raw("output_tokens", &usage.completion().to_string());
-    let reasoning = json!({"reasoning_tokens": usage.reasoning});
-    object.raw("output_tokens_details", &reasoning.to_string());
+    object.raw("output_tokens_details", &completion_details(usage));
     object.raw("total_tokens", &usage.total().to_string());
     if let Some(cost) = cost {
         object.raw("cost", &cost.total.to_plain());

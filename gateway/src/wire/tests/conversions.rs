@@ -45,7 +45,7 @@ fn asked_with(
     read(endpoint, Bytes::from(body.to_string()), &HeaderMap::new(), &context)
 }
 
-fn asked(endpoint: Endpoint, body: &Value) -> Result<ChatRequest, BadRequest> {
+pub(super) fn asked(endpoint: Endpoint, body: &Value) -> Result<ChatRequest, BadRequest> {
     asked_with(endpoint, body, None)
 }
 
@@ -91,6 +91,27 @@ fn a_response_request_asks_the_same_as_a_chat() {
     converts(Endpoint::Responses, "responses");
 }
 
+#[test]
+fn a_body_of_very_many_members_is_read() {
+    let many: String = (0..100_000).map(|number| format!(r#","m{number}":0"#)).collect();
+    for (endpoint, known) in [
+        (Endpoint::ChatCompletions, r#""messages":[{"role":"user","content":"Hi."}]"#),
+        (Endpoint::Messages, r#""max_tokens":9,"messages":[{"role":"user","content":"Hi."}]"#),
+        (Endpoint::Responses, r#""input":"Hi.""#),
+    ] {
+        let owner = KeyId("key".into());
+        let context = Context { kept: None, owner: &owner, output_tokens_default: 1000 };
+        let read = |more: &str| {
+            let body = format!(r#"{{"model":"auto",{known}{many}{more}}}"#);
+            read(endpoint, Bytes::from(body), &HeaderMap::new(), &context)
+        };
+        read("").unwrap();
+        if endpoint != Endpoint::ChatCompletions {
+            assert_eq!(read(r#","m7":0"#).unwrap_err().param.as_deref(), Some("m7"));
+        }
+    }
+}
+
 /// Reasoning, text, two calls, the end.
 fn pieces() -> Vec<Delta> {
     let call = |index, id: &str| DeltaKind::ToolCall { index, id: id.into(), name: "look".into() };
@@ -115,13 +136,13 @@ fn usage() -> Usage {
     Usage { cache_write_5m: 5, ..usage }
 }
 
-fn outer(endpoint: Endpoint, request: &ChatRequest) -> Outer {
+pub(super) fn outer(endpoint: Endpoint, request: &ChatRequest) -> Outer {
     let id = crate::wire::id_prefix(endpoint).to_owned() + "1";
     let head = AnswerHead { id, created: 1_700_000_000, model: "smol".into() };
     Outer::new(head, request, 10)
 }
 
-fn simple(endpoint: Endpoint, more: &Value) -> ChatRequest {
+pub(super) fn simple(endpoint: Endpoint, more: &Value) -> ChatRequest {
     let mut body = match endpoint {
         Endpoint::Responses => json!({"model": "auto", "input": "Hi."}),
         _ => {
@@ -134,7 +155,7 @@ fn simple(endpoint: Endpoint, more: &Value) -> ChatRequest {
     asked(endpoint, &body).unwrap()
 }
 
-fn stream(outer: &mut Outer, deltas: &[Delta]) -> String {
+pub(super) fn stream(outer: &mut Outer, deltas: &[Delta]) -> String {
     let mut frames = Vec::new();
     for delta in deltas {
         outer.delta(delta, &mut |frame| frames.extend_from_slice(&frame));

@@ -4,6 +4,7 @@
 mod chat;
 mod completions;
 mod conversions;
+mod formats;
 mod local;
 mod read;
 mod sse;

@@ -20,8 +20,17 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""max_tokens":1180591620717411303424"#, "max_tokens"),
     (r#""max_completion_tokens":0"#, "max_completion_tokens"),
     (r#""max_tokens":5,"max_completion_tokens":6"#, "max_tokens"),
+    (r#""max_tokens":5,"n_predict":6"#, "max_tokens"),
+    (r#""n_predict":0"#, "n_predict"),
+    (r#""n_predict":-2"#, "n_predict"),
     (r#""max_tokens":5,"max_tokens":5"#, "max_tokens"),
     (r#""max_tokens":5,"max\u005ftokens":6"#, "max_tokens"),
+    (r#""Max_Tokens":6"#, "max_tokens"),
+    (r#""max_token\u017f":6"#, "max_tokens"),
+    (r#""N":2"#, "n"),
+    (r#""Model":"other""#, "model"),
+    (r#""STREAM_OPTIONS":{}"#, "stream_options"),
+    (r#""stream_options":{"Include_Usage":false}"#, "stream_options.include_usage"),
     (r#""model":"other""#, "model"),
     (r#""temperature":-1"#, "temperature"),
     (r#""temperature":3"#, "temperature"),
@@ -93,7 +102,15 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""models":["dear/model"]"#, "models"),
     (r#""provider":{"order":["dear"]}"#, "provider"),
     (r#""plugins":[{"id":"web"}]"#, "plugins"),
+    (r#""fallbacks":[{"model":"dear"}]"#, "fallbacks"),
+    (r#""preset":"dear""#, "preset"),
+    (r#""api_base":"https://elsewhere""#, "api_base"),
+    (r#""deferred":true"#, "deferred"),
+    (r#""speed":"fast""#, "speed"),
+    (r#""inference_geo":"us""#, "inference_geo"),
     (r#""best_of":5"#, "best_of"),
+    (r#""n_cmpl":5"#, "n_cmpl"),
+    (r#""n":2,"n_cmpl":3"#, "n_cmpl"),
     (r#""chat_template":"{{ 'x' * 1000000 }}""#, "chat_template"),
 ];
 
@@ -116,6 +133,11 @@ const BAD_MESSAGES: &[(&str, &str)] = &[
     (r#"[{"role":"user"}]"#, "messages[0].content"),
     (r#"[{"role":"user","content":"a"},{"role":"user","content":5}]"#, "messages[1].content"),
     (r#"[{"role":"user","content":"a","content":"b"}]"#, "messages[0].content"),
+    (r#"[{"role":"user","content":"a","Content":"b"}]"#, "messages[0].content"),
+    (
+        r#"[{"role":"user","content":[{"type":"text","text":"a","Type":"image_url"}]}]"#,
+        "messages[0].content[0].type",
+    ),
     (r#"[{"role":"user","content":[5]}]"#, "messages[0].content[0]"),
     (r#"[{"role":"user","content":[{"type":"nope"}]}]"#, "messages[0].content[0].type"),
     (r#"[{"role":"user","content":[{"text":"x"}]}]"#, "messages[0].content[0].type"),
@@ -229,7 +251,8 @@ fn unknown_fields_and_harmless_known_ones_are_accepted() {
     let more = r#""foo_bar":1,"safety_identifier":"u","prompt_cache_key":"k","prompt_cache_retention":"24h",
         "metadata":{"a":"b"},"store":false,"service_tier":"auto","verbosity":"low","user":"u1",
         "parallel_tool_calls":true,"modalities":["text"],"chat_template_kwargs":{},"top_k":40,"min_p":0.0,
-        "repeat_penalty":1.0,"think":false,"provider":{"order":[]}"#;
+        "repeat_penalty":1.0,"think":false,"provider":{"order":[]},"fallbacks":[],"deferred":false,
+        "speed":"standard""#;
     let request = read(&body_with(more)).unwrap();
     assert_eq!(request.metadata.get("a").map(String::as_str), Some("b"));
     super::super::local_ask(&request).unwrap();
@@ -251,6 +274,8 @@ fn what_the_client_asked_for_is_read() {
     assert!(!read(&body_with(none)).unwrap().needs.tools, "tools that may not be called");
     let equal = read(&body_with(r#""max_tokens":5,"max_completion_tokens":5"#)).unwrap();
     assert_eq!(equal.output_cap, 5);
+    let llama_servers = read(&body_with(r#""n_predict":5,"n":2,"n_cmpl":2"#)).unwrap();
+    assert_eq!((llama_servers.output_cap, llama_servers.output_cap_given), (5, true));
 }
 
 #[test]

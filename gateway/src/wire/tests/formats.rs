@@ -1,0 +1,235 @@
+//! Where another format is not a chat in other words: what only it says, and what it says otherwise.
+
+use super::conversions::{asked, outer, simple, stream};
+use crate::{
+    ledger::Endpoint,
+    providers::openai,
+    refusal::Refusal,
+    wire::{ChatRequest, Delta, DeltaKind, FinishReason, Gathered, anthropic},
+};
+use policies::Usage;
+use serde_json::{Value, json};
+
+/// A message request whose conversation is `messages`.
+fn message(messages: &Value) -> ChatRequest {
+    let body = json!({"model": "auto", "max_tokens": 9, "messages": messages});
+    asked(Endpoint::Messages, &body).unwrap()
+}
+
+fn call(index: u32, id: &str, arguments: &str) -> [DeltaKind; 2] {
+    [
+        DeltaKind::ToolCall { index, id: id.into(), name: "look".into() },
+        DeltaKind::ToolArguments { index, json: arguments.into() },
+    ]
+}
+
+fn deltas(kinds: impl IntoIterator<Item = DeltaKind>) -> Vec<Delta> {
+    kinds.into_iter().map(|kind| Delta::new(0, kind)).collect()
+}
+
+fn whole(endpoint: Endpoint, said: &[Delta], usage: &Usage) -> Value {
+    let mut answer = Gathered::default();
+    said.iter().cloned().for_each(|delta| answer.add(delta));
+    let whole = outer(endpoint, &simple(endpoint, &json!({}))).whole(answer, usage, None);
+    serde_json::from_slice(&whole).unwrap()
+}
+
+#[test]
+fn a_member_that_another_reader_takes_for_a_known_one_is_refused() {
+    for (endpoint, name, param) in [
+        (Endpoint::Messages, "System", "system"),
+        (Endpoint::Messages, "Max_Tokens", "max_tokens"),
+        (Endpoint::Messages, "SPEED", "speed"),
+        (Endpoint::Messages, "n_predict", "n_predict"),
+        (Endpoint::Responses, "Input", "input"),
+        (Endpoint::Responses, "Max_Tokens", "max_output_tokens"),
+        (Endpoint::Responses, "n_predict", "n_predict"),
+    ] {
+        let mut body = json!({"model": "auto", "input": "Hi."});
+        if endpoint == Endpoint::Messages {
+            let said = json!([{"role": "user", "content": "Hi."}]);
+            body = json!({"model": "auto", "max_tokens": 9, "messages": said});
+        }
+        body[name] = json!(9);
+        let bad = asked(endpoint, &body).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(param), "{endpoint:?} {name}: {bad}");
+    }
+}
+
+#[test]
+fn what_costs_extra_is_refused_in_a_body_that_passes_unchanged() {
+    for (name, value) in [
+        ("fallbacks", json!([{"model": "dear"}])),
+        ("compaction", json!({"trigger": 1})),
+        ("billing_policy", json!("best")),
+        ("speed", json!("fast")),
+        ("inference_geo", json!("us")),
+        ("container", json!({"skills": []})),
+    ] {
+        let said = json!([{"role": "user", "content": "Hi."}]);
+        let mut body = json!({"model": "auto", "max_tokens": 9, "messages": said});
+        body[name] = value;
+        let bad = asked(Endpoint::Messages, &body).unwrap_err();
+        assert_eq!(bad.param.as_deref(), Some(name), "{bad}");
+        body[name] = Value::Null;
+        asked(Endpoint::Messages, &body).unwrap();
+    }
+}
+
+#[test]
+fn a_thread_is_refused_in_the_words_that_a_client_looks_for() {
+    let said = json!([{"role": "user", "content": "Hi."}]);
+    let body = json!({"model": "auto", "max_tokens": 9, "messages": said,
+        "thread": {"type": "create"}});
+    let bad = asked(Endpoint::Messages, &body).unwrap_err();
+    let told = anthropic::error_body(&Refusal::Bad(bad), None);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["error"]["details"]["error_code"], "thread_unsupported_request");
+    assert_eq!(told["error"]["details"]["unsupported"], json!(["thread"]));
+}
+
+#[test]
+fn what_a_chat_has_no_place_for_is_a_part_of_the_prompt_all_the_same() {
+    let long = "word ".repeat(1_000);
+    let with = |block: Value| {
+        message(&json!([
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": [{"type": "text", "text": "So."}, block]},
+            {"role": "user", "content": "And?"},
+        ]))
+    };
+    let short = with(json!({"type": "text", "text": "x"}));
+    for block in [
+        json!({"type": "text", "text": "x", "odd": long}),
+        json!({"type": "thinking", "thinking": long, "signature": "s"}),
+        json!({"type": "redacted_thinking", "data": long}),
+        json!({"type": "document", "context": long,
+            "source": {"type": "text", "media_type": "text/plain", "data": "x"}}),
+    ] {
+        let request = with(block.clone());
+        assert!(request.prompt_tokens_max >= short.prompt_tokens_max + 5_000, "{block}");
+        assert!(request.prompt_tokens_estimate >= short.prompt_tokens_estimate + 1_200, "{block}");
+    }
+    let image = |data: &str| {
+        with(json!({"type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": data}}))
+    };
+    assert_eq!(image("AAAA").prompt_tokens_max, image(&"A".repeat(4_000)).prompt_tokens_max);
+}
+
+#[test]
+fn metadata_is_the_policies_and_no_inner_requests() {
+    let more = json!({"metadata": {"k": "v", "none": null}});
+    for endpoint in [Endpoint::Responses, Endpoint::Messages] {
+        let request = simple(endpoint, &more);
+        let told: Vec<_> = request.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(told, [("k", "v")], "{endpoint:?}");
+        let inner: Value = serde_json::from_slice(&request.body).unwrap();
+        assert!(inner.get("metadata").is_none(), "{inner}");
+    }
+}
+
+#[test]
+fn a_message_that_calls_stops_for_that_whatever_its_provider_says() {
+    let said =
+        deltas(call(0, "a", "{}").into_iter().chain([DeltaKind::Finish(FinishReason::Stop)]));
+    let answer = whole(Endpoint::Messages, &said, &Usage::default());
+    assert_eq!(answer["stop_reason"], "tool_use", "{answer}");
+    let request = simple(Endpoint::Messages, &json!({}));
+    let streamed = stream(&mut outer(Endpoint::Messages, &request), &said);
+    assert!(streamed.contains(r#""stop_reason":"tool_use""#), "{streamed}");
+}
+
+#[test]
+fn calls_of_one_number_are_told_apart_by_their_order() {
+    let said = deltas(call(0, "a", r#"{"x":1}"#).into_iter().chain(call(0, "b", r#"{"y":2}"#)));
+    let request = simple(Endpoint::Messages, &json!({}));
+    let streamed = stream(&mut outer(Endpoint::Messages, &request), &said);
+    let begun = streamed.find(r#""id":"b""#).unwrap();
+    let second = streamed.find(r#"{\"y\":2}"#).unwrap();
+    let event = streamed[..second].rfind("event: ").unwrap();
+    assert!(event > begun && streamed[event..second].contains(r#""index":1"#), "{streamed}");
+
+    let call =
+        |id: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
+    let body = json!({"choices": [{"message": {"tool_calls": [call("a"), call("b")]}}]});
+    let read = openai::deltas(body.to_string().as_bytes()).unwrap();
+    let mut answer = Gathered::default();
+    read.into_iter().for_each(|delta| answer.add(delta));
+    let ids: Vec<_> = answer.choices[0].calls.iter().map(|call| call.id.as_str()).collect();
+    assert_eq!(ids, ["a", "b"]);
+}
+
+#[test]
+fn tokens_of_images_and_sound_are_input() {
+    let usage = Usage { input: 42, image: 258, audio: 7, cache_read: 3, ..Usage::default() };
+    let told = whole(Endpoint::Messages, &[], &usage)["usage"].clone();
+    assert_eq!((&told["input_tokens"], &told["cache_read_input_tokens"]), (&json!(307), &json!(3)));
+}
+
+#[test]
+fn an_image_in_a_tools_output_is_shown_behind_the_results() {
+    let image = json!({"type": "input_image", "image_url": "https://example.com/a.png"});
+    let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let input = json!([
+        {"role": "user", "content": "Hi."},
+        call("a"), call("b"),
+        {"type": "message", "role": "assistant", "content": "Hm."},
+        output("a", json!([{"type": "input_text", "text": "here"}, image])),
+        output("b", json!([image])),
+        {"role": "user", "content": "And?"},
+    ]);
+    let request = asked(Endpoint::Responses, &json!({"model": "auto", "input": input})).unwrap();
+    let inner: Value = serde_json::from_slice(&request.body).unwrap();
+    let said: Vec<_> = inner["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| {
+            let role = message["role"].as_str().unwrap();
+            (role, message["content"].clone())
+        })
+        .collect();
+    let shown = json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}});
+    assert_eq!(
+        said,
+        [
+            ("user", json!("Hi.")),
+            ("assistant", Value::Null),
+            ("tool", json!("here")),
+            ("tool", json!("")),
+            ("user", json!([shown, shown])),
+            ("assistant", json!("Hm.")),
+            ("user", json!("And?")),
+        ]
+    );
+}
+
+#[test]
+fn a_gateway_behind_another_reads_the_usage_that_was_written() {
+    let usage = Usage {
+        input: 10,
+        cache_read: 7,
+        cache_write_5m: 5,
+        cache_write_1h: 1_000,
+        image: 3,
+        audio: 2,
+        output: 40,
+        reasoning: 4,
+        audio_output: 6,
+    };
+    let said = deltas([DeltaKind::Text("Hi.".into()), DeltaKind::Finish(FinishReason::Stop)]);
+    let mut answer = Gathered::default();
+    said.iter().cloned().for_each(|delta| answer.add(delta));
+    let request = super::read(&super::body_with("")).unwrap();
+    let written = outer(Endpoint::ChatCompletions, &request).whole(answer, &usage, None);
+    assert_eq!(openai::read_whole(&written).unwrap().seen.usage, Some(usage));
+    let told = whole(Endpoint::Responses, &said, &usage)["usage"].clone();
+    let details = &told["input_tokens_details"];
+    assert_eq!(
+        (&details["cached_tokens"], &details["cache_write_tokens"]),
+        (&json!(7), &json!(1_005))
+    );
+}
