@@ -6,7 +6,7 @@
 use super::{Gateway, headers};
 use crate::{admission::BodyRoom, refusal::Refusal, wire::BadRequest};
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, Limited};
 use std::{
@@ -64,8 +64,8 @@ pub(super) async fn whole(
 
 async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<Bytes, Refusal> {
     let mut body = pin!(Limited::new(body, bytes_max));
-    let mut frames = Vec::new();
-    let mut bytes = 0;
+    // Most come in one piece. Others are copied: small pieces take more than they hold.
+    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -75,17 +75,17 @@ async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<By
             Err(_) => return Err(broken("the request body ended before it was whole")),
         };
         let Ok(data) = frame.into_data() else { continue };
-        bytes += data.len();
-        if !room.grow_to(bytes) {
+        if !room.grow_to(first.len() + joined.len() + data.len()) {
             return Err(no_room());
         }
-        frames.push(data);
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+        } else {
+            joined.extend_from_slice(&std::mem::take(&mut first));
+            joined.extend_from_slice(&data);
+        }
     }
-    // Most come in one piece.
-    Ok(match frames.len() {
-        1 => frames.swap_remove(0),
-        _ => frames.concat().into(),
-    })
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
 fn no_room() -> Refusal {
