@@ -12,6 +12,8 @@
 //! | `prediction` | rejected predicted tokens are billed above the output cap |
 //! | `audio`, `modalities` other than text | audio rates |
 //! | `models`, `fallbacks`, `preset`, `provider` with a preference, `api_base`, `user_config` | another model's or host's price |
+//! | `extra_body` | a gateway further on writes its members over those that are read here |
+//! | `data_sources` | found text as input (Azure) |
 //! | `speed` but `standard`, `inference_geo` but `global` | rates of their own |
 //! | `deferred` | an answer that is fetched later, and paid |
 //! | `compaction` | an answer of its own, beside the output cap |
@@ -30,7 +32,7 @@ use policies::ServiceTier;
 use serde_json::value::RawValue;
 
 /// Fields that change what an answer costs, whatever they say.
-const COSTLY: [Field; 10] = [
+const COSTLY: [Field; 12] = [
     Field::Plugins,
     Field::Models,
     Field::Provider,
@@ -38,6 +40,8 @@ const COSTLY: [Field; 10] = [
     Field::Preset,
     Field::ApiBase,
     Field::UserConfig,
+    Field::ExtraBody,
+    Field::DataSources,
     Field::Compaction,
     Field::BillingPolicy,
     Field::FallbackCreditToken,

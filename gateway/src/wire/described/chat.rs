@@ -87,6 +87,8 @@ pub(super) fn shared_fields() -> Map<String, Value> {
         "preset": { "description": "Refused: it may name another model." },
         "api_base": { "description": "Refused: another host has another price." },
         "user_config": { "description": "Refused: another host has another price." },
+        "extra_body": { "description": "Refused: its members stand beside those that are read." },
+        "data_sources": { "description": "Refused: what is found is input without a bound." },
         "compaction": { "description": "Refused: it writes more than the output cap allows." },
         "billing_policy": { "description": "Refused: it changes what the answer costs." },
         "fallback_credit_token": { "description": "Refused: it changes what the answer costs." },

@@ -106,6 +106,8 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""preset":"dear""#, "preset"),
     (r#""api_base":"https://elsewhere""#, "api_base"),
     (r#""deferred":true"#, "deferred"),
+    (r#""extra_body":{"max_tokens":100000}"#, "extra_body"),
+    (r#""data_sources":[{"type":"azure_search"}]"#, "data_sources"),
     (r#""speed":"fast""#, "speed"),
     (r#""inference_geo":"us""#, "inference_geo"),
     (r#""best_of":5"#, "best_of"),
