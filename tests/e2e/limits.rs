@@ -72,7 +72,7 @@ async fn requests_in_flight_per_key() {
     open.pop().expect("an open stream").leave();
     cloud.until(|counts| counts.left == 1).await.unwrap();
     gate.ledger().until_entries(2).await;
-    crate::harness::eventually("a place of this key", || async {
+    eventually("a place of this key", || async {
         let answer = gate.ask("Hi.").by(&limited).send().await;
         (answer.status == 200).then_some(())
     })
@@ -167,7 +167,7 @@ async fn a_models_requests_in_flight_hold_until_the_last_byte() {
     gate.ask("Hi.").from("small").send().await.ok();
     hold.let_go();
     open.rest().await.ok();
-    crate::harness::eventually("the place at the model", || async {
+    eventually("the place at the model", || async {
         (gate.ask("Hi.").from("large").send().await.status == 200).then_some(())
     })
     .await;
@@ -263,7 +263,7 @@ async fn the_wait_for_a_place_is_a_time_of_its_own() {
     open.read_pieces(1).await;
     let asked = gate.ask("I wait.").send();
     let lets_go = async {
-        crate::harness::eventually("it to wait", || async {
+        eventually("it to wait", || async {
             let ready = gate.get("/ready").await.json();
             (ready["routes"][0]["queued"] == 1).then_some(())
         })
