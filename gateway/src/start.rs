@@ -19,6 +19,7 @@ use crate::{
     wire::Kept,
 };
 use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, Worker};
+use policies::Policy;
 use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
@@ -78,10 +79,7 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     let keys = Keys::open(&config.data_dir, books.keys(), clock.clone(), limit)?;
     keys.install_groups(books.groups());
     let current = policy.current();
-    let noted = books.put_policy(current.name(), current.version(), current.source());
-    if let Err(error) = noted.blocking() {
-        tracing::error!(%error, "the policy's text could not be recorded");
-    }
+    note_policy(&books, &current);
     let host = host(&config)?;
     let opened = config.routes.iter().map(|route| open_route(route, &config.limits, host.as_ref()));
     let routes = opened.collect::<Result<Vec<_>, _>>()?;
@@ -160,6 +158,20 @@ pub fn offline(config: Config, clock: Clock) -> Result<Arc<Gateway>, StartError>
         kept: None,
         config,
     }))
+}
+
+/// Writes down which policy comes into force, unless it is the one that was when the last start ended.
+/// Blocking.
+fn note_policy(books: &Books, policy: &Policy) {
+    let (name, version) = (policy.name(), policy.version());
+    let last = books.policies().pop();
+    let lasts = last.is_some_and(|note| note.name == *name && note.version == *version);
+    if lasts && matches!(books.policy_source(version), Ok(Some(_))) {
+        return;
+    }
+    if let Err(error) = books.put_policy(name, version, policy.source()).blocking() {
+        tracing::error!(%error, "the policy's text could not be recorded");
+    }
 }
 
 /// Who is told of events, each where it was left. Blocking.

@@ -218,6 +218,16 @@ async fn sighup_reads_the_file_again() {
 }
 
 #[tokio::test]
+async fn a_start_under_the_same_policy_is_no_new_version_of_it() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    let before = gate.admin("/policies/history").await;
+    assert_eq!(before["data"].as_array().map(Vec::len), Some(1), "{before}");
+    let gate = gate.killed_and_restarted().await;
+    assert_eq!(gate.admin("/policies/history").await, before);
+}
+
+#[tokio::test]
 async fn a_bad_policy_at_the_start_is_an_error_with_its_place() {
     let cloud = StandIn::start().await.unwrap();
     let builder = Gate::builder()
