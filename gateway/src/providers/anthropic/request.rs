@@ -131,11 +131,15 @@ pub(crate) fn body(
         return Err(BadRequest::unsupported("temperature", message));
     }
     let (system, messages) = turns(&read.messages)?;
+    if messages.is_empty() {
+        let message = "Anthropic answers a user's message: there is none with a content";
+        return Err(BadRequest::unsupported("messages", message));
+    }
     let functions = read.functions();
     let tools = functions.map(|function| ToolWritten {
         name: &function.name,
         description: function.description.as_deref(),
-        input_schema: given(function.parameters).map_or_else(object_schema, |raw| raw.to_owned()),
+        input_schema: given(function.parameters).map_or_else(object_schema, typed),
         cache_control: function.cache_control.as_ref(),
     });
     let tool_choice = tool_choice(&read)?;
@@ -160,7 +164,11 @@ pub(crate) fn body(
         temperature: given(read.temperature),
         top_p: given(read.top_p),
         top_k: given(read.top_k),
-        metadata: read.user.as_ref().map(|user| json!({ "user_id": user })),
+        metadata: read
+            .user
+            .as_deref()
+            .filter(|user| !is_address(user))
+            .map(|user| json!({ "user_id": user })),
         thinking,
         output_config,
         service_tier: None,
@@ -226,9 +234,35 @@ fn within<'a>(
     Ok(Cow::Owned(format!("{before}{}{after}", output_cap - 1)))
 }
 
+/// Whether a user is told by an address or a telephone number: Anthropic refuses both, so the hint is
+/// let go.
+fn is_address(user: &str) -> bool {
+    let digits = user.chars().filter(char::is_ascii_digit).count();
+    let dials = |char: char| char.is_ascii_digit() || matches!(char, '+' | '-' | '(' | ')' | ' ');
+    user.contains('@') || digits >= 7 && user.chars().all(dials)
+}
+
 fn object_schema() -> Box<RawValue> {
     serde_json::value::to_raw_value(&json!({ "type": "object", "properties": {} }))
         .unwrap_or_else(|_| empty_object())
+}
+
+/// A schema with the type that every function's arguments have: OpenAI lets it be left out.
+fn typed(schema: &RawValue) -> Box<RawValue> {
+    let mut members = 0;
+    let mut has_type = false;
+    let read = json::members::<BadRequest>(schema.get(), |key, _| {
+        members += 1;
+        has_type |= key == "type";
+        Ok(())
+    });
+    if read.is_err() || has_type {
+        return schema.to_owned();
+    }
+    let comma = if members == 0 { "" } else { "," };
+    let rest = schema.get().trim_start_matches('{');
+    let written = format!("{{\"type\":\"object\"{comma}{rest}");
+    RawValue::from_string(written).unwrap_or_else(|_| schema.to_owned())
 }
 
 /// The system's blocks and the turns.
@@ -307,8 +341,12 @@ fn blocks(message: &Message<'_>) -> Result<Vec<Value>, BadRequest> {
 }
 
 fn tool_choice(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {
+    // Without a tool to choose it is refused there.
+    if read.functions().next().is_none() {
+        return Ok(None);
+    }
     let choice = read.choice()?;
-    let one = read.parallel_tool_calls == Some(false) && read.tools.is_some();
+    let one = read.parallel_tool_calls == Some(false);
     let mut written = match choice {
         None if one => json!({ "type": "auto" }),
         None => return Ok(None),

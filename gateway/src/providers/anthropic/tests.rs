@@ -78,6 +78,43 @@ fn a_conversation_with_tools_becomes_turns_of_blocks() {
 }
 
 #[test]
+fn a_user_is_told_unless_by_an_address() {
+    let told = |user: &str| {
+        let hi = json!([{"role": "user", "content": "Hi"}]);
+        sent(&json!({"model": "auto", "messages": hi, "user": user})).get("metadata").cloned()
+    };
+    for user in ["u1", "user-12345678", "2b7e1516-28ae-42d2-a6ab-f7158809cf4f", "12345"] {
+        assert_eq!(told(user), Some(json!({"user_id": user})));
+    }
+    for address in ["ann@example.org", "+49 30 1234567", "(030) 123-4567"] {
+        assert_eq!(told(address), None, "{address}");
+    }
+}
+
+#[test]
+fn what_openai_lets_be_left_out_is_written() {
+    let hi = json!([{"role": "user", "content": "Hi"}]);
+    let schema = |parameters: Value| {
+        let tool = json!({"type": "function", "function": {"name": "f", "parameters": parameters}});
+        let written = sent(&json!({"model": "auto", "messages": hi, "tools": [tool]}));
+        written["tools"][0]["input_schema"].clone()
+    };
+    assert_eq!(schema(json!({})), json!({"type": "object"}));
+    let typed = json!({"type": "object", "properties": {"type": {}}});
+    assert_eq!(schema(json!({"properties": {"type": {}}})), typed);
+    assert_eq!(schema(typed.clone()), typed);
+    let untooled = json!({"model": "auto", "messages": hi, "tools": [],
+        "parallel_tool_calls": false, "tool_choice": "auto"});
+    assert_eq!(sent(&untooled).get("tool_choice"), None);
+    for messages in
+        [json!([{"role": "system", "content": "Hi"}]), json!([{"role": "user", "content": ""}])]
+    {
+        let refused = refused(&json!({"model": "auto", "messages": messages}));
+        assert_eq!(refused.as_deref(), Some("messages"), "{messages}");
+    }
+}
+
+#[test]
 fn structured_output_and_effort_are_said_in_anthropics_words() {
     let hi = json!([{"role": "user", "content": "Hi"}]);
     let written = sent(&json!({"model": "auto", "messages": hi, "response_format": {

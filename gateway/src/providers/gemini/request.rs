@@ -125,6 +125,10 @@ pub(crate) fn body(
     let penalties = (read.presence_penalty.take(), read.frequency_penalty.take());
     read.refuse_sampling_extras("Gemini")?;
     let (system, contents) = turns(&read.messages, model)?;
+    if contents.is_empty() {
+        let message = "Gemini answers a user's message: there is none with a content";
+        return Err(BadRequest::unsupported("messages", message));
+    }
     let declarations: Vec<Declaration<'_>> = read
         .functions()
         .map(|function| Declaration {
@@ -260,6 +264,10 @@ fn result(name: &str, content: Option<&Content<'_>>) -> Result<PartWritten, BadR
 }
 
 fn tool_config(read: &Conversation<'_>) -> Result<Option<Value>, BadRequest> {
+    // Without a function to choose it is refused there.
+    if read.functions().next().is_none() {
+        return Ok(None);
+    }
     let mode = |mode: &str| json!({ "functionCallingConfig": { "mode": mode } });
     Ok(match read.choice()? {
         None => None,

@@ -17,6 +17,18 @@ fn sent_to(model: &str, request: &Value) -> Value {
 }
 
 #[test]
+fn nothing_is_said_of_no_tools_and_no_contents_are_refused() {
+    let asks = |content: &str| {
+        json!({"model": "auto", "tools": [], "tool_choice": "auto",
+            "messages": [{"role": "user", "content": content}]})
+    };
+    assert_eq!(sent_to("gemini-2.5-flash", &asks("Hi")).get("toolConfig"), None);
+    let request = read_chat(asks("").to_string().into(), &HeaderMap::new(), 500).unwrap();
+    let refused = body(&request, &request.body, "gemini-2.5-flash", 9).unwrap_err();
+    assert_eq!(refused.param.as_deref(), Some("messages"));
+}
+
+#[test]
 fn a_conversation_with_tools_becomes_contents() {
     let request = json!({
         "model": "auto", "max_tokens": 300, "stop": ["END"], "temperature": 0.5, "seed": 7, "n": 2,
