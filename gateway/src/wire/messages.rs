@@ -39,6 +39,8 @@ pub(crate) struct RawMessage<'a> {
     pub(crate) function_call: Option<&'a str>,
     /// What the assistant said instead of a content, or beside it.
     pub(crate) refusal: Option<&'a str>,
+    /// Speech of an earlier answer, by its id.
+    audio: Option<&'a str>,
     /// A member that stands there twice.
     twice: Option<&'static str>,
     /// A member whose name is written in another case.
@@ -46,8 +48,8 @@ pub(crate) struct RawMessage<'a> {
 }
 
 /// The members of a message that are known.
-const NAMES: [&str; 7] =
-    ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal"];
+const NAMES: [&str; 8] =
+    ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"];
 
 /// Who speaks, in OpenAI's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,10 @@ fn measure(
     }
     if speaker == Speaker::Function {
         required_string(format_args!("{at}.name"), message.name)?;
+    }
+    if message.audio.is_some() {
+        let message = "speech of an earlier answer is not served: its size in tokens is not known";
+        return Err(BadRequest::unsupported(format_args!("{at}.audio"), message));
     }
     // Of others it is a member like any unknown one.
     if let Some(refusal) = message.refusal.filter(|_| speaker == Speaker::Assistant) {
@@ -286,7 +292,8 @@ impl<'de> Visitor<'de> for Message {
                 3 => &mut message.tool_calls,
                 4 => &mut message.tool_call_id,
                 5 => &mut message.function_call,
-                _ => &mut message.refusal,
+                6 => &mut message.refusal,
+                _ => &mut message.audio,
             };
             *slot = Some(raw.get()).filter(|raw| *raw != "null");
             if std::mem::replace(&mut seen[member], true) {

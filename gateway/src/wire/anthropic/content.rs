@@ -48,6 +48,10 @@ pub(super) fn messages(
         let param = format_args!("{at}.content");
         let mut blocks = Blocks::default();
         content(param, said.ok_or_else(|| BadRequest::missing(param))?, &mut blocks)?;
+        if role != "assistant" && !blocks.calls.is_empty() {
+            let message = "a tool_use block belongs to an assistant's message";
+            return Err(BadRequest::value(param, message));
+        }
         for result in &blocks.results {
             list.next().extend_from_slice(result.as_bytes());
         }

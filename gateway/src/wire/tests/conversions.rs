@@ -390,6 +390,11 @@ fn what_cannot_be_served_is_refused_by_its_name() {
             "messages[0].content[0].type",
         ),
         (
+            json!({"messages": [{"role": "user", "content": [
+                {"type": "tool_use", "id": "t", "name": "f", "input": {}}]}]}),
+            "messages[0].content",
+        ),
+        (
             json!({"messages": [{"role": "user", "content": [{"type": "document",
             "source": {"type": "base64", "data": ""}}]}]}),
             "messages[0].content[0].source.type",

@@ -151,6 +151,7 @@ const BAD_MESSAGES: &[(&str, &str)] = &[
     (r#"[{"role":"user","content":"x","name":5}]"#, "messages[0].name"),
     (r#"[{"role":"tool","content":"x"}]"#, "messages[0].tool_call_id"),
     (r#"[{"role":"function","content":"x"}]"#, "messages[0].name"),
+    (r#"[{"role":"assistant","audio":{"id":"audio_1"}}]"#, "messages[0].audio"),
     (r#"[{"role":"assistant","tool_calls":{}}]"#, "messages[0].tool_calls"),
     (r#"[{"role":"assistant","tool_calls":[{"id":1}]}]"#, "messages[0].tool_calls[0].id"),
     (
