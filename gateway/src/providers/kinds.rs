@@ -3,7 +3,7 @@
 //! **Invariant:** a key that was found by its default name goes to the default address alone.
 
 use super::{
-    azure,
+    CallIds, azure,
     reshape::{Family, Shape},
 };
 use crate::config::CapField;
@@ -42,6 +42,7 @@ struct Facts {
     /// The environment variable in which its users keep their key.
     key_env: Option<&'static str>,
     cap_field: CapField,
+    call_ids: CallIds,
     shape: Shape,
 }
 
@@ -79,6 +80,7 @@ const fn facts(
         base_url,
         key_env,
         cap_field: CapField::MaxTokens,
+        call_ids: CallIds::Short,
         shape: Shape::NONE,
     }
 }
@@ -137,6 +139,7 @@ static KINDS: [Facts; 15] = [
     },
     Facts {
         format: Format::Anthropic,
+        call_ids: CallIds::Plain,
         auth: Auth::Header("x-api-key"),
         shape: Shape { families: &[CLAUDE_UNSAMPLED], ..Shape::NONE },
         ..facts("anthropic", Some("https://api.anthropic.com/v1"), Some("ANTHROPIC_API_KEY"))
@@ -152,6 +155,7 @@ static KINDS: [Facts; 15] = [
     },
     facts("openrouter", Some("https://openrouter.ai/api/v1"), Some("OPENROUTER_API_KEY")),
     Facts {
+        call_ids: CallIds::Nine,
         // Unknown fields are errors there, and usage always comes.
         shape: Shape {
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
@@ -198,8 +202,12 @@ static KINDS: [Facts; 15] = [
     facts("vllm", None, None),
     facts("llama-server", None, None),
     facts("ollama", Some("http://127.0.0.1:11434/v1"), None),
-    Facts { cap_field: CapField::MaxCompletionTokens, ..facts("tollgate", None, None) },
-    facts("openai-compatible", None, None),
+    Facts {
+        cap_field: CapField::MaxCompletionTokens,
+        call_ids: CallIds::Any,
+        ..facts("tollgate", None, None)
+    },
+    Facts { call_ids: CallIds::Any, ..facts("openai-compatible", None, None) },
 ];
 
 impl Kind {
@@ -262,6 +270,11 @@ impl Kind {
     /// Whether it takes what is left of a caller's deadline: another tollgate does.
     pub(crate) fn takes_deadline(self) -> bool {
         self.0.name == "tollgate"
+    }
+
+    /// Which ids of calls it takes.
+    pub(crate) fn call_ids(self) -> CallIds {
+        self.0.call_ids
     }
 
     pub(crate) fn auth(self) -> Auth {

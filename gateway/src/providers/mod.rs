@@ -3,6 +3,7 @@
 pub(crate) mod anthropic;
 mod azure;
 mod blame;
+mod call_ids;
 mod conversation;
 mod costs;
 pub(crate) mod gemini;
@@ -14,6 +15,7 @@ mod reading;
 mod reshape;
 
 pub(crate) use blame::{Blame, blame, moderated};
+pub(crate) use call_ids::CallIds;
 pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};

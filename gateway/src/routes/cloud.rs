@@ -286,7 +286,9 @@ impl CloudRoute {
         let shaped = |body| providers::reshape(body, self.shape, model, &self.drop_fields);
         match format {
             Format::OpenAi => {
-                shaped(openai::upstream_body(request, &self.model, self.cap_field, output_cap))
+                let differs =
+                    openai::Differs { cap_field: self.cap_field, call_ids: self.kind.call_ids() };
+                shaped(openai::upstream_body(request, &self.model, differs, output_cap))
             }
             Format::Anthropic => {
                 let source = shaped(anthropic::source(request).clone())?;

@@ -2,11 +2,14 @@
 //!
 //! **Invariants:** the output cap is always there; results of tools stand together in the one
 //! message that follows their calls; a client's own Messages body goes out as it is, but for the
-//! model's name, the cap and the stream.
+//! model's name, the cap, the stream and ids of calls that Anthropic does not take.
 
 use crate::{
     ledger::Endpoint,
-    providers::conversation::{Choice, Conversation, Message, Piece, Placed, empty_object, given},
+    providers::{
+        CallIds,
+        conversation::{Choice, Conversation, Message, Piece, Placed, empty_object, given},
+    },
     wire::{
         BadRequest, ChatRequest,
         json::{self, Span},
@@ -177,7 +180,8 @@ pub(crate) fn body(
     Ok(serde_json::to_vec(&body)?.into())
 }
 
-/// The client's own body, but for the model's name, the cap and the stream.
+/// The client's own body, but for the model's name, the cap, the stream and ids of calls that Anthropic
+/// does not take.
 fn verbatim(
     own: &[u8],
     request: &ChatRequest,
@@ -197,6 +201,7 @@ fn verbatim(
             out.push_str(&serde_json::to_string(key)?);
             out.push(':');
             out.push_str(&match key {
+                "messages" => CallIds::Plain.in_messages(member.raw),
                 "thinking" => within(member.raw, request, output_cap)?,
                 _ => Cow::Borrowed(member.raw),
             });
@@ -297,7 +302,7 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     for (id, called) in message.calls() {
         content.push(Block::Use {
             kind: "tool_use",
-            id: id.to_owned(),
+            id: CallIds::Plain.fit(id).into_owned(),
             name: called.name.to_string(),
             input: called.arguments(),
         });
@@ -307,7 +312,7 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
 
 fn result(message: &Message<'_>) -> Result<Block, BadRequest> {
     let content = blocks(message)?;
-    let id = message.tool_call_id.as_deref().unwrap_or_default();
+    let id = CallIds::Plain.fit(message.tool_call_id.as_deref().unwrap_or_default());
     let mut result = json!({ "type": "tool_result", "tool_use_id": id, "content": content });
     if let Some(mark) = &message.cache_control {
         result["cache_control"] = mark.clone();

@@ -1,12 +1,13 @@
 //! The body sent upstream: the client's own bytes with a few values replaced.
 //!
-//! **Invariant:** everything but `model`, the output cap and `stream_options.include_usage` stays
-//! as the client wrote it, to the byte: unknown fields, their order, white space and escapes. The
-//! cap is always there, under the name the provider takes.
+//! **Invariant:** everything but `model`, the output cap, `stream_options.include_usage` and ids of
+//! calls that the provider does not take stays as the client wrote it, to the byte: unknown fields,
+//! their order, white space and escapes. The cap is always there, under the name the provider takes.
 
 use crate::{
     config::CapField,
     ledger::Endpoint,
+    providers::CallIds,
     wire::{
         ChatRequest, Field, Place,
         json::{self, Kind, Span},
@@ -21,13 +22,22 @@ struct Edit<'a> {
     with: Cow<'a, str>,
 }
 
+/// Where providers of this format differ in what they take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Differs {
+    /// The name of the output cap.
+    pub(crate) cap_field: CapField,
+    /// The ids of calls.
+    pub(crate) call_ids: CallIds,
+}
+
 /// The body for a provider: `model` is its name there, as a JSON string; the answer is capped at
 /// `output_cap` tokens per choice.
 #[must_use]
-pub fn upstream_body(
+pub(crate) fn upstream_body(
     request: &ChatRequest,
     model: &str,
-    cap_field: CapField,
+    Differs { cap_field, call_ids }: Differs,
     output_cap: u64,
 ) -> Bytes {
     let mut edits = Vec::with_capacity(4);
@@ -43,6 +53,7 @@ pub fn upstream_body(
         Endpoint::Embeddings => {}
         Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
             cap(request, cap_field, output_cap, &mut edits, &mut appended);
+            rename_calls(request, call_ids, &mut edits);
         }
     }
     if request.stream && !request.include_usage {
@@ -84,6 +95,21 @@ fn cap(
     }
     if !written {
         *appended += &format!(",\"{}\":{output_cap}", wanted.name());
+    }
+}
+
+/// Gives calls and their results ids that the provider takes.
+fn rename_calls(request: &ChatRequest, ids: CallIds, edits: &mut Vec<Edit<'_>>) {
+    let Some(place) = request.fields.get(Field::Messages) else { return };
+    let raw = request.written(Field::Messages).unwrap_or_default();
+    // Most conversations have none, and are not read again.
+    if memchr::memmem::find(raw, b"\"tool_call").is_none() {
+        return;
+    }
+    for (at, with) in ids.in_chat(std::str::from_utf8(raw).unwrap_or_default()) {
+        let from = place.value.start;
+        let at = Span { start: from + at.start, end: from + at.end };
+        edits.push(Edit { at, with: with.into() });
     }
 }
 

@@ -8,7 +8,7 @@ mod seen;
 mod tests;
 mod usage;
 
-pub use body::upstream_body;
+pub(crate) use body::{Differs, upstream_body};
 pub use deltas::deltas;
 pub use error::{ProviderError, provider_error};
 pub use seen::{Payload, read_chunk, read_vectors, read_whole};

@@ -1,9 +1,10 @@
 //! Golden files: what clients write beside what is sent upstream, and what providers write beside
 //! what is seen in it. `UPDATE_GOLDEN=1` writes them anew; the difference is then to be read.
 
-use super::{ProviderError, provider_error, read_chunk, read_whole, upstream_body};
+use super::{Differs, ProviderError, provider_error, read_chunk, read_whole, upstream_body};
 use crate::{
     config::CapField,
+    providers::CallIds,
     wire::{Seen, read_chat, sse::Decoder},
 };
 use bytes::Bytes;
@@ -43,9 +44,10 @@ fn a_clients_body_changes_only_where_it_must() {
         let body = Bytes::from(fs::read(&path).unwrap());
         let request = read_chat(body, &HeaderMap::new(), 500).unwrap();
         let cap = request.output_cap;
-        let new = upstream_body(&request, r#""big-1""#, CapField::MaxCompletionTokens, cap);
+        let of = |cap_field| Differs { cap_field, call_ids: CallIds::Short };
+        let new = upstream_body(&request, r#""big-1""#, of(CapField::MaxCompletionTokens), cap);
         compare(&path, ".client.json", ".upstream.json", &new);
-        let old = upstream_body(&request, r#""big-1""#, CapField::MaxTokens, cap);
+        let old = upstream_body(&request, r#""big-1""#, of(CapField::MaxTokens), cap);
         compare(&path, ".client.json", ".upstream-old-cap.json", &old);
         for sent in [new, old] {
             let again = read_chat(sent, &HeaderMap::new(), 1).unwrap();

@@ -11,6 +11,7 @@ use crate::{
     wire::{DeltaKind, Event, FinishReason, read_chat},
 };
 use policies::{ServiceTier, Usage, UsageSource};
+use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
     fs,
@@ -150,6 +151,60 @@ async fn one_clients_request_is_what_each_kind_takes() {
     for case in CASES {
         let sent = route(&case).outbound(&request(true), 300).unwrap();
         compare(&format!("{}/sent.txt", case.0), &written(&sent));
+    }
+}
+
+/// The ids of one call and of its result, as they are sent to a provider.
+fn ids(sent: &Value) -> Vec<String> {
+    match sent {
+        Value::Object(members) => members
+            .iter()
+            .flat_map(|(name, value)| match (name.as_str(), value) {
+                ("id" | "tool_call_id" | "tool_use_id", Value::String(id)) => vec![id.clone()],
+                _ => ids(value),
+            })
+            .collect(),
+        Value::Array(elements) => elements.iter().flat_map(ids).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_any_kind_is_answered_on_every_other() {
+    let bare = "call_0199aabbccdd7eefb0123456789abcde";
+    let made_by = [
+        bare.to_owned(),
+        format!("{bare}__thought__CpcB/ab+cd=="),
+        "toolu_01A09q90qw90lq917835lq9".to_owned(),
+        "functions.look:0".to_owned(),
+        "D681PevKs".to_owned(),
+    ];
+    for (case, id) in CASES.iter().flat_map(|case| made_by.iter().map(move |id| (case, id))) {
+        let call = json!({"id": id, "type": "function",
+            "function": {"name": "look", "arguments": "{\"at\":\"a cat\"}"}});
+        let asked = json!({"model": "auto", "messages": [
+            {"role": "user", "content": "Look."},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": id, "content": "A cat."},
+        ]});
+        let asked = read_chat(asked.to_string().into(), &HeaderMap::new(), 500).unwrap();
+        let sent = route(case).body(&asked, 300).unwrap();
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        let takes = |id: &str| match case.0 {
+            "anthropic" => {
+                id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+            }
+            "mistral" => id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            "tollgate" | "openai-compatible" => true,
+            _ => id.len() <= 40,
+        };
+        match ids(&sent["messages"]).as_slice() {
+            [call, result] => {
+                assert!(call == result && takes(call), "{}: {call} {result}", case.0);
+                assert!(call == id || !takes(id), "{}: {id} is {call}", case.0);
+            }
+            others => assert!(case.0 == "gemini" && others.is_empty(), "{}: {others:?}", case.0),
+        }
     }
 }
 
