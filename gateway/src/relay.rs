@@ -30,7 +30,7 @@ use crate::{
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, Usage, UsageSource, Used};
+use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
 use seen::SeenSoFar;
 use shared::SharedPrice;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
@@ -225,6 +225,7 @@ impl Relay {
             (Some((body, _)), _) => body,
             (None, cost) => {
                 let (usage, _) = self.usage();
+                self.tell_served();
                 let outer = self.outer.take();
                 outer.map_or_else(Bytes::new, |it| it.whole(gathered, &usage, cost.as_ref()))
             }
@@ -354,6 +355,7 @@ impl Relay {
         let (usage, _) = self.usage();
         // Only these tell the cost at their very end.
         let cost = if self.passes() { None } else { self.cost() };
+        self.tell_served();
         let last = self.outer.as_mut().map(|outer| outer.end(&usage, cost.as_ref()));
         let last = last.unwrap_or_default();
         let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
@@ -426,7 +428,7 @@ impl Relay {
         }
         let (usage, source) = self.usage_so_far();
         let finish = self.seen.finish.as_ref().map(|finish| word(finish.as_str()));
-        let output = self.output_tokens();
+        let (output, served) = (self.output_tokens(), self.served());
         let Some(open) = &mut self.open else { return };
         let record = open.attempt(attempt);
         if let Some(engine) = self.seen.engine {
@@ -434,12 +436,23 @@ impl Relay {
         }
         record.usage = Some(usage);
         record.usage_source = Some(source);
-        if let Some(service) = self.seen.service.or(self.started.answer.service()) {
+        if let Some(service) = served {
             record.service_tier = Some(service.as_str().to_owned());
         }
         record.finish = finish;
         record.upstream_id = self.seen.id.take().map(|id| word(&id));
         self.pacing.write(&mut record.times, self.started.first_at, output);
+    }
+
+    /// The service tier that served it, where that was told.
+    fn served(&self) -> Option<ServiceTier> {
+        self.seen.service.or(self.started.answer.service())
+    }
+
+    fn tell_served(&mut self) {
+        if let (Some(service), Some(outer)) = (self.served(), &mut self.outer) {
+            outer.served(service);
+        }
     }
 
     /// What was used.
@@ -500,7 +513,7 @@ impl Relay {
             return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
         }
         let usage = self.usage().0;
-        let served = self.seen.service.or(self.started.answer.service());
+        let served = self.served();
         let (price, used, missed) = match (&self.open, self.started.attempt, &self.shared) {
             // The entry learns of the engine's time and of the tier that served it when it is booked,
             // which may be later.

@@ -203,6 +203,12 @@ async fn the_tier_that_served_an_answer_is_the_one_that_its_cost_tells() {
         let entry = gate.ledger().entry(answer.id()).await;
         assert_eq!(entry.cost(), Some(times * (10 * INPUT + 2 * OUTPUT)), "{asked}, {served}");
         answer.tells_cost(entry.cost().unwrap());
+        for asked in [asked, "auto"] {
+            cloud.next(answered(served));
+            let asks = json!({"model": "auto", "input": "Quickly?", "service_tier": asked});
+            let told = gate.post("/v1/responses", &asks).await.ok().json();
+            assert_eq!(told["service_tier"], served, "{asked}");
+        }
     }
 }
 

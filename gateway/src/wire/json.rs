@@ -202,6 +202,11 @@ impl<'de> de::Deserialize<'de> for Key<'de> {
     }
 }
 
+/// Whether `text` is an object to its closing brace, so that nothing of it can follow.
+pub(crate) fn is_whole_object(text: &str) -> bool {
+    text.trim_end().ends_with('}') && serde_json::from_str::<de::IgnoredAny>(text).is_ok()
+}
+
 /// What kind of value `raw` is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{ledger::Endpoint, refusal::Refusal};
 use bytes::Bytes;
-use policies::Usage;
+use policies::{ServiceTier, Usage};
 
 /// Writes one answer in its client's format.
 #[derive(Debug)]
@@ -101,6 +101,13 @@ impl Outer {
                 out(completion.usage(usage, cost));
             }
             _ => {}
+        }
+    }
+
+    /// Notes the service tier that served the answer, before its end is written.
+    pub fn served(&mut self, service: ServiceTier) {
+        if let Self::Responses(responses) = self {
+            responses.served(service);
         }
     }
 

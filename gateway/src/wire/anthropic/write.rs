@@ -8,6 +8,7 @@ use crate::{
         Choice, Delta, DeltaKind, FinishReason, Gathered, ToolCall,
         chat::{self, AnswerHead, Cost},
         id_prefix,
+        json::is_whole_object,
         put::{List, Object},
         sse,
     },
@@ -17,6 +18,7 @@ use http::StatusCode;
 use policies::Usage;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
+use std::collections::VecDeque;
 
 /// Writes one answer. A message has one choice: others are left out.
 #[derive(Debug)]
@@ -33,7 +35,20 @@ pub struct Messages {
     blocks: u32,
     /// The block of each tool call, by the call's number.
     calls: Vec<(u32, u32)>,
+    /// What the call of the last block has said.
+    said: String,
+    /// Calls that have begun while another was written: blocks come one after the other.
+    waiting: VecDeque<Waiting>,
     finish: Option<FinishReason>,
+}
+
+/// A call that waits for its block.
+#[derive(Debug)]
+struct Waiting {
+    call: u32,
+    id: String,
+    name: String,
+    said: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +72,8 @@ impl Messages {
             open: None,
             blocks: 0,
             calls: Vec::new(),
+            said: String::new(),
+            waiting: VecDeque::new(),
             finish: None,
         }
     }
@@ -96,18 +113,11 @@ impl Messages {
                 out(piece(self.index(), "signature_delta", "signature", text));
             }
             DeltaKind::ToolCall { index, id, name } => {
-                self.close(out);
-                self.calls.push((*index, self.blocks));
-                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-                self.open(Block::Tool(*index), &block, out);
+                let (id, name) = (id.clone(), name.clone());
+                self.waiting.push_back(Waiting { call: *index, id, name, said: String::new() });
+                self.call_whose_turn_it_is(out);
             }
-            DeltaKind::ToolArguments { index, json } => {
-                let of = |(call, block): &(u32, u32)| (call == index).then_some(*block);
-                // The last of that number: some providers give every call the same.
-                if let Some(block) = self.calls.iter().rev().find_map(of) {
-                    out(piece(block, "input_json_delta", "partial_json", json));
-                }
-            }
+            DeltaKind::ToolArguments { index, json } => self.argued(*index, json, out),
             DeltaKind::Finish(finish) => self.finish = Some(finish.clone()),
         }
     }
@@ -120,6 +130,7 @@ impl Messages {
         let mut last = BytesMut::new();
         let mut out = |frame: Bytes| last.put_slice(&frame);
         self.begin(&mut out);
+        self.every_call(&mut out);
         self.close(&mut out);
         let (reason, sequence) = stop(self.finish.as_ref(), !self.calls.is_empty());
         out(event("message_delta", |it| {
@@ -186,11 +197,55 @@ impl Messages {
         }));
     }
 
+    /// Arguments of a call: written where it is the one that is written, or kept until it is.
+    fn argued(&mut self, index: u32, json: &str, out: &mut impl FnMut(Bytes)) {
+        if let Some(waiting) = self.waiting.iter_mut().rfind(|waiting| waiting.call == index) {
+            waiting.said.push_str(json);
+            return;
+        }
+        let mut calls = self.calls.iter().rev();
+        let of = |(call, block): &(u32, u32)| (*call == index).then_some(*block);
+        let Some(block) = calls.find_map(of) else { return };
+        out(piece(block, "input_json_delta", "partial_json", json));
+        if self.open == Some(Block::Tool(index)) {
+            self.said.push_str(json);
+            self.call_whose_turn_it_is(out);
+        }
+    }
+
+    /// Begins calls that wait while the one that is written is whole.
+    fn call_whose_turn_it_is(&mut self, out: &mut impl FnMut(Bytes)) {
+        let is_called = |open| matches!(open, Some(Block::Tool(_)));
+        while !self.waiting.is_empty() && (!is_called(self.open) || is_whole_object(&self.said)) {
+            self.next_call(out);
+        }
+    }
+
+    /// Writes what waits, whatever becomes of it.
+    fn every_call(&mut self, out: &mut impl FnMut(Bytes)) {
+        while !self.waiting.is_empty() {
+            self.next_call(out);
+        }
+    }
+
+    fn next_call(&mut self, out: &mut impl FnMut(Bytes)) {
+        let Some(Waiting { call, id, name, said }) = self.waiting.pop_front() else { return };
+        self.close(out);
+        self.calls.push((call, self.blocks));
+        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+        self.open(Block::Tool(call), &block, out);
+        if !said.is_empty() {
+            out(piece(self.index(), "input_json_delta", "partial_json", &said));
+        }
+        self.said = said;
+    }
+
     /// Makes a block of this kind the open one.
     fn block(&mut self, block: Block, out: &mut impl FnMut(Bytes)) {
         if self.open == Some(block) {
             return;
         }
+        self.every_call(out);
         self.close(out);
         let empty = match block {
             Block::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),

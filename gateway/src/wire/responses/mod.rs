@@ -29,6 +29,8 @@ use std::sync::Arc;
 pub struct ResponsesAsk {
     /// The members of the response object that repeat the request: `"instructions":null,…`.
     pub(super) echo: String,
+    /// The service tier that was asked for, as JSON.
+    pub(super) service_tier: String,
     /// Names of tools that take text in place of JSON.
     pub(super) custom: Vec<String>,
     /// Where the answer is kept, if it is.

@@ -3,6 +3,7 @@
 use crate::wire::{
     TokenLogprob,
     chat::{put_string, put_tokens},
+    json::is_whole_object,
     put::{List, Object},
 };
 
@@ -11,6 +12,7 @@ use crate::wire::{
 pub(super) struct Item {
     pub(super) id: String,
     pub(super) kind: ItemKind,
+    pub(super) progress: Progress,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +54,15 @@ pub(super) enum Progress {
 }
 
 impl Item {
+    /// Whether more of it may come though another item begins: of a call that is not whole, where a
+    /// provider writes several side by side.
+    pub(super) fn is_open_call(&self) -> bool {
+        match &self.kind {
+            ItemKind::Call(call) => self.progress == Progress::Open && !call.is_whole(),
+            _ => false,
+        }
+    }
+
     /// Writes the item as it stands; an empty one as it begins.
     pub(super) fn put(&self, progress: Progress, out: &mut Vec<u8>) {
         let mut item = Object::begin(out);
@@ -117,6 +128,11 @@ impl Part {
 impl Call {
     pub(super) const fn item_type(&self) -> &'static str {
         if self.custom { "custom_tool_call" } else { "function_call" }
+    }
+
+    /// Whether its arguments are: of a text nobody knows before the answer's end.
+    fn is_whole(&self) -> bool {
+        !self.custom && is_whole_object(&self.input)
     }
 
     /// The member that holds what the tool is called with.

@@ -85,7 +85,12 @@ pub fn read_response(
     });
     // The inner request has none of it: OpenAI takes that of a chat only where it is to be stored.
     let metadata = given.metadata.map_or_else(|| Ok(BTreeMap::new()), pairs)?;
-    let ask = ResponsesAsk { echo: given.echo(keep.is_some()), custom: tools.custom, keep };
+    let ask = ResponsesAsk {
+        echo: given.echo(keep.is_some()),
+        service_tier: given.service_tier.unwrap_or("\"default\"").to_owned(),
+        custom: tools.custom,
+        keep,
+    };
     let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
         .and_then(without_chats_own)
         .map_err(|bad| named(Endpoint::Responses, bad))?;
@@ -294,7 +299,6 @@ impl<'a> Given<'a> {
             ("prompt_cache_key", self.prompt_cache_key, "null"),
             ("reasoning", reasoning, r#"{"effort":null,"summary":null}"#),
             ("safety_identifier", self.safety_identifier, "null"),
-            ("service_tier", self.service_tier, "\"default\""),
             ("temperature", self.temperature, "null"),
             ("text", text, r#"{"format":{"type":"text"}}"#),
             ("tool_choice", self.tool_choice, "\"auto\""),

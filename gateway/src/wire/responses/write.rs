@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use policies::Usage;
+use policies::{ServiceTier, Usage};
 use serde_json::json;
 
 /// Most items of one answer: what a provider writes beyond is left out.
@@ -28,9 +28,9 @@ pub struct Responses {
     sequence: u64,
     begun: bool,
     items: Vec<Item>,
-    /// Whether the last item is still open.
-    open: bool,
     finish: Option<FinishReason>,
+    /// The service tier that served it, where that was told.
+    served: Option<ServiceTier>,
 }
 
 /// How the response stands.
@@ -47,7 +47,12 @@ impl Responses {
     /// A writer for one answer.
     #[must_use]
     pub fn new(head: AnswerHead, ask: ResponsesAsk) -> Self {
-        Self { head, ask, sequence: 0, begun: false, items: Vec::new(), open: false, finish: None }
+        Self { head, ask, sequence: 0, begun: false, items: Vec::new(), finish: None, served: None }
+    }
+
+    /// Notes the service tier that served the answer.
+    pub fn served(&mut self, service: ServiceTier) {
+        self.served = Some(service).filter(|service| *service != ServiceTier::Unknown);
     }
 
     /// Writes a piece of a streamed answer.
@@ -87,7 +92,7 @@ impl Responses {
         let mut last = Vec::new();
         let mut out = |frame: Bytes| last.extend_from_slice(&frame);
         self.begin(&mut out);
-        self.close(&mut out);
+        self.close_all(&mut out);
         let standing = Standing::Ended { usage, cost };
         let response = self.response(standing);
         self.keep(&response);
@@ -117,7 +122,7 @@ impl Responses {
         for delta in answer.into_deltas() {
             self.delta(&delta, &mut |_| {});
         }
-        self.close(&mut |_| {});
+        self.close_all(&mut |_| {});
         let response = Bytes::from(self.response(Standing::Ended { usage, cost }));
         self.keep(&response);
         response
@@ -135,9 +140,7 @@ impl Responses {
     }
 
     fn said(&mut self, delta: &Delta, refusal: bool, text: &str, out: &mut impl FnMut(Bytes)) {
-        if !self.open
-            || !matches!(self.items.last(), Some(Item { kind: ItemKind::Message { .. }, .. }))
-        {
+        if !self.goes_on(|kind| matches!(kind, ItemKind::Message { .. })) {
             self.open("msg", ItemKind::Message { parts: Vec::new() }, out);
         }
         if self.last_part().is_none_or(|(_, part)| part.refusal != refusal) {
@@ -170,9 +173,7 @@ impl Responses {
     }
 
     fn thought(&mut self, text: &str, out: &mut impl FnMut(Bytes)) {
-        if !self.open
-            || !matches!(self.items.last(), Some(Item { kind: ItemKind::Reasoning { .. }, .. }))
-        {
+        if !self.goes_on(|kind| matches!(kind, ItemKind::Reasoning { .. })) {
             let empty = ItemKind::Reasoning { text: String::new(), signature: String::new() };
             self.open("rs", empty, out);
             self.item_event("response.content_part.added", out, |it| {
@@ -196,6 +197,10 @@ impl Responses {
             |item: &&mut Item| matches!(&item.kind, ItemKind::Call(call) if call.number == number);
         let mut found = self.items.iter_mut().enumerate();
         let Some((index, item)) = found.rfind(|(_, item)| of(item)) else { return };
+        // One that was whole has been told so: what follows is white space.
+        if item.progress != Progress::Open {
+            return;
+        }
         let ItemKind::Call(call) = &mut item.kind else { return };
         call.input.push_str(piece);
         let (id, name) = (item.id.clone(), [call.event(), ".delta"].concat());
@@ -206,57 +211,76 @@ impl Responses {
         }));
     }
 
-    /// Opens an item, after closing the one before it.
+    /// Whether the last item is open and of this kind.
+    fn goes_on(&self, is_kind: impl Fn(&ItemKind) -> bool) -> bool {
+        let last = self.items.last();
+        last.is_some_and(|item| item.progress == Progress::Open && is_kind(&item.kind))
+    }
+
+    /// Opens an item, after closing those before it of which no more can come.
     fn open(&mut self, prefix: &str, kind: ItemKind, out: &mut impl FnMut(Bytes)) {
-        self.close(out);
+        for at in 0..self.items.len() {
+            if self.items.get(at).is_some_and(|item| !item.is_open_call()) {
+                self.close(at, out);
+            }
+        }
         if self.items.len() >= ITEMS_MAX {
             return;
         }
         let number = self.items.len();
         let of = self.head.id.strip_prefix("resp_").unwrap_or(&self.head.id);
-        let item = Item { id: format!("{prefix}_{of}{number:02x}"), kind };
+        let item =
+            Item { id: format!("{prefix}_{of}{number:02x}"), kind, progress: Progress::Open };
         let mut written = Vec::new();
         item.put(Progress::Open, &mut written);
         self.items.push(item);
-        self.open = true;
         out(self.event("response.output_item.added", |it| {
             it.raw("output_index", &number.to_string());
             it.member("item").extend_from_slice(&written);
         }));
     }
 
-    /// Closes the open item.
-    fn close(&mut self, out: &mut impl FnMut(Bytes)) {
-        if !std::mem::take(&mut self.open) {
+    /// Closes every item that is open.
+    fn close_all(&mut self, out: &mut impl FnMut(Bytes)) {
+        for at in 0..self.items.len() {
+            self.close(at, out);
+        }
+    }
+
+    /// Closes an item, where it is open.
+    fn close(&mut self, at: usize, out: &mut impl FnMut(Bytes)) {
+        let is_last = at + 1 == self.items.len();
+        let cut = self.is_cut();
+        let Some(item) = self.items.get_mut(at) else { return };
+        if item.progress != Progress::Open {
             return;
         }
-        self.close_part(out);
-        let Some(item) = self.items.last().cloned() else { return };
+        let is_cut = cut && (is_last || item.is_open_call());
+        item.progress = if is_cut { Progress::Cut } else { Progress::Whole };
+        let item = item.clone();
         match &item.kind {
-            ItemKind::Message { .. } => {}
+            ItemKind::Message { .. } => self.close_part(out),
             ItemKind::Reasoning { text, .. } => {
-                self.item_event("response.reasoning_text.done", out, |it| {
+                self.event_of(at, "response.reasoning_text.done", out, |it| {
                     it.raw("content_index", "0");
                     it.text("text", text);
                 });
-                self.item_event("response.content_part.done", out, |it| {
+                self.event_of(at, "response.content_part.done", out, |it| {
                     it.raw("content_index", "0");
                     put_reasoning(text, it.member("part"));
                 });
             }
             ItemKind::Call(call) => {
                 let name = [call.event(), ".done"].concat();
-                self.item_event(&name, out, |it| {
+                self.event_of(at, &name, out, |it| {
                     it.text("name", &call.name);
                     it.text(call.member(), &call.input);
                 });
             }
         }
-        let index = self.items.len() - 1;
-        let progress = if self.is_cut() { Progress::Cut } else { Progress::Whole };
         out(self.event("response.output_item.done", |it| {
-            it.raw("output_index", &index.to_string());
-            item.put(progress, it.member("item"));
+            it.raw("output_index", &at.to_string());
+            item.put(item.progress, it.member("item"));
         }));
     }
 
@@ -298,11 +322,23 @@ impl Responses {
         out: &mut impl FnMut(Bytes),
         fill: impl FnOnce(&mut Object<'_>),
     ) {
-        let Some(item) = self.items.last() else { return };
-        let (id, index) = (item.id.clone(), self.items.len() - 1);
+        let Some(last) = self.items.len().checked_sub(1) else { return };
+        self.event_of(last, name, out, fill);
+    }
+
+    /// An event of an item.
+    fn event_of(
+        &mut self,
+        at: usize,
+        name: &str,
+        out: &mut impl FnMut(Bytes),
+        fill: impl FnOnce(&mut Object<'_>),
+    ) {
+        let Some(item) = self.items.get(at) else { return };
+        let id = item.id.clone();
         out(self.event(name, |it| {
             it.text("item_id", &id);
-            it.raw("output_index", &index.to_string());
+            it.raw("output_index", &at.to_string());
             fill(it);
         }));
     }
@@ -337,6 +373,17 @@ impl Responses {
         }
     }
 
+    /// The service tier as JSON: the one that served, once that can be known; `auto` serves none.
+    fn service_tier(&self, standing: Standing<'_>) -> &str {
+        match (standing, self.served) {
+            (Standing::Ended { .. }, Some(ServiceTier::Standard)) => "\"default\"",
+            (Standing::Ended { .. }, Some(ServiceTier::Flex)) => "\"flex\"",
+            (Standing::Ended { .. }, Some(ServiceTier::Priority)) => "\"priority\"",
+            (Standing::Ended { .. }, None) if self.ask.service_tier == "\"auto\"" => "\"default\"",
+            _ => &self.ask.service_tier,
+        }
+    }
+
     /// The response object as it stands.
     fn response(&self, standing: Standing<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.ask.echo.len() + 1024);
@@ -361,12 +408,10 @@ impl Responses {
         object.raw("incomplete_details", &why.to_string());
         object.text("model", &self.head.model);
         let mut output = List::begin(object.member("output"));
-        for (at, item) in self.items.iter().enumerate() {
-            let last = at + 1 == self.items.len();
-            let progress = match status {
-                "in_progress" => Progress::Open,
-                "failed" | "incomplete" if last => Progress::Cut,
-                _ => Progress::Whole,
+        for item in &self.items {
+            let progress = match item.progress {
+                Progress::Open if status == "failed" => Progress::Cut,
+                progress => progress,
             };
             item.put(progress, output.next());
         }
@@ -375,6 +420,7 @@ impl Responses {
             Standing::Ended { usage, cost } => put_usage(object.member("usage"), usage, cost),
             _ => object.raw("usage", "null"),
         }
+        object.raw("service_tier", self.service_tier(standing));
         object.end();
         // The rest repeats the request.
         out.pop();

@@ -206,6 +206,76 @@ fn the_events_of_a_response_are_numbered_and_named() {
     }
 }
 
+/// The data of the events of an answer whose calls a provider writes side by side.
+fn side_by_side(endpoint: Endpoint) -> Vec<Value> {
+    let call = |index, id: &str| DeltaKind::ToolCall { index, id: id.into(), name: "look".into() };
+    let says = |index, json: &str| DeltaKind::ToolArguments { index, json: json.into() };
+    let kinds = [
+        call(0, "call_a"),
+        says(0, "{\"a\":"),
+        call(1, "call_b"),
+        says(1, "{\"b\":{}"),
+        call(2, "call_c"),
+        says(0, "1}"),
+        says(1, "}"),
+        says(2, "{}"),
+        DeltaKind::Text("Wait.".into()),
+    ];
+    let pieces: Vec<_> = kinds.into_iter().map(|kind| Delta::new(0, kind)).collect();
+    let streamed = stream(&mut outer(endpoint, &simple(endpoint, &json!({}))), &pieces);
+    let data = streamed.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+/// Which event of `names` came for which item, by its number in `at`.
+fn told<'e>(events: &'e [Value], names: &[&'e str], at: &str) -> Vec<(&'e str, u64)> {
+    let named = events.iter().filter_map(|event| {
+        Some((*names.iter().find(|name| event["type"] == **name)?, event[at].as_u64()?))
+    });
+    named.collect()
+}
+
+#[test]
+fn calls_that_come_side_by_side_are_whole_when_they_are_told_so() {
+    let events = side_by_side(Endpoint::Responses);
+    let ended = ["response.output_item.done", "response.function_call_arguments.delta"];
+    assert_eq!(
+        told(&events, &ended, "output_index"),
+        [
+            (ended[1], 0),
+            (ended[1], 1),
+            (ended[1], 0),
+            (ended[1], 1),
+            (ended[1], 2),
+            (ended[0], 0),
+            (ended[0], 1),
+            (ended[0], 2),
+            (ended[0], 3),
+        ]
+    );
+    let done = events.iter().filter(|event| event["type"] == ended[0]).map(|event| &event["item"]);
+    let done: Vec<_> = done.cloned().collect();
+    let arguments: Vec<_> = done.iter().map(|item| item["arguments"].as_str()).collect();
+    assert_eq!(arguments, [Some("{\"a\":1}"), Some("{\"b\":{}}"), Some("{}"), None]);
+    assert_eq!(events.last().unwrap()["response"]["output"], json!(done));
+}
+
+#[test]
+fn calls_that_come_side_by_side_are_blocks_one_after_the_other() {
+    let events = side_by_side(Endpoint::Messages);
+    let names = ["content_block_start", "content_block_delta", "content_block_stop"];
+    let told = told(&events, &names, "index");
+    let blocks: Vec<_> = told.iter().map(|(_, block)| *block).collect();
+    assert!(blocks.is_sorted(), "{told:?}");
+    let input = |block: u64| {
+        let of = events.iter().filter(|event| event["index"] == block);
+        of.filter_map(|event| event["delta"]["partial_json"].as_str()).collect::<String>()
+    };
+    assert_eq!([input(0), input(1), input(2)], ["{\"a\":1}", "{\"b\":{}}", "{}"]);
+    let stops = told.iter().filter(|(name, _)| *name == names[2]).count();
+    assert_eq!((stops, blocks.last()), (4, Some(&3)));
+}
+
 #[test]
 fn how_an_answer_ended_is_told_in_each_formats_words() {
     let end = |endpoint, finish: FinishReason| {
