@@ -293,6 +293,13 @@ async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
     let refused = gate.post("/v1/responses", &next).await;
     assert_eq!(refused.error().param.as_deref(), Some("previous_response_id"));
     assert_eq!(gate.get(&format!("/v1/responses/{id}")).await.status, 404);
+    let referring = |first: &Value| {
+        let said = json!({"type": "item_reference", "id": first["output"][0]["id"]});
+        json!({"model": "auto", "input": [{"role": "user", "content": "Hi."}, said,
+               {"role": "user", "content": "And?"}]})
+    };
+    let refused = gate.post("/v1/responses", &referring(&first.json())).await;
+    assert_eq!(refused.error().param.as_deref(), Some("input[1].id"));
 
     let cloud = StandIn::start().await.unwrap();
     let gate = Gate::builder().cloud(&cloud).ledger("[responses]\nstore = true").start().await;
@@ -302,6 +309,8 @@ async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
     gate.post("/v1/responses", &next).await.ok();
     let said = cloud.asked().pop().unwrap().json()["messages"].clone();
     assert_eq!(said[1], json!({"role": "assistant", "content": "All is well in the cloud."}));
+    gate.post("/v1/responses", &referring(&first.json())).await.ok();
+    assert_eq!(cloud.asked().pop().unwrap().json()["messages"], said);
     let path = format!("/v1/responses/{id}");
     assert_eq!(gate.get(&path).await.ok().json(), first.json());
     let given = gate.get(&format!("{path}/input_items")).await.ok().json();

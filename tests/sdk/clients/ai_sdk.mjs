@@ -18,7 +18,10 @@ const providers = {
 };
 const [, , name = "compatible"] = process.argv;
 const provider = providers[name]();
-const ask = (prompt) => ({ model: provider(checks.MODEL), prompt, maxOutputTokens: 64, temperature: 0, maxRetries: 0 });
+// Where the gateway keeps no answers, their items have to be sent and not their ids.
+const unkept = { providerOptions: { openai: { store: false } } };
+const asked = { model: provider(checks.MODEL), maxOutputTokens: 64, temperature: 0, maxRetries: 0, ...unkept };
+const ask = (prompt) => ({ ...asked, prompt });
 
 async function chat() {
   const { text, usage } = await generateText(ask(checks.QUESTION));
@@ -54,6 +57,13 @@ async function tools() {
   checks.said(text);
 }
 
+async function turns() {
+  const messages = [{ role: "user", content: checks.QUESTION }];
+  const first = await generateText({ ...asked, messages });
+  messages.push(...first.response.messages, { role: "user", content: "And another one." });
+  checks.said((await generateText({ ...asked, messages })).text);
+}
+
 async function structured() {
   const { output } = await generateText({ ...ask(checks.ASK_FRUIT), output: Output.object({ schema: checks.Fruit }) });
   checks.fits(output);
@@ -65,6 +75,6 @@ async function embeddings() {
 }
 
 const { version } = createRequire(import.meta.url)("ai/package.json");
-const abilities = [chat, stream, tools, structured];
+const abilities = [chat, stream, turns, tools, structured];
 if (name !== "anthropic") abilities.push(embeddings);
 await checks.report(version, ...abilities);

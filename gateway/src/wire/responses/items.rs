@@ -1,5 +1,6 @@
 //! Input items as chat messages.
 
+use super::referred::Referred;
 use crate::wire::{
     BadRequest, check,
     json::{self, Kind},
@@ -26,7 +27,11 @@ struct Chat<'o> {
 }
 
 /// Writes the input as chat messages after those in `out`, separated by commas.
-pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
+pub(super) fn messages(
+    raw: &str,
+    referred: &mut Referred<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), BadRequest> {
     match json::kind(raw) {
         Kind::String => {
             check::string("input", raw)?;
@@ -35,7 +40,9 @@ pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
         }
         Kind::Array => {
             let mut chat = Chat { out, speaking: None, shown: Vec::new(), held: Vec::new() };
-            json::elements(raw, |index, item: Result<&RawValue, _>| chat.item(index, item?.get()))?;
+            json::elements(raw, |index, item: Result<&RawValue, _>| {
+                chat.item(index, item?.get(), referred)
+            })?;
             chat.close();
             if chat.out.is_empty() {
                 return Err(BadRequest::value("input", "`input` must have at least one item"));
@@ -47,7 +54,12 @@ pub(super) fn messages(raw: &str, out: &mut Vec<u8>) -> Result<(), BadRequest> {
 }
 
 impl Chat<'_> {
-    fn item(&mut self, index: usize, raw: &str) -> Result<(), BadRequest> {
+    fn item(
+        &mut self,
+        index: usize,
+        raw: &str,
+        referred: &mut Referred<'_>,
+    ) -> Result<(), BadRequest> {
         let at = format_args!("input[{index}]");
         let [kind, role] = check::members(at, raw, ["type", "role"])?;
         let param = format_args!("{at}.type");
@@ -75,6 +87,12 @@ impl Chat<'_> {
             Some("function_call_output" | "custom_tool_call_output") => self.result(at, raw),
             // What a model thought is its provider's to keep; it is not shown to another.
             Some("reasoning") => Ok(()),
+            Some("item_reference") => {
+                let [id] = strings(at, raw, ["id"])?;
+                let param = format_args!("{at}.id");
+                let item = referred.item(param, &check::string(param, id)?)?;
+                self.item(index, item.get(), referred)
+            }
             Some(other) => Err(BadRequest::unsupported(
                 param,
                 format!("items of type `{}` are not served", other.escape_debug()),

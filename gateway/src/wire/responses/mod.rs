@@ -2,7 +2,8 @@
 //! written from deltas as a response object or as the events of its stream in their order.
 //!
 //! A conversation can be continued by `previous_response_id` where the operator keeps answers
-//! ([`Kept`]): in memory, within limits, for the key that asked. Nothing is kept otherwise.
+//! ([`Kept`]): in memory, within limits, for the key that asked; its items can then be named by their
+//! ids. Nothing is kept otherwise.
 //!
 //! **Invariant:** what cannot be served is refused by its name, never left out in silence. Tools that
 //! OpenAI runs itself are such, and so is everything that needs a store where there is none.
@@ -12,6 +13,7 @@ mod items;
 mod kept;
 mod output;
 mod read;
+mod referred;
 mod tools;
 mod write;
 

@@ -1,6 +1,6 @@
 //! A response request as the chat request that asks the same.
 
-use super::{Keep, Kept, ResponsesAsk, items, tools};
+use super::{Keep, Kept, ResponsesAsk, items, referred::Referred, tools};
 use crate::{
     ledger::{Endpoint, KeyId},
     wire::{
@@ -73,7 +73,7 @@ pub fn read_response(
     let before = given.before(context)?;
     let mut conversation = before.map(Vec::from).unwrap_or_default();
     let input = given.input.ok_or_else(|| BadRequest::missing("input"))?;
-    items::messages(input, &mut conversation)?;
+    items::messages(input, &mut Referred::new(context), &mut conversation)?;
     let tools = given.tools.map(tools::read).transpose()?.unwrap_or_default();
     let inner = given.to_chat(&conversation, &tools)?;
     let stores = given.boolean("store", given.store)?.unwrap_or(true);

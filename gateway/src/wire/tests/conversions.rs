@@ -493,6 +493,7 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (json!({"tools": [{"type": "code_interpreter"}]}), "tools[0].type"),
         (json!({"input": [{"type": "computer_call"}]}), "input[0].type"),
+        (json!({"input": [{"type": "item_reference", "id": "msg_100"}]}), "input[0].id"),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}),
             "input[0].content[0].type",
@@ -536,6 +537,21 @@ async fn a_conversation_goes_on_from_a_kept_answer() {
         ]),
         "instructions are those of their own request"
     );
+    let named = |ids: &[&str]| {
+        let named = ids.iter().map(|id| json!({"type": "item_reference", "id": id}));
+        let input: Vec<_> = named.chain(second["input"].as_array().unwrap().clone()).collect();
+        asked_with(Endpoint::Responses, &json!({"model": "auto", "input": input}), Some(&kept))
+    };
+    let request = named(&["rs_100", "msg_101", "fc_102", "fc_103"]).unwrap();
+    let by_ids: Value = serde_json::from_slice(&request.body).unwrap();
+    let messages = body["messages"].as_array().unwrap();
+    assert_eq!(by_ids["messages"], json!(messages[1..]), "the same by the ids of its items");
+    for (ids, at) in
+        [(&["msg_101", "msg_101"][..], 1), (&["msg_104"], 0), (&["msg_201"], 0), (&["x"], 0)]
+    {
+        let bad = named(ids).unwrap_err();
+        assert_eq!(bad.param, Some(format!("input[{at}].id")), "{ids:?}");
+    }
     let unkept = json!({"model": "auto", "input": "Hi.", "store": false});
     let request = asked_with(Endpoint::Responses, &unkept, Some(&kept)).unwrap();
     assert!(request.responses.unwrap().keep.is_none(), "`store` is respected");
