@@ -2,22 +2,24 @@
 //!
 //! **Invariants:** open connections are limited; a connection that sends no head in time is closed, so
 //! is one whose client stopped reading its answer, and one on which nothing is asked is ended in good
-//! order;
+//! order; who still sends when it is answered can read the answer;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
 //! end, then they are cut, and the function returns only when none is left.
 
 mod idle;
+mod lingering;
 mod stalled;
 mod streams;
 
 use crate::tls::Tls;
-use axum::{body::Body, extract::Request, response::Response};
+use axum::{extract::Request, response::Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use idle::Traffic;
+use lingering::Lingering;
 use stalled::Stalled;
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use streams::Streams;
@@ -136,6 +138,7 @@ where
         }
         let traffic = Traffic::new();
         let stream = Stalled::new(stream, self.limits.write_stall_max, Arc::clone(&traffic));
+        let stream = Lingering::new(stream, Arc::clone(&traffic));
         let Some(tls) = &self.tls else { return self.converse(stream, &server, &traffic).await };
         let hands = tokio::time::timeout(self.limits.header_read_max, tls.accept(stream));
         tokio::select! {
@@ -161,7 +164,9 @@ where
             hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
                 let running = traffic.begins();
                 request.extensions_mut().insert(peer);
-                let answer = service.clone().call(request.map(Body::new));
+                let version = request.version();
+                let request = request.map(|body| lingering::watched(version, body, &traffic));
+                let answer = service.clone().call(request);
                 async move { answer.await.map(|answer| running.answered(streams::handed(answer))) }
             })
         };

@@ -79,6 +79,23 @@ async fn who_sends_no_whole_body_is_told_so_and_nothing_was_asked() {
 }
 
 #[tokio::test]
+async fn who_is_refused_before_its_body_was_read_is_told_so() {
+    let (cloud, gate) = a_cloud("").await;
+    let own = head(&gate, 8 << 20);
+    let wrong = own.replace(&gate.key().secret, "tg-wrong");
+    for (head, body_bytes, status) in
+        [(wrong, 8 << 20, 401), (head(&gate, 24 << 20), 24 << 20, 413)]
+    {
+        let mut socket = connect(&gate).await;
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&vec![b' '; body_bytes]).await.expect("what it sends is taken");
+        let answer = rest(&mut socket).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    assert_eq!(cloud.counts().requests, 0);
+}
+
+#[tokio::test]
 async fn who_reads_nothing_of_its_answer_gives_its_place_back() {
     let (cloud, gate) = a_cloud("write_stall_timeout_ms = 300").await;
     // More than the sockets between us hold: sooner or later a write waits.

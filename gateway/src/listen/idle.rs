@@ -30,6 +30,8 @@ pub(super) struct Traffic {
     quiet_ms: AtomicU64,
     /// A write waits for the client.
     writes: AtomicBool,
+    /// The last request's body was given up before its end.
+    unread: AtomicBool,
 }
 
 /// A request that runs: counted until this is dropped.
@@ -54,12 +56,14 @@ impl Traffic {
             running: AtomicUsize::default(),
             quiet_ms: AtomicU64::default(),
             writes: AtomicBool::default(),
+            unread: AtomicBool::default(),
         })
     }
 
     /// Counts a request in.
     pub(super) fn begins(self: &Arc<Self>) -> Running {
         self.asked.store(true, Ordering::Relaxed);
+        self.unread.store(false, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
@@ -67,6 +71,16 @@ impl Traffic {
     /// Whether there has been a request.
     pub(super) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Says that a request's body was given up before its end.
+    pub(super) fn leaves_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last request's was.
+    pub(super) fn left_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// Says whether a write waits for the client.

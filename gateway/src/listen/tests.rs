@@ -1,7 +1,7 @@
 //! The accept loop over real sockets.
 
 use super::*;
-use axum::{Router, routing::get};
+use axum::{Router, body::Body, routing::get};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 struct Server {
@@ -98,6 +98,20 @@ async fn an_idle_connection_gives_its_place_to_who_waits_for_one() {
     let served = tokio::time::timeout(Duration::from_secs(20), ask(&mut waits)).await;
     assert!(served.expect("the place is given back").ends_with("served"));
     assert_eq!(first.read(&mut [0; 64]).await.unwrap(), 0, "the idle one is closed in order");
+}
+
+#[tokio::test]
+async fn who_is_answered_while_it_still_sends_can_read_the_answer() {
+    let router = Router::new().route("/", get(|| async { "refused" }));
+    let server = start(router, limits()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let body = vec![7; 16 << 20];
+    let head = format!("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.expect("what it sends is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("refused"), "{answer}");
 }
 
 #[tokio::test]
