@@ -232,7 +232,10 @@ async fn anthropics_paths_answer_errors_in_its_shape() {
         assert_eq!(body["type"], "error", "{body}");
         assert_eq!(body["error"]["type"], kind, "{body}");
         assert_eq!(body["request_id"], answer.id());
+        assert_eq!(answer.header("request-id"), answer.id(), "where Anthropic's SDKs look for it");
     }
+    let answer = gate.post("/v1/messages", &message(false)).await.ok();
+    assert_eq!(answer.header("request-id"), answer.id());
 }
 
 #[tokio::test]

@@ -146,13 +146,17 @@ impl Asks {
                 "x-event-schema": reference("schemas", event),
             });
         }
+        let mut headers = ANSWERED.to_vec();
+        if self.errors == Errors::Anthropic {
+            headers.push("request-id");
+        }
         let description = "The answer; with `x-tollgate-dry-run` the decision, explained.";
         Operation::new("POST", self.path, "Answers", self.id, self.summary)
             .wants(&KEYS)
             .takes(steering())
             .body(&reference("schemas", self.request), true, &self.example)
             .refuses(self.errors, &ASKED)
-            .answers_with("200", description, &content, &ANSWERED)
+            .answers_with("200", description, &content, &headers)
     }
 }
 
@@ -244,7 +248,12 @@ fn asks() -> Vec<Operation> {
         .wants(&KEYS)
         .body(&reference("schemas", "CountRequest"), true, &example)
         .refuses(Errors::Anthropic, &ASKED)
-        .answers_with("200", "The count.", &counted, &["x-request-id", "x-tollgate-count"]),
+        .answers_with(
+            "200",
+            "The count.",
+            &counted,
+            &["request-id", "x-request-id", "x-tollgate-count"],
+        ),
     );
     operations
 }

@@ -151,6 +151,7 @@ pub(super) fn headers() -> Value {
     );
     id["required"] = Value::Bool(true);
     json!({
+        "request-id": id,
         "x-request-id": id,
         "x-tollgate-route": header("The route that answered.", text.clone()),
         "x-tollgate-rule": header("The rule of the policy that decided.", text.clone()),
@@ -178,9 +179,13 @@ pub(super) fn headers() -> Value {
 
 pub(super) fn responses() -> Map<String, Value> {
     let mut responses = Map::new();
-    for (prefix, schema) in [("Error", "Error"), ("MessagesError", "MessagesError")] {
+    // Anthropic's name of the id is in answers of its format alone.
+    let anthropics: &[&str] = &["request-id"];
+    for (prefix, schema, ids) in
+        [("Error", "Error", &[][..]), ("MessagesError", "MessagesError", anthropics)]
+    {
         for (status, description, own) in REFUSALS {
-            let names = REFUSED.iter().chain(own);
+            let names = REFUSED.iter().chain(own).chain(ids);
             let headers: Map<String, Value> =
                 names.map(|name| ((*name).to_owned(), reference("headers", name))).collect();
             let content = json!({ "application/json": { "schema": reference("schemas", schema) } });

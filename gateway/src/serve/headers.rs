@@ -20,6 +20,8 @@ use policies::{
 use std::{net::IpAddr, time::Duration};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same in Anthropic's API, whose SDKs read no other.
+const ANTHROPICS_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const ROUTE: HeaderName = HeaderName::from_static("x-tollgate-route");
 const RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
 const POLICY: HeaderName = HeaderName::from_static("x-tollgate-policy");
@@ -258,6 +260,13 @@ pub(super) fn of_id(id: RequestId) -> HeaderValue {
 pub(super) fn request_id(gateway: &Gateway, response: &mut Response) {
     if !response.headers().contains_key(&REQUEST_ID) {
         response.headers_mut().insert(REQUEST_ID, of_id(gateway.books.request_id()));
+    }
+}
+
+/// Gives a response its request id under Anthropic's name too.
+pub(super) fn anthropics_request_id(response: &mut Response) {
+    if let Some(id) = response.headers().get(&REQUEST_ID).cloned() {
+        response.headers_mut().insert(ANTHROPICS_REQUEST_ID, id);
     }
 }
 

@@ -23,7 +23,7 @@ const REQUEST_HEADERS: &str = "authorization, content-type, x-api-key, anthropic
     x-stainless-timeout, x-tollgate-tags, x-tollgate-max-cost-usd, x-tollgate-deadline-ms, \
     x-tollgate-cache, x-tollgate-parent, x-tollgate-step, x-tollgate-dry-run";
 /// Headers a page may read.
-const RESPONSE_HEADERS: &str = "x-request-id, retry-after, retry-after-ms, x-should-retry, \
+const RESPONSE_HEADERS: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, \
     x-tollgate-route, x-tollgate-rule, x-tollgate-policy, x-tollgate-attempts, x-tollgate-cache, \
     x-tollgate-output-cap, x-tollgate-cost-usd, x-tollgate-count, idempotent-replayed, x-ratelimit-limit-requests, \
     x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
@@ -61,6 +61,7 @@ where
     };
     headers::request_id(gateway, &mut response);
     if is_anthropics {
+        headers::anthropics_request_id(&mut response);
         response = translated(response).await;
     }
     if let Some(origin) = allowed {

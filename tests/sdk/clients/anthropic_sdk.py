@@ -21,6 +21,7 @@ def chat() -> None:
     message = client.messages.create(**ask(checks.QUESTION), system="Be brief.")
     checks.said(text_of(message))
     checks.counted(message.usage.input_tokens, message.usage.output_tokens)
+    assert (message._request_id or "").startswith("req_"), message._request_id
 
 
 def stream() -> None:
