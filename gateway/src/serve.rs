@@ -48,7 +48,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, any, get, post},
 };
 use decided::decided;
 use facts::{admitted, facts};
@@ -127,11 +127,16 @@ pub(crate) fn router(gateway: &Arc<Gateway>, planes: Planes) -> Router {
             .nest("/admin/v1", crate::admin::router(Arc::clone(gateway)))
             .nest("/v1/organization", crate::admin::organization(Arc::clone(gateway)));
     }
+    // Not ids of answers: what OpenAI has there is not here.
     router
-        .fallback(
-            |request: Request| async move { Refusal::NoSuchPath(request.uri().path().to_owned()) },
-        )
+        .route("/v1/responses/compact", any(no_such_path))
+        .route("/v1/responses/input_tokens", any(no_such_path))
+        .fallback(no_such_path)
         .with_state(Arc::clone(gateway))
+}
+
+async fn no_such_path(request: Request) -> Refusal {
+    Refusal::NoSuchPath(request.uri().path().to_owned())
 }
 
 /// Every path of [`router`].

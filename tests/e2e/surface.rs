@@ -316,6 +316,12 @@ async fn a_response_goes_on_from_a_kept_one_and_only_where_they_are_kept() {
     assert_eq!(cloud.asked().pop().unwrap().json()["messages"], said);
     let path = format!("/v1/responses/{id}");
     assert_eq!(gate.get(&path).await.ok().json(), first.json());
+    let streamed = gate.get(&format!("{path}?stream=true")).await;
+    assert_eq!((streamed.status, streamed.error().param.as_deref()), (400, Some("stream")));
+    for word in ["input_tokens", "compact"] {
+        let path = format!("/v1/responses/{word}");
+        assert_eq!(gate.post(&path, &json!({})).await.status, 404, "{word} is no id of an answer");
+    }
     let given = gate.get(&format!("{path}/input_items")).await.ok().json();
     assert_eq!(given["data"][0]["content"], json!([{"type": "input_text", "text": "Hi."}]));
     assert_eq!((&given["has_more"], &given["last_id"]), (&json!(false), &given["data"][0]["id"]));

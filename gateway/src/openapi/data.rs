@@ -292,10 +292,13 @@ fn kept() -> Vec<Operation> {
     ];
     vec![
         Operation::new("GET", path, "Answers", "getResponse", "An answer that was kept.")
-            .says("For the key that asked for it, while `[responses]` keeps it.")
+            .says(
+                "For the key that asked for it, while `[responses]` keeps it; whole: `stream=true` is \
+                 refused.",
+            )
             .wants(&KEYS)
             .answers("200", "The answer.", &reference("schemas", "Response"))
-            .refuses(Errors::OpenAi, &refused),
+            .refuses(Errors::OpenAi, &["400", "401", "404", "429"]),
         Operation::new("DELETE", path, "Answers", "deleteResponse", "Forgets an answer.")
             .wants(&KEYS)
             .answers("200", "It is forgotten.", &deleted)

@@ -5,7 +5,7 @@ use super::{Gateway, headers};
 use crate::{
     ledger::KeyId,
     refusal::Refusal,
-    wire::{InputPage, Kept},
+    wire::{BadRequest, InputPage, Kept},
 };
 use axum::{
     Json,
@@ -23,6 +23,7 @@ pub(super) async fn show(
     request: Request,
 ) -> Result<Response, Refusal> {
     let (kept, owner) = kept(&gateway, &request)?;
+    refuse_stream(&request)?;
     let response = kept.and_then(|kept| kept.response(&id, &owner)).ok_or_else(|| absent(&id))?;
     let mut response = Body::from(response).into_response();
     let json = HeaderValue::from_static("application/json");
@@ -50,9 +51,25 @@ pub(super) async fn input_items(
 ) -> Result<Json<Box<RawValue>>, Refusal> {
     let (kept, owner) = kept(&gateway, &request)?;
     let items = kept.and_then(|kept| kept.input_items(&id, &owner)).ok_or_else(|| absent(&id))?;
-    let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
-    let page = InputPage::read(&asked.map(|Query(asked)| asked).unwrap_or_default())?;
+    let page = InputPage::read(&pairs(&request))?;
     Ok(Json(page.of(items)))
+}
+
+/// Refuses an answer as a stream: its events are not kept.
+fn refuse_stream(request: &Request) -> Result<(), Refusal> {
+    let asked = pairs(request);
+    let streamed = asked.iter().any(|(name, value)| name == "stream" && value != "false");
+    if !streamed {
+        return Ok(());
+    }
+    let message = "`stream`: an answer that was kept is given whole";
+    Err(BadRequest::unsupported("stream", message).into())
+}
+
+/// The pairs of the query string.
+fn pairs(request: &Request) -> Vec<(String, String)> {
+    let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    asked.map(|Query(asked)| asked).unwrap_or_default()
 }
 
 /// The answers that are kept, and whose may be seen.
