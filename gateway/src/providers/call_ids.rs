@@ -81,6 +81,10 @@ impl CallIds {
             #[serde(borrow, default)]
             tool_use_id: Option<&'a RawValue>,
         }
+        // Most conversations have no calls, and are not read again.
+        if memchr::memmem::find(messages.as_bytes(), b"\"tool_").is_none() {
+            return Cow::Borrowed(messages);
+        }
         let mut out = String::new();
         let mut from = 0;
         for message in elements::<Message<'_>>(messages) {

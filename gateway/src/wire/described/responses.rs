@@ -218,6 +218,12 @@ fn item() -> Value {
                 "required": ["type"],
                 "description": "What a model thought is its provider's to keep: left out.",
             },
+            {
+                "type": "object",
+                "properties": { "type": { "const": "item_reference" }, "id": text },
+                "required": ["type", "id"],
+                "description": "An item of an answer that `[responses]` keeps, once.",
+            },
         ],
     })
 }

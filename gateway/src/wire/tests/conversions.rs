@@ -87,6 +87,15 @@ fn a_result_that_is_an_error_says_so_where_a_chat_has_no_place_for_it() {
 }
 
 #[test]
+fn a_call_in_a_users_message_is_refused_by_its_place() {
+    let call = json!({"type": "tool_use", "id": "t", "name": "f", "input": {}});
+    let body = json!({"model": "auto", "max_tokens": 9,
+        "messages": [{"role": "user", "content": [call]}]});
+    let bad = asked(Endpoint::Messages, &body).unwrap_err();
+    assert_eq!(bad.param.as_deref(), Some("messages[0].content"));
+}
+
+#[test]
 fn a_response_request_asks_the_same_as_a_chat() {
     converts(Endpoint::Responses, "responses");
 }
@@ -460,11 +469,6 @@ fn what_cannot_be_served_is_refused_by_its_name() {
             "messages[0].content[0].type",
         ),
         (
-            json!({"messages": [{"role": "user", "content": [
-                {"type": "tool_use", "id": "t", "name": "f", "input": {}}]}]}),
-            "messages[0].content",
-        ),
-        (
             json!({"messages": [{"role": "user", "content": [{"type": "document",
             "source": {"type": "base64", "data": ""}}]}]}),
             "messages[0].content[0].source.type",
@@ -493,7 +497,6 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (json!({"tools": [{"type": "code_interpreter"}]}), "tools[0].type"),
         (json!({"input": [{"type": "computer_call"}]}), "input[0].type"),
-        (json!({"input": [{"type": "item_reference", "id": "msg_100"}]}), "input[0].id"),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}),
             "input[0].content[0].type",
@@ -552,6 +555,10 @@ async fn a_conversation_goes_on_from_a_kept_answer() {
         let bad = named(ids).unwrap_err();
         assert_eq!(bad.param, Some(format!("input[{at}].id")), "{ids:?}");
     }
+    let reference = json!([{"type": "item_reference", "id": "msg_101"}]);
+    let nowhere = json!({"model": "auto", "input": reference});
+    let bad = asked(Endpoint::Responses, &nowhere).unwrap_err();
+    assert_eq!(bad.param.as_deref(), Some("input[0].id"), "nothing is kept");
     let unkept = json!({"model": "auto", "input": "Hi.", "store": false});
     let request = asked_with(Endpoint::Responses, &unkept, Some(&kept)).unwrap();
     assert!(request.responses.unwrap().keep.is_none(), "`store` is respected");
