@@ -9,6 +9,7 @@ use crate::{
     config::DailyExport,
     ledger::{Books, Filter},
     serve::Gateway,
+    store::disk::sync_parent,
 };
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use std::{
@@ -51,44 +52,54 @@ pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
 /// Does what is due. Blocking.
 ///
 /// # Errors
-/// What could not be read or written. Days that it does not concern have their files; nothing is
-/// dropped before all have.
+/// What could not be read or written; the rest is done. Nothing is dropped of a day that has no file
+/// because of it, or of a later one.
 pub fn once(gateway: &Gateway) -> io::Result<()> {
     let config = &gateway.config.ledger;
     let today = gateway.clock.unix_ms() / DAY_MS;
+    let (mut until, mut outcome) = (today, Ok(()));
     if let Some(form) = config.daily_export {
         let dir = gateway.config.data_dir.join("exports");
         fs::create_dir_all(&dir)?;
-        export(&gateway.books, form, &dir, today)?;
+        (until, outcome) = export(&gateway.books, form, &dir, today);
     }
     if let Some(days) = config.keep_days {
-        let before = today.saturating_sub(u64::from(days)) * DAY_MS;
+        let before = today.saturating_sub(u64::from(days)).min(until) * DAY_MS;
         let retired = gateway.books.retire(before).map_err(io::Error::other)?;
         if retired.segments > 0 {
             let (segments, entries) = (retired.segments, retired.entries);
             tracing::info!(segments, entries, "old segments of the ledger were dropped");
         }
     }
-    Ok(())
+    outcome
 }
 
 /// Writes the days (UTC) before `today` that have no file, and those of which something was adjusted
-/// since theirs was written.
+/// since theirs was written. A day of which entries were dropped gets no file any more: it would be a
+/// part under the name of the whole.
 ///
-/// # Errors
-/// The first that could not be read or written; the others are.
-pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -> io::Result<()> {
+/// Returns the day before which every one has the file that it wants, and the first error of those that
+/// have not.
+pub(crate) fn export(
+    books: &Books,
+    form: DailyExport,
+    dir: &Path,
+    today: u64,
+) -> (u64, io::Result<()>) {
     let ending = match form {
         DailyExport::Csv => "csv",
         DailyExport::Jsonl => "jsonl",
         DailyExport::Focus => "focus.csv",
     };
-    let first = books.first_day().map_err(io::Error::other)?.unwrap_or(today);
+    let first = match books.first_day() {
+        Ok(first) => first.unwrap_or(today),
+        Err(error) => return (0, Err(io::Error::other(error))),
+    };
     let adjusted = books.adjusted_days();
     let file_of = |day| dir.join(format!("{}.{ending}.zst", date(day)));
     let lately = today.saturating_sub(DAYS_BACK_MAX).max(first);
     let without = (first..lately).filter(|day| !file_of(*day).exists());
-    let (old, mut outcome) = with_entries(books, without);
+    let (old, mut until, mut outcome) = with_entries(books, without, today);
     for day in first..today {
         let file = file_of(day);
         // What of the adjustments is in the file; there is none where none was made.
@@ -96,10 +107,10 @@ pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -
         let wanted = adjusted.get(&day).map_or("", String::as_str);
         let written = || {
             let due = match file.exists() {
-                true => books.keeps_all_of(day * DAY_MS) && wanted != noted(&note)?,
+                true => wanted != noted(&note)?,
                 false => day >= lately || old.contains(&day),
             };
-            if due {
+            if due && books.keeps_all_of(day * DAY_MS) {
                 write(books, form, &file, day)?;
                 if !wanted.is_empty() {
                     fs::write(&note, wanted)?;
@@ -108,14 +119,22 @@ pub(crate) fn export(books: &Books, form: DailyExport, dir: &Path, today: u64) -
             Ok(())
         };
         // One that cannot be read, or written, keeps no other one from its file.
-        outcome = outcome.and(written());
+        let written = written();
+        if written.is_err() {
+            until = until.min(day);
+        }
+        outcome = outcome.and(written);
     }
-    outcome
+    (until, outcome)
 }
 
-/// Those of these days, which are in order, on which something was written down, and whether all of
-/// them could be read. Each stretch of them is read once.
-fn with_entries(books: &Books, days: impl Iterator<Item = u64>) -> (BTreeSet<u64>, io::Result<()>) {
+/// Those of these days, which are in order, on which something was written down, the day up to which all
+/// could be read (`today`: all of them), and what could not. Each stretch of them is read once.
+fn with_entries(
+    books: &Books,
+    days: impl Iterator<Item = u64>,
+    today: u64,
+) -> (BTreeSet<u64>, u64, io::Result<()>) {
     let mut stretches: Vec<Range<u64>> = Vec::new();
     for day in days {
         match stretches.last_mut() {
@@ -123,7 +142,7 @@ fn with_entries(books: &Books, days: impl Iterator<Item = u64>) -> (BTreeSet<u64
             _ => stretches.push(day..day + 1),
         }
     }
-    let (mut found, mut outcome) = (BTreeSet::new(), Ok(()));
+    let (mut found, mut until, mut outcome) = (BTreeSet::new(), today, Ok(()));
     for stretch in stretches {
         let filter = Filter {
             from_unix_ms: Some(stretch.start * DAY_MS),
@@ -134,9 +153,12 @@ fn with_entries(books: &Books, days: impl Iterator<Item = u64>) -> (BTreeSet<u64
             found.insert(unix_ms / DAY_MS);
             true
         });
+        if read.is_err() {
+            until = until.min(stretch.start);
+        }
         outcome = outcome.and(read.map_err(io::Error::other));
     }
-    (found, outcome)
+    (found, until, outcome)
 }
 
 fn noted(note: &Path) -> io::Result<String> {
@@ -146,17 +168,27 @@ fn noted(note: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes one day out, compressed.
+/// Writes one day out, whole and durable under its name or not at all.
 fn write(books: &Books, form: DailyExport, file: &Path, day: u64) -> io::Result<()> {
     let part = file.with_extension("part");
-    let out = BufWriter::new(File::create(&part)?);
+    let written = write_part(books, form, &part, day)
+        .and_then(|()| fs::rename(&part, file))
+        .and_then(|()| sync_parent(file));
+    if written.is_err() {
+        let _renamed_or_never_made = fs::remove_file(&part);
+    }
+    written
+}
+
+/// Writes one day out, compressed.
+fn write_part(books: &Books, form: DailyExport, part: &Path, day: u64) -> io::Result<()> {
+    let out = BufWriter::new(File::create(part)?);
     let mut packed = zstd::stream::Encoder::new(out, LEVEL)?;
     packed.include_checksum(true)?;
     crate::admin::write_days(books, form, day * DAY_MS, (day + 1) * DAY_MS, &mut packed)?;
     let mut out = packed.finish()?;
     out.flush()?;
-    out.get_ref().sync_all()?;
-    fs::rename(&part, file)
+    out.get_ref().sync_all()
 }
 
 fn date(day: u64) -> Date {

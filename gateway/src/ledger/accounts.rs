@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const WINDOWS_KEPT: usize = 4;
 
 /// Sub-buckets of a rolling window that are kept: its own 61, the 60 before, and those of a clock
-/// that ran ahead.
+/// that ran ahead; where there are more, those that are farthest from it go.
 const SUB_BUCKETS_KEPT: usize = 183;
 
 /// Starts of the windows that a reservation is held in.
@@ -138,7 +138,7 @@ impl Account {
     /// Holds `amount` in the window of `start`; returns the start it is really held under.
     fn hold(&mut self, start: u64, amount: Amount) -> u64 {
         let at = match self.window.sub_bucket_ms() {
-            Some(length) => self.rolling_place(start, length),
+            Some(_) => self.rolling_place(start),
             None => self.calendar_place(start),
         };
         let balance = &mut self.balances[at];
@@ -163,10 +163,9 @@ impl Account {
         }
     }
 
-    fn rolling_place(&mut self, start: u64, length: u64) -> usize {
-        let period = length.saturating_mul(SUB_BUCKETS);
-        // One window more than counts, in case the clock steps back.
-        self.balances.retain(|balance| balance.start >= start.saturating_sub(2 * period));
+    /// Nothing is forgotten for being old, only for want of room: a clock that is ahead for a moment
+    /// makes everything look old.
+    fn rolling_place(&mut self, start: u64) -> usize {
         let place = self.balances.binary_search_by_key(&start, |balance| balance.start);
         let place = place.unwrap_or_else(|place| {
             self.balances.insert(place, Balance { start, ..Balance::default() });
@@ -175,8 +174,9 @@ impl Account {
         if self.balances.len() <= SUB_BUCKETS_KEPT {
             return place;
         }
-        // Left by a clock that ran far ahead, or the oldest there is.
-        if place + 1 < self.balances.len() {
+        let reach = |at: &Balance| at.start.abs_diff(start);
+        if self.balances.last().map(reach) > self.balances.first().map(reach) {
+            // Left by a clock that ran far ahead.
             self.balances.pop();
             return place;
         }
@@ -279,6 +279,19 @@ impl Accounts {
                 account.settle(*start, held, charge);
             }
         }
+    }
+
+    /// Without the sub-buckets that are older than twice their window by the newest one: earlier
+    /// versions forgot them.
+    pub(crate) fn lately(&self) -> Self {
+        let mut lately = self.clone();
+        for Account { window, balances } in &mut lately.0 {
+            let Some(length) = window.sub_bucket_ms() else { continue };
+            let newest = balances.last().map_or(0, |newest| newest.start);
+            let oldest = newest.saturating_sub(length.saturating_mul(2 * SUB_BUCKETS));
+            balances.retain(|balance| balance.start >= oldest);
+        }
+        lately
     }
 
     /// Start of the newest window of each calendar kind.

@@ -57,6 +57,9 @@ pub struct StoreState {
     pub last_commit_us: u64,
     /// Commits since the start.
     pub commits: u64,
+    /// Milliseconds by which the time of the last commit was ahead of the clock: until the clock is
+    /// there, what is written down gets that time.
+    pub ahead_ms: u64,
     /// Attempts that hold money or tokens.
     pub open_reservations: u64,
     /// Entries of free work that could not be recorded while the store failed.
@@ -425,6 +428,7 @@ impl Books {
             queue_max: PLACES_MAX,
             last_commit_us: shared.pulse.last_commit_us.load(Ordering::Relaxed),
             commits: shared.pulse.commits.load(Ordering::Relaxed),
+            ahead_ms: shared.pulse.ahead_ms.load(Ordering::Relaxed),
             open_reservations: shared.reservations.load(Ordering::Relaxed),
             lost_entries: shared.lost.load(Ordering::Relaxed),
             lost_notices: shared.lost_notices.load(Ordering::Relaxed),

@@ -16,6 +16,7 @@ use crate::store::{
     codec::v2,
     index::{Changes, IndexError, Pairs},
 };
+use policies::PolicyVersion;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ const REFUSED_BY: &[u8] = b"h";
 const ROLLUPS: &[u8] = b"r";
 const STANDING: &[u8] = b"s";
 const TOLD: &[u8] = b"t";
+/// Of a base alone: texts of policies by their versions.
+const TEXTS: &[u8] = b"x";
 const UNCOUNTED: &[u8] = b"u";
 
 #[derive(Serialize, Deserialize)]
@@ -135,6 +138,29 @@ fn put_notices(
         changes.put(TOLD, &bytes(&(notices.dropped_seq, &notices.told))?);
     }
     Ok(())
+}
+
+/// The texts of policies that a base has, and no others.
+pub(crate) fn put_texts(base: &Base, texts: &[(PolicyVersion, String)]) -> Result<(), IndexError> {
+    let mut changes = Changes::default();
+    base.remove(TEXTS, &mut changes)?;
+    for (version, text) in texts {
+        changes.put(&[TEXTS, version.0.as_bytes()].concat(), text.as_bytes());
+    }
+    base.apply(changes, &base.meta()?.unwrap_or_default())
+}
+
+/// The text of a policy that a base has.
+pub(crate) fn text(base: &Base, version: &PolicyVersion) -> Result<Option<String>, IndexError> {
+    let key = [TEXTS, version.0.as_bytes()].concat();
+    let mut found = None;
+    base.scan(&key, &mut |at, text| {
+        if at == key {
+            found = Some(String::from_utf8(text.to_vec()).map_err(|_| IndexError::Value)?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// All of a state that has no rollups, as a base of its own.

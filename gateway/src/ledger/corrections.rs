@@ -44,7 +44,23 @@ impl Books {
     /// Lost events whose charges are in no balance, where a budget's window may still miss them.
     #[must_use]
     pub fn uncounted(&self) -> u64 {
-        self.0.keeper.missed().iter().map(|missed| missed.events.events()).sum()
+        self.missed().iter().map(|missed| missed.events.events()).sum()
+    }
+
+    /// The same, stretch by stretch. Where there is no budget at all it may be among them.
+    pub(super) fn missed(&self) -> Vec<Missed> {
+        let mut missed = self.0.keeper.missed().clone();
+        if !missed.is_empty() {
+            let states = self.0.budgets.states(self.0.clock.unix_ms(), |_| true);
+            let lacks = |missed: &Missed| {
+                let concerns = |state: &BudgetState| {
+                    missed.concerns(&state.scope, state.window, state.began_unix_ms)
+                };
+                states.is_empty() || states.iter().any(concerns)
+            };
+            missed.retain(lacks);
+        }
+        missed
     }
 
     /// Books a correction on a budget: `charge` is added to what is spent in its window of now,

@@ -94,7 +94,7 @@ pub struct Recovered {
     /// Events after the last checkpoint that cannot be read: they are in no sum. Before the checkpoint
     /// nothing is lost but the entries themselves.
     pub lost: Vec<Lost>,
-    /// Those among them, and among what was lost before, whose charges no balance has.
+    /// Those among them, and among what was lost before, whose charges a budget lacks.
     pub uncounted: Vec<Uncounted>,
 }
 
@@ -156,15 +156,16 @@ impl Books {
             return Err(OpenError::InUse(config.dir));
         };
         let journal_dir = config.dir.join("journal");
+        let mut recovered = Recovered::default();
+        let ballast = ballast(&*disk, &config);
+        let found = journal::find(&journal_dir)?;
+        let end = found.next_seq();
+        let (index, mut derived) = open_index(&config.dir, end, &clock, &mut recovered)?;
+        let known = known_until(&journal_dir, end, &derived);
         let Opened { catalogue, live, torn_bytes, kinds } =
-            journal::open(&*disk, &journal_dir, clock.unix_ms())?;
+            found.open(&*disk, clock.unix_ms(), known)?;
         let catalogue = Arc::new(catalogue);
-        let mut recovered = Recovered { torn_bytes, ..Recovered::default() };
-        let mut ballast = Ballast::new(&config.dir, config.ballast_bytes);
-        if disk.free_bytes(&config.dir).is_ok_and(|free| free < OPENING_BYTES) {
-            ballast.give_up();
-        }
-        let (index, mut derived) = open_index(&config.dir, &catalogue, &clock, &mut recovered)?;
+        recovered.torn_bytes = torn_bytes;
         let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
         let saved_seq = replay(&catalogue, index.as_ref(), &mut derived, &mut recovered, spares)?;
 
@@ -172,8 +173,7 @@ impl Books {
         let writer =
             Writer::resume(Arc::clone(&disk), Arc::clone(&catalogue), &live, entries, codec::ENTRY)
                 .map_err(io)?;
-        let zone = Zone::from(&config.time_zone);
-        let configured = Configured::now(&derived, zone, &config.global_budgets, clock.unix_ms());
+        let configured = configured(&config, &derived, clock.unix_ms());
         let known = derived.configured.clone();
         let budgets = Arc::new(budgets(&config, &configured, &derived, clock.unix_ms()));
         let groups = RwLock::new(derived.groups.clone());
@@ -216,6 +216,7 @@ impl Books {
             threads: Mutex::new(threads),
             _lock: lock,
         }));
+        recovered.uncounted = books.missed().into_iter().map(|missed| missed.events).collect();
         recovered.crashed_requests = books.end_crashed(&open)?;
         books.note_configured(known.as_ref(), &configured);
         books.tell_untold(None);
@@ -271,6 +272,20 @@ impl Books {
     }
 }
 
+/// The ballast, given up already where there is too little room to open anything.
+fn ballast(disk: &dyn Disk, config: &BooksConfig) -> Ballast {
+    let mut ballast = Ballast::new(&config.dir, config.ballast_bytes);
+    if disk.free_bytes(&config.dir).is_ok_and(|free| free < OPENING_BYTES) {
+        ballast.give_up();
+    }
+    ballast
+}
+
+/// What the configuration says of calendar windows now.
+fn configured(config: &BooksConfig, derived: &Derived, now_ms: u64) -> Configured {
+    Configured::now(derived, Zone::from(&config.time_zone), &config.global_budgets, now_ms)
+}
+
 /// Every budget with the balance it had.
 fn budgets(
     config: &BooksConfig,
@@ -301,10 +316,27 @@ fn damaged(snapshot: &Snapshot) -> Vec<(PathBuf, String)> {
     damaged.collect()
 }
 
-/// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it.
+/// The number after the last event that is known to have been durable: the index or a spare may have
+/// seen events that the journal lost at its end. 0 where there is no journal.
+fn known_until(journal: &Path, end: Option<u64>, derived: &Derived) -> u64 {
+    let Some(end) = end else { return 0 };
+    let spare = Spares::newest_beyond(journal, end).unwrap_or(0);
+    let known = derived.next_seq.max(spare);
+    if known > end {
+        tracing::error!(
+            first = end,
+            last = known - 1,
+            "the journal has lost its last events: what they added up to is kept beside it"
+        );
+    }
+    known
+}
+
+/// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it. `end`
+/// is where the journal ends, if there is one: an index that is ahead of it knows what the journal lost.
 fn open_index(
     data: &Path,
-    catalogue: &Catalogue,
+    end: Option<u64>,
     clock: &Clock,
     recovered: &mut Recovered,
 ) -> Result<(Option<Index>, Derived), OpenError> {
@@ -316,7 +348,6 @@ fn open_index(
             return Err(OpenError::Base { path: journal, reason: error.to_string() });
         }
     };
-    let end = catalogue.snapshot().next_seq();
     // A sled that failed is not gone: its threads may still write files by name. What replaces it in
     // this process has another name, and takes its place at the next start, whatever stands there.
     if rebuilt.exists() {
@@ -346,10 +377,10 @@ fn open_index(
             Ok((_, Some(derived))) if derived.next_seq < base.next_seq => {
                 "it is older than the base of the journal".to_owned()
             }
-            Ok((index, Some(derived))) if derived.next_seq <= end => {
+            Ok((index, Some(derived))) if end.is_some() || derived.next_seq == base.next_seq => {
                 return Ok((Some(index), derived));
             }
-            Ok((_, Some(_))) => "it is ahead of the journal".to_owned(),
+            Ok((_, Some(_))) => "the journal that it was made of is gone".to_owned(),
             Ok((_, None)) => "it was written by another version".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -413,7 +444,6 @@ fn replay(
     // What was saved last may be all that is left of the end.
     let end = derived.next_seq;
     spares.before(derived, end, snapshot.blocks().last().map_or(0, |block| block.last_ms));
-    recovered.uncounted = derived.uncounted.iter().map(|missed| missed.events.clone()).collect();
     recovered.replayed_events = derived.next_seq - from;
     recovered.damaged = damaged(&snapshot);
     Ok(saved_seq)

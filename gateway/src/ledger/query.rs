@@ -7,12 +7,14 @@
 use super::{
     adjusted::Known,
     books::Books,
+    checkpoint,
     entry::{Entry, RequestId},
     filter::Filter,
     keeper::Keeper,
 };
 use crate::store::{
     BooksError, JournalError, Lost,
+    base::Base,
     catalogue::{Block, Segment, Snapshot},
     codec::{self, Event},
     journal,
@@ -244,8 +246,19 @@ impl Reader {
         }
         match lost.first() {
             Some(lost) => Err(BooksError::Unreadable(format!("it may be among {lost}").into())),
-            None => Ok(None),
+            // What came into force in what was dropped.
+            None => self.dropped_policy(version),
         }
+    }
+
+    fn dropped_policy(&self, version: &PolicyVersion) -> Result<Option<String>, BooksError> {
+        let Some(dir) = self.snapshot.dir() else { return Ok(None) };
+        let text = match Base::newest(&dir) {
+            Ok(Some((_, base))) => checkpoint::text(&base, version),
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(unreadable(&dir, &error)),
+        };
+        text.map_err(|error| unreadable(&dir, &error))
     }
 
     /// The blocks that can hold what a filter means, oldest first.

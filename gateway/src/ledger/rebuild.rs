@@ -102,7 +102,9 @@ fn fold(
         // No checkpoint between reading its head and writing it back: the older head beside the
         // newer balances would have events applied twice at the next start. Without a keeper the
         // reader's caller holds the state already.
-        let _no_checkpoint = reader.keeper.as_ref().map(|keeper| keeper.derived());
+        let no_checkpoint = reader.keeper.as_ref().map(|keeper| keeper.derived());
+        // Minutes that were forgotten since the beginning are not there to be compared.
+        let newest = no_checkpoint.as_ref().map_or(newest, |derived| derived.rollups.minute());
         write(keeper, rollups, newest, rebuilt)
             .map_err(|error| unreadable(reader.snapshot.path(block), &error))?;
     }

@@ -268,7 +268,12 @@ impl<'a> Writing<'a> {
     }
 
     fn write(&mut self, adjustment: &Adjustment) -> Result<(), BooksError> {
-        self.last = Some(self.books.adjust(adjustment));
+        let ticket = self.books.adjust(adjustment);
+        if !ticket.is_queued() {
+            // The ticket that comes after it says nothing of this one.
+            return ticket.blocking();
+        }
+        self.last = Some(ticket);
         self.queued += 1;
         if self.queued < BATCH {
             return Ok(());

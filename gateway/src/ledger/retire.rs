@@ -9,7 +9,7 @@
 use super::{
     books::Books,
     checkpoint,
-    derived::Derived,
+    derived::{Derived, PolicyNote},
     query::{Reader, unreadable},
     spare::Spares,
 };
@@ -20,8 +20,9 @@ use crate::store::{
     codec,
     index::IndexError,
 };
+use policies::PolicyVersion;
 use serde::Serialize;
-use std::{io, path::Path};
+use std::{io, ops::Range, path::Path};
 
 /// What was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,33 +44,51 @@ impl Books {
     pub fn retire(&self, before_ms: u64) -> Result<Retired, BooksError> {
         let reader = self.reader();
         let dir = self.0.dir.join("journal");
-        let (oldest_open, note) = {
+        let (oldest_open, notes) = {
             let derived = self.0.keeper.derived();
             let open = derived.open.values().flat_map(|open| &open.attempts);
             let oldest = open.map(|open| open.reserved_seq).min().unwrap_or(u64::MAX);
-            (oldest, derived.policies.last().cloned())
+            (oldest, derived.policies.clone())
         };
         let old = old_segments(&reader.snapshot, before_ms, oldest_open);
         let Some(last) = old.last() else { return Ok(Retired::default()) };
         let cut = last.next_seq();
-        // The text of the policy in force is looked up in the journal: it must not go.
-        if let Some(note) = note.filter(|note| note.seq < cut)
-            && let Some(source) = reader.policy_source(&note.version)?
-        {
-            self.put_policy(&note.name, &note.version, &source).blocking()?;
-        }
         let fault = |error: &dyn std::fmt::Display| unreadable(&dir, error);
+        let texts = texts(&reader, &notes, last.first_seq()..cut);
         let base = base_until(&reader, &dir, cut)?;
+        checkpoint::put_texts(&base, &texts).map_err(|error| fault(&error))?;
         base.save(&dir, cut).map_err(|error| fault(&error))?;
         let retired = Retired {
             segments: old.len() as u64,
             entries: old.iter().map(entries_of).sum(),
             first_seq: cut,
         };
+        // Whoever has just sealed the last of them is still to delete its plain file.
+        let _nobody_seals = self.0.catalogue.sealing();
         self.0.catalogue.drop_until(cut);
         remove(&old).and_then(|()| Base::forget_old(&dir)).map_err(|error| fault(&error))?;
         Ok(retired)
     }
+}
+
+/// The texts of policies that decided what is kept and stand in what is dropped: of the last one that
+/// came into force before it, and of those in `last`, the segment dropped last. A request that was
+/// decided then may have ended after it.
+fn texts(reader: &Reader, notes: &[PolicyNote], last: Range<u64>) -> Vec<(PolicyVersion, String)> {
+    let began = notes.partition_point(|note| note.seq < last.start).saturating_sub(1);
+    let until = notes.partition_point(|note| note.seq < last.end);
+    let mut texts: Vec<(PolicyVersion, String)> = Vec::new();
+    for PolicyNote { version, .. } in &notes[began.min(until)..until] {
+        if texts.iter().any(|(known, _)| known == version) {
+            continue;
+        }
+        match reader.policy_source(version) {
+            Ok(text) => texts.extend(text.map(|text| (version.clone(), text))),
+            // It is lost already; what it decided is kept all the same.
+            Err(error) => tracing::warn!(%error, policy = %version, "a policy's text is lost"),
+        }
+    }
+    texts
 }
 
 /// The segments at the beginning that are old enough and will not change: sealed ones, and damaged

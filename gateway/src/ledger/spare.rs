@@ -137,8 +137,19 @@ impl Spares {
         Self { dir: dir.to_owned(), ahead: ahead.collect(), last_ms: 0 }
     }
 
-    /// Those of a journal whose next event is `end`. What is ahead of it is of another journal, of
-    /// which this one is an older copy: it is deleted, for its number will be given again.
+    /// The number after the last event of the newest spare that can be read, where that is above `end`,
+    /// at which the journal seems to end: what lies between was durable.
+    pub(crate) fn newest_beyond(dir: &Path, end: u64) -> Option<u64> {
+        let files = files(dir).unwrap_or_default().into_iter().map(|(seq, _)| seq);
+        let reads = |seq: &u64| {
+            let spare = load(dir, *seq).ok().flatten();
+            spare.is_some_and(|spare| spare.next_seq == *seq)
+        };
+        files.rev().take_while(|seq| *seq > end).find(reads)
+    }
+
+    /// Those of a journal whose next event is `end`. What is ahead of it cannot be read, or the journal
+    /// that it was of is gone: it is deleted, for its number will be given again.
     pub(crate) fn until(dir: &Path, end: u64) -> Self {
         for (_, path) in files(dir).unwrap_or_default().into_iter().filter(|(seq, _)| *seq > end) {
             if let Err(error) = fs::remove_file(&path) {

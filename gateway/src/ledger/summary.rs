@@ -413,6 +413,10 @@ impl Taken {
 fn cover(from: u64, to: u64, minute: u64, longest: Level) -> Vec<Span> {
     let to = to.min(minute * Level::Minute.ms());
     let mut spans = Vec::new();
+    // Also what is too late for its minute to have an end.
+    if from >= to {
+        return spans;
+    }
     let mut at = from.next_multiple_of(Level::Minute.ms());
     while at + Level::Minute.ms() <= to {
         let whole = Level::ALL.into_iter().find(|level| {
@@ -496,5 +500,6 @@ mod tests {
         // Long ago only hours are left.
         assert_eq!(levels(day + minute, day + 3 * hour + minute), [Hour, Hour]);
         assert_eq!(cover(0, 2 * day, now, Hour).len(), 48);
+        assert!(cover(u64::MAX, u64::MAX, now, Day).is_empty());
     }
 }

@@ -80,6 +80,7 @@ fn ready() -> Value {
                     "queued": whole,
                     "queue_max": whole,
                     "last_commit_us": whole,
+                    "ahead_of_clock_ms": whole,
                     "open_reservations": whole,
                     "lost_entries": whole,
                     "uncounted_events": whole,

@@ -155,6 +155,7 @@ fn store_state(state: &StoreState, uncounted_events: u64) -> Value {
         "queued": state.queued,
         "queue_max": state.queue_max,
         "last_commit_us": state.last_commit_us,
+        "ahead_of_clock_ms": state.ahead_ms,
         "open_reservations": state.open_reservations,
         "lost_entries": state.lost_entries,
         "uncounted_events": uncounted_events,

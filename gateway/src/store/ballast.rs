@@ -14,7 +14,8 @@ use std::{
 pub(crate) struct Ballast {
     path: PathBuf,
     bytes: u64,
-    there: bool,
+    /// The size of the file that is there, which may be that of an earlier configuration.
+    there: Option<u64>,
     /// It could not be made: not tried again.
     failed: bool,
 }
@@ -22,25 +23,29 @@ pub(crate) struct Ballast {
 impl Ballast {
     pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
         let path = dir.join("ballast");
-        let there = fs::metadata(&path).is_ok_and(|meta| meta.len() == bytes);
+        let there = fs::metadata(&path).ok().map(|meta| meta.len());
         Self { path, bytes, there, failed: false }
     }
 
     /// The disk is full: room for what runs.
     pub(crate) fn give_up(&mut self) {
-        if std::mem::take(&mut self.there) {
-            tracing::error!(bytes = self.bytes, "the disk is full: the ballast is given up");
+        if let Some(bytes) = self.there.take() {
+            tracing::error!(bytes, "the disk is full: the ballast is given up");
             let _gone_already = fs::remove_file(&self.path);
         }
     }
 
-    /// Makes it again if there is room for it twice.
+    /// Makes it again if there is room for it twice. One of another size goes.
     pub(crate) fn take_back(&mut self, room: u64) {
-        if self.there || self.failed || self.bytes == 0 || room / 2 < self.bytes {
+        if self.there.is_some_and(|bytes| bytes != self.bytes || bytes == 0) {
+            self.there = None;
+            let _gone_already = fs::remove_file(&self.path);
+        }
+        if self.there.is_some() || self.failed || self.bytes == 0 || room / 2 < self.bytes {
             return;
         }
         match self.make() {
-            Ok(()) => self.there = true,
+            Ok(()) => self.there = Some(self.bytes),
             Err(error) => {
                 self.failed = true;
                 tracing::warn!(%error, "no ballast can be kept on this disk");

@@ -121,3 +121,22 @@ impl Pairs for Base {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{sealed::Sealer, writer::sealed_name};
+
+    #[test]
+    fn a_base_and_a_segment_that_begins_where_it_ends_are_written_at_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sealer = Sealer::create(&dir.path().join(sealed_name(7))).unwrap();
+        let base = Base::default();
+        base.apply(Changes::default(), b"meta").unwrap();
+        base.save(dir.path(), 7).unwrap();
+        sealer.add(7, 1, b"a record", None).unwrap();
+        sealer.finish().unwrap();
+        let (next_seq, base) = Base::newest(dir.path()).unwrap().unwrap();
+        assert_eq!((next_seq, base.meta().unwrap()), (7, Some(b"meta".to_vec())));
+    }
+}

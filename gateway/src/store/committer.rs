@@ -40,6 +40,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at it while there is none.
 const LOOK_IDLE: Duration = Duration::from_secs(5);
+/// A commit time this far ahead of the clock is told.
+const AHEAD_MS: u64 = 60_000;
 /// Buffers that grew larger than this in a burst are given back.
 const KEEP_BYTES: usize = 4 << 20;
 
@@ -58,6 +60,8 @@ pub(crate) struct Pulse {
     pub(crate) last_commit_us: AtomicU64,
     /// Commits so far.
     pub(crate) commits: AtomicU64,
+    /// Milliseconds by which the time of the last commit was ahead of the clock.
+    pub(crate) ahead_ms: AtomicU64,
 }
 
 pub(crate) struct Committer<T> {
@@ -106,17 +110,18 @@ impl<T> Committer<T> {
             }
             worked = Instant::now();
             self.queue.swap(&mut bytes, &mut effects);
-            let stopped = self.commit_all(&mut bytes, &mut effects);
+            let written = self.commit_all(&mut bytes, &mut effects);
             bytes.clear();
             bytes.shrink_to(KEEP_BYTES);
-            if stopped {
+            if !written {
                 break;
             }
         }
         self.writer.close();
     }
 
-    /// Commits everything in order; whether the queue was stopped while that failed.
+    /// Commits everything in order. Whether that was done: it is given up where it fails again after
+    /// the stop.
     fn commit_all(&mut self, bytes: &mut [u8], effects: &mut Vec<T>) -> bool {
         let mut effects = effects.drain(..);
         let mut used = 0;
@@ -128,6 +133,7 @@ impl<T> Committer<T> {
             match self.writer.commit(&mut bytes[used..], count, self.clock.unix_ms()) {
                 Ok((size, unix_ms)) => {
                     self.pulse(began);
+                    self.compare_clock(unix_ms);
                     used += size;
                     self.sink.committed(first_seq, unix_ms, &mut effects.by_ref().take(count));
                     self.recovered();
@@ -136,8 +142,9 @@ impl<T> Committer<T> {
                 }
                 // One more try after the stop, so that a close during a short fault loses nothing.
                 Err(_) if stopped => {
-                    tracing::error!(events = effects.len(), "closed with unwritten events");
-                    return true;
+                    let events = effects.len() + self.queue.pending();
+                    tracing::error!(events, "closed with unwritten events");
+                    return false;
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -145,13 +152,26 @@ impl<T> Committer<T> {
                 }
             }
         }
-        stopped
+        true
     }
 
     fn pulse(&self, began: Instant) {
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.pulse.last_commit_us.store(micros, Ordering::Relaxed);
         self.pulse.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Commit times never fall: once the clock was ahead, all until then is booked at that time.
+    fn compare_clock(&self, commit_ms: u64) {
+        let ahead_ms = commit_ms.saturating_sub(self.clock.unix_ms());
+        let before_ms = self.pulse.ahead_ms.swap(ahead_ms, Ordering::Relaxed);
+        if ahead_ms >= AHEAD_MS && before_ms < AHEAD_MS {
+            tracing::warn!(
+                ahead_s = ahead_ms / 1_000,
+                "the ledger's last commit is ahead of the clock: until the clock is there, what is \
+                 written down gets the time of that commit"
+            );
+        }
     }
 
     fn roll(&mut self) {
@@ -166,7 +186,7 @@ impl<T> Committer<T> {
     }
 
     fn failed(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::StorageFull {
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             self.ballast.give_up();
         }
         let reason: Arc<str> = error.to_string().into();

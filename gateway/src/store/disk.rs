@@ -4,10 +4,10 @@
 
 use std::{
     fmt::Debug,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Where segments live.
@@ -63,6 +63,36 @@ impl DiskFile for File {
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.set_len(length)
+    }
+}
+
+/// Where a file is written before it gets its name. Two whose names differ in their endings alone do not
+/// share it: a segment may be sealed while the base of everything before it is written. What does not
+/// get its name is removed.
+#[derive(Debug)]
+pub(crate) struct Temporary(PathBuf);
+
+impl Temporary {
+    pub(crate) fn of(path: &Path) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".tmp");
+        Self(name.into())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Gives the file, which is durable, its name, and makes that durable.
+    pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.0, path)?;
+        sync_parent(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _renamed_or_never_made = fs::remove_file(&self.0);
     }
 }
 

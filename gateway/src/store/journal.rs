@@ -1,20 +1,20 @@
 //! Opening the journal: which segments there are, where the last one ends.
 //!
 //! **Invariants:** segments follow each other without a gap; only the tail of the last one may be
-//! torn, and what is cut off is set aside in `torn/` first; a segment that is damaged anywhere else
-//! is left as it is: what is whole of it is read, what is not is lost and said to be, and nothing is
-//! ever written to it again.
+//! torn, and what is cut off is set aside in `torn/` first, unless it is known to have been durable; a
+//! segment that is damaged anywhere else is left as it is: what is whole of it is read, what is not is
+//! lost and said to be, and nothing is ever written to it again. No number is given twice.
 
 use super::{
     base::Base,
-    catalogue::{Catalogue, Plain, Segment},
+    catalogue::{Block, Catalogue, Plain, Segment, Snapshot},
     disk::{Disk, DiskFile, private, sync_parent},
     sealed::Sealed,
     segment::{FILE_HEADER, ScanError, Scanned, open_read, scan},
     writer::{create, plain_name, sealed_name},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -91,6 +91,12 @@ pub(crate) fn list(dir: &Path) -> Result<(Vec<Segment>, Option<Scanned>), Journa
                 Err(error) => return Err(unusable(&path, error)),
             }
         };
+        let follows =
+            |segment: &Segment| segment.next_seq() == named || segment.next_seq() > begins;
+        if !segments.last().is_none_or(follows) && named <= begins {
+            // A base stands for them: they are only waiting to be deleted, in whatever order.
+            segments.clear();
+        }
         let expected = segments.last().map_or_else(|| named.min(begins), Segment::next_seq);
         if segment.first_seq() != expected || segment.first_seq() != named {
             return Err(JournalError::Gap { path, expected });
@@ -105,35 +111,94 @@ fn base_seq(dir: &Path) -> Result<u64, JournalError> {
     Base::begins(dir).map_err(|source| JournalError::Io { path: dir.to_owned(), source })
 }
 
-/// Opens the journal for writing: creates it, or cuts off a torn tail.
-pub(crate) fn open(disk: &dyn Disk, dir: &Path, now_ms: u64) -> Result<Opened, JournalError> {
+/// The segments that a process is about to write on, as they lie there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    dir: PathBuf,
+    segments: Vec<Segment>,
+    tail: Option<Scanned>,
+}
+
+/// Looks at the journal before it is written: creates its directory, and clears away what was never
+/// part of it.
+pub(crate) fn find(dir: &Path) -> Result<Found, JournalError> {
     let io = |source| JournalError::Io { path: dir.to_owned(), source };
     fs::create_dir_all(dir).and_then(|()| sync_parent(dir)).map_err(io)?;
     clean(dir).map_err(io)?;
     for leftover in files(dir)?.1 {
         fs::remove_file(dir.join(leftover)).map_err(io)?;
     }
-    let (mut segments, tail) = list(dir)?;
-    let mut torn_bytes = 0;
-    let kinds = tail.as_ref().map_or([0; 8], |tail| tail.kinds);
-    let live = match (segments.last_mut(), tail) {
-        (Some(Segment::Plain(live)), Some(scanned)) if scanned.damage.is_none() => {
-            if scanned.length > scanned.end {
-                torn_bytes = scanned.length - scanned.end;
-                cut(disk, dir, live, &scanned).map_err(io)?;
+    let (segments, tail) = list(dir)?;
+    Ok(Found { dir: dir.to_owned(), segments, tail })
+}
+
+impl Found {
+    /// The number after the last event that can be read; `None` without a segment.
+    pub(crate) fn next_seq(&self) -> Option<u64> {
+        self.segments.last().map(Segment::next_seq)
+    }
+
+    /// Opens the journal for writing: cuts off a torn tail, or begins a segment. `known` is the number
+    /// after the last event that is known to have been durable. Where the segments end before it, what
+    /// is missing is lost, as in the middle of the journal, and no number is given again.
+    pub(crate) fn open(
+        self,
+        disk: &dyn Disk,
+        now_ms: u64,
+        known: u64,
+    ) -> Result<Opened, JournalError> {
+        let is_short = self.next_seq().is_some_and(|next_seq| next_seq < known);
+        let Self { dir, mut segments, tail } = self;
+        let io = |source| JournalError::Io { path: dir.clone(), source };
+        let whole = tail.filter(|tail| tail.damage.is_none() && !is_short);
+        let (mut torn_bytes, mut kinds) = (0, [0; 8]);
+        let live = match (segments.last_mut(), whole) {
+            (Some(Segment::Plain(live)), Some(scanned)) => {
+                if scanned.length > scanned.end {
+                    torn_bytes = scanned.length - scanned.end;
+                    cut(disk, &dir, live, &scanned).map_err(io)?;
+                }
+                kinds = scanned.kinds;
+                live.clone()
             }
-            live.clone()
+            _ => {
+                if is_short {
+                    lose_until(known, disk, &dir, &mut segments)?;
+                }
+                let last = segments.last();
+                let first_seq = last.map_or(base_seq(&dir)?, Segment::next_seq);
+                let now_ms = last.map_or(now_ms, Segment::last_ms);
+                let (plain, _) = create(disk, &dir, first_seq, now_ms).map_err(io)?;
+                segments.push(Segment::Plain(plain.clone()));
+                plain
+            }
+        };
+        Ok(Opened { catalogue: Catalogue::new(segments), live, torn_bytes, kinds })
+    }
+}
+
+/// The last segment ends at `known`: it is damaged, since it holds less. Where that one is sealed, the
+/// one that followed it is gone, and one without an event stands for it.
+fn lose_until(
+    known: u64,
+    disk: &dyn Disk,
+    dir: &Path,
+    segments: &mut Vec<Segment>,
+) -> Result<(), JournalError> {
+    let (path, named) = match segments.pop() {
+        Some(Segment::Plain(last)) => (last.path, last.first_seq),
+        Some(last) => {
+            let (first_seq, last_ms) = (last.next_seq(), last.last_ms());
+            segments.push(last);
+            let begun = create(disk, dir, first_seq, last_ms);
+            let io = |source| JournalError::Io { path: dir.to_owned(), source };
+            (begun.map_err(io)?.0.path, first_seq)
         }
-        (last, _) => {
-            let begins = base_seq(dir)?;
-            let first_seq = last.as_ref().map_or(begins, |last| last.next_seq());
-            let now_ms = last.as_ref().map_or(now_ms, |last| last.last_ms());
-            let (plain, _) = create(disk, dir, first_seq, now_ms).map_err(io)?;
-            segments.push(Segment::Plain(plain.clone()));
-            plain
-        }
+        None => return Ok(()),
     };
-    Ok(Opened { catalogue: Catalogue::new(segments), live, torn_bytes, kinds })
+    let (lost, _) = plain(&path, named, Some(known)).map_err(|error| unusable(&path, error))?;
+    segments.push(Segment::Plain(lost));
+    Ok(())
 }
 
 /// The segment files by first number, and those that are none. A segment that is there in both forms
@@ -184,22 +249,66 @@ fn is_leftover(
     Ok(reached.is_some_and(|reached| reached > first_seq))
 }
 
-/// Removes what an interrupted sealing left: of a segment in both forms the plain one, unless it is
-/// the only good one.
+/// Removes what was being written, and of a segment that is there in both forms one of them.
 fn clean(dir: &Path) -> io::Result<()> {
+    let mut starts = BTreeSet::new();
     for item in fs::read_dir(dir)? {
         let path = item?.path();
-        let sealed = path.with_extension("sealed");
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("tmp") => fs::remove_file(path)?,
-            Some("journal") if sealed.exists() => {
-                let whole = Sealed::open(&sealed).is_ok();
-                fs::remove_file(if whole { path } else { sealed })?;
+            Some("journal" | "sealed") => {
+                starts.extend(stem.and_then(|stem| stem.parse::<u64>().ok()));
             }
             _ => {}
         }
     }
+    for first_seq in &starts {
+        let (plain, sealed) = (dir.join(plain_name(*first_seq)), dir.join(sealed_name(*first_seq)));
+        if plain.exists() && sealed.exists() {
+            let next = starts.range(first_seq + 1..).next().copied();
+            choose(plain, sealed, *first_seq, next)?;
+        }
+    }
     Ok(())
+}
+
+/// Keeps one form of a segment: the sealed one, unless the plain one alone is whole (a good copy that
+/// was put beside it). The other one is deleted; where neither is whole it is kept under another name,
+/// for it may have what this one lacks.
+fn choose(
+    plain_path: PathBuf,
+    sealed_path: PathBuf,
+    first_seq: u64,
+    next: Option<u64>,
+) -> io::Result<()> {
+    let sealed = Sealed::open(&sealed_path).ok();
+    let opens = sealed.is_some();
+    let until = sealed.as_ref().map(|sealed| sealed.footer.next_seq).or(next);
+    if sealed.is_some_and(|sealed| is_whole(Segment::Sealed(Arc::new(sealed)))) {
+        // What an interrupted sealing left.
+        return fs::remove_file(plain_path);
+    }
+    let copy = plain(&plain_path, first_seq, until);
+    if copy.is_ok_and(|(copy, _)| is_whole(Segment::Plain(copy))) {
+        let (damaged, whole) = (sealed_path.display(), plain_path.display());
+        tracing::warn!(%damaged, %whole, "a damaged segment is replaced by its whole copy");
+        return fs::remove_file(sealed_path);
+    }
+    let aside = if opens { plain_path } else { sealed_path };
+    let mut name = aside.as_os_str().to_owned();
+    name.push(".aside");
+    let segment = aside.display();
+    tracing::error!(%segment, "a segment is damaged in both of its forms: this one is set aside");
+    fs::rename(&aside, name)
+}
+
+/// Whether every event of a segment can be read.
+fn is_whole(segment: Segment) -> bool {
+    let alone = Snapshot { segments: vec![segment] };
+    let reads = |block: &Block| alone.read(block, &mut |_| {}).is_empty();
+    alone.segments.iter().all(|segment| segment.damage().is_none())
+        && alone.blocks().iter().all(reads)
 }
 
 fn plain(path: &Path, named: u64, until: Option<u64>) -> Result<(Plain, Scanned), ScanError> {
@@ -225,8 +334,12 @@ fn cut(disk: &dyn Disk, dir: &Path, live: &Plain, scanned: &Scanned) -> io::Resu
     let size = usize::try_from(scanned.length - scanned.end).map_err(io::Error::other)?;
     let mut bytes = vec![0; size];
     live.file.read_exact_at(&mut bytes, scanned.end)?;
-    let name = format!("{:020}-{}", live.first_seq, scanned.end);
-    private(&torn.join(name))?.write_all(&bytes)?;
+    let aside = torn.join(format!("{:020}-{}", live.first_seq, scanned.end));
+    let mut file = private(&aside)?;
+    file.write_all(&bytes)?;
+    // It is safe before it is cut off.
+    file.sync_all()?;
+    sync_parent(&aside).and_then(|()| sync_parent(&torn))?;
     let mut kept: Vec<_> =
         fs::read_dir(&torn)?.filter_map(Result::ok).map(|item| item.path()).collect();
     kept.sort();

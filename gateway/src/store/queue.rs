@@ -188,6 +188,11 @@ impl<T> Queue<T> {
         pending.stop
     }
 
+    /// Committer: events that wait for its next swap.
+    pub(crate) fn pending(&self) -> usize {
+        self.lock().effects.len()
+    }
+
     /// Committer: swaps what is pending with its own, emptied buffers.
     pub(crate) fn swap(&self, bytes: &mut Vec<u8>, effects: &mut Vec<T>) {
         let mut pending = self.lock();

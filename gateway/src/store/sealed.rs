@@ -22,7 +22,7 @@ use super::{
     codec::{self, Event},
     columns::{self, Builder, Columns},
     damage::{REACH, read_lossy, salvage},
-    disk::{private, sync_parent},
+    disk::{Temporary, private},
     record::u32_at,
     segment::{MARK_RECORDS, Mark, ScanError},
 };
@@ -334,7 +334,7 @@ fn read_footer(format: u32, bytes: &[u8]) -> Result<Footer, postcard::Error> {
 /// Writes a sealed segment from records in order.
 pub(crate) struct Sealer {
     path: PathBuf,
-    temporary: PathBuf,
+    temporary: Temporary,
     out: BufWriter<File>,
     offset: u64,
     block: Vec<u8>,
@@ -347,8 +347,8 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        let temporary = path.with_extension("tmp");
-        let mut out = BufWriter::new(private(&temporary)?);
+        let temporary = Temporary::of(path);
+        let mut out = BufWriter::new(private(temporary.path())?);
         out.write_all(&MAGIC)?;
         out.write_all(&FORMAT.to_le_bytes())?;
         let footer = Footer::new();
@@ -437,8 +437,7 @@ impl Sealer {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         drop(file);
-        std::fs::rename(&self.temporary, &self.path)?;
-        sync_parent(&self.path)?;
+        self.temporary.keep(&self.path)?;
         Sealed::open(&self.path)
     }
 }

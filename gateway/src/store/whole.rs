@@ -10,7 +10,7 @@
 //! while the next one is written.
 
 use super::{
-    disk::{private, sync_parent},
+    disk::{Temporary, private},
     record::u32_at,
 };
 use std::{
@@ -32,15 +32,14 @@ pub(crate) struct Kind {
 /// Writes a file and makes it durable under its name.
 pub(crate) fn save(path: &Path, kind: &Kind, bytes: &[u8]) -> io::Result<()> {
     let packed = zstd::stream::encode_all(bytes, LEVEL)?;
-    let temporary = path.with_extension("tmp");
-    let mut file = private(&temporary)?;
+    let written = Temporary::of(path);
+    let mut file = private(written.path())?;
     file.write_all(&kind.magic)?;
     file.write_all(&kind.format.to_le_bytes())?;
     file.write_all(&crc32fast::hash(&packed).to_le_bytes())?;
     file.write_all(&packed)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
+    written.keep(path)
 }
 
 /// Reads it back; `None` where there is none, [`io::ErrorKind::InvalidData`] where it is not what
@@ -88,5 +87,14 @@ mod tests {
         }
         fs::write(&path, &good[..good.len() - 1]).unwrap();
         assert!(load(&path, &KIND).is_err(), "cut short");
+    }
+
+    #[test]
+    fn what_cannot_be_put_in_its_place_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::create_dir(&path).unwrap();
+        assert!(save(&path, &KIND, b"one").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -239,6 +239,17 @@ fn a_rolling_window_counts_its_oldest_sub_bucket_whole_and_a_step_back_reopens_n
     }
 }
 
+#[test]
+fn a_clock_that_is_ahead_for_one_request_takes_nothing_from_a_rolling_window() {
+    let hour = Window::Rolling(3_600);
+    let mut machine = machine(&[(Scope::Global, vec![spec(hour, Unit::Money, 100)], vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    machine.reserve(&path, need(100, 0), at(NOON)).unwrap();
+    machine.reserve(&path, need(1, 0), at(NOON + 20 * 86_400_000)).unwrap();
+    assert!(machine.reserve(&path, need(1, 0), at(NOON + 60_000)).is_err());
+    machine.reserve(&path, need(100, 0), at(NOON + 61 * 60_000)).unwrap();
+}
+
 // === the plain model ===
 
 /// One hold as the model remembers it.

@@ -10,7 +10,7 @@ use crate::{
     ledger::{
         BooksError, Filter, Lost, Outcome, Reader, RequestId, SummaryQuery, keeper::seal_all,
     },
-    store::codec,
+    store::{codec, segment::file_header},
 };
 use std::{
     collections::BTreeMap,
@@ -208,6 +208,45 @@ fn the_books_go_on_beside_a_damaged_segment_and_a_good_copy_heals_it() {
     assert_eq!(report.entries, intact.entries.len() as u64 + 1);
 }
 
+/// The first segment as it was before it was sealed.
+fn unsealed(intact: &Intact) -> Vec<u8> {
+    let snapshot = Reader::open(intact.house.data()).unwrap().snapshot;
+    let mut bytes = file_header(1, NOON).to_vec();
+    for block in snapshot.blocks().iter().filter(|block| block.segment() == 0) {
+        let lost = snapshot.read(block, &mut |record| bytes.extend_from_slice(record.raw));
+        assert!(lost.is_empty());
+    }
+    bytes
+}
+
+#[test]
+fn of_a_segment_in_both_forms_the_whole_one_is_kept_and_none_is_deleted_if_neither_is() {
+    let intact = intact();
+    let whole = unsealed(&intact);
+    let plain = |house: &House| house.journal().join("00000000000000000001.journal");
+    // A copy that was taken before the segment was sealed, put beside what is damaged now.
+    let house = with_a_bad_block(&intact);
+    fs::write(plain(&house), &whole).unwrap();
+    let books = house.open();
+    let report = books.verify();
+    assert!(report.is_clean() && report.derived_checked, "{report:?}");
+    assert_eq!(report.entries, intact.entries.len() as u64);
+    drop(books);
+    // What an interrupted sealing left.
+    let house = House::new();
+    copy(intact.house.data(), house.data()).unwrap();
+    fs::write(plain(&house), &whole[..whole.len() / 2]).unwrap();
+    assert!(house.open().verify().is_clean());
+    assert!(!plain(&house).exists());
+    // Neither is good.
+    let house = with_a_bad_block(&intact);
+    fs::write(plain(&house), &whole[..whole.len() / 2]).unwrap();
+    let books = house.open();
+    assert!(!books.verify().lost.is_empty());
+    let aside = house.journal().join("00000000000000000001.journal.aside");
+    assert_eq!(fs::read(aside).unwrap(), whole[..whole.len() / 2]);
+}
+
 #[test]
 fn a_start_that_must_replay_what_is_lost_says_which_events_are_in_no_balance() {
     let intact = intact();
@@ -331,9 +370,7 @@ fn with_lost_charges(spares: bool) -> (House, String) {
     }
     let house = house_of(&original, &bytes);
     if !spares {
-        let files = fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
-        let spares = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
-        spares.for_each(|path| fs::remove_file(path).unwrap());
+        house.forget_spares();
     }
     (house, spent)
 }
@@ -399,6 +436,10 @@ fn what_nothing_covers_is_said_of_every_budget_until_the_operator_books_it() {
             (budget.money.unwrap().spent.to_string(), budget.uncounted_events),
             (spent.clone(), 0)
         );
+        // Nothing is left to be booked; that the entries are gone stays a finding.
+        let report = books.verify();
+        assert_eq!((books.uncounted(), report.uncounted.len()), (0, 0));
+        assert_eq!(report.findings.len(), report.lost.len() + 1, "{report:?}");
         books.close();
         drop(books);
         if rebuilt {
@@ -427,9 +468,7 @@ fn a_base_made_of_damaged_segments_takes_the_balances_that_are_kept_or_says_what
         let books = house.open();
         let spent = books.budgets()[0].money.unwrap().spent;
         if !spares {
-            let files = fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
-            let old = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
-            old.for_each(|path| fs::remove_file(path).unwrap());
+            house.forget_spares();
         }
         assert_eq!(books.retire(NOON + 86_400_000).unwrap().segments, 1);
         let crashed = house.crashed();

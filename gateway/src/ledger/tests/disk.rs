@@ -1,16 +1,17 @@
 //! A disk that is full, fails, or is nearly full: a state, not an end.
 
 use super::harness::{
-    House, ask, complete, done, free, head, key, money, request, segment, usd, used,
+    House, NOON, all, ask, complete, done, free, head, key, money, records, request, segment, usd,
+    used,
 };
 use crate::{
     caller::Window,
-    ledger::{Books, BooksError, Condition, Filter, Short},
+    ledger::{Books, BooksError, Condition, Filter, Outcome, Short},
     store::disk::{Disk, DiskFile, RealDisk},
 };
 use std::{
-    io,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -166,6 +167,45 @@ fn a_close_with_a_broken_disk_ends() {
 }
 
 #[test]
+fn a_close_after_a_short_fault_writes_all_that_had_queued_in_it() {
+    let house = House::new();
+    let (books, faults) = faulty(&house);
+    let running: Vec<_> = (0..4)
+        .map(|_| {
+            let mut running = books.open_entry(head(&books, "key_a")).unwrap();
+            let (index, ticket) = running.reserve(ask("1", 30)).unwrap();
+            ticket.blocking().unwrap();
+            (running, index)
+        })
+        .collect();
+    faults.writes_fail.store(true, Ordering::SeqCst);
+    for (mut running, index) in running {
+        complete(&mut running, index, used(10, 20));
+        // The first is in the commit that fails, the others come while it is tried again.
+        assert!(running.finish(done(index)).blocking().is_err());
+    }
+    faults.writes_fail.store(false, Ordering::SeqCst);
+    books.close();
+    drop(books);
+    let (books, recovered) = house.try_open().unwrap();
+    assert_eq!(recovered.crashed_requests, 0);
+    let outcomes: Vec<_> = all(&books).iter().map(|entry| entry.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Completed; 5]);
+}
+
+#[test]
+fn a_commit_that_is_ahead_of_the_clock_is_told_until_the_clock_is_there() {
+    let house = House::new();
+    let (books, _) = faulty(&house);
+    assert_eq!(books.state().ahead_ms, 0);
+    for (set, ahead_ms) in [(3_600_000, 0), (1_000, 3_599_000), (3_601_000, 0)] {
+        house.hand.set(NOON + set);
+        request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+        assert_eq!(books.state().ahead_ms, ahead_ms);
+    }
+}
+
+#[test]
 fn a_nearly_full_disk_stops_paid_work_before_it_is_full() {
     let house = House::new().with(|config| config.low_water_bytes = 1_000);
     let (books, faults) = faulty(&house);
@@ -236,7 +276,7 @@ fn a_segment_that_cannot_be_begun_leaves_the_full_one_to_go_on() {
         }
     };
     asked(11);
-    let files = std::fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
+    let files = fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path());
     let segments = files.filter(|path| path.extension().is_some_and(|it| it == "journal")).count();
     assert_eq!(segments, 1, "nothing is left of those that failed");
     faults.headers_fail.store(false, Ordering::SeqCst);
@@ -263,7 +303,7 @@ fn a_directory_that_is_gone_stops_paid_work_and_it_goes_on_when_it_is_back() {
     let _durable = books.put_key(key("key_a", vec![money(Window::Day, "100")]));
     request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
     let away = house.data().with_extension("away");
-    std::fs::rename(house.data(), &away).unwrap();
+    fs::rename(house.data(), &away).unwrap();
     // The first to come finds it, before anything is acknowledged.
     let error = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
     assert!(matches!(error, Short::Store(BooksError::Failed(_))), "{error}");
@@ -271,7 +311,7 @@ fn a_directory_that_is_gone_stops_paid_work_and_it_goes_on_when_it_is_back() {
     let refused = request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap_err();
     assert!(refused.to_string().contains("the journal's segment is gone"), "{refused}");
 
-    std::fs::rename(&away, house.data()).unwrap();
+    fs::rename(&away, house.data()).unwrap();
     until(|| books.state().condition == Condition::Healthy);
     request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
     assert!(books.verify().is_clean());
@@ -285,7 +325,7 @@ fn a_directory_that_is_gone_stops_paid_work_and_it_goes_on_when_it_is_back() {
 fn a_directory_that_goes_while_nobody_asks_is_found_missing() {
     let house = House::new();
     let books = house.open();
-    std::fs::remove_dir_all(house.data()).unwrap();
+    fs::remove_dir_all(house.data()).unwrap();
     until(|| matches!(books.state().condition, Condition::Failed { .. }));
     books.close();
 }
@@ -297,12 +337,31 @@ fn another_file_under_the_segments_name_is_not_written_to() {
     let _durable = books.put_key(key("key_a", vec![money(Window::Day, "100")]));
     request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
     let (path, copy) = (segment(&house), house.data().join("copy"));
-    std::fs::copy(&path, &copy).unwrap();
-    let before = std::fs::read(&copy).unwrap();
-    std::fs::rename(&copy, &path).unwrap();
+    fs::copy(&path, &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+    fs::rename(&copy, &path).unwrap();
     assert!(request(&books, "key_a", ask("1", 10), used(10, 20)).is_err());
     books.close();
-    assert!(std::fs::read(&path).unwrap() == before);
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_ballast_of_another_size_is_given_up_too_and_makes_room_for_the_one_that_is_wanted() {
+    for bytes in [0, 1 << 20] {
+        let house = House::new().with(|config| config.ballast_bytes = bytes);
+        let ballast = house.data().join("ballast");
+        fs::create_dir_all(house.data()).unwrap();
+        fs::write(&ballast, vec![0; 2 << 20]).unwrap();
+        let (books, faults) = faulty(&house);
+        until(|| fs::metadata(&ballast).map_or(0, |meta| meta.len()) == bytes);
+        books.close();
+        drop(books);
+        fs::write(&ballast, vec![0; 2 << 20]).unwrap();
+        faults.free_bytes.store(1_000, Ordering::SeqCst);
+        let books = house.open_on(Arc::new(FaultyDisk(faults)));
+        assert!(!ballast.exists());
+        drop(books);
+    }
 }
 
 #[test]
@@ -317,4 +376,47 @@ fn an_opening_without_room_gives_the_ballast_up_first() {
     let books = house.open_on(Arc::new(FaultyDisk(faults)));
     assert!(!ballast.exists());
     assert_eq!(count(&books), 1);
+}
+
+/// A disk on which there is no room while a file is there.
+#[derive(Debug)]
+struct FullOf(PathBuf);
+
+impl FullOf {
+    fn room(&self) -> io::Result<()> {
+        if self.0.exists() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl Disk for FullOf {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.room()?;
+        RealDisk.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.room()?;
+        RealDisk.open(path)
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn an_opening_without_room_gives_the_ballast_up_before_it_cuts_a_torn_tail_off() {
+    let house = House::new().with(|config| config.ballast_bytes = 1 << 20);
+    let (books, _) = faulty(&house);
+    until(|| house.data().join("ballast").exists());
+    let after = house.crashed();
+    drop(books);
+    let path = segment(&after);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = records(&bytes).last().unwrap().end;
+    bytes[end..end + 60].fill(1);
+    fs::write(&path, &bytes).unwrap();
+    let ballast = after.data().join("ballast");
+    let books = after.open_on(Arc::new(FullOf(ballast.clone())));
+    assert_eq!((ballast.exists(), count(&books)), (false, 1));
 }

@@ -77,6 +77,13 @@ impl House {
         self.config.dir.join("journal")
     }
 
+    /// Deletes the balances that are kept beside the journal.
+    pub(super) fn forget_spares(&self) {
+        let files = fs::read_dir(self.journal()).unwrap().map(|item| item.unwrap().path());
+        let spares = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
+        spares.for_each(|path| fs::remove_file(path).unwrap());
+    }
+
     /// What a crash at this moment would leave: a copy of the directory as it lies there.
     pub(super) fn crashed(&self) -> House {
         loop {
@@ -299,7 +306,8 @@ pub(super) fn complete(entry: &mut OpenEntry, index: AttemptIndex, usage: Usage)
     entry.end_attempt(index, AttemptOutcome::Completed, false);
 }
 
-/// A directory with some requests in it, closed; without its index.
+/// A directory with some requests in it, closed; with its journal alone, as if nothing had been kept
+/// of what it added up to.
 pub(super) fn written(requests: usize) -> House {
     let house = House::new();
     let books = house.open();
@@ -309,6 +317,7 @@ pub(super) fn written(requests: usize) -> House {
     books.close();
     drop(books);
     fs::remove_dir_all(house.data().join("index")).unwrap();
+    house.forget_spares();
     house
 }
 

@@ -4,6 +4,7 @@ mod budgets;
 mod crashes;
 mod damage;
 mod disk;
+mod ends;
 mod extension;
 mod harness;
 mod hot_path;

@@ -123,7 +123,7 @@ fn the_file_of_a_day_has_what_was_adjusted_after_it_was_written() {
     let books = filled(&house);
     let dir = tempfile::tempdir().unwrap();
     let day = NOON / (24 * HOUR);
-    let export = || upkeep::export(&books, DailyExport::Focus, dir.path(), day + 1).unwrap();
+    let export = || upkeep::export(&books, DailyExport::Focus, dir.path(), day + 1).1.unwrap();
     export();
     let file = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     // The BilledCost column is the second, and nothing before it is quoted.

@@ -8,12 +8,13 @@ use crate::{
         Books, Filter, GroupBy, Reader, SummaryQuery, checkpoint,
         keeper::seal_all,
         rollups::{Level, SETS, Span},
+        verify::stored,
     },
     store::base::Base,
     upkeep,
 };
 use policies::{PolicyName, PolicyVersion};
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -61,11 +62,14 @@ fn every_day_has_its_file_before_it_may_go_however_old_it_is() {
     // One of them cannot be written: there is a directory in its place.
     let in_the_way = dir.path().join("2026-06-02.jsonl.part");
     fs::create_dir(&in_the_way).unwrap();
-    export().unwrap_err();
+    let (until, outcome) = export();
+    assert!(outcome.is_err());
+    assert_eq!(until, first + 1, "nothing of that day or a later one may go");
     fs::remove_dir(&in_the_way).unwrap();
     let written = files();
     assert_eq!(written[..2], ["2026-06-01.jsonl.zst", "2026-06-03.jsonl.zst"]);
-    export().unwrap();
+    let (until, outcome) = export();
+    assert_eq!((until, outcome.is_ok()), (first + 411, true));
     // Those with entries that are older than 400 days, and every later one.
     let days: Vec<String> = files().iter().map(|name| name[..10].to_owned()).collect();
     let old = ["2026-06-01", "2026-06-02", "2026-06-03", "2026-06-04", "2026-06-11", "2026-06-12"];
@@ -74,6 +78,93 @@ fn every_day_has_its_file_before_it_may_go_however_old_it_is() {
     let file = fs::File::open(dir.path().join("2026-06-02.jsonl.zst")).unwrap();
     let text = String::from_utf8(zstd::decode_all(file).unwrap()).unwrap();
     assert_eq!(text.lines().count(), 10);
+}
+
+#[test]
+fn a_day_that_cannot_be_read_keeps_no_other_one_from_its_file_and_leaves_no_part_of_one() {
+    let (house, books) = four_days();
+    // The third segment holds the first half of the second day.
+    let mut files: Vec<_> =
+        fs::read_dir(house.journal()).unwrap().map(|item| item.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "sealed"));
+    files.sort();
+    let mut bytes = fs::read(&files[2]).unwrap();
+    let middle = bytes.len() / 5;
+    bytes[middle] ^= 1;
+    fs::write(&files[2], bytes).unwrap();
+    let (dir, first) = (tempfile::tempdir().unwrap(), NOON / DAY_MS);
+    let (until, outcome) = upkeep::export(&books, DailyExport::Csv, dir.path(), first + 4);
+    assert_eq!((until, outcome.is_err()), (first + 1, true));
+    assert_eq!(exported(dir.path()), ["2026-06-01", "2026-06-03", "2026-06-04"]);
+}
+
+#[test]
+fn a_day_of_which_entries_were_dropped_gets_no_file_of_the_rest() {
+    let (_house, books) = four_days();
+    assert_eq!(books.retire(NOON + DAY_MS + 5_000).unwrap().segments, 3);
+    let (dir, first) = (tempfile::tempdir().unwrap(), NOON / DAY_MS);
+    let (until, outcome) = upkeep::export(&books, DailyExport::Csv, dir.path(), first + 4);
+    assert_eq!((until, outcome.is_ok()), (first + 4, true));
+    assert_eq!(exported(dir.path()), ["2026-06-03", "2026-06-04"]);
+}
+
+/// The days of a directory's files, by name.
+fn exported(dir: &Path) -> Vec<String> {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name());
+    let mut days: Vec<_> = files
+        .map(|name| name.into_string().unwrap())
+        .map(|name| name.strip_suffix(".csv.zst").unwrap_or(&name).to_owned())
+        .collect();
+    days.sort();
+    days
+}
+
+#[test]
+fn a_kept_request_keeps_the_text_of_the_policy_that_decided_it() {
+    let (house, books) = four_days();
+    let [first, second] = ["v1", "v2"].map(|version| PolicyVersion(Arc::from(version)));
+    let name = PolicyName(Arc::from("mine"));
+    books.put_policy(&name, &second, "new text").blocking().unwrap();
+    request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+    for day in [1, 2] {
+        assert_eq!(books.retire(NOON + day * DAY_MS).unwrap().segments, 2);
+        let text = |version| books.policy_source(version).unwrap();
+        assert_eq!(text(&first).as_deref(), Some("text"));
+        assert_eq!(text(&second).as_deref(), Some("new text"));
+        let versions: Vec<_> =
+            books.policies().into_iter().map(|note| note.version.0.to_string()).collect();
+        assert_eq!(versions, ["v1", "v2"], "none came into force anew");
+    }
+    let alone = Reader::open(house.data()).unwrap();
+    assert_eq!(alone.policy_source(&first).unwrap().as_deref(), Some("text"));
+}
+
+#[test]
+fn a_minute_that_a_checkpoint_forgot_meanwhile_is_not_missing() {
+    let (house, books) = four_days();
+    let keeper = &books.0.keeper;
+    let minute = NOON + 3 * DAY_MS;
+    let span = Span { level: Level::Minute, at: minute / Level::Minute.ms() };
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    let rollups = keeper.derived().rollups.clone();
+    house.hand.set(minute + 3 * DAY_MS);
+    request(&books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+    assert_eq!(books.rebuild_rollups().unwrap().spans_changed, 0);
+    assert!(stored(keeper, &rollups, span).is_none());
+}
+
+#[test]
+fn a_dropped_segment_that_came_back_is_nothing_to_a_start() {
+    let (house, books) = four_days();
+    let oldest = house.journal().join("00000000000000000001.sealed");
+    let bytes = fs::read(&oldest).unwrap();
+    books.retire(NOON + 2 * DAY_MS).unwrap();
+    books.close();
+    drop(books);
+    fs::write(&oldest, bytes).unwrap();
+    let books = house.open();
+    assert_eq!(requests(&books), 20);
+    assert!(books.verify().is_clean());
 }
 
 #[test]
