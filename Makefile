@@ -63,7 +63,7 @@ bench-engine: need model ## what the local engine yields (4 minutes, an otherwis
 	@scripts/release -p bench --bins
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" engine'
 
-fuzz: need model ## mutated inputs for what reads foreign bytes, SECONDS_EACH for each target (600)
+fuzz: need model ## mutated inputs for the local engine's readers of foreign bytes, SECONDS_EACH for each target (600)
 	@$(WITH) cargo build --locked -p e2e --bin fuzz
 	@$(WITH) bash -c 'exec "$$CARGO_TARGET_DIR/debug/fuzz" --seconds $${SECONDS_EACH:-600}'
 

@@ -11,7 +11,7 @@ say() { printf '%s\n' "$*" >&2; }
 stop() { say "error: $*"; exit 1; }
 
 command -v cargo >/dev/null || stop "no Rust toolchain: install it with rustup (https://rustup.rs), then run this again"
-command -v g++ >/dev/null || command -v c++ >/dev/null || stop "no C++ compiler: install g++ (Debian: apt-get install g++), then run this again"
+command -v g++ >/dev/null || stop "no C++ compiler: install g++ (Debian: apt-get install g++), then run this again"
 
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
@@ -44,6 +44,8 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
+    command -v cmake >/dev/null && has_libclang && has_libgomp ||
+        stop "${packages[*]} are installed, and what building needs is not found all the same"
     exit 0
 fi
 

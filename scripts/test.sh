@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test; `--slow` adds what takes long. Called by `make test` and `make test-all` inside
-# scripts/with-env. The last thing printed is the test runner's own summary.
+# scripts/with-env. What could not be looked at on this machine is told before the test runner's own
+# summary or right behind it; TOLLGATE_REQUIRE=disk,ptrace makes a failure of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +13,10 @@ if $slow; then
     scripts/gemma.sh
     export TOLLGATE_SLOW_TESTS=1 PROPTEST_CASES=${PROPTEST_CASES:-4096}
 fi
+
+skipped=$(mktemp)
+trap 'rm -f "$skipped"' EXIT
+export TOLLGATE_SKIPPED=$skipped
 
 nextest=false
 cargo nextest --version >/dev/null 2>&1 && nextest=true
@@ -31,16 +36,27 @@ scripts/sdk.sh
 echo "== conformance" >&2
 scripts/conformance.sh
 
+# One that fails, be it for want of a program, keeps none of the others from being run.
+failed=()
 if $slow; then
     shopt -s nullglob
     for script in scripts/slow/*.sh; do
         echo "== $script" >&2
-        "$script"
+        "$script" || failed+=("$script")
     done
 fi
 
 echo "== tests" >&2
 if $nextest; then
-    exec cargo nextest run --workspace --locked --config-file tests/nextest.toml --no-fail-fast
+    cargo nextest run --workspace --locked --config-file tests/nextest.toml --no-fail-fast || failed+=(tests)
+else
+    cargo test --workspace --locked --lib --bins --tests --no-fail-fast || failed+=(tests)
 fi
-exec cargo test --workspace --locked --lib --bins --tests --no-fail-fast
+if [ -s "$skipped" ]; then
+    echo "== not checked on this machine" >&2
+    sort "$skipped" >&2
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "== failed: ${failed[*]}" >&2
+    exit 1
+fi

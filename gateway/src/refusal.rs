@@ -215,12 +215,6 @@ impl Refusal {
 
     /// The `type` of an error in Anthropic's shape: it goes by the status.
     #[must_use]
-    pub fn anthropic_kind(&self) -> &'static str {
-        Self::anthropic_kind_of(self.status())
-    }
-
-    /// See [`Self::anthropic_kind`].
-    #[must_use]
     pub fn anthropic_kind_of(status: StatusCode) -> &'static str {
         match status {
             StatusCode::UNAUTHORIZED => "authentication_error",

@@ -534,7 +534,9 @@ impl Life {
             gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
         }
         let mut response = match self.endpoint {
-            Endpoint::Messages => outside::in_anthropics_shape(&refusal, &self.id.to_string()),
+            Endpoint::Messages => {
+                outside::in_anthropics_shape(gateway, &refusal, &self.id.to_string())
+            }
             _ => refusal.into_response(),
         };
         *response.status_mut() = status;

@@ -43,7 +43,6 @@ async fn choices_come_with_their_index_and_are_counted_together() {
     let one = gate.ask("Name a color.").at_most(6).send().await.ok();
     assert_eq!(one.usage()["prompt_tokens"], whole.usage()["prompt_tokens"], "one prompt");
     let entry = gate.ledger().entry(whole.id()).await;
-    entry.adds_up();
     assert_eq!(entry.only_attempt().used("output"), Some(completion));
 
     let stream = ask().streamed_with_usage().send().await.ok();
@@ -119,7 +118,6 @@ async fn a_rule_that_becomes_too_dear_is_its_callers_fault_and_what_it_took_is_b
     assert_eq!(whole.status, 400, "{}", whole.body_text());
     assert_eq!(whole.error().param.as_deref(), Some("response_format"));
     let entry = gate.ledger().entry(whole.id()).await;
-    entry.adds_up();
     assert_eq!((entry.outcome().as_str(), &entry.0["status"]), ("rejected", &json!(400)));
     let attempt = entry.only_attempt();
     assert_eq!(attempt.outcome(), "cancelled", "it was computed");
@@ -226,7 +224,6 @@ async fn texts_are_continued_and_embedded() {
         assert!((square - 1.0).abs() < 1e-3, "{square}");
     }
     let entry = gate.ledger().entry(answer.id()).await;
-    entry.adds_up();
     assert_eq!(entry.only_attempt().used("input"), answer.usage()["prompt_tokens"].as_u64());
     for (path, field, body) in [
         ("/v1/completions", "suffix", json!({"model": "edge", "prompt": "a", "suffix": "b"})),

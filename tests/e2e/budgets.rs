@@ -221,8 +221,15 @@ async fn a_soft_budget_warns_and_lets_through() {
     let budget =
         serde_json::json!([{"window": "total", "money_usd": "0.000000000001", "hard": false}]);
     let key = gate.new_key().set("budgets", budget).create().await;
-    gate.ask(PROMPT).by(&key).send().await.ok();
+    for _ in 0..2 {
+        gate.ask(PROMPT).by(&key).send().await.ok();
+    }
     assert!(gate.budget(&key).await.spent() > 1);
+    // Once: what the first charge has passed the second does not pass again.
+    let events = crate::harness::rows(&gate.admin("/events?type=budget").await);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["type"], "budget.reached_100");
+    assert_eq!(events[0]["data"]["budget"], format!("{}/total", key.id));
 }
 
 #[tokio::test]

@@ -30,7 +30,6 @@ impl Case {
         let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
         assert!(answer.whole);
         let entry = self.gate.ledger().entry(answer.id()).await;
-        entry.adds_up();
         entry
     }
 }
@@ -238,7 +237,6 @@ async fn a_local_route_without_a_price_answers_and_its_cost_stays_unknown() {
     assert_eq!(answer.header("x-tollgate-route"), "edge");
     assert!(!answer.headers.contains_key("x-tollgate-cost-usd"), "{:?}", answer.headers);
     let entry = gate.ledger().entry(answer.id()).await;
-    entry.adds_up();
     assert_eq!((entry.cost(), entry.only_attempt().reserved()), (None, 0), "unknown, and not 0");
 
     // Nobody can say that it is within a limit.
@@ -321,7 +319,7 @@ async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_chan
     assert_eq!((&again["changed"], &again["unchanged"]), (&0.into(), &1.into()));
 
     let adjusted = gate.ledger().entry(&entry.id()).await;
-    assert_eq!(adjusted.adds_up().cost(), Some(before), "as it was booked");
+    assert_eq!(adjusted.cost(), Some(before), "as it was booked");
     assert_eq!(crate::harness::pico(&adjusted.0["adjusted_cost_usd"]), Some(after));
     assert_eq!(adjusted.0["adjustments"][0]["reason"], "mistyped");
     let summary = gate.admin("/ledger/summary").await;
@@ -361,7 +359,6 @@ async fn an_answer_that_takes_longer_than_was_set_aside_is_whole_while_there_is_
         let long = ask(24).await.ok();
         assert_eq!(long.usage()["completion_tokens"], 24, "not a token was cut");
         let entry = gate.ledger().entry(long.id()).await;
-        entry.adds_up();
         let attempt = entry.only_attempt();
         assert!(attempt.reserved() > held_at_first, "more than for one token: {attempt:?}");
         assert_eq!(gate.budget(&key).await.reserved(), 0, "and given back");
@@ -406,7 +403,6 @@ async fn texts_that_take_longer_than_was_set_aside_are_embedded_while_there_is_m
         let long = embed(400, &key).await.ok();
         assert!(long.json()["data"][0]["embedding"].is_array(), "it was not cut");
         let entry = gate.ledger().entry(long.id()).await;
-        entry.adds_up();
         let attempt = entry.only_attempt();
         assert!(attempt.reserved() > 2 * held_at_first, "more was set aside: {attempt:?}");
         assert_eq!(gate.budget(&key).await.reserved(), 0, "and given back");

@@ -319,6 +319,50 @@ async fn the_key_of_this_machine_is_sent_to_no_other_server() {
 }
 
 #[tokio::test]
+async fn a_decision_is_explained_by_the_policy_that_made_it() {
+    let cloud = StandIn::start().await.unwrap();
+    let policy = |rule: &str, route: &str| {
+        format!("description = \"one\"\n[[choose]]\nname = \"{rule}\"\nroutes = [\"{route}\"]\n")
+    };
+    let mut gate = Gate::builder()
+        .cloud_named("first", &cloud, "")
+        .cloud_named("second", &cloud, "")
+        .policy_text(&policy("early", "first"))
+        .start()
+        .await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let before = gate.ask("Why?").send().await.ok().id().to_owned();
+    std::fs::write(gate.builder_ref().policy_file(), policy("late", "second")).unwrap();
+    let reloaded = Child::run(&directory, &["policy", "reload"]).await;
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    let after = gate.ask("Why?").send().await.ok().id().to_owned();
+    for with_server in [true, false] {
+        for (id, rule, planned, left_out) in
+            [(&before, "early", "first", "second"), (&after, "late", "second", "first")]
+        {
+            let told = Child::run(&directory, &["policy", "explain", id]).await;
+            assert_eq!(told.code, 0, "{}", told.stderr);
+            for words in [
+                format!("choose rule {rule}: "),
+                format!("route {planned}: place 1 of the plan"),
+                format!("route {left_out}: left out"),
+            ] {
+                assert!(told.stdout.contains(&words), "no `{words}`: {}", told.stdout);
+            }
+            let other = if rule == "early" { "rule late" } else { "rule early" };
+            assert!(!told.stdout.contains(other), "{}", told.stdout);
+            let trace = json_of(&directory, &["policy", "explain", id]).await;
+            assert_eq!(trace["verdict"]["route"]["plan"], json!([planned]));
+        }
+        if with_server {
+            gate.stop().await;
+        }
+    }
+    let none = ["policy", "explain", "req_0193aaaaaaaa7aaa8aaaaaaaaaaaaaaa"];
+    assert_eq!(Child::run(&directory, &none).await.code, 3);
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_every_command_quietly() {
     let (_cloud, mut gate, directory) = a_cloud().await;
     let id = gate.ask("Write me down.").send().await.ok().id().to_owned();

@@ -36,7 +36,6 @@ async fn an_answer_is_the_same_whichever_family_gave_it() {
         }
         assert!(stream.done(), "{kind}");
         for entry in gate.ledger().entries().await {
-            entry.adds_up();
             let attempt = entry.only_attempt();
             assert_eq!(attempt.text("usage_source"), "reported", "{kind}");
             let used = ["input", "cache_read", "output"].map(|name| attempt.used(name));
@@ -61,7 +60,6 @@ async fn of_an_answer_that_was_cut_what_the_provider_had_told_is_booked() {
         cloud.next(told().cut(Cut::Close(Point::Piece(2))));
         gate.ask("Count.").streamed().send().await;
         for entry in gate.ledger().until_entries(2).await {
-            entry.adds_up();
             let attempt = entry.only_attempt();
             let how = entry.outcome();
             assert_eq!(attempt.text("usage_source"), "estimated", "{kind}, {how}: of the answer");
@@ -124,7 +122,6 @@ async fn usage_that_is_not_reported_is_estimated_and_a_broken_answer_is_booked()
         let answer = gate.ask("Hi").streamed().send().await;
         assert!(!answer.done(), "{kind}: it did not end well");
         for entry in gate.ledger().entries().await {
-            entry.adds_up();
             let attempt = entry.only_attempt();
             assert_eq!(attempt.text("usage_source"), "estimated", "{kind}");
             assert!(entry.cost().is_some_and(|cost| cost > 0), "{kind}: never zero");

@@ -1,7 +1,7 @@
 //! An engine in a process of its own serves as one in the gateway's does: its requests wait, expire and
 //! make room alike, and whatever becomes of that process, no request hangs and none is left behind.
 
-use crate::harness::{Gate, eventually};
+use crate::harness::{Gate, eventually, signal};
 use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use serde_json::{Value, json};
 
@@ -18,11 +18,6 @@ async fn report(gate: &Gate) -> Value {
 
 async fn process(gate: &Gate) -> u64 {
     report(gate).await["process"].as_u64().expect("a process")
-}
-
-fn signal(process: u64, signal: &str) {
-    let sent = std::process::Command::new("kill").args([signal, &process.to_string()]).status();
-    assert!(sent.expect("kill runs").success());
 }
 
 /// Whether a process computes no more: who would ask how it ended may be gone.
@@ -77,7 +72,7 @@ async fn a_process_that_takes_nothing_any_more_is_ended_also_when_the_way_to_it_
     let gate = a_gate("process", "stuck_after_ms = 3000").await;
     let first = process(&gate).await;
     gate.ask("Hello.").from("edge").at_most(2).send().await.ok();
-    signal(first, "-STOP");
+    signal(first, libc::SIGSTOP);
     // More than a socket holds.
     let texts = vec!["one two three four five six seven eight nine ten ".repeat(20); 500];
     let body = json!({ "model": "edge", "input": texts });

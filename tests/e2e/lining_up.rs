@@ -86,7 +86,7 @@ async fn a_route_that_fails_after_the_wait_leaves_its_turn_to_the_next() {
         let answer = answer.await.ok();
         assert_eq!(answer.text(), "From the second.", "{on_short}");
         let entry = gate.ledger().entry(answer.id()).await;
-        let attempts = entry.adds_up().attempts();
+        let attempts = entry.attempts();
         let tried: Vec<_> = attempts.iter().map(|a| (a.route(), a.text("role"))).collect();
         let expected = [("first", "primary"), ("second", "fallback")];
         assert_eq!(tried, expected.map(|(a, b)| (a.to_owned(), b.to_owned())), "{on_short}");

@@ -1,9 +1,10 @@
 //! Whatever a client sends, it gets a 4xx with the error body or an answer, never a 5xx, and the
 //! next client is served as before.
 
-use crate::harness::{Answer, Gate, raw};
+use crate::harness::{Answer, Gate, raw, raw_without_end};
 use e2e::standin::StandIn;
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 async fn a_cloud() -> (StandIn, Gate) {
     let cloud = StandIn::start().await.unwrap();
@@ -161,7 +162,7 @@ async fn odd_bodies_are_never_a_server_error() {
 }
 
 #[tokio::test]
-async fn a_body_above_the_limit_is_refused_before_it_is_read() {
+async fn a_body_above_the_limit_is_refused_with_the_limit() {
     let cloud = StandIn::start().await.unwrap();
     let gate = Gate::builder().cloud(&cloud).server("body_bytes_max = 10000").start().await;
     let answer = gate.ask(&"a".repeat(20_000)).send().await;
@@ -170,6 +171,53 @@ async fn a_body_above_the_limit_is_refused_before_it_is_read() {
     assert!(answer.error().message.contains("10000"), "names the limit");
     gate.ask("Shorter.").send().await.ok();
     assert_eq!(cloud.counts().requests, 1);
+}
+
+/// Most memory that a process has had, in KiB.
+fn memory_peak_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_refused_without_being_kept() {
+    let cloud = StandIn::start().await.unwrap();
+    let mut gate = Gate::builder().cloud(&cloud).server("body_bytes_max = 10000").start().await;
+    gate.ask("Before.").send().await.ok();
+    let pid = gate.child().pid();
+    let before = memory_peak_kib(pid);
+    let head = |how: &str| {
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\n{how}\r\n\r\n",
+            gate.key().secret
+        )
+    };
+    let chunk = |data: &[u8]| {
+        let mut chunk = format!("{:x}\r\n", data.len()).into_bytes();
+        chunk.extend_from_slice(data);
+        chunk.extend_from_slice(b"\r\n");
+        chunk
+    };
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&vec![b' '; 64 << 20]).unwrap();
+    let packed = packed.finish().unwrap();
+    // By its announced length alone, before a byte of it is there.
+    let (announced, written) =
+        raw_without_end(&gate, head("content-length: 20000000000").as_bytes(), b"").await;
+    assert!(announced.starts_with("HTTP/1.1 413 "), "{announced} after {written}");
+    for (how, piece) in [
+        ("transfer-encoding: chunked", chunk(&[b' '; 1024])),
+        ("transfer-encoding: chunked\r\ncontent-encoding: gzip", chunk(&packed)),
+    ] {
+        let (answer, written) = raw_without_end(&gate, head(how).as_bytes(), &piece).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{how}: {answer} after {written}");
+    }
+    let grown = memory_peak_kib(pid) - before;
+    assert!(grown < 32 << 10, "{grown} KiB more for bodies of 10 kB");
+    assert_eq!(cloud.counts().requests, 1);
+    gate.ask("After.").send().await.ok();
 }
 
 #[tokio::test]
@@ -187,8 +235,8 @@ async fn bytes_that_are_no_http() {
     ];
     for body in bodies {
         let answer = raw(&gate, body.as_bytes()).await;
-        let status = answer.split(' ').nth(1).unwrap_or("400").to_owned();
-        assert!(status.starts_with('4'), "{answer}");
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        assert!(status.starts_with('4'), "{body:.40}: {answer}");
     }
     gate.ask("Still there?").send().await.ok();
     gate.until_nothing_is_reserved().await;

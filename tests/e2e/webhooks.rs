@@ -154,6 +154,39 @@ async fn one_that_is_unwell_or_silent_is_told_again_and_harms_no_other() {
 }
 
 #[tokio::test]
+async fn one_that_has_moved_is_not_followed_and_is_told_again_where_it_was() {
+    let (_cloud, builder) = a_cloud().await;
+    let (old, new) = (Receiver::start().unwrap(), Receiver::start().unwrap());
+    old.is(Mood::Moved(new.address()));
+    let gate = builder.webhook("ops", old.address(), "").start().await;
+    let key = ten_a_day(&gate).await;
+    spend(&gate, &key, 5).await;
+    old.until(|told| told.len() >= 3).await.unwrap();
+    let hooks = rows(&gate.admin("/webhooks").await);
+    assert!(hooks[0]["last_error"].as_str().unwrap().contains("307"), "{}", hooks[0]);
+    old.is(Mood::Takes);
+    let told = old.until(|told| taken(told).len() == 1).await.unwrap();
+    assert_eq!(types(&taken(&told)), ["budget.reached_50"]);
+    assert!(new.told().is_empty(), "where it says it went was never trusted: {:?}", new.told());
+}
+
+#[tokio::test]
+async fn one_that_says_when_it_will_listen_is_not_told_before() {
+    let ((_cloud, builder), receiver) = (a_cloud().await, Receiver::start().unwrap());
+    receiver.is(Mood::Later(2));
+    let gate = builder.webhook("ops", receiver.address(), "").start().await;
+    let key = ten_a_day(&gate).await;
+    spend(&gate, &key, 5).await;
+    receiver.until(|told| told.len() == 1).await.unwrap();
+    receiver.is(Mood::Takes);
+    // Its own waits are of 20 to 100 ms. Too short a look can only miss a fault, never invent one.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    assert_eq!(receiver.told().len(), 1);
+    let told = receiver.until(|told| told.len() == 2).await.unwrap();
+    assert_eq!(types(&taken(&told)), ["budget.reached_50"]);
+}
+
+#[tokio::test]
 async fn what_a_receiver_will_not_take_is_given_up_when_it_is_old_and_the_next_is_told() {
     let ((_cloud, builder), receiver) = (a_cloud().await, Receiver::start().unwrap());
     receiver.is(Mood::Answers(503));

@@ -39,6 +39,7 @@ CLIENTS = [
 # A heading of the page, or a snippet: its language, the environment it needs if not the language's
 # own, its text.
 SNIPPET = re.compile(r"^## ([^\n]+)$|^```(python|js|sh)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SNIPPETS_MIN = 10
 USUAL = {"python": "openai_agents", "js": "node", "sh": "llm_models"}
 
 
@@ -92,6 +93,9 @@ def snippets() -> list[Run]:
         }[language]
         name = f"snippet: {heading} ({language})"
         runs.append(Run(name, environment or USUAL[language], command, reports=False))
+    # Fences of another look would be found as none.
+    if len(runs) < SNIPPETS_MIN:
+        sys.exit(f"only {len(runs)} snippets in {PAGE}")
     return runs
 
 

@@ -132,7 +132,9 @@ def running(program: str, base_url: str = "", text: str = "") -> Iterator[Gate]:
             raise
         finally:
             gateway.send_signal(signal.SIGTERM)
-            gateway.wait(60)
+            ended = gateway.wait(60)
+        if ended != 0:
+            sys.exit(f"the gateway ended with {ended}:\n" + "".join(said[-40:]))
 
 
 def _listen(gateway: subprocess.Popen) -> tuple[list[str], list[str]]:

@@ -26,6 +26,10 @@ pub enum Mood {
     Takes,
     /// Answers with this status.
     Answers(u16),
+    /// Says that it has moved to this address.
+    Moved(SocketAddr),
+    /// Cannot take it now, and says after how many seconds it will.
+    Later(u64),
     /// Reads it and says nothing.
     Silent,
 }
@@ -164,11 +168,13 @@ async fn converse(
         let mood = *mood.lock().unwrap_or_else(PoisonError::into_inner);
         told.send_modify(|told| told.push((mood, asked)));
         let status = match mood {
-            Mood::Takes => 204,
-            Mood::Answers(status) => status,
+            Mood::Takes => "204 Said".to_owned(),
+            Mood::Answers(status) => format!("{status} Said"),
+            Mood::Moved(to) => format!("307 Said\r\nlocation: http://{to}/elsewhere"),
+            Mood::Later(seconds) => format!("503 Said\r\nretry-after: {seconds}"),
             Mood::Silent => std::future::pending().await,
         };
-        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n\r\n");
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         socket.write_all(head.as_bytes()).await?;
     }
     Ok(())

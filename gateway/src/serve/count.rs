@@ -41,11 +41,7 @@ pub(super) async fn count_tokens(
             headers.insert(COUNT, HeaderValue::from_static(how));
             response
         }
-        Err(refusal) => {
-            let mut response = outside::in_anthropics_shape(&refusal, &id.to_string());
-            *response.status_mut() = headers::status(&gateway, &refusal);
-            response
-        }
+        Err(refusal) => outside::in_anthropics_shape(&gateway, &refusal, &id.to_string()),
     };
     response.headers_mut().insert("x-request-id", headers::of_id(id));
     response

@@ -125,9 +125,15 @@ fn preflight(is_allowed: bool, asked: Option<HeaderValue>) -> Response {
 }
 
 /// A refusal in Anthropic's shape.
-pub(super) fn in_anthropics_shape(refusal: &Refusal, request_id: &str) -> Response {
-    let body = anthropic::error_body(refusal, Some(request_id));
+pub(super) fn in_anthropics_shape(
+    gateway: &Gateway,
+    refusal: &Refusal,
+    request_id: &str,
+) -> Response {
+    let status = headers::status(gateway, refusal);
+    let body = anthropic::error_body(refusal, status, Some(request_id));
     let mut response = refusal.clone().into_response();
+    *response.status_mut() = status;
     *response.body_mut() = Body::from(body);
     response.extensions_mut().insert(Shaped);
     response

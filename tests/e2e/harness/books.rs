@@ -55,7 +55,7 @@ impl Gate {
 }
 
 impl Books<'_> {
-    /// Every entry, oldest first.
+    /// Every entry, oldest first; of each is true what is true of every entry.
     pub(crate) async fn entries(&self) -> Vec<EntrySeen> {
         let mut entries = Vec::new();
         let mut cursor = String::new();
@@ -66,6 +66,9 @@ impl Books<'_> {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,
             }
+        }
+        for entry in &entries {
+            entry.adds_up();
         }
         entries.sort_by_key(EntrySeen::id);
         entries
@@ -80,15 +83,17 @@ impl Books<'_> {
         self.entry(&id).await
     }
 
-    /// The entry with this id, whole. Where no answer was given nothing waits for the entry's
+    /// The entry with this id, whole, of which is true what is true of every entry. Where no answer was given nothing waits for the entry's
     /// commit, so neither does this sentence promise that it is there at once; `crash` does.
     pub(crate) async fn entry(&self, id: &str) -> EntrySeen {
         let path = format!("/ledger/requests/{id}");
-        eventually(&format!("the entry {id}"), || async {
+        let entry = eventually(&format!("the entry {id}"), || async {
             let answer = self.0.admin_send("GET", &path, Value::Null).await;
             (answer.status == 200).then(|| EntrySeen(answer.json()))
         })
-        .await
+        .await;
+        entry.adds_up();
+        entry
     }
 
     /// Waits until there are so many entries; more are a failure.
@@ -140,8 +145,8 @@ impl EntrySeen {
         attempts.remove(0)
     }
 
-    /// Asserts what is true of every entry: its cost is the sum of its attempts', and its stages
-    /// are adjacent and sum to its time.
+    /// Asserts what is true of every entry, as for each that a test looks at: its cost is the sum of
+    /// its attempts', and its stages are adjacent and sum to its time.
     pub(crate) fn adds_up(&self) -> &Self {
         let costs: Vec<_> = self.attempts().iter().map(AttemptSeen::cost).collect();
         let sum = costs.iter().copied().try_fold(0, |sum, cost| Some(sum + cost?));

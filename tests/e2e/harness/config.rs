@@ -285,10 +285,11 @@ usd_per_hour = "{EDGE_USD_PER_HOUR}"
     }
 }
 
-/// The lines whose key does not stand in `more`.
+/// The lines whose key no line of `more` sets.
 fn usual_unless_in(more: &str, lines: &[&str]) -> String {
-    let key = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-    let kept = lines.iter().copied().filter(|line| !more.contains(&key(line)));
+    let key = |line: &str| line.split(['=', ' ', '.']).next().unwrap_or_default().to_owned();
+    let set: Vec<String> = more.lines().map(|line| key(line.trim_start())).collect();
+    let kept = lines.iter().copied().filter(|line| !set.contains(&key(line)));
     kept.collect::<Vec<_>>().join("\n")
 }
 

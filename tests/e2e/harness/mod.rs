@@ -11,6 +11,7 @@ mod config;
 mod documented;
 mod frozen;
 mod keys;
+mod pattern;
 mod raw;
 mod volume;
 
@@ -21,12 +22,12 @@ pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, WEBHOOK_PATH, WEBHOOK_SE
 pub(crate) use documented::kept as document;
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;
-pub(crate) use raw::raw;
+pub(crate) use raw::{raw, raw_without_end};
 pub(crate) use volume::Volume;
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use std::{future::Future, path::Path, time::Duration};
+use std::{future::Future, io::Write as _, path::Path, time::Duration};
 
 /// Longest wait of [`eventually`].
 const EVENTUALLY_MAX: Duration = Duration::from_secs(30);
@@ -241,6 +242,42 @@ where
     tokio::time::timeout(EVENTUALLY_MAX, search)
         .await
         .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Says that something could not be looked at here, and why; a failure where `TOLLGATE_REQUIRE` (words
+/// parted by commas) names what is needed for it. What a test that passes prints is not shown, so
+/// `TOLLGATE_SKIPPED` may name a file that gets a line as well.
+pub(crate) fn not_checked(needed: &str, why: &str) {
+    let required = std::env::var("TOLLGATE_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|word| word == needed), "{needed} is required, and {why}");
+    println!("{why}: not checked");
+    if let Some(file) = std::env::var_os("TOLLGATE_SKIPPED") {
+        let mut file =
+            std::fs::File::options().append(true).create(true).open(file).expect("a file");
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        writeln!(file, "{test}: {why}").expect("to write");
+    }
+}
+
+/// An address of the loopback interface that nobody but a gateway of this test gets while the socket is
+/// kept: it has the port, and listens on nothing.
+pub(crate) fn free_address() -> (tokio::net::TcpSocket, String) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    // Two may have a port of which neither listens, if both say so; a listener says so by itself.
+    socket.set_reuseaddr(true).expect("an option");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("an address").to_string();
+    (socket, address)
+}
+
+/// Sends a process a signal by its id.
+pub(crate) fn signal(process: u64, signal: i32) {
+    let pid = i32::try_from(process).expect("a process id");
+    // SAFETY: kill(2) takes two integers and touches no memory of ours; the process is a child of a
+    // gateway of this test, which says so.
+    #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "signal {signal} to {pid}");
 }
 
 /// The header's value as text, empty where it is absent.

@@ -1,6 +1,7 @@
 //! A real disk that can stand still and be full: a file system in a file, mounted where a gateway
 //! keeps its data. Making one needs root; without it there is none, and a test says so.
 
+use super::not_checked;
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -31,7 +32,7 @@ impl Volume {
         let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", image])
             && run("mount", &["-o", "loop", image, at.to_str().expect("a name")]);
         if !made {
-            println!("no file system can be mounted here (root is needed): not checked");
+            not_checked("disk", "no file system can be mounted here (root is needed)");
             return None;
         }
         Some(Self { _image: dir, at: at.to_owned() })

@@ -159,7 +159,8 @@ fn anthropic_streamed(request: &Value, script: &Script) -> Body {
     let mut end =
         json!({"delta": {"stop_reason": stop_reason(script, cut), "stop_sequence": null}});
     if reports {
-        end["usage"] = json!({"output_tokens": completion(script, pieces.len())});
+        // The last report has all counts again: who added them up would charge the prompt twice.
+        end["usage"] = anthropic_usage(script, pieces.len());
     }
     let last = frame("message_delta", end);
     if script.reported == Reported::Twice {

@@ -104,7 +104,8 @@ impl StandIn {
         format!("http://{}/v1", self.address)
     }
 
-    /// The next request that no earlier script waits for gets `script`.
+    /// The next request that no earlier script waits for gets `script`. One that is left over in the
+    /// end is a failure: what it was for never happened.
     pub fn next(&self, script: Script) -> &Self {
         self.shared.with(|state| state.queue.push_back(script));
         self
@@ -144,6 +145,9 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.stop.cancel();
+        // What was to happen and never did was not tested.
+        let left = self.shared.with(|state| state.queue.len());
+        assert!(left == 0 || std::thread::panicking(), "{left} scripts that nobody met");
     }
 }
 
@@ -164,12 +168,13 @@ impl Shared {
             scripted.unwrap_or_else(|| state.otherwise.clone())
         });
         self.count(|counts| counts.requests += 1);
-        match asked.header("x-standin-fault") {
-            Some(names) => names
-                .split(',')
-                .filter_map(|name| name.trim().parse().ok())
-                .fold(script, Script::with),
-            None => script,
+        let Some(names) = asked.header("x-standin-fault") else { return script };
+        let faults = names.split(',').map(|name| name.trim().parse());
+        let with = faults.collect::<Result<Vec<_>, String>>();
+        match with {
+            Ok(faults) => faults.into_iter().fold(script, Script::with),
+            // Taken for none, a fault that is not known would test the good case.
+            Err(why) => Script::error(400, "invalid_request_error", None, &why),
         }
     }
 

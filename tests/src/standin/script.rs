@@ -42,7 +42,7 @@ pub struct Script {
     pub between: Duration,
     /// Where the answer is cut off.
     pub cut: Option<Cut>,
-    /// Where a stream waits until it is let go.
+    /// Where a stream waits until it is let go; what is not streamed waits before its body.
     pub hold: Option<Hold>,
     /// Writes the body in segments of so many bytes, which splits lines and characters.
     pub segment_bytes: Option<usize>,
@@ -85,7 +85,7 @@ pub enum Cut {
     Hang(Point),
 }
 
-/// A place where a stream waits until the test lets it go.
+/// A place where an answer waits until the test lets it go.
 #[derive(Clone, Debug)]
 pub struct Hold {
     pub(super) at: Point,
@@ -218,7 +218,7 @@ impl Script {
         self
     }
 
-    /// Holds a stream until it is let go.
+    /// Holds an answer until it is let go.
     #[must_use]
     pub fn held(mut self, hold: &Hold) -> Self {
         self.hold = Some(hold.clone());

@@ -106,6 +106,9 @@ async fn write_answer(
     write.write_all(head(&answer).as_bytes()).await?;
     match answer.body {
         Body::Whole(body) => {
+            if let Some(hold) = script.hold.as_ref() {
+                hold.go.cancelled().await;
+            }
             wait(script.before_first).await;
             if script.cut.is_some() {
                 // A cut inside an unstreamed body: half of it comes.

@@ -3,13 +3,16 @@
 use super::harness::{House, NOON, ask, key, money, request, used};
 use crate::{
     caller::Window,
-    config::DailyExport,
+    clock::{Clock, Hand},
+    config::{Config, DailyExport, Environment, Surroundings},
     ledger::{
         Books, Filter, GroupBy, Reader, SummaryQuery, checkpoint,
         keeper::seal_all,
         rollups::{Level, SETS, Span},
         verify::stored,
     },
+    serve::Gateway,
+    start,
     store::base::Base,
     upkeep,
 };
@@ -78,6 +81,53 @@ fn every_day_has_its_file_before_it_may_go_however_old_it_is() {
     let file = fs::File::open(dir.path().join("2026-06-02.jsonl.zst")).unwrap();
     let text = String::from_utf8(zstd::decode_all(file).unwrap()).unwrap();
     assert_eq!(text.lines().count(), 10);
+}
+
+/// A server that keeps entries for two days and writes every day out, and its clock.
+fn that_keeps_two_days(dir: &std::path::Path) -> (Arc<Gateway>, Hand) {
+    let text = "[ledger]\nsegment_entries_max = 5\nkeep_days = 2\ndaily_export = \"jsonl\"\n\
+                [policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
+                provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
+    let (environment, now_s) = (Environment::Needed, NOON / 1_000);
+    let surroundings = Surroundings { lookup: &|_| None, environment, now_s };
+    let config = Config::parse(text, &dir.join("tollgate.toml"), surroundings).unwrap();
+    let (clock, hand) = Clock::standing(NOON);
+    (start::offline(config, clock).unwrap(), hand)
+}
+
+#[test]
+fn nothing_is_dropped_before_every_day_has_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gateway, hand) = that_keeps_two_days(dir.path());
+    let books = &gateway.books;
+    books.put_key(key("key_a", vec![money(Window::Total, "100")])).blocking().unwrap();
+    for day in 0..4 {
+        for at in 0..10 {
+            hand.set(NOON + day * DAY_MS + at * 1_000);
+            request(books, "key_a", ask("1", 10), used(1, 1)).unwrap();
+        }
+    }
+    seal_all(&books.0.catalogue, &false.into()).unwrap();
+    let spent = books.budgets()[0].money.unwrap().spent;
+    hand.set(NOON + 10 * DAY_MS);
+    let exports = gateway.config.data_dir.join("exports");
+    // One day cannot be written: there is a directory in its place.
+    let in_the_way = exports.join("2026-06-02.jsonl.part");
+    fs::create_dir_all(&in_the_way).unwrap();
+    upkeep::once(&gateway).unwrap_err();
+    assert_eq!(requests(books), 40, "all are there still, also of days that have their files");
+
+    fs::remove_dir(&in_the_way).unwrap();
+    upkeep::once(&gateway).unwrap();
+    assert!(requests(books) < 10, "{} are left", requests(books));
+    let lines = fs::read_dir(exports).unwrap().map(|file| {
+        let file = fs::File::open(file.unwrap().path()).unwrap();
+        String::from_utf8(zstd::decode_all(file).unwrap()).unwrap().lines().count()
+    });
+    assert_eq!(lines.sum::<usize>(), 40, "and are in the files");
+    assert_eq!(books.budgets()[0].money.unwrap().spent, spent);
+    assert!(books.verify().is_clean(), "{:?}", books.verify());
+    books.close();
 }
 
 #[test]

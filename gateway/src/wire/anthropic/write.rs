@@ -151,7 +151,7 @@ impl Messages {
         // An answer has its request's number.
         let number = self.head.id.strip_prefix(id_prefix(Endpoint::Messages));
         let request = number.map(|number| format!("req_{number}"));
-        frame.put_slice(error_body(refusal, request.as_deref()).as_bytes());
+        frame.put_slice(error_body(refusal, refusal.status(), request.as_deref()).as_bytes());
         frame.put_slice(b"\n\n");
         frame.freeze()
     }
@@ -430,11 +430,11 @@ fn naming(param: Option<&str>, message: &str) -> String {
     }
 }
 
-/// The body of an error.
+/// The body of an error that is told with this status, by which its type goes.
 #[must_use]
-pub fn error_body(refusal: &Refusal, request_id: Option<&str>) -> String {
+pub fn error_body(refusal: &Refusal, status: StatusCode, request_id: Option<&str>) -> String {
     let message = naming(refusal.param(), &refusal.to_string());
-    let mut error = json!({"type": refusal.anthropic_kind(), "message": message});
+    let mut error = json!({"type": Refusal::anthropic_kind_of(status), "message": message});
     if refusal.code() == Some(THREAD_UNSUPPORTED) {
         error["details"] = json!({"error_code": THREAD_UNSUPPORTED, "unsupported": ["thread"]});
     }

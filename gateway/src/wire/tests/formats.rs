@@ -82,7 +82,8 @@ fn a_thread_is_refused_in_the_words_that_a_client_looks_for() {
     let body = json!({"model": "auto", "max_tokens": 9, "messages": said,
         "thread": {"type": "create"}});
     let bad = asked(Endpoint::Messages, &body).unwrap_err();
-    let told = anthropic::error_body(&Refusal::Bad(bad), None);
+    let refusal = Refusal::Bad(bad);
+    let told = anthropic::error_body(&refusal, refusal.status(), None);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["error"]["details"]["error_code"], "thread_unsupported_request");
     assert_eq!(told["error"]["details"]["unsupported"], json!(["thread"]));

@@ -57,6 +57,11 @@ fn main() -> ExitCode {
 
 /// Starts a child for each target and says what became of it.
 fn parent(args: &Args) -> Result<(), String> {
+    let is_known = |wanted: &&String| TARGETS.iter().any(|(name, _)| name == wanted);
+    if let Some(unknown) = args.targets.iter().find(|wanted| !is_known(wanted)) {
+        let known: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
+        return Err(format!("no target `{unknown}`; there are {}", known.join(", ")));
+    }
     fs::create_dir_all(&args.findings).map_err(|e| e.to_string())?;
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut found = Vec::new();
