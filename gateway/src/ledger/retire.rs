@@ -1,6 +1,6 @@
 //! Dropping what is older than the operator wants to keep.
 //!
-//! **Invariants:** whole sealed segments go, from the oldest on, and never the newest; what they added up to (balances,
+//! **Invariants:** whole sealed segments go, from the oldest on; what they added up to (balances,
 //! keys, policies in force, rollups, open reservations) is durable in a base before they go, so that
 //! neither a budget nor a sum of a day forgets; a segment with a reservation that is still open
 //! stays. Entries that are gone are gone: export them first. A base lacks what its segments had lost
@@ -92,15 +92,14 @@ fn texts(reader: &Reader, notes: &[PolicyNote], last: Range<u64>) -> Vec<(Policy
 }
 
 /// The segments at the beginning that are old enough and will not change: sealed ones, and damaged
-/// ones, which are never sealed. The newest stays in any case: by it the journal knows its place.
+/// ones, which are never sealed.
 fn old_segments(snapshot: &Snapshot, before_ms: u64, oldest_open: u64) -> Vec<Segment> {
     let old = |(at, segment): &(usize, &Segment)| {
         (matches!(segment, Segment::Sealed(_)) || segment.damage().is_some())
             && snapshot.ended_ms(*at) < before_ms
             && segment.next_seq() <= oldest_open
     };
-    let newest = snapshot.segments.len().saturating_sub(1);
-    let old = snapshot.segments.iter().enumerate().take(newest).take_while(old);
+    let old = snapshot.segments.iter().enumerate().take_while(old);
     old.map(|(_, segment)| segment.clone()).collect()
 }
 

@@ -99,7 +99,8 @@ impl Catalogue {
 
     /// The segments below `seq` are no longer part of the ledger.
     pub(crate) fn drop_until(&self, seq: u64) {
-        self.lock().retain(|segment| segment.next_seq() > seq);
+        // One that begins there stays, also while nothing is in it: it is being written.
+        self.lock().retain(|segment| segment.first_seq() >= seq);
     }
 
     /// A plain segment is sealed now.
