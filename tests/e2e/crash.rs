@@ -46,7 +46,8 @@ async fn the_books_add_up(gate: &Gate, key: &Key) -> BTreeSet<String> {
     let mut spent = 0;
     for entry in &entries {
         entry.adds_up();
-        spent += entry.cost().expect("a known cost");
+        let cost = entry.cost().expect("a known cost");
+        spent += if entry.0["key"] == key.id { cost } else { 0 };
     }
     assert_eq!(gate.budget(key).await.spent(), spent, "spent is the sum of the entries");
     assert_eq!(gate.budget(key).await.reserved(), 0, "nothing of the dead is still held");
