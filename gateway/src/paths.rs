@@ -5,7 +5,13 @@
 //! document is held against that list.
 
 use crate::refusal::Refusal;
-use axum::{Router, routing::MethodRouter};
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::IntoResponse as _,
+    routing::MethodRouter,
+};
 
 /// A path and the methods it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +62,18 @@ impl<S: Clone + Send + Sync + 'static> Paths<S> {
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.router = self.router.merge(other.router);
         self.listed.extend(other.listed);
+        self
+    }
+
+    /// The same, whose requests are first looked at by `refuse`.
+    pub(crate) fn unless(mut self, refuse: fn(&Request) -> Result<(), Refusal>) -> Self {
+        self.router =
+            self.router.route_layer(from_fn(move |request: Request, next: Next| async move {
+                match refuse(&request) {
+                    Ok(()) => next.run(request).await,
+                    Err(refusal) => refusal.into_response(),
+                }
+            }));
         self
     }
 

@@ -4,13 +4,13 @@
 use crate::{
     admission::Admission,
     cache::{AnswerCache, Idempotency},
-    caller::{Keys, KeysError},
+    caller::{BudgetSpec, Keys, KeysError},
     clock::Clock,
     config::{Config, Limits, LocalConfig, RouteConfig, RouteSource},
     execute::Hedging,
     guard::Guard,
     idle::IdleMeter,
-    ledger::{Books, BooksConfig, OpenError, Recovered},
+    ledger::{Books, BooksConfig, OpenError, Recovered, Scope, budget_id},
     policy_watch::{PolicyBox, PolicyLoadError},
     routes::{Route, Routes, Source, cloud::CloudRoute, local::LocalRoute},
     serve::Gateway,
@@ -18,7 +18,7 @@ use crate::{
     webhook::Webhook,
     wire::Kept,
 };
-use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, Worker};
+use local_engine::{EngineConfig, Host, HostConfig, Isolation, LoadError, LoadWhen, Worker};
 use policies::Policy;
 use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
@@ -80,6 +80,9 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
     keys.install_groups(books.groups());
     let current = policy.current();
     note_policy(&books, &current);
+    for said in worth_saying(&config, &of_api(&books)) {
+        tracing::warn!("{said}");
+    }
     let host = host(&config)?;
     let opened = config.routes.iter().map(|route| open_route(route, &config.limits, host.as_ref()));
     let routes = opened.collect::<Result<Vec<_>, _>>()?;
@@ -117,6 +120,39 @@ pub fn start(config: Config, clock: Clock) -> Result<(Arc<Gateway>, Recovered), 
         config,
     };
     Ok((Arc::new(gateway), recovered))
+}
+
+/// Budgets of the whole that were set by the API.
+fn of_api(books: &Books) -> Vec<BudgetSpec> {
+    books.group(&Scope::Global).map(|record| record.budgets).unwrap_or_default()
+}
+
+/// What is allowed, and seen only beside the books and the files.
+fn worth_saying(config: &Config, of_api: &[BudgetSpec]) -> Vec<String> {
+    let twice = config
+        .global_budgets
+        .iter()
+        .filter(|configured| of_api.iter().any(|of_api| of_api.window == configured.window));
+    let twice = twice.map(|budget| {
+        let id = budget_id(&Scope::Global, budget.window);
+        format!(
+            "there are two budgets `{id}`, the configuration's and the API's, and both hold; \
+             `tollgate budget remove {id}` removes the API's"
+        )
+    });
+    let absent = config.routes.iter().filter_map(|route| match &route.source {
+        RouteSource::Local(local) if local.keep.load == LoadWhen::FirstUse => {
+            (!local.file.is_file()).then(|| {
+                format!(
+                    "route `{}` loads its model on first use, and {} is no file",
+                    route.id,
+                    local.file.display()
+                )
+            })
+        }
+        _ => None,
+    });
+    twice.chain(absent).collect()
 }
 
 /// Ends what [`start`] began, once no request is running: models first, the ledger last. Blocks.
@@ -291,13 +327,32 @@ mod tests {
     use crate::config::{Environment, Surroundings};
     use std::path::Path;
 
+    fn config(text: &str) -> Config {
+        let environment = Environment::Spared;
+        let surroundings = Surroundings { lookup: &|_| None, environment, now_s: 0 };
+        Config::parse(text, Path::new("/tollgate.toml"), surroundings).unwrap()
+    }
+
+    #[test]
+    fn two_budgets_of_one_id_and_a_model_that_is_not_there_are_worth_a_word() {
+        let text = "[[budget]]\nwindow = \"week\"\nmoney_usd = \"7\"\n[routes.edge]\nkind = \"local\"\n\
+                    file = \"none.gguf\"\nusd_per_hour = \"1\"\n";
+        let first_use = config(&format!("{text}load = \"first_use\"\n"));
+        let (of_week, mut of_day) =
+            (first_use.global_budgets.clone(), first_use.global_budgets.clone());
+        of_day[0].window = "day".parse().unwrap();
+        assert_eq!(worth_saying(&config(text), &of_day), Vec::<String>::new());
+        let said = worth_saying(&first_use, &of_week);
+        assert!(said[0].starts_with("there are two budgets `global/week`"), "{said:?}");
+        assert!(said[1].ends_with("/none.gguf is no file"), "{said:?}");
+        assert_eq!(said.len(), 2);
+    }
+
     #[test]
     fn an_engine_waits_longer_for_a_reader_than_the_server_does() {
         let text = "[server]\nwrite_stall_timeout_ms = 90000\n[routes.edge]\nkind = \"local\"\n\
                     file = \"m.gguf\"\nusd_per_hour = \"1\"\n";
-        let environment = Environment::Spared;
-        let surroundings = Surroundings { lookup: &|_| None, environment, now_s: 0 };
-        let config = Config::parse(text, Path::new("/tollgate.toml"), surroundings).unwrap();
+        let config = config(text);
         let RouteSource::Local(local) = &config.routes[0].source else { panic!("a local one") };
         let engine = engine_config(local, &config.limits).unwrap();
         assert!(engine.reader_stall_max > Duration::from_secs(90), "{engine:?}");

@@ -131,6 +131,12 @@ impl Engine {
         self.template().ok().map(ChatTemplate::format)
     }
 
+    /// Whether this model's chat template reads one of [`crate::TEMPLATE_WORDS`].
+    #[must_use]
+    pub fn template_reads(&self, word: &str) -> bool {
+        self.inner.loaded.template.as_ref().is_ok_and(|template| template.reads(word))
+    }
+
     /// Compiles what keeps an answer's calls of `tools` well-formed; read the answer with a
     /// [`crate::CallReader`]. Blocks like [`Engine::constrain`].
     ///

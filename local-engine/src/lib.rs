@@ -114,5 +114,5 @@ pub use speculation::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, RequestClass, Speculation, SpeculationStatus,
 };
 pub use status::{DraftStatus, EngineState, Status, StepCosts};
-pub use template::Chat;
+pub use template::{Chat, TEMPLATE_WORDS};
 pub use tools::{Function, ToolChoice, ToolFormat, Tools};

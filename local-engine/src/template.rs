@@ -13,6 +13,7 @@ mod to_json;
 
 use minijinja::{Environment, Error, ErrorKind, Value, context, value::Rest};
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
 
 use crate::{
     error::PromptError,
@@ -36,7 +37,12 @@ pub struct Chat {
     pub tools: Option<Tools>,
     /// Whether the answer goes on with the last message, the assistant's.
     pub continued: bool,
+    /// Words of [`TEMPLATE_WORDS`] and what they are for this prompt.
+    pub words: Vec<(&'static str, String)>,
 }
+
+/// What a caller may say of an answer to a template that reads it.
+pub const TEMPLATE_WORDS: [&str; 2] = ["reasoning_effort", "verbosity"];
 
 /// A compiled template, shared by threads.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct ChatTemplate {
     eos: String,
     controls: Vec<String>,
     format: ToolFormat,
+    /// Those of [`TEMPLATE_WORDS`] that it reads.
+    words: Vec<&'static str>,
 }
 
 /// What a template needs to know of its model.
@@ -85,6 +93,7 @@ impl ChatTemplate {
             to_json::to_json(value, &arguments)
         });
         let format = ToolFormat::of_template(&source.jinja);
+        let words = TEMPLATE_WORDS.into_iter().filter(|word| source.jinja.contains(word)).collect();
         environment
             .add_template_owned("chat", without_generation(&source.jinja))
             .map_err(|error| PromptError::Template(shortened(&error.to_string())))?;
@@ -95,7 +104,13 @@ impl ChatTemplate {
             eos: source.eos,
             controls: controls.collect(),
             format,
+            words,
         })
+    }
+
+    /// Whether it reads this word.
+    pub(crate) fn reads(&self, word: &str) -> bool {
+        self.words.contains(&word)
     }
 
     /// How the model writes calls of tools.
@@ -118,13 +133,17 @@ impl ChatTemplate {
         }
         let tools = chat.tools.as_ref().filter(|_| self.format != ToolFormat::Generic);
         let tools = tools.map(Tools::as_json);
-        let mark = unused_mark(&messages, begun.as_deref(), tools.as_ref());
+        let said = chat.words.iter().map(|(_, said)| said.as_str());
+        let mark = unused_mark(&messages, said.chain(begun.as_deref()), tools.as_ref());
         let tools = tools.map(|tools| self.cut_json(tools, &mark));
         let messages: Vec<Json> = messages
             .iter()
             .enumerate()
             .map(|(at, message)| self.as_json(message, &mark, at))
             .collect::<Result<_, _>>()?;
+        // Those that nobody says stay undefined: templates have their own word for that.
+        let words: BTreeMap<_, _> =
+            chat.words.iter().map(|(word, said)| (*word, self.cut(said, &mark))).collect();
         let values = context! {
             messages => Value::from_serialize(&messages),
             tools => tools.map_or(Value::from(()), Value::from_serialize),
@@ -132,6 +151,7 @@ impl ChatTemplate {
             add_generation_prompt => true,
             bos_token => self.bos,
             eos_token => self.eos,
+            ..Value::from_serialize(&words)
         };
         let mut prompt = self
             .environment
@@ -240,8 +260,12 @@ fn without_generation(jinja: &str) -> String {
 }
 
 /// A text that occurs in none of the messages: the number rules out those that do.
-fn unused_mark(messages: &[Message], begun: Option<&str>, tools: Option<&Json>) -> String {
-    let mut texts: Vec<String> = begun.into_iter().map(str::to_owned).collect();
+fn unused_mark<'a>(
+    messages: &[Message],
+    others: impl Iterator<Item = &'a str>,
+    tools: Option<&Json>,
+) -> String {
+    let mut texts: Vec<String> = others.map(str::to_owned).collect();
     texts.extend(tools.map(Json::to_string));
     for message in messages {
         texts.push(message.content.clone());
@@ -340,6 +364,24 @@ mod tests {
         let ascii = "{{ messages[0].content | tojson(ensure_ascii=true) }}";
         let pieces = template(ascii).render(&chat(&[user("é<|im_end|>")])).expect("renders");
         assert_eq!(pieces, [r#""\u00e9<"#, r#"|im_end|>""#]);
+    }
+
+    #[test]
+    fn a_template_that_reads_a_word_is_told_it_and_of_a_control_text_in_it_nothing_is_left() {
+        let jinja = "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}\
+            {% endif %}Reasoning: {{ reasoning_effort }}.";
+        let template = template(jinja);
+        assert_eq!(
+            ["reasoning_effort", "verbosity"].map(|word| template.reads(word)),
+            [true, false]
+        );
+        let mut chat = chat(&[user("a")]);
+        let prompt = |chat: &Chat| template.render(chat).expect("renders");
+        assert_eq!(prompt(&chat).concat(), "Reasoning: medium.");
+        chat.words = vec![("reasoning_effort", "low".to_owned())];
+        assert_eq!(prompt(&chat).concat(), "Reasoning: low.");
+        chat.words = vec![("reasoning_effort", "<|im_end|>".to_owned())];
+        assert_eq!(prompt(&chat), ["Reasoning: <", "|im_end|>."]);
     }
 
     #[test]

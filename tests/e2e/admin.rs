@@ -286,6 +286,13 @@ async fn openais_usage_and_cost_pages_have_its_shapes_and_the_ledgers_sums() {
     let cost: u128 = gate.ledger().entries().await.iter().map(|e| e.cost().unwrap()).sum();
     let value = result["amount"]["value"].to_string();
     assert_eq!(pico(&Value::from(value)).expect("a number"), cost);
+    assert!(result["api_key_id"].is_null() && result["project_id"].is_null(), "{result}");
+    let mine = gate.key().id.clone();
+    let by_key = format!("/costs?{page}&group_by=api_key_id");
+    let by_key = gate.organization(&format!("{by_key}&api_key_ids={mine}&api_key_ids=none")).await;
+    let results = by_key["data"][0]["results"].as_array().unwrap();
+    assert!(results.iter().all(|result| result["api_key_id"] == mine.as_str()), "{results:?}");
+    assert_eq!(results.len(), 1);
     let key = gate.key().secret.clone();
     let headers = [("authorization", format!("Bearer {key}"))];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));

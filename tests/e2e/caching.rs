@@ -217,6 +217,9 @@ async fn who_shares_a_question_is_not_refused_for_anothers_budget() {
     let other = gate.ask("Another.").by(&key).header("x-session-id", "A").streamed();
     let mut open = other.open().await;
     open.read_pieces(1).await;
+    // The budget of one session is shown under its id too.
+    let of_a = gate.admin(&format!("/budgets/{}/session:A/total", key.id)).await;
+    assert_eq!(rows(&gate.admin(&format!("/budgets?sessions_of={}", key.id)).await), [of_a]);
     let waits = || async {
         let budgets = gate.admin(&format!("/budgets?sessions_of={}", key.id)).await;
         rows(&budgets).iter().any(|budget| budget["waiting"] == 1).then_some(())

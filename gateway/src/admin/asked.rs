@@ -3,7 +3,11 @@
 //! **Invariant:** a parameter that nobody took is refused, and so is one that stands there twice:
 //! nothing that was asked is ignored.
 
-use super::{ledger::Ledger, read::bad, times};
+use super::{
+    ledger::Ledger,
+    read::{bad, unknown},
+    times,
+};
 use crate::{
     ledger::{Filter, GroupBy, KeyId},
     refusal::Refusal,
@@ -108,7 +112,7 @@ impl Asked {
     /// Nothing more was asked.
     pub(super) fn end(self) -> Result<(), Refusal> {
         match self.0.into_keys().next() {
-            Some(name) => Err(bad(Some(&name), format!("the query knows no parameter `{name}`"))),
+            Some(name) => Err(unknown(&name)),
             None => Ok(()),
         }
     }

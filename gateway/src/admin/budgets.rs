@@ -6,14 +6,14 @@
 use super::{
     Answer, answer, answer_with, change,
     groups::fresh,
-    limits::{BudgetBody, check_all, given, tag},
+    limits::{BudgetBody, check_all, given, present, tag},
     read::{Body, Params, bad},
     state,
 };
 use crate::{
     caller::{BudgetSpec, Window, Zone},
     ledger::{KeyId, Scope},
-    openapi::types::{Usd, WindowText, ZoneName},
+    openapi::types::{Switch, Usd, WindowText, ZoneName},
     refusal::Refusal,
     serve::Gateway,
 };
@@ -24,6 +24,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Stands behind the scope in the id of a budget that every session below it has.
+const OF_SESSIONS: &str = "/sessions";
 
 /// Which budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub(super) struct ChangeBody {
     tokens: Option<Option<u64>>,
     #[serde(deserialize_with = "given")]
     requests: Option<Option<u64>>,
+    #[serde(deserialize_with = "present")]
+    #[schemars(with = "Switch")]
     hard: Option<bool>,
     #[serde(deserialize_with = "given")]
     #[schemars(with = "Option<ZoneName>")]
@@ -138,6 +143,11 @@ pub(super) async fn create(
         Named { scope: scope(&body.scope)?, of_sessions: body.of_sessions, window: body.window };
     if let Scope::Tag(name) = &named.scope {
         tag("scope", name)?;
+        if name.ends_with(OF_SESSIONS) {
+            let message =
+                format!("the name of a tag with a budget does not end in `{OF_SESSIONS}`");
+            return Err(bad(Some("scope"), message));
+        }
     }
     let spec = BudgetBody {
         window: body.window,
@@ -165,8 +175,13 @@ pub(super) async fn create(
     answer_with(StatusCode::CREATED, &view(&named, &spec))
 }
 
-/// GET /budgets/{id}: one budget as it was set, with its state if it has one.
+/// GET /budgets/{id}: one budget as it was set, with its state if it has one; also that of one session.
 pub(super) async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Answer {
+    if let Some(key) = of_session(&id) {
+        let states = gateway.books.session_budgets(&KeyId(key.into()));
+        let found = states.into_iter().find(|state| *state.id == *id);
+        return answer(&state::budget(found.ok_or_else(|| missing(&id))?));
+    }
     let named = named(&id)?;
     let states = gateway.books.budgets();
     let state = states.into_iter().find(|state| {
@@ -281,15 +296,25 @@ pub(super) fn missing(id: &str) -> Refusal {
 
 impl Named {
     fn id(&self) -> String {
-        let of = if self.of_sessions { "/sessions" } else { "" };
+        let of = if self.of_sessions { OF_SESSIONS } else { "" };
         format!("{}{of}/{}", self.scope, self.window)
     }
 }
 
+/// The key in the id of the budget of one of its sessions.
+fn of_session(id: &str) -> Option<&str> {
+    id.split_once("/session:").map(|(key, _)| key).filter(|key| key.starts_with("key_"))
+}
+
 pub(super) fn named(id: &str) -> Result<Named, Refusal> {
+    if of_session(id).is_some() {
+        return Err(Refusal::NotFound(format!(
+            "`{id}` is the budget of one session: it is set for all sessions of its key at once"
+        )));
+    }
     let (rest, window) = id.rsplit_once('/').ok_or_else(|| missing(id))?;
     let window = window.parse().map_err(|_| missing(id))?;
-    let (rest, of_sessions) = match rest.strip_suffix("/sessions") {
+    let (rest, of_sessions) = match rest.strip_suffix(OF_SESSIONS) {
         Some(rest) => (rest, true),
         None => (rest, false),
     };

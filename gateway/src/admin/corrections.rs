@@ -100,11 +100,11 @@ async fn covers(
     credit: Amount,
 ) -> Result<(), Refusal> {
     let state = state_of(gateway, named).await?.ok_or_else(|| missing(id))?;
-    let money = u128::from(credit.money.pico());
+    // Of what it does not limit too: a limit may come, and counts what was spent before.
     let more = [
-        ("money_usd", state.money.is_some_and(|side| side.spent.pico() < money)),
-        ("tokens", state.tokens.is_some_and(|side| side.spent < credit.tokens)),
-        ("requests", state.requests.is_some_and(|side| side.spent < credit.requests)),
+        ("money_usd", state.spent.money < u128::from(credit.money.pico())),
+        ("tokens", state.spent.tokens < credit.tokens),
+        ("requests", state.spent.requests < credit.requests),
     ];
     match more.into_iter().find(|(_, more)| *more) {
         None => Ok(()),

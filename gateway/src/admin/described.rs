@@ -18,8 +18,8 @@ use crate::openapi::{Operation, types::Types};
 use serde_json::{Map, Value, json};
 
 const KEY: &[&str] = &["adminKey"];
-/// Statuses of refusals: of every path, and of one that reads or changes more than a page.
-const ALWAYS: [&str; 4] = ["401", "403", "429", "503"];
+/// Statuses of refusals of every path; a parameter that nobody knows is a 400 everywhere.
+const ALWAYS: [&str; 5] = ["400", "401", "403", "429", "503"];
 
 /// Everything under /admin/v1 and /v1/organization.
 pub(crate) fn operations(types: &mut Types) -> Vec<Operation> {

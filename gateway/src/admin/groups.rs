@@ -6,8 +6,8 @@
 use super::{
     Answer, answer, answer_with, change,
     limits::{
-        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, filled, given, name, tag, views,
-        within,
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, addressable, budgets, filled, given,
+        name, present, tag, views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     caller::{GroupRecord, KeyLimits},
     ledger::Scope,
+    openapi::types::Switch,
     paths::Paths,
     refusal::Refusal,
     serve::Gateway,
@@ -72,12 +73,17 @@ pub(super) struct CreateBody {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ChangeBody {
-    label: Option<String>,
+    #[serde(deserialize_with = "given")]
+    label: Option<Option<String>>,
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
     limits: Object<ChangeLimits>,
-    budgets: Option<Vec<Object<BudgetBody>>>,
-    session_budgets: Option<Vec<Object<BudgetBody>>>,
+    #[serde(deserialize_with = "given")]
+    budgets: Option<Option<Vec<Object<BudgetBody>>>>,
+    #[serde(deserialize_with = "given")]
+    session_budgets: Option<Option<Vec<Object<BudgetBody>>>>,
+    #[serde(deserialize_with = "present")]
+    #[schemars(with = "Switch")]
     disabled: Option<bool>,
 }
 
@@ -86,9 +92,16 @@ pub(super) fn paths(kind: Kind) -> Paths<Arc<Gateway>> {
     let all = get(move |gateway| list(gateway, kind))
         .post(move |gateway, body| create(gateway, body, kind));
     let one = patch(move |gateway, path, body| change(gateway, path, body, kind))
-        .get(move |gateway, path| show(gateway, path, kind))
-        .delete(move |gateway, path| disable(gateway, path, kind));
-    Paths::new().at("/", "GET, HEAD, POST", all).at("/{name}", "GET, HEAD, PATCH, DELETE", one)
+        .get(move |gateway, path| show(gateway, path, kind));
+    let (allow, one) = match kind {
+        // Nothing of a tag could be disabled: it has no keys.
+        Kind::Tag => ("GET, HEAD, PATCH", one),
+        Kind::Team | Kind::User => (
+            "GET, HEAD, PATCH, DELETE",
+            one.delete(move |gateway, path| disable(gateway, path, kind)),
+        ),
+    };
+    Paths::new().at("/", "GET, HEAD, POST", all).at("/{name}", allow, one)
 }
 
 async fn list(State(gateway): State<Arc<Gateway>>, kind: Kind) -> Answer {
@@ -106,10 +119,7 @@ async fn create(
     Body(body): Body<CreateBody>,
     kind: Kind,
 ) -> Answer {
-    let text = name("name", body.name)?;
-    if text.is_empty() || text.contains('/') {
-        return Err(bad(Some("name"), "`name` is not empty and has no `/` in it"));
-    }
+    let text = addressable("name", name("name", body.name)?)?;
     if matches!(kind, Kind::Tag) {
         tag("name", &text)?;
     }
@@ -144,19 +154,24 @@ async fn change(
     let making = change::begin(&gateway).await?;
     let mut record = found(&gateway, kind, &text)?;
     if let Some(label) = body.label {
-        record.label = name("label", label)?;
+        record.label = name("label", label.unwrap_or_default())?;
     }
     if let Some(team) = within(body.team, |team| kind.team(team))? {
         record.team = team;
     }
     record.limits = kind.limits(body.limits.0.apply(record.limits)?)?;
     if let Some(written) = body.budgets {
-        record.budgets = budgets(written)?;
+        record.budgets = budgets(written.unwrap_or_default())?;
     }
     if let Some(written) = body.session_budgets {
-        record.session_budgets = budgets(written)?;
+        record.session_budgets = budgets(written.unwrap_or_default())?;
     }
     if let Some(disabled) = body.disabled {
+        if disabled && matches!(kind, Kind::Tag) {
+            let message = "a tag has no keys that could be disabled: a budget of 0 requests stops \
+                           what bears it";
+            return Err(bad(Some("disabled"), message));
+        }
         let since = record.disabled_unix_ms.unwrap_or(gateway.clock.unix_ms());
         record.disabled_unix_ms = disabled.then_some(since);
     }

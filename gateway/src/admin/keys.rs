@@ -6,8 +6,8 @@
 use super::{
     Answer, answer, answer_with, change,
     limits::{
-        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, filled, given, name, tags,
-        views, within,
+        BudgetBody, ChangeLimits, LimitsBody, LimitsView, budgets, filled, given, name, present,
+        tags, views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     caller::{KeyChange, KeyRecord, KeysError, NewKey},
     ledger::KeyId,
-    openapi::types::Name,
+    openapi::types::{Name, Switch},
     refusal::Refusal,
     serve::Gateway,
 };
@@ -77,17 +77,25 @@ pub(super) struct CreateBody {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ChangeBody {
-    label: Option<String>,
+    #[serde(deserialize_with = "given")]
+    label: Option<Option<String>>,
     #[serde(deserialize_with = "given")]
     user: Option<Option<String>>,
     #[serde(deserialize_with = "given")]
     team: Option<Option<String>>,
     /// All of them anew.
-    tags: Option<Vec<String>>,
+    #[serde(deserialize_with = "given")]
+    tags: Option<Option<Vec<String>>>,
     limits: Object<ChangeLimits>,
-    budgets: Option<Vec<Object<BudgetBody>>>,
-    session_budgets: Option<Vec<Object<BudgetBody>>>,
+    #[serde(deserialize_with = "given")]
+    budgets: Option<Option<Vec<Object<BudgetBody>>>>,
+    #[serde(deserialize_with = "given")]
+    session_budgets: Option<Option<Vec<Object<BudgetBody>>>>,
+    #[serde(deserialize_with = "present")]
+    #[schemars(with = "Switch")]
     may_pin: Option<bool>,
+    #[serde(deserialize_with = "present")]
+    #[schemars(with = "Switch")]
     disabled: Option<bool>,
     #[serde(deserialize_with = "given")]
     expires_unix_ms: Option<Option<u64>>,
@@ -145,13 +153,16 @@ pub(super) async fn change(
         return Err(Refusal::Conflict(message));
     }
     let change = KeyChange {
-        label: body.label.map(|label| name("label", label)).transpose()?,
+        label: body.label.map(|label| name("label", label.unwrap_or_default())).transpose()?,
         user: within(body.user, |user| filled("user", user))?,
         team: within(body.team, |team| filled("team", team))?,
-        tags: body.tags.map(tags).transpose()?,
+        tags: body.tags.map(|given| tags(given.unwrap_or_default())).transpose()?,
         limits: Some(body.limits.0.apply(before.limits.clone())?),
-        budgets: body.budgets.map(budgets).transpose()?,
-        session_budgets: body.session_budgets.map(budgets).transpose()?,
+        budgets: body.budgets.map(|given| budgets(given.unwrap_or_default())).transpose()?,
+        session_budgets: body
+            .session_budgets
+            .map(|given| budgets(given.unwrap_or_default()))
+            .transpose()?,
         may_pin: body.may_pin,
         disabled: body.disabled,
         expires_unix_ms: body.expires_unix_ms,

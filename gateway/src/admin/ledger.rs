@@ -8,7 +8,7 @@ use super::{
     asked::Asked,
     blocking,
     ledger_views::{EntryView, brief, session_view, summary_view, whole},
-    read::{Params, bad},
+    read::{Params, bad, no_params},
     unreadable,
 };
 use crate::{
@@ -72,14 +72,16 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(ledger: Arc<Ledger>) -> R
 }
 
 pub(super) fn paths() -> Paths<Arc<Ledger>> {
-    Paths::new()
-        .at("/ledger/requests", READS, get(requests))
+    let without_params = Paths::new()
         .at("/ledger/requests/{id}", READS, get(request))
-        .at("/ledger/summary", READS, get(summary))
-        .at("/ledger/export", READS, get(super::export::export))
         .at("/ledger/verify", READS, get(verify))
         .at("/ledger/rebuild-rollups", "POST", post(rebuild_rollups))
-        .at("/sessions/{id}", READS, get(session))
+        .at("/sessions/{id}", READS, get(session));
+    Paths::new()
+        .at("/ledger/requests", READS, get(requests))
+        .at("/ledger/summary", READS, get(summary))
+        .at("/ledger/export", READS, get(super::export::export))
+        .and(without_params.unless(no_params))
 }
 
 /// Runs a query outside the async threads.

@@ -210,7 +210,16 @@ pub(super) fn filled(param: &str, text: String) -> Result<String, Refusal> {
     if text.is_empty() {
         return Err(bad(Some(param), format!("`{param}` is not empty; null is none")));
     }
-    name(param, text)
+    addressable(param, name(param, text)?)
+}
+
+/// A name that has a path of its own: without one it could be neither set up nor shown.
+pub(super) fn addressable(param: &str, text: String) -> Result<String, Refusal> {
+    if text.is_empty() || text.contains('/') || text == "." || text == ".." {
+        let message = format!("`{param}` is not empty, has no `/` in it and is not `.` or `..`");
+        return Err(bad(Some(param), message));
+    }
+    Ok(text)
 }
 
 fn at_least_one<T: PartialEq + From<u8>>(
@@ -236,6 +245,13 @@ pub(super) fn within<T>(
 
 pub(super) fn yes() -> bool {
     true
+}
+
+/// A field of which null is nothing that could be cleared: there it is refused.
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A field that is there, null or not.

@@ -91,26 +91,33 @@ pub(crate) fn listed() -> Vec<Listed> {
 
 /// All but the ledger's.
 fn paths() -> Paths<Arc<Gateway>> {
+    Paths::new()
+        .at("/events", READS, get(events::list))
+        .at("/budgets", "GET, HEAD, POST", get(budgets::list).post(budgets::create))
+        .at("/idle", READS, get(idle::show))
+        .at("/prices", READS, get(state::prices))
+        .and(without_params().unless(read::no_params))
+}
+
+/// Those of which nothing is asked but what they are.
+fn without_params() -> Paths<Arc<Gateway>> {
     const ONE: &str = "GET, HEAD, PATCH, DELETE";
     Paths::new()
         .at("/keys", "GET, HEAD, POST", get(keys::list).post(keys::create))
         .at("/keys/rotate-admin", "POST", post(keys::rotate_admin))
         .at("/keys/{id}", ONE, patch(keys::change).get(keys::show).delete(keys::revoke))
-        .at("/events", READS, get(events::list))
         .at("/webhooks", READS, get(events::webhooks))
         .at("/guard", READS, get(guard::show))
         .at("/guard/{subject}", "DELETE", delete(guard::lift))
         .below("/teams", groups::paths(Kind::Team))
         .below("/users", groups::paths(Kind::User))
         .below("/tags", groups::paths(Kind::Tag))
-        .at("/budgets", "GET, HEAD, POST", get(budgets::list).post(budgets::create))
         .at(
             "/budgets/{*id}",
             ONE,
             patch(budgets::change).get(budgets::show).delete(budgets::remove),
         )
         .at("/corrections", "POST", post(corrections::create))
-        .at("/idle", READS, get(idle::show))
         .at("/limits", READS, get(model_limits::list))
         .at("/reservations", READS, get(state::reservations))
         .at("/refusals", READS, get(state::refusals))
@@ -120,7 +127,6 @@ fn paths() -> Paths<Arc<Gateway>> {
         .at("/models/{name}/load", "POST", post(models::load))
         .at("/models/{name}/unload", "POST", post(models::unload))
         .at("/models/{name}/swap", "POST", post(models::swap))
-        .at("/prices", READS, get(state::prices))
         .at("/prices/rerate", "POST", post(rerate::rerate))
         .at("/policies", READS, get(policies::current))
         .at("/policies/validate", "POST", post(policies::validate))

@@ -11,7 +11,7 @@ use super::{
     Answer, READS,
     asked::Asked,
     ledger::{Ledger, read},
-    read::{Params, bad},
+    read::{Params, bad, unknown},
     times::rfc3339,
 };
 use crate::{
@@ -61,8 +61,11 @@ const USAGE: [Dimension; 5] = [
     ("model", "models", GroupBy::Model),
     ("service_tier", "service_tiers", GroupBy::ServiceTier),
 ];
-const COSTS: [Dimension; 2] =
-    [("project_id", "project_ids", GroupBy::Team), ("line_item", "line_items", GroupBy::Model)];
+const COSTS: [Dimension; 3] = [
+    ("project_id", "project_ids", GroupBy::Team),
+    ("line_item", "line_items", GroupBy::Model),
+    ("api_key_id", "api_key_ids", GroupBy::Key),
+];
 
 /// What a page asks for.
 struct Page {
@@ -139,7 +142,7 @@ async fn costs(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answe
     render(&page, &rows, |names, sums| {
         let value = number(PicoUsdTotal::from_pico(sums.cost))?;
         let name = |name: &str| names.get(name).cloned().unwrap_or(Value::Null);
-        let (line_item, project) = (name("line_item"), name("project_id"));
+        let [line_item, project, key] = ["line_item", "project_id", "api_key_id"].map(name);
         let value = match (sums.cost, sums.unknown) {
             (0, 1..) => String::new(),
             _ => format!(r#""value":{value},"#),
@@ -149,7 +152,7 @@ async fn costs(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Answe
             attempts => format!(r#","unknown_cost":{attempts}"#),
         };
         let text = format!(
-            r#"{{"object":"organization.costs.result","amount":{{{value}"currency":"usd"}},"line_item":{line_item},"project_id":{project}{unknown}}}"#
+            r#"{{"object":"organization.costs.result","amount":{{{value}"currency":"usd"}},"line_item":{line_item},"project_id":{project},"api_key_id":{key}{unknown}}}"#
         );
         RawValue::from_string(text).ok()
     })
@@ -253,7 +256,7 @@ fn named(mut lists: Lists, dimensions: &[Dimension]) -> Result<Named, Refusal> {
     for (name, values) in lists {
         match dimensions.iter().find(|dimension| dimension.1 == name) {
             Some(dimension) => kept.push((*dimension, values)),
-            None => return Err(bad(Some(&name), format!("the query knows no parameter `{name}`"))),
+            None => return Err(unknown(&name)),
         }
     }
     Ok((shown, kept, by_batch))

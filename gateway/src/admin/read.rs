@@ -99,6 +99,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// Refuses a query string where there is nothing to ask.
+pub(super) fn no_params(request: &Request) -> Result<(), Refusal> {
+    let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    match asked.ok().and_then(|Query(pairs)| pairs.into_iter().next()) {
+        Some((name, _)) => Err(unknown(&name)),
+        None => Ok(()),
+    }
+}
+
+/// A parameter of the query that nobody knows.
+pub(super) fn unknown(name: &str) -> Refusal {
+    bad(Some(name), format!("the query knows no parameter `{name}`"))
+}
+
 /// A refusal that names what is wrong.
 pub(super) fn bad(param: Option<&str>, message: impl Into<String>) -> Refusal {
     Refusal::Bad(BadRequest {

@@ -1,5 +1,7 @@
 //! Promises of the admin plane over a real data directory, without a socket.
 
+mod asking;
+
 use super::{times, *};
 use crate::{
     caller::{ADMIN_KEY_FILE, read_secret},

@@ -13,6 +13,7 @@ use crate::{
     telemetry::{LogFormat, start_logging},
     tls::Tls,
 };
+use local_engine::LoadError;
 use std::{fmt::Write as _, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -255,8 +256,11 @@ fn open(config: Config, clock: Clock) -> Result<Arc<Gateway>, CliError> {
 
 fn not_started(error: &StartError) -> CliError {
     let hint = match error {
-        StartError::Engine { .. } => {
-            Some("`make model` fetches the default model; `file` in its route names another")
+        StartError::Engine { source: LoadError::Unreadable { .. }, .. } => Some(
+            "`file` in its route names the model; `make model` of the sources fetches the default",
+        ),
+        StartError::Engine { source: LoadError::Model { .. }, .. } => {
+            Some("`file` in its route names another model")
         }
         StartError::Policy(_) => Some("`tollgate policy check FILE` tries a policy out"),
         _ => None,

@@ -2,22 +2,24 @@
 //! at start, and points at its line.
 
 mod routes;
+mod sent;
 
 use super::{
     Config, DailyExport, Durability, Environment, KeepAliveConfig, LedgerConfig, Limits,
     PolicyConfig, PolicySource, RouteConfig, Surroundings,
-    document::{Document, Route},
-    error::{Finding, closest},
+    document::{Document, Route, not_set},
+    error::{Finding, FromEnv, closest},
     models, price, shipped, webhook, written,
 };
 use crate::{
     caller::{BudgetSpec, NotABudget, NotAZone, Zone},
+    guard,
     wire::KeptLimits,
 };
 use std::{
     collections::{BTreeSet, HashSet},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,13 +33,14 @@ pub(super) fn check(
     document: Document,
     base: &Path,
     surroundings: Surroundings<'_>,
+    from_env: &FromEnv,
 ) -> Result<Config, Finding> {
     let Surroundings { environment, now_s, .. } = surroundings;
     let Document { written, routes } = document;
     let mut warnings = Vec::new();
-    let policy = policy(&written.policy, base)?;
+    let policy = policy(&written.policy, base, environment)?;
     let names = names(&routes, &policy)?;
-    let prices = price::list(&written.prices, base)?;
+    let prices = price::list(&written.prices, base, from_env)?;
     let around = routes::Around { names, base, prices: &prices, environment, now_s };
     let routes: Vec<RouteConfig> = routes
         .into_iter()
@@ -57,11 +60,11 @@ pub(super) fn check(
     let webhooks = webhook::checked(&written.webhook, environment, &mut warnings)?;
     let config = Config {
         listen,
-        data_dir: resolve(base, &server.data_dir),
+        data_dir: resolve(base, path(&server.data_dir, "`data_dir`", from_env)?),
         time_zone: time_zone(&server.time_zone)?.rules(),
         limits: limits(&written)?,
         ledger: ledger(&written.ledger)?,
-        guard: guard(&written.guard)?,
+        guard: guard_settings(&written.guard)?,
         metrics_public: server.metrics_public,
         cors_origins: cors_origins(&server.cors_origins)?,
         keep_alive: KeepAliveConfig {
@@ -189,19 +192,19 @@ fn ledger(written: &written::Ledger) -> Result<LedgerConfig, Finding> {
     })
 }
 
-fn guard(written: &written::Guard) -> Result<crate::guard::Settings, Finding> {
-    Ok(crate::guard::Settings {
+fn guard_settings(written: &written::Guard) -> Result<guard::Settings, Finding> {
+    Ok(guard::Settings {
         enabled: written.enabled,
         spend: written.spend,
         prompt_loop: written.prompt_loop,
         session_growth: written.session_growth,
         model_spend: written.model_spend,
-        new_keys_max: written.new_keys_max.get(),
+        new_keys_max: at_most("new_keys_max", &written.new_keys_max, guard::NEW_KEYS_MAX)?,
         fast_factor: f64::from(written.fast_percent.get()) / 100.0,
         hour_factor: f64::from(written.hour_percent.get()) / 100.0,
         shape_factor: f64::from(written.shape_percent.get()) / 100.0,
         floor_per_hour: written.floor_usd_per_hour.0,
-        loop_max: written.loop_max.get(),
+        loop_max: at_most("loop_max", &written.loop_max, guard::LOOP_MAX)?,
         learn: Duration::from_millis(written.learn_ms),
         hold: millis(written.hold_ms),
         allow: written.allow.iter().map(allowed).collect::<Result<_, _>>()?,
@@ -256,11 +259,18 @@ fn asked_for<'a>(policy: &'a PolicyConfig, routes: &'a [RouteConfig]) -> BTreeSe
     policy.aliases.iter().map(String::as_str).chain(of_routes).collect()
 }
 
-fn policy(written: &written::Policy, base: &Path) -> Result<PolicyConfig, Finding> {
+fn policy(
+    written: &written::Policy,
+    base: &Path,
+    environment: Environment,
+) -> Result<PolicyConfig, Finding> {
     let source = match (&written.file, &written.shipped) {
         (Some(file), Some(_)) => {
             let message = "[policy] has both `file` and `shipped`: keep one";
             return Err(Finding::at(file.span(), message));
+        }
+        (Some(file), None) if file.get_ref().is_empty() && environment == Environment::Needed => {
+            return Err(Finding::at(file.span(), "`file` of [policy] is empty"));
         }
         (Some(file), None) => PolicySource::File(resolve(base, file.get_ref())),
         (None, Some(name)) => PolicySource::Shipped(shipped_policy(name)?),
@@ -306,6 +316,13 @@ fn names(routes: &[Route], policy: &PolicyConfig) -> Result<HashSet<String>, Fin
     Ok(taken)
 }
 
+/// A number that is at most `max`.
+fn at_most(name: &str, written: &Spanned<NonZeroU32>, max: u32) -> Result<u32, Finding> {
+    let number = written.get_ref().get();
+    let message = || format!("`{name}` is at most {max}");
+    (number <= max).then_some(number).ok_or_else(|| Finding::at(written.span(), message()))
+}
+
 /// Names go into URLs, headers and metric labels.
 pub(super) fn name_is_sound(name: &Spanned<String>, what: &str) -> Result<(), Finding> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
@@ -315,6 +332,22 @@ pub(super) fn name_is_sound(name: &Spanned<String>, what: &str) -> Result<(), Fi
         return Err(Finding::at(name.span(), message));
     }
     Ok(())
+}
+
+/// A path that is needed whatever is asked: one without its variable would be another place.
+pub(super) fn path<'a>(
+    written: &'a Spanned<String>,
+    what: &str,
+    from_env: &FromEnv,
+) -> Result<&'a str, Finding> {
+    if let Some(name) = from_env.missing_at(&written.span()) {
+        return Err(Finding::at(written.span(), not_set(name)));
+    }
+    if written.get_ref().is_empty() {
+        let message = format!("{what} is empty: write a path");
+        return Err(Finding::at(written.span(), message));
+    }
+    Ok(written.get_ref())
 }
 
 fn resolve(base: &Path, written: &str) -> PathBuf {

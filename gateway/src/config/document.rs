@@ -2,13 +2,14 @@
 //! read by their kind and in the order in which they stand.
 
 use super::{
-    error::{Finding, closest, from_toml},
+    Environment,
+    error::{Finding, FromEnv, closest, from_toml},
     written::Written,
     written_routes::{Cloud, Local},
 };
 use crate::providers::KIND_NAMES;
 use serde::Deserialize;
-use std::{borrow::Cow, ops::Range};
+use std::borrow::Cow;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -43,26 +44,77 @@ fn kinds() -> Vec<&'static str> {
     std::iter::once("local").chain(KIND_NAMES).collect()
 }
 
-/// Reads a document.
-pub(super) fn read(text: &str, lookup: Lookup<'_>) -> Result<Document, Finding> {
-    let mut table = DeTable::parse(text).map_err(|error| from_toml(&error, &[]))?.into_inner();
-    let mut from_env = Vec::new();
+/// Sections of which there may be several; the others are tables.
+const LISTS: [&str; 3] = ["budget", "limit", "webhook"];
+const TABLES: [&str; 14] = [
+    "server",
+    "limits",
+    "ledger",
+    "guard",
+    "policy",
+    "prices",
+    "responses",
+    "attempts",
+    "hedge",
+    "tls",
+    "admin",
+    "cache",
+    "idempotency",
+    "engine",
+];
+
+/// Reads a document; `from_env` gets what came from the environment.
+pub(super) fn read(
+    text: &str,
+    lookup: Lookup<'_>,
+    environment: Environment,
+    from_env: &mut FromEnv,
+) -> Result<Document, Finding> {
+    let mut table = DeTable::parse(text).map_err(|error| from_toml(&error, from_env))?.into_inner();
     for (_, value) in table.iter_mut() {
-        fill_in(value, lookup, &mut from_env)?;
+        fill_in(value, lookup, environment, from_env)?;
+    }
+    for (section, value) in &table {
+        is_section(section.get_ref(), value)?;
     }
     let routes = match table.remove("routes") {
-        Some(routes) => read_routes(routes, &from_env, lookup)?,
+        Some(routes) => read_routes(routes, from_env, lookup)?,
         None => Vec::new(),
     };
     let whole = Spanned::new(0..text.len(), DeValue::Table(table));
     let written = Written::deserialize(ValueDeserializer::from(whole))
-        .map_err(|error| from_toml(&error, &from_env))?;
+        .map_err(|error| from_toml(&error, from_env))?;
     Ok(Document { written, routes })
+}
+
+/// Whether a section has its form: the reader would take a table from a list, value by value.
+fn is_section(name: &str, value: &Spanned<DeValue<'_>>) -> Result<(), Finding> {
+    match value.get_ref() {
+        DeValue::Array(_) if TABLES.contains(&name) => {
+            let or = closest(name, &LISTS).map(|list| format!(", or [[{list}]]"));
+            let message =
+                format!("`{name}` is one table: write [{name}]{}", or.unwrap_or_default());
+            Err(Finding::at(value.span(), message))
+        }
+        DeValue::Array(items) if LISTS.contains(&name) => {
+            let of_tables =
+                |item: &Spanned<DeValue<'_>>| matches!(item.get_ref(), DeValue::Table(_));
+            match items.iter().find(|item| !of_tables(item)) {
+                Some(item) => Err(Finding::at(item.span(), format!("write a table: [[{name}]]"))),
+                None => Ok(()),
+            }
+        }
+        DeValue::Table(_) if LISTS.contains(&name) => {
+            let message = format!("`{name}` is a list of tables: write [[{name}]]");
+            Err(Finding::at(value.span(), message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_routes(
     routes: Spanned<DeValue<'_>>,
-    from_env: &[Range<usize>],
+    from_env: &FromEnv,
     lookup: Lookup<'_>,
 ) -> Result<Vec<Route>, Finding> {
     let span = routes.span();
@@ -83,7 +135,7 @@ fn read_routes(
 fn read_route(
     name: &Spanned<String>,
     value: Spanned<DeValue<'_>>,
-    from_env: &[Range<usize>],
+    from_env: &FromEnv,
     lookup: Lookup<'_>,
 ) -> Result<Kind, Finding> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -113,6 +165,12 @@ fn read_route(
             return Err(Finding::at(kind.span(), message));
         }
     };
+    for name in ["retry", "breaker", "health"] {
+        if let Some(list) = table.get(name).filter(|it| matches!(it.get_ref(), DeValue::Array(_))) {
+            let message = format!("`{name}` is a table: write {name} = {{ ... }}");
+            return Err(Finding::at(list.span(), message));
+        }
+    }
     let reader = ValueDeserializer::from(value);
     let read = if local {
         Local::deserialize(reader).map(|local| Kind::Local(Box::new(local)))
@@ -139,24 +197,25 @@ fn usual_key(cloud: &mut Cloud, lookup: Lookup<'_>) {
 fn fill_in(
     value: &mut Spanned<DeValue<'_>>,
     lookup: Lookup<'_>,
-    from_env: &mut Vec<Range<usize>>,
+    environment: Environment,
+    from_env: &mut FromEnv,
 ) -> Result<(), Finding> {
     let span = value.span();
     match value.get_mut() {
         DeValue::String(text) if text.contains("${") => {
-            let filled =
-                filled(text, lookup).map_err(|message| Finding::at(span.clone(), message))?;
+            let (filled, missing) = filled(text, lookup, environment)
+                .map_err(|message| Finding::at(span.clone(), message))?;
+            from_env.note(span, &filled, missing);
             *text = Cow::Owned(filled);
-            from_env.push(span);
         }
         DeValue::Array(items) => {
             for item in items.iter_mut() {
-                fill_in(item, lookup, from_env)?;
+                fill_in(item, lookup, environment, from_env)?;
             }
         }
         DeValue::Table(table) => {
             for (_, item) in table.iter_mut() {
-                fill_in(item, lookup, from_env)?;
+                fill_in(item, lookup, environment, from_env)?;
             }
         }
         _ => {}
@@ -164,8 +223,13 @@ fn fill_in(
     Ok(())
 }
 
-fn filled(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
-    let mut out = String::new();
+/// The text with its variables, and the first that is not set, where that is no error.
+fn filled(
+    text: &str,
+    lookup: Lookup<'_>,
+    environment: Environment,
+) -> Result<(String, Option<String>), String> {
+    let (mut out, mut missing) = (String::new(), None);
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
         out.push_str(before);
@@ -178,15 +242,20 @@ fn filled(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
         let Some(name) = name else {
             return Err(format!("`${{{reference}}}` is not a reference: write ${{env.NAME}}"));
         };
-        let Some(value) = lookup(name) else {
-            return Err(format!(
-                "the environment variable {name} is not set; set it (export {name}=...) or remove \
-                 this key"
-            ));
-        };
-        out.push_str(&value);
+        match (lookup(name), environment) {
+            (Some(value), _) => out.push_str(&value),
+            (None, Environment::Needed) => return Err(not_set(name)),
+            (None, Environment::Spared) => missing = missing.or(Some(name.to_owned())),
+        }
         rest = behind;
     }
     out.push_str(rest);
-    Ok(out)
+    Ok((out, missing))
+}
+
+/// What is said of a variable that is missing.
+pub(super) fn not_set(name: &str) -> String {
+    format!(
+        "the environment variable {name} is not set; set it (export {name}=...) or remove this key"
+    )
 }

@@ -19,6 +19,7 @@ mod written_routes;
 use crate::{caller::BudgetSpec, clock::Clock, providers::Kind, wire::KeptLimits};
 pub use cache::{CacheConfig, CacheMode, IdempotencyConfig};
 pub use error::ConfigError;
+use error::FromEnv;
 pub use listeners::TlsConfig;
 pub use models::ModelLimits;
 use policies::{PicoUsd, PriceList, Pricing, RouteId, RoutePrice};
@@ -409,10 +410,7 @@ impl Config {
             };
             ConfigError::whole(path, format!("cannot be read: {error}{hint}"))
         })?;
-        let lookup = |name: &str| match std::env::var(name) {
-            Err(_) if environment == Environment::Spared => Some(String::new()),
-            found => found.ok(),
-        };
+        let lookup = |name: &str| std::env::var(name).ok();
         let now_s = clock.unix_ms() / 1000;
         Self::parse(&text, path, Surroundings { lookup: &lookup, environment, now_s })
     }
@@ -427,8 +425,9 @@ impl Config {
         surroundings: Surroundings<'_>,
     ) -> Result<Self, ConfigError> {
         let base = path.parent().unwrap_or(Path::new(""));
-        document::read(text, surroundings.lookup)
-            .and_then(|document| check::check(document, base, surroundings))
-            .map_err(|finding| ConfigError::place(&finding, text, path))
+        let mut from_env = FromEnv::default();
+        document::read(text, surroundings.lookup, surroundings.environment, &mut from_env)
+            .and_then(|document| check::check(document, base, surroundings, &from_env))
+            .map_err(|finding| ConfigError::place(&from_env.unsaid(finding), text, path))
     }
 }

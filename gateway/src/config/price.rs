@@ -2,7 +2,8 @@
 //! [`RoutePrice::Unknown`], never zero.
 
 use super::{
-    error::Finding,
+    check,
+    error::{Finding, FromEnv, closest},
     written::{Money, Prices},
     written_routes::{Cloud, Local, Price, Rates},
 };
@@ -49,30 +50,30 @@ fn per_token(per_million: &Spanned<Money>) -> Result<PicoUsd, Finding> {
 
 /// The price of a local route: the machine's hour, and the power of a working engine.
 pub(super) fn of_local(written: &Local) -> Result<Pricing, Finding> {
-    let power = match (&written.watts, written.usd_per_kwh) {
+    let power = match (&written.watts, &written.usd_per_kwh) {
         (None, None) => None,
         (Some(watts), Some(usd_per_kwh)) => Some(Power {
             milliwatts: u64::from(watts.get_ref().get()) * 1000,
-            usd_per_kwh: usd_per_kwh.0,
+            usd_per_kwh: usd_per_kwh.get_ref().0,
         }),
         (Some(watts), None) => {
             let message = "`watts` has no price without `usd_per_kwh`";
             return Err(Finding::at(watts.span(), message));
         }
-        (None, Some(_)) => {
-            let message = "`usd_per_kwh` prices nothing without `watts`".to_owned();
-            return Err(Finding { span: None, message });
+        (None, Some(usd_per_kwh)) => {
+            let message = "`usd_per_kwh` prices nothing without `watts`";
+            return Err(Finding::at(usd_per_kwh.span(), message));
         }
     };
     let machine = written.usd_per_hour.map(|per_hour| per_hour.0);
     let price = match (machine, power) {
         (None, None) => return Ok(Pricing::Always(RoutePrice::Unknown)),
         (Some(per_hour), None) => ComputePrice::from_usd_per_hour(per_hour),
-        (machine, Some(power)) => {
-            ComputePrice::with_power(machine.unwrap_or(PicoUsd::ZERO), power).map_err(|error| {
-                Finding { span: None, message: format!("`watts` x `usd_per_kwh`: {error}") }
-            })?
-        }
+        (machine, Some(power)) => ComputePrice::with_power(machine.unwrap_or(PicoUsd::ZERO), power)
+            .map_err(|error| {
+                let span = written.usd_per_kwh.as_ref().map(Spanned::span);
+                Finding { span, message: format!("`watts` x `usd_per_kwh`: {error}") }
+            })?,
     };
     Ok(Pricing::Always(RoutePrice::Compute(Arc::new(price))))
 }
@@ -111,11 +112,29 @@ pub(super) fn of_cloud(
     Ok(found.map_or(Pricing::Always(RoutePrice::Unknown), |dated| Pricing::Dated(Arc::new(dated))))
 }
 
+/// What is said of a route whose `price` names a row that is not there.
+pub(super) fn unlisted(written: &Cloud, prices: &PriceList) -> Option<String> {
+    let Price::Listed(name) = written.price.as_ref()?.get_ref() else { return None };
+    let (provider, model) = name.split_once('/')?;
+    if prices.dated(provider, model).is_some() {
+        return None;
+    }
+    let names: Vec<String> =
+        prices.rows().iter().map(|row| format!("{}/{}", row.provider, row.model)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let hint = closest(name, &names).map(|near| format!("; did you mean {near:?}?"));
+    Some(format!("its `price` names no row of the price list{}", hint.unwrap_or_default()))
+}
+
 /// The shipped list, with the operator's rows over it.
-pub(super) fn list(written: &Prices, base: &Path) -> Result<PriceList, Finding> {
+pub(super) fn list(
+    written: &Prices,
+    base: &Path,
+    from_env: &FromEnv,
+) -> Result<PriceList, Finding> {
     let shipped = PriceList::shipped();
     let Some(file) = &written.file else { return Ok(shipped) };
-    let path = base.join(file.get_ref());
+    let path = base.join(check::path(file, "`file` of [prices]", from_env)?);
     let wrong = |why: String| Finding::at(file.span(), why);
     let text = std::fs::read_to_string(&path)
         .map_err(|error| wrong(format!("{}: {error}", path.display())))?;

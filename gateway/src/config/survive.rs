@@ -2,7 +2,7 @@
 //! health checks, hedging. As written and as checked stand side by side: every value has a limit and
 //! a default that suits a provider on the internet.
 
-use super::error::Finding;
+use super::{error::Finding, written::unplaced};
 use serde::Deserialize;
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -89,8 +89,8 @@ pub(super) struct Attempts {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retry {
     max: u32,
-    backoff_ms: NonZeroU64,
-    backoff_max_ms: NonZeroU64,
+    backoff_ms: Spanned<NonZeroU64>,
+    backoff_max_ms: Spanned<NonZeroU64>,
     retry_after_max_ms: u64,
     extra_permille: Spanned<u32>,
 }
@@ -103,8 +103,8 @@ pub(super) struct Breaker {
     failed_permille: Spanned<u32>,
     samples_min: NonZeroU32,
     window_ms: NonZeroU64,
-    open_ms: NonZeroU64,
-    open_max_ms: NonZeroU64,
+    open_ms: Spanned<NonZeroU64>,
+    open_max_ms: Spanned<NonZeroU64>,
     probes_max: NonZeroU32,
 }
 
@@ -137,10 +137,10 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             max: 2,
-            backoff_ms: nonzero64(250),
-            backoff_max_ms: nonzero64(4_000),
+            backoff_ms: unplaced(nonzero64(250)),
+            backoff_max_ms: unplaced(nonzero64(4_000)),
             retry_after_max_ms: 5_000,
-            extra_permille: Spanned::new(0..0, 200),
+            extra_permille: unplaced(200),
         }
     }
 }
@@ -149,11 +149,11 @@ impl Default for Breaker {
     fn default() -> Self {
         Self {
             failures_max: nonzero32(5),
-            failed_permille: Spanned::new(0..0, 500),
+            failed_permille: unplaced(500),
             samples_min: nonzero32(20),
             window_ms: nonzero64(30_000),
-            open_ms: nonzero64(5_000),
-            open_max_ms: nonzero64(60_000),
+            open_ms: unplaced(nonzero64(5_000)),
+            open_max_ms: unplaced(nonzero64(60_000)),
             probes_max: nonzero32(1),
         }
     }
@@ -162,10 +162,10 @@ impl Default for Breaker {
 impl Default for Hedge {
     fn default() -> Self {
         Self {
-            extra_permille: Spanned::new(0..0, 50),
+            extra_permille: unplaced(50),
             burst: nonzero32(10),
             delay_min_ms: 20,
-            loaded_permille: Spanned::new(0..0, 750),
+            loaded_permille: unplaced(750),
         }
     }
 }
@@ -178,10 +178,11 @@ impl Attempts {
 
 impl Retry {
     pub(super) fn checked(&self) -> Result<RetryConfig, Finding> {
+        in_order(("backoff_ms", &self.backoff_ms), ("backoff_max_ms", &self.backoff_max_ms))?;
         Ok(RetryConfig {
             max: self.max,
-            backoff: millis(self.backoff_ms),
-            backoff_max: millis(self.backoff_max_ms),
+            backoff: millis(*self.backoff_ms.get_ref()),
+            backoff_max: millis(*self.backoff_max_ms.get_ref()),
             retry_after_max: Duration::from_millis(self.retry_after_max_ms),
             extra_permille: permille(&self.extra_permille, "`extra_permille`")?,
         })
@@ -190,13 +191,20 @@ impl Retry {
 
 impl Breaker {
     pub(super) fn checked(&self) -> Result<BreakerConfig, Finding> {
+        in_order(("open_ms", &self.open_ms), ("open_max_ms", &self.open_max_ms))?;
+        let failed_permille = permille(&self.failed_permille, "`failed_permille`")?;
+        if failed_permille == 0 {
+            let message = "`failed_permille` is at least 1: with 1000 the share opens it only when \
+                           every attempt failed";
+            return Err(Finding::at(self.failed_permille.span(), message));
+        }
         Ok(BreakerConfig {
             failures_max: self.failures_max.get(),
-            failed_permille: permille(&self.failed_permille, "`failed_permille`")?.max(1),
+            failed_permille,
             samples_min: self.samples_min.get(),
             window: millis(self.window_ms),
-            open: millis(self.open_ms),
-            open_max: millis(self.open_max_ms),
+            open: millis(*self.open_ms.get_ref()),
+            open_max: millis(*self.open_max_ms.get_ref()),
             probes_max: self.probes_max.get(),
         })
     }
@@ -241,11 +249,24 @@ impl Default for BreakerConfig {
             failed_permille: *written.failed_permille.get_ref(),
             samples_min: written.samples_min.get(),
             window: millis(written.window_ms),
-            open: millis(written.open_ms),
-            open_max: millis(written.open_max_ms),
+            open: millis(*written.open_ms.get_ref()),
+            open_max: millis(*written.open_max_ms.get_ref()),
             probes_max: written.probes_max.get(),
         }
     }
+}
+
+/// A time and the longest it may become. Where one of them is not written, the smaller holds.
+pub(super) fn in_order(
+    (name, first): (&str, &Spanned<NonZeroU64>),
+    (max_name, max): (&str, &Spanned<NonZeroU64>),
+) -> Result<(), Finding> {
+    let written = !first.span().is_empty() && !max.span().is_empty();
+    if written && first.get_ref() > max.get_ref() {
+        let message = format!("`{name}` is more than `{max_name}`");
+        return Err(Finding::at(first.span(), message));
+    }
+    Ok(())
 }
 
 fn permille(written: &Spanned<u32>, name: &str) -> Result<u32, Finding> {

@@ -1,5 +1,7 @@
 //! Promises of the configuration: the shipped file is sound, and every error points at its line.
 
+mod written;
+
 use super::*;
 use policies::RoutePrice;
 use std::path::Path;
@@ -97,12 +99,18 @@ fn the_commented_examples_of_the_shipped_file_are_sound() {
 fn every_error_names_the_line_and_the_key() {
     let table: &[(&str, &str)] = &[
         ("[server]\nlsten = 1\n", ":2:1: unknown key `lsten` in [server]; did you mean `listen`?"),
-        ("[sever]\n", ":1:2: unknown key `sever` in [sever]; did you mean `server`?"),
+        ("[sever]\n", ":1:2: unknown key `sever` at the top of the file; did you mean `server`?"),
         ("colour = 1\n", ":1:1: unknown key `colour` at the top of the file; known are"),
         ("[server]\nlisten = \"here\"\n", ":2:10: `listen` is an address and a port"),
-        ("[server]\nlisten = 8655\n", ":2:10: invalid type: integer `8655`, expected a string"),
+        (
+            "[server]\nlisten = 8655\n",
+            ":2:10: `listen`: invalid type: integer `8655`, expected a text",
+        ),
         ("[server]\ntime_zone = \"Mars/X\"\n", ":2:13: unknown time zone `Mars/X`"),
-        ("[server]\nbody_bytes_max = 0\n", ":2:18: invalid value: integer `0`, expected a nonzero"),
+        (
+            "[server]\nbody_bytes_max = 0\n",
+            ":2:18: `body_bytes_max`: invalid value: integer `0`, expected an integer from 1 to",
+        ),
         (
             "[ledger]\ndurability = \"lax\"\n",
             ":2:14: unknown value `lax`, expected `strict` or `grouped` in [ledger]",
@@ -112,7 +120,7 @@ fn every_error_names_the_line_and_the_key() {
         ("[[budget]]\nwindow = \"day\"\n", ":1:1: a budget limits"),
         (
             "[[budget]]\nwindow = \"day\"\nmoney_usd = 5.0\n",
-            ":3:13: invalid type: floating point `5.0`, expected an amount in USD as a decimal string",
+            ":3:13: `money_usd`: invalid type: floating point `5.0`, expected an amount in USD as a",
         ),
         (
             "[[budget]]\nwindow = \"day\"\nmoney_usd = \"5,0\"\n",
@@ -202,8 +210,8 @@ fn every_error_of_a_cloud_route_names_the_line_and_the_key() {
             "cap_field = \"max\"\n",
             ":6:13: unknown value `max`, expected `max_completion_tokens` or",
         ),
-        ("connect_timeout_ms = 0\n", ":6:22: invalid value"),
-        ("price = 3\n", ":6:9: invalid type: integer `3`, expected \"provider/model\""),
+        ("connect_timeout_ms = 0\n", ":6:22: `connect_timeout_ms`: invalid value"),
+        ("price = 3\n", ":6:9: `price`: invalid type: integer `3`, expected \"provider/model\""),
         ("[routes.c.price]\ninput = \"1\"\n", ":6:1: missing key `output` in [routes.c.price]"),
         ("[routes.c.price]\ninput = \"0.0000001\"\noutput = \"1\"\n", ":7:9: a rate per million"),
         (
@@ -300,6 +308,15 @@ fn a_value_of_the_environment_is_never_quoted() {
         cloud("cap_field = \"${env.ADDRESS}\"\n"),
         cloud("unknown_price_max_usd = \"${env.ADDRESS}\"\n"),
         cloud("").replace("https://h/v1", "${env.ADDRESS}"),
+        cloud("").replace("\"openai\"", "\"${env.ADDRESS}\""),
+        cloud("health = \"${env.ADDRESS}\"\n"),
+        format!("[policy]\nshipped = \"${{env.ADDRESS}}\"\n{EDGE}"),
+        format!("[server]\ntime_zone = \"${{env.ADDRESS}}\"\n{EDGE}"),
+        format!("[[limit]]\nmodel = \"${{env.ADDRESS}}\"\nconcurrency = 1\n{EDGE}"),
+        format!(
+            "[[webhook]]\nname = \"w\"\nurl = \"https://h\"\nsecret = \"0123456789abcdef\"\n\
+             events = [\"${{env.ADDRESS}}\"]\n{EDGE}"
+        ),
     ] {
         let said = error(&text);
         assert!(!said.contains("secret-address"), "{said}");
@@ -321,6 +338,11 @@ fn an_unknown_price_is_said_and_is_not_zero() {
     assert_eq!(config.routes[0].price.at(NOW_S), RoutePrice::Unknown);
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].contains("the price of route `c` is unknown"));
+    assert!(config.warnings[0].ends_with("its `price` names no row of the price list"));
+    let near = parse(&cloud("price = \"openai/gpt-5-mni\"\n")).unwrap();
+    assert!(near.warnings[0].ends_with("did you mean \"openai/gpt-5-mini\"?"), "{near:?}");
+    let unset = parse(&cloud("")).unwrap();
+    assert!(unset.warnings[0].ends_with("set `price` to change that"));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use super::{
     Environment,
     error::{Finding, closest},
-    written::nonzero64,
+    survive::in_order,
+    written::{nonzero64, unplaced},
 };
 use crate::ledger::NOTICE_KINDS;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -49,9 +50,9 @@ pub(super) struct Webhook {
     #[serde(default = "timeout_ms")]
     timeout_ms: NonZeroU64,
     #[serde(default = "backoff_ms")]
-    backoff_ms: NonZeroU64,
+    backoff_ms: Spanned<NonZeroU64>,
     #[serde(default = "backoff_max_ms")]
-    backoff_max_ms: NonZeroU64,
+    backoff_max_ms: Spanned<NonZeroU64>,
     #[serde(default = "give_up_after_s")]
     give_up_after_s: NonZeroU64,
 }
@@ -59,11 +60,11 @@ pub(super) struct Webhook {
 fn timeout_ms() -> NonZeroU64 {
     nonzero64(10_000)
 }
-fn backoff_ms() -> NonZeroU64 {
-    nonzero64(1_000)
+fn backoff_ms() -> Spanned<NonZeroU64> {
+    unplaced(nonzero64(1_000))
 }
-fn backoff_max_ms() -> NonZeroU64 {
-    nonzero64(300_000)
+fn backoff_max_ms() -> Spanned<NonZeroU64> {
+    unplaced(nonzero64(300_000))
 }
 fn give_up_after_s() -> NonZeroU64 {
     nonzero64(3 * 24 * 3_600)
@@ -107,6 +108,7 @@ impl Webhook {
             let message = format!("`secret` has at least {SECRET_BYTES_MIN} bytes");
             return Err(Finding::at(self.secret.span(), message));
         }
+        in_order(("backoff_ms", &self.backoff_ms), ("backoff_max_ms", &self.backoff_max_ms))?;
         for event in &self.events {
             known(event)?;
         }
@@ -116,8 +118,8 @@ impl Webhook {
             secret: secret.clone().into(),
             events: self.events.iter().map(|event| event.get_ref().clone()).collect(),
             timeout: Duration::from_millis(self.timeout_ms.get()),
-            backoff: Duration::from_millis(self.backoff_ms.get()),
-            backoff_max: Duration::from_millis(self.backoff_max_ms.get()),
+            backoff: Duration::from_millis(self.backoff_ms.get_ref().get()),
+            backoff_max: Duration::from_millis(self.backoff_max_ms.get_ref().get()),
             give_up_after: Duration::from_secs(self.give_up_after_s.get()),
         })
     }

@@ -35,6 +35,8 @@ pub(super) struct Written {
     pub(super) idempotency: super::cache::Idempotency,
     pub(super) engine: Engine,
     pub(super) webhook: Vec<super::webhook::Webhook>,
+    /// Taken out before: here it is among the known sections, of which an unknown one may be meant.
+    routes: Option<de::IgnoredAny>,
 }
 
 /// `[engine]`
@@ -49,7 +51,7 @@ pub(super) struct Engine {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
     pub(super) listen: Spanned<String>,
-    pub(super) data_dir: String,
+    pub(super) data_dir: Spanned<String>,
     pub(super) time_zone: Spanned<String>,
     pub(super) body_bytes_max: NonZeroU32,
     pub(super) body_read_timeout_ms: NonZeroU64,
@@ -108,12 +110,12 @@ pub(super) struct Guard {
     pub(super) prompt_loop: crate::ledger::GuardEffect,
     pub(super) session_growth: crate::ledger::GuardEffect,
     pub(super) model_spend: crate::ledger::GuardEffect,
-    pub(super) new_keys_max: NonZeroU32,
+    pub(super) new_keys_max: Spanned<NonZeroU32>,
     pub(super) fast_percent: NonZeroU32,
     pub(super) hour_percent: NonZeroU32,
     pub(super) shape_percent: NonZeroU32,
     pub(super) floor_usd_per_hour: Money,
-    pub(super) loop_max: NonZeroU32,
+    pub(super) loop_max: Spanned<NonZeroU32>,
     pub(super) learn_ms: u64,
     pub(super) hold_ms: NonZeroU64,
     pub(super) allow: Vec<Spanned<String>>,
@@ -177,7 +179,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: unplaced("127.0.0.1:8655".to_owned()),
-            data_dir: "data".to_owned(),
+            data_dir: unplaced("data".to_owned()),
             time_zone: unplaced("UTC".to_owned()),
             body_bytes_max: nonzero32(10 * 1024 * 1024),
             body_read_timeout_ms: nonzero64(30_000),
@@ -242,12 +244,12 @@ impl Default for Guard {
             prompt_loop: Throttled,
             session_growth: Logged,
             model_spend: Logged,
-            new_keys_max: nonzero32(4),
+            new_keys_max: unplaced(nonzero32(4)),
             fast_percent: nonzero32(500),
             hour_percent: nonzero32(220),
             shape_percent: nonzero32(400),
             floor_usd_per_hour: Money(PicoUsd::from_pico(500_000_000_000)),
-            loop_max: nonzero32(20),
+            loop_max: unplaced(nonzero32(20)),
             learn_ms: 86_400_000,
             hold_ms: nonzero64(1_800_000),
             allow: Vec::new(),

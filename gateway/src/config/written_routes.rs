@@ -20,7 +20,7 @@ pub(super) struct Local {
     pub(super) kind: String,
     pub(super) file: String,
     #[serde(default)]
-    pub(super) model: Option<String>,
+    pub(super) model: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) aliases: Vec<Spanned<String>>,
     #[serde(default = "local::context_tokens")]
@@ -28,7 +28,7 @@ pub(super) struct Local {
     #[serde(default = "local::slots")]
     pub(super) slots: Spanned<NonZeroU32>,
     #[serde(default = "local::queue_max")]
-    pub(super) queue_max: u32,
+    pub(super) queue_max: Spanned<NonZeroU32>,
     #[serde(default = "local::queue_wait_max_ms")]
     pub(super) queue_wait_max_ms: NonZeroU64,
     #[serde(default)]
@@ -87,9 +87,9 @@ pub(super) struct Local {
     #[serde(default)]
     pub(super) watts: Option<Spanned<NonZeroU32>>,
     #[serde(default)]
-    pub(super) usd_per_kwh: Option<Money>,
+    pub(super) usd_per_kwh: Option<Spanned<Money>>,
     #[serde(default)]
-    pub(super) unknown_price_max_usd: Option<Money>,
+    pub(super) unknown_price_max_usd: Option<Spanned<Money>>,
     #[serde(default)]
     pub(super) budgeted: bool,
 }
@@ -144,7 +144,7 @@ pub(super) struct Cloud {
     #[serde(default)]
     pub(super) api_version: Option<Spanned<String>>,
     #[serde(default)]
-    pub(super) drop_fields: Vec<String>,
+    pub(super) drop_fields: Vec<Spanned<String>>,
     pub(super) model: Spanned<String>,
     #[serde(default)]
     pub(super) api_key: Option<Spanned<String>>,
@@ -155,7 +155,7 @@ pub(super) struct Cloud {
     #[serde(default)]
     pub(super) price: Option<Spanned<Price>>,
     #[serde(default)]
-    pub(super) unknown_price_max_usd: Option<Money>,
+    pub(super) unknown_price_max_usd: Option<Spanned<Money>>,
     #[serde(default = "yes")]
     pub(super) budgeted: bool,
     #[serde(default)]
@@ -266,8 +266,8 @@ mod local {
     pub(super) fn slots() -> Spanned<NonZeroU32> {
         unplaced(nonzero32(8))
     }
-    pub(super) fn queue_max() -> u32 {
-        64
+    pub(super) fn queue_max() -> Spanned<NonZeroU32> {
+        unplaced(nonzero32(64))
     }
     pub(super) fn queue_wait_max_ms() -> NonZeroU64 {
         nonzero64(30_000)

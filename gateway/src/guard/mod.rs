@@ -16,6 +16,7 @@ mod watch;
 use crate::ledger::{Guarded, KeyId, What};
 pub(crate) use keep::keep;
 pub use profile::{Asked, Served};
+pub(crate) use profile::{LOOP_MAX, NEW_KEYS_MAX};
 pub use settings::{Settings, Signal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use watch::{Effect, Event, Subject, Verdict, Watch};

@@ -20,6 +20,10 @@ const ASKED_MAX: usize = 64;
 const MODELS_MAX: usize = 16;
 /// Keys of a user or team that are told apart.
 const KEYS_MAX: usize = 128;
+/// The most that `loop_max` and `new_keys_max` can tell: what is above them is not remembered.
+pub(crate) const LOOP_MAX: u32 = 63;
+pub(crate) const NEW_KEYS_MAX: u32 = 127;
+const _: () = assert!(LOOP_MAX as usize == ASKED_MAX - 1 && NEW_KEYS_MAX as usize == KEYS_MAX - 1);
 /// Times the usual spending above which new keys are more than somebody's order.
 const NEW_KEYS_FACTOR: f64 = 1.5;
 /// Sessions whose growth is followed; so many turns of growth to so many tokens are too many.

@@ -51,7 +51,7 @@ pub(crate) use adjusted::Adjustments;
 pub use adjusted::Place;
 pub use books::{Books, OpenReservation, StoreState};
 pub use budgets::{
-    At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Ticket,
+    At, BudgetPath, BudgetState, Crossing, Holds, Machine, Need, Payer, Scope, Side, Spent, Ticket,
     TokenRate, Unit, budget_id,
 };
 pub use derived::PolicyNote;

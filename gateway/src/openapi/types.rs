@@ -198,6 +198,8 @@ words! {
     };
     /// What somebody called something.
     Name = { "type": "string" };
+    /// On or off, of which null is neither.
+    Switch = { "type": "boolean" };
     /// A limit of at least one.
     AtLeastOne = { "type": ["integer", "null"], "minimum": 1, "maximum": 4_294_967_295_u32 };
     /// A limit of tokens, at least one.

@@ -86,10 +86,23 @@ const fn facts(
 }
 
 /// OpenAI's models that think, up to GPT-5 (<https://platform.openai.com/docs/guides/reasoning>). From
-/// 5.1 on it depends on the effort.
+/// 5.1 on it depends on the effort; where no name may have a dot, as some Azure deployments and price
+/// lists write it, that is `gpt-5-1`. (`gpt-5-2025-08-07` is GPT-5.)
 pub(super) const OPENAI_THINKS: Family = Family {
     models: &["o1", "o3", "o4-", "gpt-5"],
-    but: &["gpt-5.", "gpt-5-chat"],
+    but: &[
+        "gpt-5.",
+        "gpt-5-chat",
+        "gpt-5-1",
+        "gpt-5-2",
+        "gpt-5-3",
+        "gpt-5-4",
+        "gpt-5-5",
+        "gpt-5-6",
+        "gpt-5-7",
+        "gpt-5-8",
+        "gpt-5-9",
+    ],
     refuses: &[
         "temperature",
         "top_p",
@@ -105,6 +118,8 @@ pub(super) const OPENAI_THINKS: Family = Family {
 const CLAUDE_UNSAMPLED: Family = Family {
     models: &[
         "claude-opus-4-7",
+        "claude-opus-4-8",
+        "claude-opus-4-9",
         "claude-opus-5",
         "claude-sonnet-5-5",
         "claude-mythos",
@@ -323,7 +338,10 @@ mod tests {
             ("openai", "o3", "temperature"),
             ("openai", "gpt-5-mini-2025-08-07", "temperature"),
             ("azure", "o3", "temperature"),
+            ("openai", "gpt-5-2025-08-07", "temperature"),
             ("anthropic", "claude-opus-4-7", "temperature"),
+            ("anthropic", "claude-opus-4-8", "temperature"),
+            ("anthropic", "claude-opus-4-9-20270301", "temperature"),
             ("anthropic", "claude-sonnet-5-5", "temperature"),
             ("xai", "grok-4-0709", "presence_penalty"),
             ("deepseek", "deepseek-reasoner", "logprobs"),
@@ -336,6 +354,8 @@ mod tests {
             ("openai", "gpt-4.1"),
             ("openai", "gpt-5.2"),
             ("openai", "gpt-5-chat-latest"),
+            ("openai", "gpt-5-2"),
+            ("azure", "gpt-5-1-codex"),
             ("azure", "our-deployment"),
             ("anthropic", "claude-sonnet-4-5"),
             ("anthropic", "claude-opus-4-6"),

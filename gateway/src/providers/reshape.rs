@@ -23,7 +23,7 @@ pub(crate) struct Shape {
 /// not known yet nothing is said: their provider names what it does not take.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
-    /// What their names begin with.
+    /// What their names begin with; a number at its end is a whole one.
     pub(crate) models: &'static [&'static str],
     /// What the names of others begin with, which `models` would take in.
     pub(crate) but: &'static [&'static str],
@@ -45,9 +45,17 @@ impl Shape {
 impl Family {
     /// Whether `model` is one of them.
     pub(super) fn holds(&self, model: &str) -> bool {
-        let begins = |names: &[&str]| names.iter().any(|name| model.starts_with(name));
+        let begins = |names: &[&str]| names.iter().any(|name| begins_with(model, name));
         begins(self.models) && !begins(self.but)
     }
+}
+
+/// Whether `model` begins with `name`, in which a number at the end is a whole one: `gpt-5-2` is no
+/// beginning of `gpt-5-2025-08-07`.
+fn begins_with(model: &str, name: &str) -> bool {
+    let digit = |text: &str, at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_digit);
+    let in_number = digit(name, name.len().wrapping_sub(1)) && digit(model, name.len());
+    model.starts_with(name) && !in_number
 }
 
 /// The body in the shape that a provider's `model` takes; `left_out` are the operator's own.

@@ -65,6 +65,7 @@ fields! {
     TopLogprobs = "top_logprobs",
     TopP = "top_p",
     User = "user",
+    Verbosity = "verbosity",
     WebSearchOptions = "web_search_options",
     // Extensions that other servers take.
     AddGenerationPrompt = "add_generation_prompt",

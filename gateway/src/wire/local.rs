@@ -14,7 +14,7 @@ use super::{
     json::{self, Kind},
     messages::{self, RawMessage, Speaker},
 };
-use local_engine::{Message, Role, Rule, Sampling, Tools};
+use local_engine::{Message, Role, Rule, Sampling, TEMPLATE_WORDS, Tools};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -47,6 +47,8 @@ pub struct LocalAsk {
     pub legacy_functions: bool,
     /// What the answer must match, and the parameter that says so.
     pub rule: Option<(&'static str, Rule)>,
+    /// What is said to a template that reads it, by the field's name.
+    pub words: Vec<(&'static str, String)>,
 }
 
 /// Fields the engine cannot serve, each with the values that ask for nothing: an empty or zero
@@ -101,7 +103,12 @@ const UNSERVED: &Unserved = &[
 /// Of conversations: their template has written the marks that there are.
 const UNSERVED_CHAT: &Unserved = &[(Field::AddSpecialTokens, OFF), (Field::ParseToolCalls, ON)];
 /// Of texts to continue, which get the mark of a beginning where the model has one.
-const UNSERVED_TEXTS: &Unserved = &[(Field::AddSpecialTokens, ON)];
+const UNSERVED_TEXTS: &Unserved = &[
+    (Field::AddSpecialTokens, ON),
+    // Only a template could read them.
+    (Field::ReasoningEffort, NONE),
+    (Field::Verbosity, NONE),
+];
 /// Of texts to embed: vectors have length 1, in numbers of 32 bits, the lowest byte first.
 const UNSERVED_VECTORS: &Unserved = &[
     (Field::AddSpecialTokens, ON),
@@ -141,7 +148,17 @@ pub fn local_ask(request: &ChatRequest) -> Result<LocalAsk, BadRequest> {
         logprobs: logprobs(request)?,
         choices: request.choices,
         rule,
+        words: words(request)?,
     })
+}
+
+/// What is said to the template.
+fn words(request: &ChatRequest) -> Result<Vec<(&'static str, String)>, BadRequest> {
+    let given = |name: &'static str| {
+        let raw = Field::find(name).and_then(|field| request.given(field));
+        raw.map(|raw| check::string(name, raw).map(|said| (name, said.into_owned())))
+    };
+    TEMPLATE_WORDS.into_iter().filter_map(given).collect()
 }
 
 /// Refuses the fields that the engine cannot serve of whatever it writes.

@@ -31,6 +31,7 @@ pub fn name(endpoint: Endpoint, param: &str) -> Cow<'_, str> {
         }
         (Endpoint::Responses, "reasoning_effort") => "reasoning.effort",
         (Endpoint::Responses, "response_format") => "text.format",
+        (Endpoint::Responses, "verbosity") => "text.verbosity",
         (Endpoint::Responses, "tools" | "tool_choice") => {
             return renamed(param, inner.contains(".function"), || param.replace(".function", ""));
         }

@@ -345,7 +345,7 @@ impl<'a> Read<'a> {
         for field in [Field::ParallelToolCalls, Field::Store] {
             self.boolean(field)?;
         }
-        for field in [Field::User, Field::ReasoningEffort] {
+        for field in [Field::User, Field::ReasoningEffort, Field::Verbosity] {
             if let Some(raw) = self.given(field) {
                 check::string(field.name(), raw)?;
             }

@@ -159,7 +159,7 @@ async fn an_answer_goes_on_with_what_the_assistant_began() {
     let mut begun = super::harness::user("The three primary colors are");
     begun.role = local_engine::Role::Assistant;
     let messages = vec![super::harness::user("Name the primary colors."), begun];
-    let chat = local_engine::Chat { messages, tools: None, continued: true };
+    let chat = local_engine::Chat { messages, continued: true, ..Default::default() };
     let mut job = ask(&engine, "unused", 12);
     job.prompt = engine.tokenize(&chat).expect("renders");
     let mut generation = engine.submit(job).expect("taken");

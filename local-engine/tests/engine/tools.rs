@@ -62,7 +62,7 @@ fn job(engine: &Engine, format: ToolFormat, tools: &Tools, seed: u64) -> Job {
     let chat = Chat {
         messages: vec![user("What is the weather in Paris?")],
         tools: Some(tools.clone()),
-        continued: false,
+        ..Chat::default()
     };
     let mut job = ask(engine, "unused", 80);
     job.prompt = engine.tokenize(&chat).expect("renders");

@@ -72,12 +72,12 @@ pub(super) fn of_groups(types: &mut Types) -> Vec<Operation> {
         (
             "/admin/v1/tags",
             "/admin/v1/tags/{name}",
-            ["listTags", "createTag", "getTag", "changeTag", "disableTag"],
+            ["listTags", "createTag", "getTag", "changeTag", ""],
         ),
     ];
     let of_kind = |(many, path, ids): (&'static str, &'static str, [&'static str; 5])| {
         let [list, make, get, change_id, disable] = ids;
-        [
+        let mut all_of_it = vec![
             operation(("GET", many, TAG, list, "Every one."), &[]).answers(
                 "200",
                 "All of them.",
@@ -89,13 +89,21 @@ pub(super) fn of_groups(types: &mut Types) -> Vec<Operation> {
             operation(("GET", path, TAG, get, "One of them."), &["404"])
                 .answers("200", "It.", &one),
             operation(("PATCH", path, TAG, change_id, "Changes one."), &["400", "404", "413"])
-                .says("What is absent stays, what is null is cleared.")
+                .says(
+                    "What is absent stays, what is null is cleared. A tag has no keys that could be \
+                     disabled: a budget of 0 requests stops what bears it.",
+                )
                 .body(&change, false, &json!({ "label": "Red", "disabled": false }))
                 .answers("200", "As it is now.", &one),
-            operation(("DELETE", path, TAG, disable, "Disables one."), &["404"])
-                .says("None of its keys works until that is taken back. What was spent stays.")
-                .answers("200", "As it is now.", &one),
-        ]
+        ];
+        if !disable.is_empty() {
+            all_of_it.push(
+                operation(("DELETE", path, TAG, disable, "Disables one."), &["404"])
+                    .says("None of its keys works until that is taken back. What was spent stays.")
+                    .answers("200", "As it is now.", &one),
+            );
+        }
+        all_of_it
     };
     kinds.into_iter().flat_map(of_kind).collect()
 }

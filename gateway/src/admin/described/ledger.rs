@@ -305,6 +305,7 @@ pub(super) fn of_organization() -> Vec<Operation> {
             "amount": amount,
             "line_item": maybe(),
             "project_id": maybe(),
+            "api_key_id": maybe(),
             "unknown_cost": {
                 "type": "integer",
                 "minimum": 1,
@@ -349,6 +350,7 @@ pub(super) fn of_organization() -> Vec<Operation> {
         list("group_by", "By what the results are told apart.", "line_item"),
         list("project_ids", "Only these teams.", "red"),
         list("line_items", "Only these models.", "gpt-5-mini"),
+        list("api_key_ids", "Only these keys.", "key_1"),
     ];
     vec![
         operation(

@@ -1,6 +1,6 @@
 //! Routes: local ones with what their engine may use, and those to providers.
 
-use super::{count, millis, name_is_sound, resolve};
+use super::{at_most, count, millis, name_is_sound, resolve, sent};
 use crate::{
     config::{
         CapField, Capabilities, CloudConfig, Environment, LocalConfig, RouteConfig, RouteSource,
@@ -9,6 +9,7 @@ use crate::{
         error::Finding,
         price,
         survive::{self, BreakerConfig, RetryConfig},
+        written::Money,
         written_routes,
     },
     providers::Kind as ProviderKind,
@@ -17,13 +18,14 @@ use local_engine::{
     DRAFT_STREAMS_MAX, DRAFT_TOKENS_MAX, Drill, Keep, KvLayout, LoadWhen, Pooling, PrefixSharing,
     Speculation,
 };
-use policies::{PriceList, RouteId};
+use policies::{PicoUsd, PriceList, RouteId};
 use secrecy::SecretString;
-use std::{collections::HashSet, num::NonZeroU32, path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 use toml::Spanned;
 
-/// Headers in which providers take keys.
-const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+/// Most slots, and most tokens of the KV cache over all of them.
+const SLOTS_MAX: u32 = 256;
+const CONTEXT_TOKENS_MAX: u32 = 16_777_216;
 
 /// What a route is checked against.
 pub(super) struct Around<'a> {
@@ -42,6 +44,10 @@ pub(super) fn route(
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
+    let unlisted = match &written.kind {
+        Kind::Cloud(cloud) => price::unlisted(cloud, around.prices),
+        Kind::Local(_) => None,
+    };
     let route = match written.kind {
         Kind::Local(local) => local_route(written.name.get_ref(), &local, around, warnings)?,
         Kind::Cloud(cloud) => cloud_route(written.name.get_ref(), &cloud, around, warnings)?,
@@ -54,9 +60,9 @@ pub(super) fn route(
             );
             return Err(Finding::at(written.name.span(), message));
         }
-        let id = &route.id;
-        warnings
-            .push(format!("the price of route `{id}` is unknown: {so}; set {set} to change that"));
+        let (id, to_do) = (&route.id, format!("set {set} to change that"));
+        let to_do = unlisted.unwrap_or(to_do);
+        warnings.push(format!("the price of route `{id}` is unknown: {so}; {to_do}"));
     }
     Ok(route)
 }
@@ -67,11 +73,8 @@ fn local_route(
     around: &Around<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RouteConfig, Finding> {
-    let slots = written.slots.get_ref().get();
-    let context_tokens = written.context_tokens.get_ref().get();
-    if slots > 256 {
-        return Err(Finding::at(written.slots.span(), "`slots` is at most 256"));
-    }
+    let slots = at_most("slots", &written.slots, SLOTS_MAX)?;
+    let context_tokens = at_most("context_tokens", &written.context_tokens, CONTEXT_TOKENS_MAX)?;
     let overcommit = written.overcommit_percent.get_ref().get();
     if !(100..=1000).contains(&overcommit) {
         let message = "`overcommit_percent` is 100 to 1000";
@@ -82,14 +85,15 @@ fn local_route(
         return Err(Finding::at(written.context_tokens.span(), message));
     }
     let file = resolve(around.base, &written.file);
-    let model = written.model.clone().unwrap_or_else(|| {
-        file.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into())
-    });
+    let by_file =
+        || file.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into());
+    let model = written.model.as_ref().map(|model| filled(model, "`model`", around.environment));
+    let model = model.transpose()?.unwrap_or_else(by_file);
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
         price: price::of_local(written)?,
-        unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
+        unknown_price_max: unknown_price_max(written.unknown_price_max_usd.as_ref())?,
         budgeted: written.budgeted,
         context_tokens: Some(u64::from(context_tokens)),
         can: Capabilities {
@@ -106,7 +110,7 @@ fn local_route(
             model,
             context_tokens,
             slots,
-            queue_max: count(written.queue_max),
+            queue_max: count(written.queue_max.get_ref().get()),
             queue_wait_max: millis(written.queue_wait_max_ms),
             threads: written.threads.map(Into::into),
             prefill_chunk: written.prefill_chunk_tokens.map(Into::into),
@@ -168,13 +172,8 @@ fn pooling(written: written_routes::Pooling) -> Pooling {
 
 /// Its numbers are checked whether it is on or not.
 fn speculation(written: &written_routes::Local, base: &Path) -> Result<Speculation, Finding> {
-    let within = |name, value: &Spanned<NonZeroU32>, max| {
-        let count = value.get_ref().get();
-        let message = || format!("`{name}` is at most {max}");
-        (count <= max).then_some(count).ok_or_else(|| Finding::at(value.span(), message()))
-    };
-    let tokens_max = within("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
-    let streams_max = within("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
+    let tokens_max = at_most("draft_tokens_max", &written.draft_tokens_max, DRAFT_TOKENS_MAX)?;
+    let streams_max = at_most("draft_streams_max", &written.draft_streams_max, DRAFT_STREAMS_MAX)?;
     match (written.speculation.get_ref(), &written.draft_model) {
         (written_routes::Speculation::Draft, Some(file)) => {
             Ok(Speculation::Draft { file: resolve(base, file.get_ref()), tokens_max, streams_max })
@@ -220,7 +219,7 @@ fn cloud_route(
         let message = "`api_version` is for routes of kind \"azure\"";
         return Err(Finding::at(version.span(), message));
     }
-    let missing_key = missing_key(written, kind);
+    let missing_key = sent::missing_key(written, kind);
     warnings.extend(missing_key.map(|variable| {
         format!("route `{name}` has no key and is unavailable: set {variable} or its `api_key`")
     }));
@@ -228,20 +227,14 @@ fn cloud_route(
     if api_key.is_some() && base_url.starts_with("http://") && !is_loopback(&base_url) {
         warnings.push(format!("route `{name}` sends its key in clear: its base_url is http"));
     }
-    let mut headers = Vec::new();
-    for (header, value) in &written.headers {
-        if http::HeaderName::try_from(header.get_ref()).is_err() {
-            return Err(Finding::at(header.span(), "this is not the name of a header"));
-        }
-        headers.push((header.get_ref().clone(), header_value(value, "a header's value")?));
-    }
+    let headers = sent::headers(written, kind)?;
     let price = price::of_cloud(written, &provider, around.prices)?;
     let api_version = written.api_version.as_ref().map(|text| text.get_ref().clone());
     Ok(RouteConfig {
         id: RouteId::new(name),
         aliases: aliases(&written.aliases, &around.names)?,
         price,
-        unknown_price_max: written.unknown_price_max_usd.map(|money| money.0),
+        unknown_price_max: unknown_price_max(written.unknown_price_max_usd.as_ref())?,
         budgeted: written.budgeted,
         context_tokens: written.context_tokens.map(Into::into),
         can: Capabilities {
@@ -254,7 +247,7 @@ fn cloud_route(
             provider,
             kind,
             api_version: api_version.clone(),
-            drop_fields: written.drop_fields.clone(),
+            drop_fields: sent::left_out(&written.drop_fields)?,
             base_url,
             api_key,
             lacks_key: missing_key.is_some(),
@@ -288,7 +281,7 @@ fn api_key(
 ) -> Result<Option<SecretString>, Finding> {
     let Some(key) = &written.api_key else { return Ok(None) };
     match (key.get_ref().trim().is_empty(), environment) {
-        (false, _) => header_value(key, "`api_key`").map(Some),
+        (false, _) => sent::header_value(key, "`api_key`").map(Some),
         (true, Environment::Spared) => Ok(None),
         (true, Environment::Needed) => {
             let message = "`api_key` is empty: set its variable, or remove this key where the \
@@ -359,17 +352,11 @@ fn base_url(written: &Spanned<String>) -> Result<String, Finding> {
     if authority.as_str().contains('@') {
         return wrong("`base_url` has a user or password in it: put the key into `api_key`");
     }
+    // It knows more of addresses, such as how large a port can be.
+    if reqwest::Url::parse(written.get_ref()).is_err() {
+        return wrong("`base_url` has a host or a port that cannot be");
+    }
     Ok(written.get_ref().trim_end_matches('/').to_owned())
-}
-
-/// The variable that would hold the key of a provider's own address, where none is written, not even
-/// among the headers. Whoever stands at an address of the operator's may want none.
-fn missing_key(written: &written_routes::Cloud, kind: ProviderKind) -> Option<&'static str> {
-    let among_headers = written.headers.iter().any(|(name, _)| {
-        KEY_HEADERS.iter().any(|known| name.get_ref().eq_ignore_ascii_case(known))
-    });
-    let keyless = written.api_key.is_none() && written.base_url.is_none() && !among_headers;
-    kind.key_env().filter(|_| keyless)
 }
 
 fn is_loopback(base_url: &str) -> bool {
@@ -381,14 +368,7 @@ fn is_loopback(base_url: &str) -> bool {
     })
 }
 
-fn header_value(written: &Spanned<String>, what: &str) -> Result<SecretString, Finding> {
-    if http::HeaderValue::from_str(written.get_ref()).is_err() {
-        let message = format!("{what} holds a character that no header may carry");
-        return Err(Finding::at(written.span(), message));
-    }
-    Ok(SecretString::from(written.get_ref().as_str()))
-}
-
+/// A name that goes into answers and the ledger.
 fn filled(
     written: &Spanned<String>,
     what: &str,
@@ -397,7 +377,20 @@ fn filled(
     if written.get_ref().is_empty() && environment == Environment::Needed {
         return Err(Finding::at(written.span(), format!("{what} is empty")));
     }
+    if written.get_ref().chars().any(char::is_control) {
+        return Err(Finding::at(written.span(), format!("{what} is one line of plain text")));
+    }
     Ok(written.get_ref().clone())
+}
+
+/// What is reserved for an attempt of unknown price; nothing would let a budget pay without end.
+fn unknown_price_max(written: Option<&Spanned<Money>>) -> Result<Option<PicoUsd>, Finding> {
+    let Some(written) = written else { return Ok(None) };
+    if written.get_ref().0 == PicoUsd::ZERO {
+        let message = "`unknown_price_max_usd` is more than 0: what is unknown is not free";
+        return Err(Finding::at(written.span(), message));
+    }
+    Ok(Some(written.get_ref().0))
 }
 
 /// Other names of `model` for a route. Several routes may share one (a caller who writes it gets

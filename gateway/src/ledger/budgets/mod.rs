@@ -28,7 +28,7 @@ pub(crate) use marks::{Mark, Marks};
 use policies::{BudgetFacts, PicoUsd};
 pub use scope::{BudgetPath, Payer, Scope};
 use serde::{Deserialize, Serialize};
-pub use states::{BudgetState, Side, TokenRate, budget_id};
+pub use states::{BudgetState, Side, Spent, TokenRate, budget_id};
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

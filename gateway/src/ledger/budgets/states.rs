@@ -26,6 +26,8 @@ pub struct BudgetState {
     pub tokens: Option<Side<u64>>,
     /// The requests' side, if it limits requests.
     pub requests: Option<Side<u64>>,
+    /// What is settled in this window, also of what it does not limit.
+    pub spent: Spent,
     /// Start of the window, milliseconds since the Unix epoch.
     pub began_unix_ms: u64,
     /// When the next window opens; `None` for `total`. For a rolling window: when the oldest
@@ -52,6 +54,17 @@ pub struct Side<T> {
     pub reserved: T,
     /// What can still be reserved.
     pub left: T,
+}
+
+/// What is settled in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Money, in pico-USD.
+    pub money: u128,
+    /// Tokens.
+    pub tokens: u64,
+    /// Requests.
+    pub requests: u64,
 }
 
 /// The tightest tokens-per-minute limit on a path.
@@ -105,6 +118,11 @@ pub(super) fn state(
         }),
         tokens: count(spec.tokens, balance.spent_tokens, balance.held_tokens),
         requests: count(spec.requests, balance.spent_requests, balance.held_requests),
+        spent: Spent {
+            money: balance.spent_money,
+            tokens: balance.spent_tokens,
+            requests: balance.spent_requests,
+        },
         began_unix_ms: span.start,
         resets_unix_ms: frees_at.or(span.end),
         waiting: 0,

@@ -15,7 +15,7 @@ use super::{
     vectors::Vectors,
 };
 use crate::{
-    ledger::{Extension, ModelFile},
+    ledger::{Endpoint, Extension, ModelFile},
     wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk, Prompt},
 };
 use local_engine::{
@@ -126,7 +126,9 @@ impl LocalRoute {
     pub async fn count(&self, request: &ChatRequest) -> Result<Option<u64>, Fault> {
         let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
         let ask = wire::local_ask(request).map_err(unfit)?;
-        let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
+        let words = words(&engine, request.endpoint, ask.words)?;
+        let (messages, tools, continued) = (ask.messages, ask.tools, ask.continued);
+        let chat = Chat { messages, tools, continued, words };
         let count = move |wanted: &Wanted| {
             let tokens = engine.tokenize_while(&chat, &|| wanted.is_so());
             match tokens {
@@ -145,7 +147,9 @@ impl LocalRoute {
         output_cap: u64,
     ) -> Result<Work, Fault> {
         let ask = wire::local_ask(request).map_err(unfit)?;
-        let chat = Chat { messages: ask.messages, tools: ask.tools, continued: ask.continued };
+        let words = words(engine, request.endpoint, ask.words)?;
+        let (messages, tools, continued) = (ask.messages, ask.tools, ask.continued);
+        let chat = Chat { messages, tools, continued, words };
         let calls = chat.tools.is_some().then(|| engine.tool_format()).flatten();
         let tools_param = if ask.legacy_functions { "functions" } else { "tools" };
         let rule = ask.rule;
@@ -405,6 +409,24 @@ impl LocalJob {
                 ..WorstCase::default()
             },
         }
+    }
+}
+
+/// What the model's template reads of what is said to it. What it does not read is refused, but for
+/// the thinking that `/v1/messages` allows: that is a most, which a model that does not think keeps.
+fn words(
+    engine: &Engine,
+    endpoint: Endpoint,
+    said: Vec<(&'static str, String)>,
+) -> Result<Vec<(&'static str, String)>, Fault> {
+    let (read, unread): (Vec<_>, Vec<_>) =
+        said.into_iter().partition(|(word, _)| engine.template_reads(word));
+    match unread.first() {
+        Some((word, _)) if endpoint != Endpoint::Messages => {
+            let message = format!("the local model's chat template does not read `{word}`");
+            Err(unfit(BadRequest::unsupported(word, message)))
+        }
+        _ => Ok(read),
     }
 }
 

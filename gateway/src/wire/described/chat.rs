@@ -207,6 +207,7 @@ fn request() -> Value {
             ],
         },
         "reasoning_effort": { "type": ["string", "null"] },
+        "verbosity": { "type": ["string", "null"] },
         "user": { "type": ["string", "null"] },
         "store": { "type": ["boolean", "null"], "description": "Passed on to a cloud route." },
     });

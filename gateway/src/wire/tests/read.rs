@@ -91,6 +91,7 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""store":"yes""#, "store"),
     (r#""parallel_tool_calls":1"#, "parallel_tool_calls"),
     (r#""reasoning_effort":5"#, "reasoning_effort"),
+    (r#""verbosity":5"#, "verbosity"),
     // What an answer would cost cannot be known.
     (r#""service_tier":"batch""#, "service_tier"),
     (r#""service_tier":"platinum""#, "service_tier"),
@@ -240,7 +241,7 @@ fn null_is_not_given() {
     let names = "temperature top_p n stream stop max_tokens max_completion_tokens presence_penalty \
         frequency_penalty logit_bias logprobs top_logprobs user seed tools tool_choice \
         response_format stream_options metadata store service_tier parallel_tool_calls \
-        reasoning_effort functions function_call modalities audio prediction web_search_options";
+        reasoning_effort verbosity functions function_call modalities audio prediction web_search_options";
     for name in names.split_whitespace() {
         let request = read(&body_with(&format!(r#""{name}":null"#))).expect(name);
         assert_eq!(request.output_cap, 1000);
