@@ -209,7 +209,8 @@ impl Route {
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<Prepared, Fault> {
         match &self.source {
             Source::Local(local) => {
-                let job = local.prepare(request, output_cap).await?;
+                // Boxed: to make a prompt takes room that requests to clouds need not carry about.
+                let job = Box::pin(local.prepare(request, output_cap)).await?;
                 Ok(Prepared {
                     bounds: job.bounds(),
                     prompt_tokens: job.bounds().prompt_tokens,
