@@ -116,9 +116,12 @@ pub(super) fn parameters() -> Value {
     };
     let text =
         |bytes: u64| json!({ "type": "string", "maxLength": bytes, "pattern": "^[\\t -~]*$" });
-    let tags = "^([!-+.-~-]{1,64}(,[!-+.-~-]{1,64}){0,15})?$";
+    // Without commas, and with spaces within it alone.
+    let tag = " *[!-+.-~-]([ -+.-~-]{0,62}[!-+.-~-])? *";
+    let tags = format!("^({tag}(,{tag}){{0,15}})?$");
     json!({
         "session": header("x-session-id", "The session this belongs to: budgets and the ledger know it.", text(256), json!("run-7")),
+        "sessionOfLitellm": header("x-litellm-session-id", "The same, where `x-session-id` is absent.", text(256), json!("run-7")),
         "parent": header("x-tollgate-parent", "The request (its `x-request-id`) that caused this one.", json!({ "type": "string", "pattern": "^(req_[0-9a-f]{32})?$" }), json!("req_0198c1f2a3b47c5d8e9fa0b1c2d3e4f5")),
         "step": header("x-tollgate-step", "The caller's name for the step of its run.", text(128), json!("plan")),
         "tags": header("x-tollgate-tags", "At most 16 tags, separated by commas.", json!({ "type": "string", "pattern": tags }), json!("nightly,batch")),

@@ -89,8 +89,8 @@ async fn a_parameter_that_nobody_knows_is_refused_everywhere() {
         "/idle",
         "/prices",
     ] {
-        let (status, said) = plane.ask("GET", &format!("{path}?team=red"), Value::Null).await;
-        assert_eq!((status, &said["error"]["param"]), (400, &json!("team")), "{path}: {said}");
+        let (status, said) = plane.ask("GET", &format!("{path}?colour=red"), Value::Null).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("colour")), "{path}: {said}");
         let (status, said) = plane.ask("GET", &format!("{path}?"), Value::Null).await;
         assert_ne!(status, 400, "{path}: {said}");
     }
