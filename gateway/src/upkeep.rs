@@ -110,7 +110,7 @@ pub(crate) fn export(
                 true => wanted != noted(&note)?,
                 false => day >= lately || old.contains(&day),
             };
-            if due && books.keeps_all_of(day * DAY_MS) {
+            if due && books.keeps_all_of(day * DAY_MS).map_err(io::Error::other)? {
                 write(books, form, &file, day)?;
                 if !wanted.is_empty() {
                     fs::write(&note, wanted)?;

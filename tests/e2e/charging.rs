@@ -29,8 +29,7 @@ impl Case {
         let ask = self.gate.ask("How are you?");
         let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
         assert!(answer.whole);
-        let entry = self.gate.ledger().entry(answer.id()).await;
-        entry
+        self.gate.ledger().entry(answer.id()).await
     }
 }
 

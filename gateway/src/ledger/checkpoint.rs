@@ -35,6 +35,7 @@ const LEVEL: i32 = 1;
 const ACCOUNTS: &[u8] = b"a";
 const ADJUSTED: &[u8] = b"j";
 const CONFIGURED: &[u8] = b"c";
+const DROPPED: &[u8] = b"d";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
 const MARKS: &[u8] = b"m";
@@ -140,9 +141,15 @@ fn put_notices(
     Ok(())
 }
 
-/// The texts of policies that a base has, and no others.
-pub(crate) fn put_texts(base: &Base, texts: &[(PolicyVersion, String)]) -> Result<(), IndexError> {
+/// What a base knows of the events that were dropped: when the last of them was committed, and the
+/// texts of policies that are still of use.
+pub(crate) fn put_dropped(
+    base: &Base,
+    last_ms: u64,
+    texts: &[(PolicyVersion, String)],
+) -> Result<(), IndexError> {
     let mut changes = Changes::default();
+    changes.put(DROPPED, &last_ms.to_le_bytes());
     base.remove(TEXTS, &mut changes)?;
     for (version, text) in texts {
         changes.put(&[TEXTS, version.0.as_bytes()].concat(), text.as_bytes());
@@ -150,13 +157,24 @@ pub(crate) fn put_texts(base: &Base, texts: &[(PolicyVersion, String)]) -> Resul
     base.apply(changes, &base.meta()?.unwrap_or_default())
 }
 
+/// When the last event that was dropped was committed; `None` of a base of former versions.
+pub(crate) fn dropped_until_ms(base: &Base) -> Result<Option<u64>, IndexError> {
+    let found = at(base, DROPPED)?;
+    let bytes = found.map(|bytes| bytes.as_slice().try_into().map_err(|_| IndexError::Value));
+    Ok(bytes.transpose()?.map(u64::from_le_bytes))
+}
+
 /// The text of a policy that a base has.
 pub(crate) fn text(base: &Base, version: &PolicyVersion) -> Result<Option<String>, IndexError> {
-    let key = [TEXTS, version.0.as_bytes()].concat();
+    let found = at(base, &[TEXTS, version.0.as_bytes()].concat())?;
+    found.map(|bytes| String::from_utf8(bytes).map_err(|_| IndexError::Value)).transpose()
+}
+
+fn at(base: &Base, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
     let mut found = None;
-    base.scan(&key, &mut |at, text| {
+    base.scan(key, &mut |at, bytes| {
         if at == key {
-            found = Some(String::from_utf8(text.to_vec()).map_err(|_| IndexError::Value)?);
+            found = Some(bytes.to_vec());
         }
         Ok(())
     })?;

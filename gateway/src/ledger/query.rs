@@ -77,10 +77,21 @@ impl Books {
         Ok(blocks.first().map(|block| block.first_ms / 86_400_000))
     }
 
-    /// Whether no entry that ended at or after this time was dropped.
-    #[must_use]
-    pub(crate) fn keeps_all_of(&self, from_ms: u64) -> bool {
-        self.0.catalogue.snapshot().kept_since().is_none_or(|first_ms| first_ms < from_ms)
+    /// Whether no entry that ended at or after this time was dropped. Blocking.
+    ///
+    /// # Errors
+    /// [`BooksError::Unreadable`]: what is known of those that were dropped.
+    pub(crate) fn keeps_all_of(&self, from_ms: u64) -> Result<bool, BooksError> {
+        let snapshot = self.0.catalogue.snapshot();
+        let earlier = |first_ms| first_ms < from_ms;
+        if snapshot.kept_since().is_none_or(earlier) {
+            return Ok(true);
+        }
+        // Between the last that was dropped and the first that is kept there may be hours.
+        let dir = self.0.dir.join("journal");
+        let base = Base::newest(&dir).map_err(|error| unreadable(&dir, &error))?;
+        let until = base.map(|(_, base)| checkpoint::dropped_until_ms(&base)).transpose();
+        Ok(until.map_err(|error| unreadable(&dir, &error))?.flatten().is_some_and(earlier))
     }
 
     /// The ledger as it is now, with everything that has been queued. Blocking.

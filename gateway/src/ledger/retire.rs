@@ -56,7 +56,8 @@ impl Books {
         let fault = |error: &dyn std::fmt::Display| unreadable(&dir, error);
         let texts = texts(&reader, &notes, last.first_seq()..cut);
         let base = base_until(&reader, &dir, cut)?;
-        checkpoint::put_texts(&base, &texts).map_err(|error| fault(&error))?;
+        let last_ms = reader.snapshot.ended_ms(old.len() - 1);
+        checkpoint::put_dropped(&base, last_ms, &texts).map_err(|error| fault(&error))?;
         base.save(&dir, cut).map_err(|error| fault(&error))?;
         let retired = Retired {
             segments: old.len() as u64,

@@ -21,7 +21,7 @@ pub(crate) async fn raw_without_end(gate: &Gate, head: &[u8], piece: &[u8]) -> (
         while !piece.is_empty() && write.write_all(piece).await.is_ok() {
             written += piece.len();
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let reading = async {
         while !answer.windows(4).any(|end| end == b"\r\n\r\n") {

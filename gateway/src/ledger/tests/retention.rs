@@ -84,7 +84,7 @@ fn every_day_has_its_file_before_it_may_go_however_old_it_is() {
 }
 
 /// A server that keeps entries for two days and writes every day out, and its clock.
-fn that_keeps_two_days(dir: &std::path::Path) -> (Arc<Gateway>, Hand) {
+fn that_keeps_two_days(dir: &Path) -> (Arc<Gateway>, Hand) {
     let text = "[ledger]\nsegment_entries_max = 5\nkeep_days = 2\ndaily_export = \"jsonl\"\n\
                 [policy]\nshipped = \"cloud-only\"\n[routes.c]\nkind = \"openai\"\n\
                 provider = \"p\"\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
