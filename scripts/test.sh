@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test; `--slow` adds what takes long. Called by `make test` and `make test-all` inside
-# scripts/with-env. What could not be looked at on this machine is told before the test runner's own
-# summary or right behind it; TOLLGATE_REQUIRE=disk,ptrace makes a failure of it.
+# scripts/with-env. The last thing printed is the test runner's own summary; before it stands what could
+# not be looked at on this machine. TOLLGATE_REQUIRE=disk,ptrace makes a failure of that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,8 @@ if $slow; then
     export TOLLGATE_SLOW_TESTS=1 PROPTEST_CASES=${PROPTEST_CASES:-4096}
 fi
 
-skipped=$(mktemp)
-trap 'rm -f "$skipped"' EXIT
+skipped=$(mktemp) said=$(mktemp)
+trap 'rm -f "$skipped" "$said"' EXIT
 export TOLLGATE_SKIPPED=$skipped
 
 nextest=false
@@ -48,13 +48,19 @@ fi
 
 echo "== tests" >&2
 if $nextest; then
-    cargo nextest run --workspace --locked --config-file tests/nextest.toml --no-fail-fast || failed+=(tests)
+    color=never
+    [ -t 2 ] && color=always
+    {
+        cargo nextest run --workspace --locked --config-file tests/nextest.toml --no-fail-fast \
+            --color "$color" 2>&1 1>&3 | tee "$said" >&2
+    } 3>&1 || failed+=(tests)
 else
     cargo test --workspace --locked --lib --bins --tests --no-fail-fast || failed+=(tests)
 fi
 if [ -s "$skipped" ]; then
     echo "== not checked on this machine" >&2
     sort "$skipped" >&2
+    grep -a Summary "$said" | tail -n 1 >&2 || true
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     echo "== failed: ${failed[*]}" >&2

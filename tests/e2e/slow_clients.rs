@@ -91,6 +91,7 @@ async fn who_is_refused_before_its_body_was_read_is_told_so() {
         socket.write_all(&vec![b' '; body_bytes]).await.expect("what it sends is taken");
         let answer = rest(&mut socket).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("\nconnection: close\r"), "{answer}");
     }
     assert_eq!(cloud.counts().requests, 0);
 }

@@ -7,7 +7,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
@@ -133,8 +133,12 @@ impl Drop for Running {
 // === impl Answered ===
 
 impl Running {
-    /// The answer, which runs on while its body is handed out.
-    pub(super) fn answered(self, answer: Response<Body>) -> Response<Answered> {
+    /// The answer, which runs on while its body is handed out. One that came before its request's body
+    /// was read is the last on its connection, and says so: nobody may ask again on it meanwhile.
+    pub(super) fn answered(self, mut answer: Response<Body>) -> Response<Answered> {
+        if self.0.left_unread() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer.map(|body| Answered { body, _running: self })
     }
 }
