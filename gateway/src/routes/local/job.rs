@@ -413,7 +413,8 @@ impl LocalJob {
 }
 
 /// What the model's template reads of what is said to it. What it does not read is refused, but for
-/// the thinking that `/v1/messages` allows: that is a most, which a model that does not think keeps.
+/// `verbosity`, which is a wish, and the thinking that `/v1/messages` allows: that is a most, which a
+/// model that does not think keeps.
 fn words(
     engine: &Engine,
     endpoint: Endpoint,
@@ -421,7 +422,7 @@ fn words(
 ) -> Result<Vec<(&'static str, String)>, Fault> {
     let (read, unread): (Vec<_>, Vec<_>) =
         said.into_iter().partition(|(word, _)| engine.template_reads(word));
-    match unread.first() {
+    match unread.iter().find(|(word, _)| *word != "verbosity") {
         Some((word, _)) if endpoint != Endpoint::Messages => {
             let message = format!("the local model's chat template does not read `{word}`");
             Err(unfit(BadRequest::unsupported(word, message)))
