@@ -2,8 +2,9 @@
 //! drops what is older than it is to be kept.
 //!
 //! **Invariants:** a day's file is there whole under its name or not at all; where days are to be
-//! exported, no entry is dropped before the file of its day is there; what is adjusted later is in the file of the day
-//! on which it was charged, which is written anew, unless a part of the day was dropped already.
+//! exported, no entry is dropped before the file of its day is there; what is adjusted later is in the
+//! file of the day on which it was charged, which is written anew, unless a part of the day was dropped
+//! already.
 
 use crate::{
     config::DailyExport,

@@ -4,8 +4,8 @@
 //! has queued. Who comes begins where the last job that went began: nothing is saved up, and a caller
 //! whose last job has just left the queue is still known to be ahead of that.
 //!
-//! **Invariant:** no more than `max` jobs wait, here and elsewhere. When it is full, the caller who has the most waiting
-//! makes room for one who has clearly fewer: a flood displaces itself.
+//! **Invariant:** no more than `max` jobs wait, here and elsewhere. When it is full, the caller who has
+//! the most waiting makes room for one who has clearly fewer: a flood displaces itself.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -203,7 +203,7 @@ impl Default for Limits {
             requests_per_minute: None,
             tokens_per_minute: None,
             in_flight_max: nonzero32(512),
-            bodies_mib: Spanned::new(0..0, nonzero32(256)),
+            bodies_mib: unplaced(nonzero32(256)),
             failed_auth_per_minute: nonzero32(30),
             budget_wait_max_ms: 10_000,
         }

@@ -6,9 +6,10 @@
 //! that wait for a place, and every buffer have a limit.
 //!
 //! What is sent beside the body: our `Authorization`, the configured headers, the caller's
-//! `traceparent` and, with its own body, its `anthropic-beta`, our own request id as `x-client-request-id` where it was set, and to another tollgate
-//! what is left of the caller's deadline. Proxy settings
-//! of the environment are not followed: where prompts go stands in the configuration alone.
+//! `traceparent` and, with its own body, its `anthropic-beta`, our own request id as
+//! `x-client-request-id` where it was set, and to another tollgate what is left of the caller's
+//! deadline. Proxy settings of the environment are not followed: where prompts go stands in the
+//! configuration alone.
 
 mod answer;
 mod check;

@@ -4,6 +4,7 @@ mod answer;
 mod growth;
 mod job;
 mod makers;
+mod prompts;
 mod vectors;
 
 pub use answer::LocalAnswer;

@@ -18,14 +18,17 @@ const METHODS: &str = "GET, HEAD, POST, DELETE, OPTIONS";
 /// Headers a page may send where its preflight names none.
 const REQUEST_HEADERS: &str = "authorization, content-type, x-api-key, anthropic-version, \
     anthropic-beta, openai-organization, openai-project, idempotency-key, traceparent, \
-    x-session-id, x-litellm-session-id, x-stainless-arch, x-stainless-lang, x-stainless-os, x-stainless-package-version, \
+    x-session-id, x-litellm-session-id, x-stainless-arch, x-stainless-lang, x-stainless-os, \
+    x-stainless-package-version, \
     x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, \
     x-stainless-timeout, x-tollgate-tags, x-tollgate-max-cost-usd, x-tollgate-deadline-ms, \
     x-tollgate-cache, x-tollgate-parent, x-tollgate-step, x-tollgate-dry-run";
 /// Headers a page may read.
-const RESPONSE_HEADERS: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, \
+const RESPONSE_HEADERS: &str = "x-request-id, request-id, retry-after, retry-after-ms, \
+    x-should-retry, \
     x-tollgate-route, x-tollgate-rule, x-tollgate-policy, x-tollgate-attempts, x-tollgate-cache, \
-    x-tollgate-output-cap, x-tollgate-cost-usd, x-tollgate-count, idempotent-replayed, x-ratelimit-limit-requests, \
+    x-tollgate-output-cap, x-tollgate-cost-usd, x-tollgate-count, idempotent-replayed, \
+    x-ratelimit-limit-requests, \
     x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
     x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, server-timing";
 /// How long a browser may keep a preflight's answer, in seconds.

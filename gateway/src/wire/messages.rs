@@ -325,10 +325,10 @@ impl<'de> Deserialize<'de> for Name {
 
             fn visit_str<E>(self, key: &str) -> Result<Name, E> {
                 let at = |key: &str| NAMES.iter().position(|name| *name == key);
-                Ok(match (at(key), check::in_other_case(key, at)) {
-                    (Some(member), _) => Name::Known(member),
-                    (None, Some(meant)) => Name::OtherCase(NAMES[meant]),
-                    (None, None) => Name::Unknown,
+                let other_case = || check::in_other_case(key, at).and_then(|at| NAMES.get(at));
+                Ok(match at(key) {
+                    Some(member) => Name::Known(member),
+                    None => other_case().map_or(Name::Unknown, |name| Name::OtherCase(name)),
                 })
             }
         }

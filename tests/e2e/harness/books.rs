@@ -83,8 +83,9 @@ impl Books<'_> {
         self.entry(&id).await
     }
 
-    /// The entry with this id, whole, of which is true what is true of every entry. Where no answer was given nothing waits for the entry's
-    /// commit, so neither does this sentence promise that it is there at once; `crash` does.
+    /// The entry with this id, whole, of which is true what is true of every entry. Where no answer was
+    /// given nothing waits for the entry's commit, so neither does this sentence promise that it is there
+    /// at once; `crash` does.
     pub(crate) async fn entry(&self, id: &str) -> EntrySeen {
         let path = format!("/ledger/requests/{id}");
         let entry = eventually(&format!("the entry {id}"), || async {
