@@ -336,6 +336,22 @@ mod tests {
         assert_eq!(order, [1, 2, 1, 2, 1, 2]);
     }
 
+    #[test]
+    fn a_refund_of_a_forgotten_job_takes_nobody_back() {
+        let mut queue = FairQueue::new(9);
+        queue.push(job(1, Priority::Normal, 10, 990));
+        assert_eq!(served(&mut queue, 1), [1]);
+        for _ in 0..2 {
+            queue.push(job(2, Priority::Normal, 10, 490));
+        }
+        assert_eq!(served(&mut queue, 2), [2, 2]);
+        for caller in [3, 1, 3, 1] {
+            queue.push(job(caller, Priority::Normal, 10, 490));
+        }
+        queue.give_back(1, Priority::Normal, 990);
+        assert_eq!(served(&mut queue, 4), [3, 1, 3, 1], "its job was charged to nobody here");
+    }
+
     /// Small jobs that come one after another do not keep a large one waiting.
     #[test]
     fn who_leaves_the_queue_and_comes_back_is_known() {
