@@ -61,10 +61,11 @@ struct Recent {
     since_refresh: usize,
 }
 
-/// What an attempt showed, and when.
+/// What an attempt showed, and when: in microseconds since the route's birth, which are compared by
+/// the hundred.
 #[derive(Clone, Copy, Debug)]
 struct Timed<T> {
-    at: Instant,
+    at_us: u64,
     shown: T,
 }
 
@@ -104,11 +105,10 @@ impl Live {
 
     /// An attempt gave an answer.
     pub fn answered(&self, ttft: Option<Duration>, output_tokens: Option<u64>) {
-        let at = Instant::now();
-        self.learn(at, |recent| {
-            recent.failed.push(Timed { at, shown: false });
+        self.learn(|recent, at_us| {
+            recent.failed.push(Timed { at_us, shown: false });
             if let Some(ttft) = ttft {
-                recent.ttft_us.push(Timed { at, shown: micros(ttft) });
+                recent.ttft_us.push(Timed { at_us, shown: micros(ttft) });
             }
             if let Some(tokens) = output_tokens {
                 recent.output_tokens.push(tokens);
@@ -118,8 +118,7 @@ impl Live {
 
     /// An attempt failed by the route's own fault.
     pub fn failed(&self) {
-        let at = Instant::now();
-        self.learn(at, |recent| recent.failed.push(Timed { at, shown: true }));
+        self.learn(|recent, at_us| recent.failed.push(Timed { at_us, shown: true }));
     }
 
     /// How fast it was and how often it failed. Reads atomics, and computes anew only once for each
@@ -127,9 +126,9 @@ impl Live {
     #[must_use]
     pub fn lately(&self) -> Lately {
         if let Some(stale_at) = known(&self.stale_at_us) {
-            let now = Instant::now();
-            if micros(now.saturating_duration_since(self.born)) >= stale_at {
-                self.refresh(&self.recent.lock().unwrap_or_else(PoisonError::into_inner), now);
+            let now_us = self.now_us();
+            if now_us >= stale_at {
+                self.refresh(&self.recent.lock().unwrap_or_else(PoisonError::into_inner), now_us);
             }
         }
         Lately {
@@ -145,7 +144,8 @@ impl Live {
     pub fn fresh_ttft_p50_us(&self, age: Duration) -> Option<u64> {
         let p50 = self.lately().ttft_p50_us?;
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.ttft_us.newest().is_some_and(|seen| seen.at.elapsed() <= age).then_some(p50)
+        let newest = recent.ttft_us.newest()?;
+        (self.now_us().saturating_sub(newest.at_us) <= micros(age)).then_some(p50)
     }
 
     /// Mean answer length in tokens, once enough attempts were seen.
@@ -166,18 +166,37 @@ impl Live {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn learn(&self, now: Instant, note: impl FnOnce(&mut Recent)) {
+    /// Microseconds since its birth.
+    fn now_us(&self) -> u64 {
+        micros(self.born.elapsed())
+    }
+
+    fn learn(&self, note: impl FnOnce(&mut Recent, u64)) {
+        let now_us = self.now_us();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        note(&mut recent);
+        note(&mut recent, now_us);
         recent.since_refresh += 1;
         if recent.since_refresh >= REFRESH_EVERY {
             recent.since_refresh = 0;
-            self.refresh(&recent, now);
+            self.refresh(&recent, now_us);
         }
     }
 
-    fn refresh(&self, recent: &Recent, now: Instant) {
-        let mut ttfts: Vec<u64> = recent.ttft_us.fresh(now).map(|seen| seen.shown).collect();
+    fn refresh(&self, recent: &Recent, now_us: u64) {
+        let mut oldest = None;
+        let mut count =
+            |at_us| oldest = Some(oldest.map_or(at_us, |oldest: u64| oldest.min(at_us)));
+        let mut ttfts = Vec::with_capacity(WINDOW);
+        for seen in recent.ttft_us.fresh(now_us) {
+            ttfts.push(seen.shown);
+            count(seen.at_us);
+        }
+        let (mut ended, mut failed) = (0, 0);
+        for seen in recent.failed.fresh(now_us) {
+            ended += 1;
+            failed += usize::from(seen.shown);
+            count(seen.at_us);
+        }
         let known_by_now = ttfts.len() >= SAMPLES_MIN;
         let mut ranked = |percent| {
             if known_by_now { nearest_rank(&mut ttfts, percent) } else { UNKNOWN }
@@ -193,15 +212,9 @@ impl Live {
             let longest = lengths.iter().copied().max().unwrap_or(UNKNOWN);
             self.output_max.store(longest, Ordering::Relaxed);
         }
-        let seen = recent.failed.fresh(now).count();
-        let failed = recent.failed.fresh(now).filter(|seen| seen.shown).count();
-        let share = if seen >= SAMPLES_MIN { (failed * 1000 / seen) as u64 } else { UNKNOWN };
+        let share = if ended >= SAMPLES_MIN { (failed * 1000 / ended) as u64 } else { UNKNOWN };
         self.failed_permille.store(share, Ordering::Relaxed);
-        let ttft_at = recent.ttft_us.fresh(now).map(|seen| seen.at);
-        let oldest = recent.failed.fresh(now).map(|seen| seen.at).chain(ttft_at).min();
-        let stale_at = oldest.map_or(UNKNOWN, |at| {
-            micros(at.saturating_duration_since(self.born).saturating_add(AGE_MAX))
-        });
+        let stale_at = oldest.map_or(UNKNOWN, |at_us| at_us.saturating_add(micros(AGE_MAX)));
         self.stale_at_us.store(stale_at, Ordering::Relaxed);
     }
 }
@@ -247,8 +260,9 @@ impl<T> Ring<T> {
 
 impl<T> Ring<Timed<T>> {
     /// Those that are not too old.
-    fn fresh(&self, now: Instant) -> impl Iterator<Item = &Timed<T>> {
-        self.items.iter().filter(move |seen| now.saturating_duration_since(seen.at) < AGE_MAX)
+    fn fresh(&self, now_us: u64) -> impl Iterator<Item = &Timed<T>> {
+        let age_max = micros(AGE_MAX);
+        self.items.iter().filter(move |seen| now_us.saturating_sub(seen.at_us) < age_max)
     }
 }
 

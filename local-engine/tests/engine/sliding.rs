@@ -10,18 +10,29 @@ use crate::harness::{Answer, answer, engine, greedy, read, small};
 
 /// The window of this model.
 const WINDOW: usize = 512;
-/// By how much log probabilities may differ in the mean, and how many tokens are the same at least,
-/// where the same is computed in batches of other shapes.
+/// By how much log probabilities may differ, and how many tokens are the same at least, where the same
+/// is computed in batches of other shapes. No wrong window is found by it: sixty wrong tokens in one
+/// move this model's log probabilities by less. What finds it is the comparison where all shapes are
+/// the same.
 struct Rounding {
     off_max: f32,
     same_tokens: usize,
 }
-/// AMX computes a single row otherwise than several, and this model of few bits shows it; nothing
-/// else does. 0.33 and five tokens were seen with it.
-const ROUNDING: Rounding = match option_env!("GGML_AMX_INT8") {
-    Some(_) => Rounding { off_max: 0.4, same_tokens: 5 },
-    None => Rounding { off_max: 0.3, same_tokens: 8 },
-};
+
+impl Rounding {
+    /// AMX and GPUs compute a single row otherwise than several, and this model of few bits shows it.
+    /// 0.33 and five tokens were seen with AMX, 0.40 and five on an H100, 0.12 and more than eight
+    /// elsewhere.
+    fn here() -> Rounding {
+        let gpu = std::env::var_os("TOLLGATE_GPU_TESTS").is_some_and(|kind| !kind.is_empty());
+        match option_env!("GGML_AMX_INT8") {
+            _ if gpu => Rounding { off_max: 0.5, same_tokens: 5 },
+            Some(_) => Rounding { off_max: 0.4, same_tokens: 5 },
+            None => Rounding { off_max: 0.3, same_tokens: 8 },
+        }
+    }
+}
+
 /// The likeliest tokens that are compared.
 const TOP: u32 = 20;
 
@@ -103,7 +114,7 @@ impl Beside {
         // cells lie between, sums are made in another order.
         let cached = here.cached as usize;
         let same = self.kv_layout == KvLayout::Separate && cached.is_multiple_of(WINDOW);
-        let off_max = if same { 0.001 } else { ROUNDING.off_max };
+        let off_max = if same { 0.001 } else { Rounding::here().off_max };
         assert!(mean <= off_max, "off by {mean} after {cached}: the window is not what it was");
         cached
     }
@@ -236,8 +247,9 @@ async fn a_window_changes_places_with_its_job() {
             .map(|(here, there)| (here.chosen.logprob - there.chosen.logprob).abs())
             .collect();
         // What was added in another order may once make another token the likeliest.
-        assert!(same.len() >= there.logprobs.len().min(ROUNDING.same_tokens), "{here:?} {there:?}");
-        assert!(same.iter().all(|off| *off <= 0.3), "{same:?}");
+        let Rounding { off_max, same_tokens } = Rounding::here();
+        assert!(same.len() >= there.logprobs.len().min(same_tokens), "{here:?} {there:?}");
+        assert!(same.iter().all(|off| *off <= off_max), "{same:?}");
     }
     assert!(engine.status().moves > 0, "the one between them ended first");
 }
