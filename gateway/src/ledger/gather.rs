@@ -23,6 +23,11 @@ use std::{
 const DISTINCT_MAX: usize = 4_000_000;
 /// Number of the group of what goes beyond the cap.
 const OTHER_NUMBER: u32 = u32::MAX;
+/// Its key.
+const REST: Key = [OTHER_NUMBER; GroupBy::ALL.len()];
+
+/// Numbers by which requests are grouped, in the order in which that was asked for.
+type Key = [u32; GroupBy::ALL.len()];
 
 /// Names and their numbers for one summary, shared by its threads.
 #[derive(Debug, Default)]
@@ -185,7 +190,7 @@ impl<'a> Gathering<'a> {
         leg: Option<&Leg>,
         tag: u32,
         numbers: &Numbers<'_>,
-        key: &mut [u32; GroupBy::ALL.len()],
+        key: &mut Key,
     ) -> &mut Growing {
         let line = brief.line;
         for (slot, by) in key.iter_mut().zip(self.group_by) {
@@ -238,21 +243,23 @@ impl<'a> Gathering<'a> {
     }
 
     /// Corrects the cost of what rows of spans told, by the attempts that were adjusted in `taken`
-    /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there.
+    /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there, be it the
+    /// cap of rows in a span or that of groups.
     pub(crate) fn correct(&mut self, taken: impl Fn(u64) -> bool) {
         for (_, adjusted) in self.adjusted.all().filter(|(_, one)| taken(one.ended_unix_ms)) {
             self.total.tally.correct(adjusted);
-            for other in [false, true] {
-                let key = self.key_of(adjusted, other);
-                let group = self.groups.get_mut(&key[..self.group_by.len()]);
-                if group.is_some_and(|group| group.tally.correct(adjusted)) {
-                    break;
-                }
-            }
+            let _in_one = self.correct_in(self.key_of(adjusted, false), adjusted)
+                || self.correct_in(self.key_of(adjusted, true), adjusted)
+                || self.correct_in(REST, adjusted);
         }
     }
 
-    fn key_of(&self, adjusted: &Adjusted, other: bool) -> [u32; GroupBy::ALL.len()] {
+    fn correct_in(&mut self, key: Key, adjusted: &Adjusted) -> bool {
+        let group = self.groups.get_mut(&key[..self.group_by.len()]);
+        group.is_some_and(|group| group.tally.correct(adjusted))
+    }
+
+    fn key_of(&self, adjusted: &Adjusted, other: bool) -> Key {
         let (place, at_ms) = (&adjusted.place, adjusted.ended_unix_ms);
         let span = |ms: u64| u32::try_from(at_ms / ms).unwrap_or(u32::MAX);
         let name = |name: &str| self.interner.one(if other { OTHER } else { name });
@@ -346,9 +353,8 @@ fn grow<'g>(
 ) -> &'g mut Growing {
     if !groups.contains_key(key) {
         let full = groups.len() >= GROUPS_MAX;
-        let key: Box<[u32]> =
-            if full { key.iter().map(|_| OTHER_NUMBER).collect() } else { key.into() };
-        return groups.entry(key).or_default();
+        let key = if full { &REST[..key.len()] } else { key };
+        return groups.entry(key.into()).or_default();
     }
     groups.entry(key.into()).or_default()
 }
@@ -382,5 +388,53 @@ impl Growing {
         }
         self.sessions.extend(other.sessions);
         self.users.extend(other.users);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{KeyId, RequestId, adjusted::Place, rollups::Dims};
+    use policies::{PicoUsd, PicoUsdTotal, RouteId};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_adjusted_beyond_the_cap_of_groups_is_in_the_group_of_the_rest() {
+        let row = Dims { set: Set::All, route: 0, model: 0, provider: 0, key: 0 };
+        let booked = Tally { cost: PicoUsdTotal::from_pico(7), ..Tally::default() };
+        let rows = Rows::from([(row, booked)]);
+        let place = Place {
+            route: RouteId::new("cloud"),
+            model: "small".into(),
+            provider: "acme".into(),
+            key: KeyId("key_a".into()),
+        };
+        let minutes = GROUPS_MAX as u64 + 3;
+        let mut adjusted = Adjustments::default();
+        // One before the cap, one beyond it.
+        for minute in [5, minutes - 1] {
+            let one = Adjusted {
+                booked: Some(PicoUsd::from_pico(7)),
+                cost: Some(PicoUsd::from_pico(2)),
+                price: None,
+                ended_unix_ms: minute * 60_000,
+                place: Arc::new(place.clone()),
+            };
+            adjusted.restore((RequestId(uuid::Uuid::from_u128(minute.into())), 0), one);
+        }
+        let interner = Interner::default();
+        let mut sums = Gathering::new(&[GroupBy::Minute], false, &interner, &adjusted);
+        for minute in 0..minutes {
+            sums.span(Set::All, minute * 60_000, &rows, &Names::default());
+        }
+        sums.correct(|_| true);
+        let (groups, total) = sums.finish();
+        let cost = |name: &str| {
+            let group = groups.iter().find(|group| group.names == [name]);
+            group.unwrap().line.cost_usd.pico()
+        };
+        assert_eq!((cost("1970-01-01T00:05:00Z"), cost(OTHER)), (2, 3 * 7 - 5));
+        let sum: u128 = groups.iter().map(|group| group.line.cost_usd.pico()).sum();
+        assert_eq!([total.cost_usd.pico(), sum], [u128::from(minutes) * 7 - 10; 2]);
     }
 }
