@@ -126,6 +126,8 @@ struct Step {
     due: bool,
     /// Whether it was asked before.
     asked: bool,
+    /// Whether this request is among those of which its route's retries are a share.
+    noted: bool,
     miss: Option<Miss>,
 }
 
@@ -212,15 +214,13 @@ impl<'a> Execution<'a> {
             if walk.skips(at) {
                 continue;
             }
-            walk.steps[at].due = false;
-            let step = &walk.steps[at];
+            let step = &mut walk.steps[at];
+            step.due = false;
             if step.has_failed() && !step.route.retries.take() {
                 continue;
             }
             let role = if step.asked { Role::Retry } else { Role::Fallback };
-            if step.miss.is_none() {
-                step.route.retries.note();
-            }
+            step.note();
             let tried = match &step.hedge {
                 Some(second) if step.miss.is_none() => {
                     // Boxed: it has room for two attempts, and most requests make one.
@@ -235,6 +235,9 @@ impl<'a> Execution<'a> {
                 Ok(started) => return Some(started),
                 Err(Missed { first, hedge }) => {
                     self.learn(walk, at, *first);
+                    if let (Some(second), true) = (walk.steps.get_mut(at + 1), hedge.is_some()) {
+                        second.noted = true;
+                    }
                     // It has had its turn beside the other, unless it was not asked: what the other
                     // held it may have now.
                     if let Some(miss) = hedge.filter(|miss| matches!(**miss, Miss::Fault(_))) {
@@ -284,7 +287,15 @@ impl<'a> Execution<'a> {
     fn steps(&self) -> Vec<Step> {
         let step = |id: &RouteId, planned| {
             let route = Arc::clone(self.routes.get(id)?);
-            Some(Step { route, hedge: None, planned, due: true, asked: false, miss: None })
+            Some(Step {
+                route,
+                hedge: None,
+                planned,
+                due: true,
+                asked: false,
+                noted: false,
+                miss: None,
+            })
         };
         let planned = self.decision.plan.routes().filter_map(|id| step(id, true));
         let spare = self
@@ -327,6 +338,13 @@ impl<'a> Execution<'a> {
 }
 
 impl Step {
+    /// Counts the request on the route, once.
+    fn note(&mut self) {
+        if !std::mem::replace(&mut self.noted, true) {
+            self.route.retries.note();
+        }
+    }
+
     /// Whether it failed when it was last asked, so that to ask it once more is a retry.
     fn has_failed(&self) -> bool {
         matches!(self.miss, Some(Miss::Fault(_)))

@@ -19,15 +19,20 @@ struct Case {
 }
 
 async fn hedged(first_token_timeout_ms: u32) -> Case {
-    hedged_with(first_token_timeout_ms, "", "").await
+    hedged_with(first_token_timeout_ms, "", "", "").await
 }
 
-async fn hedged_with(first_token_timeout_ms: u32, limit: &str, hedge: &str) -> Case {
+async fn hedged_with(
+    first_token_timeout_ms: u32,
+    limit: &str,
+    hedge: &str,
+    of_second: &str,
+) -> Case {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let timeout = format!("first_token_timeout_ms = {first_token_timeout_ms}");
     let gate = Gate::builder()
         .cloud_named("first", &first, &timeout)
-        .cloud_named("second", &second, "")
+        .cloud_named("second", &second, of_second)
         .policy_text(POLICY)
         // A late answer is told from a busy machine by a wide margin.
         .section(&format!("[hedge]\ndelay_min_ms = 400\n{hedge}"))
@@ -121,7 +126,7 @@ async fn an_unstreamed_request_is_not_hedged() {
 async fn a_gateway_that_is_loaded_hedges_nothing() {
     // Four places, half of them taken: this request's own and one more.
     let Case { first, second, gate } =
-        hedged_with(900, "in_flight_max = 4", "loaded_permille = 500").await;
+        hedged_with(900, "in_flight_max = 4", "loaded_permille = 500", "").await;
     let busy = Hold::after_pieces(1);
     first.next(Script::says("one two").held(&busy));
     let mut open = gate.ask("Take a place.").streamed().open().await;
@@ -170,6 +175,42 @@ async fn a_hedge_that_only_the_first_attempt_leaves_no_money_for_keeps_its_turn(
         assert_eq!(roles, ["primary", "fallback"]);
     }
     gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn a_hedge_without_money_and_the_turn_that_it_keeps_are_worth_one_share_of_a_retry() {
+    let retries = "retry = { max = 1, backoff_ms = 1, extra_permille = 500 }";
+    let Case { first, second, gate } = hedged_with(20_000, "", "", retries).await;
+    let fails = || Script::default().with(Fault::Status503);
+    // Requests that fail on the second route until one is not repeated.
+    let repeated = || async {
+        second.always(fails());
+        let mut repeated = 0;
+        loop {
+            let before = second.counts().requests;
+            assert_eq!(gate.ask("Anyone?").from("second").send().await.status, 503);
+            match second.counts().requests - before {
+                1 => break repeated,
+                asked => repeated += asked - 1,
+            }
+        }
+    };
+    // What was saved up at the start is used up, but for half a retry.
+    assert_eq!(repeated().await, 19);
+    second.always(Script::says("From the second.").using(1, 1));
+
+    let asked = gate.ask("Quick!").streamed().send().await.ok();
+    let each = gate.ledger().entry(asked.id()).await.only_attempt().reserved();
+    let enough_for_one = policies::PicoUsdTotal::from_pico(each * 6 / 5).to_string();
+    let late = std::time::Duration::from_millis(900);
+    first.next(Script { before_head: late, ..fails() });
+    let asked = gate.ask("Quick!").streamed().header("x-tollgate-max-cost-usd", &enough_for_one);
+    let answer = asked.send().await.ok();
+    assert_eq!(answer.text(), "From the second.");
+    assert_eq!(gate.ledger().entry(answer.id()).await.attempts()[1].text("role"), "fallback");
+
+    // That request made it a whole one, and the next two another one.
+    assert_eq!(repeated().await, 2);
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn an_engine_fails(drill: &str) {
     .await;
     let again = gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
     assert_eq!(again.header("x-tollgate-route"), "edge");
-    assert!(gate.metrics().await.contains("tollgate_engine_faults{route=\"edge\"} 1"));
+    assert!(gate.metrics().await.contains("tollgate_engine_faults_total{route=\"edge\"} 1"));
     let ready = gate.get("/ready").await.ok().json();
     assert_eq!(ready["routes"][0]["engine"]["faults"], 1, "{ready}");
     gate.until_nothing_is_reserved().await;
@@ -126,10 +126,12 @@ async fn a_model_is_exchanged_under_its_name_while_it_answers() {
     let none = gate.ask("Hello?").from("edge").at_most(4).send().await;
     assert_eq!(none.status, 503, "{}", none.body_text());
     let metrics = gate.metrics().await;
-    for gone in ["engine_heartbeat_age_seconds", "engine_kv_cells_used", "engine_busy_seconds"] {
+    for gone in
+        ["engine_heartbeat_age_seconds", "engine_kv_cells_used", "engine_busy_seconds_total"]
+    {
         assert!(!metrics.contains(&format!("{gone}{{route=\"edge\"}}")), "{gone}: {metrics}");
     }
-    assert!(metrics.contains("tollgate_engine_loads{route=\"edge\"}"), "{metrics}");
+    assert!(metrics.contains("tollgate_engine_loads_total{route=\"edge\"}"), "{metrics}");
     assert_eq!(told(&gate, "edge", "load", json!({})).await["state"], "loaded");
     gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
     let missing = gate.admin_send("POST", "/models/cloud/load", json!({})).await;

@@ -31,7 +31,7 @@ async fn a_draft_model_is_told_of_in_the_entry_and_in_the_numbers() {
         let route = gate.admin("/routes").await;
         let metrics = gate.metrics().await;
         assert!(
-            metrics.contains("tollgate_engine_draft_busy_seconds{route=\"edge\"}"),
+            metrics.contains("tollgate_engine_draft_busy_seconds_total{route=\"edge\"}"),
             "{metrics}"
         );
         if isolation == "in_process" {

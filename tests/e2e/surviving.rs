@@ -147,7 +147,7 @@ async fn a_route_that_keeps_failing_is_left_alone_and_then_tried_with_one() {
         assert!(left_out.contains("unavailable"), "the policy knew: {left_out}");
     }
     let metrics = gate.metrics().await;
-    assert!(metrics.contains("tollgate_route_breaker_opened{route=\"first\"} "), "{metrics}");
+    assert!(metrics.contains("tollgate_route_breaker_opened_total{route=\"first\"} "), "{metrics}");
     let routes = gate.admin("/routes").await.to_string();
     assert!(routes.contains("\"failed_in_a_row\":"), "{routes}");
 

@@ -94,7 +94,7 @@ async fn each_part_of_a_budget_is_told_once_and_signed() {
     assert!(ran.stdout.contains("ops") && !ran.stdout.contains(WEBHOOK_PATH), "{ran:?}");
     let metrics = gate.metrics().await;
     assert!(
-        metrics.contains(r#"webhook_attempts{webhook="ops",outcome="delivered"} 3"#),
+        metrics.contains(r#"webhook_attempts_total{webhook="ops",outcome="delivered"} 3"#),
         "{metrics}"
     );
     let log = gate.log();

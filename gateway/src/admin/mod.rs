@@ -36,6 +36,7 @@ pub(crate) mod times;
 pub(crate) use described::operations;
 pub(crate) use export::write_days;
 use groups::Kind;
+use read::bad;
 pub(crate) use state::price_rows;
 
 use crate::{
@@ -256,7 +257,16 @@ async fn place(places: &'static Semaphore) -> Result<SemaphorePermit<'static>, R
 }
 
 /// A ledger that cannot answer.
-#[expect(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
 fn unreadable(error: BooksError) -> Refusal {
-    Refusal::Ledger(error.to_string())
+    match error {
+        BooksError::TooManyValues(most) => bad(
+            Some("exact"),
+            format!(
+                "`exact`: more than {most} values would be held, three of each request and three \
+                 more in each of its groups: ask for less time or fewer groups, or without `exact` \
+                 for percentiles within 1 %"
+            ),
+        ),
+        error => Refusal::Ledger(error.to_string()),
+    }
 }

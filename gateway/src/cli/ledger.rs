@@ -148,8 +148,8 @@ pub(crate) struct SummaryArgs {
     pub(crate) top: Option<usize>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Read every request for exact percentiles (true), or take sums made before (false); unset: by
-    /// their number
+    /// Read every request for exact percentiles (true; refused of too many), or take sums made before
+    /// (false); unset: by their number
     #[arg(long, value_name = "true|false")]
     pub(crate) exact: Option<bool>,
 }

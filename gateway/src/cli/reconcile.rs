@@ -4,7 +4,8 @@
 //! Days are UTC on both sides. The ledger counts by the end of a request: one that ends after
 //! midnight is a day later here than with a provider that counts by its beginning. A provider names the
 //! dated snapshot of a model where the ledger may have the name that was asked for: on one day these
-//! are one line.
+//! are one line. Which snapshot answered is not in the ledger, so where both names were asked for and
+//! only the snapshot is charged, both are in that line.
 
 use super::{
     CliError, Common,
@@ -16,7 +17,10 @@ use crate::providers::{Charged, charged};
 use clap::Args;
 use policies::{PicoUsdTotal, undated};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 /// Which report.
 #[derive(Debug, Args)]
@@ -48,7 +52,8 @@ pub(crate) async fn run(
         return Ok(());
     };
     let ours = booked(link, &args.provider, first, last).await?;
-    let lines = lines(&as_booked(theirs.by, &ours), &ours);
+    let (charged, booked) = as_charged(as_booked(theirs.by, &ours), ours);
+    let lines = lines(&charged, &booked);
     if theirs.has_more {
         output::note("the last page says that there are more: give them all");
     }
@@ -120,8 +125,30 @@ fn same_model((day, model): &(String, String), ours: &Sums) -> Option<String> {
     only.map(|(_, other)| other.clone())
 }
 
+/// Both sides, where a name was booked under which nothing was charged, although snapshots of it were:
+/// some of what was charged for these is that name's, and nobody can tell how much. That day all of
+/// them stand under the name.
+fn as_charged(theirs: Sums, ours: Sums) -> (Sums, Sums) {
+    let without_date =
+        |(day, model): &(String, String)| undated(model).map(|name| (day.clone(), name.to_owned()));
+    let of_snapshots: BTreeSet<_> = theirs.keys().filter_map(without_date).collect();
+    let uncharged =
+        |at: &&(String, String)| !theirs.contains_key(*at) && of_snapshots.contains(*at);
+    let names: BTreeSet<_> = ours.keys().filter(uncharged).cloned().collect();
+    let under_names = |sums: Sums| {
+        let mut all = Sums::new();
+        for (at, amount) in sums {
+            let named = without_date(&at).filter(|name| names.contains(name));
+            let sum = all.entry(named.unwrap_or(at)).or_default();
+            *sum = sum.saturating_add(amount);
+        }
+        all
+    };
+    (under_names(theirs), under_names(ours))
+}
+
 fn lines(theirs: &Sums, ours: &Sums) -> Vec<Value> {
-    let places: std::collections::BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
+    let places: BTreeSet<_> = theirs.keys().chain(ours.keys()).collect();
     let line = |place: &&(String, String)| {
         let (charged, booked) = (theirs.get(*place).copied(), ours.get(*place).copied());
         json!({
@@ -143,7 +170,7 @@ fn usd(pico: i128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sums, as_booked, lines};
+    use super::{Sums, as_booked, as_charged, lines};
 
     fn sums(rows: &[(&str, &str, i128)]) -> Sums {
         let row = |(day, model, pico): &(&str, &str, i128)| {
@@ -172,6 +199,26 @@ mod tests {
         // Booked under both names, each is its own.
         let both = sums(&[("1", "m", 1), ("1", "m-2025-08-07", 2)]);
         assert_eq!(as_booked(both.clone(), &both), both);
+    }
+
+    #[test]
+    fn a_name_that_is_charged_as_a_snapshot_which_was_asked_for_too_is_one_line_with_it() {
+        let side = |theirs: &[_], ours: &[_]| {
+            let ours = sums(ours);
+            as_charged(as_booked(sums(theirs), &ours), ours)
+        };
+        let (m, dated, later) = ("m", "m-2025-08-07", "m-2025-11-01");
+        // Eight were charged, of which three were asked for by date.
+        let pooled = side(&[("1", dated, 8)], &[("1", m, 5), ("1", dated, 3)]);
+        assert_eq!(pooled, (sums(&[("1", m, 8)]), sums(&[("1", m, 8)])));
+        // Another snapshot is charged that nobody asked for: the name is that one.
+        let ours = [("1", m, 5), ("1", dated, 3)];
+        let told = side(&[("1", dated, 3), ("1", later, 5)], &ours);
+        assert_eq!(told, (sums(&ours), sums(&ours)));
+        // On another day, or without the name, a snapshot stays itself.
+        let ours = [("1", m, 5), ("2", dated, 3)];
+        let apart = side(&[("2", dated, 3)], &ours);
+        assert_eq!(apart, (sums(&[("2", dated, 3)]), sums(&ours)));
     }
 
     #[test]

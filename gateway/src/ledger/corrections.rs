@@ -6,7 +6,7 @@
 use super::{
     accounts::{Amount, Correction},
     books::Books,
-    budgets::{BudgetState, Scope},
+    budgets::{BudgetPath, BudgetState, Payer, Scope},
     effect::Effect,
     entry::KeyId,
     spare::Missed,
@@ -15,6 +15,7 @@ use crate::{
     caller::Window,
     store::{CommitTicket, codec},
 };
+use std::sync::PoisonError;
 
 impl Books {
     /// Every budget in its current window, but those of sessions.
@@ -30,7 +31,8 @@ impl Books {
     }
 
     fn states(&self, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
-        let mut states = self.0.budgets.states(self.0.clock.unix_ms(), wanted);
+        let above = |key: &KeyId| self.above_sessions(key);
+        let mut states = self.0.budgets.states(self.0.clock.unix_ms(), wanted, above);
         let missed = self.0.keeper.missed();
         for state in states.iter_mut().filter(|_| !missed.is_empty()) {
             let concerns =
@@ -39,6 +41,24 @@ impl Books {
             state.uncounted_events = missing.map(|missed| missed.events.events()).sum();
         }
         states
+    }
+
+    /// What gives the sessions of a key their budgets, but for the tags that only requests name.
+    fn above_sessions(&self, key: &KeyId) -> Vec<Scope> {
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(record) = keys.get(key).cloned() else { return vec![Scope::Global] };
+        drop(keys);
+        let user = record.user.as_deref().map(|user| Scope::User(user.into()));
+        let of_user = user.and_then(|user| self.group(&user)?.team);
+        let payer = Payer {
+            key,
+            team: record.team.as_deref().or(of_user.as_deref()),
+            user: record.user.as_deref(),
+            session: None,
+            tags: &record.tags,
+            model: None,
+        };
+        BudgetPath::of(&payer).scopes().to_vec()
     }
 
     /// Lost events whose charges are in no balance, where a budget's window may still miss them.
@@ -51,7 +71,8 @@ impl Books {
     pub(super) fn missed(&self) -> Vec<Missed> {
         let mut missed = self.0.keeper.missed().clone();
         if !missed.is_empty() {
-            let states = self.0.budgets.states(self.0.clock.unix_ms(), |_| true);
+            let above = |key: &KeyId| self.above_sessions(key);
+            let states = self.0.budgets.states(self.0.clock.unix_ms(), |_| true, above);
             let lacks = |missed: &Missed| {
                 let concerns = |state: &BudgetState| {
                     missed.concerns(&state.scope, state.window, state.began_unix_ms)

@@ -2,7 +2,8 @@
 //!
 //! **Invariants:** what one request adds to a group is what it adds to the total; groups beyond
 //! [`GROUPS_MAX`] are one, [`OTHER`]; parts that were gathered apart (by threads) add up to what one
-//! would have gathered.
+//! would have gathered; names, numbers of sessions and single values are bounded over all parts
+//! together.
 
 use super::{
     adjusted::{Adjusted, Adjustments},
@@ -15,18 +16,41 @@ use foldhash::fast::RandomState;
 use std::{
     cell::Cell,
     collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
-/// Sessions and users that are told apart in all groups of one summary; above it their number is
-/// not known.
+/// Sessions and users that are told apart in all groups of one summary, each thread's own; above it
+/// their number is not known.
 const DISTINCT_MAX: usize = 4_000_000;
+/// Values that are kept for the exact percentiles of one summary, of each request three in the total
+/// and three in each of its groups: some 400 MB.
+const VALUES_MAX: usize = 50_000_000;
 /// Number of the group of what goes beyond the cap.
 const OTHER_NUMBER: u32 = u32::MAX;
+/// Its key.
+const REST: Key = [OTHER_NUMBER; GroupBy::ALL.len()];
 
-/// Names and their numbers for one summary, shared by its threads.
-#[derive(Debug, Default)]
-pub(crate) struct Interner(Mutex<Interned>);
+/// Numbers by which requests are grouped, in the order in which that was asked for.
+type Key = [u32; GroupBy::ALL.len()];
+
+/// Names and their numbers for one summary, and what is left of the memory it may take, shared by its
+/// threads.
+#[derive(Debug)]
+pub(crate) struct Interner {
+    names: Mutex<Interned>,
+    distinct: Room,
+    values: Room,
+}
+
+/// How much of something may be kept at most, and how much more of it: below zero there was too much.
+#[derive(Debug)]
+struct Room {
+    most: usize,
+    left: AtomicI64,
+}
 
 #[derive(Debug, Default)]
 struct Interned {
@@ -44,6 +68,13 @@ pub(crate) struct Growing {
     pub(crate) users: HashSet<u32, RandomState>,
 }
 
+/// What more of memory one request takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    distinct: usize,
+    values: usize,
+}
+
 /// The groups, and all of them together.
 #[derive(Debug)]
 pub(crate) struct Gathering<'a> {
@@ -56,8 +87,7 @@ pub(crate) struct Gathering<'a> {
     /// Entries that were read.
     pub(crate) read: u64,
     /// Whether sessions and users were counted in all that was gathered.
-    pub(crate) counted: bool,
-    distinct: usize,
+    counted: bool,
 }
 
 /// A block's names as numbers of the interner, each looked up when it is first wanted: a filter that
@@ -68,7 +98,51 @@ pub(crate) struct Numbers<'a> {
     known: Vec<Cell<Option<u32>>>,
 }
 
+impl Default for Interner {
+    fn default() -> Self {
+        Self::with_room(DISTINCT_MAX, VALUES_MAX)
+    }
+}
+
+impl Room {
+    fn of(most: usize) -> Self {
+        Self { most, left: AtomicI64::new(i64::try_from(most).unwrap_or(i64::MAX)) }
+    }
+
+    fn take(&self, more: usize) {
+        // Most requests take nothing, and every thread writes here.
+        if more > 0 {
+            self.left.fetch_sub(i64::try_from(more).unwrap_or(i64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    fn is_overdrawn(&self) -> bool {
+        self.left.load(Ordering::Relaxed) < 0
+    }
+}
+
 impl Interner {
+    /// For a summary that tells so many sessions and users apart and keeps so many values.
+    pub(crate) fn with_room(distinct: usize, values: usize) -> Self {
+        let names = Mutex::default();
+        Self { names, distinct: Room::of(distinct), values: Room::of(values) }
+    }
+
+    /// How many values there is room for, where more were to be kept for exact percentiles.
+    pub(crate) fn overfull(&self) -> Option<usize> {
+        self.values.is_overdrawn().then_some(self.values.most)
+    }
+
+    /// How many names have a number.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.interned().names.len()
+    }
+
+    fn interned(&self) -> MutexGuard<'_, Interned> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn number(interned: &mut Interned, name: &str) -> u32 {
         if let Some(number) = interned.numbers.get(name) {
             return *number;
@@ -80,7 +154,12 @@ impl Interner {
     }
 
     fn one(&self, name: &str) -> u32 {
-        Self::number(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), name)
+        Self::number(&mut self.interned(), name)
+    }
+
+    /// The number of a name that has one.
+    fn known(&self, name: &str) -> Option<u32> {
+        self.interned().numbers.get(name).copied()
     }
 
     /// The numbers of a block's names.
@@ -89,7 +168,7 @@ impl Interner {
     }
 
     fn name(&self, number: u32) -> String {
-        let interned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let interned = self.interned();
         let name = (number as usize).checked_sub(1).and_then(|at| interned.names.get(at));
         name.map_or_else(|| OTHER.to_owned(), |name| (**name).to_owned())
     }
@@ -103,6 +182,15 @@ impl Numbers<'_> {
             known.set(Some(number));
             number
         })
+    }
+
+    /// The same without giving a name a number: one without can be in no group that there is.
+    fn known(&self, name: u32) -> u32 {
+        let Some(known) = self.known.get(name as usize) else { return OTHER_NUMBER };
+        if known.get().is_none() {
+            known.set(self.interner.known(self.columns.name(name).unwrap_or(NONE)));
+        }
+        known.get().unwrap_or(OTHER_NUMBER)
     }
 }
 
@@ -122,8 +210,13 @@ impl<'a> Gathering<'a> {
             total: Growing::default(),
             read: 0,
             counted: true,
-            distinct: 0,
         }
+    }
+
+    /// An empty one of the same kind, to be merged into this one.
+    pub(crate) fn part(&self) -> Self {
+        let part = Self::new(self.group_by, self.exact, self.interner, self.adjusted);
+        Self { counted: self.counted, ..part }
     }
 
     /// What adjustments made of costs.
@@ -131,8 +224,9 @@ impl<'a> Gathering<'a> {
         self.adjusted
     }
 
-    pub(crate) fn is_exact(&self) -> bool {
-        self.exact
+    /// The names of its groups, and what is left of the memory it may take.
+    pub(crate) fn interner(&self) -> &'a Interner {
+        self.interner
     }
 
     pub(crate) fn groups_by(&self, by: GroupBy) -> bool {
@@ -143,30 +237,50 @@ impl<'a> Gathering<'a> {
     pub(crate) fn entry(&mut self, brief: &Brief<'_>, numbers: &Numbers<'_>) {
         self.read += 1;
         let ended = Ended::from(brief.line);
-        let session = numbered(brief.line.session, numbers);
-        let user = numbered(brief.line.user, numbers);
-        if self.distinct > DISTINCT_MAX {
-            self.counted = false;
+        if self.interner.distinct.is_overdrawn() {
+            self.count_no_more();
         }
+        let who = |name| (self.counted && name != NO_NAME).then(|| numbers.of(name));
+        let who = [who(brief.line.session), who(brief.line.user)];
         for spent in self.spent(brief) {
             self.total.tally.attempt(spent);
         }
-        self.distinct += self.total.ended(&ended, session, user, self.exact);
-        if self.group_by.is_empty() {
-            return;
+        let mut kept = self.total.ended(&ended, who, self.exact);
+        if !self.group_by.is_empty() {
+            kept.add(self.in_groups(brief, &ended, who, numbers));
         }
-        // A request with several tags belongs to each of their groups.
+        self.interner.values.take(kept.values);
+        self.interner.distinct.take(kept.distinct);
+    }
+
+    /// Adds one request to its groups: one with several tags belongs to each of theirs.
+    fn in_groups(
+        &mut self,
+        brief: &Brief<'_>,
+        ended: &Ended,
+        who: [Option<u32>; 2],
+        numbers: &Numbers<'_>,
+    ) -> Kept {
         let by_tag = self.group_by.contains(&GroupBy::Tag);
         let tags = if by_tag && !brief.tags.is_empty() { brief.tags } else { &[NO_NAME] };
-        let mut key = [0; GroupBy::ALL.len()];
+        let (mut key, mut kept, exact) = ([0; GroupBy::ALL.len()], Kept::default(), self.exact);
         for tag in tags {
             for (leg, spent) in brief.legs.iter().zip(self.spent(brief)) {
                 let group = self.group(brief, Some(leg), *tag, numbers, &mut key);
                 group.tally.attempt(spent);
             }
-            let exact = self.exact;
             let group = self.group(brief, brief.face(), *tag, numbers, &mut key);
-            self.distinct += group.ended(&ended, session, user, exact);
+            kept.add(group.ended(ended, who, exact));
+        }
+        kept
+    }
+
+    /// Forgets sessions and users: not all of them can be told apart.
+    fn count_no_more(&mut self) {
+        if std::mem::replace(&mut self.counted, false) {
+            for growing in self.groups.values_mut().chain([&mut self.total]) {
+                (growing.sessions, growing.users) = (HashSet::default(), HashSet::default());
+            }
         }
     }
 
@@ -185,25 +299,28 @@ impl<'a> Gathering<'a> {
         leg: Option<&Leg>,
         tag: u32,
         numbers: &Numbers<'_>,
-        key: &mut [u32; GroupBy::ALL.len()],
+        key: &mut Key,
     ) -> &mut Growing {
         let line = brief.line;
+        // Once there is room for no more groups a new name is not worth a number.
+        let full = self.groups.len() >= GROUPS_MAX;
+        let name = |name| if full { numbers.known(name) } else { numbers.of(name) };
         for (slot, by) in key.iter_mut().zip(self.group_by) {
             *slot = match by {
-                GroupBy::Route => numbers.of(leg.map_or(NO_NAME, |leg| leg.route)),
-                GroupBy::Model => numbers.of(leg.map_or(NO_NAME, |leg| leg.model)),
-                GroupBy::Provider => numbers.of(leg.map_or(NO_NAME, |leg| leg.provider)),
-                GroupBy::Key => numbers.of(line.key),
-                GroupBy::Rule => numbers.of(line.rule),
-                GroupBy::PolicyVersion => numbers.of(line.version),
-                GroupBy::User => numbers.of(line.user),
-                GroupBy::Team => numbers.of(line.team),
-                GroupBy::Session => numbers.of(line.session),
-                GroupBy::Tag => numbers.of(tag),
+                GroupBy::Route => name(leg.map_or(NO_NAME, |leg| leg.route)),
+                GroupBy::Model => name(leg.map_or(NO_NAME, |leg| leg.model)),
+                GroupBy::Provider => name(leg.map_or(NO_NAME, |leg| leg.provider)),
+                GroupBy::Key => name(line.key),
+                GroupBy::Rule => name(line.rule),
+                GroupBy::PolicyVersion => name(line.version),
+                GroupBy::User => name(line.user),
+                GroupBy::Team => name(line.team),
+                GroupBy::Session => name(line.session),
+                GroupBy::Tag => name(tag),
                 GroupBy::Outcome => line.outcome as u32,
                 GroupBy::Endpoint => line.endpoint as u32,
                 GroupBy::Cache => line.cache as u32,
-                GroupBy::ServiceTier => numbers.of(leg.map_or(NO_NAME, |leg| leg.tier)),
+                GroupBy::ServiceTier => name(leg.map_or(NO_NAME, |leg| leg.tier)),
                 GroupBy::Minute => u32::try_from(brief.unix_ms / 60_000).unwrap_or(u32::MAX),
                 GroupBy::Hour => u32::try_from(brief.unix_ms / 3_600_000).unwrap_or(u32::MAX),
                 GroupBy::Day => u32::try_from(brief.unix_ms / 86_400_000).unwrap_or(u32::MAX),
@@ -238,21 +355,23 @@ impl<'a> Gathering<'a> {
     }
 
     /// Corrects the cost of what rows of spans told, by the attempts that were adjusted in `taken`
-    /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there.
+    /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there, be it the
+    /// cap of rows in a span or that of groups.
     pub(crate) fn correct(&mut self, taken: impl Fn(u64) -> bool) {
         for (_, adjusted) in self.adjusted.all().filter(|(_, one)| taken(one.ended_unix_ms)) {
             self.total.tally.correct(adjusted);
-            for other in [false, true] {
-                let key = self.key_of(adjusted, other);
-                let group = self.groups.get_mut(&key[..self.group_by.len()]);
-                if group.is_some_and(|group| group.tally.correct(adjusted)) {
-                    break;
-                }
-            }
+            let _in_one = self.correct_in(self.key_of(adjusted, false), adjusted)
+                || self.correct_in(self.key_of(adjusted, true), adjusted)
+                || self.correct_in(REST, adjusted);
         }
     }
 
-    fn key_of(&self, adjusted: &Adjusted, other: bool) -> [u32; GroupBy::ALL.len()] {
+    fn correct_in(&mut self, key: Key, adjusted: &Adjusted) -> bool {
+        let group = self.groups.get_mut(&key[..self.group_by.len()]);
+        group.is_some_and(|group| group.tally.correct(adjusted))
+    }
+
+    fn key_of(&self, adjusted: &Adjusted, other: bool) -> Key {
         let (place, at_ms) = (&adjusted.place, adjusted.ended_unix_ms);
         let span = |ms: u64| u32::try_from(at_ms / ms).unwrap_or(u32::MAX);
         let name = |name: &str| self.interner.one(if other { OTHER } else { name });
@@ -273,10 +392,12 @@ impl<'a> Gathering<'a> {
     }
 
     /// Adds what another gathered.
-    pub(crate) fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.read += other.read;
-        self.counted &= other.counted;
-        self.distinct += other.distinct;
+        if !self.counted || !other.counted || self.interner.distinct.is_overdrawn() {
+            self.count_no_more();
+            other.count_no_more();
+        }
         self.total.merge(other.total);
         for (key, group) in other.groups {
             grow(&mut self.groups, &key).merge(group);
@@ -335,10 +456,6 @@ impl GroupBy {
     }
 }
 
-fn numbered(name: u32, numbers: &Numbers<'_>) -> Option<u32> {
-    (name != NO_NAME).then(|| numbers.of(name))
-}
-
 /// The group of a key, or the one that takes what goes beyond the cap.
 fn grow<'g>(
     groups: &'g mut HashMap<Box<[u32]>, Growing, RandomState>,
@@ -346,33 +463,37 @@ fn grow<'g>(
 ) -> &'g mut Growing {
     if !groups.contains_key(key) {
         let full = groups.len() >= GROUPS_MAX;
-        let key: Box<[u32]> =
-            if full { key.iter().map(|_| OTHER_NUMBER).collect() } else { key.into() };
-        return groups.entry(key).or_default();
+        let key = if full { &REST[..key.len()] } else { key };
+        return groups.entry(key.into()).or_default();
     }
     groups.entry(key.into()).or_default()
 }
 
+impl Kept {
+    fn add(&mut self, other: Self) {
+        self.distinct += other.distinct;
+        self.values += other.values;
+    }
+}
+
 impl Growing {
-    /// Adds the end of a request; returns how many more sessions and users are known.
-    fn ended(
-        &mut self,
-        ended: &Ended,
-        session: Option<u32>,
-        user: Option<u32>,
-        exact: bool,
-    ) -> usize {
+    /// Adds the end of a request of a session and a user; returns what is kept of it.
+    fn ended(&mut self, ended: &Ended, who: [Option<u32>; 2], exact: bool) -> Kept {
+        let mut kept = Kept::default();
         if exact {
             self.tally.count(ended);
-            self.values[0].extend(ended.ttft_us);
-            self.values[1].extend(ended.tpot_ns);
-            self.values[2].extend(ended.total_us);
+            let values = [ended.ttft_us, ended.tpot_ns, ended.total_us];
+            for (all, value) in self.values.iter_mut().zip(values) {
+                all.extend(value);
+                kept.values += usize::from(value.is_some());
+            }
         } else {
             self.tally.entry(*ended);
         }
-        let new_session = session.is_some_and(|session| self.sessions.insert(session));
-        let new_user = user.is_some_and(|user| self.users.insert(user));
-        usize::from(new_session) + usize::from(new_user)
+        for (all, one) in [&mut self.sessions, &mut self.users].into_iter().zip(who) {
+            kept.distinct += usize::from(one.is_some_and(|one| all.insert(one)));
+        }
+        kept
     }
 
     fn merge(&mut self, other: Self) {
@@ -382,5 +503,53 @@ impl Growing {
         }
         self.sessions.extend(other.sessions);
         self.users.extend(other.users);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{KeyId, RequestId, adjusted::Place, rollups::Dims};
+    use policies::{PicoUsd, PicoUsdTotal, RouteId};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_adjusted_beyond_the_cap_of_groups_is_in_the_group_of_the_rest() {
+        let row = Dims { set: Set::All, route: 0, model: 0, provider: 0, key: 0 };
+        let booked = Tally { cost: PicoUsdTotal::from_pico(7), ..Tally::default() };
+        let rows = Rows::from([(row, booked)]);
+        let place = Place {
+            route: RouteId::new("cloud"),
+            model: "small".into(),
+            provider: "acme".into(),
+            key: KeyId("key_a".into()),
+        };
+        let minutes = GROUPS_MAX as u64 + 3;
+        let mut adjusted = Adjustments::default();
+        // One before the cap, one beyond it.
+        for minute in [5, minutes - 1] {
+            let one = Adjusted {
+                booked: Some(PicoUsd::from_pico(7)),
+                cost: Some(PicoUsd::from_pico(2)),
+                price: None,
+                ended_unix_ms: minute * 60_000,
+                place: Arc::new(place.clone()),
+            };
+            adjusted.restore((RequestId(uuid::Uuid::from_u128(minute.into())), 0), one);
+        }
+        let interner = Interner::default();
+        let mut sums = Gathering::new(&[GroupBy::Minute], false, &interner, &adjusted);
+        for minute in 0..minutes {
+            sums.span(Set::All, minute * 60_000, &rows, &Names::default());
+        }
+        sums.correct(|_| true);
+        let (groups, total) = sums.finish();
+        let cost = |name: &str| {
+            let group = groups.iter().find(|group| group.names == [name]);
+            group.unwrap().line.cost_usd.pico()
+        };
+        assert_eq!((cost("1970-01-01T00:05:00Z"), cost(OTHER)), (2, 3 * 7 - 5));
+        let sum: u128 = groups.iter().map(|group| group.line.cost_usd.pico()).sum();
+        assert_eq!([total.cost_usd.pico(), sum], [u128::from(minutes) * 7 - 10; 2]);
     }
 }

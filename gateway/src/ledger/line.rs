@@ -51,7 +51,8 @@ pub struct Line {
     /// See `cost_per_request_usd`.
     #[schemars(with = "Option<UsdTotal>")]
     pub cost_per_million_tokens_usd: Option<PicoUsdTotal>,
-    /// Different sessions and users; `None` where rollups answered, which do not know them.
+    /// Different sessions and users; `None` where rollups answered, which do not know them,
+    /// and where there are too many.
     pub sessions: Option<u64>,
     /// See `sessions`.
     pub users: Option<u64>,

@@ -198,7 +198,8 @@ impl Books {
     /// Sums what `query` asks for. Blocking.
     ///
     /// # Errors
-    /// [`BooksError::Unreadable`].
+    /// [`BooksError::Unreadable`]; [`BooksError::TooManyValues`] where exact percentiles are asked of
+    /// too many requests.
     pub fn summary(&self, query: &SummaryQuery) -> Result<Summary, BooksError> {
         self.reader().summary(query)
     }
@@ -208,8 +209,17 @@ impl Reader {
     /// See [`Books::summary`].
     ///
     /// # Errors
-    /// [`BooksError::Unreadable`].
+    /// As there.
     pub fn summary(&self, query: &SummaryQuery) -> Result<Summary, BooksError> {
+        self.summary_within(query, &Interner::default())
+    }
+
+    /// The same in the room that `interner` gives.
+    pub(crate) fn summary_within(
+        &self,
+        query: &SummaryQuery,
+        interner: &Interner,
+    ) -> Result<Summary, BooksError> {
         let blocks = self.meant(&query.filter);
         let events: u64 = blocks.iter().map(|block| block.next_seq - block.seq).sum();
         let set = set_of(query).filter(|_| self.has_rollups());
@@ -217,9 +227,8 @@ impl Reader {
         // Of entries that were dropped only the rollups know.
         let few = events <= EXACT_EVENTS_MAX && (dropped.is_none() || set.is_none());
         let exact = query.exact.unwrap_or(few);
-        let interner = Interner::default();
         let known = self.adjusted()?;
-        let mut gathering = Gathering::new(&query.group_by, exact, &interner, &known.all);
+        let mut gathering = Gathering::new(&query.group_by, exact, interner, &known.all);
         let taken = match (exact, set) {
             (false, Some(set)) => self.take_rollups(&mut gathering, &query.filter, set, &blocks)?,
             _ => Taken::default(),
@@ -229,7 +238,7 @@ impl Reader {
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
         gathering.correct(|ended_ms| taken.has(ended_ms));
-        let mut lost = self.gather(&mut gathering, query, &rest, &taken, &interner)?;
+        let mut lost = self.gather(&mut gathering, query, &rest, &taken)?;
         lost.extend(known.lost);
         lost.sort_by_key(|lost| lost.first_seq);
         lost.dedup();
@@ -271,13 +280,12 @@ impl Reader {
         query: &'a SummaryQuery,
         blocks: &[Block],
         taken: &Taken,
-        interner: &'a Interner,
     ) -> Result<Vec<Lost>, BooksError> {
         let next = AtomicUsize::new(0);
-        let (exact, adjusted) = (gathering.is_exact(), gathering.adjusted());
+        let whole = &*gathering;
+        let (interner, adjusted) = (whole.interner(), whole.adjusted());
         let work = || -> Result<(Gathering<'a>, Vec<Lost>), BooksError> {
-            let mut part = Gathering::new(&query.group_by, exact, interner, adjusted);
-            let mut lost = Vec::new();
+            let (mut part, mut lost) = (whole.part(), Vec::new());
             while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (columns, gone) = self
                     .snapshot
@@ -290,6 +298,9 @@ impl Reader {
                     if !taken.has(brief.unix_ms) && sieve.takes(&brief) {
                         part.entry(&brief, &numbers);
                     }
+                }
+                if let Some(most) = interner.overfull() {
+                    return Err(BooksError::TooManyValues(most));
                 }
             }
             Ok((part, lost))

@@ -36,6 +36,9 @@ pub enum BooksError {
     /// Something in the ledger cannot be read.
     #[error("the ledger cannot be read: {0}")]
     Unreadable(Arc<str>),
+    /// Exact percentiles are asked of more values than a query holds.
+    #[error("exact percentiles of more than {0} values are held by no query")]
+    TooManyValues(usize),
 }
 
 /// The store's condition.

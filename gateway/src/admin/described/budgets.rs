@@ -19,8 +19,12 @@ pub(super) fn of_budgets(types: &mut Types) -> Vec<Operation> {
         (types.asked::<budgets::CreateBody>(), types.asked::<budgets::ChangeBody>());
     let named = json!({ "scope": "global", "window": "week", "money_usd": "20" });
     let (path, many) = ("/admin/v1/budgets/{id}", "/admin/v1/budgets");
-    let of =
-        query("sessions_of", "The budgets of this key's sessions instead.", text(), json!("key_1"));
+    let of = query(
+        "sessions_of",
+        "The budgets of this key's sessions instead, whoever gives them.",
+        text(),
+        json!("key_1"),
+    );
     let each = query(
         "of_sessions",
         "Beside them what is set for each session of a scope, which has no state.",

@@ -136,7 +136,7 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
         ),
         query(
             "exact",
-            "Whether every request that is kept is read: exact percentiles, slower.",
+            "Whether every request that is kept is read: exact percentiles, slower, and refused of too many.",
             json!({ "type": "boolean" }),
             json!(true),
         ),

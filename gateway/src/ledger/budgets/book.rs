@@ -6,7 +6,7 @@ use super::{
         calendar::Calendar,
         rate::Rate,
     },
-    At, Marks, Need, Unit,
+    At, Marks, Need, Scope, Unit,
 };
 use crate::caller::{BudgetSpec, KeyLimits, Window};
 use policies::PicoUsd;
@@ -18,6 +18,8 @@ pub(super) struct ScopeBook {
     pub(super) budgets: Vec<BudgetSpec>,
     /// What each session below this scope may use.
     pub(super) session_budgets: Vec<BudgetSpec>,
+    /// Of a session: the tags of its requests that give it budgets.
+    pub(super) tags: Vec<Scope>,
     pub(super) request_cost_max: Option<PicoUsd>,
     pub(super) rate: Option<Rate>,
     pub(super) accounts: Accounts,

@@ -9,6 +9,7 @@ use super::{
     super::{
         accounts::{Accounts, Amount, Correction, Starts},
         calendar::{Calendar, ZoneHistory},
+        entry::KeyId,
         short::Short,
     },
     At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
@@ -362,7 +363,7 @@ impl Machine {
         for planned in &planned {
             self.check_rate(&planned.scope, need.tokens, at)?;
         }
-        Ok(self.hold(planned, forgets, need, at))
+        Ok(self.hold(planned, path, forgets, (need, at)))
     }
 
     /// What to hold in one scope, if every hard budget of it has room.
@@ -425,9 +426,9 @@ impl Machine {
     fn hold(
         &mut self,
         planned: Vec<Planned>,
-        forgets: Option<(crate::ledger::KeyId, std::sync::Arc<str>)>,
-        need: Need,
-        at: At,
+        path: &BudgetPath,
+        forgets: Option<(KeyId, std::sync::Arc<str>)>,
+        (need, at): (Need, At),
     ) -> Holds {
         let mut holds = Holds { held: Vec::with_capacity(planned.len()), ..Holds::default() };
         if let Some(name) = forgets {
@@ -439,6 +440,7 @@ impl Machine {
         for Planned { scope, starts } in planned {
             if let Scope::Session(key, session) = &scope {
                 self.sessions.touch(key, session, at.unix_ms);
+                self.note_tags(&scope, path);
             }
             let book = self.books.entry(scope.clone()).or_default();
             if starts.is_empty() && book.rate.is_none() && book.session_budgets.is_empty() {
@@ -453,7 +455,19 @@ impl Machine {
         holds
     }
 
-    fn is_settled(&self, (key, session): &(crate::ledger::KeyId, std::sync::Arc<str>)) -> bool {
+    /// Remembers which tags give a session budgets: only its requests know.
+    fn note_tags(&mut self, session: &Scope, path: &BudgetPath) {
+        for tag in path.scopes().iter().filter(|scope| matches!(scope, Scope::Tag(_))) {
+            if self.books.get(tag).is_some_and(|book| !book.session_budgets.is_empty()) {
+                let book = self.books.entry(session.clone()).or_default();
+                if !book.tags.contains(tag) {
+                    book.tags.push(tag.clone());
+                }
+            }
+        }
+    }
+
+    fn is_settled(&self, (key, session): &(KeyId, std::sync::Arc<str>)) -> bool {
         let scope = Scope::Session(key.clone(), std::sync::Arc::clone(session));
         self.books.get(&scope).is_none_or(|book| book.accounts.is_settled())
     }
@@ -516,19 +530,30 @@ impl Machine {
             .min_by_key(|rate| rate.remaining)
     }
 
-    /// Every budget there is, by scope. A session shows with the budgets of its key and of the
-    /// whole; `wanted` chooses the scopes.
-    pub fn states(&mut self, at: At, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
+    /// Every budget there is, by scope; `wanted` chooses the scopes. A session shows with what each
+    /// scope that is `above` the sessions of its key gives it, and each tag of its requests.
+    pub fn states(
+        &mut self,
+        at: At,
+        wanted: impl Fn(&Scope) -> bool,
+        above: impl Fn(&KeyId) -> Vec<Scope>,
+    ) -> Vec<BudgetState> {
         let mut scopes: Vec<Scope> =
             self.books.keys().filter(|scope| wanted(scope)).cloned().collect();
         scopes.sort_unstable();
         let mut states = Vec::new();
         for scope in scopes {
-            let above = match &scope {
-                Scope::Session(key, _) => vec![Scope::Global, Scope::Key(key.clone())],
+            let mut path = match &scope {
+                Scope::Session(key, _) => above(key),
                 _ => Vec::new(),
             };
-            let specs: Vec<BudgetSpec> = self.specs(&scope, &above).cloned().collect();
+            let tags = self.books.get(&scope).map_or(&[][..], |book| book.tags.as_slice());
+            for tag in tags {
+                if !path.contains(tag) {
+                    path.push(tag.clone());
+                }
+            }
+            let specs: Vec<BudgetSpec> = self.specs(&scope, &path).cloned().collect();
             for spec in &specs {
                 let start = self.calendar.span(spec, at.unix_ms).start;
                 let Some(book) = self.books.get(&scope) else { continue };

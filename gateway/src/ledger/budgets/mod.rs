@@ -15,6 +15,7 @@ mod waiting;
 use super::{
     accounts::{Accounts, Amount, Correction, Starts},
     calendar::ZoneHistory,
+    entry::KeyId,
     short::Short,
 };
 use crate::{
@@ -272,9 +273,14 @@ impl Budgets {
         self.lock().token_rate(path, self.at(0))
     }
 
-    /// Every budget of the scopes that are wanted.
-    pub(crate) fn states(&self, unix_ms: u64, wanted: impl Fn(&Scope) -> bool) -> Vec<BudgetState> {
-        self.lock().states(self.at(unix_ms), wanted)
+    /// Every budget of the scopes that are wanted; `above` tells what is above a key's sessions.
+    pub(crate) fn states(
+        &self,
+        unix_ms: u64,
+        wanted: impl Fn(&Scope) -> bool,
+        above: impl Fn(&KeyId) -> Vec<Scope>,
+    ) -> Vec<BudgetState> {
+        self.lock().states(self.at(unix_ms), wanted, above)
     }
 
     /// The balances of every scope.

@@ -128,7 +128,7 @@ impl World {
             }
             over @ (State::Settled | State::Refused) => over,
         };
-        let side = machine.states(AT, |_| true).remove(0).money.unwrap();
+        let side = machine.states(AT, |_| true, |_| Vec::new()).remove(0).money.unwrap();
         assert!(side.spent.pico() + side.reserved.pico() <= side.limit.pico());
     }
 
@@ -152,7 +152,7 @@ impl World {
             }
             assert!(held + charged <= LIMIT, "a crash here leaves {held} + {charged}");
         }
-        let side = self.machine.states(AT, |_| true).remove(0).money.unwrap();
+        let side = self.machine.states(AT, |_| true, |_| Vec::new()).remove(0).money.unwrap();
         let expected = (usd("0.01").times(spent).unwrap().into(), 0);
         assert_eq!((side.spent, side.reserved.pico()), expected);
         assert_eq!(charged, spent, "every reservation ended once");

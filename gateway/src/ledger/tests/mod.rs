@@ -16,4 +16,5 @@ mod queries;
 mod rerate;
 mod retention;
 mod room;
+mod sessions;
 mod zones;

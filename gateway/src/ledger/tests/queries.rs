@@ -7,8 +7,8 @@ use crate::{
         organization,
     },
     ledger::{
-        Books, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader, RequestId,
-        Summary, SummaryQuery,
+        Books, BooksError, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader,
+        RequestId, Summary, SummaryQuery, gather::Interner,
     },
 };
 use axum::body::{Body, to_bytes};
@@ -144,6 +144,43 @@ fn a_summary_by_rule_reads_entries_and_groups_sum_to_the_total() {
     assert_eq!(cost, summary.total.cost_usd.pico());
     assert_eq!(summary.total.ttft_us.p50, Some(1_099));
     assert_eq!(summary.total.ttft_us.p99, Some(1_197));
+}
+
+#[test]
+fn sessions_and_users_are_counted_up_to_a_cap_and_nothing_of_more_is_kept() {
+    let (_house, books) = filled();
+    let numbers = |by: &[GroupBy], room| {
+        let interner = Interner::with_room(room, usize::MAX);
+        let query = SummaryQuery { group_by: by.to_vec(), ..SummaryQuery::default() };
+        let summary = books.reader().summary_within(&query, &interner).unwrap();
+        assert_eq!(summary.total.requests, 200);
+        let groups = summary.groups.iter().map(|group| group.line.sessions);
+        ([summary.total.sessions, summary.total.users], groups.collect::<Vec<_>>(), interner.len())
+    };
+    // Five sessions and one user, in the total and with each of two keys.
+    assert_eq!(numbers(&[], 6), ([Some(5), Some(1)], vec![], 6));
+    assert_eq!(numbers(&[], 5).0, [None; 2]);
+    let by_key = [GroupBy::Key];
+    assert_eq!(numbers(&by_key, 18), ([Some(5), Some(1)], vec![Some(5); 2], 8));
+    assert_eq!(numbers(&by_key, 17).0, [None; 2]);
+    // One session and one user were met before there was known to be no room.
+    assert_eq!(numbers(&by_key, 0), ([None; 2], vec![None; 2], 4));
+}
+
+#[test]
+fn exact_percentiles_are_refused_of_more_values_than_are_held() {
+    let (_house, books) = filled();
+    let sum = |by: &[GroupBy], exact, room| {
+        let interner = Interner::with_room(usize::MAX, room);
+        let group_by = by.to_vec();
+        let query = SummaryQuery { group_by, exact: Some(exact), ..SummaryQuery::default() };
+        books.reader().summary_within(&query, &interner).map(|summary| summary.total.requests)
+    };
+    assert_eq!(sum(&[], true, 3 * 200), Ok(200));
+    assert_eq!(sum(&[], true, 3 * 200 - 1), Err(BooksError::TooManyValues(599)));
+    assert_eq!(sum(&[GroupBy::Rule], true, 6 * 200), Ok(200));
+    assert_eq!(sum(&[GroupBy::Rule], true, 6 * 200 - 1), Err(BooksError::TooManyValues(1_199)));
+    assert_eq!(sum(&[GroupBy::Rule], false, 0), Ok(200));
 }
 
 #[test]

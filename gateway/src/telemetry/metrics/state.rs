@@ -13,12 +13,16 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-/// Gauges by what they are read from.
+/// Gauges and counters by what they are read from. What can only grow, until the process or the loaded
+/// model begins anew, is a counter.
 #[derive(Debug, Default)]
 pub(super) struct State {
     in_flight: Gauge,
@@ -30,24 +34,24 @@ pub(super) struct State {
     route_queued: Family<RouteLabels, Gauge>,
     route_ready: Family<RouteLabels, Gauge>,
     route_breaker: Family<RouteLabels, Gauge>,
-    route_breaker_opened: Family<RouteLabels, Gauge>,
-    engine_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
+    route_breaker_opened: Family<RouteLabels, Counter>,
+    engine_busy: Family<RouteLabels, Counter<f64, AtomicU64>>,
     engine_cells: Family<RouteLabels, Gauge>,
     engine_checkpoints: Family<RouteLabels, Gauge>,
-    engine_drafted: Family<RouteLabels, Gauge>,
-    engine_accepted: Family<RouteLabels, Gauge>,
-    engine_draft_busy: Family<RouteLabels, Gauge<f64, AtomicU64>>,
-    engine_faults: Family<RouteLabels, Gauge>,
+    engine_drafted: Family<RouteLabels, Counter>,
+    engine_accepted: Family<RouteLabels, Counter>,
+    engine_draft_busy: Family<RouteLabels, Counter<f64, AtomicU64>>,
+    engine_faults: Family<RouteLabels, Counter>,
     engine_idle_cost: Family<RouteLabels, Gauge>,
-    engine_loads: Family<RouteLabels, Gauge>,
+    engine_loads: Family<RouteLabels, Counter>,
     engine_memory: Family<RouteLabels, Gauge>,
     engine_heartbeat: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     store_healthy: Gauge,
     store_queued: Gauge,
-    store_commits: Gauge,
+    store_commits: Counter,
     store_commit_us: Gauge,
-    store_lost: Gauge,
-    store_lost_notices: Gauge,
+    store_lost: Counter,
+    store_lost_notices: Counter,
     reservations: Gauge,
     policy_rejected: Gauge,
     cache_requests: Family<CacheLabels, Counter>,
@@ -57,7 +61,7 @@ pub(super) struct State {
     cache_flights: Gauge,
     webhook_waiting: Family<WebhookLabels, Gauge>,
     webhook_failures: Family<WebhookLabels, Gauge>,
-    webhook_deliveries: Family<DeliveryLabels, Gauge>,
+    webhook_deliveries: Family<DeliveryLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,17 +89,10 @@ impl State {
             ("keys", "Keys there are, revoked ones included", &self.keys),
             ("store_healthy", "1 if the ledger records paid work", &self.store_healthy),
             ("store_queued", "Events waiting to be written", &self.store_queued),
-            ("store_commits", "Commits since the start", &self.store_commits),
             (
                 "store_commit_microseconds",
                 "Write and sync of the last commit",
                 &self.store_commit_us,
-            ),
-            ("store_lost_entries", "Entries not recorded while the store failed", &self.store_lost),
-            (
-                "store_lost_notices",
-                "Events for operators that found no place in the ledger's queue",
-                &self.store_lost_notices,
             ),
             ("open_reservations", "Attempts that hold money or tokens", &self.reservations),
             ("policy_rejected", "1 if the newest policy file was refused", &self.policy_rejected),
@@ -112,13 +109,42 @@ impl State {
                 "0: closed, 1: half open, 2: open, nothing is sent",
                 &self.route_breaker,
             ),
+            ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
+            ("engine_checkpoint_bytes", "Memory of checkpoints", &self.engine_checkpoints),
+            (
+                "engine_memory_bytes",
+                "Memory the loaded local model takes, by estimate",
+                &self.engine_memory,
+            ),
+        ];
+        for (name, help, family) in by_route {
+            registry.register(name, help, family.clone());
+        }
+        self.register_counts(registry);
+        self.register_webhooks(registry);
+        self.register_engine_times(registry);
+        self.register_models(registry);
+    }
+
+    fn register_counts(&self, registry: &mut Registry) {
+        let counters = [
+            ("store_commits", "Commits since the start", &self.store_commits),
+            ("store_lost_entries", "Entries not recorded while the store failed", &self.store_lost),
+            (
+                "store_lost_notices",
+                "Events for operators that found no place in the ledger's queue",
+                &self.store_lost_notices,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let by_route = [
             (
                 "route_breaker_opened",
                 "Times the breaker has opened since the start",
                 &self.route_breaker_opened,
             ),
-            ("engine_kv_cells_used", "KV cells used (local routes)", &self.engine_cells),
-            ("engine_checkpoint_bytes", "Memory of checkpoints", &self.engine_checkpoints),
             (
                 "engine_draft_tokens",
                 "Tokens the local route has guessed since the model was loaded",
@@ -135,18 +161,10 @@ impl State {
                 &self.engine_faults,
             ),
             ("engine_loads", "Times the local model was loaded", &self.engine_loads),
-            (
-                "engine_memory_bytes",
-                "Memory the loaded local model takes, by estimate",
-                &self.engine_memory,
-            ),
         ];
         for (name, help, family) in by_route {
             registry.register(name, help, family.clone());
         }
-        self.register_webhooks(registry);
-        self.register_engine_times(registry);
-        self.register_models(registry);
     }
 
     fn register_models(&self, registry: &mut Registry) {
@@ -184,6 +202,7 @@ impl State {
     }
 
     fn register_engine_times(&self, registry: &mut Registry) {
+        // No counter: a request's engine time is known, and taken from it, at the request's end.
         registry.register(
             "engine_idle_cost_pico_usd",
             "Since the start: cost of the time the local model was loaded and no request's, in \
@@ -238,7 +257,7 @@ impl State {
                 ("given_up", counts.given_up),
             ] {
                 let labels = DeliveryLabels { webhook: webhook.clone(), outcome };
-                self.webhook_deliveries.get_or_create(&labels).set(signed(count));
+                set(&self.webhook_deliveries.get_or_create(&labels), count);
             }
         }
     }
@@ -250,10 +269,10 @@ impl State {
         let store = gateway.books.state();
         self.store_healthy.set(i64::from(store.condition == Condition::Healthy));
         self.store_queued.set(signed(store.queued));
-        self.store_commits.set(signed(store.commits));
+        set(&self.store_commits, store.commits);
         self.store_commit_us.set(signed(store.last_commit_us));
-        self.store_lost.set(signed(store.lost_entries));
-        self.store_lost_notices.set(signed(store.lost_notices));
+        set(&self.store_lost, store.lost_entries);
+        set(&self.store_lost_notices, store.lost_notices);
         self.reservations.set(signed(store.open_reservations));
         self.read_cache(&gateway.cache.counts());
         self.read_webhooks(gateway);
@@ -275,12 +294,11 @@ impl State {
                 BreakerState::Open(_) => 2,
             };
             self.route_breaker.get_or_create(&labels).set(breaker);
-            let opened = signed(route.breaker.opened());
-            self.route_breaker_opened.get_or_create(&labels).set(opened);
+            set(&self.route_breaker_opened.get_or_create(&labels), route.breaker.opened());
             if let Source::Local(local) = &route.source {
                 let counts = local.model().counts();
-                self.engine_faults.get_or_create(&labels).set(signed(counts.faults));
-                self.engine_loads.get_or_create(&labels).set(signed(counts.loads));
+                set(&self.engine_faults.get_or_create(&labels), counts.faults);
+                set(&self.engine_loads.get_or_create(&labels), counts.loads);
                 let loaded = local.model().loaded();
                 let memory = loaded.as_ref().map_or(0, |engine| engine.memory_bytes());
                 self.engine_memory.get_or_create(&labels).set(signed(memory));
@@ -295,30 +313,28 @@ impl State {
     /// What the loaded model of a local route says of itself.
     fn read_engine(&self, labels: &RouteLabels, status: &local_engine::Status) {
         self.engine_heartbeat.get_or_create(labels).set(status.heartbeat_age.as_secs_f64());
-        self.engine_busy.get_or_create(labels).set(status.busy.as_secs_f64());
+        set_seconds(&self.engine_busy.get_or_create(labels), status.busy);
         self.engine_cells.get_or_create(labels).set(i64::from(status.kv_used));
         self.engine_checkpoints.get_or_create(labels).set(signed(status.checkpoint_bytes));
         let drafted: u64 = status.speculation.iter().map(|class| class.drafted).sum();
-        self.engine_drafted.get_or_create(labels).set(signed(drafted));
+        set(&self.engine_drafted.get_or_create(labels), drafted);
         let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
-        self.engine_accepted.get_or_create(labels).set(signed(accepted));
-        let drafting = status.draft.as_ref().map_or(0.0, |draft| draft.busy.as_secs_f64());
-        self.engine_draft_busy.get_or_create(labels).set(drafting);
+        set(&self.engine_accepted.get_or_create(labels), accepted);
+        let drafting = status.draft.as_ref().map_or(Duration::ZERO, |draft| draft.busy);
+        set_seconds(&self.engine_draft_busy.get_or_create(labels), drafting);
     }
 
     /// No model is loaded: what one has said last is said no more.
     fn forget_engine(&self, labels: &RouteLabels) {
-        for seconds in [&self.engine_heartbeat, &self.engine_busy, &self.engine_draft_busy] {
+        self.engine_heartbeat.remove(labels);
+        for seconds in [&self.engine_busy, &self.engine_draft_busy] {
             seconds.remove(labels);
         }
-        let counts = [
-            &self.engine_cells,
-            &self.engine_checkpoints,
-            &self.engine_drafted,
-            &self.engine_accepted,
-        ];
-        for count in counts {
-            count.remove(labels);
+        for tokens in [&self.engine_drafted, &self.engine_accepted] {
+            tokens.remove(labels);
+        }
+        for held in [&self.engine_cells, &self.engine_checkpoints] {
+            held.remove(labels);
         }
     }
 }
@@ -350,19 +366,27 @@ impl State {
         }
     }
 
-    /// The cache counts for itself; its counters are set to what it has counted.
     fn read_cache(&self, counts: &CacheCounts) {
         for (found, count) in
             [("hit", counts.hits), ("miss", counts.misses), ("coalesced", counts.coalesced)]
         {
-            let counter = self.cache_requests.get_or_create(&CacheLabels { found });
-            counter.inner().store(count, Ordering::Relaxed);
+            set(&self.cache_requests.get_or_create(&CacheLabels { found }), count);
         }
-        self.cache_evicted.inner().store(counts.evicted, Ordering::Relaxed);
+        set(&self.cache_evicted, counts.evicted);
         self.cache_answers.set(signed(counts.answers));
         self.cache_bytes.set(signed(counts.bytes));
         self.cache_flights.set(signed(counts.flights));
     }
+}
+
+/// Who counts for itself has its counter set to what it has counted.
+fn set(counter: &Counter, count: u64) {
+    counter.inner().store(count, Ordering::Relaxed);
+}
+
+fn set_seconds(counter: &Counter<f64, AtomicU64>, time: Duration) {
+    // Such a counter keeps the bits of its number.
+    counter.inner().store(time.as_secs_f64().to_bits(), Ordering::Relaxed);
 }
 
 fn signed<T: TryInto<i64>>(number: T) -> i64 {
