@@ -288,6 +288,50 @@ async fn every_limit_of_a_key_can_be_changed_and_is_shown() {
 }
 
 #[tokio::test]
+async fn what_a_team_or_user_may_use_is_changed_as_a_keys_is() {
+    let (_cloud, gate, directory) = a_cloud().await;
+    let made = ["--budget", "day=5", "--session-budget", "day=1", "--concurrency", "2"];
+    for of in ["team", "user"] {
+        let changed = async |args: &[&str]| {
+            let shown = json_of(&directory, &[&[of, "update", "red"][..], args].concat()).await;
+            assert_eq!(shown, gate.admin(&format!("/{of}s/red")).await, "as the API shows it");
+            shown
+        };
+        json_of(&directory, &[&[of, "create", "red", "--label", "Red"][..], &made].concat()).await;
+        let shown = changed(&["--tokens-per-minute", "900", "--budget", "total=6"]).await;
+        let limits = json!({"requests_per_minute": null, "tokens_per_minute": 900,
+            "concurrency": 2, "request_cost_max_usd": null});
+        assert!(of_limits(&limits, &shown["limits"]), "{shown:#}");
+        assert_eq!((&shown["label"], windows(&shown)), (&json!("Red"), "total day".to_owned()));
+        let shown = changed(&["--label", "", "--no-budgets", "--concurrency", "none"]).await;
+        let limits = json!({"concurrency": null, "tokens_per_minute": 900});
+        assert!(of_limits(&limits, &shown["limits"]), "{shown:#}");
+        assert_eq!((&shown["label"], windows(&shown)), (&json!(""), "day".to_owned()));
+        let nothing = Child::run(&directory, &[of, "update", "red"]).await;
+        assert_eq!(nothing.code, 2, "{}", nothing.stdout);
+        assert!(nothing.stderr.contains("nothing to change"), "{}", nothing.stderr);
+    }
+    let team = async |team: &str| {
+        json_of(&directory, &["user", "update", "red", "--team", team]).await["team"].clone()
+    };
+    assert_eq!((team("red").await, team("none").await), (json!("red"), Value::Null));
+    assert_eq!(Child::run(&directory, &["user", "update", "eve", "--team", "red"]).await.code, 3);
+}
+
+/// Whether limits are shown as expected; what is not set is absent.
+fn of_limits(expected: &Value, shown: &Value) -> bool {
+    let expected = expected.as_object().unwrap();
+    expected.iter().all(|(name, limit)| shown.get(name).unwrap_or(&Value::Null) == limit)
+}
+
+/// The windows of its budgets, and after them those of its sessions'.
+fn windows(shown: &Value) -> String {
+    let of = |field: &str| shown[field].as_array().cloned().unwrap_or_default();
+    let all = [of("budgets"), of("session_budgets")].concat();
+    all.iter().map(|budget| budget["window"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
 async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
     let (_cloud, _gate, directory) = a_cloud().await;
     let key = json_of(&directory, &["key", "create"]).await;
