@@ -144,7 +144,7 @@ pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
     let view = |config: &RouteConfig| {
         let mut view = configured(config, now_s);
         match gateway.routes.get(&config.id) {
-            Some(route) => live(&gateway, &mut view, route),
+            Some(route) => live(&gateway, &mut view, route, now_s),
             // The ledger is open without the routes: the command line looks into it.
             None => view["state"] = json!("not_running"),
         }
@@ -171,9 +171,9 @@ fn configured(config: &RouteConfig, now_s: u64) -> Value {
     })
 }
 
-fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
+fn live(gateway: &Gateway, view: &mut Value, route: &Route, now_s: u64) {
     let lately = route.live.lately();
-    view["state"] = json!(route.state());
+    view["state"] = route.shown_state(now_s);
     view["context_tokens"] = json!(route.context_tokens());
     view["queued"] = json!(route.queued());
     view["in_flight"] = json!(route.live.in_flight());

@@ -98,7 +98,7 @@ fn ready() -> Value {
                         "id": text,
                         "kind": { "enum": ["local", "cloud"] },
                         "model": text,
-                        "state": { "enum": ["ready", "busy", "unavailable"] },
+                        "state": { "enum": ["ready", "busy", "unavailable", "unpriced"] },
                         "queued": whole,
                         "in_flight": whole,
                         "breaker": { "type": "object", "additionalProperties": true },

@@ -60,7 +60,7 @@ pub(super) fn of_routes(types: &mut Types) -> Vec<Operation> {
             "budgeted": { "type": "boolean" },
             "price": { "type": "object", "properties": of_route, "required": ["kind"] },
             "unknown_price_max_usd": usd(),
-            "state": { "enum": ["ready", "busy", "unavailable", "not_running"] },
+            "state": { "enum": ["ready", "busy", "unavailable", "unpriced", "not_running"] },
             "queued": whole(),
             "in_flight": whole(),
             "ttft_p50_us": whole(),
