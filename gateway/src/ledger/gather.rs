@@ -104,6 +104,16 @@ impl Numbers<'_> {
             number
         })
     }
+
+    /// The number of a tag, which is the same in any spelling.
+    fn of_tag(&self, name: u32) -> u32 {
+        match self.columns.name(name) {
+            Some(tag) if tag.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                self.interner.one(&tag.to_ascii_lowercase())
+            }
+            _ => self.of(name),
+        }
+    }
 }
 
 impl<'a> Gathering<'a> {
@@ -199,7 +209,7 @@ impl<'a> Gathering<'a> {
                 GroupBy::User => numbers.of(line.user),
                 GroupBy::Team => numbers.of(line.team),
                 GroupBy::Session => numbers.of(line.session),
-                GroupBy::Tag => numbers.of(tag),
+                GroupBy::Tag => numbers.of_tag(tag),
                 GroupBy::Outcome => line.outcome as u32,
                 GroupBy::Endpoint => line.endpoint as u32,
                 GroupBy::Cache => line.cache as u32,
