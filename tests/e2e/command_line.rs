@@ -363,6 +363,42 @@ async fn the_key_of_this_machine_is_sent_to_no_other_server() {
 }
 
 #[tokio::test]
+async fn the_prices_that_are_shown_are_those_of_the_server_that_is_named() {
+    let cloud = StandIn::start().await.unwrap();
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    let row = |from: &str, more: &str| {
+        format!(
+            "[[price]]\nprovider = \"standin\"\nmodel = \"m\"\neffective_from = \"{from}\"\n\
+             input = \"1\"\noutput = \"2\"\nsource = \"a test\"\nsource_date = \"2026-01-01\"\n{more}"
+        )
+    };
+    let rows_of_m =
+        ["2026-01-01", "2026-02-01", "2999-01-01"].map(|from| row(from, "snapshots = true\n"));
+    std::fs::write(prices.path(), rows_of_m.concat()).unwrap();
+    let section = format!("[prices]\nfile = {:?}", prices.path());
+    let gate = Gate::builder().cloud(&cloud).section(&section).start().await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let (here, elsewhere) = (gate.url(), tempfile::tempdir().unwrap());
+    let environment = [("TOLLGATE_ADMIN_KEY", gate.admin_key())];
+    for name in ["standin/m", "standin/m-20260101"] {
+        let show = ["prices", "show", name, "--json"];
+        let at_home = Child::run(&directory, &show).await;
+        let there = [&["--server", here.as_str()][..], &show].concat();
+        let there = Child::run_with(elsewhere.path(), &environment, &there).await;
+        assert_eq!((at_home.code, there.code), (0, 0), "{} {}", at_home.stderr, there.stderr);
+        let [at_home, there] = [at_home, there].map(|ran| {
+            let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+            let rows = rows(&shown);
+            rows.iter().map(|row| row["holds_today"].clone()).collect::<Vec<_>>()
+        });
+        assert_eq!(at_home, [json!(false), json!(true), json!(false)], "{name}");
+        assert_eq!(there, at_home, "{name}");
+    }
+    let missing = ["--server", &here, "prices", "show", "standin/other"];
+    assert_eq!(Child::run_with(elsewhere.path(), &environment, &missing).await.code, 3);
+}
+
+#[tokio::test]
 async fn a_decision_is_explained_by_the_policy_that_made_it() {
     let cloud = StandIn::start().await.unwrap();
     let policy = |rule: &str, route: &str| {

@@ -226,17 +226,20 @@ pub(super) async fn prices(
     Params(params): Params<PriceParams>,
 ) -> Answer {
     let (provider, model) = (params.provider.as_deref(), params.model.as_deref());
-    list(price_rows(&gateway.config.prices, provider, model))
+    list(price_rows(&gateway.config.prices, provider, model, &gateway.clock.day()))
 }
 
-/// The rows of a price list, as they are shown.
+/// The rows of a price list, as they are shown on a day (`YYYY-MM-DD`).
 pub(crate) fn price_rows(
     prices: &PriceList,
     provider: Option<&str>,
     model: Option<&str>,
+    today: &str,
 ) -> Vec<Value> {
     let view = |row: &PriceRow| {
         let mut view = token_price(&row.price);
+        let holding = prices.find(&row.provider, &row.model, today);
+        view["holds_today"] = json!(holding.is_some_and(|price| price.id == row.price.id));
         view["provider"] = json!(row.provider);
         view["model"] = json!(row.model);
         view["effective_from"] = json!(row.effective_from);

@@ -151,6 +151,29 @@ fn help_says_whom_the_guard_can_be_lifted_from() {
 }
 
 #[test]
+fn a_refusal_is_told_in_the_servers_own_words() {
+    let told = |status: u16, body: &[u8]| {
+        let status = http::StatusCode::from_u16(status).unwrap();
+        let refused = link::understood(status, body).unwrap_err();
+        (refused.to_string(), refused.exit())
+    };
+    let said = br#"{"error":{"message":"global/day has 0.10 USD left","type":"budget_exceeded"}}"#;
+    for (status, exit) in [
+        (400, Exit::Usage),
+        (401, Exit::Refused),
+        (402, Exit::Refused),
+        (404, Exit::NotFound),
+        (409, Exit::Refused),
+        (429, Exit::Refused),
+        (503, Exit::Refused),
+    ] {
+        assert_eq!(told(status, said), ("global/day has 0.10 USD left".to_owned(), exit));
+    }
+    // Not a server of ours.
+    assert_eq!(told(402, b"<html>").0, "status 402 Payment Required");
+}
+
+#[test]
 fn parameters_are_escaped() {
     assert_eq!(address::escaped("a b/ü&=%"), "a%20b%2F%C3%BC%26%3D%25");
 }

@@ -88,7 +88,8 @@ pub(super) fn of_routes(types: &mut Types) -> Vec<Operation> {
     for name in ["provider", "model", "effective_from", "source", "source_date"] {
         row.insert(name.to_owned(), text());
     }
-    row.insert("snapshots".to_owned(), json!({}));
+    row.insert("snapshots".to_owned(), json!({ "type": "boolean" }));
+    row.insert("holds_today".to_owned(), json!({ "type": "boolean" }));
     let row = json!({
         "type": "object",
         "properties": row,
