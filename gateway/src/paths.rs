@@ -23,9 +23,14 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// The methods that have a description of their own: HEAD is GET without a body.
+    /// The methods that have a description of their own: that of HEAD follows from that of GET.
     pub(crate) fn methods(&self) -> impl Iterator<Item = &'static str> {
         self.allow.split(", ").filter(|method| *method != "HEAD")
+    }
+
+    /// Whether it takes HEAD.
+    pub(crate) fn takes_head(&self) -> bool {
+        self.allow.split(", ").any(|method| method == "HEAD")
     }
 }
 

@@ -184,22 +184,7 @@ fn asks(endpoint: Endpoint) -> MethodRouter<Arc<Gateway>> {
 }
 
 async fn live(gateway: Arc<Gateway>, endpoint: Endpoint, request: Request) -> Response {
-    let id = gateway.books.request_id();
-    let mut life = Life {
-        id,
-        endpoint,
-        id_header: headers::of_id(id),
-        arrived_unix_ms: gateway.clock.unix_ms(),
-        timeline: Timeline::start(),
-        caller: None,
-        model: None,
-        decision: None,
-        refused: None,
-        recorded: false,
-        watched: false,
-        repeats: false,
-        head_left: None,
-    };
+    let mut life = Life::begun(&gateway, endpoint);
     match answer(&gateway, request, &mut life).await {
         Ok(response) => response,
         Err(refusal) => life.refuse(&gateway, refusal),
@@ -507,6 +492,26 @@ fn unanswered(
 }
 
 impl Life {
+    /// Nothing is known but that it is there.
+    fn begun(gateway: &Gateway, endpoint: Endpoint) -> Self {
+        let id = gateway.books.request_id();
+        Self {
+            id,
+            endpoint,
+            id_header: headers::of_id(id),
+            arrived_unix_ms: gateway.clock.unix_ms(),
+            timeline: Timeline::start(),
+            caller: None,
+            model: None,
+            decision: None,
+            refused: None,
+            recorded: false,
+            watched: false,
+            repeats: false,
+            head_left: None,
+        }
+    }
+
     /// The status that the caller sees of a refusal.
     fn status(&self, gateway: &Gateway, refusal: &Refusal) -> StatusCode {
         match &self.head_left {

@@ -51,7 +51,10 @@ async fn nothing_of_it_opens_to_anybody_elses_key() {
             headers.extend(bearer.map(|bearer| ("authorization", bearer)));
             let answer = gate.send(&method, &path, &headers, body.clone()).await;
             assert_eq!(answer.status, status, "{method} {path}: {}", answer.body_text());
-            assert_eq!(answer.error().code.as_deref(), Some(code), "{method} {path}");
+            // An answer to HEAD has no body.
+            if method != "HEAD" {
+                assert_eq!(answer.error().code.as_deref(), Some(code), "{method} {path}");
+            }
         }
     }
     assert_eq!((gate.admin("/keys").await, gate.admin("/budgets").await), before);

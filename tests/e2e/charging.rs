@@ -220,11 +220,17 @@ async fn a_route_of_unknown_price_gets_no_request() {
     assert_eq!(cloud.counts().connections, 0, "nobody asked at an unknown price");
     let ready = gate.get("/ready").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("not_ready")));
+    assert_eq!(ready.json()["routes"][0]["state"], "unpriced");
+    assert_eq!(rows(&gate.admin("/routes").await)[0]["state"], "unpriced");
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let shown = Child::run(&directory, &["routes"]).await.stdout;
+    assert!(shown.contains("unpriced") && !shown.contains("ready"), "{shown}");
     assert!(gate.metrics().await.contains("tollgate_route_ready{route=\"cloud\"} 0"));
 
     let bounded = "unknown_price_max_usd = \"0.01\"";
     let gate = Gate::builder().unpriced_cloud_named("cloud", &cloud, bounded).start().await;
-    assert_eq!(gate.get("/ready").await.status, 200);
+    let ready = gate.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["routes"][0]["state"]), (200, &json!("ready")));
     gate.ask("How much?").send().await.ok();
 }
 

@@ -288,6 +288,50 @@ async fn every_limit_of_a_key_can_be_changed_and_is_shown() {
 }
 
 #[tokio::test]
+async fn what_a_team_or_user_may_use_is_changed_as_a_keys_is() {
+    let (_cloud, gate, directory) = a_cloud().await;
+    let made = ["--budget", "day=5", "--session-budget", "day=1", "--concurrency", "2"];
+    for of in ["team", "user"] {
+        let changed = async |args: &[&str]| {
+            let shown = json_of(&directory, &[&[of, "update", "red"][..], args].concat()).await;
+            assert_eq!(shown, gate.admin(&format!("/{of}s/red")).await, "as the API shows it");
+            shown
+        };
+        json_of(&directory, &[&[of, "create", "red", "--label", "Red"][..], &made].concat()).await;
+        let shown = changed(&["--tokens-per-minute", "900", "--budget", "total=6"]).await;
+        let limits = json!({"requests_per_minute": null, "tokens_per_minute": 900,
+            "concurrency": 2, "request_cost_max_usd": null});
+        assert!(of_limits(&limits, &shown["limits"]), "{shown:#}");
+        assert_eq!((&shown["label"], windows(&shown)), (&json!("Red"), "total day".to_owned()));
+        let shown = changed(&["--label", "", "--no-budgets", "--concurrency", "none"]).await;
+        let limits = json!({"concurrency": null, "tokens_per_minute": 900});
+        assert!(of_limits(&limits, &shown["limits"]), "{shown:#}");
+        assert_eq!((&shown["label"], windows(&shown)), (&json!(""), "day".to_owned()));
+        let nothing = Child::run(&directory, &[of, "update", "red"]).await;
+        assert_eq!(nothing.code, 2, "{}", nothing.stdout);
+        assert!(nothing.stderr.contains("nothing to change"), "{}", nothing.stderr);
+    }
+    let team = async |team: &str| {
+        json_of(&directory, &["user", "update", "red", "--team", team]).await["team"].clone()
+    };
+    assert_eq!((team("red").await, team("none").await), (json!("red"), Value::Null));
+    assert_eq!(Child::run(&directory, &["user", "update", "eve", "--team", "red"]).await.code, 3);
+}
+
+/// Whether limits are shown as expected; what is not set is absent.
+fn of_limits(expected: &Value, shown: &Value) -> bool {
+    let expected = expected.as_object().unwrap();
+    expected.iter().all(|(name, limit)| shown.get(name).unwrap_or(&Value::Null) == limit)
+}
+
+/// The windows of its budgets, and after them those of its sessions'.
+fn windows(shown: &Value) -> String {
+    let of = |field: &str| shown[field].as_array().cloned().unwrap_or_default();
+    let all = [of("budgets"), of("session_budgets")].concat();
+    all.iter().map(|budget| budget["window"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
 async fn a_revoked_key_is_not_enabled_and_an_expired_one_not_made() {
     let (_cloud, _gate, directory) = a_cloud().await;
     let key = json_of(&directory, &["key", "create"]).await;
@@ -316,6 +360,42 @@ async fn the_key_of_this_machine_is_sent_to_no_other_server() {
     let elsewhere = tempfile::tempdir().unwrap();
     let ran = Child::run_with(elsewhere.path(), &environment, &args).await;
     assert_eq!(ran.code, 0, "no configuration is needed: {}", ran.stderr);
+}
+
+#[tokio::test]
+async fn the_prices_that_are_shown_are_those_of_the_server_that_is_named() {
+    let cloud = StandIn::start().await.unwrap();
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    let row = |from: &str, more: &str| {
+        format!(
+            "[[price]]\nprovider = \"standin\"\nmodel = \"m\"\neffective_from = \"{from}\"\n\
+             input = \"1\"\noutput = \"2\"\nsource = \"a test\"\nsource_date = \"2026-01-01\"\n{more}"
+        )
+    };
+    let rows_of_m =
+        ["2026-01-01", "2026-02-01", "2999-01-01"].map(|from| row(from, "snapshots = true\n"));
+    std::fs::write(prices.path(), rows_of_m.concat()).unwrap();
+    let section = format!("[prices]\nfile = {:?}", prices.path());
+    let gate = Gate::builder().cloud(&cloud).section(&section).start().await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let (here, elsewhere) = (gate.url(), tempfile::tempdir().unwrap());
+    let environment = [("TOLLGATE_ADMIN_KEY", gate.admin_key())];
+    for name in ["standin/m", "standin/m-20260101"] {
+        let show = ["prices", "show", name, "--json"];
+        let at_home = Child::run(&directory, &show).await;
+        let there = [&["--server", here.as_str()][..], &show].concat();
+        let there = Child::run_with(elsewhere.path(), &environment, &there).await;
+        assert_eq!((at_home.code, there.code), (0, 0), "{} {}", at_home.stderr, there.stderr);
+        let [at_home, there] = [at_home, there].map(|ran| {
+            let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+            let rows = rows(&shown);
+            rows.iter().map(|row| row["holds_today"].clone()).collect::<Vec<_>>()
+        });
+        assert_eq!(at_home, [json!(false), json!(true), json!(false)], "{name}");
+        assert_eq!(there, at_home, "{name}");
+    }
+    let missing = ["--server", &here, "prices", "show", "standin/other"];
+    assert_eq!(Child::run_with(elsewhere.path(), &environment, &missing).await.code, 3);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The other endpoints live the same life as a chat: reserved, answered, charged, written down once.
 
-use crate::harness::{EntrySeen, Gate};
+use crate::harness::{EntrySeen, Gate, rows};
 use e2e::standin::{Fault, Script, StandIn};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -251,6 +251,30 @@ async fn tokens_are_counted_without_asking_anybody() {
     );
     assert_eq!(cloud.counts().requests, 0);
     assert!(gate.ledger().entries().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_count_that_is_refused_names_the_rule_as_any_refusal() {
+    let cloud = StandIn::start().await.unwrap();
+    let policy = "[[choose]]\nname = \"no-nightly\"\nwhen.tags.has = \"nightly\"\n\
+        refuse = \"not at night\"\n[[choose]]\nname = \"all\"\nroutes = [\"cloud\"]\n";
+    let gate = Gate::builder().cloud(&cloud).policy_text(policy).start().await;
+    let key = gate.new_key().with_requests_per_minute(60).create().await;
+    let told = async |path: &'static str| {
+        let ask = gate.ask_at(path, message(false)).by(&key).header("x-tollgate-tags", "Nightly");
+        let refused = ask.send().await;
+        assert_eq!(refused.status, 403, "{path}: {}", refused.body_text());
+        assert_eq!(refused.json()["error"]["message"], "not at night", "{path}");
+        let headers = ["x-tollgate-rule", "x-tollgate-policy", "x-ratelimit-limit-requests"];
+        headers.map(|name| refused.header(name).to_owned())
+    };
+    let counted = told("/v1/messages/count_tokens").await;
+    assert_eq!(counted, told("/v1/messages").await);
+    assert_eq!((counted[0].as_str(), counted[2].as_str()), ("no-nightly", "60"));
+    assert!(counted[1].contains('@'), "{counted:?}");
+    let refusals = rows(&gate.admin("/refusals").await);
+    assert_eq!(refusals.len(), 1, "a count is no request of the ledger's: {refusals:?}");
+    assert_eq!(refusals[0]["count"], 1);
 }
 
 #[tokio::test]

@@ -144,7 +144,7 @@ pub(super) async fn routes(State(gateway): State<Arc<Gateway>>) -> Answer {
     let view = |config: &RouteConfig| {
         let mut view = configured(config, now_s);
         match gateway.routes.get(&config.id) {
-            Some(route) => live(&gateway, &mut view, route),
+            Some(route) => live(&gateway, &mut view, route, now_s),
             // The ledger is open without the routes: the command line looks into it.
             None => view["state"] = json!("not_running"),
         }
@@ -171,9 +171,9 @@ fn configured(config: &RouteConfig, now_s: u64) -> Value {
     })
 }
 
-fn live(gateway: &Gateway, view: &mut Value, route: &Route) {
+fn live(gateway: &Gateway, view: &mut Value, route: &Route, now_s: u64) {
     let lately = route.live.lately();
-    view["state"] = json!(route.state());
+    view["state"] = route.shown_state(now_s);
     view["context_tokens"] = json!(route.context_tokens());
     view["queued"] = json!(route.queued());
     view["in_flight"] = json!(route.live.in_flight());
@@ -226,17 +226,20 @@ pub(super) async fn prices(
     Params(params): Params<PriceParams>,
 ) -> Answer {
     let (provider, model) = (params.provider.as_deref(), params.model.as_deref());
-    list(price_rows(&gateway.config.prices, provider, model))
+    list(price_rows(&gateway.config.prices, provider, model, &gateway.clock.day()))
 }
 
-/// The rows of a price list, as they are shown.
+/// The rows of a price list, as they are shown on a day (`YYYY-MM-DD`).
 pub(crate) fn price_rows(
     prices: &PriceList,
     provider: Option<&str>,
     model: Option<&str>,
+    today: &str,
 ) -> Vec<Value> {
     let view = |row: &PriceRow| {
         let mut view = token_price(&row.price);
+        let holding = prices.find(&row.provider, &row.model, today);
+        view["holds_today"] = json!(holding.is_some_and(|price| price.id == row.price.id));
         view["provider"] = json!(row.provider);
         view["model"] = json!(row.model);
         view["effective_from"] = json!(row.effective_from);

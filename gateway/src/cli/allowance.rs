@@ -1,8 +1,11 @@
 //! What a key, a team or a user may use, as it is written on the command line and shown there.
 
-use super::output::{text, usd};
+use super::{
+    CliError,
+    output::{text, usd},
+};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Limits and budgets of a new key, or of all keys of a team or user together.
 #[derive(Debug, Args)]
@@ -43,6 +46,86 @@ impl AllowanceArgs {
         body["session_budgets"] = json!(self.session_budgets);
         body
     }
+}
+
+/// What changes about the limits and budgets of a key, a team or a user. `none` clears a limit.
+#[derive(Debug, Args)]
+pub(crate) struct AllowanceChange {
+    /// Requests per minute, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) requests_per_minute: Option<Value>,
+    /// Tokens per minute, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) tokens_per_minute: Option<Value>,
+    /// Requests in flight, or none
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub(crate) concurrency: Option<Value>,
+    /// The most that one request may cost at worst, over all its attempts, or none
+    #[arg(long, value_name = "USD", value_parser = usd_or_none)]
+    pub(crate) request_cost_max_usd: Option<Value>,
+    /// Its own budgets, all of them anew (see `key create --help`); those of its sessions stay
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budgets: Vec<Value>,
+    /// Removes all its own budgets; those of its sessions stay
+    #[arg(long, conflicts_with = "budgets")]
+    pub(crate) no_budgets: bool,
+    /// The budgets of each of its sessions, all of them anew
+    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) session_budgets: Vec<Value>,
+    /// Removes all budgets of its sessions
+    #[arg(long, conflicts_with = "session_budgets")]
+    pub(crate) no_session_budgets: bool,
+}
+
+impl AllowanceChange {
+    /// The rest of the body of a request that changes what may use it.
+    ///
+    /// # Errors
+    /// Wrong usage, where neither this nor `body` names anything.
+    pub(super) fn put_into(&self, mut body: Map<String, Value>) -> Result<Value, CliError> {
+        if self.no_budgets || !self.budgets.is_empty() {
+            body.insert("budgets".to_owned(), json!(self.budgets));
+        }
+        if self.no_session_budgets || !self.session_budgets.is_empty() {
+            body.insert("session_budgets".to_owned(), json!(self.session_budgets));
+        }
+        let limits: Map<String, Value> = [
+            ("requests_per_minute", &self.requests_per_minute),
+            ("tokens_per_minute", &self.tokens_per_minute),
+            ("concurrency", &self.concurrency),
+            ("request_cost_max_usd", &self.request_cost_max_usd),
+        ]
+        .into_iter()
+        .filter_map(|(name, limit)| Some((name.to_owned(), limit.clone()?)))
+        .collect();
+        if !limits.is_empty() {
+            body.insert("limits".to_owned(), Value::Object(limits));
+        }
+        if body.is_empty() {
+            return Err(CliError::usage("nothing to change: name what changes, such as --label"));
+        }
+        Ok(Value::Object(body))
+    }
+}
+
+/// A text, or nothing where it is `none`.
+pub(super) fn or_none(written: &str) -> Value {
+    if written == "none" { Value::Null } else { json!(written) }
+}
+
+pub(super) fn number_or_none(written: &str) -> Result<Value, String> {
+    if written == "none" {
+        return Ok(Value::Null);
+    }
+    written.parse::<u64>().map(Value::from).map_err(|_| "a number, or none".to_owned())
+}
+
+fn usd_or_none(written: &str) -> Result<Value, String> {
+    if written == "none" {
+        return Ok(Value::Null);
+    }
+    let money: policies::PicoUsd = written.parse().map_err(|error| format!("{error}"))?;
+    Ok(json!(money))
 }
 
 pub(super) fn limits(key: &Value) -> String {

@@ -3,28 +3,47 @@
 use super::{
     CliError, Common,
     address::escaped,
-    allowance::{self, AllowanceArgs},
-    keys::number_or_none,
+    allowance::{self, AllowanceArgs, AllowanceChange, number_or_none, or_none},
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };
 use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// Teams or users.
+/// Teams or users, which differ in what `M` says.
 #[derive(Debug, Subcommand)]
-pub(crate) enum GroupCommand {
+pub(crate) enum GroupCommand<M: Args> {
     /// Set one up
-    Create(CreateArgs),
+    Create(Box<CreateArgs<M>>),
     /// List all
     List,
     /// Show one
     Show(NameArgs),
+    /// Change what is named; the rest stays
+    Update(Box<ChangeArgs<M>>),
     /// Disable it: none of its keys works until it is enabled
     Disable(NameArgs),
     /// Enable it again
     Enable(NameArgs),
+}
+
+/// The team that one belongs to, where it can.
+pub(crate) trait Membership: Args {
+    /// It, where it is named; `none` is no team.
+    fn team(&self) -> Option<&str>;
+}
+
+/// A team is in no other.
+#[derive(Debug, Args)]
+pub(crate) struct OfTeam {}
+
+/// A user may be in a team.
+#[derive(Debug, Args)]
+pub(crate) struct OfUser {
+    /// The team that the user belongs to, or none
+    #[arg(long)]
+    pub(crate) team: Option<String>,
 }
 
 /// A name.
@@ -36,14 +55,30 @@ pub(crate) struct NameArgs {
 
 /// What a new one may do.
 #[derive(Debug, Args)]
-pub(crate) struct CreateArgs {
+pub(crate) struct CreateArgs<M: Args> {
     /// Its name, as keys name it
     pub(crate) name: String,
-    /// The team that a user belongs to
-    #[arg(long)]
-    pub(crate) team: Option<String>,
+    /// Your words for it
+    #[arg(long, default_value = "")]
+    pub(crate) label: String,
+    #[command(flatten)]
+    pub(crate) member: M,
     #[command(flatten)]
     pub(crate) allowance: AllowanceArgs,
+}
+
+/// What changes about one. `none` clears a limit or a user's team.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs<M: Args> {
+    /// Its name
+    pub(crate) name: String,
+    /// Your words for it
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    #[command(flatten)]
+    pub(crate) member: M,
+    #[command(flatten)]
+    pub(crate) allowance: AllowanceChange,
 }
 
 /// Budgets one by one.
@@ -131,16 +166,15 @@ pub(crate) struct UpdateArgs {
 
 impl UpdateArgs {
     fn body(&self) -> Result<Value, CliError> {
-        let or_none = |text: &String| if text == "none" { Value::Null } else { json!(text) };
         let named = [
-            ("money_usd", self.money_usd.as_ref().map(or_none)),
+            ("money_usd", self.money_usd.as_deref().map(or_none)),
             ("tokens", self.tokens.clone()),
             ("requests", self.requests.clone()),
             ("hard", self.hard.map(Value::from)),
-            ("timezone", self.timezone.as_ref().map(or_none)),
+            ("timezone", self.timezone.as_deref().map(or_none)),
         ];
         let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        let body: serde_json::Map<String, Value> = named.collect();
+        let body: Map<String, Value> = named.collect();
         if body.is_empty() {
             return Err(CliError::usage("nothing to change: name what changes, such as --hard"));
         }
@@ -148,11 +182,32 @@ impl UpdateArgs {
     }
 }
 
+impl Membership for OfTeam {
+    fn team(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Membership for OfUser {
+    fn team(&self) -> Option<&str> {
+        self.team.as_deref()
+    }
+}
+
+impl<M: Membership> ChangeArgs<M> {
+    fn body(&self) -> Result<Value, CliError> {
+        let label = self.label.as_ref().map(|label| json!(label));
+        let named = [("label", label), ("team", self.member.team().map(or_none))];
+        let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        self.allowance.put_into(named.collect())
+    }
+}
+
 /// Runs a team or user command; `kind` is `teams` or `users`.
-pub(crate) async fn run(
+pub(crate) async fn run<M: Membership>(
     common: &Common,
     kind: &str,
-    command: GroupCommand,
+    command: GroupCommand<M>,
 ) -> Result<(), CliError> {
     let link = Link::open(common, Missing::Refuse).await?;
     let path = |name: &str| format!("/{kind}/{}", escaped(name));
@@ -162,11 +217,16 @@ pub(crate) async fn run(
             return list(common, &groups);
         }
         GroupCommand::Create(args) => {
-            let body = json!({ "name": args.name, "team": args.team });
+            let team = args.member.team().map(or_none);
+            let body = json!({ "name": args.name, "label": args.label, "team": team });
             let body = args.allowance.put_into(body);
             link.ask(Method::POST, &format!("/{kind}"), Some(&body)).await?
         }
         GroupCommand::Show(args) => link.get(&path(&args.name)).await?,
+        GroupCommand::Update(args) => {
+            let body = args.body()?;
+            link.ask(Method::PATCH, &path(&args.name), Some(&body)).await?
+        }
         GroupCommand::Disable(args) => {
             let body = json!({ "disabled": true });
             link.ask(Method::PATCH, &path(&args.name), Some(&body)).await?
@@ -194,6 +254,7 @@ fn table(groups: &Value) -> Result<(), CliError> {
         rows(groups),
         &[
             ("NAME", Align::Left, &|row| text(row, "/name")),
+            ("LABEL", Align::Left, &|row| text(row, "/label")),
             ("TEAM", Align::Left, &|row| text(row, "/team")),
             ("STATE", Align::Left, &|row| text(row, "/state")),
             ("KEYS", Align::Right, &|row| text(row, "/keys")),

@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Common,
-    allowance::{self, AllowanceArgs, budgets, limits},
+    allowance::{AllowanceArgs, AllowanceChange, budgets, limits, or_none},
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };
@@ -84,30 +84,8 @@ pub(crate) struct UpdateArgs {
     /// Removes all its tags
     #[arg(long, conflicts_with = "tags")]
     pub(crate) no_tags: bool,
-    /// Requests per minute, or none
-    #[arg(long, value_name = "N", value_parser = number_or_none)]
-    pub(crate) requests_per_minute: Option<Value>,
-    /// Tokens per minute, or none
-    #[arg(long, value_name = "N", value_parser = number_or_none)]
-    pub(crate) tokens_per_minute: Option<Value>,
-    /// Requests in flight, or none
-    #[arg(long, value_name = "N", value_parser = number_or_none)]
-    pub(crate) concurrency: Option<Value>,
-    /// The most that one request may cost at worst, over all its attempts, or none
-    #[arg(long, value_name = "USD", value_parser = usd_or_none)]
-    pub(crate) request_cost_max_usd: Option<Value>,
-    /// Its own budgets, all of them anew (see `key create --help`); those of its sessions stay
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = allowance::budget)]
-    pub(crate) budgets: Vec<Value>,
-    /// Removes all its own budgets; those of its sessions stay
-    #[arg(long, conflicts_with = "budgets")]
-    pub(crate) no_budgets: bool,
-    /// The budgets of each of its sessions, all of them anew
-    #[arg(long = "session-budget", value_name = "BUDGET", value_parser = allowance::budget)]
-    pub(crate) session_budgets: Vec<Value>,
-    /// Removes all budgets of its sessions
-    #[arg(long, conflicts_with = "session_budgets")]
-    pub(crate) no_session_budgets: bool,
+    #[command(flatten)]
+    pub(crate) allowance: AllowanceChange,
     /// Whether it may pin routes
     #[arg(long, value_name = "true|false")]
     pub(crate) may_pin: Option<bool>,
@@ -231,55 +209,18 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
             body.insert(name.to_owned(), value);
         }
     };
-    let or_none = |text: &String| if text == "none" { Value::Null } else { json!(text) };
     put("label", args.label.as_ref().map(|label| json!(label)));
-    put("user", args.user.as_ref().map(or_none));
-    put("team", args.team.as_ref().map(or_none));
+    put("user", args.user.as_deref().map(or_none));
+    put("team", args.team.as_deref().map(or_none));
     put("may_pin", args.may_pin.map(|may| json!(may)));
     if args.no_tags || !args.tags.is_empty() {
         put("tags", Some(json!(args.tags)));
-    }
-    if args.no_budgets || !args.budgets.is_empty() {
-        put("budgets", Some(json!(args.budgets)));
-    }
-    if args.no_session_budgets || !args.session_budgets.is_empty() {
-        put("session_budgets", Some(json!(args.session_budgets)));
     }
     if let Some(expires) = &args.expires {
         let at = if expires == "none" { Value::Null } else { json!(time(expires)?) };
         put("expires_unix_ms", Some(at));
     }
-    let limits: Map<String, Value> = [
-        ("requests_per_minute", &args.requests_per_minute),
-        ("tokens_per_minute", &args.tokens_per_minute),
-        ("concurrency", &args.concurrency),
-        ("request_cost_max_usd", &args.request_cost_max_usd),
-    ]
-    .into_iter()
-    .filter_map(|(name, limit)| Some((name.to_owned(), limit.clone()?)))
-    .collect();
-    if !limits.is_empty() {
-        put("limits", Some(Value::Object(limits)));
-    }
-    if body.is_empty() {
-        return Err(CliError::usage("nothing to change: name what changes, such as --label"));
-    }
-    Ok(Value::Object(body))
-}
-
-pub(super) fn number_or_none(written: &str) -> Result<Value, String> {
-    if written == "none" {
-        return Ok(Value::Null);
-    }
-    written.parse::<u64>().map(Value::from).map_err(|_| "a number, or none".to_owned())
-}
-
-fn usd_or_none(written: &str) -> Result<Value, String> {
-    if written == "none" {
-        return Ok(Value::Null);
-    }
-    let money: policies::PicoUsd = written.parse().map_err(|error| format!("{error}"))?;
-    Ok(json!(money))
+    args.allowance.put_into(body)
 }
 
 /// A time to come, in milliseconds since the Unix epoch.

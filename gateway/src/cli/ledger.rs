@@ -82,7 +82,7 @@ pub(crate) struct FilterArgs {
     /// Of this team
     #[arg(long)]
     pub(crate) team: Option<String>,
-    /// With this tag
+    /// With this tag, without regard to case
     #[arg(long)]
     pub(crate) tag: Option<String>,
     /// Cost at least this

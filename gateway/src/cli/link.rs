@@ -393,7 +393,8 @@ async fn asked_here(
     Ok((status, body.to_bytes()))
 }
 
-fn understood(status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {
+/// What an answer says, or the refusal in the server's own words.
+pub(super) fn understood(status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {
     let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
     if status.is_success() {
         return Ok(value);

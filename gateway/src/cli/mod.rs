@@ -115,12 +115,12 @@ pub(crate) enum Command {
     Budget(groups::BudgetCommand),
     /// Show the limits of single models, and what is left of them
     Limits,
-    /// Set up, list and disable teams
+    /// Set up, list, change and disable teams
     #[command(subcommand)]
-    Team(groups::GroupCommand),
-    /// Set up, list and disable users
+    Team(groups::GroupCommand<groups::OfTeam>),
+    /// Set up, list, change and disable users
     #[command(subcommand)]
-    User(groups::GroupCommand),
+    User(groups::GroupCommand<groups::OfUser>),
     /// See and lift what the abuse guard does
     #[command(subcommand)]
     Guard(guard::GuardCommand),

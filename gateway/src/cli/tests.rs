@@ -118,11 +118,59 @@ fn help_says_that_a_budget_needs_one_limit_of_three() {
 }
 
 #[test]
+fn a_user_may_be_in_a_team_and_a_team_in_none() {
+    for line in ["tollgate user create ada --team red", "tollgate user update ada --team none"] {
+        parse(line).unwrap();
+        let of_team = line.replace("user", "team");
+        assert!(parse(&of_team).unwrap_err().use_stderr(), "{of_team}");
+    }
+}
+
+#[test]
+fn whatever_changes_about_limits_and_budgets_changes_alike_of_keys_teams_and_users() {
+    let top = Cli::command();
+    let options = |of: &str| {
+        let command = top.find_subcommand(of).unwrap().find_subcommand("update").unwrap();
+        let named = command.get_arguments().filter_map(|argument| argument.get_long());
+        named.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (key, team, user) = (options("key"), options("team"), options("user"));
+    assert!(team.iter().all(|option| user.contains(option)), "{team:?} {user:?}");
+    assert!(user.iter().all(|option| key.contains(option)), "{user:?} {key:?}");
+    let of_keys = ["user", "tag", "no-tags", "may-pin", "expires"];
+    assert_eq!(key.len(), user.len() + of_keys.len());
+    assert_eq!(user.len(), team.len() + ["team"].len());
+}
+
+#[test]
 fn help_says_whom_the_guard_can_be_lifted_from() {
     let help = help_of(&["guard", "lift"], "subject");
     for of in ["key's id", "user:NAME", "team:NAME"] {
         assert!(help.contains(of), "{of}: {help}");
     }
+}
+
+#[test]
+fn a_refusal_is_told_in_the_servers_own_words() {
+    let told = |status: u16, body: &[u8]| {
+        let status = http::StatusCode::from_u16(status).unwrap();
+        let refused = link::understood(status, body).unwrap_err();
+        (refused.to_string(), refused.exit())
+    };
+    let said = br#"{"error":{"message":"global/day has 0.10 USD left","type":"budget_exceeded"}}"#;
+    for (status, exit) in [
+        (400, Exit::Usage),
+        (401, Exit::Refused),
+        (402, Exit::Refused),
+        (404, Exit::NotFound),
+        (409, Exit::Refused),
+        (429, Exit::Refused),
+        (503, Exit::Refused),
+    ] {
+        assert_eq!(told(status, said), ("global/day has 0.10 USD left".to_owned(), exit));
+    }
+    // Not a server of ours.
+    assert_eq!(told(402, b"<html>").0, "status 402 Payment Required");
 }
 
 #[test]

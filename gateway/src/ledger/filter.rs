@@ -46,7 +46,7 @@ pub struct Filter {
     pub user: Option<String>,
     /// The key's team was this.
     pub team: Option<String>,
-    /// Has this tag.
+    /// Has this tag, in any spelling.
     pub tag: Option<String>,
     /// Cost at least this; a request of unknown cost is not among them.
     pub min_cost: Option<PicoUsd>,
@@ -67,7 +67,8 @@ pub(crate) struct Sieve<'a> {
     session: Option<u32>,
     user: Option<u32>,
     team: Option<u32>,
-    tag: Option<u32>,
+    /// Any of these will do.
+    tag: Option<Vec<u32>>,
 }
 
 impl Filter {
@@ -88,6 +89,10 @@ impl Filter {
             None => Some(None),
             Some(name) => columns.number(name).map(Some),
         };
+        let tag = self.tag.as_deref().map(|tag| columns.spellings(tag));
+        if tag.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
         Some(Sieve {
             filter: self,
             adjusted,
@@ -100,7 +105,7 @@ impl Filter {
             session: number(self.session.as_deref())?,
             user: number(self.user.as_deref())?,
             team: number(self.team.as_deref())?,
-            tag: number(self.tag.as_deref())?,
+            tag,
         })
     }
 
@@ -127,7 +132,7 @@ impl Sieve<'_> {
             && is(self.session, line.session)
             && is(self.user, line.user)
             && is(self.team, line.team)
-            && self.tag.is_none_or(|tag| brief.tags.contains(&tag))
+            && self.tag.as_ref().is_none_or(|any| brief.tags.iter().any(|tag| any.contains(tag)))
             && self.ended(brief)
             && self.went(brief)
     }

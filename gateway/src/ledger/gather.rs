@@ -192,6 +192,18 @@ impl Numbers<'_> {
         }
         known.get().unwrap_or(OTHER_NUMBER)
     }
+
+    /// The number of a tag, which is the same in any spelling: of one that has a number, where there is
+    /// room for no more groups.
+    fn of_tag(&self, tag: u32, full: bool) -> u32 {
+        let capitals = |tag: &&str| tag.bytes().any(|byte| byte.is_ascii_uppercase());
+        match self.columns.name(tag).filter(capitals).map(str::to_ascii_lowercase) {
+            Some(tag) if full => self.interner.known(&tag).unwrap_or(OTHER_NUMBER),
+            Some(tag) => self.interner.one(&tag),
+            None if full => self.known(tag),
+            None => self.of(tag),
+        }
+    }
 }
 
 impl<'a> Gathering<'a> {
@@ -316,7 +328,7 @@ impl<'a> Gathering<'a> {
                 GroupBy::User => name(line.user),
                 GroupBy::Team => name(line.team),
                 GroupBy::Session => name(line.session),
-                GroupBy::Tag => name(tag),
+                GroupBy::Tag => numbers.of_tag(tag, full),
                 GroupBy::Outcome => line.outcome as u32,
                 GroupBy::Endpoint => line.endpoint as u32,
                 GroupBy::Cache => line.cache as u32,

@@ -74,7 +74,8 @@ pub enum GroupBy {
     Team,
     /// The session.
     Session,
-    /// The tag; a request with several is in each of their groups.
+    /// The tag, in small letters since its spellings are one; a request with several is in each of
+    /// their groups.
     Tag,
     /// How it ended.
     Outcome,

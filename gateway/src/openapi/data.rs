@@ -4,7 +4,7 @@
 
 use super::{
     operation::{Errors, Operation, query, reference},
-    shared::{ANSWERED, steering},
+    shared::{ANSWERED, STREAMED, steering},
 };
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn ready() -> Value {
                         "id": text,
                         "kind": { "enum": ["local", "cloud"] },
                         "model": text,
-                        "state": { "enum": ["ready", "busy", "unavailable"] },
+                        "state": { "enum": ["ready", "busy", "unavailable", "unpriced"] },
                         "queued": whole,
                         "in_flight": whole,
                         "breaker": { "type": "object", "additionalProperties": true },
@@ -140,14 +140,15 @@ impl Asks {
             "anyOf": [reference("schemas", self.answer), reference("schemas", "Decision")],
         });
         let mut content = json!({ "application/json": { "schema": answer } });
+        let mut headers = ANSWERED.to_vec();
         if let Some((event, end)) = self.events {
+            headers.extend(STREAMED);
             content["text/event-stream"] = json!({
                 // Tools disagree whether this is the text or each of its events.
                 "schema": { "description": end },
                 "x-event-schema": reference("schemas", event),
             });
         }
-        let mut headers = ANSWERED.to_vec();
         if self.errors == Errors::Anthropic {
             headers.push("request-id");
         }

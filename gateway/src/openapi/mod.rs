@@ -27,8 +27,7 @@ const ABOUT: &str = "A gateway between applications and language models. The dat
     writes. A field that is not described is accepted and passed on to a cloud route, and an answer \
     that a provider wrote may hold more than is described. The admin plane wants the admin key; what \
     is unknown is absent there, money is a decimal string in US dollars, and a parameter nobody knows \
-    is refused. HEAD is answered wherever GET is; a method that a path does not take gets 405 and \
-    `Allow`.";
+    is refused. A method that a path does not take gets 405 and `Allow`.";
 
 /// The document of a listener, as it is served: written once.
 pub(crate) fn served(planes: Planes) -> Bytes {
@@ -49,6 +48,9 @@ pub(crate) fn document(planes: Planes) -> Value {
     let mut operations = described(&mut types);
     let routed = serve::listed(planes);
     operations.retain(|operation| routed.iter().any(|listed| operation.is_of(listed)));
+    let by_head = |operation: &Operation| routed.iter().find_map(|path| operation.by_head(path));
+    let heads: Vec<Operation> = operations.iter().filter_map(by_head).collect();
+    operations.extend(heads);
     let mut schemas = shared::schemas();
     schemas.extend(crate::wire::described());
     schemas.extend(types.definitions());

@@ -5,6 +5,9 @@
 use crate::paths::Listed;
 use serde_json::{Map, Value, json};
 
+/// The name of what HEAD is refused with.
+pub(super) const BARE_REFUSAL: &str = "RefusalWithoutBody";
+
 /// Whose errors an operation answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Errors {
@@ -20,7 +23,7 @@ pub(crate) struct Operation {
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
     pub(super) tag: &'static str,
-    id: &'static str,
+    id: String,
     summary: &'static str,
     description: Option<String>,
     parameters: Vec<Value>,
@@ -67,7 +70,7 @@ impl Operation {
             method,
             path,
             tag,
-            id,
+            id: id.to_owned(),
             summary,
             description: None,
             parameters: parameters.map(parameter).collect(),
@@ -80,6 +83,35 @@ impl Operation {
     /// Whether it belongs to this path.
     pub(super) fn is_of(&self, listed: &Listed) -> bool {
         listed.path == self.path && listed.methods().any(|method| method == self.method)
+    }
+
+    /// The same by HEAD, where the path takes that beside this GET: no answer has a body.
+    pub(super) fn by_head(&self, listed: &Listed) -> Option<Self> {
+        if self.method != "GET" || listed.path != self.path || !listed.takes_head() {
+            return None;
+        }
+        let bare = |(status, answer): (&String, &Value)| match answer.get("$ref") {
+            Some(_) => {
+                let class = status.get(..1).unwrap_or_default();
+                (format!("{class}XX"), reference("responses", BARE_REFUSAL))
+            }
+            None => {
+                let (description, headers) = (&answer["description"], &answer["headers"]);
+                (status.clone(), json!({ "description": description, "headers": headers }))
+            }
+        };
+        Some(Self {
+            method: "HEAD",
+            path: self.path,
+            tag: self.tag,
+            id: format!("{}Head", self.id),
+            summary: "As GET, without a body.",
+            description: None,
+            parameters: self.parameters.clone(),
+            body: None,
+            answers: self.answers.iter().map(bare).collect(),
+            security: self.security.clone(),
+        })
     }
 
     /// What there is to say beyond the summary.

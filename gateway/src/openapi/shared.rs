@@ -1,6 +1,6 @@
 //! What many operations have in common: keys, headers, the shape of errors.
 
-use super::operation::reference;
+use super::operation::{BARE_REFUSAL, reference};
 use serde_json::{Map, Value, json};
 
 /// Headers of every answer of the data plane that came from a route or the cache.
@@ -22,6 +22,9 @@ pub(super) const ANSWERED: [&str; 16] = [
     "server-timing",
     "idempotent-replayed",
 ];
+
+/// Headers of an answer that is streamed, beside those.
+pub(super) const STREAMED: [&str; 2] = ["cache-control", "x-accel-buffering"];
 
 /// Headers of a refusal, beside those that one status alone has.
 const REFUSED: [&str; 11] = [
@@ -170,6 +173,8 @@ pub(super) fn headers() -> Value {
         "x-ratelimit-remaining-tokens": header("What is left of it.", whole.clone()),
         "x-ratelimit-reset-tokens": header("When it is full again.", millis),
         "server-timing": header("The stages that were over when the head left, in milliseconds.", text.clone()),
+        "cache-control": header("Of a stream: what is between must not keep it.", json!({ "const": "no-cache" })),
+        "x-accel-buffering": header("Of a stream: what is between (nginx) must not hold it back.", json!({ "const": "no" })),
         "idempotent-replayed": header("The answer, or the refusal, is that of an earlier request with this `Idempotency-Key`.", json!({ "const": "true" })),
         "x-tollgate-count": header("Whether the count is exact, by the tokenizer of the model in this process, or an estimate.", json!({ "enum": ["exact", "estimate"] })),
         "retry-after": header("Seconds to wait, at most 120.", whole.clone()),
@@ -197,6 +202,12 @@ pub(super) fn responses() -> Map<String, Value> {
             responses.insert(format!("{prefix}{status}"), response);
         }
     }
+    let names = REFUSED.iter().chain(REFUSALS.iter().flat_map(|(_, _, own)| *own));
+    let headers: Map<String, Value> =
+        names.map(|name| ((*name).to_owned(), reference("headers", name))).collect();
+    let description = "As GET is refused, without a body.";
+    let bare = json!({ "description": description, "headers": headers });
+    responses.insert(BARE_REFUSAL.to_owned(), bare);
     responses
 }
 

@@ -30,6 +30,29 @@ fn every_route_is_described_and_nothing_else() {
 }
 
 #[test]
+fn head_is_described_wherever_it_is_answered_and_has_no_body() {
+    let document = document(Planes::Both);
+    let mut seen = 0;
+    for listed in serve::listed(Planes::Both) {
+        let item = &document["paths"][&listed.path];
+        let Some(head) = item.get("head") else {
+            assert!(!listed.takes_head(), "{}", listed.path);
+            continue;
+        };
+        seen += 1;
+        assert!(listed.takes_head(), "{}", listed.path);
+        assert_eq!(head["security"], item["get"]["security"], "{}", listed.path);
+        for (status, answer) in head["responses"].as_object().unwrap() {
+            let place = answer["$ref"].as_str().map(|place| place.trim_start_matches('#'));
+            let answer = place.map_or(answer, |place| document.pointer(place).unwrap());
+            assert!(answer["headers"].is_object(), "{} {status}", listed.path);
+            assert!(answer.get("content").is_none(), "{} {status}", listed.path);
+        }
+    }
+    assert!(seen > 30, "only {seen} were seen");
+}
+
+#[test]
 fn a_listener_describes_its_own_plane() {
     let (data, admin) = (routed(Planes::Data), routed(Planes::Admin));
     let of = |planes| document(planes)["paths"].as_object().unwrap().len();

@@ -28,6 +28,7 @@ use cloud::{CloudAnswer, CloudRoute};
 use live::Live;
 use local::{LocalAnswer, LocalRoute};
 use policies::{PicoUsd, RouteFacts, RouteId, RoutePrice, RouteState, Usage, Used, WorstCase};
+use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
 /// Retries that a route may spend at once, beyond its share.
@@ -364,6 +365,13 @@ impl Route {
             Source::Cloud(cloud) if cloud.queued() > 0 => RouteState::Busy,
             Source::Cloud(_) => RouteState::Ready,
         }
+    }
+
+    /// The same for operators, of a second of the Unix epoch: a route to which nobody is sent for want
+    /// of a price says so.
+    #[must_use]
+    pub fn shown_state(&self, now_s: u64) -> serde_json::Value {
+        if self.is_bounded(now_s) { json!(self.state()) } else { json!("unpriced") }
     }
 
     /// How long a request would wait for room, as far as what was seen tells; `None` before enough

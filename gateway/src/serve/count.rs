@@ -5,12 +5,13 @@
 //! is the estimate that reservations are made with, and the answer says so.
 
 use super::{
-    Gateway, body,
+    Gateway, Life, body,
     decided::decide,
     facts::{admitted, facts},
-    headers, outside,
+    headers,
 };
 use crate::{
+    ledger::Endpoint,
     refusal::Refusal,
     routes::{FaultKind, Source},
     wire::{ChatRequest, anthropic},
@@ -31,33 +32,43 @@ pub(super) async fn count_tokens(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Response {
-    let id = gateway.books.request_id();
-    let mut response = match count(&gateway, request).await {
+    // No route is asked, so the ledger has nothing to say of it, nor of its refusal.
+    let mut life = Life { recorded: true, ..Life::begun(&gateway, Endpoint::Messages) };
+    match count(&gateway, &mut life, request).await {
         Ok((tokens, exact)) => {
             let mut response = Body::from(anthropic::counted(tokens)).into_response();
             let how = if exact { "exact" } else { "estimate" };
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             headers.insert(COUNT, HeaderValue::from_static(how));
+            headers.insert("x-request-id", life.id_header);
             response
         }
-        Err(refusal) => outside::in_anthropics_shape(&gateway, &refusal, &id.to_string()),
-    };
-    response.headers_mut().insert("x-request-id", headers::of_id(id));
-    response
+        Err(refusal) => life.refuse(&gateway, refusal),
+    }
 }
 
-async fn count(gateway: &Gateway, request: Request) -> Result<(u64, bool), Refusal> {
+async fn count(
+    gateway: &Gateway,
+    life: &mut Life,
+    request: Request,
+) -> Result<(u64, bool), Refusal> {
     let (head, body) = request.into_parts();
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
+    life.caller = Some(Arc::clone(&caller));
     let _permit = gateway.admission.admit(&caller)?;
     let (body, _room) = body::whole(gateway, body, &head.headers).await?;
     let request = anthropic::read_messages_to_count(body, &head.headers)?;
     let request = admitted(gateway, &caller, request);
     let facts = facts(gateway, &caller, &request)?;
-    let decision = decide(&gateway.policy.current(), &facts)
-        .map_err(|refuse| headers::policy_refusal(&gateway.routes, &refuse, &facts))?;
-    match exact(gateway, &request, &decision).await? {
+    let decision = decide(&gateway.policy.current(), &facts).map_err(|refuse| {
+        let refusal = headers::policy_refusal(&gateway.routes, &refuse, &facts);
+        life.refused = Some(refuse);
+        refusal.named_for(life.endpoint)
+    })?;
+    life.decision = Some(Arc::clone(&decision));
+    let counted = exact(gateway, &request, &decision).await;
+    match counted.map_err(|refusal| refusal.named_for(life.endpoint))? {
         Some(tokens) => Ok((tokens, true)),
         None => Ok((request.prompt_tokens_estimate, false)),
     }

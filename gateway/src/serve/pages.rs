@@ -50,10 +50,10 @@ pub(super) async fn health() -> Json<Value> {
 
 /// `GET /ready`: whether requests can be served, and what stands in their way.
 pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let routes: Vec<Value> = gateway.routes.iter().map(|route| route_state(route)).collect();
+    let now_s = gateway.clock.unix_ms() / 1000;
+    let routes: Vec<Value> = gateway.routes.iter().map(|route| route_state(route, now_s)).collect();
     let store = gateway.books.state();
     let takes_paid = store.condition.paid_work().is_ok();
-    let now_s = gateway.clock.unix_ms() / 1000;
     let usable = gateway.routes.iter().any(|route| {
         route.state() != RouteState::Unavailable
             && (takes_paid || !route.is_paid(now_s))
@@ -133,12 +133,12 @@ fn model_object(gateway: &Gateway, id: &str, owner: &str) -> Value {
     })
 }
 
-fn route_state(route: &crate::routes::Route) -> Value {
+fn route_state(route: &crate::routes::Route, now_s: u64) -> Value {
     let mut state = json!({
         "id": route.id().as_str(),
         "kind": if route.is_local() { "local" } else { "cloud" },
         "model": route.model(),
-        "state": route.state(),
+        "state": route.shown_state(now_s),
         "queued": route.queued(),
         "in_flight": route.live.in_flight(),
         "breaker": route.breaker.report(),

@@ -115,6 +115,13 @@ impl Columns {
         u32::try_from(at + 1).ok()
     }
 
+    /// The numbers of every spelling of a tag, which is one without regard to ASCII case.
+    pub(crate) fn spellings(&self, tag: &str) -> Vec<u32> {
+        let alike = |at: &u32| self.name(*at).is_some_and(|name| name.eq_ignore_ascii_case(tag));
+        let last = u32::try_from(self.names_max()).unwrap_or(u32::MAX);
+        (NO_NAME + 1..=last).filter(alike).collect()
+    }
+
     /// The entries, oldest first.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Brief<'_>> {
         let (mut legs, mut tags) = (self.legs.as_slice(), self.tags.as_slice());

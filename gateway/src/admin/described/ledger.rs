@@ -41,7 +41,7 @@ fn filters() -> Vec<Value> {
         name("session", "Of this session.", "run-7"),
         name("user", "Of this user's keys.", "ada"),
         name("team", "Of this team's keys.", "red"),
-        name("tag", "With this tag.", "nightly"),
+        name("tag", "With this tag, without regard to ASCII case.", "nightly"),
         query("min_cost_usd", "That cost at least so much.", usd_asked(), json!("0.01")),
         query("max_cost_usd", "That cost at most so much.", usd_asked(), json!("1")),
     ]

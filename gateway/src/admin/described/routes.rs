@@ -60,7 +60,7 @@ pub(super) fn of_routes(types: &mut Types) -> Vec<Operation> {
             "budgeted": { "type": "boolean" },
             "price": { "type": "object", "properties": of_route, "required": ["kind"] },
             "unknown_price_max_usd": usd(),
-            "state": { "enum": ["ready", "busy", "unavailable", "not_running"] },
+            "state": { "enum": ["ready", "busy", "unavailable", "unpriced", "not_running"] },
             "queued": whole(),
             "in_flight": whole(),
             "ttft_p50_us": whole(),
@@ -88,7 +88,8 @@ pub(super) fn of_routes(types: &mut Types) -> Vec<Operation> {
     for name in ["provider", "model", "effective_from", "source", "source_date"] {
         row.insert(name.to_owned(), text());
     }
-    row.insert("snapshots".to_owned(), json!({}));
+    row.insert("snapshots".to_owned(), json!({ "type": "boolean" }));
+    row.insert("holds_today".to_owned(), json!({ "type": "boolean" }));
     let row = json!({
         "type": "object",
         "properties": row,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{admin::price_rows, clock::Clock};
 use clap::{Args, Subcommand};
-use policies::PriceList;
+use policies::{PriceList, undated};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,7 @@ pub(crate) struct CheckArgs {
 pub(crate) async fn run(common: &Common, command: &PricesCommand) -> Result<(), CliError> {
     match command {
         PricesCommand::List(args) => list(common, args).await,
-        PricesCommand::Show(args) => show(common, args),
+        PricesCommand::Show(args) => show(common, args).await,
         PricesCommand::Import(args) => import::run(common, args),
         PricesCommand::Diff(args) => compare::run(common, args),
         PricesCommand::Check(args) => check(common, args),
@@ -72,15 +72,7 @@ pub(crate) async fn run(common: &Common, command: &PricesCommand) -> Result<(), 
 }
 
 async fn list(common: &Common, args: &ListArgs) -> Result<(), CliError> {
-    let list = match &common.server {
-        Some(_) => asked(common, args).await?,
-        None => {
-            // The list is the configuration's: neither a server nor a ledger is needed.
-            let prices = link::config(common)?.prices;
-            let (provider, model) = (args.provider.as_deref(), args.model.as_deref());
-            json!({ "object": "list", "data": price_rows(&prices, provider, model) })
-        }
-    };
+    let list = listed(common, args.provider.as_deref(), args.model.as_deref()).await?;
     if common.json {
         return output::json(&list);
     }
@@ -118,41 +110,47 @@ fn also(row: &Value) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
-async fn asked(common: &Common, args: &ListArgs) -> Result<Value, CliError> {
-    let mut params = Vec::new();
-    for (name, value) in [("provider", &args.provider), ("model", &args.model)] {
-        if let Some(value) = value {
-            params.push(format!("{name}={}", super::address::escaped(value)));
-        }
+/// The rows of the server that `--server` names, else the configuration's: they need neither a server
+/// nor a ledger.
+async fn listed(
+    common: &Common,
+    provider: Option<&str>,
+    model: Option<&str>,
+) -> Result<Value, CliError> {
+    if common.server.is_none() {
+        let (prices, today) = (link::config(common)?.prices, Clock::system().day());
+        let rows = price_rows(&prices, provider, model, &today);
+        return Ok(json!({ "object": "list", "data": rows }));
     }
+    let named = [("provider", provider), ("model", model)].into_iter();
+    let named = named
+        .filter_map(|(name, value)| Some(format!("{name}={}", super::address::escaped(value?))));
+    let params = named.collect::<Vec<_>>().join("&");
     let link = Link::open(common, Missing::Refuse).await?;
-    link.get(&format!("/prices?{}", params.join("&"))).await
+    link.get(&format!("/prices?{params}")).await
 }
 
-fn show(common: &Common, args: &ShowArgs) -> Result<(), CliError> {
+async fn show(common: &Common, args: &ShowArgs) -> Result<(), CliError> {
     let Some((provider, model)) = args.name.split_once('/') else {
         let message = format!("`{}` is no provider/model such as openai/gpt-5-mini", args.name);
         return Err(CliError::usage(message));
     };
-    let prices = link::config(common)?.prices;
-    let today = Clock::system().day();
-    let holds = prices.find(provider, model, &today).map(|price| price.id.clone());
-    let mut found = price_rows(&prices, Some(provider), Some(model));
-    if found.is_empty() {
-        // A dated snapshot is priced by its model's rows.
-        let named = prices.rows().iter().find(|row| Some(&row.price.id) == holds.as_ref());
-        found = named
-            .map_or_else(Vec::new, |row| price_rows(&prices, Some(provider), Some(&row.model)));
+    let mut found = listed(common, Some(provider), Some(model)).await?;
+    if rows(&found).is_empty()
+        && let Some(model) = undated(model)
+    {
+        // A dated snapshot is priced by its model's rows, if they say so.
+        let of_model = listed(common, Some(provider), Some(model)).await?;
+        if rows(&of_model).iter().all(|row| row["snapshots"] == json!(true)) {
+            found = of_model;
+        }
     }
-    if found.is_empty() {
+    if rows(&found).is_empty() {
         return Err(CliError::new(Exit::NotFound, format!("no row prices {}", args.name))
             .hint("write one into the file of [prices], or import one: tollgate prices import"));
     }
-    for row in &mut found {
-        row["holds_today"] = json!(row["id"].as_str() == holds.as_ref().map(|id| &*id.0));
-    }
     // Everything a row says is more than a table holds.
-    output::json(&json!({ "object": "list", "data": found }))
+    output::json(&found)
 }
 
 /// Reads a price file.

@@ -184,6 +184,37 @@ fn exact_percentiles_are_refused_of_more_values_than_are_held() {
 }
 
 #[test]
+fn spellings_of_a_tag_are_one() {
+    let house = House::new();
+    let books = house.open();
+    for tags in [&["Nightly"][..], &["nightly", "b"], &["NIGHTLY", "B"], &["b"], &[]] {
+        let mut head = head(&books, "key_a");
+        head.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let mut entry = books.open_entry(head).unwrap();
+        let (index, _ticket) = entry.reserve(ask("1", 9)).unwrap();
+        complete(&mut entry, index, used(1, 1));
+        entry.finish(done(index)).blocking().unwrap();
+    }
+    let count = |tag: &str| {
+        let filter = Filter { tag: Some(tag.to_owned()), ..Filter::default() };
+        books.requests(&filter, None, 9).unwrap().entries.len()
+    };
+    assert_eq!(["nightly", "nIGHTLY", "B", "nightl", ""].map(count), [3, 3, 3, 0, 0]);
+    let query = SummaryQuery {
+        group_by: vec![GroupBy::Tag],
+        order_by: OrderBy::Name,
+        ..SummaryQuery::default()
+    };
+    let summary = books.summary(&query).unwrap();
+    let group = |group: &Group| (group.names[0].clone(), group.line.requests);
+    let groups: Vec<_> = summary.groups.iter().map(group).collect();
+    let expected = [("-", 1), ("b", 3), ("nightly", 3)];
+    assert_eq!(groups, expected.map(|(name, requests)| (name.to_owned(), requests)));
+    let kept = books.requests(&Filter::default(), None, 9).unwrap().entries;
+    assert_eq!(kept.last().unwrap().tags, ["Nightly"], "as it was written");
+}
+
+#[test]
 fn an_unknown_request_is_not_found() {
     let (_house, books) = filled();
     assert_eq!(books.request(books.request_id()).unwrap(), None);
