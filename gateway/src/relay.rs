@@ -393,9 +393,10 @@ impl Relay {
         outcome: Outcome,
         status: u16,
     ) -> Option<CommitTicket> {
-        self.book();
+        let now = Instant::now();
+        self.book(now);
         let mut open = self.open.take()?;
-        open.timeline.end(Stage::Relay);
+        open.timeline.end_at(Stage::Relay, now);
         let route = &self.started.route;
         if self.spared {
             open.notes.saved_cost = self.started.answer.shared_cost();
@@ -412,14 +413,14 @@ impl Relay {
             outcome,
             status: Some(status),
             answered_by: self.started.attempt,
-            ttft_us: self.pacing.client_ttft_us(self.stream),
+            ttft_us: self.pacing.client_ttft_us(self.stream, now),
             tpot_ns: self.pacing.tpot_ns(self.output_tokens()).filter(|_| self.stream),
         }))
     }
 
-    /// Writes what is known by now into the attempt's record, so that it can be settled at any
+    /// Writes what is known by `now` into the attempt's record, so that it can be settled at any
     /// point, by whoever ends it.
-    fn book(&mut self) {
+    fn book(&mut self, now: Instant) {
         let Some(attempt) = self.started.attempt else { return };
         let ended = self.seen.usage.is_some();
         if let Some((usage, engine)) = self.started.answer.metered().filter(|_| !ended) {
@@ -441,7 +442,7 @@ impl Relay {
         }
         record.finish = finish;
         record.upstream_id = self.seen.id.take().map(|id| word(&id));
-        self.pacing.write(&mut record.times, self.started.first_at, output);
+        self.pacing.write(&mut record.times, self.started.first_at, output, now);
     }
 
     /// The service tier that served it, where that was told.
@@ -549,12 +550,16 @@ impl Relay {
 impl Drop for Relay {
     /// The client left: what is known is written down, and the entry settles itself.
     fn drop(&mut self) {
-        self.book();
+        if self.open.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        self.book(now);
         let output = self.output_tokens();
         let Some(open) = &mut self.open else { return };
         // What follows is the settling alone.
-        open.timeline.end(Stage::Relay);
-        let ttft_us = self.pacing.client_ttft_us(self.stream);
+        open.timeline.end_at(Stage::Relay, now);
+        let ttft_us = self.pacing.client_ttft_us(self.stream, now);
         // The status has left with the first piece of a stream.
         if self.stream && ttft_us.is_some() {
             open.ending = Ending {

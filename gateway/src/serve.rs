@@ -494,12 +494,13 @@ fn unanswered(
 impl Life {
     /// Nothing is known but that it is there.
     fn begun(gateway: &Gateway, endpoint: Endpoint) -> Self {
-        let id = gateway.books.request_id();
+        let arrived_unix_ms = gateway.clock.unix_ms();
+        let id = gateway.books.request_id_at(arrived_unix_ms);
         Self {
             id,
             endpoint,
             id_header: headers::of_id(id),
-            arrived_unix_ms: gateway.clock.unix_ms(),
+            arrived_unix_ms,
             timeline: Timeline::start(),
             caller: None,
             model: None,

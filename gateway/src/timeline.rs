@@ -70,7 +70,11 @@ impl Timeline {
 
     /// Ends `stage` now; the next begins at the same instant.
     pub fn end(&mut self, stage: Stage) {
-        let now = Instant::now();
+        self.end_at(stage, Instant::now());
+    }
+
+    /// The same at an instant that is known.
+    pub fn end_at(&mut self, stage: Stage, now: Instant) {
         self.stages[stage as usize] += now - self.marked;
         self.marked = now;
     }

@@ -73,7 +73,8 @@ impl MinuteLimit {
 
     /// Lets one request through, or says how long to wait.
     pub(super) fn pass(&self) -> Result<Rate, Duration> {
-        let used = self.used();
+        let now_ns = self.now_ns();
+        let used = self.used(now_ns);
         let one_less = |given_back: u32| given_back.min(used).checked_sub(1);
         if self.given_back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
             return Ok(self.rate());
@@ -83,7 +84,7 @@ impl MinuteLimit {
                 let remaining = state.remaining_burst_capacity();
                 let used = self.limit().saturating_sub(remaining);
                 let reset = self.interval().saturating_mul(used);
-                self.unused_at.fetch_max(self.now_ns() + nanos(reset), Ordering::Relaxed);
+                self.unused_at.fetch_max(now_ns + nanos(reset), Ordering::Relaxed);
                 Ok(self.rate_of(remaining, reset))
             }
             Err(not_until) => Err(not_until.wait_time_from(RuntimeClock.now())),
@@ -92,7 +93,7 @@ impl MinuteLimit {
 
     /// A request that was let through came to nothing: another one may come instead.
     pub(super) fn give_back(&self) {
-        let used = self.used();
+        let used = self.used(self.now_ns());
         let one_more = |given_back: u32| (given_back < used).then_some(given_back + 1);
         let _none_is_used =
             self.given_back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
@@ -100,22 +101,23 @@ impl MinuteLimit {
 
     /// Where the limit stands, without using any of it.
     pub(super) fn rate(&self) -> Rate {
-        let used = self.used();
+        let now_ns = self.now_ns();
+        let used = self.used(now_ns);
         let given_back = self.given_back.load(Ordering::Relaxed).min(used);
-        let left = Duration::from_nanos(self.left_ns());
+        let left = Duration::from_nanos(self.left_ns(now_ns));
         let reset = left.saturating_sub(self.interval().saturating_mul(given_back));
         self.rate_of(self.limit().saturating_sub(used - given_back), reset)
     }
 
     /// Requests that count, those that were given back among them.
-    fn used(&self) -> u32 {
-        let used = self.left_ns().div_ceil(nanos(self.interval()).max(1));
+    fn used(&self, now_ns: u64) -> u32 {
+        let used = self.left_ns(now_ns).div_ceil(nanos(self.interval()).max(1));
         u32::try_from(used).unwrap_or(u32::MAX).min(self.limit())
     }
 
     /// Until nothing of the minute is used.
-    fn left_ns(&self) -> u64 {
-        self.unused_at.load(Ordering::Relaxed).saturating_sub(self.now_ns())
+    fn left_ns(&self, now_ns: u64) -> u64 {
+        self.unused_at.load(Ordering::Relaxed).saturating_sub(now_ns)
     }
 
     fn rate_of(&self, remaining: u32, reset: Duration) -> Rate {

@@ -127,7 +127,13 @@ impl Books {
     /// A new request's id: time-ordered, and unique in this process even if the clock steps back.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
-        self.0.ids.next(self.0.clock.unix_ms())
+        self.request_id_at(self.0.clock.unix_ms())
+    }
+
+    /// The same for a request that arrived at a known time.
+    #[must_use]
+    pub fn request_id_at(&self, unix_ms: u64) -> RequestId {
+        self.0.ids.next(unix_ms)
     }
 
     /// Opens a request's entry: takes its place in the queue, so that dropping it never waits.
@@ -164,10 +170,10 @@ impl Books {
         self.0.budgets.path(payer, model)
     }
 
-    /// The budgets on a path and what is left of them.
+    /// The budgets on a path and what is left of them at a time.
     #[must_use]
-    pub fn budget_facts(&self, path: &BudgetPath) -> Vec<BudgetFacts> {
-        self.0.budgets.facts(path, self.0.clock.unix_ms())
+    pub fn budget_facts(&self, path: &BudgetPath, unix_ms: u64) -> Vec<BudgetFacts> {
+        self.0.budgets.facts(path, unix_ms)
     }
 
     /// The most that one request may cost by any limit on its path; `None` is no limit.
@@ -262,8 +268,8 @@ impl Shared {
     }
 
     /// Ends a hold with what it came to. Only after the event that says so was queued.
-    pub(crate) fn release(&self, holds: &Holds, held: Amount, charge: Amount) {
-        for crossing in self.budgets.settle(holds, held, charge, self.clock.unix_ms()) {
+    pub(crate) fn release(&self, holds: &Holds, held: Amount, charge: Amount, unix_ms: u64) {
+        for crossing in self.budgets.settle(holds, held, charge, unix_ms) {
             self.tell(crossing.into());
         }
         self.reservations.fetch_sub(1, Ordering::Relaxed);

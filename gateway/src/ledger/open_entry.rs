@@ -454,9 +454,9 @@ impl OpenEntry {
     /// The one end of every request.
     fn settle(&mut self) -> CommitTicket {
         let Some(head) = self.head.take() else { return CommitTicket::ready() };
-        let now_s = self.books.clock.unix_ms() / 1000;
+        let now_ms = self.books.clock.unix_ms();
         for running in &mut self.attempts {
-            running.end(AttemptOutcome::Cancelled, false, now_s);
+            running.end(AttemptOutcome::Cancelled, false, now_ms / 1000);
         }
         self.timeline.end(Stage::Settle);
         let running = std::mem::take(&mut self.attempts);
@@ -486,7 +486,7 @@ impl OpenEntry {
             self.books.queue.give_places(ends.len());
         }
         for (holds, held, charge) in ends {
-            self.books.release(&holds, held, charge);
+            self.books.release(&holds, held, charge, now_ms);
         }
         ticket
     }

@@ -137,7 +137,7 @@ impl Running {
     pub(super) fn settle(&mut self, books: &Shared) {
         if self.state != State::Settled {
             self.state = State::Settled;
-            books.release(&self.holds, self.held, self.record.charge());
+            books.release(&self.holds, self.held, self.record.charge(), books.clock.unix_ms());
         }
     }
 }

@@ -39,9 +39,9 @@ impl Pacing {
     }
 
     /// Arrival to the first visible piece that the client got: who asked for no stream gets all of it
-    /// now, at the end.
-    pub(super) fn client_ttft_us(&self, stream: bool) -> Option<u64> {
-        let first = self.first.map(|first| if stream { first } else { Instant::now() });
+    /// `now`, at the end.
+    pub(super) fn client_ttft_us(&self, stream: bool, now: Instant) -> Option<u64> {
+        let first = self.first.map(|first| if stream { first } else { now });
         first.map(|first| micros(first.saturating_duration_since(self.arrived)))
     }
 
@@ -56,9 +56,15 @@ impl Pacing {
         u64::try_from(nanos).ok()
     }
 
-    /// Writes what is known by now.
-    pub(super) fn write(&self, times: &mut AttemptTimes, first_at: Instant, output_tokens: u64) {
-        times.stream_us = micros(Instant::now().saturating_duration_since(first_at));
+    /// Writes what is known by `now`.
+    pub(super) fn write(
+        &self,
+        times: &mut AttemptTimes,
+        first_at: Instant,
+        output_tokens: u64,
+        now: Instant,
+    ) {
+        times.stream_us = micros(now.saturating_duration_since(first_at));
         times.ttft_us = self.first.map(|first| micros(first.saturating_duration_since(self.sent)));
         times.tpot_ns = self.tpot_ns(output_tokens);
         if let Some(gaps) = &self.gaps_us {

@@ -47,6 +47,7 @@ pub(super) fn facts(
     request: &ChatRequest,
 ) -> Result<Facts, Refusal> {
     let (pinned, named) = resolve(gateway, caller, &request.model)?;
+    let unix_ms = gateway.clock.unix_ms();
     Ok(Facts {
         version: FACTS_VERSION,
         request: RequestFacts {
@@ -68,9 +69,9 @@ pub(super) fn facts(
             session: request.session.clone(),
         },
         caller: Arc::clone(&caller.facts),
-        budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request)),
+        budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request), unix_ms),
         routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
-        time: time(gateway),
+        time: time(gateway, unix_ms),
         draw: draw(),
     })
 }
@@ -126,8 +127,7 @@ fn resolve(
 }
 
 /// The time of day in the configured zone.
-fn time(gateway: &Gateway) -> TimeFacts {
-    let unix_ms = gateway.clock.unix_ms();
+fn time(gateway: &Gateway, unix_ms: u64) -> TimeFacts {
     let instant = i64::try_from(unix_ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())

@@ -5,7 +5,6 @@ use super::{
     fields::Field,
     json::{self, Kind},
 };
-use serde_json::value::RawValue;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +67,8 @@ pub fn prompts(request: &ChatRequest) -> Result<Vec<Prompt>, BadRequest> {
             Raw::Text(at, raw) => Prompt::Text(check::string(at, raw)?.into_owned()),
             Raw::Tokens(raw) => {
                 let mut tokens = Vec::new();
-                json::elements(raw, |_, token: Result<u32, _>| {
-                    tokens.push(token?);
+                json::elements(raw, |_, token| {
+                    tokens.push(serde_json::from_str::<u32>(token)?);
                     Ok::<_, BadRequest>(())
                 })?;
                 Prompt::Tokens(tokens)
@@ -105,8 +104,7 @@ pub(super) fn each<'a>(
     }
     let mut one_list = false;
     let mut texts = 0_u32;
-    json::elements(raw, |index, element: Result<&'a RawValue, _>| {
-        let element = element?.get();
+    json::elements(raw, |index, element| {
         let kind = json::kind(element);
         match kind {
             Kind::Number if index == 0 || one_list => {
@@ -136,9 +134,9 @@ pub(super) fn each<'a>(
 
 fn tokens(param: &str, raw: &str) -> Result<(), BadRequest> {
     let mut any = false;
-    json::elements(raw, |_, element: Result<&RawValue, _>| {
+    json::elements(raw, |_, element| {
         any = true;
-        token(param, element?.get())
+        token(param, element)
     })?;
     if any {
         return Ok(());

@@ -13,7 +13,6 @@ macro_rules! fields {
 
         impl Field {
             /// All of them.
-            #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// The field of that name.
@@ -158,6 +157,11 @@ impl Field {
     /// before them there.
     pub(crate) const CAPS: [Self; 3] = [Self::MaxTokens, Self::MaxCompletionTokens, Self::NPredict];
 
+    /// Its bit: in which word, and where there.
+    const fn bit(self) -> (usize, u64) {
+        (self as usize / 64, 1 << (self as usize % 64))
+    }
+
     /// Whether a template could put the field's value into the prompt. (The messages are counted
     /// apart.)
     pub(crate) fn may_reach_prompt(self) -> bool {
@@ -192,32 +196,45 @@ pub(crate) struct Place {
     pub(crate) gap_start: usize,
 }
 
+/// Words that hold a bit for each field.
+const WORDS: usize = Field::ALL.len().div_ceil(64);
+
 /// The known fields of one body, in its order: each at most once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fields(Vec<Place>);
+pub(crate) struct Fields {
+    places: Vec<Place>,
+    /// Which are there, a bit each: most that are looked for are not.
+    present: [u64; WORDS],
+}
 
 impl Fields {
     /// None yet; room for those of most requests.
     pub(crate) fn new() -> Self {
-        Self(Vec::with_capacity(12))
+        Self { places: Vec::with_capacity(12), present: [0; WORDS] }
     }
 
     /// Notes a field; `false` if it was there before.
     pub(crate) fn insert(&mut self, place: Place) -> bool {
-        if self.get(place.field).is_some() {
+        let (word, bit) = place.field.bit();
+        if self.present[word] & bit != 0 {
             return false;
         }
-        self.0.push(place);
+        self.present[word] |= bit;
+        self.places.push(place);
         true
     }
 
     /// Where `field` stands.
     pub(crate) fn get(&self, field: Field) -> Option<Place> {
-        self.0.iter().find(|place| place.field == field).copied()
+        let (word, bit) = field.bit();
+        if self.present[word] & bit == 0 {
+            return None;
+        }
+        self.places.iter().find(|place| place.field == field).copied()
     }
 
     /// All of them, in the body's order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Place> + '_ {
-        self.0.iter().copied()
+        self.places.iter().copied()
     }
 }

@@ -3,16 +3,16 @@
 //! **Invariant:** nothing here recurses on the input's depth, and no place returned lies outside
 //! the text it was found in.
 
-use serde::{
-    Deserializer as _,
-    de::{self, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::value::RawValue;
-use std::{borrow::Cow, fmt, marker::PhantomData};
+mod cursor;
+
+pub(crate) use cursor::{Cursor, Malformed};
+
+use serde::de::{self, IgnoredAny, Visitor};
+use std::{borrow::Cow, fmt};
 
 /// Deepest nesting of a body that is read. Parsers further on recurse, and no real request comes
 /// near it.
-pub(crate) const DEPTH_MAX: usize = 128;
+pub(crate) const DEPTH_MAX: u32 = 128;
 
 /// A half-open range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,148 +32,95 @@ pub(crate) struct Member<'a> {
     pub(crate) gap_start: usize,
 }
 
-/// Whether `text` nests objects and arrays at most [`DEPTH_MAX`] deep. It need not be valid JSON;
-/// brackets in strings do not count.
-pub(crate) fn depth_is_bounded(text: &[u8]) -> bool {
-    let mut depth = 0usize;
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        match byte {
-            b'"' => match string_end(text, at + 1) {
-                Some(end) => at = end,
-                None => return true,
-            },
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > DEPTH_MAX {
-                    return false;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += 1;
-    }
-    true
-}
-
-/// Place of the quote that closes the string whose text begins at `at`.
-fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        let found = at + memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
-        if text.get(found) == Some(&b'"') {
-            return Some(found);
-        }
-        at = found + 2;
-    }
-}
-
 /// Calls `each` with every member of the object in `text`, in order.
 ///
 /// # Errors
 /// What `each` returns, or a syntax error.
 pub(crate) fn members<'a, E: From<serde_json::Error>>(
     text: &'a str,
-    mut each: impl FnMut(&str, Member<'a>) -> Result<(), E>,
+    each: impl FnMut(&str, Member<'a>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut failed = None;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let visited =
-        deserializer.deserialize_map(Members { text, each: &mut each, failed: &mut failed });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(visited.and_then(|()| deserializer.end())?),
-    }
+    let mut cursor = Cursor::new(text);
+    let read = walk(&mut cursor, text, each);
+    outcome(text, cursor, read)
 }
 
-struct Members<'a, 'f, F, E> {
+/// The same of a whole body, which may nest [`DEPTH_MAX`] deep and no deeper.
+///
+/// # Errors
+/// As [`members`], or what `too_deep` makes.
+pub(crate) fn members_of_body<'a, E: From<serde_json::Error>>(
     text: &'a str,
-    each: &'f mut F,
-    failed: &'f mut Option<E>,
+    too_deep: impl FnOnce() -> E,
+    each: impl FnMut(&str, Member<'a>) -> Result<(), E>,
+) -> Result<(), E> {
+    // The object itself is the first level.
+    let mut cursor = Cursor::bounded(text, DEPTH_MAX - 1);
+    let read = walk(&mut cursor, text, each);
+    if cursor.is_too_deep() { Err(too_deep()) } else { outcome(text, cursor, read) }
 }
 
-impl<'a, F, E> Visitor<'a> for Members<'a, '_, F, E>
-where
-    F: FnMut(&str, Member<'a>) -> Result<(), E>,
-{
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        let base = self.text.as_ptr() as usize;
-        // The opening brace is the first byte that is not white space.
-        let mut gap_start = self.text.find('{').map_or(0, |at| at + 1);
-        while let Some(Key(key)) = map.next_key()? {
-            let value: &'a RawValue = map.next_value()?;
-            let raw = value.get();
-            let start = (raw.as_ptr() as usize).saturating_sub(base);
-            let value = Span { start, end: start + raw.len() };
-            if let Err(error) = (self.each)(&key, Member { raw, value, gap_start }) {
-                *self.failed = Some(error);
-                return Err(de::Error::custom("stopped"));
-            }
-            gap_start = value.end;
-        }
+fn walk<'a, E>(
+    cursor: &mut Cursor<'a>,
+    text: &str,
+    mut each: impl FnMut(&str, Member<'a>) -> Result<(), E>,
+) -> Result<(), Stop<E>> {
+    // The opening brace is the first byte that is not white space.
+    let mut gap_start = memchr::memchr(b'{', text.as_bytes()).map_or(0, |at| at + 1);
+    cursor.object(|cursor, key| {
+        let raw = cursor.value()?;
+        let end = cursor.at();
+        let value = Span { start: end - raw.len(), end };
+        each(key, Member { raw, value, gap_start }).map_err(Stop::Own)?;
+        gap_start = end;
         Ok(())
-    }
+    })
 }
 
-/// Calls `each` with every element of the array in `text`, in order. An element that is no `T` is
-/// an error for `each`, which must then return one.
+/// Calls `each` with every element of the array in `text` as it is written, in order.
 ///
 /// # Errors
 /// What `each` returns, or a syntax error.
-pub(crate) fn elements<'a, T, E>(
+pub(crate) fn elements<'a, E: From<serde_json::Error>>(
     text: &'a str,
-    each: impl FnMut(usize, Result<T, serde_json::Error>) -> Result<(), E>,
-) -> Result<(), E>
-where
-    T: de::Deserialize<'a>,
-    E: From<serde_json::Error>,
-{
-    let mut failed = None;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let visitor = Elements { each, failed: &mut failed, of: PhantomData::<T> };
-    let visited = deserializer.deserialize_seq(visitor);
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(visited.and_then(|()| deserializer.end())?),
-    }
-}
-
-struct Elements<'f, F, E, T> {
-    each: F,
-    failed: &'f mut Option<E>,
-    of: PhantomData<T>,
-}
-
-impl<'a, F, E, T> Visitor<'a> for Elements<'_, F, E, T>
-where
-    T: de::Deserialize<'a>,
-    F: FnMut(usize, Result<T, serde_json::Error>) -> Result<(), E>,
-{
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON array")
-    }
-
-    fn visit_seq<A: SeqAccess<'a>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        for index in 0.. {
-            let element = match seq.next_element::<T>() {
-                Ok(None) => break,
-                Ok(Some(element)) => Ok(element),
-                Err(error) => Err(de::Error::custom(error)),
-            };
-            if let Err(error) = (self.each)(index, element) {
-                *self.failed = Some(error);
-                return Err(de::Error::custom("stopped"));
-            }
-        }
+    mut each: impl FnMut(usize, &'a str) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut cursor = Cursor::new(text);
+    let mut index = 0;
+    let read = cursor.array(|cursor| {
+        each(index, cursor.value()?).map_err(Stop::Own)?;
+        index += 1;
         Ok(())
+    });
+    outcome(text, cursor, read)
+}
+
+/// Why a walk ended early.
+enum Stop<E> {
+    Malformed,
+    Own(E),
+}
+
+impl<E> From<Malformed> for Stop<E> {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+/// What became of a walk over `text`. What is wrong with it, and where, `serde_json` says.
+fn outcome<E: From<serde_json::Error>>(
+    text: &str,
+    mut cursor: Cursor<'_>,
+    read: Result<(), Stop<E>>,
+) -> Result<(), E> {
+    match read.and_then(|()| Ok(cursor.end()?)) {
+        Ok(()) => Ok(()),
+        Err(Stop::Own(error)) => Err(error),
+        Err(Stop::Malformed) => {
+            let wrong = serde_json::from_str::<IgnoredAny>(text).err();
+            let other = || de::Error::custom("another kind of value, or a key that is no text");
+            Err(wrong.unwrap_or_else(other).into())
+        }
     }
 }
 
@@ -204,7 +151,7 @@ impl<'de> de::Deserialize<'de> for Key<'de> {
 
 /// Whether `text` is an object to its closing brace, so that nothing of it can follow.
 pub(crate) fn is_whole_object(text: &str) -> bool {
-    text.trim_end().ends_with('}') && serde_json::from_str::<de::IgnoredAny>(text).is_ok()
+    text.trim_end().ends_with('}') && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// What kind of value `raw` is, by its first byte.

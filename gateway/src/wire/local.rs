@@ -15,7 +15,6 @@ use super::{
     messages::{self, RawMessage, Speaker},
 };
 use local_engine::{Message, Role, Rule, Sampling, TEMPLATE_WORDS, Tools};
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Longest stop string in bytes: the engine holds back that much text.
@@ -252,8 +251,8 @@ fn is_empty_list(raw: &str) -> bool {
 fn conversation(request: &ChatRequest) -> Result<Vec<Message>, BadRequest> {
     let raw = request.given(Field::Messages).ok_or_else(|| BadRequest::missing("messages"))?;
     let mut conversation = Vec::with_capacity(request.messages as usize);
-    json::elements(raw, |index, message: Result<RawMessage<'_>, _>| {
-        conversation.push(one_message(index, &messages::element(index, message)?)?);
+    json::elements(raw, |index, message| {
+        conversation.push(one_message(index, &RawMessage::read(index, message)?)?);
         Ok::<_, BadRequest>(())
     })?;
     Ok(conversation)
@@ -323,7 +322,7 @@ fn stop(request: &ChatRequest) -> Result<Vec<String>, BadRequest> {
     if json::kind(raw) == Kind::String {
         add(raw)?;
     } else {
-        json::elements(raw, |_, stop: Result<&RawValue, _>| add(stop?.get()))?;
+        json::elements(raw, |_, stop| add(stop))?;
     }
     Ok(stops)
 }

@@ -5,15 +5,7 @@ use super::{
     BadRequest, check,
     json::{self, Kind, TextBytes},
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
-use std::{
-    borrow::Cow,
-    fmt::{self, Display},
-};
+use std::{borrow::Cow, fmt::Display};
 
 /// What a conversation holds, as far as deciding and reserving need it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,10 +33,6 @@ pub(crate) struct RawMessage<'a> {
     pub(crate) refusal: Option<&'a str>,
     /// Speech of an earlier answer, by its id.
     audio: Option<&'a str>,
-    /// A member that stands there twice.
-    twice: Option<&'static str>,
-    /// A member whose name is written in another case.
-    other_case: Option<&'static str>,
 }
 
 /// The members of a message that are known.
@@ -73,8 +61,8 @@ pub(crate) enum Part<'a> {
 pub(crate) fn read(raw: &str) -> Result<Conversation, BadRequest> {
     check::array("messages", raw)?;
     let mut all = Conversation { other_bytes: raw.len() as u64, ..Conversation::default() };
-    json::elements(raw, |index, message: Result<RawMessage<'_>, _>| {
-        let message = element(index, message)?;
+    json::elements(raw, |index, message| {
+        let message = RawMessage::read(index, message)?;
         all.messages = all.messages.saturating_add(1);
         measure(index, &message, &mut all)
     })?;
@@ -84,17 +72,37 @@ pub(crate) fn read(raw: &str) -> Result<Conversation, BadRequest> {
     Ok(all)
 }
 
-/// The message, or what is wrong with it.
-pub(crate) fn element<'a>(
-    index: usize,
-    message: Result<RawMessage<'a>, serde_json::Error>,
-) -> Result<RawMessage<'a>, BadRequest> {
-    let message =
-        message.map_err(|_| BadRequest::kind(format_args!("messages[{index}]"), "an object"))?;
-    match (message.twice, message.other_case) {
-        (Some(name), _) => Err(check::twice(format_args!("messages[{index}].{name}"))),
-        (None, Some(name)) => Err(check::other_case(format_args!("messages[{index}].{name}"))),
-        (None, None) => Ok(message),
+impl<'a> RawMessage<'a> {
+    /// The message in `raw`, the one at `index`.
+    pub(crate) fn read(index: usize, raw: &'a str) -> Result<Self, BadRequest> {
+        let at = format_args!("messages[{index}]");
+        check::object(at, raw)?;
+        let mut message = Self::default();
+        let mut seen = [false; NAMES.len()];
+        json::members(raw, |key, member| {
+            let place = |key: &str| NAMES.iter().position(|name| *name == key);
+            let Some(known) = place(key) else {
+                let known = check::in_other_case(key, place).and_then(|known| NAMES.get(known));
+                return known
+                    .map_or(Ok(()), |name| Err(check::other_case(format_args!("{at}.{name}"))));
+            };
+            if std::mem::replace(&mut seen[known], true) {
+                return Err(check::twice(format_args!("{at}.{key}")));
+            }
+            let slot = match known {
+                0 => &mut message.role,
+                1 => &mut message.content,
+                2 => &mut message.name,
+                3 => &mut message.tool_calls,
+                4 => &mut message.tool_call_id,
+                5 => &mut message.function_call,
+                6 => &mut message.refusal,
+                _ => &mut message.audio,
+            };
+            *slot = Some(member.raw).filter(|raw| *raw != "null");
+            Ok::<_, BadRequest>(())
+        })?;
+        Ok(message)
     }
 }
 
@@ -193,8 +201,7 @@ pub(crate) fn parts<'a>(
     raw: &'a str,
     mut each: impl FnMut(Part<'a>, u64) -> Result<(), BadRequest>,
 ) -> Result<(), BadRequest> {
-    json::elements(raw, |index, part: Result<&'a RawValue, _>| {
-        let part = part?.get();
+    json::elements(raw, |index, part| {
         let param = format_args!("{param}[{index}]");
         let [kind, text, refusal, image] =
             check::members(param, part, ["type", "text", "refusal", "image_url"])?;
@@ -229,9 +236,9 @@ pub(crate) fn parts<'a>(
 
 fn tool_calls(param: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
     check::array(param, raw)?;
-    json::elements(raw, |index, call: Result<&RawValue, _>| {
+    json::elements(raw, |index, call| {
         let param = format_args!("{param}[{index}]");
-        let [id, function] = check::members(param, call?.get(), ["id", "function"])?;
+        let [id, function] = check::members(param, call, ["id", "function"])?;
         required_string(format_args!("{param}.id"), id)?;
         function.map_or(Ok(()), |call| self::function(format_args!("{param}.function"), call))
     })
@@ -250,89 +257,6 @@ fn required_string(param: impl Display + Copy, raw: Option<&str>) -> Result<&str
     match json::kind(raw) {
         Kind::String => Ok(raw),
         _ => Err(BadRequest::kind(param, "a string")),
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawMessage<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Message)
-    }
-}
-
-struct Message;
-
-impl<'de> Visitor<'de> for Message {
-    type Value = RawMessage<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMessage<'de>, A::Error> {
-        let mut message = RawMessage::default();
-        let mut seen = [false; NAMES.len()];
-        while let Some(key) = map.next_key::<Name>()? {
-            let member = match key {
-                Name::Known(member) => member,
-                Name::OtherCase(name) => {
-                    message.other_case = Some(name);
-                    map.next_value::<de::IgnoredAny>()?;
-                    continue;
-                }
-                Name::Unknown => {
-                    map.next_value::<de::IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let raw: &'de RawValue = map.next_value()?;
-            let slot = match member {
-                0 => &mut message.role,
-                1 => &mut message.content,
-                2 => &mut message.name,
-                3 => &mut message.tool_calls,
-                4 => &mut message.tool_call_id,
-                5 => &mut message.function_call,
-                6 => &mut message.refusal,
-                _ => &mut message.audio,
-            };
-            *slot = Some(raw.get()).filter(|raw| *raw != "null");
-            if std::mem::replace(&mut seen[member], true) {
-                message.twice = Some(NAMES[member]);
-            }
-        }
-        Ok(message)
-    }
-}
-
-/// The name of a member.
-enum Name {
-    /// Its place among [`NAMES`].
-    Known(usize),
-    /// One of them, in another case.
-    OtherCase(&'static str),
-    Unknown,
-}
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Name;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_str<E>(self, key: &str) -> Result<Name, E> {
-                let at = |key: &str| NAMES.iter().position(|name| *name == key);
-                let other_case = || check::in_other_case(key, at).and_then(|at| NAMES.get(at));
-                Ok(match at(key) {
-                    Some(member) => Name::Known(member),
-                    None => other_case().map_or(Name::Unknown, |name| Name::OtherCase(name)),
-                })
-            }
-        }
-        deserializer.deserialize_str(Text)
     }
 }
 

@@ -29,7 +29,6 @@ use super::{
     json::{self, Kind},
 };
 use policies::ServiceTier;
-use serde_json::value::RawValue;
 
 /// Fields that change what an answer costs, whatever they say.
 const COSTLY: [Field; 12] = [
@@ -114,8 +113,8 @@ pub(super) fn service(raw: Option<&str>) -> Result<ServiceTier, BadRequest> {
 fn modalities(raw: Option<&str>) -> Result<(), BadRequest> {
     let Some(raw) = raw else { return Ok(()) };
     check::array("modalities", raw)?;
-    json::elements(raw, |index, modality: Result<&RawValue, _>| {
-        match check::string(format_args!("modalities[{index}]"), modality?.get())?.as_ref() {
+    json::elements(raw, |index, modality| {
+        match check::string(format_args!("modalities[{index}]"), modality)?.as_ref() {
             "text" => Ok(()),
             _ => Err(unpriced(Field::Modalities, "only text is served")),
         }

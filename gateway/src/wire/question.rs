@@ -72,19 +72,22 @@ fn gather<'s>(text: &[u8], said: &'s mut [u8; SAID_BYTES]) -> &'s [u8] {
                 break;
             }
             kinds |= kind;
-            if length < WORD_BYTES_MAX {
-                said[end + length] = *byte;
-            }
             length += 1;
         }
-        rest = rest.get(length + 1..).unwrap_or_default();
         let is_identifier = kinds & NOT_ASCII == 0 && length > WORD_BYTES_MAX;
         if length > 0 && kinds & DIGIT == 0 && !is_identifier {
-            end += length.min(WORD_BYTES_MAX);
+            let kept = length.min(WORD_BYTES_MAX);
+            match rest.first_chunk::<WORD_BYTES_MAX>() {
+                // A piece of known length costs less; what it has behind the word is written over.
+                Some(piece) => said[end..end + WORD_BYTES_MAX].copy_from_slice(piece),
+                None => said[end..end + kept].copy_from_slice(&rest[..kept]),
+            }
+            end += kept;
             said[end] = b' ';
             end += 1;
             words += 1;
         }
+        rest = rest.get(length + 1..).unwrap_or_default();
     }
     let said = &mut said[..end];
     said.make_ascii_lowercase();

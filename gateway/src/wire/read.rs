@@ -15,7 +15,6 @@ use super::{
 use crate::ledger::Endpoint;
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Longest `model`, in bytes.
@@ -181,8 +180,11 @@ fn prompt_tokens_max(conversation: &Conversation, extra_bytes: u64, tools: bool)
         + IMAGE_TOKENS_MAX * u64::from(conversation.images)
 }
 
-/// The body as text, checked to be a JSON object by its first byte and not to nest too deep.
-pub(super) fn object_text(body: &[u8]) -> Result<&str, BadRequest> {
+/// Calls `each` with every member of a body, which must be a JSON object that does not nest too deep.
+pub(super) fn members<'a>(
+    body: &'a [u8],
+    each: impl FnMut(&str, json::Member<'a>) -> Result<(), BadRequest>,
+) -> Result<&'a str, BadRequest> {
     let text =
         std::str::from_utf8(body).map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
     match text.trim_ascii_start().as_bytes().first() {
@@ -190,12 +192,10 @@ pub(super) fn object_text(body: &[u8]) -> Result<&str, BadRequest> {
         None => return Err(BadRequest::body("the request body is empty")),
         Some(_) => return Err(BadRequest::body("the request body must be a JSON object")),
     }
-    if !json::depth_is_bounded(body) {
-        return Err(BadRequest::body(format!(
-            "the request body nests deeper than {} levels",
-            json::DEPTH_MAX
-        )));
-    }
+    let levels = json::DEPTH_MAX;
+    let too_deep =
+        || BadRequest::body(format!("the request body nests deeper than {levels} levels"));
+    json::members_of_body(text, too_deep, each)?;
     Ok(text)
 }
 
@@ -210,10 +210,9 @@ pub(super) struct Read<'a> {
 
 impl<'a> Read<'a> {
     pub(super) fn new(body: &'a [u8]) -> Result<Self, BadRequest> {
-        let text = object_text(body)?;
         let mut fields = Fields::new();
         let mut extra_bytes = 0;
-        json::members(text, |key, member| {
+        let text = members(body, |key, member| {
             let field = Field::find(key);
             if field.is_none_or(Field::may_reach_prompt) && member.raw != "null" {
                 extra_bytes += member.raw.len() as u64;
@@ -362,12 +361,12 @@ fn stops(raw: &str) -> Result<(), BadRequest> {
     if json::kind(raw) != json::Kind::Array {
         return Err(BadRequest::kind("stop", "a string or a list of strings"));
     }
-    json::elements(raw, |index, stop: Result<&RawValue, _>| {
+    json::elements(raw, |index, stop| {
         if index >= STOPS_MAX {
             let message = format!("`stop` must have at most {STOPS_MAX} strings");
             return Err(BadRequest::value("stop", message));
         }
-        check::string(format_args!("stop[{index}]"), stop?.get()).map(|_| ())
+        check::string(format_args!("stop[{index}]"), stop).map(|_| ())
     })
 }
 

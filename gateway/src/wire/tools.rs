@@ -6,7 +6,6 @@ use super::{
     fields::Field,
     json::{self, Kind},
 };
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Most tools in one request, as OpenAI has it.
@@ -37,11 +36,10 @@ pub(super) fn read<'a>(given: impl Fn(Field) -> Option<&'a str>) -> Result<bool,
 
 fn check_tools<'a>(raw: &'a str, names: &mut Vec<Cow<'a, str>>) -> Result<(), BadRequest> {
     check::array("tools", raw)?;
-    json::elements(raw, |index, tool: Result<&'a RawValue, _>| {
+    json::elements(raw, |index, tool| {
         limit("tools", index)?;
         let at = format_args!("tools[{index}]");
-        let [kind, function, custom] =
-            check::members(at, tool?.get(), ["type", "function", "custom"])?;
+        let [kind, function, custom] = check::members(at, tool, ["type", "function", "custom"])?;
         let kind = kind.ok_or_else(|| BadRequest::missing(format_args!("{at}.type")))?;
         let (member, body) = match check::string(format_args!("{at}.type"), kind)?.as_ref() {
             "function" => ("function", function),
@@ -62,9 +60,9 @@ fn check_tools<'a>(raw: &'a str, names: &mut Vec<Cow<'a, str>>) -> Result<(), Ba
 
 fn check_functions<'a>(raw: &'a str, names: &mut Vec<Cow<'a, str>>) -> Result<(), BadRequest> {
     check::array("functions", raw)?;
-    json::elements(raw, |index, function: Result<&'a RawValue, _>| {
+    json::elements(raw, |index, function| {
         limit("functions", index)?;
-        names.push(function_name(format_args!("functions[{index}]"), function?.get())?);
+        names.push(function_name(format_args!("functions[{index}]"), function)?);
         Ok(())
     })
 }

@@ -466,7 +466,7 @@ fn what_a_key_may_do_is_its_own() {
     let _durable = books.put_key(key("key_b", vec![money(Window::Day, "1")]));
     request(&books, "key_a", ask("1", 100), used(100, 0)).unwrap();
     request(&books, "key_b", ask("1", 100), used(100, 0)).unwrap();
-    let facts = books.budget_facts(&path("key_a"));
+    let facts = books.budget_facts(&path("key_a"), NOON);
     assert_eq!(facts[0].money, Some((usd("1"), usd("0"))));
 }
 

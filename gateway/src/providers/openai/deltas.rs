@@ -195,8 +195,9 @@ fn text(raw: &str) -> String {
         Kind::String => json::text_of(raw).unwrap_or_default().into_owned(),
         Kind::Array => {
             let mut all = String::new();
-            let _ = json::elements(raw, |_, part: Result<Part<'_>, serde_json::Error>| {
-                all.push_str(&part?.text.unwrap_or_default());
+            let _ = json::elements(raw, |_, part| {
+                let part: Part<'_> = serde_json::from_str(part)?;
+                all.push_str(&part.text.unwrap_or_default());
                 Ok::<_, serde_json::Error>(())
             });
             all

@@ -4,15 +4,10 @@
 use super::usage;
 use crate::wire::{
     FinishReason, Seen,
-    json::{self, Kind, TextBytes},
+    json::{self, Cursor, Kind, Malformed, TextBytes},
 };
 use policies::ServiceTier;
-use serde::{
-    Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
-};
-use serde_json::value::RawValue;
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 /// A payload that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,22 +20,16 @@ pub struct Payload {
     pub choices: u32,
 }
 
-/// A chunk or a whole answer.
-#[derive(Deserialize)]
+/// A chunk or a whole answer: members as they are written.
+#[derive(Default)]
 struct Written<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(default)]
-    choices: Choices,
+    id: Option<&'a str>,
+    choices: Option<Choices>,
     /// Of an answer of vectors.
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    service_tier: Option<&'a RawValue>,
+    data: Option<&'a str>,
+    usage: Option<&'a str>,
+    error: Option<&'a str>,
+    service_tier: Option<&'a str>,
 }
 
 /// What all choices of a payload hold together.
@@ -52,37 +41,17 @@ struct Choices {
     spoken: Spoken,
 }
 
-#[derive(Deserialize)]
-struct Choice<'a> {
-    /// Of a completion.
-    #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
-    /// Of a chunk.
-    #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
-    /// Of a whole answer.
-    #[serde(borrow, default)]
-    message: Option<Delta<'a>>,
-    #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
+/// What is said in a choice: of a chunk, or of a whole answer.
+#[derive(Default)]
 struct Delta<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    refusal: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    function_call: Option<&'a RawValue>,
+    content: Option<&'a str>,
+    refusal: Option<&'a str>,
+    tool_calls: Option<&'a str>,
+    function_call: Option<&'a str>,
     /// Reasoning under the name DeepSeek, vLLM and others use.
-    #[serde(borrow, default)]
-    reasoning_content: Option<&'a RawValue>,
+    reasoning_content: Option<&'a str>,
     /// Reasoning under OpenRouter's name.
-    #[serde(borrow, default)]
-    reasoning: Option<&'a RawValue>,
+    reasoning: Option<&'a str>,
 }
 
 /// Bytes of text.
@@ -99,7 +68,7 @@ struct Spoken {
 /// A payload that is no chunk: never with its text in the message.
 pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str> {
     let written = written(data).ok_or("an event of the stream is no chat chunk")?;
-    Ok(payload(data, &written, id_wanted))
+    Ok(payload(data, written, id_wanted))
 }
 
 /// Reads a whole unstreamed answer.
@@ -108,7 +77,7 @@ pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str>
 /// A body that is no answer: never with its text in the message.
 pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
     let written = written(body).ok_or("the body is no chat completion")?;
-    let read = payload(body, &written, true);
+    let read = payload(body, written, true);
     if read.choices == 0 && !read.seen.error {
         return Err("the body is a chat completion without choices");
     }
@@ -121,42 +90,62 @@ pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
 /// A body that is no such answer.
 pub fn read_vectors(body: &[u8]) -> Result<Payload, &'static str> {
     let written = written(body).ok_or("the body is no list of vectors")?;
-    let mut read = payload(body, &written, true);
-    if !read.seen.error && !written.data.is_some_and(|raw| raw.get().starts_with('[')) {
+    let is_list = written.data.is_some_and(|raw| raw.starts_with('['));
+    let mut read = payload(body, written, true);
+    if !read.seen.error && !is_list {
         return Err("the body is a list of vectors without vectors");
     }
     read.seen.visible = true;
     Ok(read)
 }
 
-/// The members that matter, of an object; a derived reader would take a list for one.
+/// The members that matter. One that stands twice has no meaning that all readers share.
 fn written(data: &[u8]) -> Option<Written<'_>> {
-    data.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(data).ok()).flatten()
+    let mut cursor = Cursor::new(str::from_utf8(data).ok()?);
+    let mut written = Written::default();
+    let read = cursor.object(|cursor, key| match key {
+        "id" => once(&mut written.id, cursor.value()?),
+        "choices" => once(&mut written.choices, Choices::read(cursor)?),
+        "data" => once(&mut written.data, cursor.value()?),
+        "usage" => once(&mut written.usage, cursor.value()?),
+        "error" => once(&mut written.error, cursor.value()?),
+        "service_tier" => once(&mut written.service_tier, cursor.value()?),
+        _ => cursor.skip(),
+    });
+    read.and_then(|()| cursor.end()).ok()?;
+    Some(written)
 }
 
-fn payload(data: &[u8], written: &Written<'_>, id_wanted: bool) -> Payload {
-    let usage_at = written.usage.map(RawValue::get).filter(|raw| raw.starts_with('{')).map(|raw| {
+/// Takes a member's value; one that stands twice is an error.
+fn once<T>(member: &mut Option<T>, value: T) -> Result<(), Malformed> {
+    if member.replace(value).is_some() { Err(Malformed) } else { Ok(()) }
+}
+
+/// A member's value: null is absent.
+fn given(member: Option<&str>) -> Option<&str> {
+    member.filter(|raw| *raw != "null")
+}
+
+fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
+    let usage = given(written.usage);
+    let usage_at = usage.filter(|raw| raw.starts_with('{')).map(|raw| {
         // A borrowed value stands inside the bytes it was read from.
         let start = (raw.as_ptr() as usize).saturating_sub(data.as_ptr() as usize);
         start..start + raw.len()
     });
-    let usage = written.usage.and_then(|raw| usage::read(raw.get()));
-    let Choices { count, finished, ref finish, spoken } = written.choices;
-    let id = written.id.filter(|_| id_wanted);
+    let Choices { count, finished, finish, spoken } = written.choices.unwrap_or_default();
+    let id = given(written.id).filter(|_| id_wanted);
     let seen = Seen {
         visible: spoken.visible > 0,
         visible_bytes: spoken.visible,
         reasoning_bytes: spoken.reasoning,
-        finish: finish.clone(),
-        usage_only: count == 0 && written.usage.is_some(),
-        usage,
-        service: written.service_tier.and_then(|raw| service(raw.get())),
+        finish,
+        usage_only: count == 0 && usage.is_some(),
+        usage: usage.and_then(usage::read),
+        service: given(written.service_tier).and_then(service),
         usage_at,
-        error: written.error.is_some_and(|raw| is_truthy(raw.get())),
-        id: id
-            .and_then(|raw| json::text_of(raw.get()))
-            .filter(|id| !id.is_empty())
-            .map(Cow::into_owned),
+        error: given(written.error).is_some_and(is_truthy),
+        id: id.and_then(json::text_of).filter(|id| !id.is_empty()).map(Cow::into_owned),
     };
     Payload { seen, finished, choices: count }
 }
@@ -172,24 +161,72 @@ fn is_truthy(raw: &str) -> bool {
 }
 
 impl Choices {
-    fn add(&mut self, choice: Choice<'_>) {
+    /// The choices that the cursor stands at: a list, or null.
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let mut all = Self::default();
+        if cursor.kind() == Kind::Null {
+            cursor.skip()?;
+        } else {
+            cursor.array(|cursor| all.choice(cursor))?;
+        }
+        Ok(all)
+    }
+
+    fn choice(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
         self.count += 1;
-        if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
-            self.finished += 1;
-            self.finish = Some(FinishReason::from(word.as_ref()));
+        let (mut text, mut finish) = (None, None);
+        let (mut delta, mut message) = (false, false);
+        cursor.object(|cursor, key| match key {
+            // Of a completion.
+            "text" => once(&mut text, cursor.value()?),
+            "delta" | "message" => {
+                let stands = if key == "delta" { &mut delta } else { &mut message };
+                if std::mem::replace(stands, true) {
+                    return Err(Malformed);
+                }
+                self.said(cursor)
+            }
+            "finish_reason" => once(&mut finish, cursor.value()?),
+            _ => cursor.skip(),
+        })?;
+        self.spoken.visible = self.spoken.visible.saturating_add(given(text).map_or(0, text_bytes));
+        if let Some(raw) = given(finish) {
+            let word = json::text_of(raw).ok_or(Malformed)?;
+            if !word.is_empty() {
+                self.finished += 1;
+                self.finish = Some(FinishReason::from(word.as_ref()));
+            }
         }
-        if let Some(text) = choice.text {
-            self.spoken.visible = self.spoken.visible.saturating_add(text_bytes(text.get()));
+        Ok(())
+    }
+
+    /// Counts what is said in the delta or message that the cursor stands at: an object, or null.
+    fn said(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
+        if cursor.kind() == Kind::Null {
+            return cursor.skip();
         }
-        for delta in [choice.delta, choice.message].into_iter().flatten() {
-            let visible = [delta.content, delta.refusal, delta.tool_calls, delta.function_call];
-            // Some write the reasoning under both names: it is counted once.
-            let reasoning = delta.reasoning_content.or(delta.reasoning);
-            let bytes = visible.into_iter().flatten().map(|raw| text_bytes(raw.get())).sum::<u32>();
-            self.spoken.visible = self.spoken.visible.saturating_add(bytes);
-            let bytes = reasoning.map_or(0, |raw| text_bytes(raw.get()));
-            self.spoken.reasoning = self.spoken.reasoning.saturating_add(bytes);
+        let mut delta = Delta::default();
+        cursor.object(|cursor, key| {
+            let member = match key {
+                "content" => &mut delta.content,
+                "refusal" => &mut delta.refusal,
+                "tool_calls" => &mut delta.tool_calls,
+                "function_call" => &mut delta.function_call,
+                "reasoning_content" => &mut delta.reasoning_content,
+                "reasoning" => &mut delta.reasoning,
+                _ => return cursor.skip(),
+            };
+            once(member, cursor.value()?)
+        })?;
+        let visible = [delta.content, delta.refusal, delta.tool_calls, delta.function_call];
+        // Some write the reasoning under both names: it is counted once.
+        let reasoning = given(delta.reasoning_content).or(given(delta.reasoning));
+        for raw in visible.into_iter().filter_map(given) {
+            self.spoken.visible = self.spoken.visible.saturating_add(text_bytes(raw));
         }
+        let bytes = reasoning.map_or(0, text_bytes);
+        self.spoken.reasoning = self.spoken.reasoning.saturating_add(bytes);
+        Ok(())
     }
 }
 
@@ -202,32 +239,4 @@ fn text_bytes(raw: &str) -> u32 {
         _ => 0,
     };
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-impl<'de> Deserialize<'de> for Choices {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ChoicesVisitor)
-    }
-}
-
-struct ChoicesVisitor;
-
-impl<'de> Visitor<'de> for ChoicesVisitor {
-    type Value = Choices;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of choices")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Choices, A::Error> {
-        let mut all = Choices::default();
-        while let Some(choice) = seq.next_element::<Choice<'de>>()? {
-            all.add(choice);
-        }
-        Ok(all)
-    }
-
-    fn visit_unit<E>(self) -> Result<Choices, E> {
-        Ok(Choices::default())
-    }
 }

@@ -5,7 +5,6 @@ use crate::wire::{
     json::{self, Kind},
     put::{List, Object},
 };
-use serde_json::value::RawValue;
 use std::fmt::Display;
 
 /// What the blocks of one message came to.
@@ -36,10 +35,10 @@ pub(super) fn messages(
     }
     let before = list.is_empty();
     let mut any = false;
-    json::elements(raw, |index, element: Result<&RawValue, _>| {
+    json::elements(raw, |index, element| {
         any = true;
         let at = format_args!("messages[{index}]");
-        let [role, said] = check::members(at, element?.get(), ["role", "content"])?;
+        let [role, said] = check::members(at, element, ["role", "content"])?;
         let param = format_args!("{at}.role");
         let role = check::string(param, role.ok_or_else(|| BadRequest::missing(param))?)?;
         if !matches!(role.as_ref(), "user" | "assistant" | "system") {
@@ -100,8 +99,8 @@ fn content(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<()
             blocks.text(raw);
             Ok(())
         }
-        Kind::Array => json::elements(raw, |index, element: Result<&RawValue, _>| {
-            block(format_args!("{at}[{index}]"), element?.get(), blocks)
+        Kind::Array => json::elements(raw, |index, element| {
+            block(format_args!("{at}[{index}]"), element, blocks)
         }),
         _ => Err(BadRequest::kind(at, "a string or a list of blocks")),
     }

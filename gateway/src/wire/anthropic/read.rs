@@ -8,12 +8,11 @@ use crate::{
         json::{self, Kind, TextBytes},
         named,
         put::Object,
-        read::{estimate_tokens, object_text, pairs, read_chat, without_chats_own},
+        read::{estimate_tokens, members, pairs, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
 
 /// What Anthropic's clients look for before they send a conversation whole.
@@ -60,7 +59,7 @@ pub fn read_messages(
     headers: &HeaderMap,
     output_tokens_default: u64,
 ) -> Result<ChatRequest, BadRequest> {
-    let given = Given::read(object_text(&body)?)?;
+    let given = Given::read(&body)?;
     if given.max_tokens.is_none() {
         return Err(BadRequest::missing("max_tokens"));
     }
@@ -75,7 +74,7 @@ pub fn read_messages(
 /// # Errors
 /// [`BadRequest`] naming the parameter or the header.
 pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
-    let given = Given::read(object_text(&body)?)?;
+    let given = Given::read(&body)?;
     let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
     let request = read_chat(inner, headers, 1);
     Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata))
@@ -110,9 +109,9 @@ fn clears_alone(raw: &str) -> Result<(), BadRequest> {
     let [edits] = check::members(NAME, raw, ["edits"])?;
     let Some(edits) = edits else { return Ok(()) };
     check::array("context_management.edits", edits)?;
-    json::elements(edits, |index, edit: Result<&RawValue, _>| {
+    json::elements(edits, |index, edit| {
         let at = format_args!("{NAME}.edits[{index}]");
-        let [kind] = check::members(at, edit?.get(), ["type"])?;
+        let [kind] = check::members(at, edit, ["type"])?;
         let param = format_args!("{at}.type");
         let kind = check::string(param, kind.ok_or_else(|| BadRequest::missing(param))?)?;
         if kind.starts_with("clear_") {
@@ -124,10 +123,10 @@ fn clears_alone(raw: &str) -> Result<(), BadRequest> {
 }
 
 impl<'a> Given<'a> {
-    fn read(text: &'a str) -> Result<Self, BadRequest> {
+    fn read(body: &'a [u8]) -> Result<Self, BadRequest> {
         let mut given = Self::default();
         let mut seen = HashSet::new();
-        json::members(text, |key, member| {
+        members(body, |key, member| {
             if !seen.insert(key.to_owned()) {
                 return Err(check::twice(key));
             }

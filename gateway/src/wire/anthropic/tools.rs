@@ -4,7 +4,6 @@ use crate::wire::{
     BadRequest, check,
     put::{List, Object},
 };
-use serde_json::value::RawValue;
 
 /// Writes the tools as functions.
 pub(super) fn list(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
@@ -13,13 +12,10 @@ pub(super) fn list(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
         return Ok(());
     }
     let mut tools = List::begin(body.member("tools"));
-    crate::wire::json::elements(raw, |index, tool: Result<&RawValue, _>| {
+    crate::wire::json::elements(raw, |index, tool| {
         let at = format_args!("tools[{index}]");
-        let [kind, name, description, schema, strict] = check::members(
-            at,
-            tool?.get(),
-            ["type", "name", "description", "input_schema", "strict"],
-        )?;
+        let [kind, name, description, schema, strict] =
+            check::members(at, tool, ["type", "name", "description", "input_schema", "strict"])?;
         if let Some(kind) = kind
             && check::string(format_args!("{at}.type"), kind)? != "custom"
         {

@@ -10,7 +10,6 @@ use super::super::{
     json::{self, Kind},
 };
 use local_engine::Rule;
-use serde_json::value::RawValue;
 
 /// Most texts of `guided_choice`.
 const OPTIONS_MAX: usize = 1_000;
@@ -67,9 +66,9 @@ fn options(name: &str, raw: &str) -> Result<String, BadRequest> {
     check::array(name, raw)?;
     let mut lark = "start: OPTION\nOPTION: ".to_owned();
     let mut count = 0;
-    json::elements(raw, |index, text: Result<&RawValue, _>| {
+    json::elements(raw, |index, text| {
         let param = format_args!("{name}[{index}]");
-        let text = check::string(param, text?.get())?;
+        let text = check::string(param, text)?;
         if text.is_empty() || index >= OPTIONS_MAX {
             let message =
                 format!("`{name}` must have 1 to {OPTIONS_MAX} texts, none of them empty");

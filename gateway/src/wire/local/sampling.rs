@@ -9,7 +9,6 @@ use super::super::{
     json::{self, Kind},
 };
 use local_engine::{Dry, Sampling, SamplingDefaults};
-use serde_json::value::RawValue;
 
 // What a request that says nothing about sampling gets, as in llama.cpp's own server. OpenAI's plain
 // temperature 1 suits models of hundreds of billions of parameters; a small one rambles under it.
@@ -156,9 +155,9 @@ fn breakers(request: &ChatRequest) -> Result<Vec<String>, BadRequest> {
     }
     let (count_max, bytes_max) = BREAKERS_MAX;
     let mut breakers = Vec::new();
-    json::elements(raw, |index, text: Result<&RawValue, _>| {
+    json::elements(raw, |index, text| {
         let param = format_args!("{name}[{index}]");
-        let text = check::string(param, text?.get())?;
+        let text = check::string(param, text)?;
         if text.is_empty() || text.len() > bytes_max || text.contains('\0') || index >= count_max {
             let message = format!(
                 "`{name}` must have at most {count_max} strings of 1 to {bytes_max} bytes, without a null"

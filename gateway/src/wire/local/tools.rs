@@ -8,7 +8,6 @@ use super::super::{
     json::{self, Kind},
 };
 use local_engine::{Function, ToolChoice, Tools};
-use serde_json::value::RawValue;
 use std::fmt::Display;
 
 /// Longest name of a function, as OpenAI has it.
@@ -27,9 +26,9 @@ pub(super) fn read(request: &ChatRequest) -> Result<Option<(Tools, bool)>, BadRe
         return Err(BadRequest::unsupported("functions", message));
     }
     let mut functions = Vec::new();
-    json::elements(raw, |index, tool: Result<&RawValue, _>| {
+    json::elements(raw, |index, tool| {
         let at = format_args!("tools[{index}]");
-        let [kind, body] = check::members(at, tool?.get(), ["type", "function"])?;
+        let [kind, body] = check::members(at, tool, ["type", "function"])?;
         let Some(body) = body else {
             let kind = kind.unwrap_or("\"function\"");
             let message = format!("the local model does not serve tools of type {kind}");
@@ -68,8 +67,8 @@ fn choice(request: &ChatRequest) -> Result<ToolChoice, BadRequest> {
 fn legacy(request: &ChatRequest) -> Result<Tools, BadRequest> {
     let mut functions = Vec::new();
     let raw = request.given(Field::Functions).ok_or_else(|| BadRequest::missing("functions"))?;
-    json::elements(raw, |index, body: Result<&RawValue, _>| {
-        functions.push(function(format_args!("functions[{index}]"), body?.get())?);
+    json::elements(raw, |index, body| {
+        functions.push(function(format_args!("functions[{index}]"), body)?);
         Ok::<_, BadRequest>(())
     })?;
     let choice = match request.given(Field::FunctionCall) {

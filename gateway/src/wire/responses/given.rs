@@ -94,8 +94,7 @@ pub(super) fn items(input: &[u8]) -> Vec<Item> {
         return items;
     }
     // It has been read before: there is nothing in it that is no item.
-    let _ = json::elements(text, |at, item: Result<&RawValue, serde_json::Error>| {
-        let raw = item?.get();
+    let _ = json::elements(text, |at, raw| {
         let id = member(raw, "id").map_or_else(|| format!(r#""item_{at}""#), str::to_owned);
         items.push(Item { id, raw: raw.to_owned() });
         Ok::<_, serde_json::Error>(())

@@ -6,7 +6,6 @@ use crate::wire::{
     json::{self, Kind},
     put::Object,
 };
-use serde_json::value::RawValue;
 use std::fmt::Display;
 
 /// An assistant's message that is not closed yet: calls that follow it belong to it.
@@ -40,9 +39,7 @@ pub(super) fn messages(
         }
         Kind::Array => {
             let mut chat = Chat { out, speaking: None, shown: Vec::new(), held: Vec::new() };
-            json::elements(raw, |index, item: Result<&RawValue, _>| {
-                chat.item(index, item?.get(), referred)
-            })?;
+            json::elements(raw, |index, item| chat.item(index, item, referred))?;
             chat.close();
             if chat.out.is_empty() {
                 return Err(BadRequest::value("input", "`input` must have at least one item"));
@@ -194,9 +191,9 @@ fn content_but(
         Kind::Array => {
             let mut parts = Vec::new();
             let mut only_text = None;
-            json::elements(raw, |index, part: Result<&RawValue, _>| {
+            json::elements(raw, |index, part| {
                 let mut written = Vec::new();
-                let kind = self::part(format_args!("{at}[{index}]"), part?.get(), &mut written)?;
+                let kind = self::part(format_args!("{at}[{index}]"), part, &mut written)?;
                 let written = String::from_utf8_lossy(&written).into_owned();
                 match (kind, images.as_deref_mut()) {
                     (PartKind::Image, Some(images)) => images.push(written),

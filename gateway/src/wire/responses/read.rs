@@ -8,12 +8,11 @@ use crate::{
         json::{self, Kind},
         name as name_at, named,
         put::Object,
-        read::{object_text, pairs, read_chat, without_chats_own},
+        read::{members, pairs, read_chat, without_chats_own},
     },
 };
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::value::RawValue;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
@@ -68,7 +67,7 @@ pub fn read_response(
     headers: &HeaderMap,
     context: &Context<'_>,
 ) -> Result<ChatRequest, BadRequest> {
-    let given = Given::read(object_text(&body)?)?;
+    let given = Given::read(&body)?;
     given.refuse_unserved()?;
     let before = given.before(context)?;
     let mut conversation = before.map(Vec::from).unwrap_or_default();
@@ -104,10 +103,10 @@ pub fn read_response(
 }
 
 impl<'a> Given<'a> {
-    fn read(text: &'a str) -> Result<Self, BadRequest> {
+    fn read(body: &'a [u8]) -> Result<Self, BadRequest> {
         let mut given = Self::default();
         let mut seen = HashSet::new();
-        json::members(text, |key, member| {
+        members(body, |key, member| {
             if !seen.insert(key.to_owned()) {
                 return Err(check::twice(key));
             }
@@ -270,8 +269,8 @@ impl<'a> Given<'a> {
         let mut wanted = self.top_logprobs.is_some_and(|raw| raw != "0");
         if let Some(raw) = self.include {
             check::array("include", raw)?;
-            json::elements(raw, |index, name: Result<&RawValue, _>| {
-                let name = check::string(format_args!("include[{index}]"), name?.get())?;
+            json::elements(raw, |index, name| {
+                let name = check::string(format_args!("include[{index}]"), name)?;
                 wanted |= name == "message.output_text.logprobs";
                 Ok::<_, BadRequest>(())
             })?;

@@ -5,7 +5,6 @@ use crate::wire::{
     json::{self, Kind},
     put::{List, Object},
 };
-use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt::Display};
 
 /// The tools of a request.
@@ -23,9 +22,8 @@ pub(super) fn read(raw: &str) -> Result<Tools, BadRequest> {
     let mut out = Vec::with_capacity(raw.len() + 64);
     let mut list = List::begin(&mut out);
     let mut custom = Vec::new();
-    json::elements(raw, |index, tool: Result<&RawValue, _>| {
+    json::elements(raw, |index, raw| {
         let at = format_args!("tools[{index}]");
-        let raw = tool?.get();
         let (kind, name) = kind_and_name(at, raw)?;
         let param = format_args!("{at}.name");
         let name = check::string(param, name.ok_or_else(|| BadRequest::missing(param))?)?;
@@ -130,8 +128,8 @@ fn allowed(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
     let mut allowed = Object::begin(choice.member("allowed_tools"));
     allowed.raw("mode", mode);
     let mut list = List::begin(allowed.member("tools"));
-    json::elements(tools, |index, tool: Result<&RawValue, _>| {
-        named(format_args!("tool_choice.tools[{index}]"), tool?.get(), list.next())
+    json::elements(tools, |index, tool| {
+        named(format_args!("tool_choice.tools[{index}]"), tool, list.next())
     })?;
     list.end();
     allowed.end();
