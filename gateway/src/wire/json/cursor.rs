@@ -285,25 +285,39 @@ impl<'a> Cursor<'a> {
 
 /// The first byte at or after `at` that cannot stand in a string for itself: a quote, a backslash or a
 /// control character.
-fn mark_in_string(text: &[u8], mut at: usize) -> Option<usize> {
-    let mut words = 0;
-    while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) {
+fn mark_in_string(text: &[u8], at: usize) -> Option<usize> {
+    let mut rest = text.get(at..)?;
+    // Most strings are short; looking for vectors' worth of them would cost more.
+    for _ in 0..SHORT_WORDS {
+        let Some((word, behind)) = rest.split_first_chunk() else { break };
         let marks = marks(u64::from_le_bytes(*word));
         if marks != 0 {
-            return Some(at + (marks.trailing_zeros() / 8) as usize);
+            let before = text.len() - rest.len();
+            return Some(before + (marks.trailing_zeros() / 8) as usize);
         }
-        at += word.len();
-        words += 1;
-        // A long text, most likely: more at a time.
-        while words > 1
-            && let Some(piece) = text.get(at..).and_then(<[u8]>::first_chunk::<32>)
-            && !has_mark(piece)
-        {
-            at += piece.len();
-        }
+        rest = behind;
     }
-    let rest = text.get(at..)?;
-    Some(at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20))?)
+    let before = text.len() - rest.len();
+    let mark = memchr::memchr2(b'"', b'\\', rest)?;
+    let plain = rest.get(..mark)?;
+    if has_control(plain) {
+        return plain.iter().position(|byte| is_control(*byte)).map(|control| before + control);
+    }
+    Some(before + mark)
+}
+
+/// Words of eight bytes after which a string counts as long.
+const SHORT_WORDS: usize = 3;
+
+const fn is_control(byte: u8) -> bool {
+    byte < 0x20
+}
+
+/// Whether there is a control character. Counted in bytes, in pieces that cannot overflow one: the
+/// compiler makes vectors of it.
+fn has_control(text: &[u8]) -> bool {
+    let controls = |piece: &[u8]| piece.iter().map(|byte| u8::from(is_control(*byte))).sum::<u8>();
+    text.chunks(128).any(|piece| controls(piece) > 0)
 }
 
 /// The high bits of those bytes of `word` that are a quote, a backslash or a control character. Only
@@ -317,13 +331,6 @@ const fn marks(word: u64) -> u64 {
     let quotes = zeros(word ^ (ONES * b'"' as u64));
     let slashes = zeros(word ^ (ONES * b'\\' as u64));
     (controls | quotes | slashes) & (0x80 * ONES)
-}
-
-/// Whether one of the bytes is a quote, a backslash or a control character. All are looked at, so that
-/// the compiler makes vectors of it.
-fn has_mark(piece: &[u8; 32]) -> bool {
-    let mark = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
-    piece.iter().fold(false, |any, byte| any | mark(byte))
 }
 
 /// The place after the escape whose letter stands at `at`.
