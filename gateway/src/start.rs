@@ -309,6 +309,7 @@ fn engine_config(local: &LocalConfig, limits: &Limits) -> Result<EngineConfig, L
         pooling: local.pooling,
         gpu_layers: local.gpu_layers,
         gpu_device: local.gpu_device.clone(),
+        mmap: local.mmap,
         drill: local.drill.clone(),
         ..EngineConfig::new(local.file.clone())
     })

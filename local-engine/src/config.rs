@@ -106,6 +106,10 @@ pub struct EngineConfig {
     /// Seconds since the Unix epoch, for templates that print the date.
     #[serde(skip, default = "system_clock")]
     pub unix_now: fn() -> i64,
+    /// Whether the weights are mapped from the file, and not read into memory. A mapped file must never
+    /// be written to while it is loaded: a shorter one ends the process, another one of the same length
+    /// computes something else; and under pressure the system drops pages that the next token waits for.
+    pub mmap: bool,
     /// A fault to rehearse.
     pub drill: Option<Drill>,
     /// Where it computes.
@@ -149,6 +153,7 @@ impl EngineConfig {
             reader_lag_max: 64,
             reader_stall_max: Duration::from_secs(30),
             unix_now: system_clock(),
+            mmap: false,
             drill: None,
             isolation: Isolation::InProcess,
             verify_load: None,

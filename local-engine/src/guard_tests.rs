@@ -42,7 +42,7 @@ fn token(token: i32, position: u32, slot: u32) -> BatchToken {
 fn refused(case: &str) -> bool {
     let separate = case == "part-of-separate-cache";
     let config = config(if separate { KvLayout::Separate } else { KvLayout::Unified });
-    let model = Model::load(&config.file, CPU).expect("loads");
+    let model = Model::load(&config.file, CPU, false).expect("loads");
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
     let outside = i32::try_from(model.vocabulary()).expect("small");
     let broken = |result: Result<(), Fault>| matches!(result, Err(Fault::Broken(_)));

@@ -93,7 +93,8 @@ pub struct ModelInfo {
     pub prefill_chunk: u32,
     /// The model that drafts for it, where there is one.
     pub draft: Option<DraftInfo>,
-    /// Time taken to load, context included.
+    /// Time taken to load, context included, and of a hosted model until its file's digest is known: what a
+    /// request that waits for the load waits.
     pub load_time: Duration,
     /// Memory it takes, by the estimate that models share the device's memory by; texts to embed take
     /// more, which [`crate::Engine::memory_bytes`] has.

@@ -305,20 +305,22 @@ impl Round<'_> {
     ) -> Result<Engine, LoadError> {
         loop {
             let (threads, memory) = (&self.keeper.threads, &self.keeper.memory);
+            let begun = Instant::now();
             match host::place(config, threads, memory, hosted.known_digest()) {
                 Err(LoadError::Memory { needed, free }) => {
                     if !self.make_room(needed, hosted, models) {
                         return Err(LoadError::Memory { needed, free });
                     }
                 }
-                Ok(in_place) => {
+                Ok(mut in_place) => {
+                    // Every answer's entry names the file: it has been read meanwhile.
+                    if let Err(reason) = in_place.digest.wait() {
+                        tracing::warn!(model = hosted.name, reason, "the file's digest is unknown");
+                    }
+                    in_place.loaded.info.load_time = begun.elapsed();
                     let engine = Engine::hosted(in_place);
                     hosted.counts.loads.fetch_add(1, SeqCst);
                     hosted.keep_digest(engine.digest());
-                    // Every answer's entry names the file: it has been read meanwhile.
-                    if let Err(reason) = engine.sha256_blocking() {
-                        tracing::warn!(model = hosted.name, reason, "the file's digest is unknown");
-                    }
                     return Ok(engine);
                 }
                 Err(error) => return Err(error),

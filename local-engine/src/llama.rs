@@ -151,12 +151,13 @@ pub(crate) struct Model {
 
 impl Model {
     /// Loads a model, its layers where `plan` puts them.
-    pub(crate) fn load(file: &Path, plan: Offload) -> Result<Model, String> {
+    pub(crate) fn load(file: &Path, plan: Offload, mmap: bool) -> Result<Model, String> {
         let backend = backend()?;
         let _ = last_error();
         // Weights for AMX are rearranged by several threads.
         let model = in_passing(|| {
-            let mut params = LlamaModelParams::default().with_n_gpu_layers(plan.layers);
+            let mut params =
+                LlamaModelParams::default().with_n_gpu_layers(plan.layers).with_use_mmap(mmap);
             // Without layers on it a GPU would still be handed large batches: none is offered then.
             let only = match plan {
                 Offload { layers: 0, .. } => Some(Vec::new()),
@@ -179,7 +180,7 @@ impl Model {
     pub(crate) fn vocabulary_of(file: &Path) -> Result<Model, String> {
         let backend = backend()?;
         let _ = last_error();
-        let params = LlamaModelParams::default().with_vocab_only(true);
+        let params = LlamaModelParams::default().with_vocab_only(true).with_use_mmap(false);
         let model = LlamaModel::load_from_file(backend, file, &params).map_err(|_| last_error())?;
         let vocabulary = model.vocab().n_tokens();
         Ok(Model { model, vocabulary, texts: OnceLock::new(), whole: OnceLock::new() })

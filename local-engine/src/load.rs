@@ -95,7 +95,7 @@ pub(crate) fn load(
         let config = &for_plan(config, plan, all);
         let of_draft = config.of_draft();
         let file = config.file.clone();
-        let model = match Model::load(&config.file, plan) {
+        let model = match Model::load(&config.file, plan, config.mmap) {
             Ok(model) => Arc::new(model),
             Err(reason) => {
                 failure = fall_short(plan, LoadError::Model { file, reason });
@@ -170,7 +170,7 @@ fn draft_model(config: &EngineConfig, plan: Offload) -> Result<Model, LoadError>
     let all = llama::layers_of(&config.file).unwrap_or(u32::MAX);
     let layers = if plan.layers > 0 { all } else { 0 };
     let refused = |reason| LoadError::Draft { file: config.file.clone(), reason };
-    Model::load(&config.file, Offload { layers, ..plan }).map_err(refused)
+    Model::load(&config.file, Offload { layers, ..plan }, config.mmap).map_err(refused)
 }
 
 /// Refuses a draft model where wrong guesses could not be taken back out of the cells.

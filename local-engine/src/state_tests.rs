@@ -69,7 +69,7 @@ fn begun(device: &mut LlamaDevice<'_>, model: &Model) -> (u32, i32) {
 fn an_answer_goes_on_token_for_token_after_its_cells_were_put_back() {
     for layout in [KvLayout::Unified, KvLayout::Separate] {
         let config = config(layout);
-        let model = Model::load(&config.file, CPU).expect("loads");
+        let model = Model::load(&config.file, CPU, false).expect("loads");
         let mut device = LlamaDevice::new(&model, &config).expect("loads");
         let (position, last) = begun(&mut device, &model);
         let saved = device.save(0).expect("saved");
@@ -84,7 +84,7 @@ fn an_answer_goes_on_token_for_token_after_its_cells_were_put_back() {
 #[test]
 fn a_copied_prefix_answers_like_its_source() {
     let config = config(KvLayout::Separate);
-    let model = Model::load(&config.file, CPU).expect("loads");
+    let model = Model::load(&config.file, CPU, false).expect("loads");
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
     let (position, last) = begun(&mut device, &model);
     // Slot 1 has one token more than is kept of it.

@@ -316,6 +316,8 @@ pub struct LocalConfig {
     pub stuck_after: Duration,
     /// Whether each file is loaded in a child process first.
     pub verify_load: bool,
+    /// Whether the weights are mapped from the file, and not read into memory.
+    pub mmap: bool,
     /// A fault to rehearse.
     pub drill: Option<local_engine::Drill>,
     /// Engine time that is set aside at first for one prompt token.

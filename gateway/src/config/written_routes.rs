@@ -77,6 +77,8 @@ pub(super) struct Local {
     #[serde(default)]
     pub(super) verify_load: bool,
     #[serde(default)]
+    pub(super) mmap: bool,
+    #[serde(default)]
     pub(super) drill: Option<Spanned<String>>,
     #[serde(default = "local::prefill_token_max_us")]
     pub(super) prefill_token_max_us: NonZeroU64,

@@ -162,7 +162,7 @@ fn the_same_tokens_are_drawn_as_by_llama_cpp() {
 fn repetitions_cost_what_they_cost_in_llama_cpp() {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/SmolLM2-135M-Instruct-Q4_1.gguf");
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
-    let model = Model::load(&file, CPU).expect("run `make model`");
+    let model = Model::load(&file, CPU, false).expect("run `make model`");
     let vocabulary = model.vocabulary;
     let mut numbers = Numbers(2);
     let mut scratch = Scratch::default();

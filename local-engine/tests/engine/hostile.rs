@@ -329,3 +329,18 @@ async fn take_all() {
     assert!(answer(&engine, usual).await.usage().generated_tokens > 0, "it goes on");
     writeln!(std::io::stdout(), "all taken or refused").expect("the parent reads");
 }
+
+/// Weights that were mapped from the file would end the process at the next token.
+#[tokio::test]
+async fn a_file_that_is_cut_while_it_is_loaded_harms_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = small();
+    config.file = directory.path().join("model.gguf");
+    std::fs::copy(model_file(), &config.file).expect("a copy");
+    let engine = engine(&config);
+    let before = answer(&engine, ask(&engine, "Name a color.", 8)).await;
+    File::create(&config.file).expect("it is cut to nothing");
+    let after = answer(&engine, ask(&engine, "Name a color.", 8)).await;
+    assert!(before.usage().generated_tokens > 0);
+    assert_eq!(after.text(), before.text());
+}

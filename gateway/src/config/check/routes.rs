@@ -133,6 +133,7 @@ fn local_route(
             isolated: written.isolation == written_routes::Isolation::Process,
             stuck_after: millis(written.stuck_after_ms),
             verify_load: written.verify_load,
+            mmap: written.mmap,
             drill: drill(written, warnings)?,
             prefill_per_token_max: Duration::from_micros(written.prefill_token_max_us.get()),
             decode_per_token_max: Duration::from_micros(written.decode_token_max_us.get()),

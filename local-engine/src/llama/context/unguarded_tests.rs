@@ -19,7 +19,7 @@ fn unguarded(case: &str) {
     config.threads = Some(1);
     (config.context_tokens, config.slots, config.batch_tokens) = (512, 2, Some(64));
     config.kv_layout = KvLayout::Separate;
-    let model = Model::load(&config.file, CPU).expect("loads");
+    let model = Model::load(&config.file, CPU, false).expect("loads");
     let mut device = LlamaDevice::new(&model, &config).expect("loads");
     let tokens = if case == "batch-too-long" { 65 } else { 8 };
     let mut batch = LlamaBatch::new(tokens, 1);
