@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test; `--slow` adds what takes long. Called by `make test` and `make test-all` inside
 # scripts/with-env. The last thing printed is the test runner's own summary; before it stands what could
-# not be looked at on this machine. TOLLGATE_REQUIRE=disk,ptrace makes a failure of that.
+# not be looked at on this machine. TOLLGATE_REQUIRE=disk,ptrace,sliding makes a failure of that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

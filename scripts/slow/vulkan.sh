@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    echo "skipped: Vulkan's software device is installed from Debian, as root" >&2
+    echo "$0: Vulkan's software device is installed from Debian, as root" | tee -a "${TOLLGATE_SKIPPED:-/dev/null}" >&2
     exit 0
 fi
 

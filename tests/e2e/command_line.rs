@@ -443,6 +443,40 @@ async fn a_decision_is_explained_by_the_policy_that_made_it() {
 }
 
 #[tokio::test]
+async fn what_a_caller_wrote_does_nothing_to_an_operators_terminal() {
+    let cloud = StandIn::start().await.unwrap();
+    let policy = "[[choose]]\nname = \"one\"\nwhen.metadata.team.eq = \"red\"\nroutes = [\"cloud\"]\n\
+                  [[choose]]\nname = \"rest\"\nroutes = [\"cloud\"]\n";
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, "drop_fields = [\"metadata\"]")
+        .policy_text(policy)
+        .start()
+        .await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let wrote = "\u{1b}[31m\u{1b}]0;mine\u{7}\u{9b}2J\r\n\u{202e}";
+    let metadata = json!({"team": wrote, "other": "o"});
+    let asked = gate.ask("Hello.").set("metadata", metadata).set("user", json!(wrote));
+    let id = asked.send().await.ok().id().to_owned();
+    for args in [
+        &["policy", "explain", &id][..],
+        &["ledger", "show", &id],
+        &["ledger", "summary", "--group-by", "user"],
+        &["policy", "explain", &id, "--json"],
+        &["ledger", "show", &id, "--json"],
+    ] {
+        let ran = Child::run(&directory, args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!ran.stdout.contains(obeyed), "{args:?}: {:?}", ran.stdout);
+    }
+    let told = Child::run(&directory, &["policy", "explain", &id]).await.stdout;
+    let shown = "signal metadata.team = \\u{1b}[31m\\u{1b}]0;mine\\u{7}\\u{9b}2J\\r\\n\\u{202e}";
+    assert!(told.contains(shown), "{told}");
+    let trace = json_of(&directory, &["policy", "explain", &id]).await;
+    assert!(trace["signals"].as_array().unwrap().iter().any(|signal| signal["value"] == wrote));
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_every_command_quietly() {
     let (_cloud, mut gate, directory) = a_cloud().await;
     let id = gate.ask("Write me down.").send().await.ok().id().to_owned();

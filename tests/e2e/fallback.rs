@@ -3,6 +3,8 @@
 
 use crate::harness::Gate;
 use e2e::standin::{Fault, Script, StandIn};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const INPUT: u128 = 1_000_000;
 const OUTPUT: u128 = 2_000_000;
@@ -228,6 +230,47 @@ async fn an_address_where_nobody_listens_is_not_sent_to_and_not_charged() {
     assert_eq!(attempts[1].outcome(), "completed");
     let told = |line: &str| line.contains("attempt failed") && line.contains(answer.id());
     assert!(gate.log().lines().any(told), "the log leads to the entry: {}", gate.log());
+}
+
+/// A listener that takes no more connections: whoever comes now waits for one.
+async fn a_full_listener() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut taken = Vec::new();
+    let connect = || tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address));
+    while let Ok(connected) = connect().await {
+        taken.push(connected.unwrap());
+        assert!(taken.len() < 64, "it takes every connection");
+    }
+    (listener, taken)
+}
+
+#[tokio::test]
+async fn an_address_that_takes_no_connection_is_given_up_in_time_and_not_charged() {
+    let (full, _taken) = a_full_listener().await;
+    let full = format!("http://{}/v1", full.local_addr().unwrap());
+    let last = StandIn::start().await.unwrap();
+    // By the wait for a connection, and by the one for the first token where that is the shorter.
+    let by_token = "connect_timeout_ms = 60000\nfirst_token_timeout_ms = 300";
+    let gate = Gate::builder()
+        .cloud_at("connects", &full, "connect_timeout_ms = 200")
+        .cloud_at("answers", &full, by_token)
+        .cloud_named("last", &last, "")
+        .start()
+        .await;
+    let begun = Instant::now();
+    let answer = gate.ask("Who answers?").send().await.ok();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(answer.header("x-tollgate-route"), "last");
+    let attempts = gate.ledger().entry(answer.id()).await.attempts();
+    assert_eq!(attempts.len(), 3);
+    for attempt in &attempts[..2] {
+        assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("not_sent", Some(0)));
+    }
+    gate.until_nothing_is_reserved().await;
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The first start makes what a newcomer needs, and later starts keep it.
 
-use crate::harness::{Child, Gate, GateBuilder, eventually};
+use crate::harness::{Child, Gate, GateBuilder, eventually, not_checked};
 use e2e::standin::StandIn;
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 
 fn mode(path: &std::path::Path) -> u32 {
@@ -28,12 +29,43 @@ async fn the_first_start_writes_two_keys_that_work_and_only_the_owner_can_read()
     gate.ask("Hello.").by(&key).send().await.ok();
 
     assert!(gate.log().contains("/first.key, "), "{}", gate.log());
+    assert!(!gate.log().contains(first.trim()), "it says where the key is, not the key");
 
     gate.stop().await;
     let gate = gate.restarted_after(|_| {}).await;
     assert_eq!(std::fs::read_to_string(data.join("first.key")).unwrap(), first);
     gate.ask("Hello again.").by(&key).send().await.ok();
     assert_eq!(gate.ledger().entries().await.len(), 2, "the ledger goes on");
+}
+
+#[tokio::test]
+async fn make_run_prints_a_key_and_a_curl_line_that_works() {
+    let run =
+        include_str!("../../Makefile").lines().find(|line| line.contains("\" serve --config"));
+    assert!(run.is_some_and(|recipe| recipe.contains(" --hello")), "{run:?}");
+    let (_cloud, builder) = a_cloud().await;
+    builder.write();
+    let child = Child::start_with_hello(builder.config_file()).await;
+    let gate = Gate::of(builder, child).await;
+    let first = std::fs::read_to_string(gate.builder_ref().data_dir().join("first.key")).unwrap();
+    let log = gate.log();
+    let told = |name: &str| {
+        let line = log.lines().find_map(|line| line.strip_prefix(&format!("  {name:<8} ")));
+        line.unwrap_or_else(|| panic!("no {name}: {log}")).to_owned()
+    };
+    assert_eq!(told("key"), first.trim());
+    let curl = told("try");
+    assert!(curl.starts_with("curl "), "{curl}");
+    if std::process::Command::new("curl").arg("--version").output().is_err() {
+        return not_checked("curl", "no curl");
+    }
+    // As a shell reads it; no proxy of this machine stands between.
+    let mut shell = tokio::process::Command::new("bash");
+    let ran = shell.args(["-c", &curl]).env("NO_PROXY", "*").output().await.unwrap();
+    let answer = String::from_utf8_lossy(&ran.stdout);
+    let answered: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!(answered["choices"][0]["message"]["content"], "All is well in the cloud.");
+    assert_eq!(gate.ledger().only_entry().await.outcome(), "completed");
 }
 
 #[tokio::test]

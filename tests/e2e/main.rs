@@ -20,6 +20,7 @@ mod charging;
 mod choosing;
 mod command_line;
 mod copies;
+mod corpus;
 mod cost_limit;
 mod crash;
 mod disk;

@@ -12,6 +12,25 @@ async fn a_cloud() -> (StandIn, Gate) {
     (cloud, gate)
 }
 
+/// No JSON object, or one in which nothing is asked.
+const NO_QUESTION: [&[u8]; 15] = [
+    b"{",
+    b"",
+    b"[]",
+    b"null",
+    b"\"x\"",
+    b"1",
+    b"{\"model\":}",
+    b"{'a':1}",
+    b"\xff\xfe{}",
+    b"{\"model\":\"\xff\"}",
+    b"{}{}",
+    b"not json",
+    b"{}",
+    b"\0",
+    b"{\"model\":\"auto\"}",
+];
+
 fn usual() -> Value {
     json!({"model": "auto", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4})
 }
@@ -38,24 +57,7 @@ fn is_a_clean_refusal(answer: &Answer, what: &str) {
 #[tokio::test]
 async fn bodies_that_are_no_json_object() {
     let (cloud, gate) = a_cloud().await;
-    let bodies: [&[u8]; 15] = [
-        b"{",
-        b"",
-        b"[]",
-        b"null",
-        b"\"x\"",
-        b"1",
-        b"{\"model\":}",
-        b"{'a':1}",
-        b"\xff\xfe{}",
-        b"{\"model\":\"\xff\"}",
-        b"{}{}",
-        b"not json",
-        b"{}",
-        b"\0",
-        b"{\"model\":\"auto\"}",
-    ];
-    for body in bodies {
+    for body in NO_QUESTION {
         let answer = gate.post_chat(body).await;
         is_a_clean_refusal(&answer, &String::from_utf8_lossy(body));
         assert_eq!(answer.status, 400);
@@ -102,6 +104,7 @@ async fn messages_of_a_wrong_kind() {
 #[tokio::test]
 async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
     let (cloud, gate) = a_cloud().await;
+    let here = a_local_route().await;
     let wrong = json!([
         {"max_tokens": -1}, {"max_tokens": "10"}, {"max_tokens": 1.5}, {"max_tokens": []},
         {"max_tokens": true}, {"max_completion_tokens": -5},
@@ -114,12 +117,14 @@ async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
         {"model": 5}, {"model": null},
     ]);
     for fields in wrong.as_array().expect("a table") {
-        let answer = gate.post_chat(with(fields).to_string()).await;
-        is_a_clean_refusal(&answer, &fields.to_string());
-        let error = answer.error();
-        let name = fields.as_object().and_then(|map| map.keys().next()).expect("a name");
-        let named = error.param.unwrap_or_default() + &error.message;
-        assert!(named.contains(name.as_str()), "{fields}: {named}");
+        for gate in [&gate, &here] {
+            let answer = gate.post_chat(with(fields).to_string()).await;
+            is_a_clean_refusal(&answer, &fields.to_string());
+            let error = answer.error();
+            let name = fields.as_object().and_then(|map| map.keys().next()).expect("a name");
+            let named = error.param.unwrap_or_default() + &error.message;
+            assert!(named.contains(name.as_str()), "{fields}: {named}");
+        }
     }
     assert_eq!(cloud.counts().requests, 0, "nothing of this was worth a request");
 }
@@ -127,6 +132,20 @@ async fn parameters_out_of_range_or_of_a_wrong_type_are_named() {
 #[tokio::test]
 async fn odd_bodies_are_never_a_server_error() {
     let (_cloud, gate) = a_cloud().await;
+    let here = a_local_route().await;
+    for body in odd_bodies() {
+        for gate in [&gate, &here] {
+            let answer = gate.post_chat(body.clone()).await;
+            assert!(answer.status < 500, "{body}: {}", answer.body_text());
+            if answer.status >= 400 {
+                answer.error();
+            }
+        }
+    }
+}
+
+/// Bodies that one provider or another may take.
+fn odd_bodies() -> Vec<String> {
     let odd = json!([
         {"max_tokens": 1e30}, {"stop": ["a", "b", "c", "d", "e", "f"]}, {"stop": [""]},
         {"logit_bias": {"x": "y"}}, {"seed": 9_223_372_036_854_775_807_u64}, {"seed": 1.5},
@@ -152,13 +171,113 @@ async fn odd_bodies_are_never_a_server_error() {
         bodies.push(usual().to_string().replace("Hello.", text));
     }
     bodies.push(usual().to_string().replace('}', ",\"max_tokens\":3}"));
-    for body in bodies {
-        let answer = gate.post_chat(body.clone()).await;
-        assert!(answer.status < 500, "{body}: {}", answer.body_text());
-        if answer.status >= 400 {
-            answer.error();
-        }
+    bodies
+}
+
+async fn a_local_route() -> Gate {
+    Gate::builder().edge().policy("edge-first").start().await
+}
+
+/// An endpoint, what is usually asked there, and fields of which each is wrong.
+fn endpoints() -> [(&'static str, Value, Value); 4] {
+    let sampling = json!([
+        {"model": 5}, {"model": null}, {"temperature": "hot"}, {"temperature": -1}, {"top_p": 2},
+        {"top_p": []}, {"stream": "yes"}, {"stream": 1},
+    ]);
+    let with_sampling = |more: Value| {
+        let all = [sampling.clone(), more].map(|table| table.as_array().expect("a table").clone());
+        Value::from(all.concat())
+    };
+    let said = json!([{"role": "user", "content": "Hello."}]);
+    [
+        (
+            "/v1/completions",
+            json!({"model": "auto", "prompt": "Hello.", "max_tokens": 4}),
+            with_sampling(json!([
+                {"prompt": 5}, {"prompt": {}}, {"prompt": [{}]}, {"prompt": [["x"]]},
+                {"prompt": [-1]}, {"max_tokens": -1}, {"max_tokens": "10"}, {"max_tokens": 1.5},
+                {"max_tokens": []}, {"stop": 5}, {"stop": [1]}, {"n": 0}, {"n": -1}, {"n": "2"},
+                {"n": 1_000_000}, {"logit_bias": []}, {"seed": "x"}, {"presence_penalty": 9},
+                {"logprobs": "x"}, {"logprobs": -1},
+            ])),
+        ),
+        (
+            "/v1/embeddings",
+            json!({"model": "auto", "input": "Hello."}),
+            json!([
+                {"model": 5}, {"model": null}, {"input": 5}, {"input": {}}, {"input": null},
+                {"input": []}, {"input": [{}]}, {"input": [["x"]]}, {"input": [[-1]]},
+                {"input": [[1_000_000_000]]}, {"input": [true]}, {"encoding_format": "hex"},
+                {"encoding_format": 5}, {"dimensions": -1}, {"dimensions": 0}, {"dimensions": "x"},
+            ]),
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "auto", "messages": said, "max_tokens": 4}),
+            with_sampling(json!([
+                {"messages": "x"}, {"messages": 5}, {"messages": []}, {"messages": [{}]},
+                {"messages": [{"role": "user", "content": 5}]},
+                {"messages": [{"role": "user", "content": [{"type": "nope"}]}]},
+                {"messages": [{"role": "nobody", "content": "x"}]},
+                {"max_tokens": -1}, {"max_tokens": "10"}, {"max_tokens": 1.5}, {"max_tokens": null},
+                {"stop_sequences": 5}, {"stop_sequences": [1]}, {"system": 5}, {"tools": "x"},
+                {"tools": [5]}, {"tool_choice": "auto"}, {"thinking": 5}, {"top_k": "x"},
+            ])),
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "auto", "input": "Hello.", "max_output_tokens": 16}),
+            with_sampling(json!([
+                {"input": 5}, {"input": {}}, {"input": [5]}, {"input": [{"type": "nope"}]},
+                {"input": [{"role": "nobody", "content": "x"}]}, {"instructions": 5},
+                {"max_output_tokens": -1}, {"max_output_tokens": "10"}, {"max_output_tokens": 1.5},
+                {"tools": "x"}, {"tools": [5]}, {"tools": [{"type": "function"}]}, {"text": 5},
+                {"text": {"format": {"type": "xml"}}}, {"reasoning": 5},
+                {"previous_response_id": 5},
+            ])),
+        ),
+    ]
+}
+
+/// Whether it is a clean refusal in the endpoint's own shape, that names this field.
+fn names(answer: &Answer, path: &str, field: &str) -> bool {
+    if answer.status != 400 {
+        return false;
     }
+    let error = &answer.json()["error"];
+    let shape = path != "/v1/messages" || answer.json()["type"] == "error";
+    let told = [&error["param"], &error["message"]].map(|told| told.as_str().unwrap_or_default());
+    shape && !told[1].is_empty() && told.iter().any(|told| told.contains(field))
+}
+
+#[tokio::test]
+async fn every_endpoint_of_a_local_route_refuses_by_name_what_is_wrong() {
+    let gate = a_local_route().await;
+    let mut unlike = Vec::new();
+    for (path, usual, table) in endpoints() {
+        gate.post(path, &usual).await.ok();
+        for fields in table.as_array().expect("a table") {
+            let mut body = usual.clone();
+            let (name, value) = fields.as_object().and_then(|one| one.iter().next()).expect("one");
+            body[name] = value.clone();
+            let answer = gate.post(path, &body).await;
+            if !names(&answer, path, name) {
+                unlike.push(format!("{path} {fields}: {} {}", answer.status, answer.body_text()));
+            }
+        }
+        let bearer = format!("Bearer {}", gate.key().secret);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        for body in NO_QUESTION {
+            let answer = gate.send("POST", path, &headers, body.to_vec()).await;
+            if !names(&answer, path, "") {
+                let body = String::from_utf8_lossy(body);
+                unlike.push(format!("{path} {body}: {} {}", answer.status, answer.body_text()));
+            }
+        }
+        gate.post(path, &usual).await.ok();
+    }
+    assert!(unlike.is_empty(), "{unlike:#?}");
+    gate.until_nothing_is_reserved().await;
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! The models in the process: several on one machine, loaded, unloaded and exchanged while requests
 //! are served, and lost without taking the gateway with them.
 
-use crate::harness::{Child, Gate, eventually, model_file, rows, signal};
+use crate::harness::{Child, Gate, eventually, model_file, rows, sha256, signal};
 use e2e::standin::{Script, StandIn};
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 /// A second local route to the same file.
 fn second_route(more: &str) -> String {
@@ -84,8 +85,9 @@ async fn two_models_share_the_machine_and_one_is_loaded_on_first_use() {
 
     let entry = gate.ledger().entry(second.id()).await;
     let file = &entry.attempts()[0].0["model_file"];
-    assert_eq!(file["sha256"].as_str().map(str::len), Some(64), "{entry:?}");
+    assert_eq!(file["sha256"], json!(sha256(&model_file())), "{entry:?}");
     assert_eq!(file["quantisation"], "Q4_1");
+    assert_eq!(file["template_hash"], model(&gate, "edge").await["template_sha256"]);
     assert_eq!(file["template_hash"].as_str().map(str::len), Some(64));
 
     eventually("the idle model to be unloaded", || async {
@@ -110,17 +112,28 @@ async fn a_model_is_exchanged_under_its_name_while_it_answers() {
     assert!(refused.error().message.contains("GGUF version"), "{}", refused.error().message);
     assert_eq!(model(&gate, "edge").await["loads"], 1, "the old one stays");
 
+    // The same model, in a file that is another by one byte behind its tensors.
     let other = directory.join("other.gguf");
     std::fs::copy(model_file(), &other).unwrap();
+    std::fs::File::options().append(true).open(&other).unwrap().write_all(b"+").unwrap();
+    let digests = [sha256(&model_file()), sha256(&other)];
+    assert_ne!(digests[0], digests[1]);
+    let before = gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    assert_eq!(model(&gate, "edge").await["sha256"], digests[0]);
     let other = other.display().to_string();
     let ran = Child::run(&directory, &["model", "swap", "edge", &other]).await;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let listed = Child::run(&directory, &["model", "list", "--json"]).await;
     let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
     assert_eq!(rows(&listed)[0]["file"], "other.gguf");
-    assert_eq!(rows(&listed)[0]["sha256"].as_str().map(str::len), Some(64));
-    assert!(open.rest().await.whole, "the old answer goes on to its end");
-    gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    assert_eq!(rows(&listed)[0]["sha256"], digests[1]);
+    let open = open.rest().await;
+    assert!(open.whole, "the old answer goes on to its end");
+    let after = gate.ask("Hello?").from("edge").at_most(4).send().await.ok();
+    for (answer, digest) in [(&open, 0), (&before, 0), (&after, 1)] {
+        let entry = gate.ledger().entry(answer.id()).await;
+        assert_eq!(entry.only_attempt().0["model_file"]["sha256"], digests[digest]);
+    }
 
     assert_eq!(told(&gate, "edge", "unload", json!({})).await["state"], "unloaded");
     let none = gate.ask("Hello?").from("edge").at_most(4).send().await;
@@ -137,6 +150,59 @@ async fn a_model_is_exchanged_under_its_name_while_it_answers() {
     let missing = gate.admin_send("POST", "/models/cloud/load", json!({})).await;
     assert_eq!(missing.status, 404);
     gate.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_loaded_and_where_stands_in_ready_and_in_the_log() {
+    for isolation in ["in_process", "process"] {
+        let more = format!(
+            "gpu_layers = 0\ncontext_tokens = 2048\nthreads = 1\nslots = 2\nisolation = \"{isolation}\""
+        );
+        let gate = Gate::builder().edge_with(&more).policy("edge-first").start().await;
+        gate.ask("Hello?").at_most(4).send().await.ok();
+        let ready = gate.get("/ready").await.ok().json();
+        let engine = &ready["routes"][0]["engine"];
+        for (field, expected) in [
+            ("state", json!("loaded")),
+            ("file", json!(model_file().file_name().unwrap().to_str())),
+            ("sha256", json!(sha256(&model_file()))),
+            ("quantisation", json!("Q4_1")),
+            ("backend", json!("CPU")),
+            ("offloaded_to", json!([])),
+            ("layers", json!(31)),
+            ("layers_offloaded", json!(0)),
+            ("gpu_memory_bytes", json!(0)),
+            ("context_tokens", json!(2_048)),
+            ("kv_total", json!(2_048)),
+            ("isolation", json!(isolation)),
+            ("draft_model", Value::Null),
+        ] {
+            assert_eq!(engine[field], expected, "{isolation}: {field} of {engine}");
+        }
+        assert_eq!(engine["process"].is_u64(), isolation == "process", "{engine}");
+        let devices = engine["devices"].as_array().unwrap();
+        let cpu = devices.iter().find(|device| device["backend"] == "CPU").expect("a processor");
+        assert_eq!(cpu["gpu"], false);
+        assert!(cpu["memory_total_bytes"].as_u64() > Some(1 << 30), "{cpu}");
+        // The weights and the cache: two numbers of two bytes for 3 heads of 64 in 30 layers a token.
+        let least = std::fs::metadata(model_file()).unwrap().len() + 2_048 * 30 * 3 * 64 * 4;
+        assert!(engine["memory_bytes"].as_u64() > Some(least * 9 / 10), "{engine}");
+        assert!(engine["load_ms"].as_u64() > Some(0), "{engine}");
+        let log = gate.log();
+        let line = log.lines().find(|line| line.contains("model loaded")).unwrap_or_default();
+        for said in [
+            "quantisation=\"Q4_1\"",
+            "backend=\"CPU\"",
+            "layers=31",
+            "layers_offloaded=0",
+            "offloaded_to=\"\"",
+            "gpu_memory_mib=0",
+            "kv_cells=2048",
+            "threads=1",
+        ] {
+            assert!(line.contains(said), "{isolation}: no {said} in {line:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
 //! Writing results to stdout and complaints to stderr. A reader that went away is no error.
+//!
+//! **Invariant:** nothing that a caller or a provider wrote is obeyed by the terminal that shows it:
+//! what [`is_obeyed`] is written as an escape.
 
 use super::CliError;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
@@ -8,10 +11,14 @@ use std::io::{self, IsTerminal as _, Write as _};
 /// Columns of a terminal below which a table is not fitted into it: some say that they have none.
 const WIDTH_MIN: u16 = 40;
 
+/// What text of several lines may have in it as it is.
+const OF_LINES: [char; 2] = ['\n', '\t'];
+
 /// Writes text and a newline to stdout.
 pub(crate) fn say(text: impl AsRef<str>) -> Result<(), CliError> {
+    let text = escaped(text.as_ref(), &OF_LINES, of_text);
     let mut out = io::stdout().lock();
-    written(writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush())).map(|_| ())
+    written(writeln!(out, "{text}").and_then(|()| out.flush())).map(|_| ())
 }
 
 /// What became of a write to stdout: whether its reader is still there.
@@ -25,8 +32,9 @@ pub(crate) fn written(result: io::Result<()>) -> Result<bool, CliError> {
 
 /// Writes a note to stderr.
 pub(crate) fn note(text: impl AsRef<str>) {
+    let text = escaped(text.as_ref(), &OF_LINES, of_text);
     // Nobody listens: nothing can be said.
-    let _unsaid = writeln!(io::stderr().lock(), "{}", text.as_ref());
+    let _unsaid = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Writes a failure and its hint to stderr.
@@ -39,7 +47,36 @@ pub(crate) fn complain(error: &CliError) {
 
 /// Writes JSON.
 pub(crate) fn json(value: &Value) -> Result<(), CliError> {
-    say(format!("{value:#}"))
+    say(json_text(value))
+}
+
+/// JSON that says the same to a program, and nothing to a terminal.
+fn json_text(value: &Value) -> String {
+    escaped(&format!("{value:#}"), &OF_LINES, |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+/// Whether a terminal does something at this character, or shows what follows it elsewhere: control
+/// characters (C0, DEL, C1), the ends of lines and paragraphs, and what turns the direction of text.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with what [`is_obeyed`] and is not kept escaped.
+fn escaped(text: &str, kept: &[char], escape: fn(char) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_obeyed(c) && !kept.contains(&c) {
+            out.push_str(&escape(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A character as people read it: `\n`, `\u{1b}`.
+fn of_text(c: char) -> String {
+    c.escape_default().collect()
 }
 
 /// A column of a table: its head, whether it is a number, and its text in a row.
@@ -84,13 +121,14 @@ fn built(rows: &[Value], columns: &[Column<'_>], width: Option<u16>) -> Table {
     table
 }
 
-/// A value at a JSON pointer as text: strings as they are, absent ones as `-`.
+/// A value at a JSON pointer as text in one line: strings as they are, but for what a terminal would
+/// obey; absent ones as `-`.
 pub(crate) fn text(row: &Value, pointer: &str) -> String {
     match row.pointer(pointer) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
         Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => escaped(text, &[], of_text),
         Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
         Some(Value::Array(items)) => {
             items.iter().map(|item| text(item, "")).collect::<Vec<_>>().join(", ")
@@ -156,5 +194,21 @@ mod tests {
             let fits = width.is_none_or(|width| width < 60 || longest <= usize::from(width));
             assert!(fits, "{width:?}:\n{table}");
         }
+    }
+
+    #[test]
+    fn what_a_caller_wrote_is_shown_and_not_obeyed() {
+        let wrote =
+            "\u{1b}[31mred\u{1b}]0;title\u{7}\u{9b}2J\u{7f}\r\n\u{202e}dlog\u{2066}\u{2028}é\t日本";
+        let row = json!({ "said": wrote, "list": [wrote] });
+        let shown = "\\u{1b}[31mred\\u{1b}]0;title\\u{7}\\u{9b}2J\\u{7f}\\r\\n\\u{202e}dlog\\u{2066}\\u{2028}é\\t日本";
+        assert_eq!(text(&row, "/said"), shown);
+        assert_eq!(text(&row, "/list"), shown);
+        // Text of several lines keeps them.
+        let lines = shown.replace("\\n", "\n").replace("\\t", "\t");
+        assert_eq!(escaped(wrote, &OF_LINES, of_text), lines);
+        let told = json_text(&row);
+        assert!(!told.chars().any(|c| is_obeyed(c) && c != '\n'), "{told}");
+        assert_eq!(serde_json::from_str::<Value>(&told).unwrap(), row);
     }
 }

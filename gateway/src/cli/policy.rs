@@ -184,7 +184,7 @@ fn show_current(common: &Common, policy: &Value) -> Result<(), CliError> {
     if let Some(error) = policy.pointer("/last_error/error").and_then(Value::as_str) {
         output::note(format!("a newer file is not in force: {error}"));
     }
-    output::say(text(policy, "/source").trim_end())
+    output::say(policy["source"].as_str().unwrap_or("-").trim_end())
 }
 
 /// A decision's trace in words.

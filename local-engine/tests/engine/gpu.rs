@@ -1,21 +1,22 @@
 //! What a GPU changes and what it must not. These run where `TOLLGATE_GPU_TESTS` is set, in a build
 //! with a GPU backend: `real` for a card of its own memory, `software` for a device that borrows
-//! the machine's (Mesa's Vulkan); elsewhere they say that they skipped.
+//! the machine's (Mesa's Vulkan); elsewhere they say that they looked at nothing
+//! (`TOLLGATE_REQUIRE=gpu` makes a failure of that).
 
 use local_engine::{Device, Engine, Host, HostConfig, Keep, LoadError};
 
-use crate::harness::{Answer, answer, ask, engine, never_ending, small};
+use crate::harness::{Answer, answer, ask, engine, never_ending, not_checked, small};
 
 /// What the environment says of the GPU: nothing, `software` or `real`.
 fn gpu() -> Option<String> {
     let kind = std::env::var("TOLLGATE_GPU_TESTS").ok().filter(|kind| !kind.is_empty());
     if kind.is_none() {
-        say("skipped: TOLLGATE_GPU_TESTS is not set");
+        not_checked("gpu", "no GPU (TOLLGATE_GPU_TESTS is not set)");
     }
     kind
 }
 
-#[expect(clippy::print_stderr, reason = "a test that looked at nothing says so")]
+#[expect(clippy::print_stderr, reason = "what a device computed is worth a look")]
 fn say(what: &str) {
     eprintln!("{what}");
 }
@@ -123,6 +124,7 @@ fn a_device_that_is_not_there_is_refused_with_those_that_are() {
 fn layers_without_a_gpu_are_refused_not_forgotten() {
     let probe = engine(&small());
     if probe.info().devices.iter().any(|device| device.gpu) {
+        // A build without a GPU backend looks at it on this machine too.
         say("skipped: this machine has a GPU");
         return;
     }
@@ -141,8 +143,9 @@ fn too_many_cells(device: &Device) -> u32 {
 
 #[test]
 fn out_of_device_memory_steps_down_or_refuses() {
-    if gpu().as_deref() != Some("real") {
-        return;
+    let Some(kind) = gpu() else { return };
+    if kind != "real" {
+        return not_checked("gpu", "no GPU with a memory of its own");
     }
     let mut config = small();
     let device = first_gpu(&engine(&config));

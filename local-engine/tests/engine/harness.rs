@@ -1,6 +1,6 @@
 //! Builds small engines and reads answers, so that the tests read as sentences.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use local_engine::{
     Engine, EngineConfig, Finish, Generation, Job, JobEvent, JobUsage, Message, Role, Sampling,
@@ -13,6 +13,21 @@ pub(crate) fn model_file() -> PathBuf {
     let file = std::env::var_os("TOLLGATE_MODEL").map_or_else(|| default.into(), PathBuf::from);
     assert!(file.is_file(), "no model at {}: run `make model`", file.display());
     file
+}
+
+/// Says that something could not be looked at here, and why: see `harness/mod.rs` of the end-to-end
+/// tests, which says it in the same way.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+pub(crate) fn not_checked(needed: &str, why: &str) {
+    let required = std::env::var("TOLLGATE_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|word| word == needed), "{needed} is required, and {why}");
+    println!("{why}: not checked");
+    if let Some(file) = std::env::var_os("TOLLGATE_SKIPPED") {
+        let mut file =
+            std::fs::File::options().append(true).create(true).open(file).expect("a file");
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        writeln!(file, "{test}: {why}").expect("to write");
+    }
 }
 
 /// A small set-up: two slots, a thousand cells.

@@ -46,6 +46,19 @@ fn settings_that_would_abort_the_process_are_refused() {
     assert!(refused(|config| config.reader_lag_max = 0));
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The chat template in a model's file: behind its key stand the type, the length and the text.
+fn template(file: &[u8]) -> &[u8] {
+    let key = b"tokenizer.chat_template";
+    let at = file.windows(key.len()).position(|window| window == key).expect("a template");
+    let (length, text) = file[at + key.len() + 4..].split_first_chunk().expect("its length");
+    &text[..usize::try_from(u64::from_le_bytes(*length)).expect("a length")]
+}
+
 #[tokio::test]
 async fn a_loaded_model_says_what_it_is() {
     let mut config = small();
@@ -57,9 +70,10 @@ async fn a_loaded_model_says_what_it_is() {
     assert_eq!((info.context_tokens, info.kv_cells), (1_024, 1_024));
     assert_eq!(info.layers, 31);
     assert!(info.parameters > 100_000_000 && info.vocabulary > 40_000);
-    assert_eq!(info.template_sha256.as_ref().map(String::len), Some(64));
+    let file = std::fs::read(model_file()).expect("the model");
+    assert_eq!(info.template_sha256, Some(sha256(template(&file))));
     assert!(info.layers_offloaded == 0 || info.backend() != "CPU");
-    assert_eq!(engine.sha256_blocking().expect("readable").len(), 64);
+    assert_eq!(engine.sha256_blocking(), Ok(sha256(&file).as_str()));
     assert_eq!(engine.sha256(), engine.sha256_blocking().ok());
     let status = engine.status();
     assert_eq!(status.state, EngineState::Running);

@@ -45,11 +45,21 @@ impl Child {
         Self::start_to(config, Stdio::piped(), Stdio::piped()).await
     }
 
+    /// The same as `make run` starts it.
+    pub(crate) async fn start_with_hello(config: PathBuf) -> Self {
+        Self::serve(config, &["--hello"], Stdio::piped(), Stdio::piped()).await
+    }
+
     /// The same with a stdout and a stderr of the test's own; the one that is piped is read.
     pub(crate) async fn start_to(config: PathBuf, out: Stdio, err: Stdio) -> Self {
+        Self::serve(config, &[], out, err).await
+    }
+
+    async fn serve(config: PathBuf, more: &[&str], out: Stdio, err: Stdio) -> Self {
         let mut process = Self::command(&config)
             .args(["serve", "--config"])
             .arg(&config)
+            .args(more)
             .stdout(out)
             .stderr(err)
             .spawn()

@@ -302,3 +302,10 @@ pub(crate) fn model_file() -> PathBuf {
     assert!(file.exists(), "no model at {}: run `make model`", file.display());
     file
 }
+
+/// The SHA-256 of a file in hex.
+pub(crate) fn sha256(file: &Path) -> String {
+    let bytes = std::fs::read(file).expect("the file");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -18,7 +18,9 @@ mod volume;
 pub(crate) use ask::{Answer, Ask, ErrorSeen, Open};
 pub(crate) use books::{EntrySeen, pico, rows};
 pub(crate) use child::Child;
-pub(crate) use config::{EDGE_USD_PER_HOUR, GateBuilder, WEBHOOK_PATH, WEBHOOK_SECRET, model_file};
+pub(crate) use config::{
+    EDGE_USD_PER_HOUR, GateBuilder, WEBHOOK_PATH, WEBHOOK_SECRET, model_file, sha256,
+};
 pub(crate) use documented::kept as document;
 pub(crate) use frozen::Frozen;
 pub(crate) use keys::Key;

@@ -1,7 +1,7 @@
 //! Feeds mutated inputs to what reads foreign bytes: `fuzz TARGET... --seconds 600`. Each target
 //! runs in a child process, so that an abort of llama.cpp is a finding like a panic. The inputs
 //! begin from `tests/fuzz/corpus/TARGET/`; the numbers behind the mutations are the same in every
-//! run, so a run of the same length finds the same.
+//! run, so a run of the same length finds the same. `--seconds 0` tries the corpus alone.
 //!
 //! **Invariant:** an input is written down before it is tried: whatever happens, it is there.
 
@@ -96,11 +96,16 @@ fn child(args: &Args) -> Result<(), String> {
     let mut target: Target = make()?;
     let mut mutator = Mutator::new(corpus(&args.corpus.join(name))?, args.seed);
     let path = input(args, name);
+    let seeds = mutator.seeds();
+    let mut taken = 0_usize;
+    for seed in &seeds {
+        fs::write(&path, seed).map_err(|e| e.to_string())?;
+        let is_taken =
+            target(seed).map_err(|what| format!("{name}, an input of the corpus: {what}"))?;
+        taken += usize::from(is_taken);
+    }
     let (begun, until) = (Instant::now(), Duration::from_secs(args.seconds));
     let mut tried = 0_u64;
-    for seed in mutator.seeds() {
-        target(&seed).map_err(|what| format!("{name}, an input of the corpus: {what}"))?;
-    }
     while begun.elapsed() < until {
         let bytes = mutator.next(INPUT_BYTES_MAX);
         fs::write(&path, &bytes).map_err(|e| e.to_string())?;
@@ -108,13 +113,21 @@ fn child(args: &Args) -> Result<(), String> {
         tried += 1;
     }
     fs::remove_file(&path).map_err(|e| e.to_string())?;
-    writeln!(std::io::stdout(), "{name}: {tried} inputs in {} s, no finding", args.seconds)
-        .map_err(|e| e.to_string())
+    writeln!(
+        std::io::stdout(),
+        "{name}: {taken} of {} inputs of the corpus taken, {tried} others in {} s, no finding",
+        seeds.len(),
+        args.seconds
+    )
+    .map_err(|e| e.to_string())
 }
 
 fn corpus(directory: &Path) -> Result<Vec<Vec<u8>>, String> {
     let entries = fs::read_dir(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
+    if paths.is_empty() {
+        return Err(format!("{}: no input to begin from", directory.display()));
+    }
     paths.iter().map(|path| fs::read(path).map_err(|e| e.to_string())).collect()
 }

@@ -6,8 +6,8 @@ use local_engine::{
 };
 use std::{io::Cursor, path::PathBuf};
 
-/// Tries one input; an error says what did not hold.
-pub(crate) type Target = Box<dyn FnMut(&[u8]) -> Result<(), String>>;
+/// Tries one input, and tells whether it was taken or refused; an error says what did not hold.
+pub(crate) type Target = Box<dyn FnMut(&[u8]) -> Result<bool, String>>;
 
 /// Gets a target ready.
 pub(crate) type Make = fn() -> Result<Target, String>;
@@ -27,7 +27,7 @@ fn header() -> Result<Target, String> {
             Ok(header) if header.tensor_bytes > length => {
                 Err("tensors larger than the file passed".to_owned())
             }
-            _ => Ok(()),
+            checked => Ok(checked.is_ok()),
         }
     }))
 }
@@ -56,7 +56,7 @@ fn text() -> Result<Target, String> {
         if !stopped && stops.is_empty() && whole.len() > shown.len() + 3 {
             return Err("text was lost".to_owned());
         }
-        Ok(())
+        Ok(true)
     }))
 }
 
@@ -66,10 +66,10 @@ fn schema() -> Result<Target, String> {
     Ok(Box::new(move |bytes| {
         let rule = Rule::JsonSchema(String::from_utf8_lossy(bytes).into_owned());
         match answered(&engine, &rule, bytes)? {
-            Some(text) if serde_json::from_str::<serde_json::Value>(&text).is_err() => {
+            Drawn::Whole(text) if serde_json::from_str::<serde_json::Value>(&text).is_err() => {
                 Err(format!("the answer is no JSON: {text:?}"))
             }
-            _ => Ok(()),
+            drawn => Ok(drawn != Drawn::Refused),
         }
     }))
 }
@@ -79,21 +79,33 @@ fn grammar() -> Result<Target, String> {
     let engine = model()?;
     Ok(Box::new(move |bytes| {
         let rule = Rule::Gbnf(String::from_utf8_lossy(bytes).into_owned());
-        answered(&engine, &rule, bytes).map(|_| ())
+        answered(&engine, &rule, bytes).map(|drawn| drawn != Drawn::Refused)
     }))
 }
 
-/// Draws an answer under a rule, each token by one of the bytes; its text if it ended by itself.
-fn answered(engine: &Engine, rule: &Rule, bytes: &[u8]) -> Result<Option<String>, String> {
+/// What came of an answer under a rule.
+#[derive(PartialEq, Eq)]
+enum Drawn {
+    /// The rule was refused.
+    Refused,
+    /// It was longer than is drawn.
+    Part,
+    /// It ended by itself.
+    Whole(String),
+}
+
+/// Draws an answer under a rule, each token by one of the bytes.
+fn answered(engine: &Engine, rule: &Rule, bytes: &[u8]) -> Result<Drawn, String> {
     let mut constraint = match engine.constrain(rule) {
         Ok(constraint) => constraint,
         Err(ConstraintError::Refused(reason)) if reason.is_empty() => {
             return Err("refused without a reason".to_owned());
         }
-        Err(_) => return Ok(None),
+        Err(_) => return Ok(Drawn::Refused),
     };
     let picks: Vec<u8> = bytes.iter().copied().cycle().take(ANSWER_TOKENS).collect();
-    fuzzing::walk(engine, &mut constraint, &picks)
+    let text = fuzzing::walk(engine, &mut constraint, &picks)?;
+    Ok(text.map_or(Drawn::Part, Drawn::Whole))
 }
 
 /// Messages parted by zeros, the first byte of each saying who speaks: tokens of the vocabulary, or
@@ -107,11 +119,11 @@ fn chat() -> Result<Target, String> {
                 let known =
                     |id: &i32| u32::try_from(*id).is_ok_and(|id| id < engine.info().vocabulary);
                 let sound = !tokens.is_empty() && tokens.iter().all(known);
-                if sound { Ok(()) } else { Err("tokens outside the vocabulary".to_owned()) }
+                if sound { Ok(true) } else { Err("tokens outside the vocabulary".to_owned()) }
             }
             Err(
                 PromptError::Refused(_) | PromptError::ToolCalls(_) | PromptError::TooLong { .. },
-            ) => Ok(()),
+            ) => Ok(false),
             Err(other) => Err(other.to_string()),
         }
     }))
