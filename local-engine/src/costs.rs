@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::status::{StepCosts, nanoseconds};
 
 /// What the past still counts after one more step.
@@ -24,7 +26,7 @@ pub(crate) struct Costs {
 }
 
 /// A fit, in seconds: a step costs `fixed + decode * decodes + prefill * prefills`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fit {
     pub(crate) fixed: f64,
     pub(crate) decode: f64,

@@ -17,9 +17,9 @@ use crate::{
     generation::Generation,
     host::{self, Host, HostConfig, InPlace},
     info::ModelInfo,
-    job::{Job, Message},
+    job::{Job, Message, Scheduling},
     load::Loaded,
-    predict::Prediction,
+    predict::{Basis, Prediction},
     process::Remote,
     shared::Shared,
     status::{EngineState, Status},
@@ -315,17 +315,40 @@ impl Engine {
         }
     }
 
-    /// When a job with so many prompt tokens could be expected to begin to answer if it came now;
-    /// `None` before anything was computed, and where a process of its own computes. Takes no lock.
+    /// What a parent predicts waits from, where this process computes for one.
+    pub(crate) fn basis(&self) -> Option<Basis> {
+        self.inner.shared.forecast.basis()
+    }
+
+    /// When a job of this caller and priority, with so many prompt tokens, could be expected to begin
+    /// to answer if it came now; `None` before anything was computed. Never waits for the scheduler.
     #[must_use]
-    pub fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
-        self.inner.shared.gauges.predict(prompt_tokens)
+    pub fn predict(&self, of: &Scheduling, prompt_tokens: usize) -> Option<Prediction> {
+        let Inner { shared, remote, .. } = &*self.inner;
+        match remote {
+            None => shared.forecast.predict(&shared.queue().jobs, of, prompt_tokens),
+            Some(remote) => remote.predict(of, prompt_tokens),
+        }
+    }
+
+    /// How long a job would wait in the queue behind all who wait now; `None` before anything was
+    /// computed. Never waits for the scheduler.
+    #[must_use]
+    pub fn wait_behind_all(&self) -> Option<Duration> {
+        let Inner { shared, remote, .. } = &*self.inner;
+        match remote {
+            None => shared.forecast.behind_all(&shared.queue().jobs),
+            Some(remote) => remote.wait_behind_all(),
+        }
     }
 
     /// The last times cells of one job were taken for another, oldest first; bounded.
     #[must_use]
     pub fn evictions(&self) -> Vec<Eviction> {
-        self.inner.shared.evictions.read(Instant::now())
+        match &self.inner.remote {
+            None => self.inner.shared.evictions.read(Instant::now()),
+            Some(remote) => remote.evictions(),
+        }
     }
 
     /// Gives up every prefix that is kept for later jobs, before the next step. Running jobs lose

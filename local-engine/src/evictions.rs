@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Events remembered.
 const EVENTS_MAX: usize = 128;
 
 /// Cells of one job were taken for another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Eviction {
     /// How long ago.
     pub age: Duration,
@@ -26,7 +28,7 @@ pub struct Eviction {
 }
 
 /// What was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EvictionKind {
     /// The kept prefix of a job that has ended, or its end.
     Prefix,
@@ -37,7 +39,7 @@ pub enum EvictionKind {
 }
 
 /// A job in an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRef {
     /// The caller it said.
     pub caller: u64,

@@ -9,18 +9,31 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{
-    job::{Job, Priority},
-    shared::Waiting,
-};
+use crate::{job::Priority, shared::Waiting, status::count64};
 
 /// Callers of whom no job waits and of whom it is still known what they were served.
 const REMEMBERED_MAX: usize = 1_024;
+/// Jobs of one caller that are looked at for a prediction.
+const SEEN_MAX: usize = 1_024;
+
+/// What waits in a queue: a job, or what is known of one that is only played through.
+pub(crate) trait Waits {
+    /// Whose it is.
+    fn caller(&self) -> u64;
+    /// How urgent it is.
+    fn priority(&self) -> Priority;
+    /// What it is served for: its prompt and its longest answer.
+    fn tokens(&self) -> u64;
+    /// Whether it may not come in yet.
+    fn held(&self) -> bool;
+    /// Whether it is a part of a request that has begun.
+    fn is_part(&self) -> bool;
+}
 
 /// See the file's head.
 #[derive(Debug)]
-pub(crate) struct FairQueue {
-    flows: VecDeque<Flow>,
+pub(crate) struct FairQueue<W = Waiting> {
+    flows: VecDeque<Flow<W>>,
     /// Where the last job that went began, of each priority.
     begun: BTreeMap<Priority, u64>,
     len: usize,
@@ -31,20 +44,20 @@ pub(crate) struct FairQueue {
 
 /// One caller's jobs of one priority, oldest first.
 #[derive(Debug)]
-struct Flow {
+struct Flow<W> {
     caller: u64,
     priority: Priority,
     /// Tokens it was served, counted from where it began.
     served: u64,
     /// Where it began: what it is given back of jobs from before takes it no further back.
     began: u64,
-    jobs: VecDeque<Waiting>,
+    jobs: VecDeque<W>,
 }
 
-impl Flow {
+impl<W: Waits> Flow<W> {
     /// Its first job that may come in, with its place: other choices of a request wait until its
     /// prompt is in the cache.
-    fn ready(&self) -> Option<(usize, &Waiting)> {
+    fn ready(&self) -> Option<(usize, &W)> {
         self.jobs.iter().enumerate().find(|(_, waiting)| !waiting.held())
     }
 
@@ -53,15 +66,31 @@ impl Flow {
     }
 }
 
-/// What a job is served for: its prompt and its longest answer.
-fn tokens(waiting: &Waiting) -> u64 {
-    let prompt = u64::try_from(waiting.job.prompt.len()).unwrap_or(u64::MAX);
-    prompt.saturating_add(u64::from(waiting.job.max_tokens))
+impl Waits for Waiting {
+    fn caller(&self) -> u64 {
+        self.job.scheduling.caller
+    }
+
+    fn priority(&self) -> Priority {
+        self.job.scheduling.priority
+    }
+
+    fn tokens(&self) -> u64 {
+        count64(self.job.prompt.len()).saturating_add(u64::from(self.job.max_tokens))
+    }
+
+    fn held(&self) -> bool {
+        Waiting::held(self)
+    }
+
+    fn is_part(&self) -> bool {
+        Waiting::is_part(self)
+    }
 }
 
-impl FairQueue {
+impl<W: Waits> FairQueue<W> {
     /// An empty queue for at most `max` jobs.
-    pub(crate) fn new(max: usize) -> FairQueue {
+    pub(crate) fn new(max: usize) -> FairQueue<W> {
         FairQueue { flows: VecDeque::new(), begun: BTreeMap::new(), len: 0, elsewhere: 0, max }
     }
 
@@ -79,11 +108,10 @@ impl FairQueue {
     }
 
     /// Adds a job at the end of its caller's.
-    pub(crate) fn push(&mut self, waiting: Waiting) {
-        let scheduling = waiting.job.scheduling;
+    pub(crate) fn push(&mut self, waiting: W) {
+        let (caller, priority) = (waiting.caller(), waiting.priority());
         self.len += 1;
-        let own =
-            |flow: &Flow| flow.caller == scheduling.caller && flow.priority == scheduling.priority;
+        let own = |flow: &Flow<W>| flow.caller == caller && flow.priority == priority;
         let known = self.flows.iter().position(own);
         if let Some(flow) = known.and_then(|at| self.flows.get_mut(at)).filter(|flow| flow.waits())
         {
@@ -91,10 +119,10 @@ impl FairQueue {
             return;
         }
         let known = known.and_then(|at| self.flows.remove(at));
-        let began = self.beginning(scheduling.priority);
+        let began = self.beginning(priority);
         self.flows.push_back(Flow {
-            caller: scheduling.caller,
-            priority: scheduling.priority,
+            caller,
+            priority,
             served: known.map_or(began, |flow| flow.served.max(began)),
             began,
             jobs: VecDeque::from([waiting]),
@@ -106,15 +134,20 @@ impl FairQueue {
         self.begun.get(&priority).copied().unwrap_or(0)
     }
 
-    /// Takes out the newest request of the caller with the most waiting that has not begun, if that
-    /// is at least two jobs more than `caller` has, so that one of `caller` finds room.
-    pub(crate) fn displace_for(&mut self, caller: u64) -> Option<Waiting> {
-        let waiting_of = |caller: u64| {
-            let own = self.flows.iter().filter(|flow| flow.caller == caller);
-            own.map(|flow| flow.jobs.len()).sum::<usize>()
+    /// Takes out the newest request of the caller with the most waiting that may make room, if that
+    /// is at least two jobs more than `caller` has, so that one of `caller` finds room. What has begun
+    /// makes none, nor what is more urgent than the newcomer's `priority`.
+    pub(crate) fn displace_for(&mut self, caller: u64, priority: Priority) -> Option<W> {
+        let own = self.flows.iter().filter(|flow| flow.caller == caller);
+        let has: usize = own.map(|flow| flow.jobs.len()).sum();
+        let may_go = |flow: &&Flow<W>| flow.priority >= priority && flow.caller != caller;
+        let going = |caller: u64| -> usize {
+            let flows = self.flows.iter().filter(may_go).filter(|flow| flow.caller == caller);
+            flows.map(|flow| flow.jobs.len()).sum()
         };
-        let most = self.flows.iter().map(|flow| flow.caller).max_by_key(|at| waiting_of(*at))?;
-        if waiting_of(most) < waiting_of(caller) + 2 {
+        let callers = self.flows.iter().filter(may_go).map(|flow| flow.caller);
+        let most = callers.max_by_key(|caller| going(*caller))?;
+        if going(most) < has + 2 {
             return None;
         }
         let flows = self.flows.iter_mut().filter(|flow| flow.caller == most && flow.waits());
@@ -127,19 +160,19 @@ impl FairQueue {
     }
 
     /// Whose turn it is, without taking the job out.
-    pub(crate) fn next(&self) -> Option<&Job> {
+    pub(crate) fn next(&self) -> Option<&W> {
         let at = self.turn()?;
-        self.flows[at].ready().map(|(_, waiting)| &waiting.job)
+        self.flows[at].ready().map(|(_, waiting)| waiting)
     }
 
     /// Takes out the job whose turn it is. Its whole cap is charged; see [`FairQueue::give_back`].
-    pub(crate) fn pop(&mut self) -> Option<Waiting> {
+    pub(crate) fn pop(&mut self) -> Option<W> {
         let at = self.turn()?;
         let flow = &mut self.flows[at];
         let (place, _) = flow.ready()?;
         let waiting = flow.jobs.remove(place)?;
         let (priority, before) = (flow.priority, flow.served);
-        flow.served = before.saturating_add(tokens(&waiting));
+        flow.served = before.saturating_add(waiting.tokens());
         self.begin_at(priority, before);
         self.len -= 1;
         self.forget();
@@ -149,7 +182,7 @@ impl FairQueue {
     /// A job used fewer tokens than it was charged: its caller, if it is still known, is served as if
     /// only what was used had been charged.
     pub(crate) fn give_back(&mut self, caller: u64, priority: Priority, tokens: u64) {
-        let own = |flow: &&mut Flow| flow.caller == caller && flow.priority == priority;
+        let own = |flow: &&mut Flow<W>| flow.caller == caller && flow.priority == priority;
         if let Some(flow) = self.flows.iter_mut().find(own) {
             flow.served = flow.served.saturating_sub(tokens).max(flow.began);
         }
@@ -161,7 +194,7 @@ impl FairQueue {
         for priority in [Priority::High, Priority::Normal, Priority::Low] {
             let begun = self.beginning(priority);
             let waits = self.flows.iter().any(|flow| flow.priority == priority && flow.waits());
-            let ahead = |flow: &Flow| waits && flow.served > begun;
+            let ahead = |flow: &Flow<W>| waits && flow.served > begun;
             self.flows.retain(|flow| flow.priority != priority || flow.waits() || ahead(flow));
         }
         while self.flows.iter().filter(|flow| !flow.waits()).count() > REMEMBERED_MAX {
@@ -185,7 +218,7 @@ impl FairQueue {
     }
 
     /// Takes out all jobs that `gone` names.
-    pub(crate) fn take(&mut self, gone: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+    pub(crate) fn take(&mut self, gone: impl Fn(&W) -> bool) -> Vec<W> {
         let mut taken = Vec::new();
         for flow in &mut self.flows {
             for waiting in std::mem::take(&mut flow.jobs) {
@@ -201,16 +234,32 @@ impl FairQueue {
         taken
     }
 
-    /// All jobs: by priority, within it callers as they take turns.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        let mut flows: Vec<&Flow> = self.flows.iter().collect();
-        flows.sort_by_key(|flow| flow.priority);
-        flows.into_iter().flat_map(|flow| &flow.jobs)
+    /// All jobs, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &W> {
+        self.flows.iter().flat_map(|flow| &flow.jobs)
     }
 
     /// All jobs, in no order.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut W> {
         self.flows.iter_mut().flat_map(|flow| &mut flow.jobs)
+    }
+
+    /// A queue in which each job, as `seen` makes it, waits as it does here, for a newcomer of `caller`
+    /// to take its turn in: who waits nowhere and is not `caller` has no part in that. Of one caller's
+    /// jobs of a priority no more than [`SEEN_MAX`] are looked at.
+    pub(crate) fn seen_by<V>(&self, caller: Option<u64>, seen: impl Fn(&W) -> V) -> FairQueue<V> {
+        let flows = self.flows.iter().filter(|flow| flow.waits() || Some(flow.caller) == caller);
+        let flows: VecDeque<Flow<V>> = flows
+            .map(|flow| Flow {
+                caller: flow.caller,
+                priority: flow.priority,
+                served: flow.served,
+                began: flow.began,
+                jobs: flow.jobs.iter().take(SEEN_MAX).map(&seen).collect(),
+            })
+            .collect();
+        let len = flows.iter().map(|flow| flow.jobs.len()).sum();
+        FairQueue { flows, begun: self.begun.clone(), len, elsewhere: 0, max: self.max }
     }
 
     /// The flow whose turn it is.
@@ -258,7 +307,7 @@ mod tests {
     /// Who is served, in order.
     fn served(queue: &mut FairQueue, count: usize) -> Vec<u64> {
         let next = |queue: &mut FairQueue| {
-            let peeked = queue.next()?.scheduling.caller;
+            let peeked = queue.next()?.job.scheduling.caller;
             let taken = queue.pop()?.job.scheduling.caller;
             assert_eq!(peeked, taken, "who is next is who is taken");
             Some(taken)
@@ -407,11 +456,30 @@ mod tests {
         for prompt in [1, 2, 3] {
             queue.push(job(1, Priority::Normal, prompt, 5));
         }
-        assert!(!queue.has_room_for(1) && queue.displace_for(1).is_none(), "not for itself");
-        let displaced = queue.displace_for(2).expect("three against none");
+        assert!(
+            !queue.has_room_for(1) && queue.displace_for(1, Priority::Normal).is_none(),
+            "not for itself"
+        );
+        let displaced = queue.displace_for(2, Priority::Normal).expect("three against none");
         assert_eq!(displaced.job.prompt.len(), 3, "the newest goes");
         queue.push(job(2, Priority::Normal, 5, 5));
-        assert!(queue.displace_for(2).is_none(), "two against one is no flood");
+        assert!(queue.displace_for(2, Priority::Normal).is_none(), "two against one is no flood");
+    }
+
+    #[test]
+    fn nobody_makes_room_for_what_is_less_urgent() {
+        let mut queue = FairQueue::new(9);
+        for prompt in [1, 2, 3, 4] {
+            queue.push(job(1, Priority::Normal, prompt, 5));
+        }
+        assert!(queue.displace_for(2, Priority::Low).is_none());
+        for prompt in [7, 8] {
+            queue.push(job(3, Priority::Low, prompt, 5));
+        }
+        let displaced = queue.displace_for(2, Priority::Low).expect("two of its own kind");
+        assert_eq!(displaced.job.prompt.len(), 8);
+        let displaced = queue.displace_for(2, Priority::High).expect("four of a lower one");
+        assert_eq!(displaced.job.prompt.len(), 4);
     }
 
     #[test]
@@ -424,9 +492,12 @@ mod tests {
         let mut queue = FairQueue::new(4);
         queue.push(job(1, Priority::Normal, 1, 5));
         [2, 3, 4].map(part).into_iter().for_each(|part| queue.push(part));
-        let displaced = queue.displace_for(2).expect("four against none");
+        let displaced = queue.displace_for(2, Priority::Normal).expect("four against none");
         assert_eq!(displaced.job.prompt.len(), 1, "the others are worth nothing without it");
-        assert!(queue.displace_for(2).is_none(), "the others follow one that runs");
+        assert!(
+            queue.displace_for(2, Priority::Normal).is_none(),
+            "the others follow one that runs"
+        );
         assert_eq!(queue.len(), 3);
     }
 

@@ -7,6 +7,7 @@ use crate::{
     error::SubmitError,
     generation::Generation,
     job::{JobEvent, Priority, Scheduling},
+    predict::Prediction,
     scheduler_tests::{A, Bench, events, finish},
 };
 
@@ -156,27 +157,67 @@ fn time_is_attributed_without_a_rest_also_when_jobs_leave_anywhere() {
     assert_eq!((spent, read.attributed), (read.busy, read.busy));
 }
 
-#[test]
-fn what_a_newcomer_would_wait_grows_with_the_queue_and_goes_away_with_it() {
-    let mut bench = one_slot();
-    assert_eq!(bench.shared.gauges.read().predicted_wait, None, "nothing was computed yet");
+/// The scripted device takes no time: what is told comes from these steps.
+fn seen_steps(bench: &mut Bench) {
     for n in 0..60_u32 {
         let took = Duration::from_millis(2 + u64::from(5 * (n % 2)) + u64::from(n % 30));
         bench.scheduler.costs.observe((n % 2) as usize, (n % 30) as usize, took);
     }
-    // The scripted device takes no time: what is told comes from the steps above.
+}
+
+fn predict(bench: &Bench, of: &Scheduling) -> Prediction {
+    bench.shared.forecast.predict(&bench.shared.queue().jobs, of, 100).expect("known")
+}
+
+#[test]
+fn what_a_newcomer_would_wait_grows_with_the_queue_and_goes_away_with_it() {
+    let mut bench = one_slot();
+    let behind_all = |bench: &Bench| bench.shared.forecast.behind_all(&bench.shared.queue().jobs);
+    assert_eq!(behind_all(&bench), None, "nothing was computed yet");
+    seen_steps(&mut bench);
     let running = bench.job(&[A], 100);
     bench.scheduler.turn(bench.now).expect("no fault");
-    let told = |bench: &Bench| bench.shared.gauges.read().predicted_wait.expect("known");
+    let told = |bench: &Bench| behind_all(bench).expect("known");
     let behind_one = told(&bench);
     let queued: Vec<_> = (0..3).map(|_| bench.job(&[A; 50], 100)).collect();
-    bench.scheduler.publish_wait();
     let behind_four = told(&bench);
     assert!(behind_one > Duration::from_millis(100), "{behind_one:?}");
     assert!(behind_four > behind_one * 3, "{behind_four:?} for {behind_one:?}");
+    assert_eq!(predict(&bench, &of(0)).wait, behind_four, "it would be its caller's last");
     drop((running, queued));
     bench.turn();
     assert_eq!(told(&bench), Duration::ZERO);
-    let expected = bench.shared.gauges.predict(100).expect("known");
+    let expected = predict(&bench, &of(0));
     assert!(expected.ttft > expected.wait, "the prompt is read too");
+}
+
+#[test]
+fn a_flood_of_one_caller_is_no_wait_for_another() {
+    let mut bench = one_slot();
+    seen_steps(&mut bench);
+    let flood: Vec<_> =
+        (0..7).map(|_| bench.submit_for(of(1), &[A; 20], 100).expect("taken")).collect();
+    bench.scheduler.turn(bench.now).expect("no fault");
+    let flex = Scheduling { priority: Priority::Low, ..of(2) };
+    let wait = |of: &Scheduling| predict(&bench, of).wait;
+    let (own, other, behind_all) = (wait(&of(1)), wait(&of(2)), wait(&flex));
+    assert!(other > Duration::ZERO, "somebody runs");
+    assert!(own > other * 5, "{own:?} for the flood and {other:?} for the other");
+    assert_eq!(behind_all, own, "what waits behind all others waits behind the flood");
+
+    // And so it comes: the other one's job is the next.
+    let mut other = bench.submit_for(of(2), &[A; 20], 1).expect("taken");
+    drop(flood.into_iter().next());
+    bench.turns(3);
+    assert!(finish(&events(&mut other)).is_some());
+}
+
+/// Between a step's beginning and its end a job that has just come in is in no queue.
+#[test]
+fn a_job_that_has_just_come_in_is_ahead_of_a_newcomer() {
+    let mut bench = one_slot();
+    seen_steps(&mut bench);
+    let _job = bench.job(&[A; 20], 100);
+    bench.scheduler.let_in(bench.now);
+    assert!(predict(&bench, &of(2)).wait > Duration::from_millis(100));
 }

@@ -133,7 +133,7 @@ impl<D: Device> Scheduler<D> {
         self.let_go(now);
         self.shared.tidy_queue(now, self.queue_wait_max);
         self.bring_back(now);
-        while self.admit(now) {}
+        self.let_in(now);
         self.close_ranks();
         let embedded = self.embed(now)?;
         let computed = self.step(now)? || embedded;
@@ -241,6 +241,18 @@ impl<D: Device> Scheduler<D> {
         self.publish_drafter();
     }
 
+    /// Brings in everybody who fits.
+    pub(crate) fn let_in(&mut self, now: Instant) {
+        let mut some = false;
+        while self.admit(now) {
+            some = true;
+        }
+        if some {
+            // Who has left the queue is ahead of a newcomer also while the step runs.
+            self.publish_basis();
+        }
+    }
+
     /// Brings in the job whose turn it is, if a slot and its cells are free. A job that does not fit
     /// is not overtaken by its equals, or a large one would wait for ever.
     fn admit(&mut self, now: Instant) -> bool {
@@ -251,7 +263,7 @@ impl<D: Device> Scheduler<D> {
         for waiting in queue.jobs.iter_mut() {
             waiting.behind = self.is_behind(&waiting.job, waiting.behind);
         }
-        let fits = queue.jobs.next().is_some_and(|job| self.has_room(job));
+        let fits = queue.jobs.next().is_some_and(|waiting| self.has_room(&waiting.job));
         let front = if fits { queue.jobs.pop() } else { None };
         self.shared.count_queue(&queue);
         drop(queue);
@@ -268,7 +280,7 @@ impl<D: Device> Scheduler<D> {
         gauges.checkpoint_bytes.store(count64(self.checkpoints.bytes()), Relaxed);
         let paused = self.running().filter(|(_, job)| job.outbox.paused_since().is_some());
         gauges.paused.store(count32(paused.count()), Relaxed);
-        self.publish_wait();
+        self.publish_basis();
     }
 
     /// Until the next deadline of somebody who waits.

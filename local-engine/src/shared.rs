@@ -19,9 +19,10 @@ use crate::{
     embedding::Embeds,
     error::SubmitError,
     evictions::Evictions,
-    job::{Job, JobEvent, JobUsage},
+    job::{Job, JobEvent, JobUsage, Scheduling},
     meter::Meter,
     outbox::Outbox,
+    predict::Forecast,
     queue::FairQueue,
     status::{EngineState, Gauges},
 };
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     queue: Mutex<Queue>,
     lag_max: usize,
     pub(crate) gauges: Gauges,
+    /// What waits are predicted from.
+    pub(crate) forecast: Forecast,
     pub(crate) evictions: Evictions,
     /// Embedding jobs.
     pub(crate) embeds: Embeds,
@@ -114,6 +117,7 @@ impl Shared {
             queue: Mutex::new(Queue { jobs: FairQueue::new(queue_max), open: true, end_at: None }),
             lag_max,
             gauges: Gauges::new(),
+            forecast: Forecast::default(),
             evictions: Evictions::default(),
             embeds: Embeds::new(queue_max),
             forget: AtomicBool::new(false),
@@ -222,9 +226,9 @@ impl Shared {
         }
         if !queue.jobs.has_room_for(jobs.len()) {
             // Who floods the queue makes room for the others.
-            let caller = jobs.first().map(|job| job.scheduling.caller);
-            let one = caller.filter(|_| jobs.len() == 1);
-            let Some(displaced) = one.and_then(|caller| queue.jobs.displace_for(caller)) else {
+            let one = jobs.first().map(|job| job.scheduling).filter(|_| jobs.len() == 1);
+            let displace = |of: Scheduling| queue.jobs.displace_for(of.caller, of.priority);
+            let Some(displaced) = one.and_then(displace) else {
                 return Err(SubmitError::QueueFull { queued: queue.jobs.len() });
             };
             self.gauges.expired.fetch_add(1, Relaxed);
@@ -237,7 +241,8 @@ impl Shared {
                 Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
             outbox.count_in(Arc::clone(&self.open_jobs));
             let after = queued.first().map(|(_, first)| Arc::clone(first));
-            let predicted = self.gauges.predict(job.prompt.len()).map(|expected| expected.ttft);
+            let expected = self.forecast.predict(&queue.jobs, &job.scheduling, job.prompt.len());
+            let predicted = expected.map(|expected| expected.ttft);
             queue.jobs.push(Waiting {
                 job,
                 outbox,

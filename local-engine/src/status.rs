@@ -11,10 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    predict::{Ahead, Prediction},
-    speculation::{ClassGauges, SpeculationStatus},
-};
+use crate::speculation::{ClassGauges, SpeculationStatus};
 
 /// Whether the engine takes jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +85,6 @@ pub struct Status {
     pub draft: Option<DraftStatus>,
     /// What a step costs, as far as it is known: none before the first.
     pub costs: Option<StepCosts>,
-    /// How long a job that came now would wait in the queue; none before the first step.
-    pub predicted_wait: Option<Duration>,
     /// Jobs that ended well.
     pub finished: u64,
     /// Jobs whose reader left before the end, or stopped reading.
@@ -168,14 +163,6 @@ pub(crate) struct Gauges {
     cost_fixed_ns: AtomicU64,
     cost_decode_ns: AtomicU64,
     cost_prefill_ns: AtomicU64,
-    wait_ns: AtomicU64,
-    /// Prompt tokens of others that a newcomer finds unread, and how many prompts they are of.
-    unread_ahead: AtomicU64,
-    readers_ahead: AtomicU64,
-    /// Reading one prompt token as a newcomer; 0 before the first step.
-    read_each_ns: AtomicU64,
-    /// 95th percentile of real over expected waits, in thousandths; 0 before it is known.
-    off_permille: AtomicU64,
     pub(crate) finished: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -218,11 +205,6 @@ impl Gauges {
             cost_fixed_ns: AtomicU64::new(0),
             cost_decode_ns: AtomicU64::new(0),
             cost_prefill_ns: AtomicU64::new(0),
-            wait_ns: AtomicU64::new(0),
-            unread_ahead: AtomicU64::new(0),
-            readers_ahead: AtomicU64::new(0),
-            read_each_ns: AtomicU64::new(0),
-            off_permille: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -273,38 +255,6 @@ impl Gauges {
             prefill: load(&self.cost_prefill_ns),
         };
         (!costs.prefill.is_zero()).then_some(costs)
-    }
-
-    /// What is ahead of a newcomer, the seconds each prompt token takes, and how far such numbers
-    /// were off.
-    pub(crate) fn set_prediction(&self, ahead: Ahead, read_each: f64, off: Option<f64>) {
-        let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let off = duration(off.unwrap_or(0.0)).as_millis();
-        self.wait_ns.store(nanoseconds(duration(ahead.wait)), Relaxed);
-        self.unread_ahead.store(count64(ahead.unread), Relaxed);
-        self.readers_ahead.store(count64(ahead.readers), Relaxed);
-        self.off_permille.store(u64::try_from(off).unwrap_or(u64::MAX), Relaxed);
-        self.read_each_ns.store(nanoseconds(duration(read_each)).max(1), Relaxed);
-    }
-
-    /// When a job with such a prompt could be expected to begin to answer if it came now.
-    pub(crate) fn predict(&self, prompt_tokens: usize) -> Option<Prediction> {
-        let read_each = self.read_each_ns.load(Relaxed);
-        if read_each == 0 {
-            return None;
-        }
-        let wait = self.wait_ns.load(Relaxed);
-        let own = count64(prompt_tokens);
-        // Of each prompt that is being read no more comes first than the newcomer has itself: the
-        // shortest rest is read first, the oldest prompt every few steps.
-        let others = own.saturating_mul(self.readers_ahead.load(Relaxed));
-        let tokens = own.saturating_add(others.min(self.unread_ahead.load(Relaxed)));
-        let ttft = wait.saturating_add(read_each.saturating_mul(tokens));
-        let off = Some(self.off_permille.load(Relaxed)).filter(|off| *off > 0);
-        let p95 = off.map(|off| u128::from(ttft) * u128::from(off) / 1_000);
-        let p95 = p95.map(|ns| Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)));
-        let duration = Duration::from_nanos;
-        Some(Prediction { wait: duration(wait), ttft: duration(ttft), ttft_p95: p95 })
     }
 
     pub(crate) fn drain(&self) {
@@ -364,7 +314,6 @@ impl Gauges {
             speculation: self.classes.read(),
             draft: self.draft(),
             costs: self.costs(),
-            predicted_wait: self.predict(0).map(|expected| expected.wait),
             finished: self.finished.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
             expired: self.expired.load(Relaxed),

@@ -45,6 +45,7 @@ mod private;
 mod querying;
 mod reload;
 mod secrets;
+mod sharing;
 mod silence;
 mod slow_clients;
 mod sockets;

@@ -28,7 +28,7 @@ pub(super) fn engine(gateway: &Gateway, engine: &Engine) -> Value {
         "preemptions": status.preemptions,
         "recomputed": status.recomputed,
         "slot_moves": status.moves,
-        "predicted_wait_us": status.predicted_wait.map(micros),
+        "predicted_wait_us": engine.wait_behind_all().map(micros),
         "step_cost_ns": status.costs.map(|costs| json!({
             "fixed": nanos(costs.fixed),
             "decode_token": nanos(costs.decode),

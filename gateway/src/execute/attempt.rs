@@ -31,9 +31,7 @@ impl Execution<'_> {
             route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
         let (mut prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
         prepared.extend_by(self.book.extension(attempt, self.bounds.cost_max));
-        if let Some(key) = self.book.key() {
-            prepared.for_key(&key, self.request);
-        }
+        prepared.for_key(self.book.key().as_ref(), self.request);
         let begun = Instant::now();
         let offset_us = self.book.offset_us(begun);
         self.book.note(attempt, |record| record.times.offset_us = offset_us);

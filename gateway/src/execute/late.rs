@@ -16,7 +16,7 @@ impl Execution<'_> {
     /// The miss of a route that would answer too late: past the caller's deadline, or after a wait
     /// for a place that it does not grant.
     pub(super) fn too_late(&self, route: &Route) -> Option<Miss> {
-        let wait = route.predicted_wait(self.request);
+        let wait = route.predicted_wait(self.book.key().as_ref(), self.request);
         if wait.is_some_and(|wait| wait > route.wait_max()) {
             let detail = "the wait for a place would be longer than it may be";
             return Some(Miss::Fault(Fault::new(FaultKind::Busy, detail)));

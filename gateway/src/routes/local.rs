@@ -11,8 +11,12 @@ pub use answer::LocalAnswer;
 pub use job::LocalJob;
 
 use self::makers::Makers;
-use super::{Fault, FaultKind};
-use crate::{config::LocalConfig, wire::BadRequest};
+use super::{Fault, FaultKind, scheduling};
+use crate::{
+    config::LocalConfig,
+    ledger::KeyId,
+    wire::{BadRequest, ChatRequest},
+};
 use local_engine::{
     Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded, Prediction,
 };
@@ -92,11 +96,12 @@ impl LocalRoute {
         }
     }
 
-    /// When a job with such a prompt could be expected to begin to answer if it came now; `None`
+    /// When such a request of a key could be expected to begin to be answered if it came now; `None`
     /// while no model is loaded.
     #[must_use]
-    pub fn predicted(&self, prompt_tokens: u64) -> Option<Prediction> {
-        self.model.loaded()?.predict(usize::try_from(prompt_tokens).unwrap_or(usize::MAX))
+    pub fn predicted(&self, key: Option<&KeyId>, request: &ChatRequest) -> Option<Prediction> {
+        let prompt_tokens = usize::try_from(request.prompt_tokens_estimate).unwrap_or(usize::MAX);
+        self.model.loaded()?.predict(&scheduling::of(key, request), prompt_tokens)
     }
 
     /// Whether it can take a job now. A model that will be loaded by the next request can.

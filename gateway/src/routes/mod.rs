@@ -94,7 +94,7 @@ impl Prepared {
     }
 
     /// Tells whose request it is, for the engine's queue and its cache.
-    pub(crate) fn for_key(&mut self, key: &KeyId, request: &ChatRequest) {
+    pub(crate) fn for_key(&mut self, key: Option<&KeyId>, request: &ChatRequest) {
         if let PreparedAsk::Local(job) = &mut self.ask {
             job.schedule(scheduling::of(key, request));
         }
@@ -273,10 +273,10 @@ impl Route {
         }
     }
 
-    /// Its state and its price for one request, for the policy. `prompt_tokens` is the bound that
+    /// Its state and its price for one request of a key, for the policy. `prompt_tokens` is the bound that
     /// worst cases use, `prompt_tokens_estimate` the likely number.
     #[must_use]
-    pub fn facts(&self, request: &ChatRequest) -> RouteFacts {
+    pub fn facts(&self, key: &KeyId, request: &ChatRequest) -> RouteFacts {
         let price = self.price(request);
         let bounds = WorstCase {
             engine_time: match &self.source {
@@ -289,7 +289,7 @@ impl Route {
         };
         let lately = self.live.lately();
         let predicted = match &self.source {
-            Source::Local(local) => local.predicted(request.prompt_tokens_estimate),
+            Source::Local(local) => local.predicted(Some(key), request),
             Source::Cloud(_) => None,
         };
         let can = &self.config.can;
@@ -374,14 +374,15 @@ impl Route {
         if self.is_bounded(now_s) { json!(self.state()) } else { json!("unpriced") }
     }
 
-    /// How long a request would wait for room, as far as what was seen tells; `None` before enough
-    /// was seen. Of a cloud: requests ahead × the mean time that one keeps its place / places. Of a
-    /// local model what its engine expects, which plays those ahead through its slots and cells: who
-    /// is queued only until the step that runs has ended keeps nobody out of a free slot.
+    /// How long a request of a key would wait for room, as far as what was seen tells; `None` before
+    /// enough was seen. Of a cloud: requests ahead × the mean time that one keeps its place / places. Of
+    /// a local model what its engine expects, which plays those whose turn comes first through its slots
+    /// and cells: who is queued only until the step that runs has ended keeps nobody out of a free slot,
+    /// and one key's flood no other key.
     #[must_use]
-    pub fn predicted_wait(&self, request: &ChatRequest) -> Option<Duration> {
+    pub fn predicted_wait(&self, key: Option<&KeyId>, request: &ChatRequest) -> Option<Duration> {
         match &self.source {
-            Source::Local(local) => Some(local.predicted(request.prompt_tokens_estimate)?.wait),
+            Source::Local(local) => Some(local.predicted(key, request)?.wait),
             Source::Cloud(cloud) => cloud.predicted_wait(),
         }
     }

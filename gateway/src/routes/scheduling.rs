@@ -9,12 +9,12 @@ use crate::{
 use local_engine::{Priority, Scheduling};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// How the engine shares itself for a request of this key. `service_tier: "flex"` waits behind all
+/// How the engine shares itself for a request of this key, if there is one. `service_tier: "flex"` waits behind all
 /// others; a higher tier than the usual is nothing that a request can give itself.
-pub(super) fn of(key: &KeyId, request: &ChatRequest) -> Scheduling {
+pub(super) fn of(key: Option<&KeyId>, request: &ChatRequest) -> Scheduling {
     let flex = request.given(Field::ServiceTier) == Some("\"flex\"");
     Scheduling {
-        caller: caller_number(key),
+        caller: key.map_or(0, caller_number),
         priority: if flex { Priority::Low } else { Priority::Normal },
         queue_wait_max: None,
         follows: false,

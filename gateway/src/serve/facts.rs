@@ -70,7 +70,11 @@ pub(super) fn facts(
         },
         caller: Arc::clone(&caller.facts),
         budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request), unix_ms),
-        routes: gateway.routes.iter().map(|route| route.facts(request)).collect(),
+        routes: gateway
+            .routes
+            .iter()
+            .map(|route| route.facts(&caller.record.id, request))
+            .collect(),
         time: time(gateway, unix_ms),
         draw: draw(),
     })

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     END_MAX,
-    frames::{Order, Report, read, write},
+    frames::{Numbers, Order, Report, read, write},
 };
 use crate::{
     constraint::Rule,
@@ -266,7 +266,7 @@ impl Taken {
 fn tell(engine: &Engine, to_parent: &ToParent, report: &Report) -> io::Result<()> {
     let mut to_parent = lock(to_parent);
     if let Report::Event(_, JobEvent::Failed { .. }, _) | Report::Vectors(_, Err(_), _) = report {
-        write(&mut *to_parent, &Report::Status(Box::new(engine.status())))?;
+        write(&mut *to_parent, &Numbers::of(engine))?;
     }
     write(&mut *to_parent, report)
 }
@@ -281,8 +281,7 @@ fn tell_numbers(
     std::thread::Builder::new().name("engine-status".to_owned()).spawn(move || {
         runtime.block_on(async {
             while tokio::time::timeout(STATUS_EVERY, ended.changed()).await.is_err() {
-                let report = Report::Status(Box::new(engine.status()));
-                if write(&mut *lock(&to_parent), &report).is_err() {
+                if write(&mut *lock(&to_parent), &Numbers::of(&engine)).is_err() {
                     return;
                 }
             }

@@ -12,8 +12,11 @@ use crate::{
     config::EngineConfig,
     constraint::Rule,
     embedding::{EmbedJob, Vectors},
+    engine::Engine,
+    evictions::Eviction,
     info::ModelInfo,
     job::{Job, JobEvent, JobUsage},
+    predict::Basis,
     status::Status,
 };
 
@@ -53,7 +56,25 @@ pub(super) enum Report {
     /// What became of texts to embed, and what that took.
     Vectors(u64, Vectors, JobUsage),
     /// The engine's numbers, every now and then: the heartbeat.
-    Status(Box<Status>),
+    Numbers(Box<Numbers>),
+}
+
+/// What is told every now and then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    pub(super) status: Status,
+    /// What waits are predicted from, once that is known.
+    pub(super) basis: Option<Basis>,
+    /// The last evictions, oldest first.
+    pub(super) evictions: Vec<Eviction>,
+}
+
+impl Numbers {
+    /// As they are now.
+    pub(super) fn of(engine: &Engine) -> Report {
+        let (status, basis) = (engine.status(), engine.basis());
+        Report::Numbers(Box::new(Numbers { status, basis, evictions: engine.evictions() }))
+    }
 }
 
 /// Writes one frame.

@@ -10,6 +10,7 @@ mod child;
 mod frames;
 mod parent;
 mod sent;
+mod told;
 
 pub use child::serve_parent;
 pub(crate) use parent::{Remote, start, try_out};

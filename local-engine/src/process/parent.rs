@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     END_MAX, Worker,
-    frames::{Order, Report, read, write},
+    frames::{Numbers, Order, Report, read, write},
     sent::Sent,
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     outbox::Outbox,
     placed::Claim,
     shared::Shared,
-    status::{EngineState, Status, count32},
+    status::EngineState,
 };
 
 /// The sending thread looks around this often.
@@ -44,12 +44,13 @@ const AHEAD_PART: usize = 8;
 /// A child that has loaded its model.
 #[derive(Debug)]
 pub(crate) struct Remote {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     to_child: Mutex<UnixStream>,
-    jobs: Mutex<HashMap<u64, Sent>>,
+    pub(super) jobs: Mutex<HashMap<u64, Sent>>,
     /// Texts that are being embedded.
     embeds: Mutex<HashMap<u64, Reading>>,
-    seen: Mutex<Option<(Status, Instant)>>,
+    /// What the child last told of itself, and when.
+    pub(super) seen: Mutex<Option<(Box<Numbers>, Instant)>>,
     child: Mutex<Child>,
     /// The child's end has been dealt with.
     gone: AtomicBool,
@@ -175,26 +176,6 @@ fn launch(config: &EngineConfig, worker: &Worker) -> Result<Launched, LoadError>
 }
 
 impl Remote {
-    /// The child's numbers as last told, with what is known better here.
-    pub(crate) fn status(&self) -> Status {
-        let state = self.shared.gauges.state();
-        let running = count32(lock(&self.jobs).len());
-        let here = self.shared.gauges.read();
-        match &*lock(&self.seen) {
-            None => Status { state, running, ..here },
-            Some((status, at)) => {
-                let queued = status.queued.saturating_add(here.queued);
-                let running = running.saturating_sub(status.queued);
-                let heartbeat_age = status.heartbeat_age.saturating_add(at.elapsed());
-                let cancelled = status.cancelled.saturating_add(here.cancelled);
-                let expired = status.expired.saturating_add(here.expired);
-                let failed = status.failed.saturating_add(here.failed);
-                let ended = Status { cancelled, expired, failed, ..status.clone() };
-                Status { state, queued, running, heartbeat_age, ..ended }
-            }
-        }
-    }
-
     /// The child's process id.
     pub(crate) fn process(&self) -> u32 {
         lock(&self.child).id()
@@ -337,7 +318,7 @@ impl Remote {
     fn end_if_stuck(&self) {
         // Loading has its own limit: there is no sign to wait for before the first.
         let age = match &*lock(&self.seen) {
-            Some((status, at)) => status.heartbeat_age.saturating_add(at.elapsed()),
+            Some((told, at)) => told.status.heartbeat_age.saturating_add(at.elapsed()),
             None => return,
         };
         if age < self.stuck_after || self.stuck.swap(true, SeqCst) {
@@ -415,9 +396,9 @@ impl Remote {
                     // There is room for others.
                     self.shared.wake();
                 }
-                Report::Status(status) => {
-                    let state = status.state.clone();
-                    *lock(&self.seen) = Some((*status, Instant::now()));
+                Report::Numbers(numbers) => {
+                    let state = numbers.status.state.clone();
+                    *lock(&self.seen) = Some((numbers, Instant::now()));
                     if let EngineState::Failed { reason } = state {
                         return Some(reason);
                     }
@@ -448,11 +429,12 @@ impl Remote {
 
     fn hand_on(&self, id: u64, event: JobEvent, usage: JobUsage) {
         let mut jobs = lock(&self.jobs);
-        let Some(Sent { outbox, waited, .. }) = jobs.get_mut(&id) else { return };
+        let Some(Sent { outbox, waited, started, .. }) = jobs.get_mut(&id) else { return };
         let waited = *waited;
         self.took(outbox, &usage);
         match event {
             JobEvent::Started { queued, cached_tokens } => {
+                *started = true;
                 outbox.started(waited.saturating_add(queued), cached_tokens);
             }
             JobEvent::Text { text, tokens, logprobs } => {
@@ -541,6 +523,6 @@ fn spawn(
     Ok(thread.thread().clone())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     job::{Job, JobEvent, Scheduling},
     outbox::Outbox,
+    predict::{Basis, Played, Size},
     shared::Waiting,
 };
 
@@ -13,7 +14,10 @@ use crate::{
 pub(super) struct Sent {
     pub(super) outbox: Outbox,
     pub(super) scheduling: Scheduling,
+    prompt_tokens: usize,
     max_tokens: u32,
+    /// Whether the child has begun it.
+    pub(super) started: bool,
     /// How long it waited here.
     pub(super) waited: Duration,
 }
@@ -26,7 +30,14 @@ impl Sent {
         let left = waiting.wait_max(queue_wait_max).saturating_sub(waited);
         let is_part = waiting.is_part();
         let Waiting { mut job, outbox, .. } = waiting;
-        let sent = Sent { outbox, scheduling: job.scheduling, max_tokens: job.max_tokens, waited };
+        let sent = Sent {
+            outbox,
+            scheduling: job.scheduling,
+            prompt_tokens: job.prompt.len(),
+            max_tokens: job.max_tokens,
+            started: false,
+            waited,
+        };
         job.scheduling.queue_wait_max = Some(left);
         // The child gets each choice of a request by itself.
         job.scheduling.follows = is_part;
@@ -37,6 +48,19 @@ impl Sent {
     pub(super) fn unused(&self) -> u64 {
         let generated = self.outbox.meter().generated_tokens();
         self.max_tokens.saturating_sub(generated).into()
+    }
+
+    /// It as it is played through. What is read of its prompt is not told: that follows from the time it
+    /// has taken.
+    pub(super) fn played(&self, basis: &Basis) -> Played {
+        let usage = self.outbox.meter().usage();
+        let generated = usage.generated_tokens;
+        let unread = match generated {
+            0 => basis.unread(self.prompt_tokens, &usage),
+            _ => 0,
+        };
+        let Sent { prompt_tokens, max_tokens, .. } = *self;
+        basis.played(&self.scheduling, Size { prompt_tokens, max_tokens, generated, unread })
     }
 
     /// Says its last word.

@@ -41,6 +41,9 @@ pub(super) struct State {
     engine_drafted: Family<RouteLabels, Counter>,
     engine_accepted: Family<RouteLabels, Counter>,
     engine_draft_busy: Family<RouteLabels, Counter<f64, AtomicU64>>,
+    engine_prefix_hits: Family<RouteLabels, Counter>,
+    engine_prefix_evictions: Family<RouteLabels, Counter>,
+    engine_preemptions: Family<RouteLabels, Counter>,
     engine_faults: Family<RouteLabels, Counter>,
     engine_idle_cost: Family<RouteLabels, Gauge>,
     engine_loads: Family<RouteLabels, Counter>,
@@ -144,6 +147,21 @@ impl State {
                 "route_breaker_opened",
                 "Times the breaker has opened since the start",
                 &self.route_breaker_opened,
+            ),
+            (
+                "engine_prefix_hits",
+                "Requests that went on from a kept prefix since the model was loaded",
+                &self.engine_prefix_hits,
+            ),
+            (
+                "engine_prefix_evictions",
+                "Kept prefixes given up for others since the model was loaded",
+                &self.engine_prefix_evictions,
+            ),
+            (
+                "engine_preemptions",
+                "Times a running request left its cells to an older one since the model was loaded",
+                &self.engine_preemptions,
             ),
             (
                 "engine_draft_tokens",
@@ -320,6 +338,9 @@ impl State {
         set(&self.engine_drafted.get_or_create(labels), drafted);
         let accepted: u64 = status.speculation.iter().map(|class| class.accepted).sum();
         set(&self.engine_accepted.get_or_create(labels), accepted);
+        set(&self.engine_prefix_hits.get_or_create(labels), status.prefix_hits);
+        set(&self.engine_prefix_evictions.get_or_create(labels), status.evictions);
+        set(&self.engine_preemptions.get_or_create(labels), status.preemptions);
         let drafting = status.draft.as_ref().map_or(Duration::ZERO, |draft| draft.busy);
         set_seconds(&self.engine_draft_busy.get_or_create(labels), drafting);
     }
@@ -332,6 +353,10 @@ impl State {
         }
         for tokens in [&self.engine_drafted, &self.engine_accepted] {
             tokens.remove(labels);
+        }
+        let of_cells = [&self.engine_prefix_hits, &self.engine_prefix_evictions];
+        for times in of_cells.into_iter().chain([&self.engine_preemptions]) {
+            times.remove(labels);
         }
         for held in [&self.engine_cells, &self.engine_checkpoints] {
             held.remove(labels);
