@@ -71,6 +71,9 @@ async fn a_key_that_floods_the_queue_is_told_so_and_shuts_no_other_out() {
         };
         let code = refused.error().code;
         assert_eq!((refused.status, code.as_deref()), (503, Some("busy")), "{isolation}");
+        // At once: who was tried and waited in vain has an entry, and is not among these.
+        let metrics = gate.metrics().await;
+        assert!(metrics.contains("tollgate_refusals_total{code=\"busy\"}"), "{metrics}");
         for _ in 0..3 {
             let asked = ask(&another, 2);
             // The flood is read meanwhile.
