@@ -326,7 +326,7 @@ impl Engine {
     pub fn predict(&self, of: &Scheduling, prompt_tokens: usize) -> Option<Prediction> {
         let Inner { shared, remote, .. } = &*self.inner;
         match remote {
-            None => shared.forecast.predict(&shared.queue().jobs, of, prompt_tokens),
+            None => shared.predict(of, prompt_tokens),
             Some(remote) => remote.predict(of, prompt_tokens),
         }
     }
@@ -337,7 +337,7 @@ impl Engine {
     pub fn wait_behind_all(&self) -> Option<Duration> {
         let Inner { shared, remote, .. } = &*self.inner;
         match remote {
-            None => shared.forecast.behind_all(&shared.queue().jobs),
+            None => shared.wait_behind_all(),
             Some(remote) => remote.wait_behind_all(),
         }
     }

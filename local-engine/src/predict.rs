@@ -19,7 +19,7 @@ use crate::{
     queue::{FairQueue, Waits},
     scheduler::Scheduler,
     sequence::Sequence,
-    shared::Waiting,
+    shared::{Shared, Waiting},
     status::count64,
 };
 
@@ -78,6 +78,11 @@ pub(crate) struct Size {
     /// Prompt tokens to be read.
     pub(crate) unread: usize,
 }
+
+/// A copy of the queue at one moment: it is made under the queue's lock and played through outside,
+/// since the scheduler wants that lock too.
+#[derive(Debug)]
+pub(crate) struct Line(FairQueue<InLine>);
 
 /// Who takes turns where it is played through.
 #[derive(Debug)]
@@ -230,15 +235,18 @@ impl Basis {
         InLine::Job(self.played(&waiting.job.scheduling, size))
     }
 
-    /// What a job of `of` with such a prompt could expect if it came to `queue` now.
-    pub(crate) fn predict(
-        &self,
-        queue: &FairQueue,
-        of: &Scheduling,
-        prompt_tokens: usize,
-    ) -> Prediction {
-        let mut line = queue.seen_by(Some(of.caller), |waiting| self.waiting(waiting));
-        line.push(InLine::Newcomer(of.caller, of.priority));
+    /// The queue with a job of `newcomer` that came now, or as somebody behind all sees it.
+    pub(crate) fn line(&self, queue: &FairQueue, newcomer: Option<&Scheduling>) -> Line {
+        let caller = newcomer.map(|of| of.caller);
+        let mut line = queue.seen_by(caller, |waiting| self.waiting(waiting));
+        if let Some(of) = newcomer {
+            line.push(InLine::Newcomer(of.caller, of.priority));
+        }
+        Line(line)
+    }
+
+    /// What the newcomer of `line` could expect with such a prompt.
+    pub(crate) fn predict(&self, line: Line, prompt_tokens: usize) -> Prediction {
         let ahead = self.ahead(line);
         // Of each prompt that is being read no more comes first than the newcomer has itself: the
         // shortest rest is read first, the oldest prompt every few steps.
@@ -251,13 +259,13 @@ impl Basis {
         }
     }
 
-    /// Until all who wait in `queue` have come in, and one more could.
-    pub(crate) fn behind_all(&self, queue: &FairQueue) -> Duration {
-        duration(self.ahead(queue.seen_by(None, |waiting| self.waiting(waiting))).wait)
+    /// Until the newcomer of `line` could come in, or one behind all who wait.
+    pub(crate) fn wait(&self, line: Line) -> Duration {
+        duration(self.ahead(line).wait)
     }
 
     /// What is ahead of the newcomer in `line`, or of one behind all.
-    fn ahead(&self, mut line: FairQueue<InLine>) -> Ahead {
+    fn ahead(&self, Line(mut line): Line) -> Ahead {
         let (fit, room) = (self.fit, self.room);
         let mut seconds = 0.0;
         let mut running = self.running.clone();
@@ -305,21 +313,6 @@ impl Forecast {
         self.lock().clone()
     }
 
-    /// See [`Basis::predict`].
-    pub(crate) fn predict(
-        &self,
-        queue: &FairQueue,
-        of: &Scheduling,
-        prompt_tokens: usize,
-    ) -> Option<Prediction> {
-        Some(self.lock().as_ref()?.predict(queue, of, prompt_tokens))
-    }
-
-    /// See [`Basis::behind_all`].
-    pub(crate) fn behind_all(&self, queue: &FairQueue) -> Option<Duration> {
-        Some(self.lock().as_ref()?.behind_all(queue))
-    }
-
     fn lock(&self) -> MutexGuard<'_, Option<Basis>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -334,6 +327,22 @@ pub(crate) fn step_seconds(fit: Fit, jobs: usize) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
 fn tokens(count: usize) -> f64 {
     count as f64
+}
+
+impl Shared {
+    /// When a job of `of` with such a prompt could be expected to begin to answer if it came now.
+    pub(crate) fn predict(&self, of: &Scheduling, prompt_tokens: usize) -> Option<Prediction> {
+        let basis = self.forecast.basis()?;
+        let line = basis.line(&self.queue().jobs, Some(of));
+        Some(basis.predict(line, prompt_tokens))
+    }
+
+    /// How long a job would wait behind all who wait now.
+    pub(crate) fn wait_behind_all(&self) -> Option<Duration> {
+        let basis = self.forecast.basis()?;
+        let line = basis.line(&self.queue().jobs, None);
+        Some(basis.wait(line))
+    }
 }
 
 impl<D: Device> Scheduler<D> {
@@ -396,7 +405,8 @@ fn whole(tokens: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        Ahead, Basis, Duration, FairQueue, InLine, Played, Priority, Room, Scheduling, Seen, Size,
+        Ahead, Basis, Duration, FairQueue, InLine, Line, Played, Priority, Room, Scheduling, Seen,
+        Size,
     };
     use crate::costs::Fit;
 
@@ -419,13 +429,13 @@ mod tests {
     }
 
     fn wait(fit: Fit, room: Room, running: &[Played], waiting: &[Played]) -> f64 {
-        basis(fit, room, running).ahead(line(waiting)).wait
+        basis(fit, room, running).ahead(Line(line(waiting))).wait
     }
 
     fn wait_of(newcomer: (u64, Priority), running: &[Played], waiting: &[Played]) -> f64 {
         let mut line = line(waiting);
         line.push(InLine::Newcomer(newcomer.0, newcomer.1));
-        basis(FIT, Room { slots: 1, cells: 1_000 }, running).ahead(line).wait
+        basis(FIT, Room { slots: 1, cells: 1_000 }, running).ahead(Line(line)).wait
     }
 
     #[test]
@@ -436,7 +446,7 @@ mod tests {
 
     #[test]
     fn prompts_that_are_being_read_keep_nobody_out_of_a_free_slot() {
-        let ahead = basis(FIT, ROOM, &[job(5_000, 50.0)]).ahead(line(&[]));
+        let ahead = basis(FIT, ROOM, &[job(5_000, 50.0)]).ahead(Line(line(&[])));
         assert_eq!(ahead, Ahead { wait: 0.0, unread: 5_000, readers: 1 });
     }
 
@@ -486,7 +496,7 @@ mod tests {
         basis.first = vec![job(0, 50.0)];
         let mut line = line(&[]);
         line.push(InLine::Newcomer(2, Priority::High));
-        let seconds = basis.ahead(line).wait;
+        let seconds = basis.ahead(Line(line)).wait;
         assert!((seconds - 100.0 * 0.015).abs() < 1e-9, "{seconds}");
     }
 

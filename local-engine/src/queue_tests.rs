@@ -166,13 +166,13 @@ fn seen_steps(bench: &mut Bench) {
 }
 
 fn predict(bench: &Bench, of: &Scheduling) -> Prediction {
-    bench.shared.forecast.predict(&bench.shared.queue().jobs, of, 100).expect("known")
+    bench.shared.predict(of, 100).expect("known")
 }
 
 #[test]
 fn what_a_newcomer_would_wait_grows_with_the_queue_and_goes_away_with_it() {
     let mut bench = one_slot();
-    let behind_all = |bench: &Bench| bench.shared.forecast.behind_all(&bench.shared.queue().jobs);
+    let behind_all = |bench: &Bench| bench.shared.wait_behind_all();
     assert_eq!(behind_all(&bench), None, "nothing was computed yet");
     seen_steps(&mut bench);
     let running = bench.job(&[A], 100);

@@ -212,6 +212,9 @@ impl Shared {
         jobs: Vec<Job>,
         now: Instant,
     ) -> Result<Vec<Queued>, SubmitError> {
+        // Only the first one's wait is compared with what comes: the others read no prompt.
+        let first = jobs.first().and_then(|job| self.predict(&job.scheduling, job.prompt.len()));
+        let mut predicted = first.map(|expected| expected.ttft);
         let mut queue = self.queue();
         if !queue.open {
             return Err(match self.gauges.state() {
@@ -241,13 +244,11 @@ impl Shared {
                 Outbox::new(self.lag_max, Arc::clone(&meter)).ok_or(SubmitError::Stopped)?;
             outbox.count_in(Arc::clone(&self.open_jobs));
             let after = queued.first().map(|(_, first)| Arc::clone(first));
-            let expected = self.forecast.predict(&queue.jobs, &job.scheduling, job.prompt.len());
-            let predicted = expected.map(|expected| expected.ttft);
             queue.jobs.push(Waiting {
                 job,
                 outbox,
                 submitted: now,
-                predicted,
+                predicted: predicted.take(),
                 after,
                 behind: false,
             });

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     evictions::Eviction,
     job::Scheduling,
-    predict::{Basis, Prediction},
+    predict::{Basis, Line, Prediction},
     status::{Status, count32},
 };
 
@@ -38,16 +38,22 @@ impl Remote {
 
     /// What a job of this caller and priority could expect if it came now.
     pub(crate) fn predict(&self, of: &Scheduling, prompt_tokens: usize) -> Option<Prediction> {
-        let jobs = lock(&self.jobs);
-        let basis = self.basis(&jobs)?;
-        Some(basis.predict(&self.shared.queue().jobs, of, prompt_tokens))
+        let (basis, line) = self.line(Some(of))?;
+        Some(basis.predict(line, prompt_tokens))
     }
 
     /// How long a job would wait behind all who wait now.
     pub(crate) fn wait_behind_all(&self) -> Option<Duration> {
+        let (basis, line) = self.line(None)?;
+        Some(basis.wait(line))
+    }
+
+    /// Who is there and who waits here, at one moment: under both locks no job is in both or neither.
+    fn line(&self, newcomer: Option<&Scheduling>) -> Option<(Basis, Line)> {
         let jobs = lock(&self.jobs);
         let basis = self.basis(&jobs)?;
-        Some(basis.behind_all(&self.shared.queue().jobs))
+        let line = basis.line(&self.shared.queue().jobs, newcomer);
+        Some((basis, line))
     }
 
     /// What the child last told waits from, with its jobs as they are known here: some may have come
