@@ -68,7 +68,7 @@ fn a_text_is_embedded_chunk_by_chunk_between_the_steps() {
     for _ in 0..4 {
         bench.turn();
     }
-    assert_eq!(bench.scheduler.device.embedded, [4, 4, 2, 1], "one chunk a turn");
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4], [2], [1]], "one chunk a turn");
     assert!(bench.decodes().len() >= 4, "and a token of the running job each");
     assert_eq!(embedding.usage().prompt_tokens, 11);
     let vectors = now(embedding.vectors()).expect("computed");
@@ -94,7 +94,7 @@ fn an_embedding_that_nobody_waits_for_or_that_cost_too_much_goes_no_further() {
     bench.turn();
     drop(left);
     bench.turns(10);
-    assert_eq!(bench.scheduler.device.embedded, [4, 4], "one chunk of each");
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4]], "one chunk of each");
     assert_eq!(now(bounded.vectors()), Err(EmbedError::EngineTime));
     assert!(bench.shared.embeds.is_empty());
 }
@@ -128,7 +128,7 @@ fn texts_that_waited_too_long_are_told_while_another_is_read_and_who_left_makes_
     bench.now += Duration::from_secs(3);
     bench.turn();
     assert_eq!(now(waits.vectors()), Err(EmbedError::Expired(Duration::from_secs(3))));
-    assert_eq!(bench.scheduler.device.embedded, [4, 4], "the one under way is not done");
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4]], "the one under way is not done");
     bench.turns(30);
     assert!(now(long.vectors()).is_ok(), "what has begun does not expire");
     assert!(bench.shared.embeds.is_empty());
@@ -163,12 +163,12 @@ fn a_caller_with_many_texts_does_not_hold_up_another() {
     bench.turns(2);
     assert_eq!(
         bench.scheduler.device.embedded,
-        [4, 4, 3],
+        [[4], [4], [3]],
         "its turn comes after the text under way"
     );
     assert_eq!(now(few.vectors()).expect("computed").len(), 1);
     bench.turns(20);
-    assert_eq!(bench.scheduler.device.embedded.iter().sum::<usize>(), 6 * 8 + 3);
+    assert_eq!(bench.scheduler.device.embedded.iter().flatten().sum::<usize>(), 6 * 8 + 3);
     assert!(bench.shared.embeds.is_empty());
 }
 
@@ -183,7 +183,7 @@ fn an_urgent_text_comes_first_but_never_in_the_middle_of_another() {
     urgent.scheduling.priority = crate::job::Priority::High;
     let _urgent = embedding::submit(&bench.shared, urgent, bench.now).expect("taken");
     bench.turns(3);
-    assert_eq!(bench.scheduler.device.embedded, [4, 4, 3, 4]);
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4], [3], [4]]);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn texts_and_prompts_share_what_a_turn_may_read() {
     let before = bench.decodes().len();
     let _embeds = embedding::submit(&bench.shared, texts(1, vec![vec![A; 90]]), bench.now);
     bench.turn();
-    assert_eq!(bench.scheduler.device.embedded, [20], "half of 40");
+    assert_eq!(bench.scheduler.device.embedded, [[20]], "half of 40");
     let prompt = bench.decodes()[before].iter().filter(|token| token.slot == 1).count();
     assert_eq!(prompt, 20, "and the other half");
 }

@@ -29,6 +29,15 @@ pub(crate) enum Fault {
     Sequence(String),
 }
 
+/// What has room in one batch of texts to embed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RoomToEmbed {
+    /// Texts beside each other.
+    pub(crate) texts: usize,
+    /// Their tokens.
+    pub(crate) tokens: usize,
+}
+
 /// Something that computes tokens. Slots are numbered from 0 to one less than
 /// [`crate::EngineConfig::sequences`], and hold one sequence each.
 pub(crate) trait Device {
@@ -73,13 +82,17 @@ pub(crate) trait Device {
     /// nobody's engine time.
     fn ready_to_embed(&mut self) -> Result<(), Fault>;
 
-    /// Embeds tokens of a text after its first `from`, which were embedded just before, and shows
-    /// each one's vector with its place among them.
+    /// What has room in one batch of texts.
+    fn room_to_embed(&self) -> RoomToEmbed;
+
+    /// Embeds texts, none of which sees another, and shows each token's vector with the text's number
+    /// and the token's place in it. One alone may be a piece of a text whose first `from` tokens were
+    /// embedded just before; else `from` is 0.
     fn embed(
         &mut self,
-        tokens: &[i32],
+        texts: &[&[i32]],
         from: usize,
-        show: &mut dyn FnMut(usize, &[f32]),
+        show: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), Fault>;
 
     /// Whether a token ends the model's turn.

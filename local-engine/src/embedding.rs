@@ -1,18 +1,18 @@
 //! Embeddings: texts in, one vector of length 1 for each.
 //!
 //! They are computed on the scheduler's thread, in a context of their own that is made for the first
-//! of them, one chunk a turn, so that a long text stalls nobody's tokens for longer than a prompt's
-//! chunk does: where prompts are read too, each gets half of what a step may read. Between texts the
-//! caller who has had least comes next. Time is attributed as for any job.
+//! of them, one batch a turn (`batch.rs`): a piece of a long text, so that it stalls nobody's tokens
+//! for longer than a prompt's chunk does, or as many short ones as have room beside each other. Time
+//! is attributed as for any job.
 
+mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod line;
 mod room;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -23,15 +23,12 @@ pub(crate) use line::Embeds;
 pub(crate) use room::Room;
 
 use crate::{
-    device::{Device, Fault},
     engine_time::EngineTime,
     error::SubmitError,
     job::{JobUsage, Scheduling},
     meter::Meter,
-    scheduler::Scheduler,
-    sequence::Sequence,
     shared::Shared,
-    status::{EngineState, nanoseconds},
+    status::EngineState,
 };
 
 /// Most texts of one job.
@@ -118,6 +115,8 @@ pub(crate) struct Reading {
     submitted: Instant,
     /// When its engine time was used up and its owner had yet to say whether there is more.
     waits_since: Option<Instant>,
+    /// Whether its texts have no company: a batch that they were in could not be computed.
+    alone: bool,
     /// Counts it as open until it has ended.
     _open: Arc<()>,
     pub(crate) meter: Arc<Meter>,
@@ -206,6 +205,7 @@ pub(crate) fn submit(
         pooled: Vec::new(),
         submitted: now,
         waits_since: None,
+        alone: false,
         _open: shared.open_job(),
         meter: Arc::clone(&meter),
         events: sender,
@@ -216,81 +216,7 @@ pub(crate) fn submit(
     Ok(Embedding { events, meter, shared: Arc::clone(shared) })
 }
 
-// === impl Scheduler ===
-
-impl<D: Device> Scheduler<D> {
-    /// Reads one chunk of the embedding job whose turn it is. False: there is none. An error means that
-    /// the device is lost.
-    pub(crate) fn embed(&mut self, now: Instant) -> Result<bool, String> {
-        self.embedded = 0;
-        let stall_max = self.reader_stall_max;
-        let mut line = self.shared.embeds.line();
-        line.tidy(now, self.queue_wait_max);
-        line.remind();
-        let next = line.next(|reading| reading.waits(now, stall_max));
-        drop(line);
-        let Some(mut reading) = next else { return Ok(false) };
-        let caller = reading.job.scheduling.caller;
-        if reading.gets_no_more(now, stall_max) {
-            self.shared.embeds.line().done(caller, 0);
-            reading.tell(Err(EmbedError::EngineTime));
-            return Ok(true);
-        }
-        if reading.read == 0 {
-            self.shared.embeds.line().lose_cells();
-        }
-        let chunk = self.embed_bound();
-        let ready = self.shared.embeds.take_room().map_err(Fault::Sequence);
-        let ready = ready.and_then(|()| {
-            // Where there is none now there was none before.
-            let made = self.device.ready_to_embed();
-            made.inspect_err(|_| self.shared.embeds.free_room())
-        });
-        reading.meter.begin_step(self.costs.expected_ns(0, reading.next_chunk(chunk)));
-        let started = Instant::now();
-        let read = ready.and_then(|()| reading.chunk(&mut self.device, chunk));
-        let spent = nanoseconds(started.elapsed());
-        reading.meter.end_step();
-        reading.meter.spend_prefill(spent);
-        let gauges = &self.shared.gauges;
-        gauges.busy_ns.fetch_add(spent, Relaxed);
-        gauges.attributed_ns.fetch_add(spent, Relaxed);
-        let tokens = *read.as_ref().unwrap_or(&0);
-        self.embedded = usize::try_from(tokens).unwrap_or(usize::MAX);
-        let ended = match read {
-            Ok(tokens) => {
-                gauges.prefill_tokens.fetch_add(tokens, Relaxed);
-                if reading.done.len() == reading.job.inputs.len() {
-                    Some(Ok(std::mem::take(&mut reading.done)))
-                } else if reading.meter.is_overspent() {
-                    Some(Err(EmbedError::EngineTime))
-                } else {
-                    reading.waits_since = reading.meter.is_spent().then_some(now);
-                    reading.tell_if_low();
-                    None
-                }
-            }
-            Err(Fault::Full) => Some(Err(EmbedError::Unable("the text is too long".to_owned()))),
-            Err(Fault::Sequence(reason)) => Some(Err(EmbedError::Unable(reason))),
-            Err(Fault::Broken(reason)) => return Err(reason),
-        };
-        match ended {
-            Some(end) => {
-                self.shared.embeds.line().done(caller, tokens);
-                reading.tell(end);
-            }
-            None => self.shared.embeds.line().put_back(reading, tokens),
-        }
-        Ok(true)
-    }
-
-    /// Tokens of a text that a turn may read: as many as of a prompt, half where there are prompts.
-    fn embed_bound(&self) -> usize {
-        let bound = self.prefill_bound(self.running().count()).min(self.prefill_chunk);
-        let reads = |(at, job): (usize, &Sequence<D::Sampler>)| self.read(at) < job.to_read();
-        if self.running().any(reads) { bound.div_ceil(2) } else { bound }
-    }
-}
+// === impl Reading ===
 
 impl Reading {
     /// Says what has become of it. Nobody may wait any more: it is all the same.
@@ -366,42 +292,24 @@ impl Reading {
         self.read == 0 && self.done.is_empty() && self.waits_since.is_none()
     }
 
-    /// Tokens of the current text that are read next, of at most `most`.
-    fn next_chunk(&self, most: usize) -> usize {
-        let left = self.job.inputs.get(self.done.len()).map_or(0, Vec::len) - self.read;
-        left.min(most.max(1))
+    /// Its next text, and how much of that was read.
+    fn next_text(&self) -> Option<(&[i32], usize)> {
+        Some((self.job.inputs.get(self.done.len())?, self.read))
     }
 
-    /// Reads at most `most` tokens of the current text, and finishes it if they are its last.
-    fn chunk<D: Device>(&mut self, device: &mut D, most: usize) -> Result<u64, Fault> {
-        let Some(input) = self.job.inputs.get(self.done.len()) else { return Ok(0) };
-        let most = if device.embeds_whole() { usize::MAX } else { most.max(1) };
-        let end = self.read.saturating_add(most).min(input.len());
-        let (from, last) = (self.read, input.len().saturating_sub(1));
-        let pooling = self.job.pooling.unwrap_or_else(|| device.pooling());
-        let pooled = &mut self.pooled;
-        device.embed(&input[from..end], from, &mut |offset, vector| {
-            let at = from + offset;
-            match pooling {
-                Pooling::First if at > 0 => {}
-                Pooling::Last if at < last => {}
-                Pooling::Mean if at > 0 => {
-                    for (sum, value) in pooled.iter_mut().zip(vector) {
-                        *sum += value;
-                    }
-                }
-                Pooling::First | Pooling::Last | Pooling::Mean => *pooled = vector.to_vec(),
-            }
-        })?;
-        self.read = end;
-        let tokens = end - from;
-        if end == input.len() {
+    /// Whether all its texts are done.
+    fn is_done(&self) -> bool {
+        self.done.len() == self.job.inputs.len()
+    }
+
+    /// The current text was read up to `end`, and this is what its vectors made so far.
+    fn has_read(&mut self, end: usize, pooled: Vec<f32>) {
+        let whole = self.next_text().is_some_and(|(text, _)| end == text.len());
+        (self.read, self.pooled) = (end, pooled);
+        if whole {
             self.done.push(normalised(std::mem::take(&mut self.pooled)));
             self.read = 0;
         }
-        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        self.meter.read(tokens);
-        Ok(u64::from(tokens))
     }
 }
 

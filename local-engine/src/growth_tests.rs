@@ -133,14 +133,14 @@ fn a_text_waits_at_its_bound_and_goes_on_with_more() {
     let mut bench = in_chunks_of_four();
     let mut text = text_of(&bench, 10);
     bench.turns(5);
-    assert_eq!(bench.scheduler.device.embedded, [4], "nothing is computed beyond the bound");
+    assert_eq!(bench.scheduler.device.embedded, [[4]], "nothing is computed beyond the bound");
     assert_eq!(told(&mut text), Some(EmbedEvent::EngineTimeLow));
     assert_eq!(told(&mut text), None, "it is asked for once");
     assert!(matches!(bench.turn(), Turn::Park(_)), "it keeps nobody busy");
     text.engine_time().extend(Duration::from_secs(60));
     assert!(bench.shared.was_woken());
     bench.turns(5);
-    assert_eq!(bench.scheduler.device.embedded, [4, 4, 2], "from where it stood");
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4], [2]], "from where it stood");
     assert!(matches!(told(&mut text), Some(EmbedEvent::Ended(Ok(_)))));
 }
 
@@ -153,7 +153,7 @@ fn however_often_it_is_too_little_for_a_text_it_is_asked_for_again() {
         assert_eq!(told(&mut text), Some(EmbedEvent::EngineTimeLow));
         text.engine_time().extend(Duration::from_nanos(1));
     }
-    assert_eq!(bench.scheduler.device.embedded, [4], "a nanosecond more is not enough");
+    assert_eq!(bench.scheduler.device.embedded, [[4]], "a nanosecond more is not enough");
     for _ in 0..20 {
         bench.turn();
         match told(&mut text) {
@@ -172,7 +172,7 @@ fn a_text_that_waits_holds_up_nobody_and_is_read_anew() {
     bench.turn();
     let mut other = text_of(&bench, 3);
     bench.turns(3);
-    assert_eq!(bench.scheduler.device.embedded, [4, 3]);
+    assert_eq!(bench.scheduler.device.embedded, [[4], [3]]);
     assert!(matches!(told(&mut other), Some(EmbedEvent::Ended(Ok(_)))));
     // It was begun: for want of a turn it does not end any more.
     bench.now += Duration::from_secs(4);
@@ -180,7 +180,11 @@ fn a_text_that_waits_holds_up_nobody_and_is_read_anew() {
     assert_eq!(told(&mut waits), Some(EmbedEvent::EngineTimeLow));
     waits.engine_time().extend(Duration::from_secs(60));
     bench.turns(5);
-    assert_eq!(bench.scheduler.device.embedded, [4, 3, 4, 4, 2], "its cells were another's");
+    assert_eq!(
+        bench.scheduler.device.embedded,
+        [[4], [3], [4], [4], [2]],
+        "its cells were another's"
+    );
     let Some(EmbedEvent::Ended(Ok(vectors))) = told(&mut waits) else { panic!("it is computed") };
     // The mean of (3, 4) and nine times (0, 4), brought to length 1.
     let length = (0.3_f32 * 0.3 + 16.0).sqrt();
@@ -193,7 +197,7 @@ fn a_text_without_more_time_ends_there() {
     let mut bench = in_chunks_of_four();
     let (mut refused, mut forgotten) = (text_of(&bench, 10), text_of(&bench, 10));
     bench.turns(3);
-    assert_eq!(bench.scheduler.device.embedded, [4, 4]);
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4]]);
     refused.engine_time().no_more();
     bench.turn();
     let ended = EmbedEvent::Ended(Err(EmbedError::EngineTime));
@@ -205,5 +209,5 @@ fn a_text_without_more_time_ends_there() {
     assert_eq!(told(&mut forgotten), Some(EmbedEvent::EngineTimeLow));
     assert_eq!(told(&mut forgotten), Some(ended), "and has not");
     assert!(bench.shared.embeds.is_empty());
-    assert_eq!(bench.scheduler.device.embedded, [4, 4], "nothing is computed beyond the bound");
+    assert_eq!(bench.scheduler.device.embedded, [[4], [4]], "nothing is computed beyond the bound");
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     config::EngineConfig,
-    device::{BatchToken, Device, Fault},
+    device::{BatchToken, Device, Fault, RoomToEmbed},
     draft::Drafter,
     embedding::Pooling,
     error::SubmitError,
@@ -23,6 +23,8 @@ use crate::{
 
 const END: i32 = 0;
 pub(crate) const A: i32 = 97;
+/// A text with it cannot be embedded, nor its company.
+pub(crate) const POISON: i32 = 66;
 /// A letter that follows no other.
 const WRONG: i32 = 65;
 
@@ -54,7 +56,8 @@ pub(crate) struct Script {
     cells_made: usize,
     faults: Faults,
     pub(crate) decodes: Vec<Vec<BatchToken>>,
-    pub(crate) embedded: Vec<usize>,
+    /// Tokens of each text of each batch.
+    pub(crate) embedded: Vec<Vec<usize>>,
     /// Whether it was made ready to embed.
     pub(crate) embeds: bool,
     attempts: usize,
@@ -191,16 +194,29 @@ impl Device for Script {
 
     fn embed(
         &mut self,
-        tokens: &[i32],
+        texts: &[&[i32]],
         from: usize,
-        show: &mut dyn FnMut(usize, &[f32]),
+        show: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), Fault> {
         assert!(self.embeds, "made ready before any time is booked");
-        self.embedded.push(tokens.len());
-        for offset in 0..tokens.len() {
-            show(offset, &[if from + offset == 0 { 3.0 } else { 0.0 }, 4.0]);
+        assert!(from == 0 || texts.len() == 1, "a piece has no company");
+        let room = self.room_to_embed();
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        assert!(texts.len() <= room.texts && tokens <= room.tokens, "{texts:?}");
+        self.embedded.push(texts.iter().map(|text| text.len()).collect());
+        if texts.iter().any(|text| text.contains(&POISON)) {
+            return Err(Fault::Sequence("poison".to_owned()));
+        }
+        for (text, tokens) in texts.iter().enumerate() {
+            for offset in 0..tokens.len() {
+                show(text, offset, &[if from + offset == 0 { 3.0 } else { 0.0 }, 4.0]);
+            }
         }
         Ok(())
+    }
+
+    fn room_to_embed(&self) -> RoomToEmbed {
+        RoomToEmbed { texts: 3, tokens: 64 }
     }
 
     fn is_end(&self, token: i32) -> bool {

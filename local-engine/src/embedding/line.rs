@@ -85,7 +85,7 @@ impl Embeds {
     pub(crate) fn take(&self) -> Option<Reading> {
         let mut line = self.line();
         let reading = line.next(|_| false)?;
-        line.done(reading.job.scheduling.caller, 0);
+        line.done(reading.job.scheduling.caller);
         line.elsewhere += 1;
         Some(reading)
     }
@@ -129,7 +129,7 @@ impl Line {
         let (taken, left): (Vec<_>, _) = std::mem::take(&mut self.jobs).into_iter().partition(gone);
         self.jobs = left;
         for reading in &taken {
-            self.done(reading.job.scheduling.caller, 0);
+            self.done(reading.job.scheduling.caller);
         }
         taken
     }
@@ -161,15 +161,13 @@ impl Line {
             .for_each(Reading::tell_if_low);
     }
 
-    /// Puts a job back that is not done, so many tokens further on.
-    pub(super) fn put_back(&mut self, reading: Reading, tokens: u64) {
-        self.charge(reading.job.scheduling.caller, tokens);
+    /// Puts a job back that is not done.
+    pub(super) fn put_back(&mut self, reading: Reading) {
         self.jobs.push(reading);
     }
 
     /// A caller's job is done: who does not wait saves nothing up.
-    pub(super) fn done(&mut self, caller: u64, tokens: u64) {
-        self.charge(caller, tokens);
+    pub(super) fn done(&mut self, caller: u64) {
         if self.jobs.iter().all(|other| other.job.scheduling.caller != caller) {
             self.served.remove(&caller);
         }
@@ -183,7 +181,8 @@ impl Line {
         }
     }
 
-    fn charge(&mut self, caller: u64, tokens: u64) {
+    /// So many tokens of a caller's are read.
+    pub(super) fn charge(&mut self, caller: u64, tokens: u64) {
         if let Some(served) = self.served.get_mut(&caller) {
             *served = served.saturating_add(tokens);
         }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::EngineConfig,
-    device::{BatchToken, Device, Fault},
+    device::{BatchToken, Device, Fault, RoomToEmbed},
     draw::Scratch,
     embedding::Pooling,
     job::{Job, Likely, TokenLogprob},
@@ -252,19 +252,28 @@ impl Device for LlamaDevice<'_> {
         Ok(())
     }
 
+    fn room_to_embed(&self) -> RoomToEmbed {
+        self.embedder.room
+    }
+
     fn embed(
         &mut self,
-        tokens: &[i32],
+        texts: &[&[i32]],
         from: usize,
-        show: &mut dyn FnMut(usize, &[f32]),
+        show: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), Fault> {
+        let room = self.room_to_embed();
         let most = usize::try_from(self.embedder.tokens_max).unwrap_or(usize::MAX);
         let known = |token: &i32| (0..self.model.vocabulary).contains(token);
-        if tokens.is_empty() || from + tokens.len() > most || !tokens.iter().all(known) {
-            return Err(Fault::Sequence("a text of a wrong size or with a wrong token".to_owned()));
+        let fits = |text: &&[i32]| !text.is_empty() && text.iter().all(known);
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        let beside = if from == 0 { room.texts } else { 1 };
+        let few = texts.len() <= beside && tokens <= room.tokens && from + tokens <= most;
+        if !few || !texts.iter().all(fits) {
+            return Err(Fault::Sequence("texts of a wrong size or with a wrong token".to_owned()));
         }
         match &mut self.embedding {
-            Some(embedding) => embedding.read(tokens, from, show),
+            Some(embedding) => embedding.read(texts, from, show),
             None => Err(Fault::Sequence("there is nothing to embed with yet".to_owned())),
         }
     }

@@ -14,10 +14,17 @@ use llama_cpp_2::{
 };
 
 use super::{Model, backend, last_error};
-use crate::{config::EngineConfig, device::Fault, embedding::Pooling};
+use crate::{
+    config::EngineConfig,
+    device::{Fault, RoomToEmbed},
+    embedding::Pooling,
+};
 
 /// Longest text that is read whole: its attention's buffers grow with the square.
 const WHOLE_TOKENS_MAX: u32 = 512;
+/// Texts beside each other. Short ones gain most: a batch reads the weights once, however many tokens
+/// it has.
+const TEXTS_MAX: u32 = 32;
 
 /// What is known before a context is made.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,8 @@ pub(super) struct Embedder {
     pub(super) pooling: Pooling,
     pub(super) whole: bool,
     pub(super) tokens_max: u32,
+    pub(super) room: RoomToEmbed,
+    texts_max: u32,
     batch_tokens: u32,
     threads: i32,
 }
@@ -49,11 +58,22 @@ impl Embedder {
             _ => Pooling::Mean,
         };
         let context = config.context_tokens.min(model.trained_context_tokens());
+        let tokens_max = if whole { context.min(WHOLE_TOKENS_MAX) } else { context };
+        let batch_tokens = if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens() };
+        // A state that is no cells is taken for every sequence, whether there is one or not.
+        let recurrent = model.model.is_recurrent() || model.model.is_hybrid();
+        let texts_max = if recurrent { 1 } else { TEXTS_MAX };
+        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         Embedder {
             pooling: config.pooling.unwrap_or_else(of_file),
             whole,
-            tokens_max: if whole { context.min(WHOLE_TOKENS_MAX) } else { context },
-            batch_tokens: if whole { WHOLE_TOKENS_MAX } else { config.batch_tokens() },
+            tokens_max,
+            room: RoomToEmbed {
+                texts: size(texts_max),
+                tokens: size(batch_tokens.min(tokens_max)),
+            },
+            texts_max,
+            batch_tokens,
             threads: i32::try_from(config.threads()).unwrap_or(1),
         }
     }
@@ -64,7 +84,9 @@ impl Embedder {
             .with_n_ctx(NonZeroU32::new(self.tokens_max))
             .with_n_batch(self.batch_tokens)
             .with_n_ubatch(self.batch_tokens.min(512))
-            .with_n_seq_max(1)
+            .with_n_seq_max(self.texts_max)
+            // One pool of cells: a long text may have them all.
+            .with_kv_unified(true)
             .with_embeddings(true)
             .with_pooling_type(LlamaPoolingType::None)
             .with_n_threads(self.threads)
@@ -77,34 +99,38 @@ impl Embedder {
 }
 
 impl Embedding<'_> {
-    /// Reads checked tokens after the `from` that came before them, and shows each one's vector.
+    /// Reads checked texts, or what follows the first `from` tokens of the last one, and shows each
+    /// token's vector.
     pub(super) fn read(
         &mut self,
-        tokens: &[i32],
+        texts: &[&[i32]],
         from: usize,
-        show: &mut dyn FnMut(usize, &[f32]),
+        show: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), Fault> {
         let broken = |reason: String| Fault::Sequence(reason);
         if from == 0 {
             self.context.clear_kv_cache();
         }
         self.batch.clear();
-        for (offset, token) in tokens.iter().enumerate() {
-            let position = i32::try_from(from + offset).unwrap_or(i32::MAX);
-            self.batch
-                .add(LlamaToken::new(*token), position, &[0], true)
-                .map_err(|error| broken(error.to_string()))?;
+        for (sequence, tokens) in (0..).zip(texts) {
+            for (position, token) in (from..).zip(*tokens) {
+                let position = i32::try_from(position).unwrap_or(i32::MAX);
+                self.batch
+                    .add(LlamaToken::new(*token), position, &[sequence], true)
+                    .map_err(|error| broken(error.to_string()))?;
+            }
         }
         self.context.decode(&mut self.batch).map_err(|error| broken(error.to_string()))?;
         self.context.synchronize();
-        for offset in 0..tokens.len() {
-            let row = i32::try_from(offset).unwrap_or(i32::MAX);
+        let tokens = texts.iter().enumerate();
+        let tokens = tokens.flat_map(|(text, tokens)| (0..tokens.len()).map(move |at| (text, at)));
+        for (row, (text, offset)) in (0..).zip(tokens) {
             let vector =
                 self.context.embeddings_ith(row).map_err(|error| broken(error.to_string()))?;
             if !vector.iter().all(|value| value.is_finite()) {
                 return Err(broken("the model computed no numbers".to_owned()));
             }
-            show(offset, vector);
+            show(text, offset, vector);
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Rounding {
 /// The likeliest tokens that are compared.
 const TOP: u32 = 20;
 
-fn config() -> Option<EngineConfig> {
+pub(crate) fn config() -> Option<EngineConfig> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/gemma-3-270m-q4_k_m.gguf");
     let named = std::env::var_os("TOLLGATE_SLIDING_MODEL");
     let file = named.map_or_else(|| default.into(), PathBuf::from);
