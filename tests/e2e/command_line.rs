@@ -288,6 +288,28 @@ async fn every_limit_of_a_key_can_be_changed_and_is_shown() {
 }
 
 #[tokio::test]
+async fn how_urgent_a_key_is_is_said_and_shown() {
+    let (_cloud, mut gate, directory) = a_cloud().await;
+    let made = json_of(&directory, &["key", "create", "--priority", "high"]).await;
+    assert_eq!(made["priority"], "high");
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(json_of(&directory, &["key", "create"]).await["priority"], "normal");
+    let shown = json_of(&directory, &["key", "update", id, "--label", "ci"]).await;
+    assert_eq!((&shown["label"], &shown["priority"]), (&json!("ci"), &json!("high")));
+    let list = Child::run(&directory, &["key", "list"]).await.stdout;
+    let line = |of: &str| list.lines().find(|line| line.contains(of)).unwrap_or_default();
+    assert!(line("STATE").contains("PRIORITY") && line(id).contains("high"), "{list}");
+
+    let lowered = json_of(&directory, &["key", "update", id, "--priority", "low"]).await;
+    assert_eq!(lowered, gate.admin(&format!("/keys/{id}")).await, "as the API shows it");
+    gate.stop().await;
+    let shown = Child::run(&directory, &["key", "show", id]).await.stdout;
+    assert!(shown.lines().any(|line| line == "priority  low"), "{shown}");
+    let urgent = Child::run(&directory, &["key", "update", id, "--priority", "urgent"]).await;
+    assert!(urgent.code == 2 && urgent.stderr.contains("--priority"), "{}", urgent.stderr);
+}
+
+#[tokio::test]
 async fn what_a_team_or_user_may_use_is_changed_as_a_keys_is() {
     let (_cloud, gate, directory) = a_cloud().await;
     let made = ["--budget", "day=5", "--session-budget", "day=1", "--concurrency", "2"];

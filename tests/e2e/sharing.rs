@@ -172,6 +172,40 @@ async fn what_is_less_urgent_comes_later_though_it_came_first() {
 }
 
 #[tokio::test]
+async fn a_key_of_high_priority_is_served_before_others_that_came_first() {
+    for isolation in ISOLATIONS {
+        let gate = a_gate(isolation, "slots = 1\nqueue_wait_max_ms = 600000").await;
+        let (one, another) = (gate.new_key().create().await, gate.new_key().create().await);
+        let urgent = gate.new_key().of_priority("high").create().await;
+        let running = busy(&gate).await;
+        let done = std::cell::RefCell::new(Vec::new());
+        let asked = async |key: &Key, tier: &str, name: &'static str| {
+            let ask = gate.ask("Name a color.").by(key).at_most(8);
+            ask.set("service_tier", json!(tier)).send().await.ok();
+            done.borrow_mut().push(name);
+        };
+        // What a request says of itself makes it no more urgent. Where the engine has a process of its
+        // own one request waits there already: the first one.
+        let (first, second) =
+            (asked(&one, "priority", "usual"), asked(&another, "priority", "usual"));
+        let last = async {
+            until_waiting(&gate, 2).await;
+            let release = async {
+                until_waiting(&gate, 3).await;
+                running.leave();
+            };
+            futures::join!(asked(&urgent, "auto", "urgent"), release);
+        };
+        futures::join!(first, second, last);
+        let done = done.into_inner();
+        assert_eq!((done.len(), done.last()), (3, Some(&"usual")), "{isolation}: {done:?}");
+        if isolation == "in_process" {
+            assert_eq!(done, ["urgent", "usual", "usual"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_goes_on_from_another_keys_prompt_unless_all_may() {
     for isolation in ISOLATIONS {
         for (sharing, may) in [("caller", false), ("all", true)] {

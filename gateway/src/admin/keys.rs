@@ -13,7 +13,7 @@ use super::{
     times::rfc3339,
 };
 use crate::{
-    caller::{KeyChange, KeyRecord, KeysError, NewKey},
+    caller::{KeyChange, KeyRecord, KeysError, NewKey, Priority},
     ledger::KeyId,
     openapi::types::{Name, Switch},
     refusal::Refusal,
@@ -41,6 +41,7 @@ pub(super) struct KeyView {
     budgets: Vec<BudgetBody>,
     session_budgets: Vec<BudgetBody>,
     may_pin: bool,
+    priority: Priority,
     state: &'static str,
     created: String,
     created_unix_ms: u64,
@@ -70,6 +71,7 @@ pub(super) struct CreateBody {
     budgets: Vec<Object<BudgetBody>>,
     session_budgets: Vec<Object<BudgetBody>>,
     may_pin: bool,
+    priority: Priority,
     expires_unix_ms: Option<u64>,
 }
 
@@ -94,6 +96,9 @@ pub(super) struct ChangeBody {
     #[serde(deserialize_with = "present")]
     #[schemars(with = "Switch")]
     may_pin: Option<bool>,
+    #[serde(deserialize_with = "present")]
+    #[schemars(with = "Priority")]
+    priority: Option<Priority>,
     #[serde(deserialize_with = "present")]
     #[schemars(with = "Switch")]
     disabled: Option<bool>,
@@ -132,6 +137,7 @@ pub(super) async fn create(
         budgets: budgets(body.budgets)?,
         session_budgets: budgets(body.session_budgets)?,
         may_pin: body.may_pin,
+        priority: body.priority,
         expires_unix_ms: body.expires_unix_ms,
     };
     let (record, secret) = gateway.keys.make(new).map_err(|error| not_made(&error))?;
@@ -164,6 +170,7 @@ pub(super) async fn change(
             .map(|given| budgets(given.unwrap_or_default()))
             .transpose()?,
         may_pin: body.may_pin,
+        priority: body.priority,
         disabled: body.disabled,
         expires_unix_ms: body.expires_unix_ms,
     };
@@ -209,6 +216,7 @@ fn view(record: &KeyRecord, now_ms: u64) -> KeyView {
         budgets: views(&record.budgets),
         session_budgets: views(&record.session_budgets),
         may_pin: record.may_pin,
+        priority: record.priority,
         state,
         created: rfc3339(record.created_unix_ms),
         created_unix_ms: record.created_unix_ms,

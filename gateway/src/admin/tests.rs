@@ -4,7 +4,7 @@ mod asking;
 
 use super::{times, *};
 use crate::{
-    caller::{ADMIN_KEY_FILE, read_secret},
+    caller::{ADMIN_KEY_FILE, Priority, read_secret},
     clock::{Clock, Hand},
     config::{Config, Environment, Surroundings},
     ledger::Condition,
@@ -236,7 +236,8 @@ async fn a_key_that_would_never_work_is_not_made() {
 #[tokio::test]
 async fn keys_are_still_there_after_the_directory_is_opened_again() {
     let plane = Plane::open();
-    let (_, created) = plane.ask("POST", "/keys", json!({"label": "kept"})).await;
+    let (_, created) =
+        plane.ask("POST", "/keys", json!({"label": "kept", "priority": "high"})).await;
     plane.gateway.books.close();
     let config = config(plane.dir.path());
     // The books let go of the directory with their last holder.
@@ -247,7 +248,8 @@ async fn keys_are_still_there_after_the_directory_is_opened_again() {
     let mut config = config;
     config.data_dir = copy.path().join("data");
     let gateway = start::offline(config, Clock::standing(NOW).0).unwrap();
-    assert_eq!(gateway.keys.list()[0].label, "kept");
+    let kept = &gateway.keys.list()[0];
+    assert_eq!((kept.label.as_str(), kept.priority), ("kept", Priority::High));
     let mut headers = HeaderMap::new();
     headers.insert("x-api-key", created["secret"].as_str().unwrap().parse().unwrap());
     assert!(gateway.keys.authenticate(&headers, None).is_ok());
@@ -307,6 +309,9 @@ async fn what_is_wrong_is_refused_and_named() {
         (json!({"limits": {"concurrency": -1}}), json!("limits.concurrency")),
         (json!({"limits": [1]}), json!("limits")),
         (json!({"may_pin": "yes"}), json!("may_pin")),
+        (json!({"priority": "urgent"}), json!("priority")),
+        (json!({"priority": 1}), json!("priority")),
+        (json!({"priority": null}), json!("priority")),
         (json!({"user": ""}), json!("user")),
         (
             json!({"budgets": [{"window": "day", "tokens": 1}, {"window": "day", "tokens": 2}]}),

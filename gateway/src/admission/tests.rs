@@ -1,7 +1,7 @@
 //! Promises of admission. Time is the runtime's, paused and moved by hand.
 
 use super::{failed_auth::TEST_ADDRESSES_MAX, *};
-use crate::caller::KeyRecord;
+use crate::caller::{KeyRecord, Priority};
 use crate::ledger::KeyId;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::time::advance;
@@ -42,6 +42,7 @@ fn record(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Arc<Key
         session_budgets: Vec::new(),
         disabled_unix_ms: None,
         tags: Vec::new(),
+        priority: Priority::Normal,
     })
 }
 

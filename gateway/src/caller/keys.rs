@@ -4,7 +4,7 @@
 //! key is never refused because others at its address were wrong.
 
 use super::{
-    ADMIN_KEY_FILE, BudgetSpec, Caller, GroupRecord, KeyLimits, KeyRecord, Secret,
+    ADMIN_KEY_FILE, BudgetSpec, Caller, GroupRecord, KeyLimits, KeyRecord, Priority, Secret,
     files::{HASH_KEY_FILE, private_dir, read_secret, write_secret},
     groups::Groups,
     secret::{self, SecretHash},
@@ -69,6 +69,8 @@ pub struct NewKey {
     pub session_budgets: Vec<BudgetSpec>,
     /// Whether it may pin routes.
     pub may_pin: bool,
+    /// How urgent its requests are.
+    pub priority: Priority,
     /// When it stops working, milliseconds since the Unix epoch.
     pub expires_unix_ms: Option<u64>,
 }
@@ -94,6 +96,8 @@ pub struct KeyChange {
     pub disabled: Option<bool>,
     /// Whether it may pin routes.
     pub may_pin: Option<bool>,
+    /// How urgent its requests are.
+    pub priority: Option<Priority>,
     /// When it stops working.
     pub expires_unix_ms: Option<Option<u64>>,
 }
@@ -259,6 +263,7 @@ impl Keys {
             session_budgets: new.session_budgets,
             disabled_unix_ms: None,
             tags: new.tags,
+            priority: new.priority,
         };
         Ok((record, secret))
     }
@@ -280,6 +285,7 @@ impl Keys {
             record.disabled_unix_ms = disabled.then_some(since);
         }
         set(&mut record.may_pin, change.may_pin);
+        set(&mut record.priority, change.priority);
         set(&mut record.expires_unix_ms, change.expires_unix_ms);
         Some(record)
     }

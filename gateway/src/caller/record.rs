@@ -6,6 +6,7 @@
 use super::{Turn, Window, Zone};
 use crate::ledger::{KeyId, Scope};
 use policies::PicoUsd;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A key as it is stored: everything but the secret.
@@ -41,6 +42,23 @@ pub struct KeyRecord {
     pub disabled_unix_ms: Option<u64>,
     /// The operator's tags: every request of the key bears them, beside those it names itself.
     pub tags: Vec<String>,
+    /// How urgent its requests are: one may ask to be less urgent than that, never more.
+    pub priority: Priority,
+}
+
+/// How urgent the requests of a key are among those that wait for a model in this process.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Before all others that wait.
+    High,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Whenever nothing more urgent waits.
+    Low,
 }
 
 /// A team, a user, a tag or the whole installation: what the operator set for it.

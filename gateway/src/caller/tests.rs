@@ -131,6 +131,7 @@ fn a_change_leaves_what_it_does_not_name() {
         user: Some(None),
         limits: Some(KeyLimits { concurrency: Some(2), ..record.limits }),
         may_pin: Some(true),
+        priority: Some(Priority::High),
         ..KeyChange::default()
     };
     keys.install(keys.changed(&record.id, change).unwrap());
@@ -140,7 +141,10 @@ fn a_change_leaves_what_it_does_not_name() {
     assert_eq!(now.limits.requests_per_minute, Some(5));
     assert_eq!(now.limits.concurrency, Some(2));
     assert!(now.may_pin);
+    assert_eq!((record.priority, now.priority), (Priority::Normal, Priority::High));
     assert!(keys.authenticate(&bearer(&secret), PEER).is_ok(), "the secret stays");
+    let unnamed = keys.changed(&record.id, KeyChange::default()).unwrap();
+    assert_eq!(unnamed.priority, Priority::High);
     assert!(keys.changed(&KeyId("key_none".into()), KeyChange::default()).is_none());
 }
 

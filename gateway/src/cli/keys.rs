@@ -6,6 +6,7 @@ use super::{
     link::{Link, Missing},
     output::{self, Align, rows, text},
 };
+use crate::caller::Priority;
 use clap::{Args, Subcommand};
 use http::Method;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
@@ -59,6 +60,9 @@ pub(crate) struct CreateArgs {
     /// May pin a route by writing its name as `model`
     #[arg(long)]
     pub(crate) may_pin: bool,
+    /// How urgent its requests are among those that wait for a local model
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) priority: Priority,
     /// Stops working at this time to come: RFC 3339, a day (UTC), or a span from now such as 30d
     #[arg(long, value_name = "TIME")]
     pub(crate) expires: Option<String>,
@@ -89,6 +93,9 @@ pub(crate) struct UpdateArgs {
     /// Whether it may pin routes
     #[arg(long, value_name = "true|false")]
     pub(crate) may_pin: Option<bool>,
+    /// How urgent its requests are among those that wait for a local model
+    #[arg(long, value_enum)]
+    pub(crate) priority: Option<Priority>,
     /// Stops working at this time, or none
     #[arg(long, value_name = "TIME")]
     pub(crate) expires: Option<String>,
@@ -148,6 +155,7 @@ async fn create(common: &Common, link: &Link, args: &CreateArgs) -> Result<(), C
         "team": args.team,
         "tags": args.tags,
         "may_pin": args.may_pin,
+        "priority": args.priority,
         "expires_unix_ms": args.expires.as_deref().map(time).transpose()?,
     });
     let body = args.allowance.put_into(body);
@@ -177,6 +185,7 @@ async fn list(common: &Common, link: &Link) -> Result<(), CliError> {
             ("LIMITS", Align::Left, &limits),
             ("BUDGETS", Align::Left, &budgets),
             ("PINS", Align::Left, &|key| text(key, "/may_pin")),
+            ("PRIORITY", Align::Left, &|key| text(key, "/priority")),
             ("CREATED", Align::Left, &|key| text(key, "/created")),
         ],
     )
@@ -197,6 +206,7 @@ fn show(common: &Common, key: &Value) -> Result<(), CliError> {
     line("limits", limits(key))?;
     line("budgets", budgets(key))?;
     line("may pin", text(key, "/may_pin"))?;
+    line("priority", text(key, "/priority"))?;
     line("created", text(key, "/created"))?;
     line("expires", text(key, "/expires"))?;
     line("revoked", text(key, "/revoked"))
@@ -213,6 +223,7 @@ fn change(args: &UpdateArgs) -> Result<Value, CliError> {
     put("user", args.user.as_deref().map(or_none));
     put("team", args.team.as_deref().map(or_none));
     put("may_pin", args.may_pin.map(|may| json!(may)));
+    put("priority", args.priority.map(|priority| json!(priority)));
     if args.no_tags || !args.tags.is_empty() {
         put("tags", Some(json!(args.tags)));
     }

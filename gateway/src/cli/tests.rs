@@ -137,9 +137,24 @@ fn whatever_changes_about_limits_and_budgets_changes_alike_of_keys_teams_and_use
     let (key, team, user) = (options("key"), options("team"), options("user"));
     assert!(team.iter().all(|option| user.contains(option)), "{team:?} {user:?}");
     assert!(user.iter().all(|option| key.contains(option)), "{user:?} {key:?}");
-    let of_keys = ["user", "tag", "no-tags", "may-pin", "expires"];
+    let of_keys = ["user", "tag", "no-tags", "may-pin", "priority", "expires"];
     assert_eq!(key.len(), user.len() + of_keys.len());
     assert_eq!(user.len(), team.len() + ["team"].len());
+}
+
+#[test]
+fn a_key_is_of_one_of_three_priorities() {
+    for priority in ["high", "normal", "low"] {
+        for line in ["create", "update key_a"] {
+            parse(&format!("tollgate key {line} --priority {priority}")).unwrap();
+        }
+    }
+    for line in ["create", "update key_a"] {
+        let said = parse(&format!("tollgate key {line} --priority urgent")).unwrap_err();
+        assert!(said.use_stderr(), "{line}");
+        assert!(said.to_string().contains("--priority"), "{said}");
+        assert!(said.to_string().contains("high, normal, low"), "{said}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::store::{
     base::Base,
-    codec::v2,
+    codec::{v2, v3},
     index::{Changes, IndexError, Pairs},
 };
 use policies::PolicyVersion;
@@ -21,8 +21,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
 /// Raise it when what is stored changes its meaning: older checkpoints are rebuilt.
-const SCHEMA: u32 = 5;
-/// As [`SCHEMA`], but keys and groups have the form of version 2 of the journal.
+const SCHEMA: u32 = 6;
+/// As [`SCHEMA`], but keys have the form of version 3 of the journal.
+const SCHEMA_5: u32 = 5;
+/// As [`SCHEMA_5`], but keys and groups have the form of version 2 of the journal.
 const SCHEMA_4: u32 = 4;
 /// As [`SCHEMA_4`], but with a value for each row of a span. It is read, because what a base stands
 /// for cannot be rebuilt.
@@ -194,7 +196,7 @@ pub(crate) fn without_rollups(mut copy: Derived) -> Result<Base, IndexError> {
 pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
     let Some(meta) = index.meta()? else { return Ok(None) };
     let meta: Meta = value(&meta)?;
-    if ![SCHEMA, SCHEMA_4, SCHEMA_3].contains(&meta.schema) {
+    if ![SCHEMA, SCHEMA_5, SCHEMA_4, SCHEMA_3].contains(&meta.schema) {
         return Ok(None);
     }
     let mut derived = Derived::new();
@@ -262,7 +264,7 @@ pub(crate) fn load(index: &impl Pairs) -> Result<Option<Derived>, IndexError> {
 fn load_records(index: &impl Pairs, schema: u32, derived: &mut Derived) -> Result<(), IndexError> {
     index.scan(GROUPS, &mut |_, bytes| {
         let record: crate::caller::GroupRecord = match schema {
-            SCHEMA => value(bytes)?,
+            SCHEMA | SCHEMA_5 => value(bytes)?,
             _ => value::<v2::GroupRecord>(bytes)?.into(),
         };
         derived.groups.insert(record.scope.clone(), record);
@@ -271,6 +273,7 @@ fn load_records(index: &impl Pairs, schema: u32, derived: &mut Derived) -> Resul
     index.scan(KEYS, &mut |_, bytes| {
         let record: crate::caller::KeyRecord = match schema {
             SCHEMA => value(bytes)?,
+            SCHEMA_5 => value::<v3::KeyRecord>(bytes)?.into(),
             _ => value::<v2::KeyRecord>(bytes)?.into(),
         };
         derived.keys.insert(record.id.clone(), record);

@@ -14,13 +14,15 @@ use std::sync::Arc;
 /// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
 const TEMPLATE_TOKENS: u64 = 16;
 
-/// The request with what is not its own to say: the tags of its key, and the time by which it is priced.
+/// The request with what is not its own to say: the tags and the priority of its key, and the time by
+/// which it is priced.
 pub(super) fn admitted(
     gateway: &Gateway,
     caller: &Caller,
     mut request: ChatRequest,
 ) -> ChatRequest {
     bear(&caller.record.tags, &mut request.tags);
+    request.key_priority = caller.record.priority;
     request.admitted_unix_s = gateway.clock.unix_ms() / 1000;
     request
 }

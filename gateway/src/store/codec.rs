@@ -6,6 +6,7 @@
 
 mod v1;
 pub(crate) mod v2;
+pub(crate) mod v3;
 
 use crate::{
     caller::{GroupRecord, KeyRecord},
@@ -55,14 +56,17 @@ pub(crate) const STOOD: u8 = 15;
 pub(crate) const EXTENDED: u8 = 16;
 /// Version of most events' forms.
 pub(crate) const VERSION: u8 = 2;
-/// Version of the forms of keys, groups, entries and settlements, of corrections, whose fields stayed
-/// and mean more now, and of adjustments, whose second was never written.
+/// Version of the forms of groups, entries and settlements, of corrections, whose fields stayed and mean
+/// more now, and of adjustments, whose second was never written.
 const VERSION_OF_RECORDS: u8 = 3;
+/// Version of the form of keys.
+const VERSION_OF_KEYS: u8 = 4;
 
 /// The version in which a kind is written.
 const fn version_of(kind: u8) -> u8 {
     match kind {
-        KEY | GROUP | ADJUSTMENT | ENTRY | SETTLED | CORRECTED => VERSION_OF_RECORDS,
+        KEY => VERSION_OF_KEYS,
+        GROUP | ADJUSTMENT | ENTRY | SETTLED | CORRECTED => VERSION_OF_RECORDS,
         _ => VERSION,
     }
 }
@@ -292,6 +296,7 @@ pub(crate) fn decode(kind: u8, version: u8, payload: &[u8]) -> Result<Event, Cod
     }
     Ok(match (kind, version) {
         (KEY, v2::VERSION) => Event::Key(Box::new(whole::<v2::KeyRecord>(payload)?.into())),
+        (KEY, v3::VERSION) => Event::Key(Box::new(whole::<v3::KeyRecord>(payload)?.into())),
         (GROUP, v2::VERSION) => Event::Group(Box::new(whole::<v2::GroupRecord>(payload)?.into())),
         (ENTRY, v2::VERSION) => Event::Entry(Box::new(v2::row(payload)?.0)),
         (CORRECTED, v2::VERSION) => {

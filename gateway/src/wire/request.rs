@@ -7,7 +7,10 @@ use super::{
     json::Span,
     responses::ResponsesAsk,
 };
-use crate::ledger::{Endpoint, RequestId};
+use crate::{
+    caller::Priority,
+    ledger::{Endpoint, RequestId},
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use policies::{PicoUsd, ServiceTier};
@@ -35,6 +38,8 @@ pub struct ChatRequest {
     /// When it was admitted, second of the Unix epoch, set by whoever admits it: prices are looked
     /// up by it.
     pub admitted_unix_s: u64,
+    /// How urgent the operator made its key, set by whoever admits it: nothing that a request says.
+    pub key_priority: Priority,
     /// The service tier it asks for; `auto` is not known which.
     pub service: ServiceTier,
     /// Images in its messages.
@@ -133,6 +138,7 @@ impl ChatRequest {
             responses: None,
             model,
             admitted_unix_s: 0,
+            key_priority: Priority::Normal,
             service: ServiceTier::Standard,
             images: 0,
             stream: false,

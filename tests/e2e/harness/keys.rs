@@ -34,6 +34,11 @@ impl NewKey<'_> {
         self.set("may_pin", json!(true))
     }
 
+    /// Of this priority.
+    pub(crate) fn of_priority(self, priority: &str) -> Self {
+        self.set("priority", json!(priority))
+    }
+
     /// That may spend so much and no more, ever.
     pub(crate) fn with_budget_usd(mut self, usd: &str) -> Self {
         self.push_budget(json!({"window": "total", "money_usd": usd, "hard": true}));

@@ -28,12 +28,42 @@ async fn null_clears_a_list_and_a_label_and_is_no_switch() {
     assert_eq!(plane.ask("POST", "/budgets", budget).await.0, 201);
     for (path, switch) in [
         (path.as_str(), "may_pin"),
+        (&path, "priority"),
         (&path, "disabled"),
         ("/teams/red", "disabled"),
         ("/budgets/global/day", "hard"),
     ] {
         let (status, said) = plane.ask("PATCH", path, json!({switch: null})).await;
         assert_eq!((status, &said["error"]["param"]), (400, &json!(switch)), "{path}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn how_urgent_a_key_is_is_said_when_it_is_made_and_changed_later() {
+    let plane = Plane::open();
+    let (_, usual) = plane.ask("POST", "/keys", json!({})).await;
+    assert_eq!(usual["priority"], "normal");
+    for priority in ["low", "normal", "high"] {
+        let (status, made) = plane.ask("POST", "/keys", json!({"priority": priority})).await;
+        assert_eq!((status, &made["priority"]), (201, &json!(priority)));
+        let path = format!("/keys/{}", made["id"].as_str().unwrap());
+        let (_, other) = plane.ask("PATCH", &path, json!({"label": "ci"})).await;
+        assert_eq!(other["priority"], priority, "what is not named stays");
+        let (status, said) = plane.ask("PATCH", &path, json!({"priority": "urgent"})).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("priority")), "{said}");
+        let (status, changed) = plane.ask("PATCH", &path, json!({"priority": "high"})).await;
+        assert_eq!((status, &changed["priority"]), (200, &json!("high")));
+        assert_eq!(plane.ask("GET", &path, Value::Null).await.1["priority"], "high");
+    }
+    let (_, all) = plane.ask("GET", "/keys", Value::Null).await;
+    let of = |key: &Value| key["priority"].as_str().unwrap().to_owned();
+    let all: Vec<_> = all["data"].as_array().unwrap().iter().map(of).collect();
+    assert_eq!(all.iter().filter(|priority| *priority == "high").count(), 3, "{all:?}");
+    // Nothing that a team or a user has.
+    for of in ["teams", "users"] {
+        let body = json!({"name": "red", "priority": "high"});
+        let (status, said) = plane.ask("POST", &format!("/{of}"), body).await;
+        assert_eq!((status, &said["error"]["param"]), (400, &json!("priority")), "{said}");
     }
 }
 

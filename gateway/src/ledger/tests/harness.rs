@@ -1,7 +1,7 @@
 //! Books in a temporary directory, and requests that go through them.
 
 use crate::{
-    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window},
+    caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Priority, Window},
     clock::{Clock, Hand},
     config::Durability,
     ledger::{
@@ -163,6 +163,7 @@ pub(super) fn key(name: &str, budgets: Vec<BudgetSpec>) -> KeyRecord {
         session_budgets: Vec::new(),
         disabled_unix_ms: None,
         tags: Vec::new(),
+        priority: Priority::Normal,
     }
 }
 

@@ -8,10 +8,12 @@ use super::harness::{
     House, all, ask, complete, done, group, head, key, money, records, request, segment, usd, used,
 };
 use crate::{
-    caller::{BudgetSpec, Window},
-    ledger::{AttemptOutcome, Books, Entry, EntryHead, Filter, Reader, Scope},
+    caller::{BudgetSpec, KeyRecord, Priority, Window},
+    ledger::{AttemptOutcome, Books, Entry, EntryHead, Filter, Reader, Scope, checkpoint},
     store::{
+        base::Base,
         codec::{self, Event},
+        index::{Changes, Pairs as _},
         record,
     },
 };
@@ -152,8 +154,8 @@ fn budgets_in_version_2(budgets: &[BudgetSpec]) -> impl Serialize {
 }
 
 /// A record's payload as version 2 wrote it; `None` for the kinds whose form has not changed since.
-fn payload_in_version_2(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
-    match (kind, codec::decode(kind, 3, payload).ok()?) {
+fn payload_in_version_2(kind: u8, version: u8, payload: &[u8]) -> Option<Vec<u8>> {
+    match (kind, codec::decode(kind, version, payload).ok()?) {
         (codec::ENTRY, _) => Some(in_version_2(&codec::decode_entry(3, payload).unwrap())),
         (codec::SETTLED, _) => Some(payload.strip_suffix(&[0]).expect("nothing guessed").to_vec()),
         (codec::KEY, Event::Key(key)) => Some(bytes(&(
@@ -177,7 +179,7 @@ fn house_in_version_2(today: &House) -> (House, Vec<u8>) {
     let (mut old, mut changed) = (journal[..32].to_vec(), Vec::new());
     for place in records(&journal) {
         let (read, _) = record::read(&journal[place]).unwrap();
-        let payload = payload_in_version_2(read.head.kind, read.payload);
+        let payload = payload_in_version_2(read.head.kind, read.head.version, read.payload);
         let Some(payload) = payload else {
             old.extend_from_slice(read.raw);
             continue;
@@ -254,4 +256,57 @@ fn a_journal_of_version_2_reads_as_it_did_and_goes_on_in_the_new_version() {
     let books = old.open();
     assert_eq!(all(&books).len(), 3);
     assert!(books.verify().is_clean(), "both versions in one journal");
+}
+
+/// As schema 5 wrote a checkpoint: its keys ended with their tags.
+fn in_schema_5(checkpoint: &Base) {
+    let mut meta = checkpoint.meta().unwrap().unwrap();
+    assert_eq!(meta[0], 6);
+    meta[0] = 5;
+    let mut changes = Changes::default();
+    let each = &mut |key: &[u8], record: &[u8]| {
+        let (priority, old) = record.split_last().unwrap();
+        assert_eq!(*priority, 1, "as urgent as usual");
+        changes.put(key, old);
+        Ok(())
+    };
+    checkpoint.scan(b"k", each).unwrap();
+    checkpoint.apply(changes, &meta).unwrap();
+}
+
+#[test]
+fn a_key_of_an_older_checkpoint_is_as_urgent_as_usual_and_is_written_anew() {
+    let house = House::new();
+    let books = house.open();
+    books.put_key(key("key_a", vec![money(Window::Day, "10")])).blocking().unwrap();
+    books.catch_up();
+    let usual = books.keys().remove(0);
+    let base = Base::default();
+    checkpoint::save(&base, &mut books.0.keeper.derived()).unwrap();
+    in_schema_5(&base);
+    let mut derived = checkpoint::load(&base).unwrap().expect("it is read");
+    assert_eq!(derived.keys[&usual.id], usual);
+
+    checkpoint::save(&base, &mut derived).unwrap();
+    let derived = checkpoint::load(&base).unwrap().expect("it is read");
+    assert_eq!(derived.keys[&usual.id], usual);
+}
+
+#[test]
+fn how_urgent_a_key_is_survives_with_the_checkpoint_and_without() {
+    let house = House::new();
+    let books = house.open();
+    let keys = [("key_a", Priority::High), ("key_b", Priority::Normal), ("key_c", Priority::Low)];
+    let keys = keys.map(|(name, priority)| KeyRecord { priority, ..key(name, Vec::new()) });
+    for key in keys.clone() {
+        books.put_key(key).blocking().unwrap();
+    }
+    books.close();
+    drop(books);
+    let books = house.open();
+    assert_eq!(books.keys(), keys);
+    books.close();
+    drop(books);
+    fs::remove_dir_all(house.data().join("index")).unwrap();
+    assert_eq!(house.open().keys(), keys);
 }

@@ -1,7 +1,7 @@
 //! What every version shares never moves.
 
 use super::{Event, GROUP, KEY, decode};
-use crate::caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Window};
+use crate::caller::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, Priority, Window};
 use crate::ledger::{AttemptOutcome, CacheUse, Endpoint, GuardEffect, KeyId, Outcome, Role, Scope};
 use policies::{LeaveOut, PicoUsd, RouteState, RuleName, UsageSource};
 use serde::Serialize;
@@ -49,6 +49,7 @@ fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
         session_budgets: vec![second_now.clone(), first_now.clone()],
         disabled_unix_ms: Some(12),
         tags: Vec::new(),
+        priority: Priority::Normal,
     };
     let key = (
         (&now.id, now.secret_hash, &now.hint, &now.label, &now.user, &now.team),
@@ -58,7 +59,9 @@ fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
     let key = postcard::to_allocvec(&key).unwrap();
     let Event::Key(read) = decode(KEY, 2, &key).unwrap() else { panic!("no key") };
     assert_eq!(*read, now);
-    assert!(decode(KEY, 3, &key).is_err(), "it is not today's form");
+    assert!(decode(KEY, 4, &key).is_err(), "it is not today's form");
+    let tagged = KeyRecord { tags: vec!["nightly".to_owned()], ..now };
+    a_key_of_version_3_is_as_urgent_as_usual(&tagged);
 
     let now = GroupRecord {
         scope: Scope::User("ada".into()),
@@ -78,6 +81,22 @@ fn keys_and_groups_of_version_2_are_read_without_tags_and_zones() {
     let Event::Group(read) = decode(GROUP, 2, &group).unwrap() else { panic!("no group") };
     assert_eq!(*read, now);
     assert!(decode(GROUP, 3, &group).is_err(), "it is not today's form");
+}
+
+fn a_key_of_version_3_is_as_urgent_as_usual(usual: &KeyRecord) {
+    let today = postcard::to_allocvec(usual).unwrap();
+    let (priority, old) = today.split_last().unwrap();
+    assert_eq!(*priority, number(Priority::Normal), "it stands last");
+    let read = |version, payload: &[u8]| match decode(KEY, version, payload) {
+        Ok(Event::Key(read)) => Some(*read),
+        _ => None,
+    };
+    assert_eq!(read(3, old).as_ref(), Some(usual));
+    assert!(read(4, old).is_none() && read(3, &today).is_none(), "each is read as what it is");
+    for priority in [Priority::High, Priority::Normal, Priority::Low] {
+        let key = KeyRecord { priority, ..usual.clone() };
+        assert_eq!(read(4, &postcard::to_allocvec(&key).unwrap()), Some(key));
+    }
 }
 
 #[test]
@@ -104,6 +123,7 @@ fn numbers_of_variants_never_move() {
         number(Endpoint::Responses),
         number(Endpoint::Messages),
     ]);
+    numbered([number(Priority::High), number(Priority::Normal), number(Priority::Low)]);
     numbered([
         number(Role::Primary),
         number(Role::Fallback),

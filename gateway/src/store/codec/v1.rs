@@ -591,6 +591,7 @@ impl From<KeyRecord> for caller::KeyRecord {
             session_budgets: Vec::new(),
             disabled_unix_ms: None,
             tags: Vec::new(),
+            priority: caller::Priority::Normal,
         }
     }
 }

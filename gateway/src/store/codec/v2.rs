@@ -79,6 +79,7 @@ impl From<KeyRecord> for caller::KeyRecord {
             session_budgets: all(old.session_budgets),
             disabled_unix_ms: old.disabled_unix_ms,
             tags: Vec::new(),
+            priority: caller::Priority::Normal,
         }
     }
 }
