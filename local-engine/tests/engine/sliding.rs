@@ -3,11 +3,22 @@
 //! `make test-all` fetches; without it these tests say that they looked at nothing
 //! (`TOLLGATE_REQUIRE=sliding` makes a failure of that).
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use local_engine::{Engine, EngineConfig, Job, KvLayout, Scheduling, Speculation};
+use local_engine::{
+    Engine, EngineConfig, Job, JobEvent, KvLayout, Scheduling, Speculation, Status, TokenLogprob,
+};
 
-use crate::harness::{Answer, answer, engine, greedy, not_checked, read, small};
+use crate::harness::{Answer, answer, engine, greedy, never_ending, not_checked, read, small};
+
+/// Which layout of the cache the child is to try.
+const LAYOUT: &str = "TOLLGATE_SLIDING_LAYOUT";
 
 /// The window of this model.
 const WINDOW: usize = 512;
@@ -65,16 +76,32 @@ fn job(tokens: &[i32]) -> Job {
     }
 }
 
+/// One that tells its likeliest tokens.
+fn told(prompt: &[i32]) -> Job {
+    Job { logprobs: Some(TOP), ..job(prompt) }
+}
+
 /// Ordinary tokens after the one that begins a text.
 fn tokens(count: usize, salt: i32) -> Vec<i32> {
     let numbers = (0_i32..).map(|n| 2_000 + (n * 37 + salt * 101) % 5_000);
     std::iter::once(2).chain(numbers).take(count).collect()
 }
 
-/// The likeliest first tokens of an answer.
-fn likeliest(answer: &Answer) -> BTreeMap<Vec<u8>, f32> {
-    let top = &answer.logprobs.first().expect("it began").top;
-    top.iter().map(|likely| (likely.bytes.clone(), likely.logprob)).collect()
+/// By how much the likeliest tokens at one place are likelier or less likely than at another, in the
+/// mean.
+fn off(is: &TokenLogprob, should_be: &TokenLogprob) -> f32 {
+    let likeliest = |told: &TokenLogprob| -> BTreeMap<Vec<u8>, f32> {
+        told.top.iter().map(|likely| (likely.bytes.clone(), likely.logprob)).collect()
+    };
+    let (is, should_be) = (likeliest(is), likeliest(should_be));
+    let both = is.iter().filter_map(|(token, is)| Some((is - should_be.get(token)?).abs()));
+    let off: Vec<f32> = both.collect();
+    assert!(off.len() >= 10, "other tokens are likely: {is:?} {should_be:?}");
+    off.iter().sum::<f32>() / off.len() as f32
+}
+
+fn first(answer: &Answer) -> &TokenLogprob {
+    answer.logprobs.first().expect("it began")
 }
 
 /// An engine, and one that never saw what it is asked: each question to it comes from another caller.
@@ -95,21 +122,20 @@ impl Beside {
         Beside { engine: engine(&config), anew: engine(&config), asked: 0, kv_layout }
     }
 
+    /// Asks the one that never saw it.
+    async fn anew(&mut self, prompt: &[i32]) -> Answer {
+        self.asked += 1;
+        let scheduling = Scheduling { caller: self.asked, ..Scheduling::default() };
+        let there = answer(&self.anew, Job { scheduling, ..told(prompt) }).await;
+        assert_eq!(there.cached, 0);
+        there
+    }
+
     /// Asks both: their answers begin alike. Says how many tokens came from the cache.
     async fn cached(&mut self, prompt: &[i32]) -> usize {
-        self.asked += 1;
-        let told = |caller| {
-            let scheduling = Scheduling { caller, ..Scheduling::default() };
-            Job { logprobs: Some(TOP), scheduling, ..job(prompt) }
-        };
-        let here = answer(&self.engine, told(0)).await;
-        let there = answer(&self.anew, told(self.asked)).await;
-        assert_eq!(there.cached, 0);
-        let (is, should_be) = (likeliest(&here), likeliest(&there));
-        let both = is.iter().filter_map(|(token, is)| Some((is - should_be.get(token)?).abs()));
-        let off: Vec<f32> = both.collect();
-        assert!(off.len() >= 10, "other tokens are likely: {is:?} {should_be:?}");
-        let mean = off.iter().sum::<f32>() / off.len() as f32;
+        let here = answer(&self.engine, told(prompt)).await;
+        assert!(matches!(here.end, JobEvent::Finished { .. }), "{here:?}");
+        let mean = off(first(&here), first(&self.anew(prompt).await));
         // In the same pieces into the same cells the same is computed. In other ones, or where others'
         // cells lie between, sums are made in another order.
         let cached = here.cached as usize;
@@ -252,4 +278,132 @@ async fn a_window_changes_places_with_its_job() {
         assert!(same.iter().all(|off| *off <= off_max), "{same:?}");
     }
     assert!(engine.status().moves > 0, "the one between them ended first");
+}
+
+/// Runs twice: the second time in children, which go back in every way and may die of it.
+///
+/// `llama_kv_cache::seq_cp` ends the process where a part of a separate cache is to be copied, which is
+/// why a beginning of one goes from slot to slot by its saved state. The rest llama.cpp stops nobody
+/// from: `llama_kv_cache::seq_rm` cuts a window also where what would be seen from there is overwritten,
+/// and `llama_batch_allocr::init` looks at the positions only of a sequence that has cells left.
+#[test]
+fn no_way_back_brings_the_process_down() {
+    if let Ok(layout) = std::env::var(LAYOUT) {
+        return go_back_in_every_way(&layout);
+    }
+    if config().is_none() {
+        return;
+    }
+    let children = ["unified", "separate"].map(|layout| {
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "sliding::no_way_back_brings_the_process_down", "--nocapture"])
+            .env(LAYOUT, layout)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        (layout, child.expect("started"))
+    });
+    for (layout, child) in children {
+        let child = child.wait_with_output().expect("ended");
+        let said = String::from_utf8_lossy(&child.stdout);
+        let errors = String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success(), "{layout}: {}: {said}\n{errors}", child.status);
+        assert!(said.contains("went back in every way"), "{layout}: {said}");
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn go_back_in_every_way(layout: &str) {
+    let separate = layout == "separate";
+    let kv_layout = if separate { KvLayout::Separate } else { KvLayout::Unified };
+    let config = config().expect("the parent has seen it");
+    let config = EngineConfig { kv_layout, context_tokens: 4_096, gap_target: None, ..config };
+    let mut beside = Beside::new(config.clone());
+    begin_alike(&mut beside).await;
+    leave_and_ask_again(&mut beside).await;
+    let status = beside.engine.status();
+    assert_eq!(status.failed, 0, "{status:?}");
+    if separate {
+        change_places(&mut beside, &config).await;
+    } else {
+        wait_outside(&mut beside, &config).await;
+    }
+    writeln!(std::io::stdout(), "went back in every way").expect("the parent reads");
+}
+
+/// Prompts that begin like a longer one, and end otherwise or sooner: within its last tokens, behind
+/// its window, before all checkpoints; then the longer one again.
+async fn begin_alike(beside: &mut Beside) {
+    let long = tokens(2 * WINDOW + 100, 1);
+    answer(&beside.engine, told(&long)).await;
+    let all = long.len();
+    for (keep, from) in [(all - 2, all - 8), (WINDOW + 70, WINDOW)] {
+        let other = [&long[..keep], &tokens(20, 7)[1..]].concat();
+        assert_eq!(beside.cached(&other).await, from, "back to {keep}");
+    }
+    for (keep, from) in [(WINDOW + 200, WINDOW), (90, 0)] {
+        assert_eq!(beside.cached(&long[..keep]).await, from, "the first {keep}");
+    }
+    beside.cached(&long).await;
+}
+
+/// One that is left while it is read, and one that is left while it answers.
+async fn leave_and_ask_again(beside: &mut Beside) {
+    for (events, salt) in [(1, 10), (2, 20)] {
+        let prompt = tokens(WINDOW + 160, salt);
+        let asked = Job { max_tokens: 64, ..job(&prompt) };
+        let mut left = beside.engine.submit(asked).expect("taken");
+        for _ in 0..events {
+            left.next().await.expect("it has begun");
+        }
+        drop(left);
+        beside.cached(&prompt).await;
+    }
+}
+
+/// Where cells run out a job waits outside with its window, or without it and is read again.
+async fn wait_outside(beside: &mut Beside, config: &EngineConfig) {
+    for swap_bytes_max in [config.swap_bytes_max, 0] {
+        let (context_tokens, overcommit_percent) = (1_280, 300);
+        let config =
+            EngineConfig { context_tokens, overcommit_percent, swap_bytes_max, ..config.clone() };
+        let asks = [(WINDOW + 94, 40), (WINDOW + 134, 24)];
+        let status = together(beside, &config, &asks).await;
+        assert!(status.preemptions > 0, "the cells did run out: {status:?}");
+        assert_eq!(status.recomputed > 0, swap_bytes_max == 0, "{status:?}");
+    }
+}
+
+/// In separate caches the last goes where the one between them was.
+async fn change_places(beside: &mut Beside, config: &EngineConfig) {
+    let config = EngineConfig { slots: 3, context_tokens: 3_072, ..config.clone() };
+    let asks = [(WINDOW + 40, 30), (20, 2), (WINDOW + 90, 16)];
+    let status = together(beside, &config, &asks).await;
+    assert!(status.moves > 0, "the one between them ended first: {status:?}");
+}
+
+/// Prompts of so many tokens at once, with answers of so many. The last is moved by the others, and
+/// goes on like one that reads all of it anew.
+async fn together(beside: &mut Beside, config: &EngineConfig, asks: &[(usize, u32)]) -> Status {
+    let engine = engine(config);
+    let jobs = asks.iter().zip(40..).map(|((count, most), salt)| {
+        let mut job = Job { max_tokens: *most, ..told(&tokens(*count, salt)) };
+        job.sampling.logit_bias = never_ending(&engine);
+        job
+    });
+    let jobs: Vec<Job> = jobs.collect();
+    let taken: Vec<_> = jobs.iter().map(|job| engine.submit(job.clone()).expect("taken")).collect();
+    let mut answers = Vec::new();
+    for (job, taken) in jobs.iter().zip(taken) {
+        let here = read(taken).await;
+        assert_eq!(here.usage().generated_tokens, job.max_tokens, "{here:?}");
+        answers.push(here);
+    }
+    let (moved, answer) = (jobs.last().expect("some"), answers.last().expect("some"));
+    let (last, before) = answer.logprobs.split_last().expect("it has tokens");
+    let before = before.iter().map(|told| told.chosen.token);
+    let all: Vec<i32> = moved.prompt.iter().copied().chain(before).collect();
+    let off = off(last, first(&beside.anew(&all).await));
+    assert!(off <= Rounding::here().off_max, "off by {off} after {}", all.len());
+    engine.status()
 }
