@@ -38,6 +38,18 @@ if tollgate_cpu_has avx512f avx512vbmi avx512_vnni avx512_bf16; then
     fi
 fi
 
+# Huge pages for what llama.cpp computes with. From the target folder, so that trees that share one share
+# the build.
+if [[ $(uname) == Linux && $CARGO_TARGET_DIR != *[[:space:]]* ]]; then
+    tollgate_pages=$CARGO_TARGET_DIR/pages.h
+    if ! cmp -s "$tollgate_root/scripts/pages.h" "$tollgate_pages"; then
+        mkdir -p "$CARGO_TARGET_DIR"
+        cp "$tollgate_root/scripts/pages.h" "$tollgate_pages.$$"
+        mv "$tollgate_pages.$$" "$tollgate_pages"
+    fi
+    export CFLAGS="${CFLAGS:+$CFLAGS }-include $tollgate_pages"
+fi
+
 if command -v ccache >/dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi

@@ -140,3 +140,45 @@ fn loading_leaves_no_computing_thread_behind() {
     });
     assert_eq!(loaded.expect("a thread").join().expect("it ends"), 1, "the thread itself");
 }
+
+/// Bytes of this process's memory for which huge pages were asked.
+#[cfg(target_os = "linux")]
+fn asked_huge() -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("Linux tells");
+    let mut size = 0;
+    let mut huge = 0;
+    for line in maps.lines() {
+        if let Some(kib) = line.strip_prefix("Size:") {
+            size = kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10;
+        }
+        let flags = line.strip_prefix("VmFlags:").unwrap_or_default();
+        if flags.split_whitespace().any(|flag| flag == "hg") {
+            huge += size;
+        }
+    }
+    huge
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_are_in_huge_pages_where_the_kernel_has_them() {
+    let had = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if !had.is_ok_and(|modes| !modes.contains("[never]")) {
+        return crate::harness::not_checked("huge-pages", "the kernel gives no huge pages");
+    }
+    let weights = std::fs::metadata(model_file()).expect("the model").len();
+    let before = asked_huge();
+    let mapped = engine(&local_engine::EngineConfig { mmap: true, ..small() });
+    let of_mapped = asked_huge() - before;
+    assert!(
+        of_mapped > 0,
+        "not even its KV cache: llama.cpp is of a build before scripts/pages.h?"
+    );
+    drop(mapped);
+    let before = asked_huge();
+    let _read = engine(&small());
+    let of_read = asked_huge() - before;
+    // The file's head, and what does not fill a page, are not among them.
+    assert!(of_read > weights / 10 * 9, "{of_read} of {weights}");
+    assert!(of_read > of_mapped, "a mapped file has the pages of the file");
+}
