@@ -41,9 +41,10 @@ fi
 # Huge pages for what llama.cpp computes with. From the target folder, so that trees that share one share
 # the build.
 if [[ $(uname) == Linux && $CARGO_TARGET_DIR != *[[:space:]]* ]]; then
-    tollgate_pages=$CARGO_TARGET_DIR/pages.h
+    mkdir -p "$CARGO_TARGET_DIR"
+    # cmake runs elsewhere.
+    tollgate_pages=$(cd "$CARGO_TARGET_DIR" && pwd)/pages.h
     if ! cmp -s "$tollgate_root/scripts/pages.h" "$tollgate_pages"; then
-        mkdir -p "$CARGO_TARGET_DIR"
         cp "$tollgate_root/scripts/pages.h" "$tollgate_pages.$$"
         mv "$tollgate_pages.$$" "$tollgate_pages"
     fi
