@@ -292,11 +292,6 @@ impl Reading {
         self.read == 0 && self.done.is_empty() && self.waits_since.is_none()
     }
 
-    /// Its next text, and how much of that was read.
-    fn next_text(&self) -> Option<(&[i32], usize)> {
-        Some((self.job.inputs.get(self.done.len())?, self.read))
-    }
-
     /// Whether all its texts are done.
     fn is_done(&self) -> bool {
         self.done.len() == self.job.inputs.len()
@@ -304,7 +299,7 @@ impl Reading {
 
     /// The current text was read up to `end`, and this is what its vectors made so far.
     fn has_read(&mut self, end: usize, pooled: Vec<f32>) {
-        let whole = self.next_text().is_some_and(|(text, _)| end == text.len());
+        let whole = self.job.inputs.get(self.done.len()).is_some_and(|text| end == text.len());
         (self.read, self.pooled) = (end, pooled);
         if whole {
             self.done.push(normalised(std::mem::take(&mut self.pooled)));

@@ -1,8 +1,9 @@
 //! One batch of texts: whole ones side by side, each in a sequence of its own, or a piece of one that
 //! is longer than a turn may read, which has no company.
 //!
-//! **Invariants:** a job's texts are read in their order; a batch that cannot be computed harms nobody
-//! but the text at fault: those of several jobs are tried again one by one.
+//! **Invariants:** a job's texts are read in their order; a batch that cannot be computed fails nobody
+//! but the job at fault: its texts are tried again one by one. Each job is charged its share of what was
+//! tried in vain.
 
 use std::{
     ops::Range,
@@ -134,6 +135,12 @@ impl<D: Device> Scheduler<D> {
             Fault::Full => "the text is too long".to_owned(),
             Fault::Sequence(reason) | Fault::Broken(reason) => reason,
         };
+        if !alone {
+            tracing::warn!(
+                reason,
+                "texts could not be embedded together: they are tried one by one"
+            );
+        }
         for Part { mut reading, .. } in parts {
             if alone {
                 self.shared.embeds.line().done(reading.job.scheduling.caller);

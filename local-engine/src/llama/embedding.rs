@@ -2,6 +2,9 @@
 //! weights. It has no pooling of its own, so that a text can be read in chunks and pooled by the
 //! caller; a model whose attention looks both ways must read a text whole.
 
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 
 use llama_cpp_2::{
