@@ -11,6 +11,7 @@ mod file;
 mod money;
 mod policy;
 mod price;
+mod replay;
 mod units;
 mod usage;
 
@@ -33,4 +34,5 @@ pub use price::{
     Pricing, RateTable, RoutePrice, RowRates, ServiceTier, Tier, TiersError, TokenPrice,
     TokenRates, Used, WorstCase, undated, write_rows,
 };
+pub use replay::{Course, NotReplayable, Replayed, Tried, TriedEnd, replay};
 pub use usage::{Usage, UsageSource};

@@ -44,6 +44,7 @@ mod passthrough;
 mod private;
 mod querying;
 mod reload;
+mod replaying;
 mod secrets;
 mod sharing;
 mod silence;

@@ -27,6 +27,7 @@ mod models;
 pub(crate) mod organization;
 mod policies;
 mod read;
+mod replay;
 mod rerate;
 mod state;
 #[cfg(test)]
@@ -131,6 +132,7 @@ fn without_params() -> Paths<Arc<Gateway>> {
         .at("/prices/rerate", "POST", post(rerate::rerate))
         .at("/policies", READS, get(policies::current))
         .at("/policies/validate", "POST", post(policies::validate))
+        .at("/policies/replay", "POST", post(replay::replay))
         .at("/policies/reload", "POST", post(policies::reload))
         .at("/policies/history", READS, get(policies::history))
         .at("/policies/history/{version}", READS, get(policies::version))
@@ -267,6 +269,7 @@ fn unreadable(error: BooksError) -> Refusal {
                  for percentiles within 1 %"
             ),
         ),
+        BooksError::TooManyRequests(_) => bad(Some("since"), error.to_string()),
         error => Refusal::Ledger(error.to_string()),
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{config::PolicySource, policy_watch::doubts, refusal::Refusal, serve::Gateway};
 use axum::extract::{Path, State};
-use policies::{Policy, PolicyError, PolicyVersion};
+use policies::{Policy, PolicyError, PolicyVersion, PolicyWarning};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// The largest policy that is validated, in bytes.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// What a policy without a name is called in errors.
+pub(super) const UNNAMED: &str = "policy";
 
 /// GET /policies: the one in force, and why a newer file is not.
 pub(super) async fn current(State(gateway): State<Arc<Gateway>>) -> Answer {
@@ -67,24 +69,40 @@ pub(super) async fn validate(
     State(gateway): State<Arc<Gateway>>,
     Body(body): Body<ValidateBody>,
 ) -> Answer {
-    if body.text.len() > TEXT_BYTES_MAX {
-        let message = format!("a policy has at most {TEXT_BYTES_MAX} bytes");
-        return Err(bad(Some("text"), message));
-    }
+    let text = text_of(body.text)?;
     let said = reading(&gateway, move |gateway| {
-        let name = body.name.as_deref().unwrap_or("policy");
-        verdict(Policy::parse(name, &body.text), gateway)
+        let name = body.name.as_deref().unwrap_or(UNNAMED);
+        verdict(as_configured(name, &text, gateway))
     })
     .await?;
     answer(&said)
 }
 
-fn verdict(parsed: Result<Policy, PolicyError>, gateway: &Gateway) -> Value {
-    let checked = parsed.and_then(|policy| {
-        let mut warnings = policy.check(gateway.policy.routes())?;
-        warnings.extend(doubts::of(&policy));
-        Ok((policy, warnings))
-    });
+/// A policy's text, if it is not too long.
+pub(super) fn text_of(text: String) -> Result<String, Refusal> {
+    if text.len() > TEXT_BYTES_MAX {
+        let message = format!("a policy has at most {TEXT_BYTES_MAX} bytes");
+        return Err(bad(Some("text"), message));
+    }
+    Ok(text)
+}
+
+/// A policy as it could come into force here, and what may not be meant in it. Blocking: its tests run.
+///
+/// # Errors
+/// Why it could not.
+pub(super) fn as_configured(
+    name: &str,
+    text: &str,
+    gateway: &Gateway,
+) -> Result<(Policy, Vec<PolicyWarning>), PolicyError> {
+    let policy = Policy::parse(name, text)?;
+    let mut warnings = policy.check(gateway.policy.routes())?;
+    warnings.extend(doubts::of(&policy));
+    Ok((policy, warnings))
+}
+
+fn verdict(checked: Result<(Policy, Vec<PolicyWarning>), PolicyError>) -> Value {
     match checked {
         Ok((policy, warnings)) => json!({
             "valid": true,

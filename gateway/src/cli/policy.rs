@@ -1,4 +1,6 @@
-//! `tollgate policy`: check a file, show the one in force, explain a decision.
+//! `tollgate policy`: check a file, try it out on the past, show the one in force, explain a decision.
+
+mod replay;
 
 use super::{
     CliError, Common, Exit,
@@ -13,7 +15,10 @@ use clap::{Args, Subcommand};
 use http::Method;
 use policies::{KnownRoute, Policy};
 use serde_json::{Value, json};
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// Policies.
 #[derive(Debug, Subcommand)]
@@ -28,6 +33,8 @@ pub(crate) enum PolicyCommand {
     Reload,
     /// Explain how a recorded request was decided
     Explain(ExplainArgs),
+    /// Try a policy file out on past requests: what would have gone elsewhere, at what cost
+    Replay(Box<replay::ReplayArgs>),
 }
 
 /// Which file.
@@ -57,15 +64,7 @@ pub(crate) struct ExplainArgs {
 /// `tollgate policy check FILE`: needs neither a server nor a ledger.
 pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
     let path = args.file.display().to_string();
-    let source = std::fs::read_to_string(&args.file).map_err(|error| {
-        let exit = match error.kind() {
-            // It is there, and no text.
-            std::io::ErrorKind::InvalidData => Exit::Failed,
-            _ => Exit::NotFound,
-        };
-        CliError::new(exit, format!("{path}: {error}"))
-    })?;
-    let name = args.file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
+    let (name, source) = written(&args.file)?;
     let refused = |mut error: policies::PolicyError| {
         error.file.clone_from(&path);
         CliError::failed(error.to_string())
@@ -109,6 +108,20 @@ pub(crate) fn check(common: &Common, args: &CheckArgs) -> Result<(), CliError> {
     ))
 }
 
+/// The name and the text of a policy in a file.
+fn written(path: &Path) -> Result<(String, String), CliError> {
+    let source = std::fs::read_to_string(path).map_err(|error| {
+        let exit = match error.kind() {
+            // It is there, and no text.
+            std::io::ErrorKind::InvalidData => Exit::Failed,
+            _ => Exit::NotFound,
+        };
+        CliError::new(exit, format!("{}: {error}", path.display()))
+    })?;
+    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
+    Ok((name, source))
+}
+
 /// Runs a policy command that asks the server or opens the directory.
 pub(crate) async fn run(common: &Common, command: PolicyCommand) -> Result<(), CliError> {
     if let PolicyCommand::Show(ShowArgs { name: Some(name) }) = &command {
@@ -117,6 +130,7 @@ pub(crate) async fn run(common: &Common, command: PolicyCommand) -> Result<(), C
     let link = Link::open(common, Missing::Refuse).await?;
     match command {
         PolicyCommand::Check(args) => check(common, &args),
+        PolicyCommand::Replay(args) => replay::run(common, &link, &args).await,
         PolicyCommand::Show(_) => show_current(common, &link.get("/policies").await?),
         PolicyCommand::History => {
             let history = link.get("/policies/history").await?;

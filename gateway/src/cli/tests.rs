@@ -231,7 +231,9 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for line in indented.chain(code) {
         let line = line.strip_prefix("target/release/").unwrap_or(line);
+        // Neither what is said of it nor the file that it writes to.
         let line = line.split(" #").next().unwrap_or_default();
+        let line = line.split(" > ").next().unwrap_or_default();
         if !line.starts_with("tollgate ") {
             continue;
         }

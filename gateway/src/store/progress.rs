@@ -39,6 +39,9 @@ pub enum BooksError {
     /// Exact percentiles are asked of more values than a query holds.
     #[error("exact percentiles of more than {0} values are held by no query")]
     TooManyValues(usize),
+    /// More requests are meant than one query looks at.
+    #[error("more than {0} requests are meant: choose a shorter time")]
+    TooManyRequests(u64),
 }
 
 /// The store's condition.

@@ -138,12 +138,18 @@ impl Recorder for Kept {
     }
 }
 
-/// Decides and tells how it came about. Runs the same code as [`crate::decide`].
-#[must_use]
-pub fn explain(policy: &Policy, facts: &Facts) -> Trace {
+/// Decides, and keeps what happened on the way. Runs the same code as [`crate::decide`].
+pub(crate) fn observed(policy: &Policy, facts: &Facts) -> (Verdict, Kept) {
     let mut kept = Kept::default();
     let guarded = decide::guard_with(policy, facts, &mut kept);
     let verdict = decide::choose_with(policy, facts, guarded, &mut kept);
+    (verdict, kept)
+}
+
+/// Decides and tells how it came about.
+#[must_use]
+pub fn explain(policy: &Policy, facts: &Facts) -> Trace {
+    let (verdict, kept) = observed(policy, facts);
     let (plan, left_out) = match &verdict {
         Verdict::Route(decision) => (decision.plan.routes().cloned().collect(), &decision.left_out),
         Verdict::Refuse(refuse) => (Vec::new(), &refuse.left_out),

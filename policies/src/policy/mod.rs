@@ -16,6 +16,7 @@ mod sketch_read;
 
 pub use condition::Outcome;
 pub use decide::{Guarded, choose, decide, guard};
+pub(crate) use explain::observed;
 pub use explain::{Phase, RouteTrace, RuleTried, SignalRead, Trace, TraceVerdict, explain};
 pub use shipped::{SHIPPED, shipped};
 
@@ -253,6 +254,11 @@ impl Policy {
             }
         }
         found
+    }
+
+    /// Every route that a rule names.
+    pub(crate) fn route_names(&self) -> impl Iterator<Item = &RouteId> {
+        self.named_routes().into_iter().map(|(_, id, _)| id)
     }
 
     /// Every route that a rule names, and where.

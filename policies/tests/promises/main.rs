@@ -14,3 +14,5 @@ mod loading;
 mod money;
 #[cfg(test)]
 mod prices;
+#[cfg(test)]
+mod replaying;

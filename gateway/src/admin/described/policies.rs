@@ -2,7 +2,7 @@
 
 use super::{object, operation, text, whole};
 use crate::{
-    admin::policies,
+    admin::{policies, replay},
     openapi::{
         Operation,
         types::{Types, list_of},
@@ -13,6 +13,8 @@ use serde_json::json;
 pub(super) fn of_policies(types: &mut Types) -> Vec<Operation> {
     const TAG: &str = "Policies";
     let validate = types.asked::<policies::ValidateBody>();
+    let (past, replayed) =
+        (types.asked::<replay::ReplayBody>(), types.told::<replay::ReplayView>());
     let rejected = object(json!({ "error": text(), "at": text(), "at_unix_ms": whole() }), &[]);
     let current = object(
         json!({
@@ -85,6 +87,24 @@ pub(super) fn of_policies(types: &mut Types) -> Vec<Operation> {
         .says("Nothing changes.")
         .body(&validate, true, &json!({ "text": written, "name": "mine" }))
         .answers("200", "Whether it could come into force.", &verdict),
+        operation(
+            (
+                "POST",
+                "/admin/v1/policies/replay",
+                TAG,
+                "replayPolicy",
+                "Tries a policy out on the requests of the past.",
+            ),
+            &["400", "413"],
+        )
+        .says(
+            "Each request is decided again from what was known then, and its plan followed along what \
+             is known of its routes. What went where it would go again costs and takes what it did; \
+             what would have gone elsewhere is estimated there by the tokens of its answer. Nothing is \
+             written and nobody is asked; budgets and limits are not replayed.",
+        )
+        .body(&past, true, &json!({ "text": written, "since": "7d" }))
+        .answers("200", "What would have changed.", &replayed),
         operation(
             (
                 "GET",

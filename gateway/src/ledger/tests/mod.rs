@@ -13,6 +13,7 @@ mod migration;
 mod notices;
 mod power;
 mod queries;
+mod replay;
 mod rerate;
 mod retention;
 mod room;

@@ -1,0 +1,284 @@
+//! A policy tried out on the past: exact where the past tells, estimated and said so where it does not.
+
+use super::harness::{House, ask, complete, done, facts, free, head, usd, used};
+use crate::ledger::{
+    Adjustment, Ask, AttemptOutcome, Books, Ending, Entry, Filter, Outcome, Place, Replay,
+    ReplayReport, RequestId, Role, replay::spread,
+};
+use policies::{
+    ComputePrice, Policy, PriceId, RouteFacts, RouteId, RoutePrice, RouteState, TokenPrice, Usage,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+fn route(name: &str, local: bool) -> RouteFacts {
+    RouteFacts {
+        id: RouteId::new(name),
+        local,
+        model: name.to_owned(),
+        state: RouteState::Ready,
+        context_tokens: None,
+        prompt_tokens: None,
+        tools: None,
+        images: None,
+        structured: None,
+        logprobs: None,
+        free: false,
+        budgeted: true,
+        worst_case: Some(usd("1")),
+        expected: Some(usd("0.1")),
+        queued: 0,
+        in_flight: 0,
+        ttft_p50_us: None,
+        ttft_p95_us: None,
+        predicted_wait_us: None,
+        predicted_ttft_p95_us: None,
+        failed_permille: None,
+    }
+}
+
+/// An attempt of a request: on which route, how it ended, and what it used.
+type Attempt = (&'static str, AttemptOutcome, Option<Usage>);
+
+/// Writes a request that went this way; the last attempt answered where it completed.
+fn went(books: &Books, change: impl FnOnce(&mut policies::Facts), way: &[Attempt]) -> RequestId {
+    let mut head = head(books, "key_a");
+    let mut known = facts();
+    known.routes = vec![route("edge", true), route("cloud", false), route("abroad", false)];
+    change(&mut known);
+    head.decision.facts = known;
+    let id = head.id;
+    let mut entry = books.open_entry(head).unwrap();
+    let mut answered = None;
+    for (name, outcome, usage) in way {
+        let paid = Ask { route: RouteId::new(name), role: Role::Primary, ..ask("1", 50) };
+        let asked = if *name == "edge" { free(50) } else { paid };
+        let (index, ticket) = entry.reserve(asked).unwrap();
+        ticket.blocking().unwrap();
+        if let (AttemptOutcome::Completed, Some(usage)) = (outcome, usage) {
+            complete(&mut entry, index, *usage);
+            entry.attempt(index).times.engine_ns = (*name == "edge").then_some(3_000_000_000);
+            answered = Some(index);
+        } else {
+            entry.attempt(index).times.head_us = 700;
+            entry.end_attempt(index, *outcome, true);
+        }
+    }
+    let ending = match answered {
+        Some(index) => done(index),
+        None => Ending {
+            outcome: Outcome::Failed,
+            status: Some(502),
+            answered_by: None,
+            ttft_us: None,
+            tpot_ns: None,
+        },
+    };
+    entry.finish(ending).blocking().unwrap();
+    id
+}
+
+fn answered(route: &'static str, usage: Usage) -> Attempt {
+    (route, AttemptOutcome::Completed, Some(usage))
+}
+
+const BROKE: AttemptOutcome = AttemptOutcome::ErrorStatus;
+
+/// 0.3 cents for a token of input and one cent for one of output, abroad; 3,600 USD an hour at the edge.
+fn price(_: &Entry, route: &RouteId) -> Option<RoutePrice> {
+    match route.as_str() {
+        "abroad" => {
+            let mut price = super::harness::token_price();
+            price.standard.base.input = usd("0.003");
+            price.standard.base.output = usd("0.01");
+            Some(RoutePrice::Tokens(Arc::new(TokenPrice {
+                id: PriceId(Arc::from("abroad")),
+                ..price
+            })))
+        }
+        "edge" => Some(RoutePrice::Compute(Arc::new(ComputePrice::from_usd_per_hour(usd("3600"))))),
+        "cloud" => Some(RoutePrice::Unknown),
+        _ => None,
+    }
+}
+
+fn replayed(books: &Books, rules: &str) -> ReplayReport {
+    let policy = Policy::parse("tried", rules).unwrap();
+    let asked = Replay { filter: &Filter::default(), policy: &policy, price: &price };
+    books.reader().replay(&asked).unwrap()
+}
+
+fn all_to(routes: &str) -> String {
+    format!("[[choose]]\nname = \"new\"\nroutes = [{routes}]\n")
+}
+
+#[test]
+fn a_policy_that_decides_as_before_changes_nothing_to_the_last_digit() {
+    let house = House::new();
+    let books = house.open();
+    for output in 0..50 {
+        went(&books, |_| {}, &[answered("cloud", used(3, output))]);
+    }
+    let report = replayed(&books, &all_to("\"cloud\", \"edge\""));
+    assert_eq!((report.requests, report.unchanged, report.moved, report.refused), (50, 50, 0, 0));
+    assert_eq!(report.costs.before, report.costs.after);
+    assert_eq!(report.costs.compared.0, report.costs.compared.1);
+    assert_eq!(
+        report.costs.after.known.pico(),
+        books.summary(&Default::default()).unwrap().total.cost_usd.pico()
+    );
+    assert_eq!(report.before, report.after, "it took as long");
+    assert!(report.moves.is_empty());
+}
+
+#[test]
+fn what_goes_elsewhere_is_priced_there_by_the_tokens_of_its_answer() {
+    let house = House::new();
+    let books = house.open();
+    let usage = Usage { input: 100, cache_read: 50, output: 20, ..Usage::default() };
+    let id = went(&books, |_| {}, &[answered("cloud", usage)]);
+    let report = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((report.moved, report.unchanged), (1, 0));
+    let cost = report.costs.after;
+    // 150 tokens are read anew: there is no cache abroad.
+    assert_eq!(cost.known, usd("0.65").into());
+    assert_eq!((cost.estimated, cost.unknown), (1, 0));
+    let (way, moved) = report.moves.first_key_value().unwrap();
+    assert_eq!(way.from, Some(RouteId::new("cloud")));
+    assert_eq!(way.to, Some(RouteId::new("abroad")));
+    assert_eq!((&*way.rule_before.0, &*way.rule.as_ref().unwrap().0), ("default", "new"));
+    assert_eq!(moved.examples, [id]);
+    assert_eq!(moved.costs.after, cost);
+    // Nobody was seen abroad.
+    assert_eq!((report.after.ttft.p50_us, report.after.ttft.unknown), (None, 1));
+    assert_eq!(report.before.ttft.p50_us, Some(1_000));
+}
+
+#[test]
+fn engine_time_is_that_of_what_the_engine_did_and_unknown_where_it_did_nothing() {
+    let house = House::new();
+    let books = house.open();
+    went(&books, |_| {}, &[answered("cloud", used(20, 5))]);
+    let unseen = replayed(&books, &all_to("\"edge\""));
+    assert_eq!((unseen.costs.after.unknown, unseen.costs.after.estimated), (1, 0));
+    assert_eq!(unseen.costs.after.known.pico(), 0);
+    assert_eq!(unseen.costs.compared.0.pico(), 0, "what cannot be compared is not");
+
+    // Three seconds for 10 tokens of input and 10 of output: 0.1 s for one of input, 0.2 s for another.
+    went(&books, |_| {}, &[answered("edge", used(10, 10))]);
+    let report = replayed(&books, &all_to("\"edge\""));
+    assert_eq!((report.moved, report.unchanged), (1, 1));
+    assert_eq!(report.costs.after.known, usd("3").into());
+    assert_eq!(report.after.ttft.p50_us, Some(1_000), "as long as the edge took");
+    assert_eq!(report.after.ttft.unknown, 0);
+}
+
+#[test]
+fn an_unknown_price_is_unknown_and_so_is_a_route_that_is_no_more() {
+    let house = House::new();
+    let books = house.open();
+    went(&books, |_| {}, &[answered("abroad", used(10, 10))]);
+    let gone = |facts: &mut policies::Facts| facts.routes.push(route("gone", false));
+    went(&books, gone, &[answered("abroad", used(10, 10))]);
+    let report = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!((report.moved, report.costs.after.unknown), (2, 2));
+    assert_eq!(report.costs.after.known.pico(), 0);
+    let report = replayed(&books, &all_to("\"gone\""));
+    assert_eq!((report.moved, report.costs.after.unknown), (1, 1));
+    let why = report.not_replayable.iter().next().unwrap();
+    assert_eq!(why, (&"the route `gone` was not configured then".to_owned(), &1));
+    assert_eq!((report.requests, report.costs.before.unknown), (2, 0));
+}
+
+#[test]
+fn faults_of_then_are_paid_and_waited_for_only_where_they_are_met() {
+    let house = House::new();
+    let books = house.open();
+    let way = [("cloud", BROKE, None), answered("abroad", used(10, 10))];
+    went(&books, |_| {}, &way);
+    let spared = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((spared.unchanged, spared.moved), (1, 0));
+    assert_eq!(spared.costs.after, spared.costs.before, "the fault was free");
+    assert_eq!(spared.after.ttft.p50_us, Some(300), "700 us less");
+    went(&books, |_| {}, &[answered("edge", used(10, 10))]);
+    let met = replayed(&books, &all_to("\"cloud\", \"edge\""));
+    assert_eq!(
+        (met.moved, met.after.total.unknown),
+        (2, 2),
+        "a fault first; and no cloud was seen"
+    );
+}
+
+#[test]
+fn what_failed_everywhere_has_no_answer_to_price() {
+    let house = House::new();
+    let books = house.open();
+    went(&books, |_| {}, &[("cloud", BROKE, None)]);
+    let elsewhere = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((elsewhere.moved, elsewhere.costs.after.unknown), (1, 1));
+    let again = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!((again.unchanged, again.costs.after.unknown), (1, 0));
+}
+
+#[test]
+fn a_refusal_costs_nothing_and_names_its_rule() {
+    let house = House::new();
+    let books = house.open();
+    let private = |facts: &mut policies::Facts| facts.request.tags = vec!["private".to_owned()];
+    went(&books, private, &[answered("cloud", used(10, 10))]);
+    went(&books, |_| {}, &[answered("cloud", used(10, 10))]);
+    let rules = format!(
+        "[[guard]]\nname = \"none of that\"\nwhen.tags.has = \"private\"\nrefuse = \"no\"\n{}",
+        all_to("\"cloud\"")
+    );
+    let report = replayed(&books, &rules);
+    assert_eq!((report.refused, report.unchanged), (1, 1));
+    assert_eq!(report.costs.after.known.pico() * 2, report.costs.before.known.pico());
+    let way = report.moves.keys().next().unwrap();
+    assert_eq!(way.to, None);
+    assert_eq!(&*way.rule.as_ref().unwrap().0, "none of that");
+    let rules: Vec<_> =
+        report.rules.iter().map(|(rule, n)| (&*rule.as_ref().unwrap().0, *n)).collect();
+    assert_eq!(rules, [("new", 1), ("none of that", 1)]);
+}
+
+#[test]
+fn what_was_adjusted_counts_as_adjusted() {
+    let house = House::new();
+    let books = house.open();
+    let id = went(&books, |_| {}, &[answered("cloud", used(10, 10))]);
+    let adjustment = Adjustment {
+        id,
+        attempt: 0,
+        price_before: None,
+        price: None,
+        cost_before: Some(usd("0.3")),
+        cost: Some(usd("0.2")),
+        reason: "meant".to_owned(),
+        ended_unix_ms: super::harness::NOON,
+        place: Place {
+            route: RouteId::new("cloud"),
+            model: "small".into(),
+            provider: "acme".into(),
+            key: super::harness::key_id("key_a"),
+        },
+    };
+    books.adjust(&adjustment).blocking().unwrap();
+    let report = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!(report.costs.before.known, usd("0.2").into());
+    assert_eq!(report.costs.after.known, usd("0.2").into());
+}
+
+#[test]
+fn percentiles_weigh_those_who_take_as_long_as_others_did() {
+    let edge = RouteId::new("edge");
+    let seen: Vec<u64> = (1..=10).map(|n| n * 100).collect();
+    let of_route = |_: &RouteId| &seen[..];
+    // A hundred requests as on the edge are ten for each of its values.
+    let alone = spread(Vec::new(), &BTreeMap::from([(edge.clone(), 100)]), 0, of_route);
+    assert_eq!((alone.p50_us, alone.p95_us, alone.p99_us), (Some(500), Some(1_000), Some(1_000)));
+    // Beside a hundred of 50 us the median is the last of those.
+    let mixed = spread(vec![50; 100], &BTreeMap::from([(edge.clone(), 100)]), 0, of_route);
+    assert_eq!((mixed.p50_us, mixed.p95_us), (Some(50), Some(900)));
+    let none = spread(vec![7], &BTreeMap::from([(edge, 3)]), 2, |_| &[]);
+    assert_eq!((none.p50_us, none.unknown), (Some(7), 5));
+}
