@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use gateway::ledger::{Books, Filter, GroupBy, SummaryQuery};
+use gateway::ledger::{Books, Filter, GroupBy, Replay, SummaryQuery};
+use policies::{Policy, RoutePrice};
 
 use super::{BEGIN_MS, Figure, LedgerArgs, Target, memory, nanos};
 use crate::stats::Ladder;
@@ -62,9 +63,40 @@ pub(super) fn ask(books: &Books, args: &LedgerArgs) -> Result<Vec<Figure>, Strin
     let scan = "a day summed by session, from entries";
     figures.push(sums(scan, None, one_day.clone(), GroupBy::Session, false)?);
     let scan = "a day summed by rule with exact percentiles, from entries";
-    figures.push(sums(scan, None, one_day, GroupBy::Rule, true)?);
+    figures.push(sums(scan, None, one_day.clone(), GroupBy::Rule, true)?);
+    figures.push(replay(books, args, &one_day)?);
     figures.push(pages(books, args)?);
     Ok(figures)
+}
+
+/// What another policy would have done with them.
+fn replay(books: &Books, args: &LedgerArgs, filter: &Filter) -> Result<Figure, String> {
+    let rules = "[[choose]]\nname = \"long\"\nwhen.prompt_tokens.gt = 4096\nroutes = [\"cloud\"]\n\
+                 [[choose]]\nname = \"rest\"\nroutes = [\"edge\", \"cloud\"]\n";
+    let policy = Policy::parse("tried", rules).map_err(|error| error.to_string())?;
+    let unknown = |_: &_, _: &_| Some(RoutePrice::Unknown);
+    let mut said = String::new();
+    let mut taken = Vec::new();
+    for _ in 0..args.rounds.max(1) {
+        let asked = Replay { filter, policy: &policy, price: &unknown };
+        let began = Instant::now();
+        let report = books.reader().replay(&asked).map_err(|error| error.to_string())?;
+        taken.push(nanos(began));
+        let not: u64 = report.not_replayable.values().sum();
+        said = format!(
+            "{} requests, {} moved, {not} not replayable; {}",
+            report.requests,
+            report.moved,
+            memory()
+        );
+    }
+    Ok(Figure {
+        what: "a day replayed under another policy".to_owned(),
+        target: None,
+        per_s: None,
+        ns: Ladder::of(&mut taken),
+        note: said,
+    })
 }
 
 /// The newest requests of one session in the middle.
