@@ -1,15 +1,14 @@
 //! The one thread that writes the journal.
 //!
 //! It takes whatever queued while its last commit ran (at most [`COMMIT_EVENTS_MAX`] events),
-//! writes once and syncs once. Someone who waits is served at once, or as soon as commits without a
-//! pause may follow one another ([`Pace`]); where nobody waits (`grouped`) it gathers for [`GATHER`]. **Invariants:** an event is acknowledged only after its sync; a
+//! writes once and syncs once. Someone who waits is served at once; where nobody waits (`grouped`)
+//! it gathers for [`GATHER`]. **Invariants:** an event is acknowledged only after its sync; a
 //! failed write keeps the events in memory, tells whoever waits, and is tried again until it works;
 //! nothing ever waits for this thread without a way out.
 
 use super::{
     ballast::Ballast,
     disk::Disk,
-    pace::Pace,
     progress::Condition,
     queue::{Queue, Woken},
     writer::Writer,
@@ -100,7 +99,6 @@ impl<T> Committer<T> {
         let mut bytes = Vec::new();
         let mut effects = Vec::new();
         let mut worked = Instant::now();
-        let mut pace = Pace::new(worked);
         let mut looked = None;
         loop {
             let again = self.look(&mut looked);
@@ -111,10 +109,6 @@ impl<T> Committer<T> {
                 Woken::Work => {}
             }
             worked = Instant::now();
-            let early = pace.book(worked);
-            if !early.is_zero() {
-                self.queue.gather(early);
-            }
             self.queue.swap(&mut bytes, &mut effects);
             let written = self.commit_all(&mut bytes, &mut effects);
             bytes.clear();

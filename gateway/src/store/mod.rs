@@ -16,7 +16,6 @@ pub(crate) mod disk;
 pub(crate) mod index;
 pub(crate) mod journal;
 pub mod lock;
-mod pace;
 pub(crate) mod progress;
 pub(crate) mod queue;
 pub mod record;

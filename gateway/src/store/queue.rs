@@ -175,14 +175,6 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Committer: lets more come for `pause`, unless it is stopped meanwhile.
-    pub(crate) fn gather(&self, pause: Duration) {
-        let pending = self.lock();
-        if !pending.stop {
-            drop(self.wake.wait_timeout(pending, pause));
-        }
-    }
-
     /// Committer, after a failure: waits `pause` or until it is nudged or stopped; whether it was
     /// stopped.
     pub(crate) fn pause(&self, pause: Duration) -> bool {
