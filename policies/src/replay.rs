@@ -19,8 +19,8 @@ pub struct Tried<'a> {
 /// How an attempt ended, as far as it matters for what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriedEnd {
-    /// Its answer was the request's.
-    Answered,
+    /// The request ended with it: with its answer, or because its caller left, say.
+    Ended,
     /// It gave none, and the next route's turn had come.
     Failed,
     /// It was given up before anybody could know: it lost a race.
@@ -49,7 +49,7 @@ pub enum Course {
         /// Which of the attempts that were made then it would have made too.
         kept: Vec<usize>,
         /// The route behind these that was not asked then, and is taken to answer; `None` where the
-        /// last of `kept` answered, or all have failed.
+        /// request ended with the last of `kept`, or all have failed.
         anew: Option<RouteId>,
     },
 }
@@ -105,7 +105,7 @@ fn follow(decision: &Decision, tried: &[Tried<'_>]) -> (Vec<usize>, Option<Route
             match tried.ended {
                 TriedEnd::Unseen => {}
                 TriedEnd::Failed => kept.push(index),
-                TriedEnd::Answered => {
+                TriedEnd::Ended => {
                     kept.push(index);
                     return (kept, None);
                 }

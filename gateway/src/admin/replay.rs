@@ -72,7 +72,7 @@ pub(super) struct ReplayView {
     difference_usd: String,
     /// Replayed requests by the rule that would have matched; the most first.
     rules: Vec<RuleView>,
-    /// From where to where requests would have gone; the most first.
+    /// From where to where requests would have gone; the most first, and no more than 1,000.
     moves: Vec<MoveView>,
     /// Signals that rules looked at and that were not known then: their conditions do not hold.
     missing_signals: Vec<MissingView>,

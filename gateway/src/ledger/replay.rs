@@ -8,7 +8,7 @@
 
 use super::{
     adjusted::Adjustments,
-    entry::{Attempt, AttemptOutcome, Entry, RequestId},
+    entry::{Attempt, AttemptOutcome, Entry, Outcome, RequestId},
     filter::Filter,
     query::Reader,
 };
@@ -182,8 +182,8 @@ impl Seen {
                 continue;
             };
             let seen = routes.entry(attempt.route.clone()).or_default();
-            seen.engine += Duration::from_nanos(ns);
-            seen.weight += weight(&usage);
+            seen.engine = seen.engine.saturating_add(Duration::from_nanos(ns));
+            seen.weight = seen.weight.saturating_add(weight(&usage));
         }
         // What was lost before it on another route is not this route's time.
         if let [only] = entry.attempts.as_slice()
@@ -204,8 +204,8 @@ impl Seen {
 }
 
 /// Tokens as engine time counts them: a prompt's take about half of an answer's.
-fn weight(usage: &Usage) -> u64 {
-    usage.input + 2 * usage.completion()
+const fn weight(usage: &Usage) -> u64 {
+    usage.input.saturating_add(usage.completion().saturating_mul(2))
 }
 
 /// Times of one side: those that were seen, and how many stand for those of a route.
@@ -254,8 +254,7 @@ pub(super) fn spread<'a>(
     mut unknown: u64,
     of_route: impl Fn(&RouteId) -> &'a [u64],
 ) -> Spread {
-    // Each value with its share of a request, in parts that every share is a whole number of at most
-    // rounding to.
+    // Each value with how much of a request it stands for, in parts of one.
     const PARTS: u128 = 1 << 32;
     let mut shares: Vec<(u64, u128)> = values.into_iter().map(|value| (value, PARTS)).collect();
     for (route, requests) in as_on {
@@ -282,7 +281,7 @@ pub(super) fn spread<'a>(
 }
 
 /// Where a request would have gone.
-struct Outcome {
+struct Fate {
     rule: Option<RuleName>,
     by: By,
     cost: Option<PicoUsd>,
@@ -319,16 +318,16 @@ impl Run<'_> {
             *self.report.missing_signals.entry(signal).or_default() += 1;
         }
         before.seen(entry.ttft_us, entry.stages.total_us());
-        let outcome = self.outcome(entry, replayed.course, after);
-        self.count(entry, outcome);
+        let fate = self.fate(entry, replayed.course, after);
+        self.count(entry, fate);
     }
 
     /// Where a request would have gone, at what cost; its times are noted.
-    fn outcome(&self, entry: &Entry, course: Course, after: &mut Took) -> Outcome {
+    fn fate(&self, entry: &Entry, course: Course, after: &mut Took) -> Fate {
         let (decision, kept, anew) = match course {
             Course::Refused(Refuse { rule, .. }) => {
                 let cost = Some(PicoUsd::ZERO);
-                return Outcome { rule, by: By::Nobody, cost, estimated: false };
+                return Fate { rule, by: By::Nobody, cost, estimated: false };
             }
             Course::Planned { decision, kept, anew } => (decision, kept, anew),
         };
@@ -336,7 +335,7 @@ impl Run<'_> {
         // A cache answered, and would again.
         if entry.attempts.is_empty() {
             after.seen(entry.ttft_us, entry.stages.total_us());
-            return Outcome { rule, by: By::Cache, cost: self.cost(entry), estimated: false };
+            return Fate { rule, by: By::Cache, cost: self.cost(entry), estimated: false };
         }
         let paid = self.paid(entry, &kept);
         match anew {
@@ -347,7 +346,7 @@ impl Run<'_> {
                 }
                 let there = self.estimate(entry, &route);
                 let cost = paid.zip(there).and_then(|(paid, there)| paid.add(there).ok());
-                Outcome { rule, by: By::Route(Some(route)), cost, estimated: true }
+                Fate { rule, by: By::Route(Some(route)), cost, estimated: true }
             }
             None => {
                 let spared = spared_us(entry, &kept);
@@ -355,15 +354,15 @@ impl Run<'_> {
                 after.seen(entry.ttft_us.map(less), less(entry.stages.total_us()));
                 let last = kept.last().and_then(|index| entry.attempts.get(*index));
                 let by = By::Route(last.map(|attempt| attempt.route.clone()));
-                Outcome { rule, by, cost: paid, estimated: false }
+                Fate { rule, by, cost: paid, estimated: false }
             }
         }
     }
 
-    fn count(&mut self, entry: &Entry, outcome: Outcome) {
+    fn count(&mut self, entry: &Entry, fate: Fate) {
         let before = self.cost(entry);
         let report = &mut self.report;
-        let Outcome { rule, by, cost, estimated } = outcome;
+        let Fate { rule, by, cost, estimated } = fate;
         *report.rules.entry(rule.clone()).or_default() += 1;
         report.costs.add(before, cost, estimated);
         let answering = entry.answered_by.map(usize::from);
@@ -452,13 +451,15 @@ impl Cost {
 
 /// An attempt as a replay sees it.
 fn tried_of<'a>(entry: &'a Entry) -> impl Fn((u16, &'a Attempt)) -> Tried<'a> {
-    |(index, attempt)| {
-        let ended = if entry.answered_by == Some(index) {
-            TriedEnd::Answered
-        } else if attempt.outcome == AttemptOutcome::Cancelled {
-            TriedEnd::Unseen
-        } else {
-            TriedEnd::Failed
+    // A request that did not fail ended with its last attempt, its caller having left, say.
+    let last = entry.attempts.len().checked_sub(1).and_then(|last| u16::try_from(last).ok());
+    let ended_by = entry.answered_by.or(last.filter(|_| entry.outcome != Outcome::Failed));
+    move |(index, attempt)| {
+        let lost = attempt.hedge_winner == Some(false);
+        let ended = match attempt.outcome {
+            _ if ended_by == Some(index) => TriedEnd::Ended,
+            AttemptOutcome::Cancelled if lost => TriedEnd::Unseen,
+            _ => TriedEnd::Failed,
         };
         Tried { route: &attempt.route, ended }
     }
@@ -481,8 +482,10 @@ fn spared_us(entry: &Entry, kept: &[usize]) -> u64 {
 
 /// The same tokens, all of the prompt read anew.
 const fn anew(usage: &Usage) -> Usage {
+    let read = usage.input.saturating_add(usage.cache_read);
+    let written = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
     Usage {
-        input: usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h,
+        input: read.saturating_add(written),
         cache_read: 0,
         cache_write_5m: 0,
         cache_write_1h: 0,

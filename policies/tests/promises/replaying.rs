@@ -27,22 +27,22 @@ fn follow(routes: &[&str], tried: &[(&str, TriedEnd)]) -> (Vec<usize>, Option<Ro
 
 #[test]
 fn a_plan_is_followed_to_the_route_that_answered_then() {
-    use TriedEnd::{Answered, Failed};
-    assert_eq!(follow(&["edge", "cloud"], &[("edge", Answered)]), (vec![0], None));
-    let fell_back = [("edge", Failed), ("cloud", Answered)];
+    use TriedEnd::{Ended, Failed};
+    assert_eq!(follow(&["edge", "cloud"], &[("edge", Ended)]), (vec![0], None));
+    let fell_back = [("edge", Failed), ("cloud", Ended)];
     assert_eq!(follow(&["edge", "cloud"], &fell_back), (vec![0, 1], None));
     assert_eq!(follow(&["cloud", "edge"], &fell_back), (vec![1], None), "the fault is spared");
-    let again = [("edge", Failed), ("cloud", Failed), ("edge", Answered)];
+    let again = [("edge", Failed), ("cloud", Failed), ("edge", Ended)];
     assert_eq!(follow(&["edge", "cloud"], &again), (vec![0, 2], None));
 }
 
 #[test]
 fn a_route_that_was_not_asked_then_is_asked_for_the_first_time() {
-    use TriedEnd::{Answered, Failed, Unseen};
+    use TriedEnd::{Ended, Failed, Unseen};
     let abroad = Some(RouteId::new("abroad"));
-    assert_eq!(follow(&["abroad", "edge"], &[("edge", Answered)]), (vec![], abroad.clone()));
+    assert_eq!(follow(&["abroad", "edge"], &[("edge", Ended)]), (vec![], abroad.clone()));
     assert_eq!(follow(&["edge", "abroad"], &[("edge", Failed)]), (vec![0], abroad));
-    let lost = [("edge", Unseen), ("cloud", Answered)];
+    let lost = [("edge", Unseen), ("cloud", Ended)];
     let edge = Some(RouteId::new("edge"));
     assert_eq!(follow(&["edge", "cloud"], &lost), (vec![], edge), "nobody knows how it would end");
     assert_eq!(follow(&["cloud"], &lost), (vec![1], None));

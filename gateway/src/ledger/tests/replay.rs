@@ -36,16 +36,30 @@ fn route(name: &str, local: bool) -> RouteFacts {
     }
 }
 
+/// The facts of a request that could go to any of three routes.
+fn known() -> policies::Facts {
+    let routes = vec![route("edge", true), route("cloud", false), route("abroad", false)];
+    policies::Facts { routes, ..facts() }
+}
+
+fn unanswered() -> Ending {
+    Ending {
+        outcome: Outcome::Failed,
+        status: Some(502),
+        answered_by: None,
+        ttft_us: None,
+        tpot_ns: None,
+    }
+}
+
 /// An attempt of a request: on which route, how it ended, and what it used.
 type Attempt = (&'static str, AttemptOutcome, Option<Usage>);
 
 /// Writes a request that went this way; the last attempt answered where it completed.
 fn went(books: &Books, change: impl FnOnce(&mut policies::Facts), way: &[Attempt]) -> RequestId {
     let mut head = head(books, "key_a");
-    let mut known = facts();
-    known.routes = vec![route("edge", true), route("cloud", false), route("abroad", false)];
-    change(&mut known);
-    head.decision.facts = known;
+    head.decision.facts = known();
+    change(&mut head.decision.facts);
     let id = head.id;
     let mut entry = books.open_entry(head).unwrap();
     let mut answered = None;
@@ -65,13 +79,7 @@ fn went(books: &Books, change: impl FnOnce(&mut policies::Facts), way: &[Attempt
     }
     let ending = match answered {
         Some(index) => done(index),
-        None => Ending {
-            outcome: Outcome::Failed,
-            status: Some(502),
-            answered_by: None,
-            ttft_us: None,
-            tpot_ns: None,
-        },
+        None => unanswered(),
     };
     entry.finish(ending).blocking().unwrap();
     id
@@ -206,6 +214,62 @@ fn faults_of_then_are_paid_and_waited_for_only_where_they_are_met() {
         (2, 2),
         "a fault first; and no cloud was seen"
     );
+}
+
+#[test]
+fn who_left_before_the_answer_leaves_again() {
+    let house = House::new();
+    let books = house.open();
+    let left = |way: &[Attempt]| {
+        let mut head = head(&books, "key_a");
+        head.decision.facts = known();
+        let mut entry = books.open_entry(head).unwrap();
+        for (name, outcome, _) in way {
+            let asked = Ask { route: RouteId::new(name), ..ask("1", 50) };
+            let (index, ticket) = entry.reserve(asked).unwrap();
+            ticket.blocking().unwrap();
+            if *outcome == AttemptOutcome::Cancelled {
+                entry.attempt(index).usage = Some(used(10, 0));
+            }
+            entry.end_attempt(index, *outcome, *outcome == BROKE);
+        }
+        let gone = Ending { outcome: Outcome::ClientGone, status: None, ..unanswered() };
+        entry.finish(gone).blocking().unwrap();
+    };
+    left(&[("cloud", AttemptOutcome::Cancelled, None)]);
+    left(&[("abroad", BROKE, None), ("cloud", AttemptOutcome::Cancelled, None)]);
+    let report = replayed(&books, &all_to("\"abroad\", \"cloud\""));
+    assert_eq!((report.moved, report.unchanged), (1, 1), "only one was abroad");
+    assert_eq!((report.costs.after.unknown, report.costs.after.estimated), (1, 0));
+    let report = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!((report.moved, report.unchanged), (0, 2));
+    assert_eq!(report.costs.before, report.costs.after);
+    assert_eq!(report.costs.after.known, usd("0.2").into());
+}
+
+#[test]
+fn a_race_that_was_lost_tells_nothing_of_who_lost_it() {
+    let house = House::new();
+    let books = house.open();
+    let mut head = head(&books, "key_a");
+    head.decision.facts = known();
+    let mut entry = books.open_entry(head).unwrap();
+    let (slow, _ticket) =
+        entry.reserve(Ask { route: RouteId::new("cloud"), ..ask("1", 50) }).unwrap();
+    let (quick, ticket) =
+        entry.reserve(Ask { route: RouteId::new("abroad"), ..ask("1", 50) }).unwrap();
+    ticket.blocking().unwrap();
+    entry.attempt(slow).hedge_winner = Some(false);
+    entry.attempt(slow).usage = Some(used(10, 1));
+    entry.end_attempt(slow, AttemptOutcome::Cancelled, false);
+    entry.attempt(quick).hedge_winner = Some(true);
+    complete(&mut entry, quick, used(10, 10));
+    entry.finish(done(quick)).blocking().unwrap();
+    let alone = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((alone.unchanged, alone.costs.after.known), (1, usd("0.3").into()));
+    assert_eq!(alone.after.ttft.p50_us, Some(1_000), "it ran beside");
+    let slow = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!((slow.moved, slow.costs.after.unknown), (1, 1), "its price is not known");
 }
 
 #[test]
