@@ -214,6 +214,34 @@ impl PromptTokens {
 }
 
 impl RouteFacts {
+    /// A route that is ready, of which nothing else is known: no price, no limits, no times.
+    #[must_use]
+    pub fn ready(name: &str, local: bool) -> Self {
+        Self {
+            id: RouteId::new(name),
+            local,
+            model: name.to_owned(),
+            state: RouteState::Ready,
+            context_tokens: None,
+            prompt_tokens: None,
+            tools: None,
+            images: None,
+            structured: None,
+            logprobs: None,
+            free: false,
+            budgeted: true,
+            worst_case: None,
+            expected: None,
+            queued: 0,
+            in_flight: 0,
+            ttft_p50_us: None,
+            ttft_p95_us: None,
+            predicted_wait_us: None,
+            predicted_ttft_p95_us: None,
+            failed_permille: None,
+        }
+    }
+
     /// Whether its price is known. A maximum that stands in its place is none: from it follows what to
     /// reserve, and no expected price.
     #[must_use]

@@ -32,6 +32,12 @@ impl Asked {
         Ok(Self(asked))
     }
 
+    /// Those members of a body that stand there.
+    pub(super) fn of_body<const N: usize>(named: [(&str, Option<String>); N]) -> Self {
+        let pairs = named.into_iter();
+        Self(pairs.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+    }
+
     /// The text of a parameter.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)

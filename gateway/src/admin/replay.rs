@@ -175,8 +175,7 @@ pub(super) async fn replay(
         ("rule", body.rule),
         ("policy_version", body.policy_version),
     ];
-    let pairs = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    let filter = Asked::new(pairs.collect())?.filter(&ledger_of(&gateway))?;
+    let filter = Asked::of_body(named).filter(&ledger_of(&gateway))?;
     let replayed = reading(&gateway, move |gateway| {
         let name = body.name.as_deref().unwrap_or(UNNAMED);
         let (policy, _) = as_configured(name, &text, gateway)

@@ -118,8 +118,7 @@ pub(super) async fn rerate(
         ("model", body.model),
         ("provider", body.provider),
     ];
-    let pairs = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    let filter = Asked::new(pairs.collect())?.filter(&ledger_of(&gateway))?;
+    let filter = Asked::of_body(named).filter(&ledger_of(&gateway))?;
     let apply = body.apply;
     let rated = reading(&gateway, move |gateway| {
         let price = |entry: &Entry, attempt: &Attempt| price_of(&gateway.config, entry, attempt);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     BudgetFacts, CallerFacts, FACTS_VERSION, Facts, PicoUsd, PromptTokens, RequestFacts,
-    RouteFacts, RouteId, RouteState, TimeFacts,
+    RouteFacts, RouteId, TimeFacts,
     file::{Fields, FileError, Node},
     units::{Number, Unit},
 };
@@ -186,27 +186,12 @@ fn plain_route(name: &str, local: bool) -> RouteFacts {
     let (local_context, cloud_context) = CONTEXT_TOKENS;
     let (expected, worst) = if local { (PicoUsd::ZERO, PicoUsd::ZERO) } else { CLOUD_PRICE };
     RouteFacts {
-        id: RouteId::new(name),
-        local,
-        model: name.to_owned(),
-        state: RouteState::Ready,
         context_tokens: Some(if local { local_context } else { cloud_context }),
-        prompt_tokens: None,
-        tools: None,
-        images: None,
-        structured: None,
-        logprobs: None,
         free: local,
         budgeted: !local,
         worst_case: Some(worst),
         expected: Some(expected),
-        queued: 0,
-        in_flight: 0,
-        ttft_p50_us: None,
-        ttft_p95_us: None,
-        predicted_wait_us: None,
-        predicted_ttft_p95_us: None,
-        failed_permille: None,
+        ..RouteFacts::ready(name, local)
     }
 }
 

@@ -14,27 +14,11 @@ const NAMES: [&str; 5] = ["edge", "edge-b", "cloud", "near", "abroad"];
 pub(crate) fn route(name: &str, local: bool) -> RouteFacts {
     let price = PicoUsd::from_pico(if local { 0 } else { 1_000 });
     RouteFacts {
-        id: RouteId::new(name),
-        local,
-        model: name.to_owned(),
-        state: RouteState::Ready,
-        context_tokens: None,
-        prompt_tokens: None,
-        tools: None,
-        images: None,
-        structured: None,
-        logprobs: None,
         free: local,
         budgeted: !local,
         worst_case: Some(price),
         expected: Some(price),
-        queued: 0,
-        in_flight: 0,
-        ttft_p50_us: None,
-        ttft_p95_us: None,
-        predicted_wait_us: None,
-        predicted_ttft_p95_us: None,
-        failed_permille: None,
+        ..RouteFacts::ready(name, local)
     }
 }
 

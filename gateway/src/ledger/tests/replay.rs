@@ -5,35 +5,12 @@ use crate::ledger::{
     Adjustment, Ask, AttemptOutcome, Books, Ending, Entry, Filter, Outcome, Place, Replay,
     ReplayReport, RequestId, Role, replay::spread,
 };
-use policies::{
-    ComputePrice, Policy, PriceId, RouteFacts, RouteId, RoutePrice, RouteState, TokenPrice, Usage,
-};
+use policies::{ComputePrice, Policy, PriceId, RouteFacts, RouteId, RoutePrice, TokenPrice, Usage};
 use std::{collections::BTreeMap, sync::Arc};
 
 fn route(name: &str, local: bool) -> RouteFacts {
-    RouteFacts {
-        id: RouteId::new(name),
-        local,
-        model: name.to_owned(),
-        state: RouteState::Ready,
-        context_tokens: None,
-        prompt_tokens: None,
-        tools: None,
-        images: None,
-        structured: None,
-        logprobs: None,
-        free: false,
-        budgeted: true,
-        worst_case: Some(usd("1")),
-        expected: Some(usd("0.1")),
-        queued: 0,
-        in_flight: 0,
-        ttft_p50_us: None,
-        ttft_p95_us: None,
-        predicted_wait_us: None,
-        predicted_ttft_p95_us: None,
-        failed_permille: None,
-    }
+    let (worst_case, expected) = (Some(usd("1")), Some(usd("0.1")));
+    RouteFacts { worst_case, expected, ..RouteFacts::ready(name, local) }
 }
 
 /// The facts of a request that could go to any of three routes.
