@@ -141,7 +141,7 @@ impl Relay {
     }
 
     /// The answer for everybody who shares the flight; says what becomes of it.
-    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> Fate {
+    pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> (End, Fate) {
         // Every waiter writes for itself; here nothing would be written but an empty answer's end.
         self.outer = None;
         let fault = loop {
@@ -154,8 +154,7 @@ impl Relay {
         if let Some(fault) = fault {
             let owes = self.open.as_ref().is_none_or(OpenEntry::owes);
             self.broken(&fault, self.stream.then_some(ANSWERED));
-            flight.end(End::Broken(fault));
-            return if owes { Fate::Spent } else { Fate::Free };
+            return (End::Broken(fault), if owes { Fate::Spent } else { Fate::Free });
         }
         let cost = self.cost().map(|cost| cost.total);
         let good = self.seen.finish != Some(FinishReason::ContentFilter);
@@ -163,8 +162,7 @@ impl Relay {
         if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
             wait(ticket).await;
         }
-        flight.end(End::Whole { cost });
-        if good { Fate::Good } else { Fate::Spent }
+        (End::Whole { cost }, if good { Fate::Good } else { Fate::Spent })
     }
 
     /// The next bytes for the socket; `None` after the last.

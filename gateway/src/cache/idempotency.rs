@@ -141,8 +141,7 @@ mod tests {
         let data = Bytes::from(vec![b'x'; bytes]);
         let whole = Event::Whole { body: data, seen: Seen::default() };
         takeoff.flight.push(whole).now_or_never().unwrap();
-        takeoff.flight.end(End::Whole { cost: None });
-        takeoff.landing.keep();
+        takeoff.landing.land(End::Whole { cost: None }, true);
         // What it gives up, it gives up now.
         let _counts = shelf.counts();
         true

@@ -2,7 +2,7 @@
 //!
 //! **Invariants:** of one key at most one flight runs; what is kept is bounded in bytes and in age,
 //! what runs by the requests in flight; a key is free again when its [`Landing`] is dropped, whatever
-//! became of the flight.
+//! became of the flight, and before anybody hears of its end.
 
 use super::{
     CacheCounts,
@@ -66,14 +66,14 @@ pub struct Takeoff {
     pub landing: Landing,
 }
 
-/// Takes the flight out of those that run when it is dropped, and keeps it if that was said.
+/// Ends the flight and takes it out of those that run; one that is dropped gives it up.
 #[derive(Debug)]
-#[must_use = "dropping it ends the flight"]
+#[must_use = "dropping it gives the flight up"]
 pub struct Landing {
     shelf: Arc<Shelf>,
     key: CacheKey,
     kept: Kept,
-    keep: bool,
+    landed: bool,
 }
 
 /// Bytes that one takes.
@@ -145,7 +145,7 @@ impl Shelf {
         };
         drop(flying);
         let flight = Arc::clone(&kept.flight);
-        let landing = Landing { shelf: Arc::clone(self), key, kept, keep: false };
+        let landing = Landing { shelf: Arc::clone(self), key, kept, landed: false };
         Found::Yours(Takeoff { flight, waiter, landing })
     }
 
@@ -194,24 +194,64 @@ impl Shelf {
 // === impl Landing ===
 
 impl Landing {
-    /// Keeps the answer.
-    pub fn keep(mut self) {
-        self.keep = true;
+    /// Ends the flight so, and keeps its answer where that is said.
+    ///
+    /// Both in one step: who has heard the end and asks again does not find the flight running.
+    pub fn land(mut self, end: End, keep: bool) {
+        self.down(end, keep);
     }
-}
 
-impl Drop for Landing {
-    fn drop(&mut self) {
-        // Whoever still waits must not wait for ever. After a proper end this is not heard.
-        self.kept.flight.end(End::GivenUp);
+    fn down(&mut self, end: End, keep: bool) {
+        self.landed = true;
         let mut flying = self.shelf.flying();
-        if self.keep {
+        self.kept.flight.end(end);
+        if keep {
             self.shelf.kept.insert(self.key, self.shelf.as_kept(&self.kept));
         }
         if let Entry::Occupied(there) = flying.entry(self.key)
             && Arc::ptr_eq(&there.get().flight, &self.kept.flight)
         {
             there.remove();
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // Whoever still waits must not wait for ever.
+        if !self.landed {
+            self.down(End::GivenUp, false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CacheKey, Duration, End, EvictionPolicy, Found, Keep, Refusal, Shelf, Takeoff};
+    use crate::ledger::KeyId;
+
+    #[test]
+    fn who_has_heard_the_end_and_asks_again_does_not_find_it_running() {
+        let shelf = Shelf::new(100_000, Duration::from_secs(60), EvictionPolicy::lru());
+        for (name, keep) in [("kept", true), ("forgotten", false)] {
+            let key = CacheKey::of_idempotency(name, &KeyId("key_a".into()));
+            let ask = || shelf.find(key, key, Keep::ToItsEnd);
+            let Found::Yours(Takeoff { waiter, landing, .. }) = ask() else { panic!("{name}") };
+            let refusal = Refusal::Upstream("nobody answered".to_owned());
+            let end = End::Refused { refusal, recorded: true };
+            std::thread::scope(|threads| {
+                let looked_through = shelf.flying();
+                threads.spawn(|| landing.land(end, keep));
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(waiter.look().is_none(), "the end was told before the shelf knew");
+                drop(looked_through);
+                while waiter.look().is_none() {
+                    std::thread::yield_now();
+                }
+                let found = ask();
+                assert_eq!(matches!(found, Found::Whole(_)), keep, "{found:?}");
+                assert_eq!(matches!(found, Found::Yours(_)), !keep, "{found:?}");
+            });
         }
     }
 }

@@ -88,10 +88,10 @@ pub(super) async fn lead(
         };
         let gateway = Arc::clone(gateway);
         async move {
-            let fate = tokio::select! {
+            let (end, fate) = tokio::select! {
                 biased;
-                fate = leader.fly(&flight) => fate,
-                () = flight.unwanted() => Fate::Free,
+                landed = leader.fly(&flight) => landed,
+                () = flight.unwanted() => (End::GivenUp, Fate::Free),
             };
             let keep = match fate {
                 Fate::Good if repeatable => true,
@@ -99,9 +99,7 @@ pub(super) async fn lead(
                 Fate::Spent => repeatable,
                 Fate::Free => false,
             };
-            if keep {
-                landing.keep();
-            }
+            landing.land(end, keep);
         }
     });
     let head = waiter.begun().await.map_err(|unbegun| {
@@ -185,7 +183,7 @@ struct Leader {
 
 impl Leader {
     /// From the first attempt to the entry.
-    async fn fly(mut self, flight: &Flight) -> Fate {
+    async fn fly(mut self, flight: &Flight) -> (End, Fate) {
         let gateway = &self.gateway;
         let started = execute(gateway, &self.request, &self.decision, &mut self.open).await;
         let started = match started {
@@ -194,8 +192,7 @@ impl Leader {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
                 let refusal =
                     unanswered(gateway, self.open, &mut self.permit, refusal, &mut self.life);
-                flight.end(End::Refused { refusal, recorded: self.life.recorded });
-                return fate;
+                return (End::Refused { refusal, recorded: self.life.recorded }, fate);
             }
         };
         flight.begin(Head {
