@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::status::Gauges;
 
 /// What happens, and after how many computed steps. Written as `panic:40`, `fault:40`, `abort:40`
-/// or `block:40:2000` (milliseconds).
+/// or `block:40:2000` (milliseconds); `load:2000` makes the first load take so much longer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Drill {
     kind: Kind,
@@ -34,6 +34,8 @@ enum Kind {
     Abort,
     /// A step takes so long.
     Block(Duration),
+    /// Loading takes so long.
+    Load(Duration),
 }
 
 impl Drill {
@@ -47,6 +49,15 @@ impl Drill {
     pub(crate) fn take(&self) -> Option<Drill> {
         let first = !self.done.swap(true, SeqCst);
         first.then(|| Drill { done: Arc::default(), ..self.clone() })
+    }
+
+    /// Does it where a model is loaded.
+    pub(crate) fn rehearse_load(&self) {
+        if let Kind::Load(time) = self.kind
+            && !self.done.swap(true, SeqCst)
+        {
+            block(time);
+        }
     }
 
     /// Does it, when it is time.
@@ -63,6 +74,7 @@ impl Drill {
                 block(time);
                 Ok(())
             }
+            Kind::Load(_) => Ok(()),
         }
     }
 }
@@ -76,22 +88,20 @@ impl FromStr for Drill {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Drill, String> {
-        let wrong =
-            || "a drill is panic:N, fault:N, abort:N or block:N:MS, N computed steps".to_owned();
-        let mut parts = text.split(':');
-        let kind = parts.next().unwrap_or_default();
-        let number = |part: Option<&str>| part.and_then(|part| part.parse::<u64>().ok());
-        let after_steps = number(parts.next()).ok_or_else(wrong)?;
-        let kind = match kind {
-            "panic" => Kind::Panic,
-            "fault" => Kind::Fault,
-            "abort" => Kind::Abort,
-            "block" => Kind::Block(Duration::from_millis(number(parts.next()).ok_or_else(wrong)?)),
+        let wrong = || {
+            "a drill is panic:N, fault:N, abort:N or block:N:MS, N computed steps, or load:MS"
+                .to_owned()
+        };
+        let (name, numbers) = text.split_once(':').ok_or_else(wrong)?;
+        let numbers: Result<Vec<u64>, _> = numbers.split(':').map(str::parse).collect();
+        let (kind, after_steps) = match (name, numbers.map_err(|_| wrong())?.as_slice()) {
+            ("panic", &[after_steps]) => (Kind::Panic, after_steps),
+            ("fault", &[after_steps]) => (Kind::Fault, after_steps),
+            ("abort", &[after_steps]) => (Kind::Abort, after_steps),
+            ("block", &[after_steps, ms]) => (Kind::Block(Duration::from_millis(ms)), after_steps),
+            ("load", &[ms]) => (Kind::Load(Duration::from_millis(ms)), 0),
             _ => return Err(wrong()),
         };
-        match parts.next() {
-            Some(_) => Err(wrong()),
-            None => Ok(Drill { kind, after_steps, done: Arc::new(AtomicBool::new(false)) }),
-        }
+        Ok(Drill { kind, after_steps, done: Arc::default() })
     }
 }

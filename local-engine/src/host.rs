@@ -12,6 +12,7 @@ use std::{
 use crate::{
     config::EngineConfig,
     digest::Digest,
+    drill::Drill,
     embedding::Room,
     error::LoadError,
     hosted::{Hosted, HostedModel, Keep},
@@ -172,7 +173,10 @@ pub(crate) fn place(
         placed.shared.embeds.set_room(room_to_embed(placed.loaded.embed_tokens_max));
         return Ok(placed);
     }
-    let loading = AssertUnwindSafe(|| load::load(config, &shared));
+    let loading = AssertUnwindSafe(|| {
+        config.drill.iter().for_each(Drill::rehearse_load);
+        load::load(config, &shared)
+    });
     let (scheduler, mut loaded) = catch_unwind(loading).unwrap_or_else(|panic| {
         let said = turns::panic_text(panic.as_ref());
         Err(LoadError::Start(format!("llama.cpp's wrapper panicked while loading: {said}")))

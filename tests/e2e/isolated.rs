@@ -27,6 +27,18 @@ fn is_gone(process: u64) -> bool {
     state.is_empty() || state.starts_with('Z')
 }
 
+/// The processes that this one has started.
+fn children_of(parent: u32) -> Vec<u64> {
+    let all = std::fs::read_dir("/proc").expect("the processes");
+    let numbered = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    let is_child = |process: &u64| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let after_state = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+        after_state.and_then(|of| of.parse().ok()) == Some(parent)
+    };
+    numbered.filter(is_child).collect()
+}
+
 #[tokio::test]
 async fn another_choice_waits_as_long_as_the_first_is_wanted() {
     for isolation in ISOLATIONS {
@@ -87,6 +99,22 @@ async fn a_process_that_takes_nothing_any_more_is_ended_also_when_the_way_to_it_
     })
     .await;
     gate.ask("Hello?").from("edge").at_most(2).send().await.ok();
+}
+
+#[tokio::test]
+async fn a_process_that_hangs_while_it_loads_does_not_outlive_a_gateway_that_was_killed() {
+    let mut gate = a_gate("process", "load = \"first_use\"\ndrill = \"load:3600000\"").await;
+    let gateway = gate.child().pid();
+    let asked = gate.ask("Tell me a long story.").from("edge").send();
+    let begun =
+        eventually("the engine's process", || async { children_of(gateway).first().copied() });
+    let hangs = tokio::select! {
+        _ = asked => panic!("it hangs"),
+        process = begun => process,
+    };
+    assert!(!is_gone(hangs));
+    gate.child().kill().await;
+    eventually("the end of its engine's process", || async { is_gone(hangs).then_some(()) }).await;
 }
 
 #[tokio::test]

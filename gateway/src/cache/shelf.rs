@@ -242,7 +242,7 @@ mod tests {
             std::thread::scope(|threads| {
                 let looked_through = shelf.flying();
                 threads.spawn(|| landing.land(end, keep));
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::park_timeout(Duration::from_millis(50));
                 assert!(waiter.look().is_none(), "the end was told before the shelf knew");
                 drop(looked_through);
                 while waiter.look().is_none() {

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::{self, BufReader},
     os::{fd::AsFd, unix::net::UnixStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
@@ -16,12 +17,14 @@ use super::{
     frames::{Numbers, Order, Report, read, write},
 };
 use crate::{
+    config::EngineConfig,
     constraint::Rule,
     embedding::{EmbedError, EmbedEvent, EmbedJob},
     engine::Engine,
     error::SubmitError,
     generation::Generation,
     job::{Job, JobEvent, JobUsage},
+    turns::panic_text,
 };
 
 /// How often the numbers are told.
@@ -48,23 +51,29 @@ pub fn serve_parent() -> io::Result<()> {
     let Order::Load(config) = read(&mut from_parent)? else {
         return Err(io::Error::other("the first order must be to load"));
     };
-    let engine = match Engine::load(&config) {
-        Ok(engine) => engine,
-        Err(error) => return write(&mut *lock(&to_parent), &Report::NotLoaded(error.to_string())),
-    };
-    write(&mut *lock(&to_parent), &Report::Loaded(Box::new(engine.info().clone())))?;
     let (ended, watching) = watch::channel(());
-    let teller = tell_numbers(engine.clone(), Arc::clone(&to_parent), watching)?;
-    let orders = follow(&engine, &mut from_parent, &to_parent);
+    let (load, loaded) = mpsc::sync_channel(1);
+    let teller = load_and_tell(config, Arc::clone(&to_parent), load, watching)?;
+    // Nothing is ordered before it is loaded; but a parent that goes away meanwhile is heard.
+    let first = read(&mut from_parent);
+    let Ok(engine) = loaded.try_recv() else {
+        let early = || io::Error::other("an order before anything is loaded");
+        return goodbye(first.and_then(|_| Err(early())));
+    };
+    let orders = first.and_then(|first| follow(&engine, first, &mut from_parent, &to_parent));
     let _in_time = end_in_time()?;
     drop(ended);
     let _ = teller.join();
     engine.shutdown(Duration::ZERO);
-    match orders {
-        // The parent has closed its end: that is how it says goodbye.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-        other => other,
-    }
+    goodbye(orders)
+}
+
+/// The parent closes its end of the socket: that is how it says goodbye.
+fn goodbye(orders: io::Result<()>) -> io::Result<()> {
+    orders.or_else(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Ends this process where it has not ended in time by itself: a step that hangs would keep it for ever,
@@ -80,15 +89,17 @@ fn end_in_time() -> io::Result<mpsc::SyncSender<()>> {
     Ok(in_time)
 }
 
-/// Follows orders until there is no more.
+/// Follows orders from the first one until there is no more.
 fn follow(
     engine: &Engine,
+    first: Order,
     from_parent: &mut impl io::Read,
     to_parent: &ToParent,
 ) -> io::Result<()> {
     let mut running: HashMap<u64, watch::Sender<Bound>> = HashMap::new();
+    let mut order = first;
     loop {
-        match read(from_parent)? {
+        match order {
             Order::Load(_) => return Err(io::Error::other("a second order to load")),
             Order::Cancel(id) => {
                 running.remove(&id);
@@ -110,6 +121,7 @@ fn follow(
                 start(async move { embed(id, *job, told, &engine, &to_parent).await })?;
             }
         }
+        order = read(from_parent)?;
     }
 }
 
@@ -271,14 +283,32 @@ fn tell(engine: &Engine, to_parent: &ToParent, report: &Report) -> io::Result<()
     write(&mut *to_parent, report)
 }
 
-/// Tells the engine's numbers until `ended` is dropped.
-fn tell_numbers(
-    engine: Engine,
+/// Loads the engine, gives it to `load` and tells that, and then its numbers until `ended` is dropped.
+fn load_and_tell(
+    config: Box<EngineConfig>,
     to_parent: ToParent,
+    load: mpsc::SyncSender<Engine>,
     mut ended: watch::Receiver<()>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("engine-status".to_owned()).spawn(move || {
+        let loading = catch_unwind(AssertUnwindSafe(|| Engine::load(&config)));
+        let loaded = match loading {
+            Ok(loaded) => loaded.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic_text(panic.as_ref()).to_owned()),
+        };
+        let engine = match loaded {
+            Ok(engine) => engine,
+            Err(why) => {
+                let _heard = write(&mut *lock(&to_parent), &Report::NotLoaded(why));
+                return;
+            }
+        };
+        let report = Report::Loaded(Box::new(engine.info().clone()));
+        let given = load.send(engine.clone());
+        if given.is_err() || write(&mut *lock(&to_parent), &report).is_err() {
+            return;
+        }
         runtime.block_on(async {
             while tokio::time::timeout(STATUS_EVERY, ended.changed()).await.is_err() {
                 if write(&mut *lock(&to_parent), &Numbers::of(&engine)).is_err() {

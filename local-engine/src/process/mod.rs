@@ -3,8 +3,8 @@
 //! the vocabulary for prompts and rules; when the child dies its jobs fail with the reason, and the
 //! keeper starts another after a wait, as after any fault.
 //!
-//! **Invariant:** the child lives no longer than the parent's end of the socket, and [`END_MAX`] more where
-//! a step hangs.
+//! **Invariant:** the child lives no longer than the parent's end of the socket, also while it loads, and
+//! [`END_MAX`] more where a step hangs.
 
 mod child;
 mod frames;
