@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 struct Case {
     _first: StandIn,
-    _second: StandIn,
+    second: StandIn,
     gate: Gate,
     directory: PathBuf,
 }
@@ -21,24 +21,31 @@ const NIGHT_TO_SECOND: &str = "[[guard]]\nname = \"no games\"\nwhen.tags.has = \
 
 /// Two clouds that use 1,000 and 50 tokens for every answer, the second at a quarter of the price.
 async fn two() -> Case {
+    two_of(&["first", "second"]).await
+}
+
+/// The same, of which only these are configured.
+async fn two_of(configured: &[&str]) -> Case {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     for cloud in [&first, &second] {
         cloud.always(Script::default().using(1000, 50));
     }
-    let second_route = format!(
+    let mut builder = Gate::builder().cloud_named("first", &first, "");
+    if configured.contains(&"second") {
+        builder = builder.routes(&second_route(&second));
+    }
+    let gate = builder.policy_text(ALL_TO_FIRST).start().await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    Case { _first: first, second, gate, directory }
+}
+
+fn second_route(cloud: &StandIn) -> String {
+    format!(
         "[routes.second]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{}\"\n\
          model = \"standin-2\"\napi_key = \"sk-upstream-second-canary\"\n\
          [routes.second.price]\ninput = \"0.25\"\noutput = \"0.5\"\n",
-        second.base_url()
-    );
-    let gate = Gate::builder()
-        .cloud_named("first", &first, "")
-        .routes(&second_route)
-        .policy_text(ALL_TO_FIRST)
-        .start()
-        .await;
-    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
-    Case { _first: first, _second: second, gate, directory }
+        cloud.base_url()
+    )
 }
 
 impl Case {
@@ -116,6 +123,44 @@ async fn a_policy_does_what_its_replay_said() {
     assert_eq!(requests(&same), [2, 2, 2, 0, 0], "and what it does now is what it would do");
     let verify = case.gate.admin("/ledger/verify").await;
     assert_eq!(verify["clean"], true, "nothing was written: {verify}");
+}
+
+#[tokio::test]
+async fn a_route_that_is_new_is_tried_out_on_what_came_before_it() {
+    let mut case = two_of(&["first"]).await;
+    let before = case.ask_all().await;
+    case.gate.stop().await;
+    let config = case.gate.builder_ref().config_file();
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text.push_str(&second_route(&case.second));
+    std::fs::write(&config, text).unwrap();
+    case.gate = case.gate.restarted_after(|_| {}).await;
+    let file = case.candidate("[[choose]]\nname = \"cheap\"\ncheapest = [\"first\", \"second\"]\n");
+    let replay = async |more: &[&str]| {
+        let args = [&["policy", "replay", &file], more].concat();
+        Child::run(&case.directory, &args).await
+    };
+    let ran = replay(&["--json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let unknown: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(requests(&unknown), [6, 0, 0, 0, 0], "{unknown:#}");
+    assert_eq!(unknown["not_replayable"][0]["route"], "second");
+    let told = replay(&[]).await;
+    assert!(told.stderr.contains("`--assume second`"), "{}", told.stderr);
+
+    let ran = replay(&["--assume", "second", "--json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let replayed: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(requests(&replayed), [6, 6, 0, 6, 0], "{replayed:#}");
+    assert_eq!(replayed["assumed"][0], serde_json::json!({ "route": "second", "requests": 6 }));
+    assert_eq!(pico(&replayed["before"]["cost_usd"]), Some(before));
+    // 1,000 and 50 tokens at 0.25 and 0.5 USD a million.
+    assert_eq!(pico(&replayed["after"]["cost_usd"]), Some(6 * 275_000_000));
+    let told = replay(&["--assume", "second"]).await;
+    assert!(told.stderr.contains("not configured when 6 of them"), "{}", told.stderr);
+    let nowhere = replay(&["--assume", "third"]).await;
+    assert_ne!(nowhere.code, 0);
+    assert!(nowhere.stderr.contains("no route `third`"), "{}", nowhere.stderr);
 }
 
 #[tokio::test]

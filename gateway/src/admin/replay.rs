@@ -9,14 +9,16 @@ use super::{
     reading, unreadable,
 };
 use crate::{
-    config::Config,
+    config::{Config, RouteConfig},
     ledger::{Cost, Costs, Entry, Move, Moved, Replay, ReplayReport, Spread, Times, signed},
     openapi::types::{Name, UsdSigned, UsdTotal},
     refusal::Refusal,
     serve::Gateway,
 };
 use axum::extract::State;
-use policies::{PicoUsdTotal, PolicyName, PolicyVersion, RouteId, RoutePrice, RuleName};
+use policies::{
+    NotReplayable, PicoUsdTotal, PolicyName, PolicyVersion, RouteId, RoutePrice, RuleName,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -45,6 +47,11 @@ pub(super) struct ReplayBody {
     rule: Option<String>,
     /// Decided by this version.
     policy_version: Option<String>,
+    /// Configured routes that are taken to have been there, and ready, where a request was decided
+    /// before they were.
+    #[serde(default)]
+    #[schemars(with = "Vec<Name>")]
+    assume: Vec<RouteId>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -59,6 +66,8 @@ pub(super) struct ReplayView {
     /// Those that can be replayed.
     replayed: u64,
     not_replayable: Vec<NotReplayableView>,
+    /// Replayed requests that were decided before a route was there, which was assumed.
+    assumed: Vec<AssumedView>,
     /// Answered by the route that answered then, or by none as then.
     unchanged: u64,
     /// Answered by another route.
@@ -82,6 +91,17 @@ pub(super) struct ReplayView {
 #[schemars(rename = "ReplayNot")]
 struct NotReplayableView {
     reason: String,
+    /// The route that was not there, where that is the reason: it may be assumed.
+    #[schemars(with = "Option<Name>")]
+    route: Option<RouteId>,
+    requests: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ReplayAssumed")]
+struct AssumedView {
+    #[schemars(with = "Name")]
+    route: RouteId,
     requests: u64,
 }
 
@@ -176,17 +196,35 @@ pub(super) async fn replay(
         ("policy_version", body.policy_version),
     ];
     let filter = Asked::of_body(named).filter(&ledger_of(&gateway))?;
+    let assume = configured(&gateway.config, &body.assume)?;
     let replayed = reading(&gateway, move |gateway| {
         let name = body.name.as_deref().unwrap_or(UNNAMED);
         let (policy, _) = as_configured(name, &text, gateway)
             .map_err(|error| bad(Some("text"), error.to_string()))?;
         let price = |entry: &Entry, route: &RouteId| price_of(&gateway.config, entry, route);
-        let asked = Replay { filter: &filter, policy: &policy, price: &price };
+        let assumed = |entry: &Entry, usual_output: Option<u64>| {
+            let at_unix_s = entry.arrived_unix_ms / 1_000;
+            let request = &entry.decision.facts.request;
+            assume.iter().map(|route| route.assumed(request, at_unix_s, usual_output)).collect()
+        };
+        let asked = Replay { filter: &filter, policy: &policy, price: &price, assumed: &assumed };
         let report = gateway.books.reader().replay(&asked).map_err(unreadable)?;
         Ok::<_, Refusal>((policy.name().clone(), policy.version().clone(), report))
     });
     let (policy, version, report) = replayed.await??;
     answer(&view(policy, version, report))
+}
+
+/// The routes of these names.
+///
+/// # Errors
+/// [`Refusal::Bad`] where there is none.
+fn configured(config: &Config, names: &[RouteId]) -> Result<Vec<RouteConfig>, Refusal> {
+    let is_there = |name: &&RouteId| config.routes.iter().any(|route| route.id == **name);
+    if let Some(unknown) = names.iter().find(|name| !is_there(name)) {
+        return Err(bad(Some("assume"), format!("there is no route `{unknown}`")));
+    }
+    Ok(config.routes.iter().filter(|route| names.contains(&route.id)).cloned().collect())
 }
 
 /// The price of a route as it is configured, when the request was admitted.
@@ -205,7 +243,17 @@ fn view(policy: PolicyName, version: PolicyVersion, report: ReplayReport) -> Rep
         requests: report.requests,
         replayed: report.requests - not,
         not_replayable: most_first(report.not_replayable)
-            .map(|(reason, requests)| NotReplayableView { reason, requests })
+            .map(|(why, requests)| NotReplayableView {
+                reason: why.to_string(),
+                route: match why {
+                    NotReplayable::Route(route) => Some(route),
+                    NotReplayable::Facts(_) => None,
+                },
+                requests,
+            })
+            .collect(),
+        assumed: most_first(report.assumed)
+            .map(|(route, requests)| AssumedView { route, requests })
             .collect(),
         unchanged: report.unchanged,
         moved: report.moved,

@@ -8,6 +8,7 @@ mod error;
 mod listeners;
 mod models;
 mod price;
+mod route_facts;
 pub mod shipped;
 mod survive;
 #[cfg(test)]

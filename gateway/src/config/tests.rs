@@ -3,7 +3,7 @@
 mod written;
 
 use super::*;
-use policies::RoutePrice;
+use policies::{PromptTokens, RoutePrice, RouteState};
 use std::path::Path;
 
 const EDGE: &str = "[routes.edge]\nkind = \"local\"\nfile = \"m.gguf\"\nusd_per_hour = \"1\"\n";
@@ -373,6 +373,39 @@ fn a_provider_that_wants_a_key_lacks_it_where_none_is_written() {
     assert!(!lacks("headers = { \"Authorization\" = \"Bearer k\" }\n"));
     // Whoever stands at another address may want none.
     assert!(!lacks("base_url = \"http://127.0.0.1:9/v1\"\nprovider = \"p\"\n"));
+}
+
+#[test]
+fn a_route_that_is_assumed_has_the_prices_that_a_request_would_have_found() {
+    let rates = "[routes.c.price]\ninput = \"1\"\noutput = \"2\"\n";
+    let more = format!("context_tokens = 1000\ntools = false\n{rates}");
+    let config = parse(&format!(
+        "{}{EDGE}prefill_token_max_us = 1000\ndecode_token_max_us = 10000\n",
+        cloud(&more)
+    ))
+    .unwrap();
+    let request = policies::RequestFacts {
+        prompt_tokens: PromptTokens { min: 50, likely: 100, max: 200 },
+        max_output_tokens: 500,
+        choices: 2,
+        ..policies::RequestFacts::default()
+    };
+    let usd = |text: &str| Some(text.parse().unwrap());
+    let [cloud, edge] = &config.routes[..] else { panic!("two routes") };
+    let assumed = cloud.assumed(&request, NOW_S, Some(10));
+    assert_eq!(assumed.worst_case, usd("0.0022"), "200 and twice 500 tokens");
+    assert_eq!(assumed.expected, usd("0.00014"), "100 and twice 10 tokens");
+    assert_eq!((assumed.state, assumed.tools), (RouteState::Ready, Some(false)));
+    assert_eq!((assumed.context_tokens, assumed.local), (Some(1000), false));
+    for longest in [None, Some(9_999)] {
+        let assumed = cloud.assumed(&request, NOW_S, longest);
+        assert_eq!(assumed.expected, usd("0.0021"), "no answer is longer than its cap");
+    }
+    let assumed = edge.assumed(&request, NOW_S, Some(10));
+    // A tenth of a second for the prompt, and 0.2 for two answers; at most 5 of a choice.
+    assert_eq!(assumed.expected, usd("0.000083333333"));
+    assert_eq!(assumed.worst_case, usd("0.001416666667"));
+    assert!(assumed.local && !assumed.free);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! **Invariants:** nothing is written and nobody is asked. What was paid counts as it was paid; what
 //! would have gone elsewhere is estimated there, by the tokens that its answer had, and counted apart;
-//! where that cannot be done it is unknown, and never zero. Budgets, limits and what routes would have
+//! where that cannot be done it is unknown, and never zero. A route that was not there then is taken to
+//! have been only where that is asked for, and counted. Budgets, limits and what routes would have
 //! been slowed down by are left as they were.
 
 use super::{
@@ -14,10 +15,11 @@ use super::{
 };
 use crate::store::BooksError;
 use policies::{
-    Course, PicoUsd, PicoUsdTotal, Policy, Refuse, RouteId, RoutePrice, RuleName, Tried, TriedEnd,
-    Usage, Used, replay,
+    Course, Facts, NotReplayable, PicoUsd, PicoUsdTotal, Policy, Refuse, RouteFacts, RouteId,
+    RoutePrice, RuleName, Tried, TriedEnd, Usage, Used, replay,
 };
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -38,6 +40,9 @@ pub struct Replay<'a> {
     pub policy: &'a Policy,
     /// The price of a route when the request was admitted; `None` where there is no such route now.
     pub price: &'a dyn Fn(&Entry, &RouteId) -> Option<RoutePrice>,
+    /// Routes that are taken to have been there where a request's record does not know them, as it
+    /// would have found them; beside it, how many tokens answers had in that time.
+    pub assumed: &'a dyn Fn(&Entry, Option<u64>) -> Vec<RouteFacts>,
 }
 
 /// What a replay came to.
@@ -46,7 +51,9 @@ pub struct ReplayReport {
     /// Requests that were meant.
     pub requests: u64,
     /// Those that cannot be replayed, by why.
-    pub not_replayable: BTreeMap<String, u64>,
+    pub not_replayable: BTreeMap<NotReplayable, u64>,
+    /// Requests for which a route was taken to have been there.
+    pub assumed: BTreeMap<RouteId, u64>,
     /// Answered by the route that answered then, or by none as then.
     pub unchanged: u64,
     /// Answered by another route.
@@ -142,27 +149,36 @@ impl Reader {
     /// [`BooksError::Unreadable`] where the journal is, [`BooksError::TooManyRequests`] of more than
     /// [`REPLAY_MAX`] requests.
     pub fn replay(&self, asked: &Replay<'_>) -> Result<ReplayReport, BooksError> {
-        let mut routes = BTreeMap::new();
+        let mut past = Past::default();
         let mut requests = 0;
         self.each(asked.filter, &mut |_, entry| {
             requests += 1;
-            Seen::note(&mut routes, &entry);
+            past.note(&entry);
             requests <= REPLAY_MAX
         })?;
         if requests > REPLAY_MAX {
             return Err(BooksError::TooManyRequests(REPLAY_MAX));
         }
         let adjusted = self.adjusted()?.all;
-        let mut run = Run { asked, routes, adjusted: &adjusted, report: ReplayReport::default() };
+        let mut run = Run { asked, past, adjusted: &adjusted, report: ReplayReport::default() };
         let (mut before, mut after) = (Took::default(), Took::default());
         self.each(asked.filter, &mut |_, entry| {
             run.take(&entry, &mut before, &mut after);
             run.report.requests < REPLAY_MAX
         })?;
-        let Run { routes, mut report, .. } = run;
-        (report.before, report.after) = (before.times(&routes), after.times(&routes));
+        let Run { past, mut report, .. } = run;
+        (report.before, report.after) = (before.times(&past.routes), after.times(&past.routes));
         Ok(report)
     }
+}
+
+/// What was seen in the requests that are meant.
+#[derive(Debug, Default)]
+struct Past {
+    routes: BTreeMap<RouteId, Seen>,
+    /// Answers of known usage, and their tokens.
+    answers: u64,
+    output_tokens: u64,
 }
 
 /// What was seen of a route in the requests that it answered.
@@ -175,13 +191,18 @@ struct Seen {
     weight: u64,
 }
 
-impl Seen {
-    fn note(routes: &mut BTreeMap<RouteId, Self>, entry: &Entry) {
+impl Past {
+    fn note(&mut self, entry: &Entry) {
+        let answered = entry.answered_by.and_then(|index| entry.attempts.get(usize::from(index)));
+        if let Some(usage) = answered.and_then(|attempt| attempt.usage) {
+            self.answers += 1;
+            self.output_tokens = self.output_tokens.saturating_add(usage.completion());
+        }
         for attempt in &entry.attempts {
             let (Some(ns), Some(usage)) = (attempt.times.engine_ns, attempt.usage) else {
                 continue;
             };
-            let seen = routes.entry(attempt.route.clone()).or_default();
+            let seen = self.routes.entry(attempt.route.clone()).or_default();
             seen.engine = seen.engine.saturating_add(Duration::from_nanos(ns));
             seen.weight = seen.weight.saturating_add(weight(&usage));
         }
@@ -189,12 +210,19 @@ impl Seen {
         if let [only] = entry.attempts.as_slice()
             && entry.answered_by == Some(0)
         {
-            let seen = routes.entry(only.route.clone()).or_default();
+            let seen = self.routes.entry(only.route.clone()).or_default();
             seen.ttft_us.extend(entry.ttft_us);
             seen.total_us.push(entry.stages.total_us());
         }
     }
 
+    /// Tokens of an answer, on average.
+    fn usual_output(&self) -> Option<u64> {
+        self.output_tokens.checked_div(self.answers)
+    }
+}
+
+impl Seen {
     /// Engine time of an answer with these tokens, by what others took here.
     fn engine_time(&self, usage: &Usage) -> Option<Duration> {
         let per_weight = self.engine.as_nanos().checked_div(u128::from(self.weight))?;
@@ -298,7 +326,7 @@ enum By {
 
 struct Run<'a> {
     asked: &'a Replay<'a>,
-    routes: BTreeMap<RouteId, Seen>,
+    past: Past,
     adjusted: &'a Adjustments,
     report: ReplayReport,
 }
@@ -307,19 +335,36 @@ impl Run<'_> {
     fn take(&mut self, entry: &Entry, before: &mut Took, after: &mut Took) {
         self.report.requests += 1;
         let tried: Vec<Tried<'_>> = (0_u16..).zip(&entry.attempts).map(tried_of(entry)).collect();
-        let replayed = match replay(self.asked.policy, &entry.decision.facts, &tried) {
+        let known = self.known(entry);
+        let replayed = match replay(self.asked.policy, &known, &tried) {
             Ok(replayed) => replayed,
             Err(why) => {
-                *self.report.not_replayable.entry(why.to_string()).or_default() += 1;
+                *self.report.not_replayable.entry(why).or_default() += 1;
                 return;
             }
         };
+        for assumed in known.routes.iter().skip(entry.decision.facts.routes.len()) {
+            *self.report.assumed.entry(assumed.id.clone()).or_default() += 1;
+        }
         for signal in replayed.missing {
             *self.report.missing_signals.entry(signal).or_default() += 1;
         }
         before.seen(entry.ttft_us, entry.stages.total_us());
         let fate = self.fate(entry, replayed.course, after);
         self.count(entry, fate);
+    }
+
+    /// What was known when a request was decided, and behind it the routes that are assumed.
+    fn known<'e>(&self, entry: &'e Entry) -> Cow<'e, Facts> {
+        let facts = &entry.decision.facts;
+        let mut assumed = (self.asked.assumed)(entry, self.past.usual_output());
+        assumed.retain(|assumed| facts.routes.iter().all(|known| known.id != assumed.id));
+        if assumed.is_empty() {
+            return Cow::Borrowed(facts);
+        }
+        let mut facts = facts.clone();
+        facts.routes.extend(assumed);
+        Cow::Owned(facts)
     }
 
     /// Where a request would have gone, at what cost; its times are noted.
@@ -419,7 +464,7 @@ impl Run<'_> {
         }
         let price = (self.asked.price)(entry, route)?;
         let engine_time = match &price {
-            RoutePrice::Compute(_) => self.routes.get(route)?.engine_time(&usage)?,
+            RoutePrice::Compute(_) => self.past.routes.get(route)?.engine_time(&usage)?,
             RoutePrice::Tokens(_) | RoutePrice::Unknown => Duration::ZERO,
         };
         let at_unix_s = entry.arrived_unix_ms / 1_000;

@@ -73,8 +73,7 @@ impl LocalRoute {
     /// The first bound of a job's engine time, which the engine enforces.
     #[must_use]
     pub fn engine_time_max(&self, prompt_tokens: u64, output_tokens: u64) -> Duration {
-        times(self.config.prefill_per_token_max, prompt_tokens)
-            .saturating_add(times(self.config.decode_per_token_max, output_tokens))
+        self.config.engine_time_max(prompt_tokens, output_tokens)
     }
 
     /// Engine time of a usual job, from what the engine has done so far; its configured maximum
@@ -213,11 +212,6 @@ fn loaded_report(report: &mut serde_json::Value, engine: &Engine) {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn times(each: Duration, count: u64) -> Duration {
-    let nanos = each.as_nanos().saturating_mul(u128::from(count));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 fn unfit(bad: BadRequest) -> Fault {

@@ -161,10 +161,7 @@ impl Route {
     /// The model behind it, by the provider's name.
     #[must_use]
     pub fn model(&self) -> &str {
-        match &self.config.source {
-            RouteSource::Local(local) => &local.model,
-            RouteSource::Cloud(cloud) => &cloud.model,
-        }
+        self.config.model()
     }
 
     /// The provider's name in the ledger.
@@ -292,20 +289,9 @@ impl Route {
             Source::Local(local) => local.predicted(Some(key), request),
             Source::Cloud(_) => None,
         };
-        let can = &self.config.can;
         RouteFacts {
-            id: self.config.id.clone(),
-            local: self.is_local(),
-            model: self.model().to_owned(),
             state: self.state(),
             context_tokens: self.context_tokens(),
-            prompt_tokens: None,
-            tools: can.tools,
-            images: can.images,
-            structured: can.structured,
-            logprobs: can.logprobs,
-            free: price.is_free(),
-            budgeted: self.config.budgeted,
             worst_case: self.worst_case(&price, &bounds),
             expected: self.expected(&price, request),
             queued: self.queued(),
@@ -315,6 +301,7 @@ impl Route {
             predicted_wait_us: predicted.map(|expected| micros(expected.wait)),
             predicted_ttft_p95_us: predicted.and_then(|expected| expected.ttft_p95).map(micros),
             failed_permille: lately.failed_permille,
+            ..self.config.facts(&price)
         }
     }
 
@@ -322,10 +309,7 @@ impl Route {
     /// the price is unknown; `None` when neither is known or the sum does not fit an amount.
     #[must_use]
     pub fn worst_case(&self, price: &RoutePrice, bounds: &WorstCase) -> Option<PicoUsd> {
-        match price {
-            RoutePrice::Unknown => self.config.unknown_price_max,
-            price => price.worst_case(bounds).ok().flatten(),
-        }
+        self.config.worst_case(price, bounds)
     }
 
     /// Whether it answers in this process at a price that nobody knows, and no budget pays for it.

@@ -48,6 +48,9 @@ pub(crate) struct ReplayArgs {
     /// Decided by this policy version
     #[arg(long, value_name = "VERSION")]
     policy_version: Option<String>,
+    /// Take this route to have been there, and ready, when requests were decided before it was; repeatable
+    #[arg(long, value_name = "ROUTE")]
+    assume: Vec<String>,
 }
 
 /// Asks for it and shows what came of it.
@@ -67,6 +70,7 @@ pub(super) async fn run(common: &Common, link: &Link, args: &ReplayArgs) -> Resu
         "model": args.model,
         "rule": args.rule,
         "policy_version": args.policy_version,
+        "assume": args.assume,
     });
     let replayed = link.ask(Method::POST, "/policies/replay", Some(&body)).await?;
     if common.json {
@@ -124,7 +128,18 @@ fn notes(replayed: &Value) {
     let each = |name: &str| replayed[name].as_array().cloned().unwrap_or_default();
     for not in each("not_replayable") {
         let (requests, reason) = (text(&not, "/requests"), text(&not, "/reason"));
-        output::note(format!("{requests} requests cannot be replayed: {reason}"));
+        let way = match not["route"].as_str() {
+            Some(route) => format!(" (`--assume {route}` takes it to have been)"),
+            None => String::new(),
+        };
+        output::note(format!("{requests} requests cannot be replayed: {reason}{way}"));
+    }
+    for assumed in each("assumed") {
+        let (requests, route) = (text(&assumed, "/requests"), text(&assumed, "/route"));
+        output::note(format!(
+            "`{route}` was not configured when {requests} of them were decided: it is taken to have \
+             been, and ready"
+        ));
     }
     for missing in each("missing_signals") {
         let (requests, signal) = (text(&missing, "/requests"), text(&missing, "/signal"));

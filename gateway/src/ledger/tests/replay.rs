@@ -5,7 +5,10 @@ use crate::ledger::{
     Adjustment, Ask, AttemptOutcome, Books, Ending, Entry, Filter, Outcome, Place, Replay,
     ReplayReport, RequestId, Role, replay::spread,
 };
-use policies::{ComputePrice, Policy, PriceId, RouteFacts, RouteId, RoutePrice, TokenPrice, Usage};
+use policies::{
+    ComputePrice, NotReplayable, Policy, PriceId, RouteFacts, RouteId, RoutePrice, RouteState,
+    TokenPrice, Usage,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 fn route(name: &str, local: bool) -> RouteFacts {
@@ -71,7 +74,7 @@ const BROKE: AttemptOutcome = AttemptOutcome::ErrorStatus;
 /// 0.3 cents for a token of input and one cent for one of output, abroad; 3,600 USD an hour at the edge.
 fn price(_: &Entry, route: &RouteId) -> Option<RoutePrice> {
     match route.as_str() {
-        "abroad" => {
+        "abroad" | "late" => {
             let mut price = super::harness::token_price();
             price.standard.base.input = usd("0.003");
             price.standard.base.output = usd("0.01");
@@ -87,8 +90,16 @@ fn price(_: &Entry, route: &RouteId) -> Option<RoutePrice> {
 }
 
 fn replayed(books: &Books, rules: &str) -> ReplayReport {
+    replayed_with(books, rules, &|_, _| Vec::new())
+}
+
+fn replayed_with(
+    books: &Books,
+    rules: &str,
+    assumed: &dyn Fn(&Entry, Option<u64>) -> Vec<RouteFacts>,
+) -> ReplayReport {
     let policy = Policy::parse("tried", rules).unwrap();
-    let asked = Replay { filter: &Filter::default(), policy: &policy, price: &price };
+    let asked = Replay { filter: &Filter::default(), policy: &policy, price: &price, assumed };
     books.reader().replay(&asked).unwrap()
 }
 
@@ -169,9 +180,42 @@ fn an_unknown_price_is_unknown_and_so_is_a_route_that_is_no_more() {
     assert_eq!(report.costs.after.known.pico(), 0);
     let report = replayed(&books, &all_to("\"gone\""));
     assert_eq!((report.moved, report.costs.after.unknown), (1, 1));
-    let why = report.not_replayable.iter().next().unwrap();
-    assert_eq!(why, (&"the route `gone` was not configured then".to_owned(), &1));
+    let (why, times) = report.not_replayable.iter().next().unwrap();
+    assert_eq!((why, *times), (&NotReplayable::Route(RouteId::new("gone")), 1));
+    assert_eq!(why.to_string(), "the route `gone` was not configured then");
     assert_eq!((report.requests, report.costs.before.unknown), (2, 0));
+}
+
+#[test]
+fn a_route_that_was_not_there_is_taken_to_have_been_only_where_that_is_asked_for() {
+    let house = House::new();
+    let books = house.open();
+    went(&books, |_| {}, &[answered("cloud", used(100, 20))]);
+    went(&books, |_| {}, &[("cloud", BROKE, None)]);
+    let there = |facts: &mut policies::Facts| {
+        let down = RouteFacts { state: RouteState::Unavailable, ..route("late", false) };
+        facts.routes.push(down);
+    };
+    went(&books, there, &[answered("cloud", used(10, 10))]);
+    let rules = all_to("\"late\", \"cloud\"");
+    let without = replayed(&books, &rules);
+    assert_eq!((without.not_replayable.values().sum::<u64>(), without.moved), (2, 0));
+    assert!(without.assumed.is_empty());
+
+    let usual = std::cell::Cell::new(None);
+    let assumed = |_: &Entry, usual_output| {
+        usual.set(usual_output);
+        vec![route("late", false), route("edge", true)]
+    };
+    let report = replayed_with(&books, &rules, &assumed);
+    assert_eq!(usual.get(), Some(15), "tokens of an answer, of those that there were");
+    assert!(report.not_replayable.is_empty());
+    // What is known of it holds: it was down, and the third stays where it was.
+    assert_eq!((report.moved, report.unchanged), (2, 1));
+    assert_eq!(report.assumed, BTreeMap::from([(RouteId::new("late"), 2)]));
+    // The first costs 0.5 USD there, the third what it did: 0.3.
+    assert_eq!(report.costs.after.known, usd("0.8").into());
+    assert_eq!((report.costs.after.estimated, report.costs.after.unknown), (1, 1));
 }
 
 #[test]
