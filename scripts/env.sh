@@ -38,17 +38,22 @@ if tollgate_cpu_has avx512f avx512vbmi avx512_vnni avx512_bf16; then
     fi
 fi
 
-# Huge pages for what llama.cpp computes with. From the target folder, so that trees that share one share
-# the build.
+# Huge pages for what llama.cpp computes with, and a faster product for one kind of weights. From the target
+# folder, so that trees that share one share the build.
 if [[ $(uname) == Linux && $CARGO_TARGET_DIR != *[[:space:]]* ]]; then
     mkdir -p "$CARGO_TARGET_DIR"
-    # cmake runs elsewhere.
-    tollgate_pages=$(cd "$CARGO_TARGET_DIR" && pwd)/pages.h
-    if ! cmp -s "$tollgate_root/scripts/pages.h" "$tollgate_pages"; then
-        cp "$tollgate_root/scripts/pages.h" "$tollgate_pages.$$"
-        mv "$tollgate_pages.$$" "$tollgate_pages"
-    fi
-    export CFLAGS="${CFLAGS:+$CFLAGS }-include $tollgate_pages"
+    for tollgate_header in pages.h q4_1.h; do
+        # cmake runs elsewhere.
+        tollgate_placed=$(cd "$CARGO_TARGET_DIR" && pwd)/$tollgate_header
+        if ! cmp -s "$tollgate_root/scripts/$tollgate_header" "$tollgate_placed"; then
+            cp "$tollgate_root/scripts/$tollgate_header" "$tollgate_placed.$$"
+            mv "$tollgate_placed.$$" "$tollgate_placed"
+        fi
+        export CFLAGS="${CFLAGS:+$CFLAGS }-include $tollgate_placed"
+    done
+    # An input of the build, for cargo does not look into them.
+    GGML_TOLLGATE_HEADERS=$(cat "$tollgate_root"/scripts/{pages,q4_1}.h | cksum)
+    export GGML_TOLLGATE_HEADERS=${GGML_TOLLGATE_HEADERS// /-}
 fi
 
 if command -v ccache >/dev/null; then

@@ -27,6 +27,18 @@ cargo test --workspace --locked --doc --quiet
 echo "== build" >&2
 cargo test --workspace --locked --no-run
 
+echo "== what is put into llama.cpp" >&2
+probe=$(mktemp)
+for flags in "-mavx2 -mfma -mf16c" -march=native; do
+    # The first of them where the processor has that.
+    if grep -m1 '^flags' /proc/cpuinfo 2>/dev/null | grep -qw avx2; then
+        # shellcheck disable=SC2086 # several flags
+        "${CC:-cc}" -O3 -Wall -Wextra -Werror $flags -o "$probe" scripts/q4_1.c
+        "$probe"
+    fi
+done
+rm -f "$probe"
+
 echo "== the way releases are built, on the smallest crate" >&2
 scripts/release -p policies
 
