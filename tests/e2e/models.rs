@@ -29,7 +29,7 @@ async fn told(gate: &Gate, name: &str, verb: &str, body: Value) -> Value {
 async fn an_engine_that_fails_is_fallen_back_from_and_comes_back() {
     // Alone in its process, which goes on when the engine in it has failed, it is lost no less.
     for isolation in ["in_process", "process"] {
-        an_engine_fails(&format!("isolation = \"{isolation}\"\ndrill = \"panic:3\"")).await;
+        an_engine_fails(&format!("isolation = \"{isolation}\"\ndrill = \"panic:2\"")).await;
     }
 }
 
@@ -38,8 +38,8 @@ async fn an_engine_fails(drill: &str) {
     let edge = format!("{drill}\nprefill_chunk_tokens = 64");
     let gate = Gate::builder().policy("edge-first").edge_with(&edge).cloud(&cloud).start().await;
     cloud.always(Script::says("From the cloud.").using(10, 3));
-    // The drill comes after some steps: a request whose prompt needs more of them meets it.
-    let met = gate.ask(&"word ".repeat(400)).at_most(16).send().await.ok();
+    // The drill comes after two steps of at most 512 tokens: this prompt needs a third.
+    let met = gate.ask(&"word ".repeat(1_100)).at_most(16).send().await.ok();
     assert_eq!(met.header("x-tollgate-route"), "cloud", "{drill}");
     assert_eq!(met.text(), "From the cloud.");
     let attempts = gate.ledger().entry(met.id()).await.attempts();
@@ -362,7 +362,8 @@ async fn a_loaded_model_that_works_for_nobody_costs_beside_every_request_also_ov
     assert_eq!(row["route"], "edge");
     let engine_ns = entry.only_attempt().0["times"]["engine_ns"].as_u64().expect("engine time");
     assert_eq!(ms("engine_ms"), engine_ns / 1_000_000);
-    assert!(ms("loaded_ms") >= 1_000 && ms("idle_ms") + ms("engine_ms") <= ms("loaded_ms") + 1);
+    assert!(ms("idle_ms") > 0, "{row}");
+    assert!(ms("idle_ms") + ms("engine_ms") <= ms("loaded_ms") + 1, "{row}");
     // 0.36 USD an hour are 100,000 pico-USD a millisecond.
     let (pico, idle_ms) = (crate::harness::pico(&row["idle_cost_usd"]), ms("idle_ms").into());
     assert_eq!(pico.map(|pico| pico / 100_000), Some(idle_ms));
