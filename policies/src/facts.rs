@@ -217,10 +217,16 @@ impl RouteFacts {
     /// A route that is ready, of which nothing else is known: no price, no limits, no times.
     #[must_use]
     pub fn ready(name: &str, local: bool) -> Self {
+        Self::of(RouteId::new(name), name.to_owned(), local)
+    }
+
+    /// The same of a route whose model has a name of its own.
+    #[must_use]
+    pub const fn of(id: RouteId, model: String, local: bool) -> Self {
         Self {
-            id: RouteId::new(name),
+            id,
             local,
-            model: name.to_owned(),
+            model,
             state: RouteState::Ready,
             context_tokens: None,
             prompt_tokens: None,

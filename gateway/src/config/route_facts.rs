@@ -1,7 +1,7 @@
 //! What policies know of a route by its configuration alone.
 
 use super::{LocalConfig, RouteConfig, RouteSource};
-use policies::{PicoUsd, RequestFacts, RouteFacts, RoutePrice, RouteState, Usage, Used, WorstCase};
+use policies::{PicoUsd, RequestFacts, RouteFacts, RoutePrice, Usage, Used, WorstCase};
 use std::time::Duration;
 
 impl RouteConfig {
@@ -18,27 +18,14 @@ impl RouteConfig {
     #[must_use]
     pub fn facts(&self, price: &RoutePrice) -> RouteFacts {
         RouteFacts {
-            id: self.id.clone(),
-            local: self.is_local(),
-            model: self.model().to_owned(),
-            state: RouteState::Ready,
             context_tokens: self.context_tokens,
-            prompt_tokens: None,
             tools: self.can.tools,
             images: self.can.images,
             structured: self.can.structured,
             logprobs: self.can.logprobs,
             free: price.is_free(),
             budgeted: self.budgeted,
-            worst_case: None,
-            expected: None,
-            queued: 0,
-            in_flight: 0,
-            ttft_p50_us: None,
-            ttft_p95_us: None,
-            predicted_wait_us: None,
-            predicted_ttft_p95_us: None,
-            failed_permille: None,
+            ..RouteFacts::of(self.id.clone(), self.model().to_owned(), self.is_local())
         }
     }
 
