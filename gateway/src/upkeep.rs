@@ -1,5 +1,6 @@
-//! What a running server does for its ledger once an hour: writes out the days that are over, and
-//! drops what is older than it is to be kept.
+//! What a running server does for its ledger: once a minute it writes down what was refused and is
+//! only counted, once an hour it writes out the days that are over and drops what is older than it is
+//! to be kept.
 //!
 //! **Invariants:** a day's file is there whole under its name or not at all; where days are to be
 //! exported, no entry is dropped before the file of its day is there; what is adjusted later is in the
@@ -22,9 +23,12 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked whether something is due.
+/// How often refusals that are only counted are written down.
+const COUNTED_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether a day is due.
 const EVERY: Duration = Duration::from_secs(3_600);
 const DAY_MS: u64 = 86_400_000;
 /// Days that are looked back for one that was not exported. What is older gets a file where there is
@@ -35,16 +39,18 @@ const LEVEL: i32 = 9;
 /// Until the server stops.
 pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
     let ledger = &gateway.config.ledger;
-    if ledger.keep_days.is_none() && ledger.daily_export.is_none() {
-        return;
-    }
+    let by_days = ledger.keep_days.is_some() || ledger.daily_export.is_some();
+    let mut looked: Option<Instant> = None;
     loop {
-        let due = Arc::clone(&gateway);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || once(&due)).await {
-            tracing::error!(%error, "the ledger's upkeep failed; it is tried again in an hour");
+        if by_days && looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
+            looked = Some(Instant::now());
+            let due = Arc::clone(&gateway);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || once(&due)).await {
+                tracing::error!(%error, "the ledger's upkeep failed; it is tried again in an hour");
+            }
         }
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(COUNTED_EVERY) => gateway.books.write_refusals(),
             () = stop.cancelled() => return,
         }
     }

@@ -138,7 +138,7 @@ impl EngineConfig {
             threads: None,
             batch_tokens: None,
             prefill_chunk: None,
-            gap_target: Some(Duration::from_millis(400)),
+            gap_target: Some(Duration::from_millis(100)),
             gpu_layers: None,
             gpu_device: None,
             kv_layout: KvLayout::Auto,

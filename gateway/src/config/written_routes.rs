@@ -275,7 +275,7 @@ mod local {
         nonzero64(30_000)
     }
     pub(super) fn gap_target_ms() -> u64 {
-        400
+        100
     }
     pub(super) fn prefixes_max() -> u32 {
         32

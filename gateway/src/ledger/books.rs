@@ -252,14 +252,21 @@ impl Shared {
     }
 
     pub(crate) fn refuse(&self, row: RefusedRow) {
-        if let Some(row) = self.refusals.count(row)
-            && self.queue.take_places(1).is_ok()
-        {
+        if let Some(row) = self.refusals.count(row) {
             self.write_refusal(row);
         }
     }
 
+    /// Writes what was refused and is in no row yet.
+    fn write_refusals(&self) {
+        self.refusals.rest(self.clock.unix_ms()).into_iter().for_each(|row| self.write_refusal(row));
+    }
+
     fn write_refusal(&self, row: RefusedRow) {
+        if self.queue.take_places(1).is_err() {
+            self.refusals.put_back(row);
+            return;
+        }
         let _nobody_waits =
             with_scratch(|scratch| match codec::encode(scratch, codec::REFUSED, &row) {
                 Ok(()) => self.queue.push(scratch, Effect::Refused(row), false),
@@ -276,11 +283,7 @@ impl Shared {
     }
 
     fn close(&self) {
-        for row in self.refusals.rest() {
-            if self.queue.take_places(1).is_ok() {
-                self.write_refusal(row);
-            }
-        }
+        self.write_refusals();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         self.queue.stop();
         // In this order: the keeper must see the committer's last events.
@@ -461,9 +464,15 @@ impl Books {
         open
     }
 
+    /// Writes the refusals down that are counted and in no row yet. Nobody waits for it.
+    pub(crate) fn write_refusals(&self) {
+        self.0.write_refusals();
+    }
+
     /// Refusals by code since the beginning. Blocking.
     #[must_use]
     pub fn refusals(&self) -> Vec<(String, u64)> {
+        self.write_refusals();
         self.catch_up();
         let derived = self.0.keeper.derived();
         derived.refused.iter().map(|(code, count)| (code.clone(), *count)).collect()
@@ -472,6 +481,7 @@ impl Books {
     /// Those of [`Books::refusals`] that a policy's rule refused, by code and rule. Blocking.
     #[must_use]
     pub fn refusals_by_rule(&self) -> Vec<(String, RuleName, u64)> {
+        self.write_refusals();
         self.catch_up();
         let derived = self.0.keeper.derived();
         let by = derived.refused_by.iter();

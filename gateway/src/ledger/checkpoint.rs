@@ -62,8 +62,11 @@ struct Meta {
     minute: u64,
 }
 
-/// Writes what changed since the last checkpoint.
+/// Writes what changed since the last checkpoint, unless a part of that is no longer known.
 pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), IndexError> {
+    if !derived.rollups.given_up().is_empty() {
+        return Err(IndexError::GivenUp);
+    }
     let mut changes = Changes::default();
     for scope in &derived.dirty.forgotten {
         for of in [ACCOUNTS, MARKS] {

@@ -7,7 +7,7 @@
 
 use super::{
     adjusted::{Adjusted, Adjustments},
-    rollups::{Names, Rows, Set, of_set},
+    rollups::{Dims, Level, Names, Rows, Set, Span, of_set},
     summary::{GROUPS_MAX, Group, GroupBy, NONE, OTHER},
     tally::{Ended, Spent, Tally},
 };
@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 use std::{
     cell::Cell,
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -88,6 +89,15 @@ pub(crate) struct Gathering<'a> {
     pub(crate) read: u64,
     /// Whether sessions and users were counted in all that was gathered.
     counted: bool,
+    /// The spans with more rows than are told apart.
+    capped: Vec<Capped>,
+}
+
+/// A span of rollups in which some rows are in the one of the rest, and the rows that are not.
+#[derive(Debug)]
+struct Capped {
+    ms: Range<u64>,
+    own: HashSet<Dims, RandomState>,
 }
 
 /// A block's names as numbers of the interner, each looked up when it is first wanted: a filter that
@@ -222,6 +232,7 @@ impl<'a> Gathering<'a> {
             total: Growing::default(),
             read: 0,
             counted: true,
+            capped: Vec::new(),
         }
     }
 
@@ -343,38 +354,41 @@ impl<'a> Gathering<'a> {
     }
 
     /// Adds the rows of a span.
-    pub(crate) fn span(&mut self, set: Set, begins_ms: u64, rows: &Rows, names: &Names) {
+    pub(crate) fn span(&mut self, set: Set, span: Span, rows: &Rows, names: &Names) {
         self.counted = false;
-        let mut key = [0; GroupBy::ALL.len()];
+        let begins_ms = span.at * span.level.ms();
         for (dims, tally) in of_set(rows, set) {
             self.total.tally.merge(tally);
-            for (slot, by) in key.iter_mut().zip(self.group_by) {
-                *slot = match by {
-                    GroupBy::Route => self.interner.one(names.name(dims.route)),
-                    GroupBy::Model => self.interner.one(names.name(dims.model)),
-                    GroupBy::Provider => self.interner.one(names.name(dims.provider)),
-                    GroupBy::Minute => u32::try_from(begins_ms / 60_000).unwrap_or(u32::MAX),
-                    GroupBy::Hour => u32::try_from(begins_ms / 3_600_000).unwrap_or(u32::MAX),
-                    GroupBy::Day => u32::try_from(begins_ms / 86_400_000).unwrap_or(u32::MAX),
-                    // No set of rollups has anything else.
-                    _ => self.interner.one(names.name(dims.key)),
-                };
-            }
             if !self.group_by.is_empty() {
+                let key = self.key_of(*dims, begins_ms, names);
                 grow(&mut self.groups, &key[..self.group_by.len()]).tally.merge(tally);
             }
+        }
+        if rows.contains_key(&Dims::rest(set)) {
+            let ms = begins_ms..begins_ms + span.level.ms();
+            let own = of_set(rows, set).map(|(dims, _)| *dims).collect();
+            self.capped.push(Capped { ms, own });
         }
     }
 
     /// Corrects the cost of what rows of spans told, by the attempts that were adjusted in `taken`
     /// time. An attempt whose rows are in that of what goes beyond a cap is corrected there, be it the
-    /// cap of rows in a span or that of groups.
-    pub(crate) fn correct(&mut self, taken: impl Fn(u64) -> bool) {
+    /// cap of names, of rows in a span or of groups.
+    pub(crate) fn correct(&mut self, set: Set, names: &Names, taken: impl Fn(u64) -> bool) {
         for (_, adjusted) in self.adjusted.all().filter(|(_, one)| taken(one.ended_unix_ms)) {
             self.total.tally.correct(adjusted);
-            let _in_one = self.correct_in(self.key_of(adjusted, false), adjusted)
-                || self.correct_in(self.key_of(adjusted, true), adjusted)
-                || self.correct_in(REST, adjusted);
+            let at_ms = adjusted.ended_unix_ms;
+            let place = &*adjusted.place;
+            let mut dims = names.dims(
+                set,
+                [place.route.as_str(), &place.model, &place.provider, &place.key.0],
+            );
+            let capped = self.capped.iter().find(|capped| capped.ms.contains(&at_ms));
+            if capped.is_some_and(|capped| !capped.own.contains(&dims)) {
+                dims = Dims::rest(set);
+            }
+            let key = self.key_of(dims, at_ms, names);
+            let _in_one = self.correct_in(key, adjusted) || self.correct_in(REST, adjusted);
         }
     }
 
@@ -383,21 +397,21 @@ impl<'a> Gathering<'a> {
         group.is_some_and(|group| group.tally.correct(adjusted))
     }
 
-    fn key_of(&self, adjusted: &Adjusted, other: bool) -> Key {
-        let (place, at_ms) = (&adjusted.place, adjusted.ended_unix_ms);
-        let span = |ms: u64| u32::try_from(at_ms / ms).unwrap_or(u32::MAX);
-        let name = |name: &str| self.interner.one(if other { OTHER } else { name });
+    /// The group of a row of rollups, from a span at that time.
+    fn key_of(&self, dims: Dims, at_ms: u64, names: &Names) -> Key {
+        let span = |level: Level| u32::try_from(at_ms / level.ms()).unwrap_or(u32::MAX);
+        let name = |number| self.interner.one(names.name(number));
         let mut key = [0; GroupBy::ALL.len()];
         for (slot, by) in key.iter_mut().zip(self.group_by) {
             *slot = match by {
-                GroupBy::Route => name(place.route.as_str()),
-                GroupBy::Model => name(&place.model),
-                GroupBy::Provider => name(&place.provider),
-                GroupBy::Minute => span(60_000),
-                GroupBy::Hour => span(3_600_000),
-                GroupBy::Day => span(86_400_000),
+                GroupBy::Route => name(dims.route),
+                GroupBy::Model => name(dims.model),
+                GroupBy::Provider => name(dims.provider),
+                GroupBy::Minute => span(Level::Minute),
+                GroupBy::Hour => span(Level::Hour),
+                GroupBy::Day => span(Level::Day),
                 // No set of rollups has anything else.
-                _ => name(&place.key.0),
+                _ => name(dims.key),
             };
         }
         key
@@ -521,7 +535,7 @@ impl Growing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{KeyId, RequestId, adjusted::Place, rollups::Dims};
+    use crate::ledger::{KeyId, RequestId, adjusted::Place};
     use policies::{PicoUsd, PicoUsdTotal, RouteId};
     use std::sync::Arc;
 
@@ -552,9 +566,10 @@ mod tests {
         let interner = Interner::default();
         let mut sums = Gathering::new(&[GroupBy::Minute], false, &interner, &adjusted);
         for minute in 0..minutes {
-            sums.span(Set::All, minute * 60_000, &rows, &Names::default());
+            let span = Span { level: Level::Minute, at: minute };
+            sums.span(Set::All, span, &rows, &Names::default());
         }
-        sums.correct(|_| true);
+        sums.correct(Set::All, &Names::default(), |_| true);
         let (groups, total) = sums.finish();
         let cost = |name: &str| {
             let group = groups.iter().find(|group| group.names == [name]);
@@ -563,5 +578,52 @@ mod tests {
         assert_eq!((cost("1970-01-01T00:05:00Z"), cost(OTHER)), (2, 3 * 7 - 5));
         let sum: u128 = groups.iter().map(|group| group.line.cost_usd.pico()).sum();
         assert_eq!([total.cost_usd.pico(), sum], [u128::from(minutes) * 7 - 10; 2]);
+    }
+
+    #[test]
+    fn what_is_adjusted_is_corrected_in_the_row_that_its_own_span_has_it_in() {
+        let mut names = Names::default();
+        let [cloud, key] = ["cloud", "key_a"].map(|name| names.push(name));
+        let of = |route, key| Dims { set: Set::RouteModelKey, route, model: cloud, provider: cloud, key };
+        let booked = || Tally { cost: PicoUsdTotal::from_pico(7), ..Tally::default() };
+        let rest = Dims::rest(Set::RouteModelKey);
+        // Of its own on the first day, among the rest on the second, and with a name beyond the cap.
+        let days = [
+            Rows::from([(of(cloud, key), booked())]),
+            Rows::from([(of(cloud, cloud), booked()), (rest, booked())]),
+            Rows::from([(of(cloud, rest.key), booked())]),
+        ];
+        let mut adjusted = Adjustments::default();
+        for (day, key) in [(1, "key_a"), (2, "key_nobody_knows")] {
+            let place = Place {
+                route: RouteId::new("cloud"),
+                model: "cloud".into(),
+                provider: "cloud".into(),
+                key: KeyId(key.into()),
+            };
+            let one = Adjusted {
+                booked: Some(PicoUsd::from_pico(7)),
+                cost: Some(PicoUsd::from_pico(2)),
+                price: None,
+                ended_unix_ms: day * Level::Day.ms() + 5,
+                place: Arc::new(place),
+            };
+            adjusted.restore((RequestId(uuid::Uuid::from_u128(day.into())), 0), one);
+        }
+        let interner = Interner::default();
+        let by = [GroupBy::Route, GroupBy::Key];
+        let mut sums = Gathering::new(&by, false, &interner, &adjusted);
+        for (at, rows) in (0..).zip(&days) {
+            sums.span(Set::RouteModelKey, Span { level: Level::Day, at }, rows, &names);
+        }
+        sums.correct(Set::RouteModelKey, &names, |_| true);
+        let (groups, total) = sums.finish();
+        let mut costs: Vec<_> =
+            groups.iter().map(|group| (group.names.join(" "), group.line.cost_usd.pico())).collect();
+        costs.sort();
+        let expected =
+            [("cloud cloud", 7), ("cloud key_a", 7), ("cloud other", 2), ("other other", 2)];
+        assert_eq!(costs, expected.map(|(names, cost)| (names.to_owned(), cost)));
+        assert_eq!(total.cost_usd.pico(), 4 * 7 - 10);
     }
 }

@@ -9,13 +9,14 @@ use crate::store::{
     catalogue::{Catalogue, Plain},
     codec,
     committer::Sink,
-    index::Index,
+    index::{Index, IndexError},
     sealed::{Sealed, Sealer},
     segment::{ScanError, walk},
     writer::sealed_name,
 };
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -205,7 +206,9 @@ impl Keeper {
 
     fn checkpoint(&self) {
         let Some(index) = &self.index else { return };
-        let saved = checkpoint::save(index, &mut self.derived());
+        let save = || checkpoint::save(index, &mut self.derived());
+        // sled panics on some damage.
+        let saved = catch_unwind(AssertUnwindSafe(save)).unwrap_or(Err(IndexError::Panicked));
         if let Err(error) = saved {
             tracing::warn!(%error, "no checkpoint; the next start replays more of the journal");
         }
@@ -252,6 +255,12 @@ struct StopAtTheEnd<'a>(&'a Keeper);
 
 impl Drop for StopAtTheEnd<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "the thread that adds the journal up panicked: requests are still decided, charged \
+                 and written down; sums, notices and checkpoints wait for the next start"
+            );
+        }
         self.0.inbox().stop = true;
         self.0.done.notify_all();
     }
@@ -313,6 +322,11 @@ impl Sink<Effect> for Feed {
         while inbox.count >= INBOX_MAX && !inbox.stop {
             self.0.wake.notify_one();
             inbox = self.0.done.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        // The committer is joined before the keeper is told to stop: this one ended by itself, and
+        // nobody would ever take them.
+        if inbox.stop {
+            return;
         }
         let wake = inbox.count == 0;
         inbox.count += batch.effects.len();

@@ -166,7 +166,7 @@ impl Books {
             found.open(&*disk, clock.unix_ms(), known)?;
         let catalogue = Arc::new(catalogue);
         recovered.torn_bytes = torn_bytes;
-        let spares = Spares::until(&journal_dir, catalogue.snapshot().next_seq());
+        let spares = Spares::until(&journal_dir, derived.next_seq, catalogue.snapshot().next_seq());
         let saved_seq = replay(&catalogue, index.as_ref(), &mut derived, &mut recovered, spares)?;
 
         let entries = kinds[usize::from(codec::ENTRY)];

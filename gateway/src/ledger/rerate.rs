@@ -36,6 +36,8 @@ pub struct Rerate<'a> {
 pub struct Rerated {
     /// Attempts that cost something else now.
     pub changed: u64,
+    /// Those among them that were never adjusted before, each of which takes a place.
+    pub added: u64,
     /// Attempts that cost already what they should.
     pub unchanged: u64,
     /// Attempts that cannot be rated exactly, by why.
@@ -110,11 +112,11 @@ impl Books {
         if asked.apply.is_some() {
             // What cannot be kept is refused before anything is written.
             let counted = self.rated(&reader, asked, &known, &mut None)?;
-            if counted.changed > (ADJUSTED_MAX.saturating_sub(known.len())) as u64 {
+            if counted.added > (ADJUSTED_MAX.saturating_sub(known.len())) as u64 {
                 let message = format!(
-                    "{} attempts would be adjusted and {} are: more than the {ADJUSTED_MAX} that \
-                     one ledger keeps; choose a shorter time",
-                    counted.changed,
+                    "{} more attempts would be adjusted and {} are: more than the {ADJUSTED_MAX} \
+                     that one ledger keeps; choose a shorter time",
+                    counted.added,
                     known.len()
                 );
                 return Err(BooksError::Unreadable(message.into()));
@@ -154,6 +156,7 @@ impl Books {
                     continue;
                 }
                 let price_before = now.map_or(&attempt.price, |adjusted| &adjusted.price).clone();
+                rated.added += u64::from(now.is_none());
                 rated.change(attempt, (before, price_before.clone()), (cost, price.clone()));
                 let Some(writing) = writing else { continue };
                 let Ok(attempt_index) = u16::try_from(index) else { continue };

@@ -121,7 +121,7 @@ fn base_until(reader: &Reader, dir: &Path, cut: u64) -> Result<Base, BooksError>
     let (base, mut derived) = begin(dir).map_err(|error| fault(&error))?;
     let keep =
         |derived: &mut Derived| checkpoint::save(&base, derived).map_err(|error| fault(&error));
-    let mut spares = Spares::of(dir);
+    let mut spares = Spares::of(dir, derived.next_seq);
     let blocks = reader.snapshot.blocks();
     for block in blocks.iter().filter(|block| block.seq < cut) {
         let lost = reader.records(block, &mut |record| {

@@ -67,6 +67,25 @@ pub(crate) struct Dims {
     pub(crate) key: u32,
 }
 
+impl Dims {
+    /// The row of a set that takes what is beyond the cap.
+    pub(crate) fn rest(set: Set) -> Self {
+        Self { set, route: OTHER, model: OTHER, provider: OTHER, key: OTHER }
+    }
+
+    /// Of a route, a model, a provider and a key those that a set has.
+    fn of(set: Set, [route, model, provider, key]: [u32; 4]) -> Self {
+        let none = Self { set, route: NONE, model: NONE, provider: NONE, key: NONE };
+        match set {
+            Set::All => none,
+            Set::Route => Self { route, ..none },
+            Set::ModelProvider => Self { model, provider, ..none },
+            Set::Key => Self { key, ..none },
+            Set::RouteModelKey => Self { route, model, provider, key, ..none },
+        }
+    }
+}
+
 /// The rows of a span.
 pub(crate) type Rows = BTreeMap<Dims, Tally>;
 
@@ -99,6 +118,28 @@ pub(crate) struct Rollups {
     hour: Current,
     day: Current,
     past: BTreeMap<Span, Rows>,
+    given_up: GivenUp,
+}
+
+/// Spans that are neither in memory nor in the index: of each level those between two numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GivenUp([Option<(u64, u64)>; 3]);
+
+impl GivenUp {
+    fn add(&mut self, span: Span) {
+        let (first, last) = self.0[span.level as usize].unwrap_or((span.at, span.at));
+        self.0[span.level as usize] = Some((first.min(span.at), last.max(span.at)));
+    }
+
+    /// Whether this one may be among them.
+    pub(crate) fn has(&self, span: Span) -> bool {
+        self.0[span.level as usize].is_some_and(|(first, last)| (first..=last).contains(&span.at))
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Level {
@@ -155,17 +196,9 @@ impl Rollups {
         ]
     }
 
-    fn each(&mut self, [route, model, provider, key]: [u32; 4], add: impl Fn(&mut Tally)) {
+    fn each(&mut self, names: [u32; 4], add: impl Fn(&mut Tally)) {
         for set in SETS {
-            let none = Dims { set, route: NONE, model: NONE, provider: NONE, key: NONE };
-            let dims = match set {
-                Set::All => none,
-                Set::Route => Dims { route, ..none },
-                Set::ModelProvider => Dims { model, provider, ..none },
-                Set::Key => Dims { key, ..none },
-                Set::RouteModelKey => Dims { route, model, provider, key, ..none },
-            };
-            add(self.minute.row(dims));
+            add(self.minute.row(Dims::of(set, names)));
         }
     }
 
@@ -211,12 +244,20 @@ impl Rollups {
     }
 
     /// Gives up what is too much to be held. Only for one whose spans the index should have taken
-    /// and did not: whoever adds up the journal takes them block by block.
+    /// and did not: whoever adds up the journal takes them block by block. No checkpoint is made
+    /// after that: the next start adds them up again.
     pub(crate) fn bound_past(&mut self) {
-        while self.past.len() > PAST_MAX {
-            // Minutes stand first: the least is lost with them.
-            self.past.pop_first();
+        while self.past.len() > PAST_MAX
+            // Minutes stand first: the least is read anew for them.
+            && let Some((span, _)) = self.past.pop_first()
+        {
+            self.given_up.add(span);
         }
+    }
+
+    /// What was given up.
+    pub(crate) fn given_up(&self) -> GivenUp {
+        self.given_up
     }
 
     /// The spans that are over and that the index does not have yet.
@@ -253,7 +294,7 @@ impl Rollups {
         };
         current.at = span.at;
         for (dims, tally) in rows {
-            let other = [dims.route, dims.model, dims.provider, dims.key] == [OTHER; 4];
+            let other = dims == Dims::rest(dims.set);
             current.counts[dims.set as usize] += usize::from(!other);
             current.rows.insert(dims, tally);
         }
@@ -270,14 +311,9 @@ impl Rollups {
 impl Current {
     fn row(&mut self, dims: Dims) -> &mut Tally {
         let count = &mut self.counts[dims.set as usize];
-        let is_other = [dims.route, dims.model, dims.provider, dims.key] == [OTHER; 4];
+        let is_other = dims == Dims::rest(dims.set);
         let full = *count >= ROWS_MAX && !self.rows.contains_key(&dims);
-        let dims = if full {
-            let set = dims.set;
-            Dims { set, route: OTHER, model: OTHER, provider: OTHER, key: OTHER }
-        } else {
-            dims
-        };
+        let dims = if full { Dims::rest(dims.set) } else { dims };
         self.rows.entry(dims).or_insert_with(|| {
             *count += usize::from(!full && !is_other);
             Tally::default()
@@ -319,6 +355,12 @@ impl Names {
         self.names.push(name.into());
         self.numbers.insert(name.into(), number);
         number
+    }
+
+    /// The row of a set that an attempt with these names is in, where its span has room for it: of a
+    /// route, a model, a provider and a key. A name that is not told apart is among the others.
+    pub(crate) fn dims(&self, set: Set, names: [&str; 4]) -> Dims {
+        Dims::of(set, names.map(|name| self.numbers.get(name).copied().unwrap_or(OTHER)))
     }
 
     /// The name of a number: `-` for none.

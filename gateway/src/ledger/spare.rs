@@ -3,8 +3,8 @@
 //!
 //! A spare is a checkpoint without rollups in a file of its own, `journal/<next event>.balances`; the
 //! newest two are kept. **Invariants:** a replay takes from a spare only when something before it
-//! could not be read, at exactly the event that it names; what no spare covers stays noted as not
-//! counted, with the balances and in every checkpoint after, until the operator has booked it.
+//! could not be read, at exactly the event that it names, and never from one that is older than what it
+//! began with; what no spare covers stays noted as not counted, with the balances and in every checkpoint after, until the operator has booked it.
 
 use super::{
     Scope, checkpoint,
@@ -131,9 +131,10 @@ impl Derived {
 }
 
 impl Spares {
-    /// Those of a journal.
-    pub(crate) fn of(dir: &Path) -> Self {
+    /// Those of a journal, for a replay that begins with the event `from`.
+    pub(crate) fn of(dir: &Path, from: u64) -> Self {
         let ahead = files(dir).unwrap_or_default().into_iter().map(|(seq, _)| seq);
+        let ahead = ahead.filter(|seq| *seq > from);
         Self { dir: dir.to_owned(), ahead: ahead.collect(), last_ms: 0 }
     }
 
@@ -150,13 +151,13 @@ impl Spares {
 
     /// Those of a journal whose next event is `end`. What is ahead of it cannot be read, or the journal
     /// that it was of is gone: it is deleted, for its number will be given again.
-    pub(crate) fn until(dir: &Path, end: u64) -> Self {
+    pub(crate) fn until(dir: &Path, from: u64, end: u64) -> Self {
         for (_, path) in files(dir).unwrap_or_default().into_iter().filter(|(seq, _)| *seq > end) {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!(%error, path = %path.display(), "a spare of another journal stays");
             }
         }
-        Self::of(dir)
+        Self::of(dir, from)
     }
 
     /// Before the event `seq` is applied, or where the events end: notes what is missing before it,

@@ -13,7 +13,7 @@ use super::{
     filter::Filter,
     gather::{Gathering, Interner},
     query::{Reader, unreadable},
-    rollups::{Level, MINUTES_KEPT, Rows, Set, Span, of_set},
+    rollups::{GivenUp, Level, MINUTES_KEPT, Names, Rows, Set, Span, of_set},
 };
 use crate::store::{BooksError, Lost, catalogue::Block, index::IndexError};
 use policies::PicoUsdTotal;
@@ -238,7 +238,9 @@ impl Reader {
             .into_iter()
             .filter(|block| !taken.whole(block.first_ms, block.last_ms))
             .collect();
-        gathering.correct(|ended_ms| taken.has(ended_ms));
+        if let Some(set) = set {
+            gathering.correct(set, &taken.names, |ended_ms| taken.has(ended_ms));
+        }
         let mut lost = self.gather(&mut gathering, query, &rest, &taken)?;
         lost.extend(known.lost);
         lost.sort_by_key(|lost| lost.first_seq);
@@ -335,13 +337,15 @@ impl Reader {
         let mut taken = Taken::default();
         let Some(keeper) = &self.keeper else { return Ok(taken) };
         let Some(index) = &keeper.index else { return Ok(taken) };
-        let (past, names, minute) = {
+        let (past, names, minute, given_up) = {
             let derived = keeper.derived();
             let rollups = &derived.rollups;
             let own = |rows| of_set(rows, set).map(|(dims, tally)| (*dims, tally.clone()));
             let past = rollups.past().iter().map(|(span, rows)| (*span, own(rows).collect()));
-            (past.collect::<BTreeMap<Span, Rows>>(), rollups.names.clone(), rollups.minute())
+            let past: BTreeMap<Span, Rows> = past.collect();
+            (past, rollups.names.clone(), rollups.minute(), rollups.given_up())
         };
+        taken.names = names;
         // Days whose entries were dropped are still known by their sums.
         let stored = checkpoint::first_day(index).map_err(|error| unindexed(&error))?;
         let unsaved = past.keys().filter(|span| span.level == Level::Day).map(|span| span.at).min();
@@ -359,7 +363,8 @@ impl Reader {
         } else {
             Level::Day
         };
-        for span in cover(from, filter.to_unix_ms.unwrap_or(u64::MAX), minute, longest) {
+        let to = filter.to_unix_ms.unwrap_or(u64::MAX);
+        for span in cover(from, to, minute, longest, given_up) {
             let stored;
             let rows = match past.get(&span) {
                 Some(rows) => rows,
@@ -369,9 +374,8 @@ impl Reader {
                     &stored
                 }
             };
-            let begins = span.at * span.level.ms();
-            gathering.span(set, begins, rows, &names);
-            taken.add(begins, begins + span.level.ms());
+            gathering.span(set, span, rows, &taken.names);
+            taken.add(span);
         }
         Ok(taken)
     }
@@ -388,10 +392,13 @@ struct Taken {
     spans: u64,
     /// The day on which all that is known begins; 0 where nothing was looked up.
     nothing_before: u64,
+    /// Those of the rows.
+    names: Names,
 }
 
 impl Taken {
-    fn add(&mut self, from: u64, to: u64) {
+    fn add(&mut self, span: Span) {
+        let (from, to) = (span.at * span.level.ms(), (span.at + 1) * span.level.ms());
         self.spans += 1;
         match self.ranges.last_mut() {
             Some(last) if last.1 == from => last.1 = to,
@@ -421,8 +428,9 @@ impl Taken {
 }
 
 /// The spans up to `longest` that are over and lie wholly in `[from, to)`, in order. `minute` is the one
-/// that lasts. Minutes are not kept for ever: where they are gone, time stays uncovered.
-fn cover(from: u64, to: u64, minute: u64, longest: Level) -> Vec<Span> {
+/// that lasts. Minutes are not kept for ever, and what the index never got may have been given up:
+/// where they are gone, time stays uncovered.
+fn cover(from: u64, to: u64, minute: u64, longest: Level, given_up: GivenUp) -> Vec<Span> {
     let to = to.min(minute * Level::Minute.ms());
     let mut spans = Vec::new();
     // Also what is too late for its minute to have an end.
@@ -437,6 +445,7 @@ fn cover(from: u64, to: u64, minute: u64, longest: Level) -> Vec<Span> {
                 && at + ms <= to
                 && *level <= longest
                 && (*level != Level::Minute || at / ms + MINUTES_KEPT > minute)
+                && !given_up.has(Span { level: *level, at: at / ms })
         });
         match whole {
             Some(level) => {
@@ -500,9 +509,9 @@ mod tests {
     fn the_longest_spans_cover_a_range_and_what_minutes_no_longer_tell_is_read() {
         use Level::{Day, Hour, Minute};
         let (minute, hour, day) = (Minute.ms(), Hour.ms(), Day.ms());
-        let now = 10 * 24 * 60 + 90;
+        let (now, none) = (10 * 24 * 60 + 90, GivenUp::default());
         let levels =
-            |from, to| cover(from, to, now, Day).iter().map(|span| span.level).collect::<Vec<_>>();
+            |from, to| cover(from, to, now, Day, none).iter().map(|span| span.level).collect::<Vec<_>>();
         assert_eq!(levels(0, day), [Day]);
         // The day that lasts is taken by its hours and minutes.
         assert_eq!(levels(10 * day, u64::MAX)[0], Hour);
@@ -511,7 +520,7 @@ mod tests {
         assert_eq!(levels(10 * day + 5, 10 * day + 2 * minute), [Minute]);
         // Long ago only hours are left.
         assert_eq!(levels(day + minute, day + 3 * hour + minute), [Hour, Hour]);
-        assert_eq!(cover(0, 2 * day, now, Hour).len(), 48);
-        assert!(cover(u64::MAX, u64::MAX, now, Day).is_empty());
+        assert_eq!(cover(0, 2 * day, now, Hour, none).len(), 48);
+        assert!(cover(u64::MAX, u64::MAX, now, Day, none).is_empty());
     }
 }

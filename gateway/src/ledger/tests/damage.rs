@@ -451,6 +451,34 @@ fn what_nothing_covers_is_said_of_every_budget_until_the_operator_books_it() {
 }
 
 #[test]
+fn a_spare_that_is_older_than_the_checkpoint_takes_nothing_back() {
+    // Something was lost long ago and is in no spare.
+    let (house, _) = with_lost_charges(false);
+    let spend = |requests: u64| {
+        let books = house.open();
+        for n in 0..requests {
+            request(&books, "key_a", ask("1", 10), used(n, 1)).unwrap();
+        }
+        let state = (books.budgets()[0].money.unwrap().spent, entries(&books.reader()).len());
+        books.close();
+        state
+    };
+    spend(1);
+    let known = house.spares();
+    let spent = spend(5);
+    // As when a checkpoint was due and a spare was not.
+    let newer = house.spares().into_iter().filter(|path| !known.contains(path));
+    assert_eq!(newer.map(|path| fs::remove_file(path).unwrap()).count(), 1);
+    assert!(!house.spares().is_empty());
+    for _ in 0..2 {
+        assert_eq!(spend(0), spent);
+        let (books, recovered) = house.try_open().unwrap();
+        assert_eq!((recovered.replayed_events, recovered.uncounted.len()), (0, 1));
+        books.close();
+    }
+}
+
+#[test]
 fn a_budget_whose_window_began_after_the_loss_misses_nothing() {
     let (house, _) = with_lost_charges(false);
     let books = house.open();

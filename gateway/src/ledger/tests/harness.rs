@@ -77,11 +77,15 @@ impl House {
         self.config.dir.join("journal")
     }
 
-    /// Deletes the balances that are kept beside the journal.
-    pub(super) fn forget_spares(&self) {
+    /// The balances that are kept beside the journal.
+    pub(super) fn spares(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.journal()).unwrap().map(|item| item.unwrap().path());
-        let spares = files.filter(|path| path.extension().is_some_and(|end| end == "balances"));
-        spares.for_each(|path| fs::remove_file(path).unwrap());
+        files.filter(|path| path.extension().is_some_and(|end| end == "balances")).collect()
+    }
+
+    /// Deletes them.
+    pub(super) fn forget_spares(&self) {
+        self.spares().into_iter().for_each(|path| fs::remove_file(path).unwrap());
     }
 
     /// What a crash at this moment would leave: a copy of the directory as it lies there.

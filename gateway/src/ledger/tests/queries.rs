@@ -1,6 +1,8 @@
 //! What the ledger answers.
 
-use super::harness::{House, NOON, ask, complete, done, free, head, key_id, request, usd, used};
+use super::harness::{
+    House, NOON, ask, complete, done, free, head, key, key_id, request, usd, used,
+};
 use crate::{
     admin::{
         ledger::{Ledger, Source},
@@ -8,7 +10,9 @@ use crate::{
     },
     ledger::{
         Books, BooksError, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader,
-        RequestId, Summary, SummaryQuery, gather::Interner,
+        RequestId, Summary, SummaryQuery, checkpoint,
+        gather::Interner,
+        rollups::{Level, SETS, Span},
     },
 };
 use axum::body::{Body, to_bytes};
@@ -239,6 +243,44 @@ fn an_unfiltered_day_by_hour_comes_from_rollups_as_from_rows() {
         let rollups = books.summary(&query(false)).unwrap();
         assert!(rollups.spans_from_rollups > 0);
         assert_eq!(figures(rollups), figures(books.summary(&query(true)).unwrap()));
+    }
+}
+
+#[test]
+fn sums_that_the_index_never_got_are_read_from_the_entries_and_added_up_at_the_next_start() {
+    let house = House::new();
+    let mut books = house.open();
+    books.put_key(key("key_a", Vec::new())).blocking().unwrap();
+    // More spans than are held until a checkpoint, which does not come.
+    for minute in 0..400_u64 {
+        house.hand.set(NOON + minute * 60_000);
+        request(&books, "key_a", ask("1", 9), used(1, 0)).unwrap();
+        books.catch_up();
+    }
+    house.hand.set(NOON + 400 * 60_000);
+    request(&books, "key_a", ask("1", 9), used(1, 0)).unwrap();
+    for restarted in [false, true] {
+        let summary = |group_by: GroupBy| {
+            let query = SummaryQuery {
+                group_by: vec![group_by],
+                exact: Some(false),
+                top: None,
+                ..SummaryQuery::default()
+            };
+            books.reader().summary(&query).unwrap()
+        };
+        for by in [GroupBy::Minute, GroupBy::Hour, GroupBy::Key] {
+            let summary = summary(by);
+            let grouped: u64 = summary.groups.iter().map(|group| group.line.requests).sum();
+            assert_eq!((summary.total.requests, grouped), (401, 401), "{by:?} {restarted}");
+        }
+        let index = books.0.keeper.index.as_ref().unwrap();
+        let minute = Span { level: Level::Minute, at: NOON / 60_000 };
+        let stored = checkpoint::span_rows(index, minute, &SETS).unwrap();
+        assert_eq!(stored.is_empty(), !restarted);
+        books.close();
+        drop(books);
+        books = house.open();
     }
 }
 
