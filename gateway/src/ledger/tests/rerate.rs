@@ -169,6 +169,8 @@ fn sums_exports_and_entries_have_the_corrected_cost_and_budgets_what_they_were_c
     assert_eq!((again.changed, again.unchanged), (0, first.changed + first.unchanged));
     let cheaper = rerate(&books, &Filter::default(), &costs("0.005"), Some("cheaper after all"));
     assert_eq!(cheaper.sums.before, first.sums.now);
+    // What is adjusted already takes no second place.
+    assert_eq!((first.added, cheaper.added), (first.changed, 0));
     assert!(cheaper.sums.signed().starts_with('-'), "{}", cheaper.sums.signed());
     every_sum_says(&books, total("0.005", true));
     assert_eq!(books.budgets()[0].money.unwrap().spent, spent, "budgets keep what was charged");
