@@ -267,6 +267,26 @@ fn every_column_of_the_ledger_is_documented() {
     }
 }
 
+/// A script that runs under `with-env` may source it again: another `CFLAGS` would be another build.
+#[test]
+fn the_build_environment_is_the_same_however_often_it_is_sourced() {
+    let sourced = Command::new("bash")
+        .args(["-euo", "pipefail", "-c"])
+        .arg(
+            ". scripts/env.sh; once=$(export -p); . scripts/env.sh; twice=$(export -p); \
+             printf '%s\n' \"$once\"; [ \"$once\" = \"$twice\" ] || { echo and then \"$twice\"; exit 1; }",
+        )
+        .current_dir(root())
+        .env_remove("CFLAGS")
+        .env_remove("CXXFLAGS")
+        .output()
+        .expect("bash");
+    let said = String::from_utf8_lossy(&sourced.stdout);
+    assert!(sourced.status.success(), "{said}");
+    let flags = said.lines().find(|line| line.contains(" CFLAGS=")).unwrap_or_default();
+    assert!(flags.matches("pages.h").count() <= 1, "{flags}");
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for (file, text) in files(".", "md") {
