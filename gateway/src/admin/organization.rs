@@ -244,6 +244,7 @@ fn named(mut lists: Lists, dimensions: &[Dimension]) -> Result<Named, Refusal> {
     let mut by_batch = false;
     for name in lists.remove("group_by").unwrap_or_default() {
         match dimensions.iter().find(|dimension| dimension.0 == name) {
+            Some(dimension) if shown.contains(dimension) => {}
             Some(dimension) => shown.push(*dimension),
             None if name == "batch" && dimensions.len() == USAGE.len() => by_batch = true,
             None => {
