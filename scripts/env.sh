@@ -7,6 +7,13 @@
 tollgate_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$tollgate_root/target}
 
+# Adds a flag to a variable of flags, unless it is there: what runs under with-env may source this again,
+# and another text of CFLAGS is another build.
+tollgate_flag() {
+    local flags=${!1-}
+    [[ " $flags " == *" $2 "* ]] || export "$1=${flags:+$flags }$2"
+}
+
 # AVX-512, where the processor has all four parts that llama.cpp can use; and AMX, which multiplies
 # matrices several times as fast, where it works too. Never `target-cpu=native`: it turns AMX on
 # without the header that it needs under some compilers.
@@ -34,7 +41,7 @@ if tollgate_cpu_has avx512f avx512vbmi avx512_vnni avx512_bf16; then
     export GGML_AVX512=ON GGML_AVX512_VBMI=ON GGML_AVX512_VNNI=ON GGML_AVX512_BF16=ON
     if tollgate_amx_works; then
         export GGML_AMX_TILE=ON GGML_AMX_INT8=ON
-        export CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }-include $tollgate_root/scripts/amx.h"
+        tollgate_flag CXXFLAGS "-include $tollgate_root/scripts/amx.h"
     fi
 fi
 
@@ -49,7 +56,7 @@ if [[ $(uname) == Linux && $CARGO_TARGET_DIR != *[[:space:]]* ]]; then
             cp "$tollgate_root/scripts/$tollgate_header" "$tollgate_placed.$$"
             mv "$tollgate_placed.$$" "$tollgate_placed"
         fi
-        export CFLAGS="${CFLAGS:+$CFLAGS }-include $tollgate_placed"
+        tollgate_flag CFLAGS "-include $tollgate_placed"
     done
     # An input of the build, for cargo does not look into them.
     GGML_TOLLGATE_HEADERS=$(cat "$tollgate_root"/scripts/{pages,q4_1}.h | cksum)
@@ -62,7 +69,7 @@ fi
 
 # What scripts/need.sh took from PyPI, where Debian's packages were not to be had.
 tollgate_wheels=$tollgate_root/.venv/build
-if [ -x "$tollgate_wheels/cmake/data/bin/cmake" ]; then
+if [ -x "$tollgate_wheels/cmake/data/bin/cmake" ] && [[ :$PATH: != *":$tollgate_wheels/cmake/data/bin:"* ]]; then
     export PATH=$tollgate_wheels/cmake/data/bin:$PATH
 fi
 if [ -e "$tollgate_wheels/clang/native/libclang.so" ]; then

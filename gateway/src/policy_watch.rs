@@ -213,10 +213,9 @@ impl PolicyBox {
     ) -> impl Future<Output = ()> + Send + 'static {
         // One note is enough: whatever happened, the file is read once.
         let (note, mut notes) = mpsc::channel(1);
-        let watcher = self.watch(note);
+        let mut watch = self.watch(note);
         let mut hangup = signal(SignalKind::hangup()).ok();
         async move {
-            let _watcher = watcher;
             loop {
                 let asked = tokio::select! {
                     () = stop.cancelled() => return,
@@ -230,6 +229,8 @@ impl PolicyBox {
                 if asked {
                     tracing::info!("SIGHUP: reading the policy again");
                 }
+                // Before it is read: what is written after that is noted.
+                watch = renewed(watch).await;
                 self.reload(&books, asked).await;
             }
         }
@@ -254,13 +255,9 @@ impl PolicyBox {
     /// Watches the file's directory: editors rename a new file over the old one, which ends a watch
     /// on the file itself. What else happens there (a log grows) is no news: an event counts if the
     /// file is another one since, under whatever name that came about (a mounted `ConfigMap` changes
-    /// a link in the middle of the path).
-    fn watch(&self, note: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    /// a link in the middle of the path). Where the file is a link, what it leads to is watched too.
+    fn watch(&self, note: mpsc::Sender<()>) -> Option<Watch> {
         let PolicySource::File(file) = &self.source else { return None };
-        let directory = match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         let (path, mut known) = (file.clone(), None);
         let told = move |event: notify::Result<notify::Event>| {
             // Our own reading is an access too.
@@ -274,14 +271,64 @@ impl PolicyBox {
             }
         };
         let watched = notify::recommended_watcher(told).and_then(|mut watcher| {
-            watcher.watch(directory, RecursiveMode::NonRecursive)?;
-            Ok(watcher)
+            watcher.watch(directory_of(file), RecursiveMode::NonRecursive)?;
+            let mut watch = Watch { watcher, file: file.clone(), behind: None };
+            watch.renew();
+            Ok(watch)
         });
         watched
             .inspect_err(|error| {
                 tracing::warn!(%error, "the policy file is not watched; SIGHUP reads it again");
             })
             .ok()
+    }
+}
+
+/// The watch of a policy file.
+struct Watch {
+    watcher: notify::RecommendedWatcher,
+    file: PathBuf,
+    /// The directory that the file's link leads to.
+    behind: Option<PathBuf>,
+}
+
+impl Watch {
+    /// Watches the directory that the file is in behind its links, which may be another one now, or one
+    /// of the same name. Blocking.
+    fn renew(&mut self) {
+        if let Some(before) = self.behind.take() {
+            // It is gone together with its watch, if it is.
+            let _unwatched = self.watcher.unwatch(&before);
+        }
+        // A file that is not there now is looked for again when its own directory changes.
+        let Ok(real) = fs::canonicalize(&self.file) else { return };
+        let behind = directory_of(&real);
+        if fs::canonicalize(directory_of(&self.file)).is_ok_and(|own| own == behind) {
+            return;
+        }
+        match self.watcher.watch(behind, RecursiveMode::NonRecursive) {
+            Ok(()) => self.behind = Some(behind.to_owned()),
+            Err(error) => {
+                tracing::warn!(%error, "what the policy file links to is not watched");
+            }
+        }
+    }
+}
+
+/// The same watch, of where the file is by now.
+async fn renewed(watch: Option<Watch>) -> Option<Watch> {
+    let mut watch = watch?;
+    let renew = move || {
+        watch.renew();
+        watch
+    };
+    tokio::task::spawn_blocking(renew).await.ok()
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 

@@ -34,5 +34,5 @@ pub use price::{
     Pricing, RateTable, RoutePrice, RowRates, ServiceTier, Tier, TiersError, TokenPrice,
     TokenRates, Used, WorstCase, undated, write_rows,
 };
-pub use replay::{Course, NotReplayable, Replayed, Tried, TriedEnd, replay};
+pub use replay::{Course, NotReplayable, Replayed, Then, Tried, TriedEnd, replay};
 pub use usage::{Usage, UsageSource};

@@ -296,6 +296,10 @@ async fn openais_usage_and_cost_pages_have_its_shapes_and_the_ledgers_sums() {
     let results = by_key["data"][0]["results"].as_array().unwrap();
     assert!(results.iter().all(|result| result["api_key_id"] == mine.as_str()), "{results:?}");
     assert_eq!(results.len(), 1);
+    // A grouping that is named again is the same one, however often.
+    let once = gate.organization(&format!("/costs?{page}&group_by=api_key_id,project_id")).await;
+    let often = ["api_key_id", "project_id"].repeat(20).join(",");
+    assert_eq!(gate.organization(&format!("/costs?{page}&group_by={often}")).await, once);
     let key = gate.key().secret.clone();
     let headers = [("authorization", format!("Bearer {key}"))];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));

@@ -15,6 +15,7 @@ mod answers;
 mod asking;
 mod behind_another;
 mod budgets;
+mod building;
 mod caching;
 mod charging;
 mod choosing;

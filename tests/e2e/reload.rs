@@ -78,6 +78,38 @@ async fn a_changed_file_takes_effect_and_entries_name_the_version_that_decided()
 }
 
 #[tokio::test]
+async fn a_file_behind_a_link_is_noticed_where_it_is_written() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let builder = Gate::builder()
+        .cloud_named("first", &first, "")
+        .cloud_named("second", &second, "")
+        .policy_text(&policy_to("first"));
+    let link = builder.policy_file();
+    let [here, there] = ["here", "there"].map(|store| {
+        let folder = link.parent().unwrap().join(store);
+        std::fs::create_dir(&folder).unwrap();
+        folder.join("kept.toml")
+    });
+    let lead_to = |file: &std::path::Path| {
+        let new = link.with_extension("new");
+        std::os::unix::fs::symlink(file, &new).unwrap();
+        std::fs::rename(new, &link).unwrap();
+    };
+    std::fs::write(&here, policy_to("first")).unwrap();
+    lead_to(&here);
+    let case = Case { gate: builder.start().await, _first: first, _second: second };
+    assert_eq!(case.route_and_policy().await.0, "first");
+    std::fs::write(&here, policy_to("second")).unwrap();
+    case.until_route("second").await;
+    // Led elsewhere, it is watched there.
+    std::fs::write(&there, policy_to("first")).unwrap();
+    lead_to(&there);
+    case.until_route("first").await;
+    std::fs::write(&there, policy_to("second")).unwrap();
+    case.until_route("second").await;
+}
+
+#[tokio::test]
 async fn a_bad_file_keeps_the_old_policy_and_says_why_with_line_and_key() {
     let case = with_a_policy_file().await;
     let (_, old) = case.route_and_policy().await;

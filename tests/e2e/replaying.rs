@@ -40,10 +40,15 @@ async fn two_of(configured: &[&str]) -> Case {
 }
 
 fn second_route(cloud: &StandIn) -> String {
+    route_at("second", cloud, "0.25", "0.5")
+}
+
+/// A route to a cloud at these prices, USD a million tokens.
+fn route_at(name: &str, cloud: &StandIn, input: &str, output: &str) -> String {
     format!(
-        "[routes.second]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{}\"\n\
-         model = \"standin-2\"\napi_key = \"sk-upstream-second-canary\"\n\
-         [routes.second.price]\ninput = \"0.25\"\noutput = \"0.5\"\n",
+        "[routes.{name}]\nkind = \"openai\"\nprovider = \"standin\"\nbase_url = \"{}\"\n\
+         model = \"standin-2\"\napi_key = \"sk-upstream-{name}-canary\"\n\
+         [routes.{name}.price]\ninput = \"{input}\"\noutput = \"{output}\"\n",
         cloud.base_url()
     )
 }
@@ -123,6 +128,46 @@ async fn a_policy_does_what_its_replay_said() {
     assert_eq!(requests(&same), [2, 2, 2, 0, 0], "and what it does now is what it would do");
     let verify = case.gate.admin("/ledger/verify").await;
     assert_eq!(verify["clean"], true, "nothing was written: {verify}");
+}
+
+#[tokio::test]
+async fn the_policy_in_force_changes_nothing_where_money_was_short_or_a_route_too_dear() {
+    let (dear, cheap) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    for cloud in [&dear, &cheap] {
+        cloud.always(Script::default().using(1000, 50));
+    }
+    let rules = "on_short = \"next\"\n[[choose]]\nname = \"all\"\n\
+                 routes = [\"dear\", \"second\"]\n";
+    // An answer of the dear one could cost 0.0512 USD by its cap alone, of the other 0.000128.
+    let gate = Gate::builder()
+        .routes(&route_at("dear", &dear, "200", "200"))
+        .routes(&second_route(&cheap))
+        .policy_text(rules)
+        .global_budget("window = \"total\"\nmoney_usd = \"0.01\"")
+        .start()
+        .await;
+    for _ in 0..3 {
+        gate.ask("What now?").at_most(256).streamed().send().await.ok();
+    }
+    let limited = gate.ask("What now?").at_most(256).header("x-tollgate-max-cost-usd", "0.001");
+    limited.streamed().send().await.ok();
+    assert!(dear.asked().is_empty(), "nobody could pay it");
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let file = gate.builder_ref().policy_file();
+    let replay = async |file: &str| {
+        let ran = Child::run(&directory, &["policy", "replay", file, "--json"]).await;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+    };
+    let same = replay(file.to_str().unwrap()).await;
+    assert_eq!(requests(&same), [4, 4, 4, 0, 0], "{same:#}");
+    assert_eq!(same["after"], same["before"], "{same:#}");
+    assert_eq!(pico(&same["difference_usd"]), Some(0));
+    let alone = directory.join("alone.toml");
+    std::fs::write(&alone, rules.replace(", \"second\"", "")).unwrap();
+    let alone = replay(alone.to_str().unwrap()).await;
+    assert_eq!(requests(&alone), [4, 4, 0, 0, 4], "it could not be paid: {alone:#}");
+    assert_eq!(pico(&alone["after"]["cost_usd"]), Some(0));
 }
 
 #[tokio::test]

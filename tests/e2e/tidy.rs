@@ -1,7 +1,9 @@
 //! The shape of the house: who imports whom, where names that matter may stand, and what every file
 //! owes its reader. What a compiler cannot see is seen here.
 
+use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -250,20 +252,38 @@ fn the_shipped_prices_and_policies_are_known_to_the_documentation() {
 }
 
 #[test]
-fn every_column_of_the_ledger_is_documented() {
-    let doc = std::fs::read_to_string(root().join("docs/ledger.md")).expect("docs/ledger.md");
-    let entry =
-        std::fs::read_to_string(root().join("gateway/src/ledger/entry.rs")).expect("entry.rs");
-    for line in entry.lines() {
-        let Some(field) = line.trim().strip_prefix("pub ").and_then(|rest| rest.split_once(':'))
-        else {
-            continue;
-        };
-        let name = field.0.trim();
-        if !name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()) {
-            continue;
+fn every_column_of_the_ledger_is_documented_by_the_name_that_it_has() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).expect(file);
+    let api: Value = serde_json::from_str(&read("docs/openapi.json")).expect("JSON");
+    let fields = |object: &str| -> Vec<String> {
+        let fields = &api["components"]["schemas"][object]["properties"];
+        fields.as_object().expect(object).keys().cloned().collect()
+    };
+    let usage = &api["components"]["schemas"]["Attempt"]["properties"]["usage"]["required"];
+    let buckets = usage.as_array().expect("buckets").iter().filter_map(Value::as_str);
+    let export = read("gateway/src/admin/export.rs");
+    let header = export.split("const CSV:").nth(1).and_then(|rest| rest.split("];").next());
+    let header = header.expect("the CSV's header").split('"').skip(1).step_by(2);
+    let entry = ["Entry", "StageTimes", "DecisionMade", "GuardAction"];
+    let attempt = ["Attempt", "AttemptTimes", "ModelFile", "Guesses"];
+    for (section, names) in [
+        ("Columns of an entry", entry.into_iter().flat_map(fields).collect::<Vec<_>>()),
+        (
+            "Columns of an attempt",
+            attempt.into_iter().flat_map(fields).chain(buckets.map(str::to_owned)).collect(),
+        ),
+        ("Columns of the CSV export", header.map(str::to_owned).collect()),
+    ] {
+        assert!(names.len() > 20, "{section}: {names:?}");
+        let doc = read("docs/ledger.md");
+        let text = doc.split(&format!("\n## {section}\n")).nth(1).expect(section);
+        let text = text.split("\n## ").next().unwrap_or_default();
+        // `times.wait_us`, `.head_us`: each part is a name.
+        let told: BTreeSet<&str> =
+            text.split('`').skip(1).step_by(2).flat_map(|name| name.split('.')).collect();
+        for name in names {
+            assert!(told.contains(&*name), "docs/ledger.md, {section}: no `{name}`");
         }
-        assert!(doc.contains(name), "docs/ledger.md does not explain `{name}`");
     }
 }
 

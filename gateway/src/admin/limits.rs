@@ -2,7 +2,7 @@
 
 use super::read::{Object, bad};
 use crate::{
-    caller::{BudgetSpec, KeyLimits, NotABudget, Window, Zone},
+    caller::{BudgetSpec, KeyLimits, NotABudget, TooManyBudgets, Window, Zone, too_many},
     openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText, ZoneName},
     refusal::Refusal,
 };
@@ -13,9 +13,6 @@ use std::collections::HashSet;
 
 /// Longest label, user or team, in bytes.
 const NAME_BYTES_MAX: usize = 200;
-/// Budgets of one scope, and the rolling ones among them: each of those keeps 61 sub-buckets.
-const BUDGETS_MAX: usize = 8;
-const ROLLING_MAX: usize = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -172,11 +169,8 @@ pub(super) fn check_all(specs: &[BudgetSpec]) -> Result<(), Refusal> {
     if windows.len() < specs.len() {
         return Err(bad(Some("budgets"), "there is at most one budget for each window"));
     }
-    let rolling = windows.iter().filter(|window| matches!(window, Window::Rolling(_))).count();
-    if specs.len() > BUDGETS_MAX || rolling > ROLLING_MAX {
-        let message =
-            format!("at most {BUDGETS_MAX} budgets, of which at most {ROLLING_MAX} are rolling");
-        return Err(bad(Some("budgets"), message));
+    if too_many(windows.into_iter()) {
+        return Err(bad(Some("budgets"), TooManyBudgets.to_string()));
     }
     Ok(())
 }

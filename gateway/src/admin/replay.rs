@@ -72,7 +72,8 @@ pub(super) struct ReplayView {
     unchanged: u64,
     /// Answered by another route.
     moved: u64,
-    /// Refused by the policy.
+    /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
+    /// say.
     refused: u64,
     before: SideView,
     after: SideView,
@@ -160,7 +161,7 @@ struct MoveView {
     /// The route that answered, or was asked last; absent where a cache answered.
     #[schemars(with = "Option<Name>")]
     from: Option<RouteId>,
-    /// The route that would; absent where the policy refuses.
+    /// The route that would; absent where the request is refused.
     #[schemars(with = "Option<Name>")]
     to: Option<RouteId>,
     #[schemars(with = "Name")]

@@ -16,7 +16,9 @@ mod zone;
 
 pub use files::{ADMIN_KEY_FILE, FIRST_KEY_FILE, private_dir, read_secret, write_secret};
 pub use keys::{KeyChange, Keys, KeysError, NewKey};
-pub use record::{BudgetSpec, GroupRecord, KeyLimits, KeyRecord, NotABudget, Priority};
+pub use record::{
+    BudgetSpec, GroupRecord, KeyLimits, KeyRecord, NotABudget, Priority, TooManyBudgets, too_many,
+};
 pub use secret::Secret;
 pub(crate) use window::SUB_BUCKETS;
 pub use window::{NotAWindow, Window};

@@ -126,6 +126,23 @@ pub enum NotABudget {
     Zone,
 }
 
+/// Budgets of one scope, and the rolling ones among them: each of those keeps 61 sub-buckets.
+const BUDGETS_MAX: usize = 8;
+const ROLLING_MAX: usize = 2;
+
+/// A scope has more budgets than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("at most {BUDGETS_MAX} budgets, of which at most {ROLLING_MAX} are rolling")]
+pub struct TooManyBudgets;
+
+/// Whether one scope cannot have budgets over these windows beside each other.
+#[must_use]
+pub fn too_many(windows: impl ExactSizeIterator<Item = Window>) -> bool {
+    let budgets = windows.len();
+    let rolling = windows.filter(|window| matches!(window, Window::Rolling(_))).count();
+    budgets > BUDGETS_MAX || rolling > ROLLING_MAX
+}
+
 impl BudgetSpec {
     /// The budget, if it can be kept.
     ///

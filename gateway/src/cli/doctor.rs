@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{CloudConfig, Config, Environment, RouteConfig, RouteSource, Unpriced},
-    providers::probe,
+    providers::{lists_models, probe},
 };
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
@@ -21,6 +21,11 @@ use std::{error::Error as _, time::Duration};
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest difference of clocks that passes, in seconds: signed requests and dated prices bear it.
 const SKEW_MAX_S: i64 = 60;
+/// Longest list of models that is read.
+const LIST_BYTES_MAX: usize = 16 << 20;
+/// As much of a redirect's address is shown.
+const LOCATION_BYTES_MAX: usize = 200;
+const PATH_HINT: &str = "correct `base_url`: is /v1 missing, or is it another server's?";
 
 /// What was found about one route.
 struct Found {
@@ -136,29 +141,99 @@ async fn provider(client: &reqwest::Client, cloud: &CloudConfig) -> Found {
         Err(error) => return unreachable(&error.without_url(), cloud),
     };
     let skew = skew(response.headers().get(header::DATE), &Clock::system());
-    match response.status() {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => bad(
-            format!("it does not take the key (status {})", response.status().as_u16()),
-            key_hint(cloud),
+    let found = answered(client, cloud, response).await;
+    match skew.filter(|_| found.ok) {
+        Some(seconds) if seconds.abs() > SKEW_MAX_S => bad(
+            format!("it answers, and its clock is {seconds} s from this machine's"),
+            "set this machine's clock: systemctl status systemd-timesyncd, or chronyc tracking",
         ),
+        _ => found,
+    }
+}
+
+/// What its answer tells: only a list of models shows that it took the key.
+async fn answered(
+    client: &reqwest::Client,
+    cloud: &CloudConfig,
+    response: reqwest::Response,
+) -> Found {
+    let status = response.status();
+    let said = status.as_u16();
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            bad(format!("it does not take the key (status {said})"), key_hint(cloud))
+        }
         StatusCode::BAD_REQUEST if cloud.kind.name() == "gemini" => {
             bad("it does not take the key (status 400)", key_hint(cloud))
         }
         StatusCode::PAYMENT_REQUIRED => {
             bad("the account has no credit left (status 402)", "top the account up")
         }
-        status if status.is_server_error() => {
-            bad(format!("it fails (status {})", status.as_u16()), "look at its status page")
+        StatusCode::TOO_MANY_REQUESTS => {
+            good("it answers, and limits requests now (status 429): the key was not tried")
         }
-        status => match skew {
-            Some(seconds) if seconds.abs() > SKEW_MAX_S => bad(
-                format!("it answers, and its clock is {seconds} s from this machine's"),
-                "set this machine's clock: systemctl status systemd-timesyncd, or chronyc tracking",
-            ),
-            // Some servers have no list of models: that they answer is what was asked.
-            _ if status == StatusCode::NOT_FOUND => good("it answers, and lists no models"),
-            _ => good("it answers and takes the key"),
-        },
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            lists_none(client, cloud, said).await
+        }
+        _ if status.is_server_error() => {
+            bad(format!("it fails (status {said})"), "look at its status page")
+        }
+        _ if status.is_redirection() => redirects(&response),
+        _ if status.is_success() && is_list(response).await => good("it answers and takes the key"),
+        _ => bad(
+            format!("it answers with no list of models (status {said}): the key was not tried"),
+            PATH_HINT,
+        ),
+    }
+}
+
+/// Requests follow no redirect either: they carry the key and the prompt.
+fn redirects(response: &reqwest::Response) -> Found {
+    let said = response.status().as_u16();
+    let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+    let to = to.map_or("elsewhere", |to| &to[..to.floor_char_boundary(LOCATION_BYTES_MAX)]);
+    bad(
+        format!("it redirects to {to} (status {said}), and redirects are not followed"),
+        "correct `base_url`: is it https:// there, or another host?",
+    )
+}
+
+/// Some servers of other kinds have no list of models: that they answer is all that can be seen, unless
+/// the list is where it would be with the path that is usually forgotten.
+async fn lists_none(client: &reqwest::Client, cloud: &CloudConfig, said: u16) -> Found {
+    if lists_models(cloud) {
+        return bad(format!("it has no list of models there (status {said})"), PATH_HINT);
+    }
+    let mut below = cloud.clone();
+    below.base_url = format!("{}/v1", cloud.base_url.trim_end_matches('/'));
+    if let Ok(request) = probe(client, &below)
+        && let Ok(response) = client.execute(request).await
+        && response.status().is_success()
+        && is_list(response).await
+    {
+        let found = format!("it has no list of models there (status {said}), but one below /v1");
+        return bad(found, "add /v1 to `base_url`");
+    }
+    good(format!("it answers, and lists no models (status {said}): the key was not tried"))
+}
+
+/// Whether an answer's body is a list of models, in anybody's format.
+async fn is_list(mut response: reqwest::Response) -> bool {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = response.chunk().await {
+        if body.len() + piece.len() > LIST_BYTES_MAX {
+            return false;
+        }
+        body.extend_from_slice(&piece);
+    }
+    match serde_json::from_slice(&body) {
+        Ok(Value::Array(_)) => true,
+        // Gemini's is `models`; Ollama's `data` is null where there is none.
+        Ok(Value::Object(fields)) => {
+            ["data", "models"].iter().any(|name| fields.get(*name).is_some_and(Value::is_array))
+                || fields.get("object").is_some_and(|object| object == "list")
+        }
+        _ => false,
     }
 }
 

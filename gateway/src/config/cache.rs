@@ -108,10 +108,19 @@ impl Idempotency {
 }
 
 fn ttl(written: &Spanned<NonZeroU64>) -> Result<Duration, Finding> {
-    let seconds = written.get_ref().get();
-    if seconds > TTL_S_MAX {
-        let message = format!("`ttl_s` is at most {TTL_S_MAX} (1,000 years)");
+    kept_for("ttl_s", written, 1)
+}
+
+/// How long something is kept, written in units of so many seconds.
+pub(super) fn kept_for(
+    name: &str,
+    written: &Spanned<NonZeroU64>,
+    unit_s: u64,
+) -> Result<Duration, Finding> {
+    let max = TTL_S_MAX / unit_s;
+    if written.get_ref().get() > max {
+        let message = format!("`{name}` is at most {max} (1,000 years)");
         return Err(Finding::at(written.span(), message));
     }
-    Ok(Duration::from_secs(seconds))
+    Ok(Duration::from_secs(written.get_ref().get().saturating_mul(unit_s)))
 }

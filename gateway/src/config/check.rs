@@ -12,7 +12,7 @@ use super::{
     models, price, shipped, webhook, written,
 };
 use crate::{
-    caller::{BudgetSpec, NotABudget, NotAZone, Zone},
+    caller::{BudgetSpec, NotABudget, NotAZone, TooManyBudgets, Zone, too_many},
     guard,
     wire::KeptLimits,
 };
@@ -71,7 +71,7 @@ pub(super) fn check(
             every: (server.keep_alive_ms > 0).then(|| Duration::from_millis(server.keep_alive_ms)),
             early: server.keep_alive_early,
         },
-        responses: responses(&written.responses),
+        responses: responses(&written.responses)?,
         model_limits,
         global_budgets: budgets(&written.budget)?,
         engine_memory_max: written
@@ -135,12 +135,13 @@ fn cors_origins(written: &[Spanned<String>]) -> Result<Vec<String>, Finding> {
     written.iter().map(origin).collect()
 }
 
-fn responses(written: &written::Responses) -> Option<KeptLimits> {
-    written.store.then(|| KeptLimits {
+fn responses(written: &written::Responses) -> Result<Option<KeptLimits>, Finding> {
+    let ttl = super::cache::kept_for("ttl_minutes", &written.ttl_minutes, 60)?;
+    Ok(written.store.then(|| KeptLimits {
         entries_max: count(written.entries_max.get()),
         bytes_max: count(written.store_mib.get()).saturating_mul(1024 * 1024),
-        ttl: Duration::from_secs(written.ttl_minutes.get().saturating_mul(60)),
-    })
+        ttl,
+    }))
 }
 
 fn limits(written: &written::Written) -> Result<Limits, Finding> {
@@ -228,6 +229,9 @@ fn budgets(written: &[Spanned<written::Budget>]) -> Result<Vec<BudgetSpec>, Find
         if !windows.insert(budget.get_ref().window) {
             let message = "there is another budget for this window: at most one for each";
             return Err(Finding::at(budget.span(), message));
+        }
+        if too_many(windows.iter().copied()) {
+            return Err(Finding::at(budget.span(), TooManyBudgets.to_string()));
         }
     }
     written.iter().map(budget).collect()

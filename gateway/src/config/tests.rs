@@ -301,6 +301,29 @@ fn nothing_is_kept_longer_than_the_store_can() {
 }
 
 #[test]
+fn kept_answers_are_not_kept_longer_either() {
+    let kept = |minutes: u64| parse(&format!("[responses]\nttl_minutes = {minutes}\n{EDGE}"));
+    for minutes in [525_600_001, 9_223_372_036_854_775_807] {
+        let said = kept(minutes).unwrap_err().to_string();
+        assert!(said.contains(":2:15: `ttl_minutes` is at most 525600000"), "{said}");
+    }
+    kept(525_600_000).unwrap();
+}
+
+#[test]
+fn everything_together_has_no_more_budgets_than_a_key() {
+    let with = |windows: &[&str]| {
+        let budget = |window| format!("[[budget]]\nwindow = \"{window}\"\ntokens = 1\n");
+        let budgets: String = windows.iter().map(budget).collect();
+        parse(&format!("{budgets}{EDGE}"))
+    };
+    let most = ["hour", "day", "week", "month", "total", "rolling:1h", "rolling:24h"];
+    assert_eq!(with(&most).unwrap().global_budgets.len(), 7);
+    let said = with(&["rolling:1h", "rolling:2h", "day", "rolling:3h"]).unwrap_err().to_string();
+    assert!(said.contains(":10:1: at most 8 budgets, of which at most 2 are rolling"), "{said}");
+}
+
+#[test]
 fn a_value_of_the_environment_is_never_quoted() {
     for text in [
         format!("[server]\nlisten = \"${{env.ADDRESS}}\"\n{EDGE}"),

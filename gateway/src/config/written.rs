@@ -152,7 +152,7 @@ pub(super) struct Responses {
     pub(super) store: bool,
     pub(super) entries_max: NonZeroU32,
     pub(super) store_mib: NonZeroU32,
-    pub(super) ttl_minutes: NonZeroU64,
+    pub(super) ttl_minutes: Spanned<NonZeroU64>,
 }
 
 /// `[policy]`
@@ -230,7 +230,7 @@ impl Default for Responses {
             store: false,
             entries_max: nonzero32(10_000),
             store_mib: nonzero32(64),
-            ttl_minutes: nonzero64(24 * 60),
+            ttl_minutes: Spanned::new(0..0, nonzero64(24 * 60)),
         }
     }
 }

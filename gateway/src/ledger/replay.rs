@@ -16,7 +16,7 @@ use super::{
 use crate::store::BooksError;
 use policies::{
     Course, Facts, NotReplayable, PicoUsd, PicoUsdTotal, Policy, Refuse, RouteFacts, RouteId,
-    RoutePrice, RuleName, Tried, TriedEnd, Usage, Used, replay,
+    RoutePrice, RuleName, Then, Tried, TriedEnd, Usage, Used, replay,
 };
 use std::{
     borrow::Cow,
@@ -58,7 +58,8 @@ pub struct ReplayReport {
     pub unchanged: u64,
     /// Answered by another route.
     pub moved: u64,
-    /// Refused by the policy.
+    /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
+    /// say.
     pub refused: u64,
     /// Replayed requests by the rule that would have matched.
     pub rules: BTreeMap<Option<RuleName>, u64>,
@@ -123,7 +124,7 @@ pub struct Spread {
 pub struct Move {
     /// The route that answered, or was asked last; `None` where a cache answered.
     pub from: Option<RouteId>,
-    /// The route that would; `None` where the policy refuses.
+    /// The route that would; `None` where the request is refused.
     pub to: Option<RouteId>,
     /// The rule that matched.
     pub rule_before: RuleName,
@@ -336,7 +337,9 @@ impl Run<'_> {
         self.report.requests += 1;
         let tried: Vec<Tried<'_>> = (0_u16..).zip(&entry.attempts).map(tried_of(entry)).collect();
         let known = self.known(entry);
-        let replayed = match replay(self.asked.policy, &known, &tried) {
+        let decided = &entry.decision;
+        let then = Then { plan: &decided.plan, left_out: &decided.left_out, tried: &tried };
+        let replayed = match replay(self.asked.policy, &known, &then) {
             Ok(replayed) => replayed,
             Err(why) => {
                 *self.report.not_replayable.entry(why).or_default() += 1;
@@ -384,6 +387,8 @@ impl Run<'_> {
         }
         let paid = self.paid(entry, &kept);
         match anew {
+            // Whoever it would ask was passed over then, and would be again.
+            None if kept.is_empty() => Fate { rule, by: By::Nobody, cost: paid, estimated: false },
             Some(route) => {
                 match kept.as_slice() {
                     [] => after.as_on(&route, entry.stream),

@@ -20,6 +20,6 @@ pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
-pub(crate) use probe::probe;
+pub(crate) use probe::{lists_models, probe};
 pub(crate) use reading::Read;
 pub(crate) use reshape::{Shape, reshape};

@@ -39,3 +39,14 @@ pub(crate) fn probe(client: &Client, cloud: &CloudConfig) -> Result<Request, Str
     // The error could quote a header.
     request.build().map_err(|_| "its headers cannot be sent".to_owned())
 }
+
+/// Whether a provider is known to have a list of models: every kind but the one that may be anybody's
+/// has, and those whose format others speak too have it at their own address.
+pub(crate) fn lists_models(cloud: &CloudConfig) -> bool {
+    let host = |url: &str| Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    match cloud.kind.name() {
+        "openai-compatible" => false,
+        "openai" | "anthropic" => cloud.kind.base_url().and_then(host) == host(&cloud.base_url),
+        _ => true,
+    }
+}

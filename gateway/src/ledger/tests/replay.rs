@@ -2,8 +2,8 @@
 
 use super::harness::{House, ask, complete, done, facts, free, head, usd, used};
 use crate::ledger::{
-    Adjustment, Ask, AttemptOutcome, Books, Ending, Entry, Filter, Outcome, Place, Replay,
-    ReplayReport, RequestId, Role, replay::spread,
+    Adjustment, Ask, AttemptOutcome, Books, DecisionRecord, Ending, Entry, Filter, Outcome, Place,
+    Replay, ReplayReport, RequestId, Role, replay::spread,
 };
 use policies::{
     ComputePrice, NotReplayable, Policy, PriceId, RouteFacts, RouteId, RoutePrice, RouteState,
@@ -37,9 +37,14 @@ type Attempt = (&'static str, AttemptOutcome, Option<Usage>);
 
 /// Writes a request that went this way; the last attempt answered where it completed.
 fn went(books: &Books, change: impl FnOnce(&mut policies::Facts), way: &[Attempt]) -> RequestId {
+    went_as(books, |decision| change(&mut decision.facts), way)
+}
+
+/// The same of a request that was decided otherwise than to ask the cloud alone.
+fn went_as(books: &Books, change: impl FnOnce(&mut DecisionRecord), way: &[Attempt]) -> RequestId {
     let mut head = head(books, "key_a");
     head.decision.facts = known();
-    change(&mut head.decision.facts);
+    change(&mut head.decision);
     let id = head.id;
     let mut entry = books.open_entry(head).unwrap();
     let mut answered = None;
@@ -235,6 +240,55 @@ fn faults_of_then_are_paid_and_waited_for_only_where_they_are_met() {
         (2, 2),
         "a fault first; and no cloud was seen"
     );
+}
+
+#[test]
+fn who_was_passed_over_then_is_passed_over_again_and_costs_nothing() {
+    let house = House::new();
+    let books = house.open();
+    let planned = |decision: &mut DecisionRecord| {
+        decision.plan = ["abroad", "cloud", "edge"].map(RouteId::new).to_vec();
+    };
+    // The money was short for the dear one, and once for both.
+    went_as(&books, planned, &[answered("cloud", used(10, 10))]);
+    went_as(&books, planned, &[answered("edge", used(10, 10))]);
+    went_as(&books, planned, &[("cloud", BROKE, None)]);
+    let again = replayed(&books, &all_to("\"abroad\", \"cloud\", \"edge\""));
+    assert_eq!((again.unchanged, again.moved, again.refused), (3, 0, 0));
+    assert_eq!(again.costs.after, again.costs.before);
+    assert_eq!(again.after, again.before);
+    let alone = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((alone.unchanged, alone.moved, alone.refused), (0, 0, 3), "nobody can be asked");
+    assert_eq!(alone.costs.after.known.pico(), 0);
+    let other = replayed(&books, &all_to("\"cloud\", \"edge\""));
+    assert_eq!((other.unchanged, other.moved), (3, 0), "behind the fault nobody was asked");
+}
+
+#[test]
+fn a_race_that_is_run_again_costs_both() {
+    let house = House::new();
+    let books = house.open();
+    let mut head = head(&books, "key_a");
+    head.decision.facts = known();
+    head.decision.plan = ["cloud", "abroad"].map(RouteId::new).to_vec();
+    let mut entry = books.open_entry(head).unwrap();
+    let [first, second] = ["cloud", "abroad"].map(|route| {
+        let asked = Ask { route: RouteId::new(route), ..ask("1", 50) };
+        let (index, ticket) = entry.reserve(asked).unwrap();
+        ticket.blocking().unwrap();
+        index
+    });
+    entry.attempt(second).hedge_winner = Some(false);
+    entry.attempt(second).usage = Some(used(10, 1));
+    entry.end_attempt(second, AttemptOutcome::Cancelled, false);
+    entry.attempt(first).hedge_winner = Some(true);
+    complete(&mut entry, first, used(10, 10));
+    entry.finish(done(first)).blocking().unwrap();
+    let rules = "[[choose]]\nname = \"new\"\nhedge = [\"cloud\", \"abroad\"]\n";
+    let report = replayed(&books, rules);
+    assert_eq!((report.unchanged, report.moved), (1, 0));
+    assert_eq!(report.costs.after, report.costs.before);
+    assert_eq!(report.after, report.before);
 }
 
 #[test]

@@ -73,11 +73,11 @@ impl Kept {
     /// Keeps an answer, in place of one of this id. One that is larger than all that may be kept is not.
     pub fn put(&self, id: &str, owner: KeyId, turn: Turn) {
         let bytes = id.len() + turn.bytes();
-
         if bytes > self.limits.bytes_max {
             return;
         }
-        let expires = Instant::now() + self.limits.ttl;
+        // The configuration bounds the time far below what an instant can hold.
+        let Some(expires) = Instant::now().checked_add(self.limits.ttl) else { return };
         self.with(|state| {
             state.forget(id);
             state.bytes += bytes;
@@ -199,6 +199,14 @@ mod tests {
         put(&kept, "b", "ann");
         assert!(kept.delete("b", &KeyId("ann".into())) && !has(&kept, "b", "ann"));
         assert!(!kept.delete("b", &KeyId("ann".into())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_no_clock_can_hold_keeps_nothing() {
+        let limits = KeptLimits { entries_max: 10, bytes_max: 1000, ttl: Duration::MAX };
+        let kept = Kept::new(limits);
+        put(&kept, "a", "ann");
+        assert!(!has(&kept, "a", "ann"));
     }
 
     #[tokio::test(start_paused = true)]
