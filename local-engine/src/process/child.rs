@@ -272,7 +272,7 @@ impl Work {
         let mut job = self.job.clone();
         if let Some(rule) = &self.rule {
             let compiled = rules.compiled(rule, |rule| engine.constrain(rule));
-            job.constraint = Some(compiled.map_err(not_compiled)?);
+            job.constraint = Some(compiled.map_err(|error| not_compiled(&error))?);
         }
         engine.submit(job).map_err(|error| JobEvent::Failed {
             reason: error.to_string(),
@@ -283,7 +283,7 @@ impl Work {
 
 /// What a job is told whose rule could not be compiled here: it was in the parent, so that the engine is
 /// as good as before, and the machine too busy where it takes longer than it may.
-fn not_compiled(error: ConstraintError) -> JobEvent {
+fn not_compiled(error: &ConstraintError) -> JobEvent {
     match error {
         ConstraintError::Busy | ConstraintError::TooDear => {
             JobEvent::Expired { queued: Duration::ZERO }
@@ -376,9 +376,10 @@ mod tests {
     #[test]
     fn a_rule_that_is_not_compiled_is_no_fault_of_the_engine() {
         for busy in [ConstraintError::Busy, ConstraintError::TooDear] {
-            assert_eq!(not_compiled(busy), JobEvent::Expired { queued: Duration::ZERO });
+            assert_eq!(not_compiled(&busy), JobEvent::Expired { queued: Duration::ZERO });
         }
-        let refused = not_compiled(ConstraintError::Refused("no such keyword".to_owned()));
+        let refused = ConstraintError::Refused("no such keyword".to_owned());
+        let refused = not_compiled(&refused);
         assert!(
             matches!(&refused, JobEvent::Refused { reason, .. } if reason == "no such keyword")
         );
