@@ -3,9 +3,12 @@
 //! A schema that says nothing of other members allows any, and a small model then invents them until
 //! its cap. Leaving them out only narrows what may be written: **an answer still matches the caller's
 //! schema.** Where parts of a schema are combined, one part's list is not the whole one, so nothing
-//! is closed there.
+//! is closed there. What narrows an alternative of `oneOf` lets through what this one and another both
+//! match as written, so those are closed only where no value matches two.
 
 use serde_json::{Map, Value as Json};
+
+use crate::one_of::may_overlap;
 
 /// Keywords that make one object answer to several schemas, wherever they stand.
 const COMBINING: [&str; 9] = [
@@ -30,14 +33,24 @@ pub(crate) fn close(schema: &mut Json) {
     }
 }
 
-/// Whether a combining keyword stands anywhere; a property of such a name counts too, which only
-/// leaves more open.
+/// Whether a combining keyword stands anywhere, or alternatives that may overlap refer to what others
+/// may refer to as well; a property of such a name counts too, which only leaves more open.
 fn combines(value: &Json) -> bool {
     match value {
-        Json::Object(fields) => {
-            fields.iter().any(|(key, value)| COMBINING.contains(&key.as_str()) || combines(value))
-        }
+        Json::Object(fields) => fields.iter().any(|(key, value)| {
+            let overlap = key == "oneOf" && may_overlap(value) && refers(value);
+            overlap || COMBINING.contains(&key.as_str()) || combines(value)
+        }),
         Json::Array(items) => items.iter().any(combines),
+        _ => false,
+    }
+}
+
+/// Whether a reference stands anywhere.
+fn refers(value: &Json) -> bool {
+    match value {
+        Json::Object(fields) => fields.iter().any(|(key, value)| key == "$ref" || refers(value)),
+        Json::Array(items) => items.iter().any(refers),
         _ => false,
     }
 }
@@ -53,6 +66,7 @@ fn close_below(schema: &mut Json) {
             ("properties" | "patternProperties" | "$defs" | "definitions", Json::Object(named)) => {
                 named.values_mut().for_each(close_below);
             }
+            ("oneOf", alternatives) if may_overlap(alternatives) => {}
             // Beside `properties` an alternative is a part of the same object.
             ("anyOf" | "oneOf", Json::Array(alternatives)) if !lists => {
                 alternatives.iter_mut().for_each(close_below);
@@ -101,6 +115,32 @@ mod tests {
         for at in ["", "/properties/a/items", "/properties/c/anyOf/0", "/$defs/d", "/$defs/none"] {
             let object = schema.pointer(at).expect("an object");
             assert_eq!(&object["additionalProperties"], no_others, "{at}: {object}");
+        }
+    }
+
+    #[test]
+    fn alternatives_of_which_a_value_may_match_two_stay_as_they_are() {
+        let of = |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}}});
+        let inner = json!({"type": "object", "properties": {"x": of("a")}, "required": ["x"]});
+        for schema in [
+            json!({"oneOf": [of("a"), of("b")]}),
+            json!({"oneOf": [inner, {"type": "object", "properties": {"x": of("b")}}]}),
+            json!({"oneOf": [{"anyOf": [of("a"), {"type": "null"}]}, of("b")]}),
+            // Closed, what is referred to would narrow an alternative.
+            json!({"oneOf": [{"type": "object", "$ref": "#/$defs/a"}, of("b")], "$defs": {"a": of("a")}}),
+        ] {
+            assert_eq!(closed(schema.clone()), schema);
+        }
+        let beside = closed(json!({"anyOf": [{"oneOf": [of("a"), of("b")]}, of("c")]}));
+        assert_eq!(beside["anyOf"][1]["additionalProperties"], false, "as ever");
+    }
+
+    #[test]
+    fn alternatives_that_exclude_each_other_are_closed() {
+        let kind = |kind: &str| json!({"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]});
+        let schema = closed(json!({"oneOf": [kind("a"), kind("b"), {"type": "null"}]}));
+        for at in [0, 1] {
+            assert_eq!(schema["oneOf"][at]["additionalProperties"], false, "{schema}");
         }
     }
 

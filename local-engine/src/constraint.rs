@@ -347,6 +347,10 @@ fn refused(told: &str) -> ConstraintError {
     if told.contains("limits.") || told.contains("fuel") {
         return ConstraintError::TooDear;
     }
+    if told.contains("coerce_one_of") {
+        let reason = "the alternatives of a `oneOf` are not seen to exclude each other";
+        return ConstraintError::Refused(reason.to_owned());
+    }
     ConstraintError::Refused(reason(told))
 }
 

@@ -99,7 +99,7 @@ impl Engine {
         chat: &Chat,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<i32>, PromptError> {
-        self.tokens(&self.template()?.render(chat)?, wanted)
+        self.tokens(&self.template()?.render_while(chat, wanted)?, wanted)
     }
 
     /// Tokenises a text that is a prompt as it stands, without a template. Control tokens' texts in

@@ -159,7 +159,7 @@ pub enum Priority {
 
 /// What a job yields, in order: `Started`, then `Text` any number of times, then one `Finished`,
 /// `Unread`, `Refused`, `Stopped` or `Failed`; or `Expired` alone; or, for a job that never started,
-/// `Stopped` or `Failed` alone. Dropping the receiver cancels the job before its next decode.
+/// `Refused`, `Stopped` or `Failed` alone. Dropping the receiver cancels the job before its next decode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The job left the queue and its prompt is being read.

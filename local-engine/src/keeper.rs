@@ -167,6 +167,10 @@ impl Round<'_> {
     /// Whether somebody wants it, and there is room as far as that is known.
     fn is_due(&mut self, at: usize, hosted: &Arc<Hosted>, models: &[Arc<Hosted>]) -> bool {
         let wanted = hosted.wanted.swap(false, SeqCst) || self.due_at_start(at, hosted);
+        // An operator's word counts for more than who wanted it before that.
+        if matches!(hosted.now(), Standing::Unloaded { on_use: false }) {
+            return false;
+        }
         let Some(needed) = self.tries[at].waits_for else { return wanted };
         if wanted || hosted.is_waited_for() || hosted.keep.load == LoadWhen::Start {
             return self.has_room(needed, &idle(hosted, models));
@@ -178,11 +182,7 @@ impl Round<'_> {
     /// Whether it is to be loaded at the start and has not been tried.
     fn due_at_start(&self, at: usize, hosted: &Hosted) -> bool {
         let tries = &self.tries[at];
-        let unloaded = matches!(hosted.now(), Standing::Unloaded { on_use: false });
-        !unloaded
-            && hosted.keep.load == LoadWhen::Start
-            && tries.loaded_at.is_none()
-            && tries.failed == 0
+        hosted.keep.load == LoadWhen::Start && tries.loaded_at.is_none() && tries.failed == 0
     }
 
     /// Takes the name from an engine that has failed; it is loaded again after a wait.
@@ -247,6 +247,7 @@ impl Round<'_> {
                     let old = hosted.now();
                     *hosted.config() = config;
                     self.tries[at] = Tries { loaded_at: Some(Instant::now()), ..Tries::default() };
+                    hosted.used();
                     hosted.set(Standing::Loaded(engine));
                     if let Standing::Loaded(old) = old {
                         let until = now.checked_add(drain_max).unwrap_or(now);
@@ -424,6 +425,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_wanted_a_model_before_an_operator_unloaded_it_does_not_bring_it_back() {
+        let memory = Arc::new(Memory::new(None));
+        let keeper = Keeper::new(Threads::start().expect("threads"), memory);
+        let mut round =
+            Round { keeper: &keeper, retired: Vec::new(), tries: vec![Tries::default()] };
+        for (load, tried) in [(LoadWhen::Start, 0), (LoadWhen::FirstUse, 1)] {
+            let keep = crate::hosted::Keep { load, ..crate::hosted::Keep::default() };
+            let config = EngineConfig::new("no such file.gguf".into());
+            let models = [Arc::new(Hosted::new("edge", config, keep))];
+            let (reply, _told) = tokio::sync::oneshot::channel();
+            round.follow(0, &models[0], &models, Order::Unload(Duration::ZERO, reply));
+            models[0].wanted.store(true, SeqCst);
+            round.tend(0, &models[0], &models);
+            assert_eq!(models[0].counts.failed_loads.load(SeqCst), tried, "{load:?}");
+        }
+        keeper.threads().end();
+    }
 
     #[test]
     fn waits_double_up_to_their_maximum() {

@@ -55,6 +55,7 @@ mod lookup;
 mod meter;
 mod numbers;
 mod offload;
+mod one_of;
 mod outbox;
 mod placed;
 mod pointers;

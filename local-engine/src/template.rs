@@ -8,13 +8,15 @@
 //! sees the real contents (its filters and conditions work), and messages without control texts
 //! are tokenised exactly as they always were. A control token of a single character cannot be cut.
 
+mod controls;
 mod python;
 mod to_json;
 
 use minijinja::{Environment, Error, ErrorKind, Value, context, value::Rest};
 use serde_json::{Map, Value as Json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use self::controls::Controls;
 use crate::{
     error::PromptError,
     job::{Message, Role},
@@ -50,7 +52,7 @@ pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
-    controls: Vec<String>,
+    controls: Controls,
     format: ToolFormat,
     /// Those of [`TEMPLATE_WORDS`] that it reads.
     words: Vec<&'static str>,
@@ -97,12 +99,11 @@ impl ChatTemplate {
         environment
             .add_template_owned("chat", without_generation(&source.jinja))
             .map_err(|error| PromptError::Template(shortened(&error.to_string())))?;
-        let controls = source.controls.into_iter().filter(|text| text.chars().nth(1).is_some());
         Ok(ChatTemplate {
             environment,
             bos: source.bos,
             eos: source.eos,
-            controls: controls.collect(),
+            controls: Controls::new(source.controls),
             format,
             words,
         })
@@ -118,8 +119,19 @@ impl ChatTemplate {
         self.format
     }
 
-    /// The prompt, in pieces that are to be tokenised one by one.
-    pub(crate) fn render(&self, chat: &Chat) -> Result<Vec<String>, PromptError> {
+    #[cfg(test)]
+    fn render(&self, chat: &Chat) -> Result<Vec<String>, PromptError> {
+        self.render_while(chat, &|| true)
+    }
+
+    /// The prompt, in pieces that are to be tokenised one by one. It is looked between messages whether
+    /// it is still `wanted`.
+    pub(crate) fn render_while(
+        &self,
+        chat: &Chat,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<String>, PromptError> {
+        let still = || if wanted() { Ok(()) } else { Err(PromptError::GivenUp) };
         let mut messages = match self.format {
             ToolFormat::Generic => generic_messages(&chat.messages, chat.tools.as_ref()),
             ToolFormat::Hermes | ToolFormat::Llama => chat.messages.clone(),
@@ -139,11 +151,12 @@ impl ChatTemplate {
         let messages: Vec<Json> = messages
             .iter()
             .enumerate()
-            .map(|(at, message)| self.as_json(message, &mark, at))
+            .map(|(at, message)| still().and_then(|()| self.as_json(message, &mark, at)))
             .collect::<Result<_, _>>()?;
+        still()?;
         // Those that nobody says stay undefined: templates have their own word for that.
         let words: BTreeMap<_, _> =
-            chat.words.iter().map(|(word, said)| (*word, self.cut(said, &mark))).collect();
+            chat.words.iter().map(|(word, said)| (*word, self.controls.cut(said, &mark))).collect();
         let values = context! {
             messages => Value::from_serialize(&messages),
             tools => tools.map_or(Value::from(()), Value::from_serialize),
@@ -160,7 +173,7 @@ impl ChatTemplate {
             // Some templates look at the first message, and complain of what they do not find.
             .map_err(|error| if alone { PromptError::OnlyContinued } else { refused(&error) })?;
         if let Some(begun) = begun {
-            prompt.push_str(&self.cut(&begun, &mark));
+            prompt.push_str(&self.controls.cut(&begun, &mark));
         }
         Ok(prompt.split(mark.as_str()).filter(|part| !part.is_empty()).map(str::to_owned).collect())
     }
@@ -174,7 +187,7 @@ impl ChatTemplate {
         };
         let mut fields = Map::new();
         let mut text = |key: &str, value: &str| {
-            fields.insert(key.to_owned(), Json::String(self.cut(value, mark)));
+            fields.insert(key.to_owned(), Json::String(self.controls.cut(value, mark)));
         };
         text("role", role);
         text("content", &message.content);
@@ -200,32 +213,17 @@ impl ChatTemplate {
 
     fn cut_json(&self, value: Json, mark: &str) -> Json {
         match value {
-            Json::String(text) => Json::String(self.cut(&text, mark)),
+            Json::String(text) => Json::String(self.controls.cut(&text, mark)),
             Json::Array(items) => {
                 items.into_iter().map(|item| self.cut_json(item, mark)).collect::<Vec<_>>().into()
             }
             Json::Object(fields) => fields
                 .into_iter()
-                .map(|(key, value)| (self.cut(&key, mark), self.cut_json(value, mark)))
+                .map(|(key, value)| (self.controls.cut(&key, mark), self.cut_json(value, mark)))
                 .collect::<Map<_, _>>()
                 .into(),
             other => other,
         }
-    }
-
-    /// The text with a mark inside every control text, overlapping ones included.
-    fn cut(&self, text: &str, mark: &str) -> String {
-        let begins = |at: usize| {
-            self.controls.iter().any(|control| text[at..].starts_with(control.as_str()))
-        };
-        let mut out = String::with_capacity(text.len());
-        for (at, character) in text.char_indices() {
-            out.push(character);
-            if begins(at) {
-                out.push_str(mark);
-            }
-        }
-        out
     }
 }
 
@@ -265,21 +263,31 @@ fn unused_mark<'a>(
     others: impl Iterator<Item = &'a str>,
     tools: Option<&Json>,
 ) -> String {
-    let mut texts: Vec<String> = others.map(str::to_owned).collect();
-    texts.extend(tools.map(Json::to_string));
+    let mut used = HashSet::new();
+    others.for_each(|text| note_marks(text, &mut used));
+    if let Some(tools) = tools {
+        note_marks(&tools.to_string(), &mut used);
+    }
     for message in messages {
-        texts.push(message.content.clone());
-        texts.extend(message.name.clone());
-        texts.extend(message.tool_call_id.clone());
+        let own = [&message.name, &message.tool_call_id].into_iter().flatten();
+        own.chain([&message.content]).for_each(|text| note_marks(text, &mut used));
         // Parsed and written again, since the mark may stand there in JSON escapes.
         let calls = message.tool_calls_json.as_deref();
         let calls = calls.and_then(|calls| serde_json::from_str::<Json>(calls).ok());
-        texts.extend(calls.map(|calls| calls.to_string()));
+        if let Some(calls) = calls {
+            note_marks(&calls.to_string(), &mut used);
+        }
     }
     let [begin, end] = MARK_ENDS;
-    let marks = (0_u64..).map(|number| format!("{begin}{number}{end}"));
-    let unused = |mark: &String| !texts.iter().any(|text| text.contains(mark.as_str()));
-    marks.into_iter().find(unused).unwrap_or_default()
+    let unused = (0_u64..).find(|number| !used.contains(number)).unwrap_or_default();
+    format!("{begin}{unused}{end}")
+}
+
+/// Notes the numbers of the marks in a text, which is read once however many there are.
+fn note_marks(text: &str, used: &mut HashSet<u64>) {
+    let [begin, end] = MARK_ENDS;
+    let numbers = text.split(begin).skip(1).filter_map(|rest| rest.split_once(end));
+    used.extend(numbers.filter_map(|(number, _)| number.parse::<u64>().ok()));
 }
 
 fn strftime(format: &str, unix_now: i64) -> Result<String, Error> {
@@ -301,7 +309,7 @@ fn shortened(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chat, ChatTemplate, TemplateSource};
+    use super::{Chat, ChatTemplate, TemplateSource, unused_mark};
     use crate::{
         error::PromptError,
         job::{Message, Role},
@@ -352,6 +360,25 @@ mod tests {
         let count =
             |text: &str| pieces.iter().map(|piece| piece.matches(text).count()).sum::<usize>();
         assert_eq!((count("<|im_end|>"), count("<|im_start|>"), count("<s>")), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_mark_is_one_that_nobody_wrote() {
+        let marks = "\u{FDD0}\u{FDD0}0\u{FDD1}\u{FDD0}2\u{FDD1}\u{FDD0}x\u{FDD1}\u{FDD0}1\u{FDD1}";
+        assert_eq!(unused_mark(&[user(marks)], ["a"].into_iter(), None), "\u{FDD0}3\u{FDD1}");
+        let mut calls = user("");
+        calls.tool_calls_json = Some(r#"[{"\ufdd01\ufdd1":1}]"#.to_owned());
+        let tools = serde_json::json!({"\u{FDD0}0\u{FDD1}": 1});
+        assert_eq!(unused_mark(&[calls], std::iter::empty(), Some(&tools)), "\u{FDD0}2\u{FDD1}");
+    }
+
+    #[test]
+    fn a_prompt_that_nobody_waits_for_is_given_up_between_its_messages() {
+        let looks = std::cell::Cell::new(0);
+        let messages = vec![user("a"); 1_000];
+        let left = || looks.replace(looks.get() + 1) < 3;
+        let given_up = template(CHATML).render_while(&chat(&messages), &left);
+        assert_eq!((given_up, looks.get()), (Err(PromptError::GivenUp), 4));
     }
 
     #[test]

@@ -227,6 +227,45 @@ async fn what_an_exchange_cuts_is_no_fault_of_the_model() {
 }
 
 #[tokio::test]
+async fn who_waits_for_money_while_the_model_is_unloaded_pays_nothing() {
+    for isolation in ["in_process", "process"] {
+        let gate = Gate::builder()
+            .edge_with(&format!("isolation = \"{isolation}\"\nbudgeted = true"))
+            .policy("edge-first")
+            .limit("budget_wait_max_ms = 600000")
+            .start()
+            .await;
+        let long = || gate.ask("Tell me a long story.").set("ignore_eos", json!(true));
+        let probe = long().at_most(2_000).streamed().open().await;
+        probe.leave();
+        let id = gate.ledger().until_entries(1).await.remove(0).id();
+        let each = gate.ledger().entry(&id).await.only_attempt().reserved();
+        // Not for two at once, and for a second one when the first has ended early.
+        let usd = policies::PicoUsdTotal::from_pico(each * 19 / 10).to_string();
+        let key = gate.new_key().with_budget_usd(&usd).create().await;
+        let mut runs = long().at_most(2_000).by(&key).streamed().open().await;
+        runs.read_pieces(1).await;
+        let unload = async {
+            eventually("a request in line", || async {
+                (gate.budget(&key).await.waiting() == 1).then_some(())
+            })
+            .await;
+            told(&gate, "edge", "unload", json!({"drain_ms": 0})).await;
+            runs.rest().await
+        };
+        let waits = long().at_most(2_000).by(&key).send();
+        let (refused, cut) = futures::join!(waits, unload);
+        assert_eq!(refused.status, 503, "{isolation}: {}", refused.body_text());
+        let entry = gate.ledger().entry(refused.id()).await;
+        assert_eq!(entry.cost(), Some(0), "{isolation}: the engine never had it");
+        assert_eq!(entry.attempts()[0].outcome(), "not_sent", "{isolation}");
+        let ran = gate.ledger().entry(cut.id()).await.cost();
+        assert_eq!(Some(gate.budget(&key).await.spent()), ran, "{isolation}");
+        gate.until_nothing_is_reserved().await;
+    }
+}
+
+#[tokio::test]
 async fn who_leaves_while_the_prompt_is_read_pays_for_the_reading() {
     let gate = Gate::builder()
         .edge_with("isolation = \"process\"\nbudgeted = true")

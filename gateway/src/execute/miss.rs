@@ -108,7 +108,9 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
             Refusal::Bad(BadRequest::unsupported("model", message))
         }
         // What follows the engine that was ended takes it.
-        FaultKind::Busy | FaultKind::Stopped => Refusal::Busy(Duration::from_secs(1)),
+        FaultKind::Busy | FaultKind::Unloaded | FaultKind::Stopped => {
+            Refusal::Busy(Duration::from_secs(1))
+        }
         FaultKind::Unpaid => Refusal::Budget(
             "this request took more engine time than a budget, its own x-tollgate-max-cost-usd or \
              the most that the operator allows one request has money for; what it took is charged"

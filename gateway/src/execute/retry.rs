@@ -46,6 +46,7 @@ fn may_pass(fault: &Fault) -> bool {
     match &fault.kind {
         FaultKind::Connect
         | FaultKind::Broken
+        | FaultKind::Unloaded
         | FaultKind::Stopped
         | FaultKind::RateLimited { .. } => true,
         FaultKind::Status { status, .. } => {
@@ -63,9 +64,9 @@ mod tests {
     fn only_what_may_pass_is_asked_again() {
         let passes = |kind| may_pass(&Fault::new(kind, ""));
         let status = |status| FaultKind::Status { status, retry_after: None };
-        assert!(passes(FaultKind::Stopped));
+        assert!(passes(FaultKind::Stopped) && passes(FaultKind::Unloaded));
         assert!(passes(FaultKind::Connect) && passes(status(503)) && passes(status(529)));
         assert!(!passes(status(401)) && !passes(status(404)) && !passes(FaultKind::FirstToken));
-        assert!(!passes(FaultKind::Busy) && !passes(FaultKind::Engine));
+        assert!(!passes(FaultKind::Busy) && !passes(FaultKind::Engine) && !passes(FaultKind::Down));
     }
 }

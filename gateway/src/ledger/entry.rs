@@ -321,7 +321,7 @@ pub enum AttemptOutcome {
     Completed,
     /// Ended by us: no longer wanted, out of time or money, its rule too dear, its model exchanged.
     Cancelled,
-    /// No connection, or no place in the route's queue: nothing was sent.
+    /// No connection, no place in the route's queue, or no engine any more: nothing was sent.
     NotSent,
     /// The provider answered with an error status: nothing is owed.
     ErrorStatus,

@@ -33,6 +33,13 @@ pub enum FaultKind {
     /// another might: nothing was sent.
     #[error("the request does not fit this route")]
     Unfit(BadRequest),
+    /// The model was unloaded or exchanged before the engine had taken the request, and whatever follows
+    /// it is as good as before: nothing was computed.
+    #[error("the model was unloaded or exchanged")]
+    Unloaded,
+    /// The engine had failed before it had taken the request: nothing was computed.
+    #[error("engine failed")]
+    Down,
     /// The provider limits our rate.
     #[error("rate limited by the provider")]
     RateLimited {
@@ -93,11 +100,11 @@ pub enum FaultKind {
     /// The answer was not whole within the time that its caller asked for.
     #[error("no answer within the {} ms asked", .0.as_millis())]
     Late(Duration),
-    /// The engine was ended by an operator's order or for an idle model's memory, and whatever follows it
-    /// is as good as before.
+    /// The engine was ended by an operator's order or for an idle model's memory while it had the request,
+    /// and whatever follows it is as good as before.
     #[error("the model was unloaded or exchanged")]
     Stopped,
-    /// The engine failed.
+    /// The engine failed while it had the request.
     #[error("engine failed")]
     Engine,
 }
@@ -119,6 +126,8 @@ impl Fault {
                 | FaultKind::Resting(_)
                 | FaultKind::Connect
                 | FaultKind::Unfit(_)
+                | FaultKind::Unloaded
+                | FaultKind::Down
                 | FaultKind::RateLimited { .. }
                 | FaultKind::Status { .. }
                 | FaultKind::Unserved { .. }
@@ -142,6 +151,7 @@ impl Fault {
                 | FaultKind::Unpaid
                 | FaultKind::TooDear(_)
                 | FaultKind::Late(_)
+                | FaultKind::Unloaded
                 | FaultKind::Stopped
         )
     }
@@ -169,9 +179,12 @@ impl Fault {
     #[must_use]
     pub fn outcome(&self) -> AttemptOutcome {
         match self.kind {
-            FaultKind::Busy | FaultKind::Resting(_) | FaultKind::Connect | FaultKind::Unfit(_) => {
-                AttemptOutcome::NotSent
-            }
+            FaultKind::Busy
+            | FaultKind::Resting(_)
+            | FaultKind::Connect
+            | FaultKind::Unfit(_)
+            | FaultKind::Unloaded
+            | FaultKind::Down => AttemptOutcome::NotSent,
             FaultKind::RateLimited { .. }
             | FaultKind::Status { .. }
             | FaultKind::Unserved { .. }

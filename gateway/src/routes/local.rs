@@ -155,8 +155,8 @@ impl LocalRoute {
 fn not_loaded(error: &NotLoaded) -> Fault {
     let kind = match error {
         NotLoaded::TooManyWait | NotLoaded::Timeout { .. } => FaultKind::Busy,
-        NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Stopped,
-        NotLoaded::Failed { .. } => FaultKind::Engine,
+        NotLoaded::Unloaded | NotLoaded::Stopped => FaultKind::Unloaded,
+        NotLoaded::Failed { .. } => FaultKind::Down,
     };
     Fault::new(kind, error.to_string())
 }

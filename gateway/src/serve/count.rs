@@ -86,7 +86,7 @@ async fn exact(
     let Source::Local(local) = &route.source else { return Ok(None) };
     local.count(request).await.map_err(|fault| match fault.kind {
         FaultKind::Unfit(bad) => Refusal::Bad(bad),
-        FaultKind::Busy | FaultKind::Stopped => Refusal::Busy(Duration::from_secs(1)),
+        FaultKind::Busy | FaultKind::Unloaded => Refusal::Busy(Duration::from_secs(1)),
         kind => Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id())),
     })
 }

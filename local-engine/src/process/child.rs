@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use super::{
     END_MAX,
     frames::{Numbers, Order, Report, read, write},
+    rules::Rules,
 };
 use crate::{
     config::EngineConfig,
-    constraint::Rule,
+    constraint::{Constraint, ConstraintError, Rule},
     embedding::{EmbedError, EmbedEvent, EmbedJob},
     engine::Engine,
     error::SubmitError,
@@ -39,6 +40,21 @@ type ToParent = Arc<Mutex<UnixStream>>;
 
 /// A new bound of a job's engine time, and whether it is its last; none at first.
 type Bound = Option<(Duration, bool)>;
+
+/// The rules that jobs of this engine have.
+type Compiled = Arc<Rules<Constraint, ConstraintError>>;
+
+/// What tells a job of a new bound, whether its reader has room, and, dropped, that it is cancelled.
+struct Tells {
+    bound: watch::Sender<Bound>,
+    paused: watch::Sender<bool>,
+}
+
+/// The job's end of that.
+struct Told {
+    bound: watch::Receiver<Bound>,
+    paused: watch::Receiver<bool>,
+}
 
 /// Serves the parent, whose end of the socket is this process's standard input, until it closes.
 ///
@@ -96,7 +112,8 @@ fn follow(
     from_parent: &mut impl io::Read,
     to_parent: &ToParent,
 ) -> io::Result<()> {
-    let mut running: HashMap<u64, watch::Sender<Bound>> = HashMap::new();
+    let mut running: HashMap<u64, Tells> = HashMap::new();
+    let rules: Compiled = Arc::new(Rules::new());
     let mut order = first;
     loop {
         match order {
@@ -106,17 +123,23 @@ fn follow(
             }
             Order::Forget => engine.forget_prefixes(),
             Order::Bound(id, engine_time_max, last) => {
-                if let Some(told) = running.get(&id) {
-                    told.send_replace(Some((engine_time_max, last)));
+                if let Some(tells) = running.get(&id) {
+                    tells.bound.send_replace(Some((engine_time_max, last)));
+                }
+            }
+            Order::Pause(id, paused) => {
+                if let Some(tells) = running.get(&id) {
+                    tells.paused.send_replace(paused);
                 }
             }
             Order::Submit(id, job, rule) => {
                 let work = Work { id, job: *job, rule, told: begin(&mut running, id) };
                 let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
-                start(async move { work.run(&engine, &to_parent).await })?;
+                let rules = Arc::clone(&rules);
+                start(async move { work.run(&engine, &rules, &to_parent).await })?;
             }
             Order::Embed(id, job) => {
-                let told = begin(&mut running, id);
+                let told = begin(&mut running, id).bound;
                 let (engine, to_parent) = (engine.clone(), Arc::clone(to_parent));
                 start(async move { embed(id, *job, told, &engine, &to_parent).await })?;
             }
@@ -125,12 +148,13 @@ fn follow(
     }
 }
 
-/// What tells a job of a new bound, and that it is cancelled.
-fn begin(running: &mut HashMap<u64, watch::Sender<Bound>>, id: u64) -> watch::Receiver<Bound> {
-    running.retain(|_, tell| !tell.is_closed());
-    let (tell, told) = watch::channel(None);
-    running.insert(id, tell);
-    told
+/// Lets a job be told what comes.
+fn begin(running: &mut HashMap<u64, Tells>, id: u64) -> Told {
+    running.retain(|_, tells| !tells.bound.is_closed());
+    let (bound, bound_told) = watch::channel(None);
+    let (paused, paused_told) = watch::channel(false);
+    running.insert(id, Tells { bound, paused });
+    Told { bound: bound_told, paused: paused_told }
 }
 
 /// Runs a job on a thread that waits for its events.
@@ -194,41 +218,46 @@ fn bound(changed: bool, told: &mut watch::Receiver<Bound>) -> Bound {
     if changed { *told.borrow_and_update() } else { None }
 }
 
-/// A job and what is told of it: the other end of `told` is dropped when it is cancelled.
+/// A job and what is told of it.
 struct Work {
     id: u64,
     job: Job,
     rule: Option<Rule>,
-    told: watch::Receiver<Bound>,
+    told: Told,
 }
 
 impl Work {
-    async fn run(mut self, engine: &Engine, to_parent: &ToParent) {
-        let mut generation = match self.submit(engine) {
+    async fn run(mut self, engine: &Engine, rules: &Compiled, to_parent: &ToParent) {
+        let mut generation = match self.submit(engine, rules) {
             Ok(generation) => generation,
-            Err(reason) => {
-                let usage = JobUsage::default();
-                let failed = Report::Event(self.id, JobEvent::Failed { reason, usage }, usage);
-                let _heard = tell(engine, to_parent, &failed);
+            Err(last) => {
+                let _heard =
+                    tell(engine, to_parent, &Report::Event(self.id, last, JobUsage::default()));
                 return;
             }
         };
         let mut taken = Taken::new(self.id);
         loop {
+            // What nobody has room for stays in the engine, which then pauses the job.
+            let paused = *self.told.paused.borrow_and_update();
             let event = tokio::select! {
-                event = generation.next() => event,
+                event = generation.next(), if !paused => event,
                 () = taken.next() => {
                     if taken.tell(generation.usage(), to_parent).is_err() {
                         return;
                     }
                     continue;
                 }
-                changed = self.told.changed() => {
-                    let bound = bound(changed.is_ok(), &mut self.told);
+                changed = self.told.bound.changed() => {
+                    let bound = bound(changed.is_ok(), &mut self.told.bound);
                     let Some((engine_time_max, last)) = bound else { return };
                     generation.engine_time().bound(engine_time_max, last);
                     continue;
                 }
+                changed = self.told.paused.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
             };
             let Some(event) = event else { return };
             let report = Report::Event(self.id, event, generation.usage());
@@ -238,13 +267,30 @@ impl Work {
         }
     }
 
-    fn submit(&mut self, engine: &Engine) -> Result<Generation, String> {
+    /// Submits it, or says its last word.
+    fn submit(&mut self, engine: &Engine, rules: &Compiled) -> Result<Generation, JobEvent> {
         let mut job = self.job.clone();
-        job.constraint = match &self.rule {
-            None => None,
-            Some(rule) => Some(engine.constrain(rule).map_err(|error| error.to_string())?),
-        };
-        engine.submit(job).map_err(|error| error.to_string())
+        if let Some(rule) = &self.rule {
+            let compiled = rules.compiled(rule, |rule| engine.constrain(rule));
+            job.constraint = Some(compiled.map_err(|error| not_compiled(&error))?);
+        }
+        engine.submit(job).map_err(|error| JobEvent::Failed {
+            reason: error.to_string(),
+            usage: JobUsage::default(),
+        })
+    }
+}
+
+/// What a job is told whose rule could not be compiled here: it was in the parent, so that the engine is
+/// as good as before, and the machine too busy where it takes longer than it may.
+fn not_compiled(error: &ConstraintError) -> JobEvent {
+    match error {
+        ConstraintError::Busy | ConstraintError::TooDear => {
+            JobEvent::Expired { queued: Duration::ZERO }
+        }
+        ConstraintError::Refused(_) | ConstraintError::Parameters { .. } => {
+            JobEvent::Refused { reason: error.to_string(), usage: JobUsage::default() }
+        }
     }
 }
 
@@ -321,4 +367,21 @@ fn load_and_tell(
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_is_not_compiled_is_no_fault_of_the_engine() {
+        for busy in [ConstraintError::Busy, ConstraintError::TooDear] {
+            assert_eq!(not_compiled(&busy), JobEvent::Expired { queued: Duration::ZERO });
+        }
+        let refused = ConstraintError::Refused("no such keyword".to_owned());
+        let refused = not_compiled(&refused);
+        assert!(
+            matches!(&refused, JobEvent::Refused { reason, .. } if reason == "no such keyword")
+        );
+    }
 }

@@ -36,6 +36,8 @@ pub(super) enum Order {
     Forget,
     /// A job has a new bound of its engine time, perhaps its last one.
     Bound(u64, Duration, bool),
+    /// A job's reader has no room for more, or has again.
+    Pause(u64, bool),
     /// Nobody reads a job any more.
     Cancel(u64),
 }

@@ -9,6 +9,7 @@
 mod child;
 mod frames;
 mod parent;
+mod rules;
 mod sent;
 mod told;
 

@@ -1,7 +1,7 @@
 //! The parent's side: starts the child, sends it the jobs from the queue, hands their events on,
 //! and turns the child's end into each job's. Jobs wait here, where they take turns, expire and make
-//! room for each other as in an engine of this process; the child gets those that can run, and a few
-//! so that no slot waits for the way there.
+//! room for each other as in an engine of this process; the child gets those that can run, a few so that
+//! no slot waits for the way there, and what is more urgent than these, which then goes first there.
 
 use std::{
     collections::HashMap,
@@ -59,11 +59,13 @@ pub(crate) struct Remote {
     /// It was killed for showing no sign of life.
     stuck: AtomicBool,
     slots: usize,
-    /// Jobs that the child may have.
+    /// Jobs that the child may have; of those that wait there only the ones count that are no less
+    /// urgent than the next.
     jobs_max: usize,
     /// Jobs of texts that it may have: they have a line of their own there.
     embeds_max: usize,
     queue_wait_max: Duration,
+    reader_stall_max: Duration,
     stuck_after: Duration,
 }
 
@@ -123,6 +125,7 @@ pub(crate) fn start(
         jobs_max: slots.saturating_add((slots / AHEAD_PART).clamp(1, config.queue_max.max(1))),
         embeds_max: config.queue_max,
         queue_wait_max: config.queue_wait_max,
+        reader_stall_max: config.reader_stall_max,
         stuck_after: worker.stuck_after,
     });
     let sender = spawn("engine-orders", {
@@ -217,10 +220,15 @@ impl Remote {
     fn next_job(&self, next: &mut u64) -> Option<(u64, Box<Job>)> {
         let mut jobs = lock(&self.jobs);
         // Looked at under the lock: when the child is gone its jobs are told once.
-        if jobs.len() >= self.jobs_max || self.gone.load(SeqCst) {
+        if self.gone.load(SeqCst) {
             return None;
         }
         let mut queue = self.shared.queue();
+        // What is less urgent and waits in the child lets it go first there.
+        let priority = queue.jobs.next()?.job.scheduling.priority;
+        if jobs.values().filter(|sent| sent.is_ahead_of(priority)).count() >= self.jobs_max {
+            return None;
+        }
         let waiting = queue.jobs.pop()?;
         queue.jobs.elsewhere = self.waiting_there(jobs.len() + 1);
         self.shared.count_queue(&queue);
@@ -270,8 +278,9 @@ impl Remote {
         let _heard = self.order(&Order::Forget);
     }
 
-    /// Cancels what nobody reads and hands on what readers had no room for.
+    /// Cancels what nobody reads, hands on what readers had no room for, and says who has none now.
     fn tend_jobs(&self) {
+        let now = Instant::now();
         let (mut left, mut bounds) = (Vec::new(), Vec::new());
         let mut look_at_bound = |id: &u64, meter: &Meter| {
             if meter.take_bound_changed() {
@@ -279,22 +288,27 @@ impl Remote {
             }
         };
         let mut jobs = lock(&self.jobs);
-        let mut abandoned = Vec::new();
+        let (mut paused, mut over, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         for (id, sent) in jobs.iter_mut() {
-            sent.outbox.flush(Instant::now());
+            sent.outbox.flush(now);
             sent.outbox.remind();
             look_at_bound(id, sent.outbox.meter());
-            if sent.outbox.abandoned() {
-                abandoned.push(*id);
+            paused.extend(sent.take_paused().map(|paused| (*id, paused)));
+            if sent.outbox.abandoned() || sent.is_unread(self.reader_stall_max, now) {
+                over.push(*id);
             }
         }
-        for id in abandoned {
+        for id in over {
             if let Some(sent) = jobs.remove(&id) {
                 self.settle(&sent, jobs.len());
                 left.push(id);
+                unread.extend((!sent.outbox.abandoned()).then_some(sent.outbox));
             }
         }
         drop(jobs);
+        for outbox in unread {
+            outbox.close("", |usage| JobEvent::Unread { usage });
+        }
         let mut embeds = lock(&self.embeds);
         embeds.retain(|id, reading| {
             look_at_bound(id, &reading.meter);
@@ -307,6 +321,9 @@ impl Remote {
         drop(embeds);
         for (id, engine_time_max, last) in bounds {
             let _heard = self.order(&Order::Bound(id, engine_time_max, last));
+        }
+        for (id, paused) in paused {
+            let _heard = self.order(&Order::Pause(id, paused));
         }
         for id in left {
             let _heard = self.order(&Order::Cancel(id));
@@ -439,7 +456,12 @@ impl Remote {
             }
             JobEvent::Text { text, tokens, logprobs } => {
                 outbox.logprobs(logprobs);
+                let had_room = outbox.paused_since().is_none();
                 outbox.relay(&text, tokens, Instant::now());
+                if had_room && outbox.paused_since().is_some() {
+                    // The child is to be told.
+                    self.shared.wake();
+                }
             }
             JobEvent::EngineTimeLow => outbox.low(),
             last => {

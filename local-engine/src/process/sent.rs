@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    job::{Job, JobEvent, Scheduling},
+    job::{Job, JobEvent, Priority, Scheduling},
     outbox::Outbox,
     predict::{Basis, Played, Size},
     shared::Waiting,
@@ -20,6 +20,8 @@ pub(super) struct Sent {
     pub(super) started: bool,
     /// How long it waited here.
     pub(super) waited: Duration,
+    /// What the child was told: whether its reader has no room.
+    paused: bool,
 }
 
 impl Sent {
@@ -37,6 +39,7 @@ impl Sent {
             max_tokens: job.max_tokens,
             started: false,
             waited,
+            paused: false,
         };
         job.scheduling.queue_wait_max = Some(left);
         // The child gets each choice of a request by itself.
@@ -61,6 +64,24 @@ impl Sent {
         };
         let Sent { prompt_tokens, max_tokens, .. } = *self;
         basis.played(&self.scheduling, Size { prompt_tokens, max_tokens, generated, unread })
+    }
+
+    /// Whether its reader has no room, where the child is yet to be told that.
+    pub(super) fn take_paused(&mut self) -> Option<bool> {
+        let paused = self.outbox.paused_since().is_some();
+        (std::mem::replace(&mut self.paused, paused) != paused).then_some(paused)
+    }
+
+    /// Whether its reader has had no room for so long.
+    pub(super) fn is_unread(&self, stall_max: Duration, now: Instant) -> bool {
+        let since = self.outbox.paused_since();
+        since.is_some_and(|since| now.saturating_duration_since(since) >= stall_max)
+    }
+
+    /// Whether the child has it where a job of this priority would wait or run there: running, or
+    /// waiting and no less urgent.
+    pub(super) fn is_ahead_of(&self, priority: Priority) -> bool {
+        self.started || self.scheduling.priority <= priority
     }
 
     /// Says its last word.

@@ -51,17 +51,19 @@ impl Remote {
     /// Who is there and who waits here, at one moment: under both locks no job is in both or neither.
     fn line(&self, newcomer: Option<&Scheduling>) -> Option<(Basis, Line)> {
         let jobs = lock(&self.jobs);
-        let basis = self.basis(&jobs)?;
+        let basis = self.basis(&jobs, newcomer)?;
         let line = basis.line(&self.shared.queue().jobs, newcomer);
         Some((basis, line))
     }
 
     /// What the child last told waits from, with its jobs as they are known here: some may have come
-    /// or ended since.
-    fn basis(&self, jobs: &HashMap<u64, Sent>) -> Option<Basis> {
+    /// or ended since. Of those that wait there the more urgent go first, and none that is less urgent
+    /// than the newcomer before it.
+    fn basis(&self, jobs: &HashMap<u64, Sent>, newcomer: Option<&Scheduling>) -> Option<Basis> {
         let mut basis = lock(&self.seen).as_ref()?.0.basis.clone()?;
-        let mut jobs: Vec<(&u64, &Sent)> = jobs.iter().collect();
-        jobs.sort_by_key(|(id, _)| **id);
+        let ahead = |sent: &Sent| newcomer.is_none_or(|of| sent.is_ahead_of(of.priority));
+        let mut jobs: Vec<(&u64, &Sent)> = jobs.iter().filter(|(_, sent)| ahead(sent)).collect();
+        jobs.sort_by_key(|(id, sent)| (sent.scheduling.priority, **id));
         let played = |started| {
             let there = jobs.iter().filter(move |(_, sent)| sent.started == started);
             there.map(|(_, sent)| sent.played(&basis)).collect()

@@ -60,6 +60,26 @@ async fn a_reference_may_be_escaped() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_matches_one_alternative_of_one_of_and_no_other() {
+    let engine = engine(&small());
+    let of = |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]});
+    let mut open = of("b");
+    open.as_object_mut().expect("an object").remove("required");
+    for alternatives in [json!([of("a"), open]), json!([of("a"), of("b")])] {
+        let rule = Rule::JsonSchema(json!({ "oneOf": alternatives }).to_string());
+        match engine.constrain(&rule).expect_err("{\"a\": 1, \"b\": 1} matches both") {
+            ConstraintError::Refused(reason) => assert!(reason.contains("oneOf"), "{reason}"),
+            other => panic!("{other}"),
+        }
+    }
+    let kind = |kind: &str| json!({"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]});
+    let rule = Rule::JsonSchema(json!({"oneOf": [kind("a"), kind("b")]}).to_string());
+    let text = answer(&engine, under(&engine, &rule, 40)).await.text();
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(told == json!({"kind": "a"}) || told == json!({"kind": "b"}), "and no more: {told}");
+}
+
 /// Whether `value` is what `schema` describes, for the schemas made above.
 fn matches(schema: &Value, value: &Value) -> bool {
     if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {

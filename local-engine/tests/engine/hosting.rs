@@ -35,7 +35,7 @@ fn long(engine: &Engine, tokens: u32) -> Generation {
 }
 
 /// Waits for a state that comes in its own time.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(120), "never: {what}");
@@ -261,6 +261,20 @@ async fn a_swap_drains_the_old_file_and_a_bad_one_changes_nothing() {
     finishes(&model).await;
     drop(old);
     until("the old memory is free", || host.status().memory_used == new.info().memory_bytes).await;
+}
+
+#[tokio::test]
+async fn a_model_that_was_exchanged_is_as_good_as_used() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = host();
+    let keep = Keep { unload_after: Some(Duration::from_secs(3)), ..on_use() };
+    let model = host.keep("edge", small(), keep).expect("kept");
+    tokio::time::sleep(Duration::from_millis(3_100)).await;
+    model.swap(copy(&directory), Duration::ZERO).await.expect("swapped");
+    // It is answered after the keeper has looked who is idle.
+    model.load().await.expect("it is loaded");
+    let counts = model.counts();
+    assert_eq!((counts.loads, counts.unloads), (1, 0), "nobody has had time to use it");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends by panicking")]
 
 mod accounting;
+mod apart;
 mod batching;
 mod constraints;
 mod drafting;

@@ -103,7 +103,7 @@ impl LocalRoute {
     ///
     /// # Errors
     /// [`FaultKind::Unfit`] when the engine cannot do what is asked or a prompt is too long,
-    /// [`FaultKind::Busy`] and [`FaultKind::Engine`] when the model is not there.
+    /// [`FaultKind::Busy`], [`FaultKind::Unloaded`] and [`FaultKind::Down`] when the model is not there.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
         let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
         let work = match &request.ask {
@@ -323,7 +323,7 @@ impl LocalRoute {
     ///
     /// # Errors
     /// [`FaultKind::Busy`] when the queue is full, [`FaultKind::Unfit`] when the engine cannot do what
-    /// is asked, [`FaultKind::Stopped`] and [`FaultKind::Engine`] when it has ended.
+    /// is asked, [`FaultKind::Unloaded`] and [`FaultKind::Down`] when it has ended.
     pub fn start(job: LocalJob) -> Result<LocalAnswer, Fault> {
         let growth = Growth::new(job.extension.clone(), job.bounds().engine_time);
         let engine = job.engine;
@@ -424,8 +424,8 @@ fn submit_fault(param: &'static str, error: SubmitError) -> Fault {
             unfit(BadRequest::value(param, format!("`{param}` has no token")))
         }
         // Its model was unloaded or exchanged since: another try finds what is there now.
-        SubmitError::Stopped => Fault::new(FaultKind::Stopped, error.to_string()),
-        SubmitError::Failed { .. } => Fault::new(FaultKind::Engine, error.to_string()),
+        SubmitError::Stopped => Fault::new(FaultKind::Unloaded, error.to_string()),
+        SubmitError::Failed { .. } => Fault::new(FaultKind::Down, error.to_string()),
     }
 }
 
@@ -482,10 +482,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_that_was_stopped_since_is_no_fault_of_the_route() {
-        let fault = submit_fault("messages", SubmitError::Stopped);
-        assert!(!fault.is_upstreams(), "{fault}");
+    fn nothing_is_owed_for_what_the_engine_did_not_take_and_an_order_is_no_fault_of_the_route() {
+        let stopped = submit_fault("messages", SubmitError::Stopped);
+        assert!(!stopped.is_upstreams() && stopped.voids(), "{stopped}");
         let failed = SubmitError::Failed { reason: "a panic".to_owned() };
-        assert!(submit_fault("messages", failed).is_upstreams());
+        let failed = submit_fault("messages", failed);
+        assert!(failed.is_upstreams() && failed.voids(), "{failed}");
     }
 }
