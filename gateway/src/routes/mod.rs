@@ -237,6 +237,15 @@ impl Route {
         Ok(WorstCase { output_tokens: output_cap, ..bounds(request) })
     }
 
+    /// The bounds that what is prepared would have under a lower output cap.
+    #[must_use]
+    pub fn bounds_under(&self, prepared: &Prepared, output_cap: u64) -> WorstCase {
+        match (&self.source, &prepared.ask) {
+            (Source::Local(local), PreparedAsk::Local(job)) => local.bounds_under(job, output_cap),
+            _ => WorstCase { output_tokens: output_cap, ..prepared.bounds },
+        }
+    }
+
     /// Waits for room, for a bounded time.
     ///
     /// # Errors
