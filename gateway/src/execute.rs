@@ -54,8 +54,8 @@ pub struct Started {
     pub held: VecDeque<Event>,
     /// When the request was sent.
     pub sent_at: Instant,
-    /// When the first visible event came.
-    pub first_at: Instant,
+    /// When the first visible event came; `None` where nothing of what is held shows anything.
+    pub first_at: Option<Instant>,
     /// The output cap that was sent.
     pub output_cap: u64,
     /// Prompt tokens to book where the route reports none.
@@ -75,7 +75,7 @@ impl Started {
             answer,
             held: VecDeque::new(),
             sent_at: now,
-            first_at: now,
+            first_at: Some(now),
             output_cap: head.output_cap,
             prompt_tokens: head.prompt_tokens,
             in_flight: None,

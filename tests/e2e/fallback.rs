@@ -8,6 +8,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const INPUT: u128 = 1_000_000;
 const OUTPUT: u128 = 2_000_000;
+/// What the first route waits for a token at least.
+const IMPATIENCE_US: u64 = 400_000;
 
 struct Case {
     first: StandIn,
@@ -49,6 +51,11 @@ impl Case {
         assert_eq!(attempts[1].text("role"), "fallback", "{what}");
         assert_eq!(attempts[1].0["parent"], 0, "{what}");
         assert_eq!(attempts[1].cost(), Some(10 * INPUT + 3 * OUTPUT), "{what}");
+        // What was waited in vain is in the record, and over when the next begins.
+        let (began, took) = (attempts[0].time("offset_us"), attempts[0].took_us());
+        assert!(took > 0 && began + took <= attempts[1].time("offset_us"), "{what}: {attempts:#?}");
+        let hung = matches!(fault, Fault::Hang | Fault::HangAfterHead);
+        assert!(!hung || took >= IMPATIENCE_US, "{what}: {attempts:#?}");
         if owes_nothing(fault) {
             assert_eq!(attempts[0].cost(), Some(0), "{what}: an error status is not charged");
             assert!(attempts[0].0["usage"].is_null(), "{what}");

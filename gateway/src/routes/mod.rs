@@ -19,7 +19,7 @@ use crate::{
     cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
-    ledger::{Extension, KeyId, ModelFile},
+    ledger::{Endpoint, Extension, KeyId, ModelFile},
     timeline::micros,
     wire::{BadRequest, ChatRequest, EngineUse, Event},
 };
@@ -140,6 +140,13 @@ impl Route {
     #[must_use]
     pub fn id(&self) -> &RouteId {
         &self.config.id
+    }
+
+    /// Whether it sends its answer to this request in pieces, whatever its caller gets: then there is
+    /// a first token.
+    #[must_use]
+    pub fn streams(&self, request: &ChatRequest) -> bool {
+        request.stream || (self.is_local() && request.endpoint != Endpoint::Embeddings)
     }
 
     /// Whether it answers inside this process.
