@@ -218,7 +218,7 @@ async fn a_cap_far_above_what_answers_need_keeps_nobody_else_out() {
 #[tokio::test]
 async fn an_answer_that_is_paid_by_the_hour_is_cut_to_what_there_is_money_for() {
     // Far more than a token takes, so that no answer outgrows its first bound.
-    let rates = "prefill_token_max_us = 1000000\ndecode_token_max_us = 1000000";
+    let rates = "budgeted = true\nprefill_token_max_us = 1000000\ndecode_token_max_us = 1000000";
     let policy = "on_short = \"clamp\"\nmin_output_tokens = 256\n[[choose]]\nname = \"home\"\n\
                   routes = [\"edge\"]\n";
     let gate = Gate::builder().edge_with(rates).policy_text(policy).start().await;

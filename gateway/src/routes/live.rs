@@ -374,7 +374,10 @@ mod tests {
         for _ in 0..SAMPLES_MIN {
             live.answered(Some(Waited::FirstToken(Duration::from_millis(1))), Some(1));
         }
-        assert_eq!((live.lately().ttft_p95_us, p50s()), (Some(1000), [Some(1000), Some(30_000_000)]));
+        assert_eq!(
+            (live.lately().ttft_p95_us, p50s()),
+            (Some(1000), [Some(1000), Some(30_000_000)])
+        );
     }
 
     #[test]

@@ -208,7 +208,10 @@ impl AttemptSeen {
 
     /// From its start to its end, in microseconds.
     pub(crate) fn took_us(&self) -> u64 {
-        ["wait_us", "head_us", "first_token_us", "stream_us"].map(|part| self.time(part)).iter().sum()
+        ["wait_us", "head_us", "first_token_us", "stream_us"]
+            .map(|part| self.time(part))
+            .iter()
+            .sum()
     }
 
     /// A bucket of its usage; `None` where nobody knows.
