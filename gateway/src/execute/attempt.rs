@@ -7,7 +7,7 @@
 use super::{Execution, Started, book::Book, miss::Miss};
 use crate::{
     ledger::{AttemptIndex, AttemptOutcome, Role, Short},
-    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, live::InFlight},
+    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, cloud::Departure, live::InFlight},
     timeline::micros,
     wire::{DeltaKind, Event},
 };
@@ -53,9 +53,9 @@ impl Execution<'_> {
             Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         let sent_at = Instant::now();
-        // From here on the prompt may be billed, whatever happens next.
+        // From here on the prompt may be billed, whatever happens next, once there is a connection.
         self.book.estimate(attempt, prompt_tokens);
-        sending.goes_on(At::Sent, sent_at);
+        sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
             Err(fault) => return Err(self.failed(sending, pass, fault)),
@@ -121,8 +121,8 @@ impl Execution<'_> {
 enum At {
     /// It waits to be sent.
     Unsent,
-    /// It was sent and there is no head.
-    Sent,
+    /// It was sent, or is to be once there is a connection; there is no head.
+    Sent(Option<Departure>),
     /// It has a head and has shown nothing.
     Headed,
     /// It has ended, or has been handed on.
@@ -144,8 +144,17 @@ struct Sending<'a, 'e> {
 impl Sending<'_, '_> {
     /// What went silent may have used its whole cap where reasoning is hidden.
     fn book_hidden(&self) {
-        if matches!(self.at, At::Sent | At::Headed) && self.route.may_hide_reasoning() {
+        if matches!(self.at, At::Sent(_) | At::Headed) && self.route.may_hide_reasoning() {
             self.book.hidden(self.attempt, self.output_max);
+        }
+    }
+
+    /// Whether nothing of it has left, and nothing will.
+    fn is_unsent(&self) -> bool {
+        match &self.at {
+            At::Unsent => true,
+            At::Sent(departure) => departure.as_ref().is_some_and(Departure::call_off),
+            At::Headed | At::Over => false,
         }
     }
 
@@ -154,7 +163,7 @@ impl Sending<'_, '_> {
         let us = micros(now.saturating_duration_since(self.since));
         self.book.note(self.attempt, |record| match self.at {
             At::Unsent => record.times.wait_us = us,
-            At::Sent => record.times.head_us = us,
+            At::Sent(_) => record.times.head_us = us,
             At::Headed => record.times.first_token_us = us,
             At::Over => {}
         });
@@ -167,11 +176,13 @@ impl Drop for Sending<'_, '_> {
         if matches!(self.at, At::Over) {
             return;
         }
-        self.book_hidden();
-        let sent = !matches!(self.at, At::Unsent);
+        let unsent = self.is_unsent();
+        if !unsent {
+            self.book_hidden();
+        }
         self.goes_on(At::Over, Instant::now());
-        let outcome = if sent { AttemptOutcome::Cancelled } else { AttemptOutcome::NotSent };
-        self.book.end(self.attempt, outcome, !sent);
+        let outcome = if unsent { AttemptOutcome::NotSent } else { AttemptOutcome::Cancelled };
+        self.book.end(self.attempt, outcome, unsent);
     }
 }
 

@@ -110,6 +110,17 @@ pub enum Place {
     Cloud(cloud::Place),
 }
 
+impl Place {
+    /// Whether the request that it is for has begun to leave; `None` where there is no way to go.
+    #[must_use]
+    pub fn departure(&self) -> Option<cloud::Departure> {
+        match self {
+            Self::Local => None,
+            Self::Cloud(place) => Some(place.departure()),
+        }
+    }
+}
+
 /// A route that answers.
 #[derive(Debug)]
 pub enum Answer {
