@@ -10,7 +10,6 @@ use super::{
     Fault, FaultKind, LocalRoute,
     answer::{Asked, Calls, LocalAnswer},
     growth::Growth,
-    makers::Wanted,
     not_loaded,
     prompts::{all_tokens, is_little, prompt_fault, words},
     unfit,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     ledger::{Extension, ModelFile},
+    makers::Wanted,
     wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk},
 };
 use local_engine::{
@@ -323,7 +323,8 @@ impl LocalRoute {
     #[must_use]
     pub fn bounds_under(&self, job: &LocalJob, output_cap: u64) -> WorstCase {
         job.bounds_of(|job| {
-            let tokens = u32::try_from(output_cap).map_or(job.max_tokens, |it| it.min(job.max_tokens));
+            let tokens =
+                u32::try_from(output_cap).map_or(job.max_tokens, |it| it.min(job.max_tokens));
             (tokens, self.engine_time_max(job.prompt.len() as u64, u64::from(tokens)))
         })
     }
