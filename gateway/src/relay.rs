@@ -61,8 +61,6 @@ pub struct Relay {
     seen: SeenSoFar,
     /// Most tokens that the answer can have: what was sent as its cap, over all choices.
     output_max: u64,
-    /// Choices that were asked for.
-    choices: u32,
     /// Frames ready for the socket.
     ready: VecDeque<Bytes>,
     /// A provider's usage chunk: the last one holds, and a client gets one.
@@ -111,7 +109,6 @@ impl Relay {
             spared: started.attempt.is_none() && open.is_some(),
             shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
             output_max: started.output_cap.saturating_mul(u64::from(request.choices)),
-            choices: request.choices,
             started,
             open,
             stream: request.stream,
@@ -120,7 +117,7 @@ impl Relay {
             outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
-            seen: SeenSoFar::default(),
+            seen: SeenSoFar::of(request.choices),
             ready: VecDeque::with_capacity(4),
             usage_chunk: None,
             phase: Phase::Flowing,
@@ -439,6 +436,8 @@ impl Relay {
             record.service_tier = Some(service.as_str().to_owned());
         }
         record.finish = finish;
+        let finishes = self.seen.finishes();
+        record.finishes = finishes.map(|finish| Some(word(finish?.as_str()))).collect();
         record.upstream_id = self.seen.id.take().map(|id| word(&id));
         self.pacing.write(&mut record.times, output, now);
     }
@@ -513,7 +512,7 @@ impl Relay {
     /// for texts that were embedded, which have no answer in tokens.
     fn answer_tokens(&self) -> Option<u64> {
         let told = self.seen.usage.filter(|_| self.endpoint != Endpoint::Embeddings);
-        told.map(|(usage, _)| usage.completion().div_ceil(u64::from(self.choices.max(1))))
+        told.map(|(usage, _)| self.seen.of_each_choice(usage.completion()))
     }
 
     /// What the request costs by what is known now, attempts that did not answer included; `None`

@@ -322,6 +322,21 @@ async fn a_first_token_that_comes_after_many_empty_pieces_is_timed_when_it_comes
 }
 
 #[tokio::test]
+async fn an_entry_says_how_each_of_several_choices_ended() {
+    let case = a_cloud().await;
+    for stream in [true, false] {
+        let ask = case.gate.ask("Three, please.").at_most(2).set("n", json!(3));
+        case.cloud.next(Script::says("one two three"));
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let attempt = case.gate.ledger().entry(answer.id()).await.only_attempt();
+        assert_eq!(attempt.0["finishes"], json!(["length", "length", "length"]), "{stream}");
+        assert_eq!(attempt.text("finish"), "length");
+    }
+    let entry = case.entry_of(Script::default(), true).await;
+    assert_eq!(entry.only_attempt().0["finishes"], json!([]), "of one `finish` says it");
+}
+
+#[tokio::test]
 async fn how_long_answers_usually_are_is_told_by_each_choice_and_by_no_embedding() {
     let case = a_cloud().await;
     let asked = || case.gate.ask("Four, please.").at_most(1_000).set("n", json!(4));
