@@ -28,7 +28,7 @@ use crate::{
     draw::draw,
     ledger::{AttemptIndex, OpenEntry, Role, Short},
     refusal::Refusal,
-    routes::{Answer, FaultKind, Route, Routes, live::InFlight},
+    routes::{Answer, Route, Routes, live::InFlight},
     wire::{ChatRequest, Event},
 };
 use book::Book;
@@ -54,8 +54,8 @@ pub struct Started {
     pub held: VecDeque<Event>,
     /// When the request was sent.
     pub sent_at: Instant,
-    /// When the first visible event came.
-    pub first_at: Instant,
+    /// When the first visible event came; `None` where nothing of what is held shows anything.
+    pub first_at: Option<Instant>,
     /// The output cap that was sent.
     pub output_cap: u64,
     /// Prompt tokens to book where the route reports none.
@@ -75,7 +75,7 @@ impl Started {
             answer,
             held: VecDeque::new(),
             sent_at: now,
-            first_at: now,
+            first_at: Some(now),
             output_cap: head.output_cap,
             prompt_tokens: head.prompt_tokens,
             in_flight: None,
@@ -187,7 +187,8 @@ impl<'a> Execution<'a> {
 
     /// Instead of failing, and only then: from the first route on that lacked money or tokens which
     /// running requests may give back, those that lacked any or had no turn are tried, in the line of
-    /// those who wait. `false` where none did, it has waited, or nothing else may be tried.
+    /// those who wait. `false` where none did, it has waited, no attempt is left, or a provider found
+    /// the request itself wrong.
     fn lines_up(&self, walk: &mut Walk) -> bool {
         let Bounds { budget_wait, attempts, arrived, .. } = self.bounds;
         let helps = |step: &Step| step.miss.as_ref().is_some_and(Miss::may_be_freed);
@@ -195,6 +196,9 @@ impl<'a> Execution<'a> {
         let Some(at) = at.filter(|_| self.waits.get().is_none() && !self.spent()) else {
             return false;
         };
+        if walk.steps.iter().any(Step::is_rejected) {
+            return false;
+        }
         let until = (Instant::now() + budget_wait).min(arrived + attempts.time_max);
         let _set_once = self.waits.set(until);
         for step in &mut walk.steps[at..] {
@@ -316,7 +320,7 @@ impl<'a> Execution<'a> {
     /// Keeps what befell a route, and what follows from it for the others.
     fn learn(&self, walk: &mut Walk, at: usize, miss: Miss) {
         match &miss {
-            Miss::Fault(fault) => walk.over |= matches!(fault.kind, FaultKind::Rejected { .. }),
+            Miss::Fault(fault) => walk.over |= fault.is_rejection(),
             Miss::Short(Short::TokensPerMinute { .. }) => walk.over = true,
             Miss::Short(Short::Budget { .. }) => match self.decision.on_short {
                 OnShort::Refuse => walk.over = true,
@@ -348,6 +352,11 @@ impl Step {
     /// Whether it failed when it was last asked, so that to ask it once more is a retry.
     fn has_failed(&self) -> bool {
         matches!(self.miss, Some(Miss::Fault(_)))
+    }
+
+    /// Whether its provider said that the request itself is wrong.
+    fn is_rejected(&self) -> bool {
+        matches!(&self.miss, Some(Miss::Fault(fault)) if fault.is_rejection())
     }
 
     /// Once money was short, only local routes, planned or not.

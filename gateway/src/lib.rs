@@ -20,6 +20,7 @@ pub mod idle;
 pub(crate) mod largest;
 pub mod ledger;
 pub mod listen;
+pub(crate) mod makers;
 pub(crate) mod openapi;
 pub(crate) mod paths;
 pub mod policy_watch;

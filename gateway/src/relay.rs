@@ -104,7 +104,7 @@ impl Relay {
         }
         let arrived = open.as_ref().map_or(started.sent_at, |open| open.timeline.arrived());
         let prompt_tokens = started.prompt_tokens;
-        let pacing = Pacing::start(started.sent_at, arrived);
+        let pacing = Pacing::start(started.sent_at, arrived, started.route.streams(request));
         Box::new(Self {
             spared: started.attempt.is_none() && open.is_some(),
             shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
@@ -117,7 +117,7 @@ impl Relay {
             outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
-            seen: SeenSoFar::default(),
+            seen: SeenSoFar::of(request.choices),
             ready: VecDeque::with_capacity(4),
             usage_chunk: None,
             phase: Phase::Flowing,
@@ -259,18 +259,17 @@ impl Relay {
         match event {
             Event::Chunk { seen, .. } | Event::Whole { seen, .. } | Event::Own { seen, .. } => {
                 if event.speaks() {
-                    let first = self.started.first_at;
-                    self.pacing.visible(first, self.stream);
+                    self.pacing.visible(self.started.first_at);
                 }
                 self.seen.note(seen);
                 self.seen.pieces += u64::from(seen.visible);
                 self.seen.usage_is_last |= matches!(event, Event::Whole { .. });
             }
             Event::Begin { id } => self.seen.id = Some(id.clone()),
-            Event::Vectors(_) => self.pacing.visible(self.started.first_at, false),
+            Event::Vectors(_) => self.pacing.visible(self.started.first_at),
             Event::Delta(delta) => {
                 if delta.visible() || delta.reasoning_bytes() > 0 {
-                    self.pacing.visible(self.started.first_at, true);
+                    self.pacing.visible(self.started.first_at);
                 }
                 self.seen.pieces += u64::from(delta.visible());
                 self.seen.note_delta(delta);
@@ -399,9 +398,7 @@ impl Relay {
         if self.spared {
             open.notes.saved_cost = self.started.answer.shared_cost();
         } else if attempt == AttemptOutcome::Completed {
-            let output = self.seen.usage.map(|(usage, _)| usage.completion());
-            let ttft = self.started.first_at - self.started.sent_at;
-            route.live.answered(Some(ttft), output);
+            route.live.answered(self.pacing.waited(), self.answer_tokens());
             route.breaker.succeeded();
         }
         if let Some(index) = self.started.attempt {
@@ -439,8 +436,10 @@ impl Relay {
             record.service_tier = Some(service.as_str().to_owned());
         }
         record.finish = finish;
+        let finishes = self.seen.finishes();
+        record.finishes = finishes.map(|finish| Some(word(finish?.as_str()))).collect();
         record.upstream_id = self.seen.id.take().map(|id| word(&id));
-        self.pacing.write(&mut record.times, self.started.first_at, output, now);
+        self.pacing.write(&mut record.times, output, now);
     }
 
     /// The service tier that served it, where that was told.
@@ -498,11 +497,22 @@ impl Relay {
         Usage { output, reasoning, ..estimate }
     }
 
-    /// Tokens that came, for the time that they took: reported, counted, or estimated from what was
-    /// seen.
+    /// Tokens that came since the first that was seen, for the time that they took: reported, counted,
+    /// or estimated from what was seen. Hidden reasoning comes before it.
     fn output_tokens(&self) -> u64 {
         let estimate = || self.seen.estimate(self.started.prompt_tokens);
-        self.seen.usage.map_or_else(estimate, |(usage, _)| usage).completion()
+        let usage = self.seen.usage.map_or_else(estimate, |(usage, _)| usage);
+        match self.seen.reasoning_bytes {
+            0 => Usage { reasoning: 0, ..usage }.completion(),
+            _ => usage.completion(),
+        }
+    }
+
+    /// How long a choice was, by the route's own word, for how long its answers usually are; `None`
+    /// for texts that were embedded, which have no answer in tokens.
+    fn answer_tokens(&self) -> Option<u64> {
+        let told = self.seen.usage.filter(|_| self.endpoint != Endpoint::Embeddings);
+        told.map(|(usage, _)| self.seen.of_each_choice(usage.completion()))
     }
 
     /// What the request costs by what is known now, attempts that did not answer included; `None`

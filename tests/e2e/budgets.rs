@@ -216,6 +216,28 @@ async fn a_cap_far_above_what_answers_need_keeps_nobody_else_out() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_paid_by_the_hour_is_cut_to_what_there_is_money_for() {
+    // Far more than a token takes, so that no answer outgrows its first bound.
+    let rates = "budgeted = true\nprefill_token_max_us = 1000000\ndecode_token_max_us = 1000000";
+    let policy = "on_short = \"clamp\"\nmin_output_tokens = 256\n[[choose]]\nname = \"home\"\n\
+                  routes = [\"edge\"]\n";
+    let gate = Gate::builder().edge_with(rates).policy_text(policy).start().await;
+    let ask = |tokens| gate.ask("Say hi.").at_most(tokens).set("stop", json!(["\n"]));
+    let affordable = ask(350).send().await.ok();
+    let held = gate.ledger().entry(affordable.id()).await.only_attempt().reserved();
+
+    let key = gate.new_key().with_budget_usd(&usd(held)).create().await;
+    let answer = ask(1_000).by(&key).send().await.ok();
+    let attempt = gate.ledger().entry(answer.id()).await.only_attempt();
+    assert_eq!((attempt.0["output_cap"].as_u64(), attempt.reserved()), (Some(350), held));
+
+    // Less than the policy's smallest answer is not worth it.
+    let key = gate.new_key().with_budget_usd(&usd(held / 2)).create().await;
+    let refused = ask(1_000).by(&key).send().await;
+    assert_eq!(refused.error().code.as_deref(), Some("insufficient_quota"));
+}
+
+#[tokio::test]
 async fn a_soft_budget_warns_and_lets_through() {
     let (_cloud, gate) = a_cloud().await;
     let budget =

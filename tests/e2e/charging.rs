@@ -3,9 +3,10 @@
 //! The stand-in's prices: 1,000,000 pico-USD a prompt token, 500,000 from a cache, 2,000,000 an
 //! answer token.
 
-use crate::harness::{Child, EntrySeen, Gate, Key, rows};
+use crate::harness::{Child, EntrySeen, Gate, Key, pico, rows};
 use e2e::standin::{Fault, Hold, Reported, Script, StandIn};
 use serde_json::json;
+use std::time::Duration;
 
 const INPUT: u128 = 1_000_000;
 const CACHED: u128 = 500_000;
@@ -265,6 +266,93 @@ async fn every_entry_tells_when_its_tokens_came() {
 
     let entry = case.entry_of(Script::says("one").using(9, 1), true).await;
     assert!(entry.0["tpot_ns"].is_null(), "no TPOT below two tokens");
+
+    // Of 1,003 tokens nobody saw 1,000, which came before the others.
+    let between = Duration::from_millis(5);
+    let script = Script { between, ..Script::says("one two three") };
+    let entry = case.entry_of(script.using(9, 1_003).reasoning(1_000), true).await;
+    let attempt = entry.only_attempt();
+    let (each_ns, longest_us) = (attempt.time("tpot_ns"), attempt.time("gap_max_us"));
+    // Two gaps; the sketch knows the longest to a hundredth.
+    assert!(2 * each_ns >= longest_us * 990, "{:#}", attempt.0);
+    assert!(2 * entry.0["tpot_ns"].as_u64().unwrap() >= longest_us * 990, "{:#}", entry.0);
+}
+
+#[tokio::test]
+async fn what_a_cloud_answers_in_one_piece_has_no_first_token() {
+    let case = a_cloud().await;
+    let ttft = || async { case.gate.admin("/routes").await["data"][0]["ttft_p50_us"].clone() };
+    for _ in 0..8 {
+        let entry = case.entry_of(Script::says("one two three").using(9, 3), false).await;
+        assert!(entry.0["ttft_us"].is_u64(), "when its client had it: {:#}", entry.0);
+        let attempt = entry.only_attempt();
+        assert!(attempt.0["times"]["ttft_us"].is_null(), "{:#}", attempt.0);
+    }
+    assert!(ttft().await.is_null(), "its length is no time to a first token");
+    let metrics = case.gate.metrics().await;
+    assert!(!metrics.contains("tollgate_attempt_ttft_seconds_count{"), "{metrics}");
+    for _ in 0..8 {
+        case.entry_of(Script::says("one two three").using(9, 3), true).await;
+    }
+    assert!(ttft().await.is_u64());
+    let metrics = case.gate.metrics().await;
+    assert!(
+        metrics.contains("tollgate_attempt_ttft_seconds_count{route=\"cloud\"} 8"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_first_token_that_comes_after_many_empty_pieces_is_timed_when_it_comes() {
+    let held = Duration::from_millis(300);
+    let case = a_cloud().await;
+    let (empty, hold) = (20, Hold::after_pieces(20));
+    let pieces = std::iter::repeat_n("", empty).chain(["one ", "two"]);
+    case.cloud.next(Script::pieces(pieces).using(9, 2).held(&hold));
+    let asked = case.gate.ask("How are you?").at_most(100).streamed().send();
+    let lets_go = async {
+        case.cloud.until(|counts| counts.requests == 1).await.expect("the request");
+        tokio::time::sleep(held).await;
+        hold.let_go();
+    };
+    let (answer, ()) = tokio::join!(asked, lets_go);
+    let entry = case.gate.ledger().entry(answer.ok().id()).await;
+    let attempt = entry.only_attempt();
+    assert!(u128::from(attempt.time("ttft_us")) >= held.as_micros(), "{:#}", attempt.0);
+}
+
+#[tokio::test]
+async fn an_entry_says_how_each_of_several_choices_ended() {
+    let case = a_cloud().await;
+    for stream in [true, false] {
+        let ask = case.gate.ask("Three, please.").at_most(2).set("n", json!(3));
+        case.cloud.next(Script::says("one two three"));
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let attempt = case.gate.ledger().entry(answer.id()).await.only_attempt();
+        assert_eq!(attempt.0["finishes"], json!(["length", "length", "length"]), "{stream}");
+        assert_eq!(attempt.text("finish"), "length");
+    }
+    let entry = case.entry_of(Script::default(), true).await;
+    assert_eq!(entry.only_attempt().0["finishes"], json!([]), "of one `finish` says it");
+}
+
+#[tokio::test]
+async fn how_long_answers_usually_are_is_told_by_each_choice_and_by_no_embedding() {
+    let case = a_cloud().await;
+    let asked = || case.gate.ask("Four, please.").at_most(1_000).set("n", json!(4));
+    for _ in 0..8 {
+        case.cloud.next(Script::default().using(10, 400));
+        asked().send().await.ok();
+    }
+    let embed = json!({"model": "auto", "input": "a text"});
+    for _ in 0..16 {
+        case.gate.ask_at("/v1/embeddings", embed.clone()).send().await.ok();
+    }
+    let entry = case.gate.ledger().entry(asked().send().await.ok().id()).await;
+    let facts = &entry.0["decision"]["facts"];
+    let prompt = facts["request"]["prompt_tokens"]["likely"].as_u64().unwrap();
+    let expected = u128::from(prompt) * INPUT + 4 * 100 * OUTPUT;
+    assert_eq!(pico(&facts["routes"][0]["expected"]), Some(expected), "{facts:#}");
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! A route that fails before the first byte is followed by the next of the plan; after the first
 //! byte, never. Each attempt is booked for what it was.
 
-use crate::harness::Gate;
+use crate::harness::{Gate, eventually};
 use e2e::standin::{Fault, Script, StandIn};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const INPUT: u128 = 1_000_000;
 const OUTPUT: u128 = 2_000_000;
+/// What the first route waits for a token at least.
+const IMPATIENCE_US: u64 = 400_000;
 
 struct Case {
     first: StandIn,
@@ -49,6 +51,11 @@ impl Case {
         assert_eq!(attempts[1].text("role"), "fallback", "{what}");
         assert_eq!(attempts[1].0["parent"], 0, "{what}");
         assert_eq!(attempts[1].cost(), Some(10 * INPUT + 3 * OUTPUT), "{what}");
+        // What was waited in vain is in the record, and over when the next begins.
+        let (began, took) = (attempts[0].time("offset_us"), attempts[0].took_us());
+        assert!(took > 0 && began + took <= attempts[1].time("offset_us"), "{what}: {attempts:#?}");
+        let hung = matches!(fault, Fault::Hang | Fault::HangAfterHead);
+        assert!(!hung || took >= IMPATIENCE_US, "{what}: {attempts:#?}");
         if owes_nothing(fault) {
             assert_eq!(attempts[0].cost(), Some(0), "{what}: an error status is not charged");
             assert!(attempts[0].0["usage"].is_null(), "{what}");
@@ -252,24 +259,49 @@ async fn an_address_that_takes_no_connection_is_given_up_in_time_and_not_charged
     let (full, _taken) = a_full_listener().await;
     let full = format!("http://{}/v1", full.local_addr().unwrap());
     let last = StandIn::start().await.unwrap();
-    // By the wait for a connection, and by the one for the first token where that is the shorter.
+    // By the wait for a connection, and by the one for the first token or for all of the answer where
+    // that is the shorter.
     let by_token = "connect_timeout_ms = 60000\nfirst_token_timeout_ms = 300";
+    let by_all =
+        "connect_timeout_ms = 60000\nfirst_token_timeout_ms = 60000\ntotal_timeout_ms = 300";
     let gate = Gate::builder()
         .cloud_at("connects", &full, "connect_timeout_ms = 200")
         .cloud_at("answers", &full, by_token)
+        .cloud_at("ends", &full, by_all)
         .cloud_named("last", &last, "")
         .start()
         .await;
-    let begun = Instant::now();
-    let answer = gate.ask("Who answers?").send().await.ok();
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
-    assert_eq!(answer.header("x-tollgate-route"), "last");
-    let attempts = gate.ledger().entry(answer.id()).await.attempts();
-    assert_eq!(attempts.len(), 3);
-    for attempt in &attempts[..2] {
-        assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("not_sent", Some(0)));
+    for stream in [false, true] {
+        let begun = Instant::now();
+        let ask = gate.ask("Who answers?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert_eq!(answer.header("x-tollgate-route"), "last");
+        let attempts = gate.ledger().entry(answer.id()).await.attempts();
+        assert_eq!(attempts.len(), 4);
+        for attempt in &attempts[..3] {
+            assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("not_sent", Some(0)));
+        }
     }
+    gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn who_leaves_before_there_is_a_connection_owes_nothing() {
+    let (full, _taken) = a_full_listener().await;
+    let full = format!("http://{}/v1", full.local_addr().unwrap());
+    let gate = Gate::builder().cloud_at("first", &full, "connect_timeout_ms = 60000").start().await;
+    let connects = async {
+        eventually("a reservation", || async { gate.reservations().await.pop() }).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    gate.ask("Who answers?").leave_before_head(connects).await;
+    let entry = gate.ledger().until_entries(1).await.remove(0);
+    let attempt = gate.ledger().entry(&entry.id()).await.only_attempt();
+    assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("not_sent", Some(0)));
+    assert!(attempt.0["usage"].is_null() && attempt.0["voided"] == true, "{:#}", attempt.0);
+    assert!(attempt.time("head_us") > 0, "{:#}", attempt.0);
     gate.until_nothing_is_reserved().await;
 }
 

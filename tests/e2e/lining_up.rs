@@ -113,6 +113,18 @@ async fn nobody_waits_for_an_attempt_or_a_moment_that_it_does_not_have() {
 }
 
 #[tokio::test]
+async fn a_request_that_a_provider_found_wrong_waits_for_no_money_and_is_not_sent_again() {
+    // The first lacks money that is held; the second needs none.
+    let case = two_clouds("next", "budgeted = false", "").await;
+    let (key, hold) = (case.key().await, Hold::after_pieces(1));
+    case.second.always(Script::default().with(Fault::Status400));
+    let asked = tokio::time::timeout(SOON, case.gate.ask(PROMPT).by(&key).send());
+    let answer = case.while_held(&key, &hold, asked).await.expect("an answer without a wait");
+    assert_eq!((answer.status, answer.error().code.as_deref()), (400, Some("bad_thing")));
+    assert_eq!(case.second.counts().requests, 1);
+}
+
+#[tokio::test]
 async fn who_may_only_go_home_sleeps_for_no_cloud() {
     // The first may be asked again in 30 s; the second costs more than there is.
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());

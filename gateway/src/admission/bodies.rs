@@ -24,7 +24,7 @@ pub struct BodyRoom {
 impl Bodies {
     /// Room for so many bytes.
     #[must_use]
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Semaphore::new((bytes_max / UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
     }
 

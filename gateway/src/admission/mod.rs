@@ -20,6 +20,7 @@ use crate::{
     caller::{Caller, Group, KeyLimits},
     config::{Limits, ModelLimits},
     ledger::Scope,
+    makers::Makers,
     refusal::Refusal,
 };
 use minute::MinuteLimit;
@@ -37,6 +38,8 @@ pub struct Admission {
     /// Models with limits of their own, by the name that callers write.
     models: HashMap<Arc<str>, KeyGate>,
     bodies: Bodies,
+    /// Where bodies are decompressed.
+    decoders: Makers,
 }
 
 /// What a model's limits have let through, as an operator looks at it.
@@ -88,12 +91,18 @@ impl Admission {
             minute: limits.requests_per_minute.map(MinuteLimit::new),
             models: models.iter().map(gate).collect(),
             bodies: Bodies::new(limits.bodies_bytes_max),
+            decoders: Makers::new(limits.body_read_max),
         }
     }
 
     /// Room for the body of a request that was let in.
     pub fn body_room(&self) -> BodyRoom {
         self.bodies.room()
+    }
+
+    /// Where the body of a request that was let in is decompressed.
+    pub(crate) fn decoders(&self) -> &Makers {
+        &self.decoders
     }
 
     /// Lets a request in, or says which limit is in its way.

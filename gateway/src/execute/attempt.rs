@@ -1,12 +1,13 @@
 //! One attempt on one route, from its reservation to its first visible event.
 //!
-//! **Invariant:** dropped at any point (the caller left, or another attempt won) it ends its own
-//! record: void while it had not been sent, else as cancelled with what was metered or estimated.
+//! **Invariants:** dropped at any point (the caller left, or another attempt won) it ends its own
+//! record: void while it had not been sent, else as cancelled with what was metered or estimated. However
+//! it ends, its record says how long it took: a wait that was in vain counts like another.
 
 use super::{Execution, Started, book::Book, miss::Miss};
 use crate::{
     ledger::{AttemptIndex, AttemptOutcome, Role, Short},
-    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, live::InFlight},
+    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, cloud::Departure, live::InFlight},
     timeline::micros,
     wire::{DeltaKind, Event},
 };
@@ -41,30 +42,27 @@ impl Execution<'_> {
         let prompt_tokens = prepared.prompt_tokens;
         // The commit of the reservation overlaps with the wait for a place. A caller that leaves in
         // this wait owes nothing.
-        let mut sending = Sending { book: &self.book, attempt, route, at: At::Unsent };
+        let mut sending =
+            Sending { book: &self.book, attempt, route, output_max, at: At::Unsent, since: begun };
         let (place, committed) = tokio::join!(route.place(), ticket.committed());
         if let Err(error) = committed {
             return Err(Miss::Short(Short::Store(error)));
         }
-        let sent_at = Instant::now();
-        self.book.note(attempt, |record| record.times.wait_us = micros(sent_at - begun));
         let place = match place {
             Ok(place) => place,
             Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
-        // From here on the prompt may be billed, whatever happens next.
+        let sent_at = Instant::now();
+        // From here on the prompt may be billed, whatever happens next, once there is a connection.
         self.book.estimate(attempt, prompt_tokens);
-        sending.at = At::Sent { output_max };
+        sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
             Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
-        let head_at = Instant::now();
+        sending.goes_on(At::Headed, Instant::now());
         let upstream_status = answer.upstream_status();
-        self.book.note(attempt, |record| {
-            record.upstream_status = upstream_status;
-            record.times.head_us = micros(head_at - sent_at);
-        });
+        self.book.note(attempt, |record| record.upstream_status = upstream_status);
         let mut pending = Pending { book: &self.book, attempt, answer: Some(answer) };
         let held = pending.first_visible().await;
         let answer = pending.answer.take();
@@ -74,9 +72,10 @@ impl Execution<'_> {
             (Err(fault), _) => return Err(self.failed(sending, pass, fault)),
             (Ok(_), None) => return Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
         };
-        let first_at = Instant::now();
-        self.book.note(attempt, |record| record.times.first_token_us = micros(first_at - head_at));
-        sending.at = At::Over;
+        let begun_at = Instant::now();
+        sending.goes_on(At::Over, begun_at);
+        let speaks = held.back().is_some_and(Event::speaks);
+        let first_at = speaks.then_some(begun_at);
         pass.begun();
         Ok(Started {
             attempt: Some(attempt),
@@ -112,7 +111,7 @@ impl Execution<'_> {
         if !fault.voids() {
             sending.book_hidden();
         }
-        sending.at = At::Over;
+        sending.goes_on(At::Over, Instant::now());
         self.book.end(attempt, fault.outcome(), fault.voids());
         Miss::Fault(fault)
     }
@@ -122,8 +121,10 @@ impl Execution<'_> {
 enum At {
     /// It waits to be sent.
     Unsent,
-    /// It was sent and has shown nothing; it may use so many tokens over all choices.
-    Sent { output_max: u64 },
+    /// It was sent, or is to be once there is a connection; there is no head.
+    Sent(Option<Departure>),
+    /// It has a head and has shown nothing.
+    Headed,
     /// It has ended, or has been handed on.
     Over,
 }
@@ -133,30 +134,55 @@ struct Sending<'a, 'e> {
     book: &'a Book<'e>,
     attempt: AttemptIndex,
     route: &'a Route,
+    /// Tokens that it may use over all choices.
+    output_max: u64,
     at: At,
+    /// Since when it is there.
+    since: Instant,
 }
 
 impl Sending<'_, '_> {
     /// What went silent may have used its whole cap where reasoning is hidden.
     fn book_hidden(&self) {
-        if let At::Sent { output_max } = self.at
-            && self.route.may_hide_reasoning()
-        {
-            self.book.hidden(self.attempt, output_max);
+        if matches!(self.at, At::Sent(_) | At::Headed) && self.route.may_hide_reasoning() {
+            self.book.hidden(self.attempt, self.output_max);
         }
+    }
+
+    /// Whether nothing of it has left, and nothing will.
+    fn is_unsent(&self) -> bool {
+        match &self.at {
+            At::Unsent => true,
+            At::Sent(departure) => departure.as_ref().is_some_and(Departure::call_off),
+            At::Headed | At::Over => false,
+        }
+    }
+
+    /// What it was at ends `now`, and its time is written down.
+    fn goes_on(&mut self, next: At, now: Instant) {
+        let us = micros(now.saturating_duration_since(self.since));
+        self.book.note(self.attempt, |record| match self.at {
+            At::Unsent => record.times.wait_us = us,
+            At::Sent(_) => record.times.head_us = us,
+            At::Headed => record.times.first_token_us = us,
+            At::Over => {}
+        });
+        (self.at, self.since) = (next, now);
     }
 }
 
 impl Drop for Sending<'_, '_> {
     fn drop(&mut self) {
-        match self.at {
-            At::Unsent => self.book.end(self.attempt, AttemptOutcome::NotSent, true),
-            At::Sent { .. } => {
-                self.book_hidden();
-                self.book.end(self.attempt, AttemptOutcome::Cancelled, false);
-            }
-            At::Over => {}
+        if matches!(self.at, At::Over) {
+            return;
         }
+        let unsent = self.is_unsent();
+        if !unsent {
+            self.book_hidden();
+        }
+        self.goes_on(At::Over, Instant::now());
+        let outcome = if unsent { AttemptOutcome::NotSent } else { AttemptOutcome::Cancelled };
+        self.book.end(self.attempt, outcome, unsent);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Work that cannot end in time is refused before it costs anything.
 //!
 //! What is predicted: the wait for a place (see [`Route::predicted_wait`]) and the route's median
-//! TTFT. Nothing is refused on a guess: a route that has not been seen enough predicts nothing.
+//! TTFT, or where it does not stream the median time of its whole answers. Nothing is refused on a guess: a route that has not been seen enough predicts nothing.
 
 use super::{Execution, miss::Miss};
 use crate::routes::{Fault, FaultKind, Route};
@@ -23,7 +23,7 @@ impl Execution<'_> {
         }
         let by = self.bounds.deadline?;
         let left = by.saturating_duration_since(Instant::now());
-        let p50 = route.live.fresh_ttft_p50_us(FRESH);
+        let p50 = route.live.fresh_p50_us(route.streams(self.request), FRESH);
         let needed = wait
             .unwrap_or_default()
             .saturating_add(p50.map(Duration::from_micros).unwrap_or_default());

@@ -90,7 +90,7 @@ impl Execution<'_> {
         let OnShort::Clamp { min_output_tokens } = self.decision.on_short else { return None };
         let price = route.price(self.request);
         let affords = |cap: u64| {
-            let bounds = policies::WorstCase { output_tokens: cap, ..prepared.bounds };
+            let bounds = route.bounds_under(prepared, cap);
             match &short.left {
                 Left::Money(left) => {
                     route.worst_case(&price, &bounds).is_some_and(|worst| worst <= *left)

@@ -220,7 +220,7 @@ pub struct Attempt {
     pub finishes: Vec<Option<String>>,
     /// Of attempts that ran at the same time: whether this one's answer was taken.
     pub hedge_winner: Option<bool>,
-    /// Times it was sent again to the same route within this attempt, after nothing had been owed.
+    /// Always 0: a route that is asked again is an attempt of its own, of the role `Retry`.
     pub retries: u16,
     /// Local attempts: how guessing tokens went; `None` where none was guessed.
     pub guesses: Option<Guesses>,

@@ -329,7 +329,8 @@ impl OpenEntry {
     pub fn committed(&self) -> PicoUsd {
         let of = |running: &Running| match running.state {
             State::Open => {
-                let extended = running.extra.granted().worst;
+                let extended = running.extra.as_ref().map(|extra| extra.granted().worst);
+                let extended = extended.unwrap_or(PicoUsd::ZERO);
                 running.worst_money.add(extended).unwrap_or(PicoUsd::MAX)
             }
             // An unknown cost is what could have been.
@@ -344,9 +345,7 @@ impl OpenEntry {
     #[must_use]
     pub fn extension(&self, index: AttemptIndex, cost_max: Option<PicoUsd>) -> Option<Extension> {
         let running = self.attempts.get(usize::from(index.0))?;
-        let (RoutePrice::Compute(_), State::Open) = (&running.price, running.state) else {
-            return None;
-        };
+        let (Some(extra), State::Open) = (&running.extra, running.state) else { return None };
         Some(Extension {
             books: Arc::clone(&self.books),
             id: self.head.as_ref()?.id,
@@ -355,7 +354,7 @@ impl OpenEntry {
             holds: Arc::clone(&running.holds),
             price: running.price.clone(),
             paid: running.record.budgeted,
-            extra: Arc::clone(&running.extra),
+            extra: Arc::clone(extra),
             most: cost_max.map(|max| max.less(self.committed())),
             attempts: Arc::clone(&self.tries),
         })

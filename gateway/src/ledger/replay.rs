@@ -508,7 +508,7 @@ fn tried_of<'a>(entry: &'a Entry) -> impl Fn((u16, &'a Attempt)) -> Tried<'a> {
         let lost = attempt.hedge_winner == Some(false);
         let ended = match attempt.outcome {
             _ if ended_by == Some(index) => TriedEnd::Ended,
-            AttemptOutcome::Cancelled if lost => TriedEnd::Unseen,
+            AttemptOutcome::Cancelled | AttemptOutcome::NotSent if lost => TriedEnd::Unseen,
             _ => TriedEnd::Failed,
         };
         Tried { route: &attempt.route, ended }

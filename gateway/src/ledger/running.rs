@@ -23,8 +23,9 @@ pub(super) struct Running {
     pub(super) worst_money: PicoUsd,
     pub(super) holds: Arc<Holds>,
     pub(super) held: Amount,
-    /// What was granted beyond `held` while it ran; part of it once it has ended.
-    pub(super) extra: Arc<Extra>,
+    /// What was granted beyond `held` while it ran, part of it once it has ended; `None` where
+    /// nothing is: it is not paid by engine time.
+    pub(super) extra: Option<Arc<Extra>>,
     pub(super) state: State,
 }
 
@@ -77,6 +78,7 @@ impl Running {
         };
         Self {
             record,
+            extra: matches!(ask.price, RoutePrice::Compute(_)).then(Arc::default),
             price: ask.price,
             service: ask.service,
             images: ask.images,
@@ -84,7 +86,6 @@ impl Running {
             worst_money: ask.worst_money,
             holds,
             held,
-            extra: Arc::default(),
             state: State::Open,
         }
     }
@@ -95,7 +96,7 @@ impl Running {
             return;
         }
         self.state = State::Ended;
-        let extended = self.extra.end();
+        let extended = self.extra.as_ref().map(|extra| extra.end()).unwrap_or_default();
         let with = |money: PicoUsd, more| money.add(more).unwrap_or(PicoUsd::MAX);
         self.worst_money = with(self.worst_money, extended.worst);
         self.held.money = with(self.held.money, extended.held);

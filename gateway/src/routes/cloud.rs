@@ -15,11 +15,13 @@ mod answer;
 mod check;
 #[cfg(test)]
 mod golden;
+mod outgoing;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use answer::CloudAnswer;
+pub use outgoing::Departure;
 
 use super::{Fault, FaultKind};
 use crate::providers::Auth;
@@ -34,7 +36,8 @@ use crate::{
 use answer::{Limits, Watch};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use reqwest::{Client, Request, Url, redirect, retry};
+use outgoing::Outgoing;
+use reqwest::{Body, Client, Request, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
     fmt,
@@ -95,6 +98,8 @@ pub struct Place {
     _permit: OwnedSemaphorePermit,
     since: Instant,
     held_mean_us: Arc<AtomicU64>,
+    /// Whether anything of its request has left.
+    departure: Departure,
 }
 
 // === impl CloudRoute ===
@@ -190,13 +195,17 @@ impl CloudRoute {
         output_cap: u64,
     ) -> Result<CloudAnswer, Fault> {
         let mut watch = Watch::new(self.limits, Instant::now(), request.stream);
-        let outbound = self.outbound(request, output_cap)?;
+        let outbound = self.outbound(request, output_cap, place.departure())?;
         let response = tokio::select! {
             biased;
             response = self.client.execute(outbound) => {
-                response.map_err(|error| self.unsent_or_broken(error))?
+                response.map_err(|error| self.unsent_or_broken(error, place.departure.call_off()))?
             }
-            late = watch.passed() => return Err(self.late(late)),
+            late = watch.passed() => {
+                // Time that went into a connection is no provider's silence.
+                let unsent = place.departure.call_off();
+                return Err(self.late(if unsent { FaultKind::Connect } else { late }));
+            }
         };
         if let Some(seen) = RateSeen::read(response.headers()) {
             *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
@@ -238,7 +247,8 @@ impl CloudRoute {
 
     fn place_of(&self, permit: OwnedSemaphorePermit) -> Place {
         let held_mean_us = Arc::clone(&self.held_mean_us);
-        Place { _permit: permit, since: Instant::now(), held_mean_us }
+        let departure = Departure::default();
+        Place { _permit: permit, since: Instant::now(), held_mean_us, departure }
     }
 
     /// The provider's own rate limit as it last told it.
@@ -247,7 +257,12 @@ impl CloudRoute {
         self.rate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn outbound(&self, request: &ChatRequest, output_cap: u64) -> Result<Request, Fault> {
+    fn outbound(
+        &self,
+        request: &ChatRequest,
+        output_cap: u64,
+        departure: Departure,
+    ) -> Result<Request, Fault> {
         let body = self.body(request, output_cap).map_err(|bad| {
             Fault::new(FaultKind::Unfit(bad), "the provider's format has no place for it")
         })?;
@@ -270,7 +285,7 @@ impl CloudRoute {
         if let Some(id) = &request.upstream_request_id {
             outbound.headers_mut().insert(CLIENT_REQUEST_ID, id.clone());
         }
-        *outbound.body_mut() = Some(body.into());
+        *outbound.body_mut() = Some(Body::wrap(Outgoing { body, departure }));
         Ok(outbound)
     }
 
@@ -302,8 +317,8 @@ impl CloudRoute {
         }
     }
 
-    fn unsent_or_broken(&self, error: reqwest::Error) -> Fault {
-        let kind = match error.is_connect() || error.is_builder() {
+    fn unsent_or_broken(&self, error: reqwest::Error, unsent: bool) -> Fault {
+        let kind = match error.is_connect() || error.is_builder() || unsent {
             // Ours, whoever was to be asked.
             true if descriptors::none_left(&error) => FaultKind::Busy,
             true => FaultKind::Connect,
@@ -330,6 +345,14 @@ impl fmt::Debug for CloudRoute {
             .field("in_flight", &self.in_flight())
             .field("queued", &self.queued())
             .finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// Whether the request that it is for has begun to leave.
+    #[must_use]
+    pub fn departure(&self) -> Departure {
+        self.departure.clone()
     }
 }
 

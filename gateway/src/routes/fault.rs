@@ -135,6 +135,12 @@ impl Fault {
         )
     }
 
+    /// Whether the provider found the request itself wrong: another would, too.
+    #[must_use]
+    pub fn is_rejection(&self) -> bool {
+        matches!(self.kind, FaultKind::Rejected { .. })
+    }
+
     /// Whether the route is at fault, so that its health suffers: not for a caller's own bad
     /// request, haste, slow reading or empty purse, nor for an order of the operator, and not where
     /// nothing was asked of it.

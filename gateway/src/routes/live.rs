@@ -1,6 +1,9 @@
 //! What a route has shown lately: TTFT percentiles, upstream failures, usual answer length. Fed by
 //! every attempt, read by every decision.
 //!
+//! An answer that comes whole has no first token, and how long it takes is its length: such times stand
+//! apart, for those who wait for whole answers.
+//!
 //! **Invariants:** a caller's own bad request never counts here; nor does, for how fast a route is and
 //! how often it fails, what is older than [`AGE_MAX`], so that a route which a policy avoids for what
 //! it was is a stranger again after a while. How long answers are is no passing state and does not age.
@@ -33,6 +36,7 @@ pub struct Live {
     recent: Mutex<Recent>,
     ttft_p50_us: AtomicU64,
     ttft_p95_us: AtomicU64,
+    whole_p50_us: AtomicU64,
     output_mean: AtomicU64,
     output_max: AtomicU64,
     failed_permille: AtomicU64,
@@ -53,9 +57,19 @@ pub struct Lately {
     pub failed_permille: Option<u32>,
 }
 
+/// How long an answer let its request wait, since that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The first token of an answer that came in pieces.
+    FirstToken(Duration),
+    /// An answer that came whole.
+    Whole(Duration),
+}
+
 #[derive(Debug)]
 struct Recent {
     ttft_us: Ring<Timed<u64>>,
+    whole_us: Ring<Timed<u64>>,
     output_tokens: Ring<u64>,
     failed: Ring<Timed<bool>>,
     since_refresh: usize,
@@ -88,12 +102,14 @@ impl Live {
         Self {
             recent: Mutex::new(Recent {
                 ttft_us: Ring::new(),
+                whole_us: Ring::new(),
                 output_tokens: Ring::new(),
                 failed: Ring::new(),
                 since_refresh: 0,
             }),
             ttft_p50_us: AtomicU64::new(UNKNOWN),
             ttft_p95_us: AtomicU64::new(UNKNOWN),
+            whole_p50_us: AtomicU64::new(UNKNOWN),
             output_mean: AtomicU64::new(UNKNOWN),
             output_max: AtomicU64::new(UNKNOWN),
             failed_permille: AtomicU64::new(UNKNOWN),
@@ -103,12 +119,15 @@ impl Live {
         }
     }
 
-    /// An attempt gave an answer.
-    pub fn answered(&self, ttft: Option<Duration>, output_tokens: Option<u64>) {
+    /// An attempt gave an answer, each choice of so many tokens.
+    pub fn answered(&self, waited: Option<Waited>, output_tokens: Option<u64>) {
         self.learn(|recent, at_us| {
             recent.failed.push(Timed { at_us, shown: false });
-            if let Some(ttft) = ttft {
-                recent.ttft_us.push(Timed { at_us, shown: micros(ttft) });
+            let timed = |time| Timed { at_us, shown: micros(time) };
+            match waited {
+                Some(Waited::FirstToken(time)) => recent.ttft_us.push(timed(time)),
+                Some(Waited::Whole(time)) => recent.whole_us.push(timed(time)),
+                None => {}
             }
             if let Some(tokens) = output_tokens {
                 recent.output_tokens.push(tokens);
@@ -139,12 +158,15 @@ impl Live {
         }
     }
 
-    /// Median of TTFT in microseconds, if one was seen within the last `age`.
+    /// Median of TTFT in microseconds, or of the time of whole answers where it is not `streamed`, if
+    /// one was seen within the last `age`.
     #[must_use]
-    pub fn fresh_ttft_p50_us(&self, age: Duration) -> Option<u64> {
-        let p50 = self.lately().ttft_p50_us?;
+    pub fn fresh_p50_us(&self, streamed: bool, age: Duration) -> Option<u64> {
+        let ttft_p50_us = self.lately().ttft_p50_us;
+        let p50 = if streamed { ttft_p50_us } else { known(&self.whole_p50_us) }?;
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = recent.ttft_us.newest()?;
+        let ring = if streamed { &recent.ttft_us } else { &recent.whole_us };
+        let newest = ring.newest()?;
         (self.now_us().saturating_sub(newest.at_us) <= micros(age)).then_some(p50)
     }
 
@@ -186,23 +208,25 @@ impl Live {
         let mut oldest = None;
         let mut count =
             |at_us| oldest = Some(oldest.map_or(at_us, |oldest: u64| oldest.min(at_us)));
-        let mut ttfts = Vec::with_capacity(WINDOW);
+        let mut times = Vec::with_capacity(WINDOW);
         for seen in recent.ttft_us.fresh(now_us) {
-            ttfts.push(seen.shown);
+            times.push(seen.shown);
             count(seen.at_us);
         }
+        self.ttft_p50_us.store(ranked(&mut times, 50), Ordering::Relaxed);
+        self.ttft_p95_us.store(ranked(&mut times, 95), Ordering::Relaxed);
+        times.clear();
+        for seen in recent.whole_us.fresh(now_us) {
+            times.push(seen.shown);
+            count(seen.at_us);
+        }
+        self.whole_p50_us.store(ranked(&mut times, 50), Ordering::Relaxed);
         let (mut ended, mut failed) = (0, 0);
         for seen in recent.failed.fresh(now_us) {
             ended += 1;
             failed += usize::from(seen.shown);
             count(seen.at_us);
         }
-        let known_by_now = ttfts.len() >= SAMPLES_MIN;
-        let mut ranked = |percent| {
-            if known_by_now { nearest_rank(&mut ttfts, percent) } else { UNKNOWN }
-        };
-        self.ttft_p50_us.store(ranked(50), Ordering::Relaxed);
-        self.ttft_p95_us.store(ranked(95), Ordering::Relaxed);
         let lengths = &recent.output_tokens.items;
         if lengths.len() >= SAMPLES_MIN {
             // Providers report what they like.
@@ -227,6 +251,11 @@ impl Default for Live {
 
 fn known(value: &AtomicU64) -> Option<u64> {
     Some(value.load(Ordering::Relaxed)).filter(|value| *value != UNKNOWN)
+}
+
+/// [`nearest_rank`] once enough was seen.
+fn ranked(times: &mut [u64], percent: usize) -> u64 {
+    if times.len() >= SAMPLES_MIN { nearest_rank(times, percent) } else { UNKNOWN }
 }
 
 /// The smallest value that at least `percent` of all values, one at least, do not exceed. It comes to
@@ -291,7 +320,7 @@ mod tests {
     fn tells_nothing_before_it_has_seen_enough() {
         let live = Live::new();
         for _ in 0..SAMPLES_MIN - 1 {
-            live.answered(Some(Duration::from_millis(5)), Some(10));
+            live.answered(Some(Waited::FirstToken(Duration::from_millis(5))), Some(10));
         }
         assert_eq!(live.lately(), Lately::default());
         live.failed();
@@ -302,7 +331,7 @@ mod tests {
     async fn a_route_is_a_stranger_again_once_all_that_was_seen_of_it_is_old() {
         let live = Live::new();
         for _ in 0..SAMPLES_MIN {
-            live.answered(Some(Duration::from_secs(9)), Some(100));
+            live.answered(Some(Waited::FirstToken(Duration::from_secs(9))), Some(100));
             live.failed();
         }
         let slow = Lately {
@@ -326,7 +355,7 @@ mod tests {
         }
         tokio::time::advance(AGE_MAX / 2).await;
         for _ in 0..SAMPLES_MIN {
-            live.answered(Some(Duration::from_millis(1)), Some(1));
+            live.answered(Some(Waited::FirstToken(Duration::from_millis(1))), Some(1));
         }
         assert_eq!(live.lately().failed_permille, Some(937));
         tokio::time::advance(AGE_MAX / 2).await;
@@ -335,13 +364,30 @@ mod tests {
     }
 
     #[test]
+    fn whole_answers_tell_nothing_of_first_tokens() {
+        let live = Live::new();
+        let p50s = || [true, false].map(|streamed| live.fresh_p50_us(streamed, AGE_MAX));
+        for _ in 0..SAMPLES_MIN {
+            live.answered(Some(Waited::Whole(Duration::from_secs(30))), Some(1));
+        }
+        assert_eq!((live.lately().ttft_p95_us, p50s()), (None, [None, Some(30_000_000)]));
+        for _ in 0..SAMPLES_MIN {
+            live.answered(Some(Waited::FirstToken(Duration::from_millis(1))), Some(1));
+        }
+        assert_eq!(
+            (live.lately().ttft_p95_us, p50s()),
+            (Some(1000), [Some(1000), Some(30_000_000)])
+        );
+    }
+
+    #[test]
     fn forgets_what_is_older_than_its_window() {
         let live = Live::new();
         for _ in 0..WINDOW {
-            live.answered(Some(Duration::from_secs(9)), Some(1));
+            live.answered(Some(Waited::FirstToken(Duration::from_secs(9))), Some(1));
         }
         for _ in 0..WINDOW {
-            live.answered(Some(Duration::from_millis(1)), Some(100));
+            live.answered(Some(Waited::FirstToken(Duration::from_millis(1))), Some(100));
         }
         let now = live.lately();
         assert_eq!((now.ttft_p50_us, now.ttft_p95_us), (Some(1000), Some(1000)));

@@ -3,18 +3,17 @@
 mod answer;
 mod growth;
 mod job;
-mod makers;
 mod prompts;
 mod vectors;
 
 pub use answer::LocalAnswer;
 pub use job::LocalJob;
 
-use self::makers::Makers;
 use super::{Fault, FaultKind, scheduling};
 use crate::{
     config::LocalConfig,
     ledger::KeyId,
+    makers::{Makers, NotMade},
     wire::{BadRequest, ChatRequest},
 };
 use local_engine::{
@@ -159,6 +158,15 @@ fn not_loaded(error: &NotLoaded) -> Fault {
         NotLoaded::Failed { .. } => FaultKind::Down,
     };
     Fault::new(kind, error.to_string())
+}
+
+impl From<NotMade> for Fault {
+    fn from(why: NotMade) -> Self {
+        match why {
+            NotMade::Busy => Self::new(FaultKind::Busy, "too much is being made ready already"),
+            NotMade::Died(how) => Self::new(FaultKind::Engine, how),
+        }
+    }
 }
 
 /// A model's state as it is told.

@@ -19,7 +19,7 @@ use crate::{
     cache::Waiter,
     config::{RouteConfig, RouteSource},
     extras::Extras,
-    ledger::{Extension, KeyId, ModelFile},
+    ledger::{Endpoint, Extension, KeyId, ModelFile},
     timeline::micros,
     wire::{BadRequest, ChatRequest, EngineUse, Event},
 };
@@ -110,6 +110,17 @@ pub enum Place {
     Cloud(cloud::Place),
 }
 
+impl Place {
+    /// Whether the request that it is for has begun to leave; `None` where there is no way to go.
+    #[must_use]
+    pub fn departure(&self) -> Option<cloud::Departure> {
+        match self {
+            Self::Local => None,
+            Self::Cloud(place) => Some(place.departure()),
+        }
+    }
+}
+
 /// A route that answers.
 #[derive(Debug)]
 pub enum Answer {
@@ -140,6 +151,13 @@ impl Route {
     #[must_use]
     pub fn id(&self) -> &RouteId {
         &self.config.id
+    }
+
+    /// Whether it sends its answer to this request in pieces, whatever its caller gets: then there is
+    /// a first token.
+    #[must_use]
+    pub fn streams(&self, request: &ChatRequest) -> bool {
+        request.stream || (self.is_local() && request.endpoint != Endpoint::Embeddings)
     }
 
     /// Whether it answers inside this process.
@@ -235,6 +253,15 @@ impl Route {
             return Err(Fault::new(FaultKind::Unfit(bad), "a service tier without a price"));
         }
         Ok(WorstCase { output_tokens: output_cap, ..bounds(request) })
+    }
+
+    /// The bounds that what is prepared would have under a lower output cap.
+    #[must_use]
+    pub fn bounds_under(&self, prepared: &Prepared, output_cap: u64) -> WorstCase {
+        match (&self.source, &prepared.ask) {
+            (Source::Local(local), PreparedAsk::Local(job)) => local.bounds_under(job, output_cap),
+            _ => WorstCase { output_tokens: output_cap, ..prepared.bounds },
+        }
     }
 
     /// Waits for room, for a bounded time.

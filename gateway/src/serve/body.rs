@@ -1,10 +1,16 @@
 //! A request's body: all of it, within its limits, decompressed.
 //!
-//! **Invariant:** neither the bytes that come nor those they decompress to exceed the limit, and no more
-//! is ever held: a bomb is given up when it passes the limit, not after.
+//! **Invariant:** neither the bytes that come nor those they decompress to exceed the limit, nor what there
+//! is room for beside others, and no more is ever held: a bomb is given up when it passes the limit, not
+//! after. What a decoder holds counts as long as it runs, also when its client has left.
 
 use super::{Gateway, headers};
-use crate::{admission::BodyRoom, refusal::Refusal, wire::BadRequest};
+use crate::{
+    admission::BodyRoom,
+    makers::{NotMade, Wanted},
+    refusal::Refusal,
+    wire::BadRequest,
+};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
@@ -17,6 +23,8 @@ use std::{
 
 /// Buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
+/// What is decompressed at a time.
+const PIECE_BYTES: usize = 16 * 1024;
 /// Encodings that may lie on top of each other.
 const ENCODINGS_MAX: usize = 2;
 
@@ -51,15 +59,9 @@ pub(super) async fn whole(
         return Ok((body, room));
     }
     let bytes_max = limits.body_bytes_max;
-    let decoded = tokio::task::spawn_blocking(move || {
-        encodings
-            .into_iter()
-            .rev()
-            .try_fold(body, |body, encoding| decode(encoding, &body, bytes_max))
-    });
-    let body =
-        decoded.await.map_err(|_| broken("the request body could not be decompressed"))??;
-    if room.grow_to(body.len()) { Ok((body, room)) } else { Err(no_room()) }
+    // Boxed: few bodies are compressed, and every request would have room for it.
+    let decode = move |wanted: &Wanted| decoded(encodings, body, bytes_max, room, wanted);
+    Box::pin(gateway.admission.decoders().make(false, decode)).await
 }
 
 async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<Bytes, Refusal> {
@@ -114,33 +116,145 @@ fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, Refusal> {
     Ok(encodings)
 }
 
-fn decode(encoding: Encoding, body: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
-    let mut decoded = Vec::new();
-    // One byte more than may be, so that what is too large shows.
-    let limit = bytes_max as u64 + 1;
-    let read = match encoding {
-        Encoding::Gzip => read(flate2::read::MultiGzDecoder::new(body), limit, &mut decoded),
-        Encoding::Deflate => read(flate2::read::ZlibDecoder::new(body), limit, &mut decoded),
-        Encoding::Brotli => {
-            let decoder = brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER_BYTES);
-            read(decoder, limit, &mut decoded)
-        }
-        Encoding::Zstd => zstd::stream::read::Decoder::new(body)
-            .and_then(|decoder| read(decoder, limit, &mut decoded)),
-    };
-    if decoded.len() > bytes_max {
-        return Err(Refusal::TooLarge(bytes_max));
+/// The body without its encodings, and its room.
+fn decoded(
+    encodings: Vec<Encoding>,
+    mut body: Bytes,
+    bytes_max: usize,
+    mut room: BodyRoom,
+    wanted: &Wanted,
+) -> Result<(Bytes, BodyRoom), Refusal> {
+    for encoding in encodings.into_iter().rev() {
+        body = decode(encoding, &body, Output { bytes_max, room: &mut room, wanted })?;
     }
-    match read {
-        Ok(()) => Ok(Bytes::from(decoded)),
-        Err(_) => Err(broken("the request body is not what its content-encoding says")),
+    Ok((body, room))
+}
+
+/// What bounds the output of a decoder.
+struct Output<'a> {
+    bytes_max: usize,
+    room: &'a mut BodyRoom,
+    wanted: &'a Wanted,
+}
+
+fn decode(encoding: Encoding, body: &[u8], output: Output<'_>) -> Result<Bytes, Refusal> {
+    match encoding {
+        Encoding::Gzip => output.of(flate2::read::MultiGzDecoder::new(body)),
+        Encoding::Deflate => output.of(flate2::read::ZlibDecoder::new(body)),
+        Encoding::Brotli => {
+            output.of(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER_BYTES))
+        }
+        Encoding::Zstd => {
+            let decoder = zstd::stream::read::Decoder::new(body);
+            output.of(decoder.map_err(|_| not_as_said())?)
+        }
     }
 }
 
-fn read(decoder: impl Read, limit: u64, into: &mut Vec<u8>) -> io::Result<()> {
-    decoder.take(limit).read_to_end(into).map(|_| ())
+impl Output<'_> {
+    /// All that a decoder puts out.
+    fn of(self, mut decoder: impl Read) -> Result<Bytes, Refusal> {
+        let (mut decoded, mut piece) = (Vec::new(), [0; PIECE_BYTES]);
+        while self.wanted.is_so() {
+            let read = match decoder.read(&mut piece) {
+                Ok(0) => return Ok(decoded.into()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return Err(not_as_said()),
+            };
+            let bytes = decoded.len() + read;
+            if bytes > self.bytes_max {
+                return Err(Refusal::TooLarge(self.bytes_max));
+            }
+            if !self.room.grow_to(bytes) {
+                return Err(no_room());
+            }
+            decoded.extend_from_slice(&piece[..read]);
+        }
+        Err(broken("nobody waits for the request body"))
+    }
+}
+
+fn not_as_said() -> Refusal {
+    broken("the request body is not what its content-encoding says")
+}
+
+impl From<NotMade> for Refusal {
+    fn from(why: NotMade) -> Self {
+        match why {
+            NotMade::Busy => no_room(),
+            NotMade::Died(_) => broken("the request body could not be decompressed"),
+        }
+    }
 }
 
 fn broken(message: &str) -> Refusal {
     Refusal::Bad(BadRequest { param: None, message: message.to_owned(), code: "invalid_body" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::Bodies, makers::Makers};
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write as _;
+
+    const MIB: usize = 1 << 20;
+
+    fn zeros(bytes: usize) -> Bytes {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&vec![0; bytes]).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    #[test]
+    fn what_a_body_decompresses_to_has_room_before_it_is_there() {
+        let bodies = Bodies::new(2 * MIB);
+        let gzip = || vec![Encoding::Gzip];
+        let decode = |bytes, bytes_max| {
+            decoded(gzip(), zeros(bytes), bytes_max, bodies.room(), &Wanted::default())
+        };
+        let (body, room) = decode(MIB, 8 * MIB).unwrap();
+        assert_eq!(body.len(), MIB);
+        assert!(matches!(decode(MIB + 1024, 8 * MIB), Err(Refusal::Busy(_))), "beside the other");
+        assert!(matches!(decode(MIB, MIB - 1), Err(Refusal::TooLarge(_))));
+        drop(room);
+        assert_eq!(decode(2 * MIB, 8 * MIB).unwrap().0.len(), 2 * MIB);
+    }
+
+    #[tokio::test]
+    async fn a_decoder_keeps_its_room_until_it_ends_and_ends_when_its_client_has_left() {
+        let bodies = Bodies::new(MIB);
+        let decoders = Makers::new(Duration::from_secs(60));
+        let mut room = bodies.room();
+        assert!(room.grow_to(MIB));
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let endless = move |wanted: &Wanted| {
+            tell.send(()).unwrap();
+            Output { bytes_max: MIB, room: &mut room, wanted }.of(Endless)
+        };
+        let decoding = decoders.make(false, endless);
+        let leaves = async {
+            while told.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            decoded = decoding => panic!("{decoded:?}"),
+            () = leaves => {}
+        }
+        // Another one finds room once that has ended, which it does.
+        while !bodies.room().grow_to(MIB) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A body that never ends, and of which nothing ever comes.
+    struct Endless;
+
+    impl Read for Endless {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::Interrupted.into())
+        }
+    }
 }

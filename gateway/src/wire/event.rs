@@ -135,8 +135,10 @@ pub struct Seen {
     pub visible_bytes: u32,
     /// Bytes of reasoning text, likewise.
     pub reasoning_bytes: u32,
-    /// A finish reason that it carries.
+    /// A finish reason that it carries, the last of several.
     pub finish: Option<FinishReason>,
+    /// Which choice ended how, where one ended that is not the first; else empty.
+    pub finishes: Box<[(u32, FinishReason)]>,
     /// Usage that it reports, in disjoint buckets.
     pub usage: Option<Usage>,
     /// The service tier that it says served it.

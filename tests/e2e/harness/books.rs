@@ -147,7 +147,7 @@ impl EntrySeen {
     }
 
     /// Asserts what is true of every entry, as for each that a test looks at: its cost is the sum of
-    /// its attempts', and its stages are adjacent and sum to its time.
+    /// its attempts', its stages are adjacent and sum to its time, and so are its attempts' parts.
     pub(crate) fn adds_up(&self) -> &Self {
         let costs: Vec<_> = self.attempts().iter().map(AttemptSeen::cost).collect();
         let sum = costs.iter().copied().try_fold(0, |sum, cost| Some(sum + cost?));
@@ -165,6 +165,11 @@ impl EntrySeen {
         ];
         let total = self.0["total_us"].as_u64().expect("a total");
         assert_eq!(parts.iter().map(|name| part(name)).sum::<u64>(), total, "{:#}", self.0);
+        for attempt in self.attempts() {
+            let until_first = attempt.time("head_us") + attempt.time("first_token_us");
+            let ttft = attempt.0["times"]["ttft_us"].as_u64();
+            assert!(ttft.is_none_or(|ttft| ttft == until_first), "{:#}", attempt.0);
+        }
         self
     }
 }
@@ -193,6 +198,20 @@ impl AttemptSeen {
     /// What was held while it ran, in pico-USD.
     pub(crate) fn reserved(&self) -> u128 {
         pico(&self.0["reserved_usd"]).expect("an amount")
+    }
+
+    /// One of its times.
+    pub(crate) fn time(&self, part: &str) -> u64 {
+        let time = self.0["times"][part].as_u64();
+        time.unwrap_or_else(|| panic!("no {part} in {:#}", self.0))
+    }
+
+    /// From its start to its end, in microseconds.
+    pub(crate) fn took_us(&self) -> u64 {
+        ["wait_us", "head_us", "first_token_us", "stream_us"]
+            .map(|part| self.time(part))
+            .iter()
+            .sum()
     }
 
     /// A bucket of its usage; `None` where nobody knows.

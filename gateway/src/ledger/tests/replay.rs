@@ -325,6 +325,12 @@ fn who_left_before_the_answer_leaves_again() {
 
 #[test]
 fn a_race_that_was_lost_tells_nothing_of_who_lost_it() {
+    a_lost_race(AttemptOutcome::Cancelled, false);
+    // It was still connecting.
+    a_lost_race(AttemptOutcome::NotSent, true);
+}
+
+fn a_lost_race(lost: AttemptOutcome, void: bool) {
     let house = House::new();
     let books = house.open();
     let mut head = head(&books, "key_a");
@@ -338,7 +344,7 @@ fn a_race_that_was_lost_tells_nothing_of_who_lost_it() {
     entry.attempt(slow).hedge_winner = Some(false);
     entry.attempt(slow).usage = Some(used(10, 1));
     entry.attempt(slow).times.head_us = 700;
-    entry.end_attempt(slow, AttemptOutcome::Cancelled, false);
+    entry.end_attempt(slow, lost, void);
     entry.attempt(quick).hedge_winner = Some(true);
     complete(&mut entry, quick, used(10, 10));
     entry.finish(done(quick)).blocking().unwrap();

@@ -38,6 +38,8 @@ struct Choices {
     count: u32,
     finished: u32,
     finish: Option<FinishReason>,
+    /// Of each choice that ended, where that is not the first alone.
+    finishes: Vec<(u32, FinishReason)>,
     spoken: Spoken,
 }
 
@@ -133,13 +135,14 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         let start = (raw.as_ptr() as usize).saturating_sub(data.as_ptr() as usize);
         start..start + raw.len()
     });
-    let Choices { count, finished, finish, spoken } = written.choices.unwrap_or_default();
+    let Choices { count, finished, finish, finishes, spoken } = written.choices.unwrap_or_default();
     let id = given(written.id).filter(|_| id_wanted);
     let seen = Seen {
         visible: spoken.visible > 0,
         visible_bytes: spoken.visible,
         reasoning_bytes: spoken.reasoning,
         finish,
+        finishes: finishes.into_boxed_slice(),
         usage_only: count == 0 && usage.is_some(),
         usage: usage.and_then(usage::read),
         service: given(written.service_tier).and_then(service),
@@ -174,7 +177,7 @@ impl Choices {
 
     fn choice(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
         self.count += 1;
-        let (mut text, mut finish) = (None, None);
+        let (mut text, mut finish, mut index) = (None, None, None);
         let (mut delta, mut message) = (false, false);
         cursor.object(|cursor, key| match key {
             // Of a completion.
@@ -187,6 +190,7 @@ impl Choices {
                 self.said(cursor)
             }
             "finish_reason" => once(&mut finish, cursor.value()?),
+            "index" => once(&mut index, cursor.value()?),
             _ => cursor.skip(),
         })?;
         self.spoken.visible = self.spoken.visible.saturating_add(given(text).map_or(0, text_bytes));
@@ -194,10 +198,21 @@ impl Choices {
             let word = json::text_of(raw).ok_or(Malformed)?;
             if !word.is_empty() {
                 self.finished += 1;
-                self.finish = Some(FinishReason::from(word.as_ref()));
+                let index = given(index).and_then(|raw| raw.parse().ok()).unwrap_or(0);
+                self.ended(index, FinishReason::from(word.as_ref()));
             }
         }
         Ok(())
+    }
+
+    /// Keeps how a choice ended: of most answers there is one.
+    fn ended(&mut self, index: u32, finish: FinishReason) {
+        if index > 0 || !self.finishes.is_empty() {
+            let first = self.finish.take().filter(|_| self.finishes.is_empty());
+            self.finishes.extend(first.map(|first| (0, first)));
+            self.finishes.push((index, finish.clone()));
+        }
+        self.finish = Some(finish);
     }
 
     /// Counts what is said in the delta or message that the cursor stands at: an object, or null.

@@ -84,6 +84,27 @@ fn what_a_providers_whole_answer_holds_is_seen() {
     }
 }
 
+#[test]
+fn how_each_choice_ended_is_seen_where_there_are_several() {
+    let finishes = |choices: &str| {
+        let seen =
+            read_chunk(format!("{{\"choices\":[{choices}]}}").as_bytes(), false).unwrap().seen;
+        let all: Vec<_> =
+            seen.finishes.iter().map(|(at, why)| (*at, why.as_str().to_owned())).collect();
+        (seen.finish.unwrap().as_str().to_owned(), all)
+    };
+    let (first, third) =
+        (r#"{"index":0,"finish_reason":"stop"}"#, r#"{"finish_reason":"length","index":2}"#);
+    let of = |at, why: &str| (at, why.to_owned());
+    assert_eq!(finishes(first), ("stop".to_owned(), vec![]));
+    assert_eq!(finishes(r#"{"finish_reason":"stop"}"#), ("stop".to_owned(), vec![]));
+    assert_eq!(finishes(third), ("length".to_owned(), vec![of(2, "length")]));
+    let all = vec![of(0, "stop"), of(2, "length")];
+    assert_eq!(finishes(&format!("{first},{third}")), ("length".to_owned(), all));
+    let all = vec![of(2, "length"), of(0, "stop")];
+    assert_eq!(finishes(&format!("{third},{first}")), ("stop".to_owned(), all));
+}
+
 /// What is not as it is by default.
 fn shown(seen: &Seen) -> String {
     let mut parts = Vec::new();

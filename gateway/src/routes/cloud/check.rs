@@ -19,7 +19,7 @@ impl CloudRoute {
         request.headers_mut().remove(http::header::CONTENT_TYPE);
         match tokio::time::timeout(timeout, self.client.execute(request)).await {
             Err(_) => Err(self.late(FaultKind::FirstToken)),
-            Ok(Err(error)) => Err(self.unsent_or_broken(error)),
+            Ok(Err(error)) => Err(self.unsent_or_broken(error, false)),
             Ok(Ok(response)) => match response.status().as_u16() {
                 status @ (429 | 500..) => {
                     let kind = FaultKind::Status { status, retry_after: None };

@@ -10,7 +10,6 @@ use super::{
     Fault, FaultKind, LocalRoute,
     answer::{Asked, Calls, LocalAnswer},
     growth::Growth,
-    makers::Wanted,
     not_loaded,
     prompts::{all_tokens, is_little, prompt_fault, words},
     unfit,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     ledger::{Extension, ModelFile},
+    makers::Wanted,
     wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk},
 };
 use local_engine::{
@@ -319,6 +319,16 @@ impl LocalRoute {
         })
     }
 
+    /// The bounds that a job made ready would have under a lower output cap.
+    #[must_use]
+    pub fn bounds_under(&self, job: &LocalJob, output_cap: u64) -> WorstCase {
+        job.bounds_of(|job| {
+            let tokens =
+                u32::try_from(output_cap).map_or(job.max_tokens, |it| it.min(job.max_tokens));
+            (tokens, self.engine_time_max(job.prompt.len() as u64, u64::from(tokens)))
+        })
+    }
+
     /// Hands the job to the scheduler.
     ///
     /// # Errors
@@ -383,20 +393,24 @@ impl LocalJob {
     /// The bounds of this job; the prompts' tokens are exact.
     #[must_use]
     pub fn bounds(&self) -> WorstCase {
+        self.bounds_of(|job| (job.max_tokens, job.engine_time_max))
+    }
+
+    /// The same where each answer has the tokens and the engine time that `of` says.
+    fn bounds_of(&self, of: impl Fn(&Job) -> (u32, Duration)) -> WorstCase {
         match &self.work {
             Work::Answers { jobs, choices, .. } => {
-                let each = jobs.iter().map(|job| job.engine_time_max.saturating_add(self.one_step));
+                let (mut output_tokens, mut engine_time) = (0, Duration::ZERO);
+                for (tokens, time) in jobs.iter().map(of) {
+                    output_tokens = u64::from(tokens).max(output_tokens);
+                    let with_step = time.saturating_add(self.one_step);
+                    engine_time = engine_time.saturating_add(with_step);
+                }
                 WorstCase {
                     prompt_tokens: jobs.iter().map(|job| job.prompt.len() as u64).sum(),
-                    output_tokens: jobs
-                        .iter()
-                        .map(|job| u64::from(job.max_tokens))
-                        .max()
-                        .unwrap_or(0),
+                    output_tokens,
                     choices: u64::from(*choices).saturating_mul(jobs.len() as u64),
-                    engine_time: each
-                        .fold(Duration::ZERO, Duration::saturating_add)
-                        .saturating_mul(*choices),
+                    engine_time: engine_time.saturating_mul(*choices),
                     ..WorstCase::default()
                 }
             }

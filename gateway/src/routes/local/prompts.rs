@@ -1,8 +1,9 @@
 //! What a request's prompts are made of: its texts, and the words that a template reads.
 
-use super::{Fault, makers::Wanted, unfit};
+use super::{Fault, unfit};
 use crate::{
     ledger::Endpoint,
+    makers::Wanted,
     wire::{BadRequest, ChatRequest, Prompt},
 };
 use local_engine::{Engine, PromptError};

@@ -1,11 +1,10 @@
-//! Where long prompts become tokens and rules are compiled: on threads that may block, as many at once as
-//! there are cores.
+//! Where long prompts become tokens, rules are compiled and bodies decompressed: on threads that may
+//! block, as many at once as there are cores.
 //!
 //! **Invariant:** what nobody waits for any more is given up at its next piece, so that who sends long
 //! prompts and leaves holds no more than a thread for a moment, and whoever waits for a thread keeps
 //! nothing but their own request.
 
-use super::{Fault, FaultKind};
 use std::{
     sync::{
         Arc,
@@ -18,15 +17,24 @@ use tokio::sync::Semaphore;
 
 /// See the file's head.
 #[derive(Debug)]
-pub(super) struct Makers {
+pub(crate) struct Makers {
     places: Arc<Semaphore>,
     wait_max: Duration,
 }
 
 /// Whether somebody waits for what is being made.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     given_up: Arc<AtomicBool>,
+}
+
+/// Why nothing was made.
+#[derive(Debug)]
+pub(crate) enum NotMade {
+    /// Too much is being made.
+    Busy,
+    /// Making it ended with a panic.
+    Died(String),
 }
 
 /// Says that nobody waits any more, when dropped.
@@ -35,8 +43,8 @@ struct Waits(Wanted);
 // === impl Makers ===
 
 impl Makers {
-    /// Makers of one route, for which a request waits so long at most.
-    pub(super) fn new(wait_max: Duration) -> Self {
+    /// Makers of one kind, for which a request waits so long at most.
+    pub(crate) fn new(wait_max: Duration) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
         Self { places: Arc::new(Semaphore::new(cores)), wait_max }
     }
@@ -44,19 +52,19 @@ impl Makers {
     /// What `make` makes, here where it is little, else where blocking is allowed.
     ///
     /// # Errors
-    /// `make`'s own; [`FaultKind::Busy`] where too much is being made.
-    pub(super) async fn make<T: Send + 'static>(
+    /// `make`'s own; [`NotMade::Busy`] where too much is being made.
+    pub(crate) async fn make<T: Send + 'static, E: From<NotMade> + Send + 'static>(
         &self,
         little: bool,
-        make: impl FnOnce(&Wanted) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
+        make: impl FnOnce(&Wanted) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let waits = Waits(Wanted::default());
         if little {
             return make(&waits.0);
         }
         let place = tokio::time::timeout(self.wait_max, Arc::clone(&self.places).acquire_owned());
         let Ok(Ok(place)) = place.await else {
-            return Err(Fault::new(FaultKind::Busy, "too much is being made ready already"));
+            return Err(NotMade::Busy.into());
         };
         let wanted = waits.0.clone();
         let made = tokio::task::spawn_blocking(move || {
@@ -64,12 +72,13 @@ impl Makers {
             drop(place);
             made
         });
-        made.await.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))?
+        made.await.map_err(|died| NotMade::Died(died.to_string()))?
     }
 }
 
 impl Wanted {
-    pub(super) fn is_so(&self) -> bool {
+    /// Whether that is so.
+    pub(crate) fn is_so(&self) -> bool {
         !self.given_up.load(Relaxed)
     }
 }
@@ -93,7 +102,7 @@ mod tests {
             while wanted.is_so() {
                 std::thread::yield_now();
             }
-            said.send(()).map_err(|gone| Fault::new(FaultKind::Engine, gone.to_string()))
+            said.send(()).map_err(|gone| NotMade::Died(gone.to_string()))
         });
         assert!(tokio::time::timeout(Duration::from_millis(20), make).await.is_err(), "it left");
         heard.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -109,7 +118,7 @@ mod tests {
             let held = Arc::clone(&held);
             makers.make(false, move |_| {
                 let _released = held.lock().map(|held| held.recv());
-                Ok(())
+                Ok::<_, NotMade>(())
             })
         };
         let all = async {
@@ -120,13 +129,16 @@ mod tests {
             while makers.places.available_permits() > 0 {
                 tokio::task::yield_now().await;
             }
-            let refused = makers.make(false, |_| Ok(())).await.unwrap_err();
-            assert!(matches!(refused.kind, FaultKind::Busy), "{refused}");
-            assert!(makers.make(true, |_| Ok(())).await.is_ok(), "little needs no thread");
+            let refused = makers.make(false, |_| Ok::<_, NotMade>(())).await.unwrap_err();
+            assert!(matches!(refused, NotMade::Busy), "{refused:?}");
+            assert!(
+                makers.make(true, |_| Ok::<_, NotMade>(())).await.is_ok(),
+                "little needs no thread"
+            );
             drop(release);
         };
         let (made, ()) = tokio::join!(all, look);
         assert!(made.iter().all(Result::is_ok));
-        makers.make(false, |_| Ok(())).await.unwrap();
+        makers.make(false, |_| Ok::<_, NotMade>(())).await.unwrap();
     }
 }
