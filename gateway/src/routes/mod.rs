@@ -217,7 +217,7 @@ impl Route {
             }
             Source::Cloud(_) => Ok(Prepared {
                 bounds: self.cloud_bounds(request, output_cap)?,
-                prompt_tokens: request.prompt_tokens_estimate,
+                prompt_tokens: request.prompt_tokens_unreported(),
                 ask: PreparedAsk::Cloud,
             }),
         }

@@ -5,6 +5,7 @@ use super::{
     fields::{Field, Fields},
     headers,
     json::Span,
+    read::{IMAGE_TOKENS_MAX, IMAGE_TOKENS_USUAL},
     responses::ResponsesAsk,
 };
 use crate::{
@@ -122,6 +123,14 @@ pub struct BadRequest {
 impl ChatRequest {
     /// Whether the client asked for temperature 0, so that one answer is as good as another.
     #[must_use]
+    /// Prompt tokens to book at a provider that has not said how many there were: the estimate, but
+    /// images at their bound, since nothing here tells how large one is.
+    #[must_use]
+    pub fn prompt_tokens_unreported(&self) -> u64 {
+        let more = (IMAGE_TOKENS_MAX - IMAGE_TOKENS_USUAL) * u64::from(self.images);
+        self.prompt_tokens_estimate.saturating_add(more)
+    }
+
     pub fn is_deterministic(&self) -> bool {
         let zero = |text: &str| text.parse::<f64>().is_ok_and(|temperature| temperature == 0.0);
         self.given(Field::Temperature).is_some_and(zero)
