@@ -230,6 +230,16 @@ impl<'a> Read<'a> {
         Ok(Self { text, fields, extra_bytes })
     }
 
+    /// Refuses messages where a text is continued or embedded: a server that looked at them would see
+    /// what nobody here has counted.
+    pub(super) fn refuse_messages(&self) -> Result<(), BadRequest> {
+        if self.given(Field::Messages).is_none() {
+            return Ok(());
+        }
+        let message = "`messages` are not served here: they belong to /v1/chat/completions";
+        Err(BadRequest::unsupported("messages", message))
+    }
+
     /// The value of `field`; `None` where it is absent or null.
     pub(super) fn given(&self, field: Field) -> Option<&'a str> {
         let value = self.fields.get(field)?.value;
