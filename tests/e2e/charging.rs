@@ -4,7 +4,7 @@
 //! answer token.
 
 use crate::harness::{Child, EntrySeen, Gate, Key, pico, rows};
-use e2e::standin::{Fault, Hold, Reported, Script, StandIn};
+use e2e::standin::{Cut, Fault, Hold, Point, Reported, Script, StandIn};
 use serde_json::json;
 use std::time::Duration;
 
@@ -569,5 +569,30 @@ async fn tokens_of_images_and_audio_are_shown_wherever_tokens_are() {
     for (bucket, tokens) in [("image", 200), ("audio", 300), ("audio_output", 20)] {
         let line = format!("tollgate_tokens_total{{route=\"cloud\",bucket=\"{bucket}\"}} {tokens}");
         assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}
+
+/// Of how large an image is nothing is known before the provider tells its tokens.
+#[tokio::test]
+async fn an_image_whose_tokens_nobody_told_is_booked_at_its_bound() {
+    let case = a_cloud().await;
+    let shown = json!([{"role": "user", "content": [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+    ]}]);
+    let cut = Script::says("one two three").cut(Cut::Close(Point::Piece(1)));
+    for (script, stream) in [
+        (cut, true),
+        (Script::default().with(Fault::NoUsage), true),
+        (Script::default().with(Fault::NoUsage), false),
+    ] {
+        case.cloud.next(script);
+        let ask = case.gate.ask("").set("messages", shown.clone());
+        let answer = if stream { ask.streamed() } else { ask }.send().await;
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "estimated");
+        assert!(attempt.used("input").unwrap() >= 48_169, "{attempt:?}");
+        assert!(attempt.cost().unwrap() <= attempt.reserved());
     }
 }

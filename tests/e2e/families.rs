@@ -275,3 +275,23 @@ async fn what_is_kept_for_an_hour_is_held_and_charged_at_its_own_rate() {
     }
     assert!(reserved[1] > reserved[0], "the dearest way to read the prompt is held: {reserved:?}");
 }
+
+#[tokio::test]
+async fn a_tool_that_only_anthropic_knows_reaches_it_and_nobody_else() {
+    let tools = json!([{"type": "bash_20250124", "name": "bash"}]);
+    let body = json!({"model": "auto", "max_tokens": 9, "tools": tools,
+        "messages": [{"role": "user", "content": "Hi."}]});
+    for (kind, knows) in [("anthropic", true), ("openai", false), ("gemini", false)] {
+        let (cloud, gate) = gate(kind).await;
+        let answer = gate.post("/v1/messages", &body).await;
+        if knows {
+            answer.ok();
+            let sent = cloud.asked().pop().expect("a request").json();
+            assert_eq!(sent["tools"], tools);
+            continue;
+        }
+        assert_eq!(answer.status, 400, "{kind}: {}", answer.body_text());
+        assert!(answer.body_text().contains("tools[0].type"), "{kind}: {}", answer.body_text());
+        assert_eq!(cloud.counts().requests, 0, "{kind}: nothing is sent");
+    }
+}

@@ -44,6 +44,9 @@ enum Match {
     And(#[allow(dead_code, reason = "read to be passed over")] Vec<Match>),
 }
 
+/// The fee for searches, which most models do only where they are asked to.
+const SEARCHES: &str = "web_searches_kcount";
+
 /// A price's parts by their names.
 type Named<'a> = BTreeMap<String, &'a RawValue>;
 
@@ -103,9 +106,16 @@ pub(super) fn read(text: &str, origin: &Origin) -> Result<Imported, serde_json::
             let mut notes = Vec::new();
             match periods(written, origin, &mut notes) {
                 Ok(periods) => {
-                    let provider = name.to_owned();
-                    let source = source.clone();
-                    all.add(Model { provider, names, snapshots, source, periods, notes }, origin);
+                    let model = Model {
+                        provider: name.to_owned(),
+                        names,
+                        snapshots,
+                        source: source.clone(),
+                        periods,
+                        search_fee: written.is_charged_for(SEARCHES),
+                        notes,
+                    };
+                    all.add(model, origin);
                 }
                 Err(why) => {
                     notes.push(why);
@@ -227,6 +237,14 @@ fn on_day(
     Ok((RowRates { standard: base.table(outputs)?, hours, services, fees }, rounded))
 }
 
+impl Written<'_> {
+    /// Whether any of its prices has this part.
+    fn is_charged_for(&self, part: &str) -> bool {
+        let prices = conditional(&self.prices).unwrap_or_default();
+        prices.iter().any(|price| price.prices.contains_key(part))
+    }
+}
+
 impl Conditional<'_> {
     fn starts(&self) -> Option<&str> {
         self.constraint.as_ref()?.start_date.as_deref()
@@ -293,14 +311,13 @@ fn parts(named: &Named<'_>, fees: &mut Fees, notes: &mut Vec<String>) -> Result<
                 fees.per_request = fee(name, raw)?;
                 continue;
             }
-            // Asked for by fields and parts that are refused: nothing can cost it.
-            "web_searches_kcount"
+            // Asked for by fields and parts that are refused: nothing can cost it. (What a model draws
+            // or films it does without being asked: `output_image_mtok` is no such part.)
+            SEARCHES
             | "storage_searches_kcount"
             | "cache_audio_read_mtok"
             | "cache_image_read_mtok"
-            | "output_image_mtok"
-            | "input_video_mtok"
-            | "output_video_mtok" => {
+            | "input_video_mtok" => {
                 notes.push(format!("not carried: {name}"));
                 continue;
             }

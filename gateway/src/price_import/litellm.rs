@@ -11,6 +11,9 @@ use policies::{Fees, RowRates, ServiceTier};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+/// The fee for searches, which most models do only where they are asked to.
+const SEARCHES: &str = "search_context_cost_per_query";
+
 /// The fields of one model.
 type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
@@ -43,8 +46,10 @@ pub(super) fn read(text: &str, origin: &Origin) -> Result<Imported, serde_json::
                     None => origin.source.clone(),
                 };
                 let (provider, names) = (provider.to_owned(), vec![name]);
-                let snapshots = false;
-                all.add(Model { provider, names, snapshots, source, periods, notes }, origin);
+                let (snapshots, search_fee) = (false, fields.contains_key(SEARCHES));
+                let model =
+                    Model { provider, names, snapshots, source, periods, search_fee, notes };
+                all.add(model, origin);
             }
             Err(why) => {
                 notes.push(why);
@@ -138,8 +143,13 @@ fn meaning(name: &str) -> Option<Meaning> {
     Some(Meaning { bucket, above, tier })
 }
 
-/// Costs of what requests here cannot ask for: nothing can cost it.
+/// Costs of what requests here cannot ask for: nothing can cost it. What a model draws or films it does
+/// without being asked (`output_cost_per_image`, `output_cost_per_image_token`).
 fn is_refused_anyway(name: &str) -> bool {
+    let shown = ["output_cost_per_image", "output_cost_per_video"];
+    if shown.iter().any(|start| name.starts_with(start)) {
+        return false;
+    }
     [
         "search",
         "code_interpreter",
@@ -148,7 +158,6 @@ fn is_refused_anyway(name: &str) -> bool {
         "video",
         "annotation",
         "audio_token_cost",
-        "output_cost_per_image",
         "per_second",
     ]
     .iter()

@@ -87,6 +87,8 @@ struct Model {
     snapshots: bool,
     source: String,
     periods: Vec<Period>,
+    /// Whether the file names a fee for searches.
+    search_fee: bool,
     /// Said in the report.
     notes: Vec<String>,
 }
@@ -121,9 +123,18 @@ impl Imported {
     }
 
     /// Adds a model's rows and its line.
-    fn add(&mut self, model: Model, origin: &Origin) {
+    fn add(&mut self, mut model: Model, origin: &Origin) {
         let mut rows = Vec::new();
-        let mut notes = model.notes;
+        let mut notes = std::mem::take(&mut model.notes);
+        if let Some(why) = model.names.first().and_then(|id| unasked(id, model.search_fee)) {
+            notes.push(why.to_owned());
+            return self.refuse(&model.provider, &model.names, notes);
+        }
+        model.names.retain(|name| {
+            let why = unasked(name, model.search_fee);
+            notes.extend(why.map(|why| format!("not carried: `{name}`, {why}")));
+            why.is_none()
+        });
         let mut rounded = false;
         for period in &model.periods {
             rounded |= period.rounded;
@@ -183,6 +194,16 @@ impl Origin {
     fn wants(&self, provider: &str) -> bool {
         self.providers.is_empty() || self.providers.iter().any(|wanted| wanted == provider)
     }
+}
+
+/// Why an answer of a model costs more than its tokens of text, whatever the request says, as far as its
+/// name tells: files list such models at the rates of text alone.
+fn unasked(name: &str, search_fee: bool) -> Option<&'static str> {
+    let has = |word: &str| name.split(['-', '/', '_', ':', '.']).any(|part| part == word);
+    if has("search") || search_fee && (has("sonar") || has("compound")) {
+        return Some("it searches without being asked, and a row cannot say what that costs");
+    }
+    has("image").then_some("it draws without being asked, and a row cannot say what that costs")
 }
 
 /// Our name for a provider.

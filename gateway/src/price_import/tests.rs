@@ -123,6 +123,41 @@ fn litellms_costs_become_rows_and_its_floats_are_told() {
 }
 
 #[test]
+fn a_model_that_draws_or_searches_unasked_has_no_price() {
+    let genai = read(
+        r#"[{"id":"google","models":[
+ {"id":"g-flash-draws","match":{"equals":"x"},"prices":{"input_mtok":0.3,"output_mtok":2.5,"output_image_mtok":30}},
+ {"id":"g-films","match":{"equals":"x"},"prices":{"input_mtok":1,"output_mtok":9,"output_video_mtok":30}},
+ {"id":"g-5-image","match":{"equals":"x"},"prices":{"input_mtok":1,"output_mtok":9}},
+ {"id":"g-search-preview","match":{"equals":"x"},"prices":{"input_mtok":1,"output_mtok":9}},
+ {"id":"sonar-deep","match":{"equals":"x"},"prices":{"input_mtok":1,"output_mtok":9,"web_searches_kcount":5}},
+ {"id":"sonar","match":{"equals":"sonar"},"prices":{"input_mtok":1,"output_mtok":1,"requests_kcount":12}},
+ {"id":"o3-deep-research","match":{"equals":"x"},"prices":{"input_mtok":1,"output_mtok":9,"web_searches_kcount":5}},
+ {"id":"g-mini","match":{"or":[{"equals":"g-mini-search-preview"},{"equals":"g-mini-1"}]},"prices":{"input_mtok":1,"output_mtok":9}}]}]"#,
+        Format::Genai,
+    );
+    let unsupported = |of: &Imported, model: &str| outcome(of, model).0 == Outcome::Unsupported;
+    for model in ["g-flash-draws", "g-films", "g-5-image", "g-search-preview", "sonar-deep"] {
+        assert!(unsupported(&genai, model), "{model}");
+        assert!(!genai.rows.iter().any(|row| row.model == model), "{model}");
+    }
+    assert_eq!(outcome(&genai, "g-flash-draws").1, ["a row cannot say `output_image_mtok`"]);
+    assert!(!unsupported(&genai, "sonar"), "its fee is for each request");
+    assert!(!unsupported(&genai, "o3-deep-research"), "it searches where it is given a tool");
+    let names: Vec<&str> = genai.rows.iter().map(|row| row.model.as_str()).collect();
+    assert!(names.contains(&"g-mini-1") && !names.contains(&"g-mini-search-preview"), "{names:?}");
+
+    let litellm = read(
+        r#"{"gemini/draws":{"litellm_provider":"gemini","mode":"chat","input_cost_per_token":3e-07,"output_cost_per_token":2.5e-06,"output_cost_per_image_token":3e-05},
+ "gemini/each":{"litellm_provider":"gemini","mode":"chat","input_cost_per_token":3e-07,"output_cost_per_token":2.5e-06,"output_cost_per_image":0.039},
+ "gemini/g-search-api":{"litellm_provider":"gemini","mode":"chat","input_cost_per_token":3e-07,"output_cost_per_token":2.5e-06}}"#,
+        Format::Litellm,
+    );
+    assert!(["draws", "each", "g-search-api"].iter().all(|model| unsupported(&litellm, model)));
+    assert!(litellm.rows.is_empty());
+}
+
+#[test]
 fn a_file_of_another_kind_is_refused() {
     let origin = Origin {
         source: String::new(),

@@ -279,7 +279,7 @@ impl CloudRoute {
                 outbound.headers_mut().insert(DEADLINE, left);
             }
         }
-        if self.kind.format() == Format::Anthropic && anthropic::is_own(request) {
+        if self.is_sent_own_body(request) {
             add_betas(outbound.headers_mut(), &request.anthropic_betas);
         }
         if let Some(id) = &request.upstream_request_id {
@@ -287,6 +287,11 @@ impl CloudRoute {
         }
         *outbound.body_mut() = Some(Body::wrap(Outgoing { body, departure }));
         Ok(outbound)
+    }
+
+    /// Whether its provider is sent the client's own body, of a format that is not OpenAI's.
+    pub(super) fn is_sent_own_body(&self, request: &ChatRequest) -> bool {
+        self.kind.format() == Format::Anthropic && anthropic::is_own(request)
     }
 
     /// The request as the provider takes it.

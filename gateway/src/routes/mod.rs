@@ -223,6 +223,7 @@ impl Route {
     /// # Errors
     /// [`FaultKind::Unfit`] when this route cannot serve the request.
     pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<Prepared, Fault> {
+        self.check_own_tool(request)?;
         match &self.source {
             Source::Local(local) => {
                 // Boxed: to make a prompt takes room that requests to clouds need not carry about.
@@ -235,9 +236,22 @@ impl Route {
             }
             Source::Cloud(_) => Ok(Prepared {
                 bounds: self.cloud_bounds(request, output_cap)?,
-                prompt_tokens: request.prompt_tokens_estimate,
+                prompt_tokens: request.prompt_tokens_unreported(),
                 ask: PreparedAsk::Cloud,
             }),
+        }
+    }
+
+    /// Refuses a tool that only the provider of the client's own format knows, where another one is asked.
+    fn check_own_tool(&self, request: &ChatRequest) -> Result<(), Fault> {
+        let Some(tool) = &request.own_tool else { return Ok(()) };
+        match &self.source {
+            Source::Cloud(cloud) if cloud.is_sent_own_body(request) => Ok(()),
+            _ => {
+                let message = format!("`{tool}`: route `{}` does not know this tool", self.id());
+                let bad = BadRequest::unsupported(tool, message);
+                Err(Fault::new(FaultKind::Unfit(bad), "a tool that only Anthropic knows"))
+            }
         }
     }
 

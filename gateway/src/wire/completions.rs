@@ -45,6 +45,7 @@ pub fn read_completion(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, 
     read.sampling()?;
     let logprobs = read.integer(Field::Logprobs, 0, 20)?.and_then(|top| u32::try_from(top).ok());
     let output_cap = read.output_cap()?;
+    read.refuse_messages()?;
     let service = priced::check(|field| read.given(field))?;
     let ask = CompletionAsk { prompts: size.texts, echo: read.boolean(Field::Echo)?, logprobs };
     Ok(ChatRequest {

@@ -57,7 +57,8 @@ pub fn read_embedding(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, B
     if let Some(user) = read.given(Field::User) {
         check::string("user", user)?;
     }
-    let service = priced::service(read.given(Field::ServiceTier))?;
+    read.refuse_messages()?;
+    let service = priced::check(|field| read.given(field))?;
     let dimensions = dimensions.and_then(|length| u32::try_from(length).ok());
     Ok(ChatRequest {
         endpoint: Endpoint::Embeddings,

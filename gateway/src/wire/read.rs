@@ -31,9 +31,12 @@ const METADATA_MAX: (usize, usize, usize) = (16, 64, 512);
 const TEMPLATE_TOKENS: (u64, u64) = (8, 128);
 /// Tokens that a template may add where tools are offered: how to call them.
 const TOOL_TEMPLATE_TOKENS: u64 = 512;
-/// Tokens that one image may take at most: what the dearest published image accounting comes to.
-/// The bytes of an image or its address are not text and are not counted.
-const IMAGE_TOKENS_MAX: u64 = 40_000;
+/// Tokens that one image may take at most: what the dearest published image accounting comes to, 2,833
+/// and 5,667 for each of eight tiles (`gpt-4o-mini`). The bytes of an image or its address are not text
+/// and are not counted.
+pub(super) const IMAGE_TOKENS_MAX: u64 = 48_200;
+/// Tokens that one image usually takes.
+pub(super) const IMAGE_TOKENS_USUAL: u64 = 1000;
 
 /// Reads the request of an endpoint: checks the client's body and the headers that belong to it, and
 /// converts it to the one inner form.
@@ -164,7 +167,7 @@ pub const fn estimate_tokens(bytes: u64) -> u64 {
 /// counts the bytes of tools and other JSON that reach the template too.
 #[must_use]
 pub const fn estimate_prompt_tokens(ascii: u64, other: u64, messages: u64, images: u64) -> u64 {
-    ascii.div_ceil(4) + other.div_ceil(3) + 4 * messages + 3 + 1000 * images
+    ascii.div_ceil(4) + other.div_ceil(3) + 4 * messages + 3 + IMAGE_TOKENS_USUAL * images
 }
 
 /// No tokenizer in use makes more tokens than there are bytes: every token stands for at least
@@ -225,6 +228,16 @@ impl<'a> Read<'a> {
             if fields.insert(place) { Ok(()) } else { Err(check::twice(field.name())) }
         })?;
         Ok(Self { text, fields, extra_bytes })
+    }
+
+    /// Refuses messages where a text is continued or embedded: a server that looked at them would see
+    /// what nobody here has counted.
+    pub(super) fn refuse_messages(&self) -> Result<(), BadRequest> {
+        if self.given(Field::Messages).is_none() {
+            return Ok(());
+        }
+        let message = "`messages` are not served here: they belong to /v1/chat/completions";
+        Err(BadRequest::unsupported("messages", message))
     }
 
     /// The value of `field`; `None` where it is absent or null.

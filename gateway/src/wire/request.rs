@@ -5,6 +5,7 @@ use super::{
     fields::{Field, Fields},
     headers,
     json::Span,
+    read::{IMAGE_TOKENS_MAX, IMAGE_TOKENS_USUAL},
     responses::ResponsesAsk,
 };
 use crate::{
@@ -31,6 +32,8 @@ pub struct ChatRequest {
     /// The client's own body where it is not in OpenAI's chat format, for a provider that speaks
     /// the client's.
     pub outer_body: Option<Bytes>,
+    /// A tool in that body which no other provider knows, by its place (`tools[0].type`).
+    pub(crate) own_tool: Option<String>,
     /// What the answer's writer needs where the client asked `/v1/responses`.
     pub(crate) responses: Option<Box<ResponsesAsk>>,
     /// The `model` the client wrote.
@@ -120,6 +123,14 @@ pub struct BadRequest {
 // === impl ChatRequest ===
 
 impl ChatRequest {
+    /// Prompt tokens to book at a provider that has not said how many there were: the estimate, but
+    /// images at their bound, since nothing here tells how large one is.
+    #[must_use]
+    pub fn prompt_tokens_unreported(&self) -> u64 {
+        let more = (IMAGE_TOKENS_MAX - IMAGE_TOKENS_USUAL) * u64::from(self.images);
+        self.prompt_tokens_estimate.saturating_add(more)
+    }
+
     /// Whether the client asked for temperature 0, so that one answer is as good as another.
     #[must_use]
     pub fn is_deterministic(&self) -> bool {
@@ -135,6 +146,7 @@ impl ChatRequest {
             ask: Ask::Chat,
             body: Bytes::new(),
             outer_body: None,
+            own_tool: None,
             responses: None,
             model,
             admitted_unix_s: 0,

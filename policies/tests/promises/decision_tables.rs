@@ -88,7 +88,19 @@ fn shipped_prices_are_read_whole() {
         assert!(row.source.starts_with("https://"), "{} has no source", row.model);
         let found = list.find(&row.provider, &row.model, "9999-12-31");
         assert!(found.is_some(), "{} is not found", row.model);
+        let costs_more = |word: &&str| ["image", "banana", "omni", "search"].contains(word);
+        let worded = row.model.split(['-', '.', '/']).find(costs_more);
+        assert_eq!(worded, None, "{} draws or searches unasked: tokens are not all", row.model);
     }
+    for (provider, model) in [
+        ("google", "gemini-2.5-flash-image"),
+        ("google", "gemini-3-pro-image-preview"),
+        ("openai", "gpt-4o-mini-search-preview"),
+        ("openai", "gpt-5-search-api"),
+    ] {
+        assert!(list.find(provider, model, "9999-12-31").is_none(), "{model}");
+    }
+    assert!(list.find("openai", "gpt-4o-mini", "9999-12-31").is_some());
 }
 
 #[test]

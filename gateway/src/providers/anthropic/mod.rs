@@ -5,6 +5,7 @@ mod request;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unsigned;
 mod usage;
 
 pub(crate) use own::whole_own;

@@ -2,8 +2,9 @@
 //!
 //! **Invariants:** the output cap is always there; results of tools stand together in the one
 //! message that follows their calls; a client's own Messages body goes out as it is, but for the
-//! model's name, the cap, the stream and ids of calls that Anthropic does not take.
+//! model's name, the cap, the stream, and ids of calls and thinking that Anthropic does not take.
 
+use super::unsigned::signed;
 use crate::{
     ledger::Endpoint,
     providers::{
@@ -180,8 +181,8 @@ pub(crate) fn body(
     Ok(serde_json::to_vec(&body)?.into())
 }
 
-/// The client's own body, but for the model's name, the cap, the stream and ids of calls that Anthropic
-/// does not take.
+/// The client's own body, but for the model's name, the cap, the stream, and what Anthropic does not
+/// take: ids of calls, and thinking that it has not signed.
 fn verbatim(
     own: &[u8],
     request: &ChatRequest,
@@ -195,13 +196,24 @@ fn verbatim(
         serde_json::to_string(model)?,
         request.stream,
     );
+    let mut messages = None;
     json::members::<BadRequest>(text.trim(), |key, member| {
-        if !matches!(key, "model" | "max_tokens" | "stream") {
+        if key == "messages" {
+            messages = Some(signed(member.raw)?);
+        }
+        Ok(())
+    })?;
+    let unthought = messages.as_ref().is_some_and(|messages| messages.answers_unthought);
+    json::members::<BadRequest>(text.trim(), |key, member| {
+        let kept = !(unthought && needs_thinking(key, member.raw)?);
+        if kept && !matches!(key, "model" | "max_tokens" | "stream") {
             out.push(',');
             out.push_str(&serde_json::to_string(key)?);
             out.push(':');
             out.push_str(&match key {
-                "messages" => CallIds::Plain.in_messages(member.raw),
+                "messages" => CallIds::Plain.in_messages(
+                    messages.as_ref().map_or(member.raw, |messages| &*messages.messages),
+                ),
                 "thinking" => within(member.raw, request, output_cap)?,
                 _ => Cow::Borrowed(member.raw),
             });
@@ -210,6 +222,23 @@ fn verbatim(
     })?;
     out.push('}');
     Ok(out.into())
+}
+
+/// Whether a member is refused where calls are answered whose thinking was left out: a budget of
+/// thinking, and an edit of what was thought.
+fn needs_thinking(key: &str, raw: &str) -> Result<bool, BadRequest> {
+    let mut budgeted = false;
+    match key {
+        "thinking" if raw.starts_with('{') => {
+            json::members::<BadRequest>(raw, |key, _| {
+                budgeted |= key == "budget_tokens";
+                Ok(())
+            })?;
+            Ok(budgeted)
+        }
+        "context_management" => Ok(raw.contains("\"clear_thinking_")),
+        _ => Ok(false),
+    }
 }
 
 /// A caller's own `thinking` under a cap that a budget has lowered: its tokens are below that as they

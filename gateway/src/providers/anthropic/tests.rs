@@ -286,6 +286,66 @@ fn a_budget_of_thinking_stays_below_a_cap_that_was_lowered() {
     }
 }
 
+/// What a caller's own body becomes.
+fn passed(messages: &Value, more: &Value) -> Value {
+    let mut own = json!({"model": "auto", "max_tokens": 9000, "messages": messages});
+    for (name, value) in more.as_object().unwrap() {
+        own[name] = value.clone();
+    }
+    let read = crate::wire::anthropic::read_messages;
+    let request = read(Bytes::from(own.to_string()), &HeaderMap::new(), 500).unwrap();
+    let sent = body(&request, super::source(&request), "claude-sonnet-4-5", 9000).unwrap();
+    serde_json::from_slice(&sent).unwrap()
+}
+
+#[test]
+fn thinking_that_anthropic_has_not_signed_is_taken_out_of_a_callers_own_body() {
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let assistant = |blocks: &[Value]| json!({"role": "assistant", "content": blocks});
+    let unsigned = json!({"type": "thinking", "thinking": "Hm.", "signature": ""});
+    let bare = json!({"type": "thinking", "thinking": "Hm."});
+    let signed = json!({"type": "thinking", "thinking": "", "signature": "EqQB"});
+    let redacted = json!({"type": "redacted_thinking", "data": "x"});
+    let text = json!({"type": "text", "text": "\"thinking\" is a word, [and] \\ too"});
+    let call = json!({"type": "tool_use", "id": "c", "name": "f", "input": {"type": "thinking"}});
+    let result = json!({"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "c", "content": "1"}]});
+    let budget = json!({"thinking": {"type": "enabled", "budget_tokens": 2000},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015"}]}});
+
+    let old = json!([user("Hi"), assistant(&[unsigned.clone(), text.clone()]), user("And?")]);
+    let sent = passed(&old, &budget);
+    let left = json!([user("Hi"), assistant(std::slice::from_ref(&text)), user("And?")]);
+    assert_eq!(sent["messages"], left);
+    assert_eq!(sent["thinking"], budget["thinking"], "a turn that is over asks for none");
+
+    let alone = json!([user("Hi"), assistant(std::slice::from_ref(&bare)), user("And?")]);
+    assert_eq!(passed(&alone, &budget)["messages"], json!([user("Hi"), user("And?")]));
+
+    let called = json!([user("Hi"), assistant(&[bare, call.clone()]), result]);
+    let sent = passed(&called, &budget);
+    let first = json!([user("Hi"), assistant(std::slice::from_ref(&call)), result]);
+    assert_eq!(sent["messages"], first);
+    let of = |sent: &Value, name: &str| sent.get(name).cloned();
+    assert_eq!(of(&sent, "thinking"), None, "no budget while calls are answered unthought");
+    assert_eq!(of(&sent, "context_management"), None, "what edits thinking needs it");
+    let again = json!([
+        user("Hi"),
+        assistant(&[unsigned, call.clone()]),
+        result,
+        assistant(std::slice::from_ref(&call)),
+        result
+    ]);
+    assert_eq!(of(&passed(&again, &budget), "thinking"), None, "nor later in that turn");
+    let adaptive = json!({"thinking": {"type": "adaptive"}});
+    assert_eq!(of(&passed(&called, &adaptive), "thinking"), of(&adaptive, "thinking"));
+
+    let kept = json!([user("Hi"), assistant(&[signed, redacted, text, call]), result]);
+    let sent = passed(&kept, &budget);
+    assert_eq!(sent["messages"], kept);
+    assert_eq!(sent["thinking"], budget["thinking"]);
+}
+
 /// The events of a stream, and whether it ended.
 fn read(frames: &[Value]) -> (Vec<Event>, bool) {
     let mut stream = Stream::new(11);

@@ -2,7 +2,8 @@
 //!
 //! **Invariants:** thoughts are counted beside the candidates and not in them, and are reasoning;
 //! cached tokens are in the prompt's count and are taken off it once; counts of a stream are
-//! cumulative, so the last ones hold; a prompt that was blocked is an answer that was filtered.
+//! cumulative, so the last ones hold; a prompt that was blocked is an answer that was filtered; a part
+//! that is neither text nor a call is an error and never left out.
 
 use super::SIGNED;
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     wire::{Delta, DeltaKind, Event, FinishReason},
 };
 use policies::Usage;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
@@ -56,6 +57,14 @@ struct Part<'a> {
     function_call: Option<Call<'a>>,
     #[serde(default)]
     thought_signature: Option<String>,
+    #[serde(default)]
+    inline_data: Option<IgnoredAny>,
+    #[serde(default)]
+    file_data: Option<IgnoredAny>,
+    #[serde(default)]
+    executable_code: Option<IgnoredAny>,
+    #[serde(default)]
+    code_execution_result: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +92,7 @@ struct UsageWritten {
     cached_content_token_count: Option<u64>,
     total_token_count: Option<u64>,
     prompt_tokens_details: Vec<Modality>,
+    candidates_tokens_details: Vec<Modality>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -103,12 +113,14 @@ pub(crate) struct Stream {
     calls: Vec<u32>,
     /// Whether anything came that a caller can use.
     spoke: bool,
-    /// Whether it ended for want of something to say.
-    failed: bool,
+    /// Why it is of no use.
+    failed: Option<&'static str>,
 }
 
 /// An answer of no use: a call that the model could not write, say.
 const SILENT: &str = "the answer ended before anything was said";
+/// An answer that was not asked for: a picture, say. To leave it out would be another answer.
+const UNREAD: &str = "the answer has a part that is neither text nor a call";
 
 impl Stream {
     pub(crate) fn new(prompt_tokens: u64, choices: u32) -> Self {
@@ -120,7 +132,7 @@ impl Stream {
             finished: 0,
             calls: Vec::new(),
             spoke: false,
-            failed: false,
+            failed: None,
         }
     }
 
@@ -154,7 +166,7 @@ impl Stream {
         }
         self.usage = written.usage_metadata.and_then(|usage| usage.read()).or(self.usage);
         self.tally.note(&events);
-        if self.failed { Err(SILENT) } else { Ok(Read::Events(events)) }
+        self.failed.map_or(Ok(Read::Events(events)), Err)
     }
 
     /// The body has ended: the answer's end, if it was whole.
@@ -165,7 +177,9 @@ impl Stream {
     fn candidate(&mut self, candidate: Candidate<'_>, events: &mut Vec<Event>) {
         let choice = candidate.index;
         for part in candidate.content.into_iter().flat_map(|content| content.parts) {
-            if let Some(call) = part.function_call {
+            if part.is_unread() {
+                self.failed = Some(UNREAD);
+            } else if let Some(call) = part.function_call {
                 self.spoke = true;
                 self.call(choice, &call, part.thought_signature, events);
             } else if let Some(text) = part.text.filter(|text| !text.is_empty()) {
@@ -177,7 +191,9 @@ impl Stream {
         if let Some(reason) = candidate.finish_reason {
             self.finished += 1;
             let finish = finish(&reason).unwrap_or_else(|| {
-                self.failed |= !self.spoke;
+                if !self.spoke {
+                    self.failed = self.failed.or(Some(SILENT));
+                }
                 FinishReason::Stop
             });
             let called = finish == FinishReason::Stop && self.calls_of(choice) > 0;
@@ -223,7 +239,7 @@ pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Rea
     let mut events = match stream.read(body) {
         Ok(Read::Events(events)) => events,
         Ok(other) => return Ok(other),
-        Err(SILENT) => return Err(SILENT),
+        Err(why @ (SILENT | UNREAD)) => return Err(why),
         Err(_) => return Err("the body is no generated content"),
     };
     events.push(stream.end().ok_or("the body is generated content without an end")?);
@@ -232,6 +248,12 @@ pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Rea
 
 fn delta(choice: u32, kind: DeltaKind) -> Event {
     Event::Delta(Delta::new(choice, kind))
+}
+
+/// The tokens of a modality.
+fn of(details: &[Modality], name: &str) -> u64 {
+    let of_it = details.iter().filter(|detail| detail.modality == name);
+    of_it.fold(0, |sum, detail| sum.saturating_add(detail.token_count))
 }
 
 /// `None` where it says that the model came to no good end: `MALFORMED_FUNCTION_CALL`, `OTHER`.
@@ -252,6 +274,16 @@ fn finish(reason: &str) -> Option<FinishReason> {
     })
 }
 
+impl Part<'_> {
+    /// Whether it is of a kind that is not handed on.
+    fn is_unread(&self) -> bool {
+        self.inline_data.is_some()
+            || self.file_data.is_some()
+            || self.executable_code.is_some()
+            || self.code_execution_result.is_some()
+    }
+}
+
 impl UsageWritten {
     /// The buckets; `None` where nothing is said.
     fn read(&self) -> Option<Usage> {
@@ -267,12 +299,12 @@ impl UsageWritten {
             left -= taken;
             taken
         };
-        let of = |name: &str| {
-            let details = self.prompt_tokens_details.iter();
-            details.filter(|detail| detail.modality == name).map(|detail| detail.token_count).sum()
-        };
         let cache_read = take(self.cached_content_token_count.unwrap_or(0));
-        let (audio, image) = (take(of("AUDIO")), take(of("IMAGE")));
-        Some(Usage { input: left, cache_read, output, reasoning, image, audio, ..Usage::default() })
+        let prompted = &self.prompt_tokens_details;
+        let (audio, image) = (take(of(prompted, "AUDIO")), take(of(prompted, "IMAGE")));
+        let audio_output = of(&self.candidates_tokens_details, "AUDIO").min(output);
+        let output = output - audio_output;
+        let rest = Usage { input: left, cache_read, reasoning, ..Usage::default() };
+        Some(Usage { output, image, audio, audio_output, ..rest })
     }
 }

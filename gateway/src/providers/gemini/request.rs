@@ -18,6 +18,10 @@ use std::collections::HashMap;
 
 /// What Gemini takes in place of a signature that a call never had.
 const UNSIGNED: &str = "skip_thought_signature_validator";
+/// Most stop strings.
+const STOPS_MAX: usize = 5;
+/// Words in the names of models that answer with pictures, films or speech.
+const SHOWN: [&str; 4] = ["image", "banana", "omni", "tts"];
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +125,7 @@ pub(crate) fn body(
     model: &str,
     output_cap: u64,
 ) -> Result<Bytes, BadRequest> {
+    refuse_unread(model)?;
     let mut read = Conversation::of(source)?;
     let penalties = (read.presence_penalty.take(), read.frequency_penalty.take());
     read.refuse_sampling_extras("Gemini")?;
@@ -144,10 +149,10 @@ pub(crate) fn body(
         temperature: given(read.temperature),
         top_p: given(read.top_p),
         top_k: given(read.top_k),
-        seed: given(read.seed),
+        seed: given(read.seed).filter(|seed| seed.get().parse::<i32>().is_ok()),
         presence_penalty: penalties.0,
         frequency_penalty: penalties.1,
-        stop_sequences: read.stops(),
+        stop_sequences: stops(&read)?,
         response_mime_type,
         response_json_schema,
         thinking_config: thinking(&read, model, output_cap),
@@ -165,6 +170,26 @@ pub(crate) fn body(
     let tool_config = tool_config(&read)?;
     let body = Body { system_instruction, contents, tools, tool_config, generation_config };
     Ok(serde_json::to_vec(&body)?.into())
+}
+
+/// Refuses models that answer with what is no text, whatever they are asked: nobody here reads it, and
+/// its tokens have a price of their own.
+fn refuse_unread(model: &str) -> Result<(), BadRequest> {
+    let named = |word: &str| model.split('-').any(|part| part == word);
+    if SHOWN.into_iter().any(named) {
+        let message = format!("`{model}` draws, films or speaks: only text is served");
+        return Err(BadRequest::unsupported("model", message));
+    }
+    Ok(())
+}
+
+fn stops<'a>(read: &'a Conversation<'_>) -> Result<Vec<&'a str>, BadRequest> {
+    let stops = read.stops();
+    if stops.len() > STOPS_MAX {
+        let message = format!("`stop`: Gemini takes at most {STOPS_MAX} strings");
+        return Err(BadRequest::unsupported("stop", message));
+    }
+    Ok(stops)
 }
 
 fn turns(
@@ -296,24 +321,64 @@ fn format<'a>(read: &Conversation<'a>) -> Result<Answered<'a>, BadRequest> {
     }
 }
 
-/// `reasoning_effort` as a level where the model knows levels and as a budget where it does not.
+/// How a family of models is told how hard to think.
+enum Thinking {
+    /// It does not think, or takes no word on it.
+    Untold,
+    /// By a budget of at least `min` tokens; 0 turns thinking off where that `ceases`.
+    Budget { min: u64, ceases: bool },
+    /// By one of these levels, the least first.
+    Levels(&'static [&'static str]),
+}
+
+/// Families by the beginnings of their names, the longer before the shorter. What is in none of them
+/// takes the levels that every model since 3.1 does.
+const FAMILIES: [(&str, Thinking); 13] = [
+    ("gemini-1", Thinking::Untold),
+    ("gemini-2.0", Thinking::Untold),
+    ("gemini-pro-1", Thinking::Untold),
+    ("gemini-flash-1", Thinking::Untold),
+    ("gemma", Thinking::Untold),
+    ("learnlm", Thinking::Untold),
+    ("gemini-2.5-pro", Thinking::Budget { min: 128, ceases: false }),
+    ("gemini-2.5-flash-lite", Thinking::Budget { min: 512, ceases: true }),
+    ("gemini-2", Thinking::Budget { min: 1, ceases: true }),
+    ("gemini-3-pro", Thinking::Levels(&["low", "high"])),
+    ("gemini-3-flash", Thinking::Levels(&["minimal", "low", "medium", "high"])),
+    ("gemini-3.1-flash-lite", Thinking::Levels(&["minimal", "low", "medium", "high"])),
+    ("gemini-3.5-flash", Thinking::Levels(&["minimal", "low", "medium", "high"])),
+];
+
+/// `reasoning_effort` in the words of the model's family: what it refuses becomes the next higher that
+/// it takes, and nothing is said to a model that does not think or under a cap without room for it.
 fn thinking(read: &Conversation<'_>, model: &str, output_cap: u64) -> Option<Value> {
     let effort = read.reasoning_effort.as_deref()?;
-    if !model.starts_with("gemini-2") {
-        let level = match effort {
-            "none" | "minimal" => "minimal",
-            "low" | "medium" => effort,
-            _ => "high",
-        };
-        return Some(json!({ "thinkingLevel": level, "includeThoughts": true }));
+    let found = FAMILIES.iter().find(|(start, _)| model.starts_with(start));
+    match found.map(|(_, thinking)| thinking) {
+        Some(Thinking::Untold) => None,
+        Some(Thinking::Budget { min, ceases }) => budget(effort, *min, *ceases, output_cap),
+        Some(Thinking::Levels(levels)) => Some(level(effort, levels)),
+        None => Some(level(effort, &["low", "medium", "high"])),
     }
-    let budget = match effort {
-        "none" => 0,
+}
+
+fn budget(effort: &str, min: u64, ceases: bool, output_cap: u64) -> Option<Value> {
+    let wanted = match effort {
+        "none" if ceases => return Some(json!({ "thinkingBudget": 0, "includeThoughts": false })),
+        "none" => min,
         "minimal" => 512,
         "low" => 1024,
         "medium" => 8192,
         _ => 24_576,
     };
-    let budget = budget.min(output_cap);
-    Some(json!({ "thinkingBudget": budget, "includeThoughts": budget > 0 }))
+    let budget = wanted.min(output_cap);
+    (budget >= min).then(|| json!({ "thinkingBudget": budget, "includeThoughts": true }))
+}
+
+fn level(effort: &str, levels: &[&str]) -> Value {
+    const ALL: [&str; 4] = ["minimal", "low", "medium", "high"];
+    let wanted = if effort == "none" { "minimal" } else { effort };
+    let higher = ALL.iter().skip_while(|level| **level != wanted);
+    let level = higher.copied().find(|level| levels.contains(level)).unwrap_or("high");
+    json!({ "thinkingLevel": level, "includeThoughts": true })
 }

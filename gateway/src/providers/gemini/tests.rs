@@ -16,6 +16,94 @@ fn sent_to(model: &str, request: &Value) -> Value {
         .unwrap()
 }
 
+fn refused(model: &str, more: &Value) -> Option<String> {
+    let mut request = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi"}]});
+    for (name, value) in more.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    let request = read_chat(Bytes::from(request.to_string()), &HeaderMap::new(), 500).unwrap();
+    body(&request, &request.body, model, 500).err()?.param
+}
+
+#[test]
+fn models_that_draw_or_speak_are_refused_by_name() {
+    for model in
+        ["gemini-2.5-flash-image", "gemini-3-pro-image-preview", "gemini-2.5-pro-preview-tts"]
+    {
+        assert_eq!(refused(model, &json!({})).as_deref(), Some("model"), "{model}");
+    }
+    for model in ["gemini-2.5-flash", "gemini-3.5-flash-lite", "gemma-4-31b-it"] {
+        assert_eq!(refused(model, &json!({})), None, "{model}");
+    }
+}
+
+#[test]
+fn a_seed_that_does_not_fit_is_let_go_and_a_sixth_stop_string_is_refused() {
+    let seed = |seed: i64| {
+        let request = json!({"model": "auto", "seed": seed,
+            "messages": [{"role": "user", "content": "Hi"}]});
+        sent_to("gemini-2.5-flash", &request)["generationConfig"]["seed"].clone()
+    };
+    assert_eq!(seed(i64::from(i32::MAX)), json!(i32::MAX));
+    assert_eq!(seed(-5), json!(-5));
+    for large in [i64::from(i32::MAX) + 1, i64::MIN, i64::MAX] {
+        assert_eq!(seed(large), Value::Null, "{large}");
+    }
+    let stops = |count: usize| refused("gemini-2.5-flash", &json!({"stop": vec!["x"; count]}));
+    assert_eq!(stops(5), None);
+    assert_eq!(stops(6).as_deref(), Some("stop"));
+}
+
+#[test]
+fn each_family_is_told_of_an_effort_in_words_that_it_takes() {
+    let told = |model: &str, effort: &str, cap: u64| {
+        let request = json!({"model": "auto", "reasoning_effort": effort, "max_tokens": cap,
+            "messages": [{"role": "user", "content": "Hi"}]});
+        let config = sent_to(model, &request)["generationConfig"]["thinkingConfig"].clone();
+        match (config.get("thinkingLevel"), config.get("thinkingBudget")) {
+            (Some(level), None) => level.as_str().unwrap().to_owned(),
+            (None, Some(budget)) => budget.to_string(),
+            (None, None) => "untold".to_owned(),
+            both => panic!("{both:?}"),
+        }
+    };
+    for (model, [none, minimal, low, medium, high]) in [
+        ("gemini-1.5-flash", ["untold"; 5]),
+        ("gemini-2.0-flash", ["untold"; 5]),
+        ("gemma-4-31b-it", ["untold"; 5]),
+        ("gemini-2.5-flash", ["0", "512", "1024", "8192", "24576"]),
+        ("gemini-2.5-flash-lite", ["0", "512", "1024", "8192", "24576"]),
+        ("gemini-2.5-pro", ["128", "512", "1024", "8192", "24576"]),
+        ("gemini-3-pro-preview", ["low", "low", "low", "high", "high"]),
+        ("gemini-3-flash-preview", ["minimal", "minimal", "low", "medium", "high"]),
+        ("gemini-3.1-pro-preview", ["low", "low", "low", "medium", "high"]),
+        ("gemini-3.1-flash-lite", ["minimal", "minimal", "low", "medium", "high"]),
+        ("gemini-3.7-flash", ["low", "low", "low", "medium", "high"]),
+        ("gemini-3.8-flash", ["low", "low", "low", "medium", "high"]),
+        ("gemini-pro-latest", ["low", "low", "low", "medium", "high"]),
+    ] {
+        for (effort, wanted) in [
+            ("none", none),
+            ("minimal", minimal),
+            ("low", low),
+            ("medium", medium),
+            ("high", high),
+            ("xhigh", high),
+        ] {
+            assert_eq!(told(model, effort, 60_000), wanted, "{model}, {effort}");
+        }
+    }
+    for (model, effort, cap, wanted) in [
+        ("gemini-2.5-flash-lite", "high", 511, "untold"),
+        ("gemini-2.5-flash-lite", "none", 511, "0"),
+        ("gemini-2.5-flash-lite", "high", 600, "600"),
+        ("gemini-2.5-pro", "none", 127, "untold"),
+        ("gemini-2.5-flash", "low", 100, "100"),
+    ] {
+        assert_eq!(told(model, effort, cap), wanted, "{model}, {effort}, {cap}");
+    }
+}
+
 #[test]
 fn nothing_is_said_of_no_tools_and_no_contents_are_refused() {
     let asks = |content: &str| {
@@ -262,4 +350,28 @@ fn a_blocked_prompt_is_filtered_and_an_unfinished_answer_is_none() {
     for data in ["secret", "[\"secret\"]"] {
         assert!(!stream.read(data.as_bytes()).unwrap_err().contains("secret"));
     }
+}
+
+#[test]
+fn a_part_that_is_neither_text_nor_a_call_is_an_error_and_what_it_took_is_told() {
+    let usage = json!({"promptTokenCount": 4, "candidatesTokenCount": 1290, "totalTokenCount": 1294,
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}]});
+    for part in [
+        json!({"inlineData": {"mimeType": "image/png", "data": "secret"}}),
+        json!({"fileData": {"fileUri": "secret"}}),
+        json!({"executableCode": {"code": "secret"}}),
+        json!({"codeExecutionResult": {"output": "secret"}}),
+    ] {
+        let drawn = chunk(&json!([{"text": "Here."}, part]), Some("STOP"), &usage).to_string();
+        let mut stream = Stream::new(1, 1);
+        let error = stream.read(drawn.as_bytes()).unwrap_err();
+        assert!(error.contains("neither text nor a call") && !error.contains("secret"), "{error}");
+        assert_eq!(stream.told(), Some(Usage { input: 4, output: 1290, ..Usage::default() }));
+        assert_eq!(whole(drawn.as_bytes(), 1, 1).unwrap_err(), error);
+    }
+    let spoken = json!({"promptTokenCount": 4, "candidatesTokenCount": 30, "totalTokenCount": 34,
+        "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 20}]});
+    let events = read(&[chunk(&json!([{"text": "Hm."}]), Some("STOP"), &spoken)], 1).unwrap();
+    let usage = Usage { input: 4, output: 10, audio_output: 20, ..Usage::default() };
+    assert_eq!(end(&events).0, usage, "speech has a rate of its own");
 }

@@ -119,7 +119,7 @@ impl CloudAnswer {
         watch: Watch,
         format: Format,
     ) -> Result<Self, Fault> {
-        let prompt_tokens = request.prompt_tokens_estimate;
+        let prompt_tokens = request.prompt_tokens_unreported();
         let reader = match format {
             Format::OpenAi => Reader::OpenAi,
             Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),

@@ -64,8 +64,9 @@ pub fn read_messages(
         return Err(BadRequest::missing("max_tokens"));
     }
     let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
+    let own = given.own_tools()?;
     let request = read_chat(inner, headers, output_tokens_default).and_then(without_chats_own);
-    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata))
+    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata, own))
 }
 
 /// Reads a request whose tokens are to be counted: a message request that need not say how long an
@@ -76,24 +77,34 @@ pub fn read_messages(
 pub fn read_messages_to_count(body: Bytes, headers: &HeaderMap) -> Result<ChatRequest, BadRequest> {
     let given = Given::read(&body)?;
     let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
+    let own = given.own_tools()?;
     let request = read_chat(inner, headers, 1);
-    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata))
+    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata, own))
 }
 
 /// The inner request with the client's own body beside it. A provider of this format is sent that one
 /// and bills all of it, so the prompt is as long as it says, what has no counterpart here (thinking of
 /// earlier turns, a document's context) included.
-fn as_asked(inner: ChatRequest, body: Bytes, metadata: BTreeMap<String, String>) -> ChatRequest {
+fn as_asked(
+    inner: ChatRequest,
+    body: Bytes,
+    metadata: BTreeMap<String, String>,
+    own: tools::Own,
+) -> ChatRequest {
     let bytes =
         |json: &[u8]| std::str::from_utf8(json).map_or(0, |it| TextBytes::of_string(it).total());
     let unread = bytes(&body).saturating_sub(bytes(&inner.body));
     ChatRequest {
         endpoint: Endpoint::Messages,
-        prompt_tokens_max: inner.prompt_tokens_max.saturating_add(unread),
+        prompt_tokens_max: inner
+            .prompt_tokens_max
+            .saturating_add(unread)
+            .saturating_add(own.tokens_max),
         prompt_tokens_estimate: inner
             .prompt_tokens_estimate
             .saturating_add(estimate_tokens(unread)),
         outer_body: Some(body),
+        own_tool: own.first,
         metadata,
         ..inner
     }
@@ -221,6 +232,11 @@ impl<'a> Given<'a> {
         self.format(&mut body)?;
         body.end();
         Ok(out)
+    }
+
+    /// Tools that no other provider knows.
+    fn own_tools(&self) -> Result<tools::Own, BadRequest> {
+        self.tools.map_or_else(|| Ok(tools::Own::default()), tools::own)
     }
 
     /// How hard to think: the effort asked for, or what a budget of thinking tokens amounts to.

@@ -5,6 +5,42 @@ use crate::wire::{
     put::{List, Object},
 };
 
+/// Tools of Anthropic's that the caller runs, by the beginnings of their types, which end with a day. Its
+/// models are taught them by name alone.
+const CLIENTS: [&str; 4] = ["bash_", "text_editor_", "computer_", "memory_"];
+/// Tokens that teaching one of them takes at most. Published are 245 (bash), 700 (text editor) and 735
+/// beside 499 of a system prompt (computer).
+const CLIENT_TOKENS: u64 = 2048;
+
+/// Tools that only Anthropic knows.
+#[derive(Default)]
+pub(super) struct Own {
+    /// Where the first stands.
+    pub(super) first: Option<String>,
+    /// Tokens that they take beside what is written of them, at most.
+    pub(super) tokens_max: u64,
+}
+
+/// Which of the tools are such, in a list that has been written.
+pub(super) fn own(raw: &str) -> Result<Own, BadRequest> {
+    let mut own = Own::default();
+    crate::wire::json::elements::<BadRequest>(raw, |index, tool| {
+        let at = format_args!("tools[{index}]");
+        let [kind] = check::members(at, tool, ["type"])?;
+        if is_clients(&check::string(format_args!("{at}.type"), kind.unwrap_or("\"\""))?) {
+            own.first.get_or_insert_with(|| format!("{at}.type"));
+            own.tokens_max += CLIENT_TOKENS;
+        }
+        Ok(())
+    })?;
+    Ok(own)
+}
+
+fn is_clients(kind: &str) -> bool {
+    let day = CLIENTS.iter().find_map(|start| kind.strip_prefix(start));
+    day.is_some_and(|day| day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Writes the tools as functions.
 pub(super) fn list(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
     check::array("tools", raw)?;
@@ -16,12 +52,12 @@ pub(super) fn list(raw: &str, body: &mut Object<'_>) -> Result<(), BadRequest> {
         let at = format_args!("tools[{index}]");
         let [kind, name, description, schema, strict] =
             check::members(at, tool, ["type", "name", "description", "input_schema", "strict"])?;
-        if let Some(kind) = kind
-            && check::string(format_args!("{at}.type"), kind)? != "custom"
-        {
+        let kind =
+            kind.map_or(Ok("custom".into()), |raw| check::string(format_args!("{at}.type"), raw))?;
+        if kind != "custom" && !is_clients(&kind) {
             return Err(BadRequest::unsupported(
                 format_args!("{at}.type"),
-                "only tools of type custom are served: the others are known to one provider alone",
+                "only tools that the caller runs are served: custom, bash, text_editor, computer, memory",
             ));
         }
         let param = format_args!("{at}.name");

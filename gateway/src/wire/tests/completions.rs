@@ -73,6 +73,27 @@ fn the_service_tier_is_known_so_that_it_is_priced_or_refused() {
 }
 
 #[test]
+fn what_changes_the_price_and_messages_are_refused_by_name() {
+    for (field, value) in [
+        ("api_base", json!("https://elsewhere.example")),
+        ("provider", json!({"order": ["x"]})),
+        ("models", json!(["m"])),
+        ("fallbacks", json!(["m"])),
+        ("extra_body", json!({"model": "m"})),
+        ("user_config", json!({"model_list": [1]})),
+        ("web_search_options", json!({})),
+        ("messages", json!([{"role": "user", "content": "Hi"}])),
+    ] {
+        for asked in [completion(&json!({field: value})), embedding(&json!({field: value}))] {
+            let bad = asked.unwrap_err();
+            assert_eq!((bad.param.as_deref(), bad.code), (Some(field), "unsupported_parameter"));
+        }
+    }
+    let nothing = json!({"messages": null, "models": []});
+    assert!(completion(&nothing).is_ok() && embedding(&nothing).is_ok());
+}
+
+#[test]
 fn a_wrong_text_is_named() {
     let wrong = [
         json!(5),

@@ -444,6 +444,32 @@ fn tools_and_the_choice_among_them_stand_where_a_chat_has_them() {
 }
 
 #[test]
+fn tools_of_anthropics_that_the_caller_runs_are_read_with_what_they_take() {
+    let with = |tools: &Value| {
+        let user = json!([{"role": "user", "content": "Hi."}]);
+        let body = json!({"model": "auto", "max_tokens": 9, "messages": user, "tools": tools,
+            "tool_choice": {"type": "auto"}});
+        asked(Endpoint::Messages, &body).unwrap()
+    };
+    let custom = json!({"name": "f", "input_schema": {"type": "object"}});
+    let own = |kind: &str, name: &str| json!({"type": kind, "name": name});
+    let plain = with(&json!([custom]));
+    assert_eq!(plain.own_tool, None);
+    let bash = with(&json!([custom, own("bash_20250124", "bash")]));
+    assert_eq!(bash.own_tool.as_deref(), Some("tools[1].type"));
+    assert!(bash.needs.tools);
+    assert!(bash.prompt_tokens_max >= plain.prompt_tokens_max + 245);
+    let all = with(&json!([
+        custom,
+        own("bash_20250124", "bash"),
+        own("text_editor_20250728", "str_replace_based_edit_tool"),
+        own("computer_20250124", "computer"),
+        own("memory_20250818", "memory"),
+    ]));
+    assert!(all.prompt_tokens_max >= bash.prompt_tokens_max + 700 + 735 + 499);
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_by_its_name() {
     let user = json!([{"role": "user", "content": "Hi."}]);
     for (more, param) in [
@@ -452,6 +478,9 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         (json!({"messages": []}), "messages"),
         (json!({"temperature": 1.5}), "temperature"),
         (json!({"tools": [{"type": "web_search_20250305", "name": "w"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "bash_2025", "name": "b"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "computer_use_cloud", "name": "c"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "code_execution_20250825", "name": "c"}]}), "tools[0].type"),
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
         (json!({"speed": "fast"}), "speed"),
         (json!({"n": 2}), "n"),
