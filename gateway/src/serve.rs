@@ -8,6 +8,8 @@ mod decided;
 mod early;
 mod facts;
 mod front;
+#[cfg(test)]
+mod given_back;
 mod headers;
 mod outside;
 mod pages;
@@ -210,8 +212,6 @@ struct Life {
     refused: Option<Box<Refuse>>,
     /// Whether an entry tells of it already, so that no refusal need.
     recorded: bool,
-    /// Whether the guard counts it as running.
-    watched: bool,
     /// Whether it is the repetition of a request that has an answer, or a refusal, already.
     repeats: bool,
     /// Where a head may leave before there is an answer: whether it has.
@@ -249,9 +249,9 @@ async fn answer(
         }
         life.model = gateway.admission.limited(&request.model).cloned();
         gateway.admission.admit_to(&request.model, &mut permit)?;
-        let (source, decision, open) =
-            decided(gateway, life, &caller, &request, &head.headers, facts)
-                .inspect_err(|_| permit.unsent())?;
+        let (source, decision, mut open) =
+            decided(gateway, life, &caller, &request, &head.headers, facts)?;
+        open.passed = permit.passed();
         (source, Box::new(Asked { request, room, decision, open, permit }))
     };
     match early::wanted(gateway, &asked) {
@@ -309,8 +309,7 @@ async fn ask(
     let started = match execute(gateway, request, decision, open).await {
         Ok(started) => started,
         Err(refusal) => {
-            let Asked { open, mut permit, .. } = *asked;
-            return Err(unanswered(gateway, open, &mut permit, refusal, life));
+            return Err(unanswered(gateway, asked.open, refusal, life));
         }
     };
     // Whatever becomes of it now, an entry tells of it.
@@ -470,12 +469,10 @@ fn response(headers: HeaderMap, body: Body) -> Response {
 fn unanswered(
     gateway: &Gateway,
     open: OpenEntry,
-    permit: &mut Permit,
     refusal: Refusal,
     life: &mut Life,
 ) -> Refusal {
     if open.attempts() == 0 {
-        permit.unsent();
         open.discard();
         return refusal;
     }
@@ -507,7 +504,6 @@ impl Life {
             decision: None,
             refused: None,
             recorded: false,
-            watched: false,
             repeats: false,
             head_left: None,
         }
@@ -521,23 +517,25 @@ impl Life {
         }
     }
 
-    /// Writes the refusal down and tells the caller.
+    /// Writes the refusal down.
+    fn record(&self, gateway: &Gateway, refusal: &Refusal) {
+        gateway.books.refuse(RefusedRow {
+            id: self.id,
+            unix_ms: gateway.clock.unix_ms(),
+            key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
+            code: word(refusal.code().unwrap_or("rejected")),
+            status: self.status(gateway, refusal).as_u16(),
+            rule: self.refused.as_ref().and_then(|refused| refused.rule.clone()),
+            unwritten: 0,
+        });
+        gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
+    }
+
+    /// Writes the refusal down, unless that was done, and tells the caller.
     fn refuse(self, gateway: &Gateway, refusal: Refusal) -> Response {
         let status = self.status(gateway, &refusal);
-        if let (true, false, Some(caller)) = (self.watched, self.recorded, &self.caller) {
-            gateway.guard.unserved(&caller.watched);
-        }
         if !self.recorded {
-            gateway.books.refuse(RefusedRow {
-                id: self.id,
-                unix_ms: gateway.clock.unix_ms(),
-                key: self.caller.as_ref().map(|caller| caller.record.id.clone()),
-                code: word(refusal.code().unwrap_or("rejected")),
-                status: status.as_u16(),
-                rule: self.refused.as_ref().and_then(|refused| refused.rule.clone()),
-                unwritten: 0,
-            });
-            gateway.metrics.refused(refusal.code().unwrap_or("rejected"));
+            self.record(gateway, &refusal);
         }
         let mut response = match self.endpoint {
             Endpoint::Messages => {

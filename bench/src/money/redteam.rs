@@ -6,7 +6,7 @@
 use super::trace::{INPUT_PRICE, OUTPUT_PRICE, Row, key_of, mix};
 use crate::say;
 use gateway::{
-    guard::{Asked, Served, Settings, Subject, Watch, subjects},
+    guard::{Answered, Asked, Served, Settings, Subject, Watch, subjects},
     ledger::{GuardEffect, KeyId},
 };
 use std::{cmp::Reverse, collections::BinaryHeap};
@@ -65,7 +65,6 @@ struct Ends {
     at_ms: u64,
     who: Vec<Subject>,
     cost: u64,
-    input: u64,
     output: u64,
     model: u64,
     held: bool,
@@ -219,8 +218,8 @@ fn normal(
         }
     };
     let cost = if paid { row.cost() } else { 0 };
-    let (input, output, at_ms) = (row.input, row.output, now + row.takes_ms());
-    ends.push(Reverse(Ends { at_ms, who, cost, input, output, model: 1, held: held.is_some() }));
+    let (output, at_ms) = (row.output, now + row.takes_ms());
+    ends.push(Reverse(Ends { at_ms, who, cost, output, model: 1, held: held.is_some() }));
 }
 
 fn strike(
@@ -261,14 +260,15 @@ fn strike(
     tally.lost += cost;
     let at_ms = now + 500 + output * 20;
     let (model, held) = (attack.model, verdict.effect.is_some());
-    ends.push(Reverse(Ends { at_ms, who, cost, input, output, model, held }));
+    ends.push(Reverse(Ends { at_ms, who, cost, output, model, held }));
 }
 
 fn finish(sim: &mut Sim, now: u64, ends: &mut BinaryHeap<Reverse<Ends>>, tally: &mut Tally) {
     while ends.peek().is_some_and(|Reverse(end)| end.at_ms <= now) {
         let Some(Reverse(end)) = ends.pop() else { return };
-        let Ends { at_ms: unix_ms, cost, input, output, model, held, .. } = end;
-        let served = Served { unix_ms, cost, input, output, model, held };
+        let Ends { at_ms: unix_ms, cost, output, model, held, .. } = end;
+        let answer = Some(Answered { cost, output });
+        let served = Served { unix_ms, cost, model: Some(model), answer, held };
         let events = sim.watch.served(&end.who, &served);
         alarms(&events, tally);
     }

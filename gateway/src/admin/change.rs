@@ -1,4 +1,4 @@
-//! A change that an operator makes to keys, groups and budgets: durable first, then in effect, and
+//! A change that an operator makes to keys, groups, budgets and balances: durable first, then in effect, and
 //! never half of it.
 //!
 //! **Invariants:** changes are made one at a time, each from what the one before left; one that was
@@ -63,8 +63,12 @@ impl Change {
         self.carry_out(ticket, |gateway| gateway.keys.install_groups(vec![record])).await
     }
 
-    /// Has the change take effect once it is durable, in a task that needs no caller.
-    async fn carry_out(
+    /// Has the change take effect once it is durable, in a task that needs no caller. `ticket`: what of
+    /// it was queued.
+    ///
+    /// # Errors
+    /// It is not durable; where it will be, that is said, so that nobody asks for it again.
+    pub(super) async fn carry_out(
         self,
         ticket: CommitTicket,
         take_effect: impl FnOnce(&Gateway) + Send + 'static,

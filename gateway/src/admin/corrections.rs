@@ -1,14 +1,14 @@
 //! POST /corrections: what the operator books on a budget by hand.
 //!
 //! **Invariant:** a correction is durable in the journal before it is told, with its reason; it is
-//! booked in the window that runs and changes no entry.
+//! booked once, in the window that runs, and changes no entry.
 
 use super::{
     Answer, answer,
     budgets::{Named, missing, named},
     change,
     read::{Body, bad},
-    reading, state, unreadable,
+    reading, state,
 };
 use crate::{
     ledger::{Amount, BudgetState},
@@ -75,8 +75,8 @@ pub(super) async fn create(
     let nothing = Amount::default();
     let both = if body.credit { (nothing, amount) } else { (amount, nothing) };
     let ticket = gateway.books.correct(&named.scope, named.window, both, reason);
-    drop(change);
-    ticket.ok_or_else(|| missing(&body.budget))?.committed().await.map_err(unreadable)?;
+    // It counts from here on: who asked for it is told, should it be durable only later.
+    change.carry_out(ticket.ok_or_else(|| missing(&body.budget))?, |_| {}).await?;
     // The state is asked for after what was booked is applied to it.
     let found = state_of(&gateway, &named).await?;
     answer(&state::budget(found.ok_or_else(|| missing(&body.budget))?))

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     clock::Clock,
     ledger::{
-        Books, BooksError, Cursor, Entry, JournalError, OrderBy, PAGE_MAX, Reader, RequestId,
-        SummaryQuery,
+        Books, BooksError, Cursor, Entry, JournalError, KeyId, OrderBy, PAGE_MAX, Reader,
+        RequestId, Sessions, SummaryQuery,
     },
     paths::Paths,
     refusal::Refusal,
@@ -32,6 +32,9 @@ use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 /// Requests of a page that names no limit.
 const PAGE_DEFAULT: usize = 50;
+
+/// Keys that are named where several have a session of one name.
+const KEYS_NAMED_MAX: usize = 20;
 
 /// Where the ledger is.
 #[derive(Clone, Debug)]
@@ -75,12 +78,12 @@ pub(super) fn paths() -> Paths<Arc<Ledger>> {
     let without_params = Paths::new()
         .at("/ledger/requests/{id}", READS, get(request))
         .at("/ledger/verify", READS, get(verify))
-        .at("/ledger/rebuild-rollups", "POST", post(rebuild_rollups))
-        .at("/sessions/{id}", READS, get(session));
+        .at("/ledger/rebuild-rollups", "POST", post(rebuild_rollups));
     Paths::new()
         .at("/ledger/requests", READS, get(requests))
         .at("/ledger/summary", READS, get(summary))
         .at("/ledger/export", READS, get(super::export::export))
+        .at("/sessions/{id}", READS, get(session))
         .and(without_params.unless(no_params))
 }
 
@@ -161,15 +164,35 @@ async fn summary(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> Ans
 }
 
 /// GET /sessions/{id}: what an agent's run cost, and the tree of its requests.
-async fn session(State(ledger): State<Arc<Ledger>>, Path(id): Path<String>) -> Answer {
+async fn session(
+    State(ledger): State<Arc<Ledger>>,
+    Path(id): Path<String>,
+    Params(pairs): Pairs,
+) -> Answer {
+    let mut asked = Asked::new(pairs)?;
+    let key = asked.text("key").map(|key| KeyId(Arc::from(key)));
+    asked.end()?;
     let name = id.clone();
     let found = read(&ledger, move |reader| {
-        Ok(reader.session(&name)?.map(|tree| (tree, reader.adjusted())))
+        Ok((reader.session(&name, key.as_ref())?, reader.adjusted()?.all))
     });
-    let Some((tree, adjusted)) = found.await? else {
-        return Err(Refusal::NotFound(format!("no request named the session `{id}`")));
+    match found.await? {
+        (Sessions::One(tree), adjusted) => answer(&session_view(&id, &tree, &adjusted)),
+        (Sessions::None, _) => {
+            Err(Refusal::NotFound(format!("no request named the session `{id}`")))
+        }
+        (Sessions::OfSeveral(keys), _) => Err(bad(Some("key"), of_several(&id, &keys))),
+    }
+}
+
+/// A session is one key's: which is meant must be said.
+fn of_several(id: &str, keys: &[KeyId]) -> String {
+    let named: Vec<&str> = keys.iter().take(KEYS_NAMED_MAX).map(|key| &*key.0).collect();
+    let more = match keys.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     };
-    answer(&session_view(&id, &tree, &adjusted.map_err(unreadable)?.all))
+    format!("{} keys have a session `{id}`; `key` says whose: {}{more}", keys.len(), named.join(", "))
 }
 
 /// GET /ledger/verify: checks the whole ledger; it takes as long as reading it.

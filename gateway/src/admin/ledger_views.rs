@@ -315,6 +315,7 @@ pub(super) fn session_view(id: &str, tree: &SessionTree, adjusted: &Adjustments)
     json!({
         "object": "session",
         "id": id,
+        "key": tree.key,
         "first_arrived": arrived.clone().min().map(rfc3339),
         "last_arrived": arrived.max().map(rfc3339),
         "total": line(&tree.sums.total),

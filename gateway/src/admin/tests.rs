@@ -409,6 +409,32 @@ fn times_are_read_in_every_form_that_is_promised() {
 }
 
 #[tokio::test]
+async fn a_correction_that_is_durable_only_later_says_so_and_is_booked_once() {
+    let plane = Plane::open();
+    let (_, created) =
+        plane.ask("POST", "/keys", json!({"budgets": [{"window": "total", "money_usd": "1"}]})).await;
+    let id = format!("{}/total", created["id"].as_str().unwrap());
+    let body = json!({"budget": id, "money_usd": "0.25", "reason": "the invoice"});
+    let data = plane.dir.path().join("data");
+    let away = data.with_extension("away");
+    std::fs::rename(&data, &away).unwrap();
+    let (status, said) = plane.ask("POST", "/corrections", body.clone()).await;
+    let message = said["error"]["message"].as_str().unwrap();
+    assert_eq!(status, 503, "{said}");
+    assert!(message.contains("was begun before that and is made as soon as it can be"), "{said}");
+    // Nothing else is begun meanwhile.
+    let (status, said) = plane.ask("POST", "/corrections", body.clone()).await;
+    let message = said["error"]["message"].as_str().unwrap();
+    assert!(status == 503 && message.contains("nothing was changed"), "{said}");
+    std::fs::rename(&away, &data).unwrap();
+    while plane.gateway.books.state().condition != Condition::Healthy {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (status, booked) = plane.ask("POST", "/corrections", body).await;
+    assert_eq!((status, &booked["spent_usd"]), (200, &json!("0.500000000000")), "{booked}");
+}
+
+#[tokio::test]
 async fn teams_users_and_budgets_are_made_changed_and_disabled() {
     let plane = Plane::open();
     let budget = json!({"window": "month", "money_usd": "20"});

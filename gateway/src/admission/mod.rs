@@ -75,9 +75,14 @@ pub struct Permit {
 #[derive(Debug)]
 struct AtModel {
     _place: Place,
-    /// The minute that counts this request.
-    minute: Option<Arc<MinuteLimit>>,
+    passed: Option<Passed>,
 }
+
+/// A request that a model's requests per minute count. Unless it was sent to a route, dropping it has
+/// another one come instead: all callers share that limit.
+#[derive(Debug)]
+#[must_use = "dropping it gives the request back"]
+pub struct Passed(Box<Option<Arc<MinuteLimit>>>);
 
 // === impl Admission ===
 
@@ -141,7 +146,8 @@ impl Admission {
         let whose = || Scope::Model(Arc::clone(model)).whose();
         let place = gate.places.take().ok_or_else(|| full(whose(), &gate.places))?;
         permit.rate = tightest(permit.rate, pass(gate.minute.as_deref(), whose)?);
-        permit.model = Some(Box::new(AtModel { _place: place, minute: gate.minute.clone() }));
+        let passed = gate.minute.clone().map(|minute| Passed(Box::new(Some(minute))));
+        permit.model = Some(Box::new(AtModel { _place: place, passed }));
         Ok(())
     }
 
@@ -206,10 +212,25 @@ impl Permit {
         self.rate
     }
 
-    /// Nothing was asked of any route: the limit of the model, which all callers share, does not count
-    /// this request.
-    pub fn unsent(&mut self) {
-        if let Some(minute) = self.model.as_mut().and_then(|model| model.minute.take()) {
+    /// That its model's requests per minute count it, for whoever knows whether it is sent; `None`
+    /// where they are not limited.
+    pub fn passed(&mut self) -> Option<Passed> {
+        self.model.as_mut()?.passed.take()
+    }
+}
+
+// === impl Passed ===
+
+impl Passed {
+    /// It was sent to a route: it counts.
+    pub fn sent(mut self) {
+        *self.0 = None;
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(minute) = &*self.0 {
             minute.give_back();
         }
     }

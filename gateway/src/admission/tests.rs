@@ -146,6 +146,7 @@ async fn a_models_minute_is_shared_by_all_callers_and_bounds_no_other_model() {
         admission.admit_to("large", &mut permit).unwrap();
         let rate = permit.rate().unwrap();
         assert_eq!((rate.limit, rate.remaining), (2, left), "the tightest is told");
+        permit.passed().unwrap().sent();
     }
     let mut permit = admission.admit(&one).unwrap();
     assert_eq!(
@@ -155,6 +156,21 @@ async fn a_models_minute_is_shared_by_all_callers_and_bounds_no_other_model() {
     assert_eq!(admission.rate(&one, Some("large")).unwrap().limit, 2);
     assert_eq!(admission.rate(&one, None).unwrap().limit, 50);
     assert!(admission.admit_to("small", &mut permit).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_anything_is_sent_gives_the_models_minute_back() {
+    let admission = Admission::new(&limits(None, 100), &of_model(Some(1), None));
+    let caller = caller(None, None);
+    for _ in 0..3 {
+        let mut permit = admission.admit(&caller).unwrap();
+        admission.admit_to("large", &mut permit).unwrap();
+        let mut other = admission.admit(&caller).unwrap();
+        assert!(admission.admit_to("large", &mut other).is_err());
+        // With the permit, or with what knows whether it is sent.
+        drop(permit.passed());
+        assert_eq!(admission.model("large").unwrap().rate.unwrap().remaining, 1);
+    }
 }
 
 #[test]

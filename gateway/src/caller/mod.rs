@@ -45,7 +45,7 @@ pub struct Caller {
     pub(crate) groups: Vec<Arc<Group>>,
     pub(crate) gate: KeyGate,
     /// Whom the abuse guard watches of it.
-    pub(crate) watched: Vec<Subject>,
+    pub(crate) watched: Arc<Vec<Subject>>,
     /// What policies see of it.
     pub(crate) facts: Arc<CallerFacts>,
 }
@@ -59,6 +59,7 @@ impl Caller {
         gate: KeyGate,
     ) -> Self {
         let watched = guard::subjects(&record.id, record.user.as_deref(), team.as_deref());
+        let watched = Arc::new(watched);
         let facts = Arc::new(CallerFacts {
             key: record.id.to_string(),
             label: record.label.clone(),

@@ -118,6 +118,9 @@ pub(crate) struct ShowArgs {
 pub(crate) struct SessionArgs {
     /// The session's id, as its requests named it
     pub(crate) id: String,
+    /// Whose it is: the key's id, where several keys have a session of this name
+    #[arg(long)]
+    pub(crate) key: Option<String>,
 }
 
 /// What is written out, and where.
@@ -168,7 +171,7 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
         LedgerCommand::Show(args) => entry::show(common, &link, &args.id).await,
         LedgerCommand::Summary(args) => summary(common, &link, &args).await,
         LedgerCommand::Reconcile(args) => super::reconcile::run(common, &link, &args).await,
-        LedgerCommand::Session(args) => super::session::run(common, &link, &args.id).await,
+        LedgerCommand::Session(args) => super::session::run(common, &link, &args).await,
         LedgerCommand::Export(args) => super::export::run(&link, &args).await,
         LedgerCommand::Idle(args) => super::idle::run(common, &link, &args).await,
         LedgerCommand::Verify => verify(common, &link).await,

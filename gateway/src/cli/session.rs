@@ -4,20 +4,24 @@ use super::{
     CliError, Common,
     address::escaped,
     entry::{answered_route, tokens},
+    ledger::SessionArgs,
     link::Link,
     output::{self, Align, known_usd, ms, text, usd},
 };
 use serde_json::Value;
 
 /// Shows a session.
-pub(super) async fn run(common: &Common, link: &Link, id: &str) -> Result<(), CliError> {
-    let session = link.get(&format!("/sessions/{}", escaped(id))).await?;
+pub(super) async fn run(common: &Common, link: &Link, args: &SessionArgs) -> Result<(), CliError> {
+    let id = &args.id;
+    let of = args.key.as_ref().map_or_else(String::new, |key| format!("?key={}", escaped(key)));
+    let session = link.get(&format!("/sessions/{}{of}", escaped(id))).await?;
     if common.json {
         return output::json(&session);
     }
     let total = &session["total"];
     output::say(format!(
-        "session {id}: {} requests, {} USD, {} to {}",
+        "session {id} of {}: {} requests, {} USD, {} to {}",
+        text(&session, "/key"),
         text(total, "/requests"),
         known_usd(total, "/cost_usd", "/unknown_cost"),
         text(&session, "/first_arrived"),

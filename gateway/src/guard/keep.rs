@@ -5,7 +5,7 @@
 //! copied; what cannot be read is left where it is and begun anew, because histories are statistics
 //! and not books. Neither a prompt nor a hash of one is in it.
 
-use super::{Guard, Signal, watch::Kept};
+use super::{Guard, Signal, profile::Shape, watch::Kept};
 use crate::{
     ledger::{GuardEffect, Guarded, Notice, What},
     serve::Gateway,
@@ -25,12 +25,15 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Profiles that are copied in one go, while requests wait for the lock.
 const AT_ONCE: usize = 64;
 
-/// The file.
+/// The file. Behind it stand the [`Shapes`], of which older files know nothing.
 #[derive(Debug, Serialize, Deserialize)]
 struct File {
     unix_ms: u64,
     profiles: Vec<Kept>,
 }
+
+/// What the answers of each profile's models are like, in the order of the profiles.
+type Shapes = Vec<Vec<Shape>>;
 
 /// Writes what is known down from time to time and once more at the end, until `stop`.
 pub(crate) async fn keep(gateway: Arc<Gateway>, stop: CancellationToken) {
@@ -66,7 +69,9 @@ impl Guard {
             let watch = self.lock();
             profiles.extend(some.iter().filter_map(|subject| watch.kept(subject)));
         }
-        let bytes = postcard::to_allocvec(&File { unix_ms, profiles }).map_err(io::Error::other)?;
+        let shapes: Shapes = profiles.iter().map(Kept::shapes).collect();
+        let file = File { unix_ms, profiles };
+        let bytes = postcard::to_allocvec(&(file, shapes)).map_err(io::Error::other)?;
         whole::save(path, &KIND, &bytes)
     }
 
@@ -110,5 +115,12 @@ impl Guard {
 
 fn read(path: &Path) -> io::Result<Option<File>> {
     let Some(bytes) = whole::load(path, &KIND)? else { return Ok(None) };
-    postcard::from_bytes(&bytes).map(Some).map_err(io::Error::other)
+    let (mut file, rest) = postcard::take_from_bytes::<File>(&bytes).map_err(io::Error::other)?;
+    if !rest.is_empty() {
+        let shapes: Shapes = postcard::from_bytes(rest).map_err(io::Error::other)?;
+        for (kept, shapes) in file.profiles.iter_mut().zip(&shapes) {
+            kept.reshape(shapes);
+        }
+    }
+    Ok(Some(file))
 }

@@ -15,7 +15,7 @@ mod watch;
 
 use crate::ledger::{Guarded, KeyId, What};
 pub(crate) use keep::keep;
-pub use profile::{Asked, Served};
+pub use profile::{Answered, Asked, Served};
 pub(crate) use profile::{LOOP_MAX, NEW_KEYS_MAX};
 pub use settings::{Settings, Signal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,16 @@ pub use watch::{Effect, Event, Subject, Verdict, Watch};
 #[derive(Debug)]
 pub struct Guard {
     watch: Mutex<Watch>,
+}
+
+/// A request that the guard counts as running. Dropped, it is not running any more: it was refused, or
+/// whoever asked has left. One whose entry the guard is told of ends with [`Counted::told`].
+#[derive(Debug)]
+#[must_use = "dropping it ends the count"]
+pub struct Counted {
+    /// Of whom; nobody once it is told.
+    subjects: Option<Arc<Vec<Subject>>>,
+    guard: Arc<Guard>,
 }
 
 /// Who is watched of a request: its key, then its user and its team if the operator set them.
@@ -70,9 +80,15 @@ impl Guard {
         events
     }
 
-    /// A request that was let through found no route.
-    pub fn unserved(&self, subjects: &[Subject]) {
-        self.lock().unserved(subjects);
+    /// What ends the count of a request that [`Guard::ask`] has let through.
+    pub fn counted(self: &Arc<Self>, subjects: &Arc<Vec<Subject>>) -> Counted {
+        Counted { subjects: Some(Arc::clone(subjects)), guard: Arc::clone(self) }
+    }
+
+    /// Requests of a subject that run.
+    #[cfg(test)]
+    pub(crate) fn running(&self, subject: &str) -> u32 {
+        self.lock().running(subject)
     }
 
     /// Ends what is being done to a subject. Whether there was anything.
@@ -86,6 +102,21 @@ impl Guard {
         let mut all = self.lock().standing_all();
         all.retain(|(_, effect)| effect.until_ms > unix_ms);
         all
+    }
+}
+
+impl Counted {
+    /// The guard was told what the request came to ([`Guard::served`]), which ends the count.
+    pub(crate) fn told(mut self) {
+        self.subjects = None;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(subjects) = &self.subjects {
+            self.guard.lock().unserved(subjects);
+        }
     }
 }
 

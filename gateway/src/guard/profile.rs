@@ -11,7 +11,7 @@ use super::{
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// Requests before averages mean something.
+/// Answers of a model before their averages mean something.
 const WARM: u64 = 50;
 /// Requests before a new model or an odd hour means something.
 const LONG: u64 = 1_000;
@@ -35,6 +35,9 @@ const ASKED_MS: u64 = 600_000;
 /// Weights of the newest request in the quick and in the settled averages.
 const QUICK: f64 = 0.15;
 const SETTLED: f64 = 0.002;
+/// Times what is too much that one answer counts for in the quick average: lengths of answers are
+/// skewed, and a single long one in a hundred is no blow-up. Four in a row are.
+const ONE_MAX: f64 = 2.0;
 
 /// A quick and a settled average of one quantity.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -74,16 +77,24 @@ impl Asked {
 pub struct Served {
     /// When, milliseconds since the Unix epoch.
     pub unix_ms: u64,
-    /// What it cost, in pico-USD.
+    /// What it cost over all attempts, in pico-USD.
     pub cost: u64,
-    /// Prompt tokens.
-    pub input: u64,
-    /// Answer tokens.
-    pub output: u64,
-    /// Hash of the model that answered.
-    pub model: u64,
+    /// Hash of the model that answered, else of the one that was asked last; `None` where none was:
+    /// an answer that was kept, or another request's.
+    pub model: Option<u64>,
+    /// What that model answered; `None` where it did not, or nobody knows what it used.
+    pub answer: Option<Answered>,
     /// Whether an effect of the guard held for it: such a request teaches nothing.
     pub held: bool,
+}
+
+/// One model's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// What it cost by itself, in pico-USD.
+    pub cost: u64,
+    /// Its tokens.
+    pub output: u64,
 }
 
 /// What a look at a profile found.
@@ -102,7 +113,9 @@ pub(super) struct Profile {
     #[serde(skip)]
     running: u32,
     spending: Spending,
+    /// What a request costs, kept answers among them: what those that run will come to.
     cost: Average,
+    /// No longer looked at: it keeps the form of what is written down.
     output: Average,
     /// Of this process: not even a hash of a prompt is kept over a restart.
     #[serde(skip)]
@@ -131,11 +144,23 @@ pub(super) struct Held {
 }
 
 /// A model, and what it takes of the spending.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Model {
     hash: u64,
     hour: Fading,
     days: Fading,
+    /// Written down apart ([`Profile::shapes`]).
+    #[serde(skip)]
+    shape: Shape,
+}
+
+/// What one model's answers are like. Each model has its own, so that who goes from a cheap one to a
+/// dear one and back, as policies do, is not taken for somebody whose requests have become dearer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Shape {
+    answers: u64,
+    cost: Average,
+    output: Average,
 }
 
 /// A key of a user or a team.
@@ -157,10 +182,51 @@ struct Session {
 
 impl Average {
     fn add(&mut self, value: f64, count: u64) {
+        self.add_within(value, count, None);
+    }
+
+    /// In the quick average it counts for `most` times the settled one and no more.
+    fn add_within(&mut self, value: f64, count: u64, most: Option<f64>) {
         // The first requests weigh alike.
         let equal = 1.0 / f64_of(count.max(1));
         self.settled += (value - self.settled) * SETTLED.max(equal);
-        self.quick += (value - self.quick) * QUICK.max(equal);
+        let quick = most.map_or(value, |most| value.min(self.settled * most));
+        self.quick += (quick - self.quick) * QUICK.max(equal);
+    }
+
+    fn accept(&mut self) {
+        self.settled = self.settled.max(self.quick);
+    }
+}
+
+impl Shape {
+    fn add(&mut self, answer: &Answered, factor: f64) {
+        self.answers += 1;
+        let most = self.is_warm().then_some(factor * ONE_MAX);
+        self.cost.add_within(f64_of(answer.cost), self.answers, most);
+        self.output.add_within(f64_of(answer.output), self.answers, most);
+    }
+
+    fn is_warm(&self) -> bool {
+        self.answers > WARM
+    }
+
+    /// What of it is out of proportion.
+    fn found(&self, factor: f64) -> Vec<Found> {
+        let mut found = Vec::new();
+        if self.output.quick > self.output.settled * factor {
+            found.push(Found {
+                signal: Signal::OutputBlowUp,
+                seen: Seen::Output { lately: self.output.quick, usual: self.output.settled },
+            });
+        }
+        if self.cost.quick > self.cost.settled * factor {
+            found.push(Found {
+                signal: Signal::Amplification,
+                seen: Seen::Cost { lately: self.cost.quick, usual: self.cost.settled },
+            });
+        }
+        found
     }
 }
 
@@ -195,7 +261,7 @@ impl Profile {
     /// Notes what a request came to and says what is strange about it.
     pub(super) fn serve(&mut self, served: &Served, settings: &Settings) -> Vec<Found> {
         self.running = self.running.saturating_sub(1);
-        let (cost, output) = (f64_of(served.cost), f64_of(served.output));
+        let cost = f64_of(served.cost);
         let teaches = !served.held && self.held.is_none();
         self.spending.add(served.unix_ms, cost, teaches, settings);
         self.requests += 1;
@@ -204,15 +270,21 @@ impl Profile {
             return Vec::new();
         }
         self.cost.add(cost, self.requests);
-        self.output.add(output, self.requests);
-        let mut found = self.shape(served.unix_ms, settings);
-        found.extend(self.model(served, settings));
+        let Some(at) = served.model.and_then(|hash| self.place_of(hash)) else { return Vec::new() };
+        let mut found = self.shape(at, served, settings);
+        found.extend(self.model(at, served, settings));
         found
     }
 
     /// Whether there is enough of a history to compare with.
     pub(super) fn knows(&self, now_ms: u64, settings: &Settings) -> bool {
         u128::from(self.spending.age_ms(now_ms)) >= settings.learn.as_millis()
+    }
+
+    /// Requests that run.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> u32 {
+        self.running
     }
 
     /// A request that was turned away is not running.
@@ -262,19 +334,19 @@ impl Profile {
         })
     }
 
+    /// Where a model stands among those that are told apart.
+    fn place_of(&mut self, hash: u64) -> Option<usize> {
+        let known = self.models.iter().position(|model| model.hash == hash);
+        if known.is_none() && self.models.len() < MODELS_MAX {
+            self.models.push(Model { hash, ..Model::default() });
+            return Some(self.models.len() - 1);
+        }
+        known
+    }
+
     /// A model that was little used takes more than is anybody's concern.
-    fn model(&mut self, served: &Served, settings: &Settings) -> Option<Found> {
+    fn model(&mut self, at: usize, served: &Served, settings: &Settings) -> Option<Found> {
         let now_ms = served.unix_ms;
-        let known = self.models.iter().position(|model| model.hash == served.model);
-        let at = match known {
-            Some(at) => at,
-            None if self.models.len() < MODELS_MAX => {
-                let (hour, days) = (Fading::default(), Fading::default());
-                self.models.push(Model { hash: served.model, hour, days });
-                self.models.len() - 1
-            }
-            None => return None,
-        };
         let knows = self.spending.age_ms(now_ms) >= DAY_MS;
         let model = self.models.get_mut(at)?;
         model.hour.add_to_hour(now_ms, f64_of(served.cost));
@@ -286,28 +358,31 @@ impl Profile {
         (knows && hour > limit).then_some(Found { signal: Signal::ModelSpend, seen })
     }
 
-    fn shape(&self, now_ms: u64, settings: &Settings) -> Vec<Found> {
-        let mut found = Vec::new();
-        let warm = self.requests > WARM;
+    /// Answers of a model that have become longer or dearer than its others were.
+    fn shape(&mut self, at: usize, served: &Served, settings: &Settings) -> Vec<Found> {
+        let (fast, _) = self.spending.rates(served.unix_ms, 0.0);
+        let (Some(model), Some(answer)) = (self.models.get_mut(at), &served.answer) else {
+            return Vec::new();
+        };
+        model.shape.add(answer, settings.shape_factor);
         // Only where it costs more than is anybody's concern.
         let floor = f64_of(settings.floor_per_hour.pico());
-        let (fast, _) = self.spending.rates(now_ms, 0.0);
-        if !warm || fast < floor {
-            return found;
+        if !model.shape.is_warm() || fast < floor {
+            return Vec::new();
         }
-        if self.output.quick > self.output.settled * settings.shape_factor {
-            found.push(Found {
-                signal: Signal::OutputBlowUp,
-                seen: Seen::Output { lately: self.output.quick, usual: self.output.settled },
-            });
+        model.shape.found(settings.shape_factor)
+    }
+
+    /// What its models' answers are like, in their order.
+    pub(super) fn shapes(&self) -> Vec<Shape> {
+        self.models.iter().map(|model| model.shape).collect()
+    }
+
+    /// Takes back what [`Profile::shapes`] told.
+    pub(super) fn reshape(&mut self, shapes: &[Shape]) {
+        for (model, shape) in self.models.iter_mut().zip(shapes) {
+            model.shape = *shape;
         }
-        if self.cost.quick > self.cost.settled * settings.shape_factor {
-            found.push(Found {
-                signal: Signal::Amplification,
-                seen: Seen::Cost { lately: self.cost.quick, usual: self.cost.settled },
-            });
-        }
-        found
     }
 
     /// A question asked over and over in one session. Without a session many callers of one
@@ -387,9 +462,9 @@ impl Profile {
         }
         for model in &mut self.models {
             model.days = self.spending.accepted(model.hour.of_hour(now_ms), now_ms);
+            model.shape.cost.accept();
+            model.shape.output.accept();
         }
-        self.cost.settled = self.cost.settled.max(self.cost.quick);
-        self.output.settled = self.output.settled.max(self.output.quick);
         self.asked.clear();
     }
 }

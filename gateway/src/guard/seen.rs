@@ -84,10 +84,11 @@ impl fmt::Display for Seen {
                 write!(f, "{:.4} USD in an hour on one model, usually {:.4}", usd(hour), usd(usual))
             }
             Self::Output { lately, usual } => {
-                write!(f, "answers of {lately:.0} tokens lately, usually {usual:.0}")
+                write!(f, "answers of {lately:.0} tokens lately from one model, usually {usual:.0}")
             }
             Self::Cost { lately, usual } => {
-                write!(f, "{:.6} USD a request lately, usually {:.6}", usd(lately), usd(usual))
+                let (lately, usual) = (usd(lately), usd(usual));
+                write!(f, "{lately:.6} USD an answer lately from one model, usually {usual:.6}")
             }
             Self::Question { times } => {
                 write!(f, "one question {times} times within ten minutes")

@@ -17,7 +17,13 @@ fn asked(unix_ms: u64, question: u64) -> Asked {
 }
 
 fn served(unix_ms: u64, cost: u64, output: u64) -> Served {
-    Served { unix_ms, cost, input: 500, output, model: 1, held: false }
+    let answer = Some(Answered { cost, output });
+    Served { unix_ms, cost, model: Some(1), answer, held: false }
+}
+
+/// A kept answer, or another request's: no model was asked.
+fn spared(unix_ms: u64) -> Served {
+    Served { unix_ms, cost: 0, model: None, answer: None, held: false }
 }
 
 /// Holds up whom it does not know yet, too.
@@ -135,6 +141,76 @@ fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
     }
 }
 
+/// Two days of a thousand requests an hour; `of` says what each came to, by a draw below a hundred.
+/// Nobody is held up, and no answer is said to be out of proportion. The guard afterwards.
+fn two_quiet_days(of: impl Fn(u64, u64) -> Served) -> Watch {
+    let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
+    let mut seed = 1_u64;
+    for at in 0..48_000 {
+        let now = at * 3_600;
+        assert_eq!(watch.ask(&who, &asked(now, at)).effect, None, "at {at}");
+        // As if by chance, and the same in every run.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let told = watch.served(&who, &of(now, (seed >> 33) % 100));
+        assert_eq!(told, [], "at {at}");
+    }
+    watch
+}
+
+/// Whether twenty long and dear answers of a model are seen, and what else is.
+fn blow_up(mut watch: Watch, model: u64) -> (bool, Vec<Signal>) {
+    let (who, mut seen) = (watched("key_a", None, None), Vec::new());
+    for at in 0..20 {
+        let now = 48 * HOUR + at * 2 * SECOND;
+        watch.ask(&who, &asked(now, 5_000_000 + at));
+        let answer = Served { model: Some(model), ..served(now, 15 * USUAL_COST, 12_000) };
+        seen.extend(watch.served(&who, &answer).iter().map(|event| event.signal));
+    }
+    let is_seen = seen.iter().any(|it| [Signal::OutputBlowUp, Signal::Amplification].contains(it));
+    (is_seen, seen)
+}
+
+#[test]
+fn who_goes_to_a_cheap_model_and_to_a_dear_one_is_not_held_up_and_a_blow_up_of_either_is_seen() {
+    for dear in [1, 3, 10, 50] {
+        let watch = two_quiet_days(|now, draw| {
+            if draw < dear {
+                Served { model: Some(2), ..served(now, 10 * USUAL_COST, 800) }
+            } else {
+                served(now, USUAL_COST, 20)
+            }
+        });
+        for model in [1, 2] {
+            let (is_seen, seen) = blow_up(watch.clone(), model);
+            assert!(is_seen, "{dear} %, model {model}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn kept_answers_do_not_make_those_dear_that_are_asked_for() {
+    for asked in [3, 10, 50] {
+        let watch = two_quiet_days(|now, draw| {
+            if draw < asked { served(now, 20 * USUAL_COST, 400) } else { spared(now) }
+        });
+        let (is_seen, seen) = blow_up(watch, 1);
+        assert!(is_seen, "{asked} %: {seen:?}");
+    }
+}
+
+#[test]
+fn long_answers_among_short_ones_of_the_same_model_are_no_blow_up() {
+    for long in [1, 2] {
+        two_quiet_days(|now, draw| {
+            if draw < long {
+                served(now, 40 * USUAL_COST, 8_000)
+            } else {
+                served(now, USUAL_COST, 50)
+            }
+        });
+    }
+}
+
 #[test]
 fn a_session_that_doubles_at_every_turn_is_noticed() {
     let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
@@ -215,7 +291,7 @@ fn a_model_that_was_little_used_and_takes_much_is_noted() {
     let mut request = |watch: &mut Watch, model: u64| {
         now += SECOND;
         watch.ask(&who, &asked(now, now));
-        watch.served(&who, &Served { model, ..served(now, USUAL_COST, 200) })
+        watch.served(&who, &Served { model: Some(model), ..served(now, USUAL_COST, 200) })
     };
     for at in 0..26 * 3_600 {
         let model = if at % 100 == 0 { 2 } else { 1 };

@@ -5,7 +5,7 @@
 //! held up.
 
 use super::{
-    profile::{Asked, Found, Held, Profile, Served},
+    profile::{Asked, Found, Held, Profile, Served, Shape},
     settings::{Settings, Signal},
 };
 use crate::ledger::GuardEffect;
@@ -70,6 +70,17 @@ pub(super) struct Kept {
     subject: Subject,
     profile: Profile,
     told: Vec<(Signal, u64)>,
+}
+
+impl Kept {
+    /// What its models' answers are like, which is written down apart.
+    pub(super) fn shapes(&self) -> Vec<Shape> {
+        self.profile.shapes()
+    }
+
+    pub(super) fn reshape(&mut self, shapes: &[Shape]) {
+        self.profile.reshape(shapes);
+    }
 }
 
 /// By names that the operator gives, and no caller.
@@ -141,6 +152,12 @@ impl Watch {
                 profile.turned_away();
             }
         }
+    }
+
+    /// Requests of a subject that run.
+    #[cfg(test)]
+    pub(super) fn running(&self, subject: &str) -> u32 {
+        self.profiles.get(subject).map_or(0, Profile::counted)
     }
 
     /// Ends what is being done to a subject and takes what was seen as usual from now on. Whether

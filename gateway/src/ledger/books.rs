@@ -328,8 +328,12 @@ impl Books {
     }
 
     /// Creates or changes a key: the record replaces the former one, its budgets and limits hold
-    /// at once. What was spent stays. The ticket resolves when it is durable, in either mode.
+    /// at once. What was spent stays. The ticket resolves when it is durable, in either mode; where it
+    /// fails at once because the queue is full, nothing was changed.
     pub fn put_key(&self, mut record: KeyRecord) -> CommitTicket {
+        if let Err(error) = self.0.queue.take_places(1) {
+            return CommitTicket::failed(error);
+        }
         let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
         let before = keys.get(&record.id).cloned();
         drop(keys);
@@ -341,7 +345,7 @@ impl Books {
         self.tell_untold(Some(&Scope::Key(record.id.clone())));
         let key = record.id.clone();
         self.0.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key, record.clone());
-        self.put(codec::KEY, &record.clone(), Effect::Key(Box::new(record)))
+        self.put_in_place(codec::KEY, &record.clone(), Effect::Key(Box::new(record)))
     }
 
     /// Every team, user and tag that was ever set up, and what was set for the whole.
@@ -357,8 +361,11 @@ impl Books {
     }
 
     /// Sets up or changes a team, a user, a tag or the whole: the record replaces the former one,
-    /// its budgets and limits hold at once. The ticket resolves when it is durable, in either mode.
+    /// its budgets and limits hold at once. The ticket is as that of [`Books::put_key`].
     pub fn put_group(&self, mut record: GroupRecord) -> CommitTicket {
+        if let Err(error) = self.0.queue.take_places(1) {
+            return CommitTicket::failed(error);
+        }
         if let Some(before) = self.group(&record.scope) {
             self.turn(&before.budgets, &mut record.budgets);
             self.turn(&before.session_budgets, &mut record.session_budgets);
@@ -367,7 +374,7 @@ impl Books {
         self.tell_untold(Some(&record.scope));
         let scope = record.scope.clone();
         self.0.groups.write().unwrap_or_else(PoisonError::into_inner).insert(scope, record.clone());
-        self.put(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
+        self.put_in_place(codec::GROUP, &record.clone(), Effect::Group(Box::new(record)))
     }
 
     /// A budget whose time zone changes keeps the window that runs.
@@ -409,6 +416,17 @@ impl Books {
         if let Err(error) = self.0.queue.take_places(1) {
             return CommitTicket::failed(error);
         }
+        self.put_in_place(kind, value, effect)
+    }
+
+    /// The same by a place that was taken before: what changes something else beside the journal takes
+    /// it first, so that it is made whole or not at all.
+    pub(super) fn put_in_place<T: Serialize>(
+        &self,
+        kind: u8,
+        value: &T,
+        effect: Effect,
+    ) -> CommitTicket {
         self.0.write(true, effect, |scratch| codec::encode(scratch, kind, value))
     }
 

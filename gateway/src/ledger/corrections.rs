@@ -86,8 +86,7 @@ impl Books {
 
     /// Books a correction on a budget: `charge` is added to what is spent in its window of now,
     /// `credit` taken from it, to nothing at most. What was missing of it after a loss counts as
-    /// booked. `None` where there is no such budget. The ticket resolves when it is durable, in
-    /// either mode.
+    /// booked. `None` where there is no such budget. The ticket is as that of [`Books::put_key`].
     pub fn correct(
         &self,
         scope: &Scope,
@@ -97,11 +96,16 @@ impl Books {
     ) -> Option<CommitTicket> {
         let now_ms = self.0.clock.unix_ms();
         let start = self.0.budgets.current(scope, window, now_ms)?;
+        if let Err(error) = self.0.queue.take_places(1) {
+            return Some(CommitTicket::failed(error));
+        }
         let (scope, reason) = (scope.clone(), reason.to_owned());
         let correction = Correction { scope, window, start, charge, credit, reason, narrow: false };
+        let effect = Effect::Corrected(Box::new(correction.clone()));
+        // Queued first: what a credit frees is reserved by events that stand behind it.
+        let ticket = self.put_in_place(codec::CORRECTED, &correction, effect);
         self.0.budgets.correct(&correction, now_ms);
         self.tell_untold(Some(&correction.scope));
-        let effect = Effect::Corrected(Box::new(correction.clone()));
-        Some(self.put(codec::CORRECTED, &correction, effect))
+        Some(ticket)
     }
 }

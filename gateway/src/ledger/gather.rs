@@ -65,8 +65,16 @@ pub(crate) struct Growing {
     pub(crate) tally: Tally,
     /// TTFT, TPOT, total; only for exact percentiles.
     pub(crate) values: [Vec<u64>; 3],
-    pub(crate) sessions: HashSet<u32, RandomState>,
+    /// Each with its key: the like name of another key is another session.
+    pub(crate) sessions: HashSet<(u32, u32), RandomState>,
     pub(crate) users: HashSet<u32, RandomState>,
+}
+
+/// The session and the user of a request, where they are counted and it names them.
+#[derive(Clone, Copy, Debug)]
+struct Who {
+    session: Option<(u32, u32)>,
+    user: Option<u32>,
 }
 
 /// What more of memory one request takes.
@@ -263,8 +271,12 @@ impl<'a> Gathering<'a> {
         if self.interner.distinct.is_overdrawn() {
             self.count_no_more();
         }
-        let who = |name| (self.counted && name != NO_NAME).then(|| numbers.of(name));
-        let who = [who(brief.line.session), who(brief.line.user)];
+        let number = |name| (self.counted && name != NO_NAME).then(|| numbers.of(name));
+        let session = number(brief.line.session);
+        let who = Who {
+            session: session.map(|session| (numbers.of(brief.line.key), session)),
+            user: number(brief.line.user),
+        };
         for spent in self.spent(brief) {
             self.total.tally.attempt(spent);
         }
@@ -281,7 +293,7 @@ impl<'a> Gathering<'a> {
         &mut self,
         brief: &Brief<'_>,
         ended: &Ended,
-        who: [Option<u32>; 2],
+        who: Who,
         numbers: &Numbers<'_>,
     ) -> Kept {
         let by_tag = self.group_by.contains(&GroupBy::Tag);
@@ -504,7 +516,7 @@ impl Kept {
 
 impl Growing {
     /// Adds the end of a request of a session and a user; returns what is kept of it.
-    fn ended(&mut self, ended: &Ended, who: [Option<u32>; 2], exact: bool) -> Kept {
+    fn ended(&mut self, ended: &Ended, who: Who, exact: bool) -> Kept {
         let mut kept = Kept::default();
         if exact {
             self.tally.count(ended);
@@ -516,9 +528,9 @@ impl Growing {
         } else {
             self.tally.entry(*ended);
         }
-        for (all, one) in [&mut self.sessions, &mut self.users].into_iter().zip(who) {
-            kept.distinct += usize::from(one.is_some_and(|one| all.insert(one)));
-        }
+        let new = who.session.is_some_and(|session| self.sessions.insert(session));
+        kept.distinct += usize::from(new);
+        kept.distinct += usize::from(who.user.is_some_and(|user| self.users.insert(user)));
         kept
     }
 

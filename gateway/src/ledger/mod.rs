@@ -73,7 +73,7 @@ pub use replay::{Cost, Costs, Move, Moved, REPLAY_MAX, Replay, ReplayReport, Spr
 pub(crate) use rerate::signed;
 pub use rerate::{Difference, RatedFrom, Rerate, Rerated};
 pub use retire::Retired;
-pub use session::{SessionNode, SessionTree};
+pub use session::{SessionNode, SessionTree, Sessions};
 pub use short::Short;
 pub use spare::Uncounted;
 pub use standing::{Stood, StoodDay};

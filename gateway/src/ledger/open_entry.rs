@@ -21,6 +21,8 @@ use super::{
     short::Short,
 };
 use crate::{
+    admission::Passed,
+    guard::Counted,
     store::{
         BooksError, CommitTicket,
         codec::{self, ReservedRef},
@@ -135,6 +137,10 @@ pub struct OpenEntry {
     pub notes: Notes,
     /// Where a head, a 200, may leave before there is an answer: whether it has.
     pub head_left: Option<Arc<AtomicBool>>,
+    /// That the guard counts it as running.
+    pub counted: Option<Counted>,
+    /// That its model's requests per minute count it, if anything is sent.
+    pub passed: Option<Passed>,
     books: Arc<Shared>,
     /// `None` once it is settled.
     head: Option<Box<EntryHead>>,
@@ -174,6 +180,8 @@ impl OpenEntry {
             ending,
             notes: Notes::default(),
             head_left: None,
+            counted: None,
+            passed: None,
             books,
             head: Some(Box::new(head)),
             // Most requests make one, and it is large.
@@ -467,6 +475,10 @@ impl OpenEntry {
             }
             records.push(record);
         }
+        let is_sent = |attempt: &Attempt| attempt.outcome != AttemptOutcome::NotSent;
+        if let Some(passed) = self.passed.take().filter(|_| records.iter().any(is_sent)) {
+            passed.sent();
+        }
         let entry = self.entry(head, records);
         let strict = self.books.strict;
         let mut ticket = CommitTicket::ready();
@@ -479,6 +491,10 @@ impl OpenEntry {
             // It happened all the same: who counts what runs must hear that it has ended.
             self.books.observed(&entry);
             self.books.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        // Whoever counts what runs was told of the entry.
+        if let Some(counted) = self.counted.take() {
+            counted.told();
         }
         if self.placed {
             // The places of the settlements that this entry makes.

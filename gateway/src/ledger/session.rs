@@ -1,16 +1,17 @@
 //! A session (an agent's run): what it cost, and the tree of its requests.
 //!
-//! **Invariants:** every request of the session is in the tree exactly once, under the request that
+//! **Invariants:** a session is one key's: those of the same name of several keys are never put
+//! together; every request of the session is in the tree exactly once, under the request that
 //! its caller named as its parent if that one is in the session too, else at the top; a circle of
 //! parents is cut where it is first met.
 
 use super::{
     adjusted::Adjustments,
     books::Books,
-    entry::{Entry, RequestId},
+    entry::{Entry, KeyId, RequestId},
     filter::Filter,
     query::{PAGE_MAX, Reader},
-    summary::{Summary, SummaryQuery},
+    summary::{GroupBy, Summary, SummaryQuery},
 };
 use crate::store::BooksError;
 use policies::PicoUsdTotal;
@@ -19,9 +20,22 @@ use std::collections::HashMap;
 /// Requests of a session that are shown; the sums are of all.
 const NODES_MAX: usize = 10_000;
 
+/// What there is by a session's name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sessions {
+    /// No request named it.
+    None,
+    /// One key's.
+    One(Box<SessionTree>),
+    /// Of these keys each has one.
+    OfSeveral(Vec<KeyId>),
+}
+
 /// A session's cost and tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionTree {
+    /// Whose it is.
+    pub key: KeyId,
     /// The sums of all its requests.
     pub sums: Summary,
     /// Its requests, each followed by those it caused, by arrival.
@@ -44,12 +58,12 @@ pub struct SessionNode {
 }
 
 impl Books {
-    /// A session; `None` if no request named it. Blocking.
+    /// A session of `key`; with `None` of whichever key has one of this name. Blocking.
     ///
     /// # Errors
     /// [`BooksError::Unreadable`].
-    pub fn session(&self, id: &str) -> Result<Option<SessionTree>, BooksError> {
-        self.reader().session(id)
+    pub fn session(&self, id: &str, key: Option<&KeyId>) -> Result<Sessions, BooksError> {
+        self.reader().session(id, key)
     }
 }
 
@@ -58,8 +72,28 @@ impl Reader {
     ///
     /// # Errors
     /// [`BooksError::Unreadable`].
-    pub fn session(&self, id: &str) -> Result<Option<SessionTree>, BooksError> {
-        let filter = Filter { session: Some(id.to_owned()), ..Filter::default() };
+    pub fn session(&self, id: &str, key: Option<&KeyId>) -> Result<Sessions, BooksError> {
+        let filter =
+            Filter { session: Some(id.to_owned()), key: key.cloned(), ..Filter::default() };
+        let query = SummaryQuery {
+            filter: filter.clone(),
+            group_by: vec![GroupBy::Key],
+            ..SummaryQuery::default()
+        };
+        let sums = self.summary(&query)?;
+        let mut keys = sums.groups.iter().filter_map(|group| group.names.first());
+        let key = match (keys.next(), keys.next()) {
+            (None, _) => return Ok(Sessions::None),
+            (Some(key), None) => KeyId(key.as_str().into()),
+            (Some(_), Some(_)) => {
+                let keys = sums.groups.iter().flat_map(|group| &group.names);
+                let mut keys: Vec<KeyId> = keys.map(|key| KeyId(key.as_str().into())).collect();
+                keys.sort_unstable();
+                return Ok(Sessions::OfSeveral(keys));
+            }
+        };
+        // One that arrives meanwhile may be another key's.
+        let filter = Filter { key: Some(key.clone()), ..filter };
         let mut entries = Vec::new();
         let mut cursor = None;
         loop {
@@ -70,13 +104,9 @@ impl Reader {
                 break;
             }
         }
-        if entries.is_empty() {
-            return Ok(None);
-        }
-        let query = SummaryQuery { filter, ..SummaryQuery::default() };
-        let sums = self.summary(&query)?;
         let adjusted = self.adjusted()?.all;
-        Ok(Some(SessionTree { sums, nodes: tree(entries, &adjusted), cut: cursor.is_some() }))
+        let (nodes, cut) = (tree(entries, &adjusted), cursor.is_some());
+        Ok(Sessions::One(Box::new(SessionTree { key, sums, nodes, cut })))
     }
 }
 

@@ -34,8 +34,7 @@ pub(super) fn decided(
     headers: &HeaderMap,
     mut facts: Facts,
 ) -> Result<(Source, Arc<Decision>, OpenEntry), Refusal> {
-    let actions = watched::watched(gateway, caller, request, &mut facts)?;
-    life.watched = true;
+    let (actions, counted) = watched::watched(gateway, caller, request, &mut facts)?;
     let repeat = gateway.idempotency.look_up(request, headers, caller.id())?;
     let decision = decision(gateway, life, &facts, &repeat, &actions)?;
     life.decision = Some(Arc::clone(&decision));
@@ -44,6 +43,7 @@ pub(super) fn decided(
     let source = shared::look_up(gateway, repeat, caller, request, headers, &decision)?;
     let mut open = open_entry(gateway, life, caller, request, &decision, facts)?;
     open.notes.actions = actions;
+    open.counted = Some(counted);
     Ok((source, decision, open))
 }
 

@@ -136,7 +136,6 @@ pub(super) async fn follow(
         Ok(head) if repeats || crate::cache::allows(&asked.decision, head.route.id()) => head,
         Err(Unbegun { refusal, is_its_callers, .. }) if repeats || !is_its_callers => {
             life.repeats = repeats;
-            asked.permit.unsent();
             asked.open.discard();
             return Err(refusal);
         }
@@ -150,6 +149,8 @@ pub(super) async fn follow(
     life.recorded = true;
     let Asked { request, mut open, permit, .. } = *asked;
     open.notes.answer_of = Some(head.request);
+    // Nothing is sent for it.
+    open.passed = None;
     let told = headers::Told {
         route: head.route.id(),
         attempts: 0,
@@ -190,9 +191,12 @@ impl Leader {
             Ok(started) => started,
             Err(refusal) => {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
-                let refusal =
-                    unanswered(gateway, self.open, &mut self.permit, refusal, &mut self.life);
-                return (End::Refused { refusal, recorded: self.life.recorded }, fate);
+                let refusal = unanswered(gateway, self.open, refusal, &mut self.life);
+                // Here, and not where its leader waits, who may have left.
+                if !self.life.recorded {
+                    self.life.record(gateway, &refusal);
+                }
+                return (End::Refused { refusal, recorded: true }, fate);
             }
         };
         flight.begin(Head {

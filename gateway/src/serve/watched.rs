@@ -3,8 +3,8 @@
 use super::Gateway;
 use crate::{
     caller::Caller,
-    guard::{Asked, Effect, Served, name_hash, subjects},
-    ledger::{Entry, GuardAction, GuardEffect, What},
+    guard::{Answered, Asked, Counted, Effect, Served, name_hash, subjects},
+    ledger::{Attempt, Entry, GuardAction, GuardEffect, What},
     refusal::Refusal,
     wire::{self, ChatRequest},
 };
@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 const THROTTLED: Duration = Duration::from_secs(10);
 
 /// Asks the guard. What it does stands in the facts, as tags that a policy can look at, and in the
-/// actions for the entry.
+/// actions for the entry; that it counts the request as running ends with what comes with them.
 ///
 /// # Errors
 /// [`Refusal::RateLimited`] or [`Refusal::Forbidden`] for a request that it turns away.
@@ -24,7 +24,7 @@ pub(super) fn watched(
     caller: &Caller,
     request: &ChatRequest,
     facts: &mut Facts,
-) -> Result<Vec<GuardAction>, Refusal> {
+) -> Result<(Vec<GuardAction>, Counted), Refusal> {
     let left = facts.budgets.iter().filter(|budget| budget.hard);
     let left = left.filter_map(|budget| Some(budget.money?.1.pico())).min();
     let asked = Asked {
@@ -48,8 +48,9 @@ pub(super) fn watched(
     let logged = verdict.events.iter().filter(|event| event.effect == GuardEffect::Logged);
     let mut actions: Vec<GuardAction> =
         logged.map(|event| action(event.signal.name(), event.effect, &event.seen)).collect();
+    verdict.effect.as_ref().map_or(Ok(()), turned_away)?;
+    let counted = gateway.guard.counted(&caller.watched);
     if let Some(effect) = verdict.effect {
-        turned_away(&effect)?;
         facts.request.tags.push(format!("{}{}", wire::GUARD_TAG, effect.signal.name()));
         if effect.effect == GuardEffect::LocalOnly {
             facts.request.tags.push(format!("{}local_only", wire::GUARD_TAG));
@@ -58,7 +59,7 @@ pub(super) fn watched(
         }
         actions.push(action(effect.signal.name(), effect.effect, &effect.seen));
     }
-    Ok(actions)
+    Ok((actions, counted))
 }
 
 fn turned_away(effect: &Effect) -> Result<(), Refusal> {
@@ -101,16 +102,20 @@ pub(super) fn kept_home(refusal: Refusal, actions: &[GuardAction]) -> Refusal {
 /// Tells the guard what a request came to; returns what operators are to be told.
 pub(crate) fn served(guard: &Arc<crate::guard::Guard>, entry: &Entry, unix_ms: u64) -> Vec<What> {
     let held = entry.notes.actions.iter().any(|action| action.effect != GuardEffect::Logged);
-    let model = entry.attempts.last().map_or(0, |attempt| name_hash(&attempt.model));
-    let mut served = Served { unix_ms, cost: 0, input: 0, output: 0, model, held };
-    for attempt in &entry.attempts {
-        served.cost = served.cost.saturating_add(attempt.charge().money.pico());
-        if let Some(usage) = &attempt.usage {
-            served.input = served.input.saturating_add(usage.total());
-            served.output = served.output.saturating_add(usage.output + usage.reasoning);
-        }
-    }
-    served.input = served.input.saturating_sub(served.output);
+    let cost = |attempt: &Attempt| attempt.charge().money.pico();
+    let answering = entry.answered_by.and_then(|at| entry.attempts.get(usize::from(at)));
+    let answer = answering.and_then(|attempt| {
+        let output = attempt.usage.map(|usage| usage.output.saturating_add(usage.reasoning))?;
+        Some(Answered { cost: cost(attempt), output })
+    });
+    let asked_last = answering.or(entry.attempts.last());
+    let served = Served {
+        unix_ms,
+        cost: entry.attempts.iter().map(cost).fold(0, u64::saturating_add),
+        model: asked_last.map(|attempt| name_hash(&attempt.model)),
+        answer,
+        held,
+    };
     let who = subjects(&entry.key, entry.user.as_deref(), entry.team.as_deref());
     let events = guard.served(&who, &served);
     events.iter().map(What::from).collect()

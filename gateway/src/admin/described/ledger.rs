@@ -90,6 +90,7 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
         json!({
             "object": { "const": "session" },
             "id": text(),
+            "key": text(),
             "first_arrived": text(),
             "last_arrived": text(),
             "total": sums,
@@ -222,10 +223,13 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
                 "/admin/v1/sessions/{id}",
                 TAG,
                 "getSession",
-                "What an agent's run cost, and the tree of its requests.",
+                "What an agent's run cost, and the tree of its requests. A session is one key's: where \
+                 several keys have one of this name, `key` says whose is asked for, and without it the \
+                 answer is a 400 that names them.",
             ),
-            &["404"],
+            &["400", "404"],
         )
+        .takes([query("key", "Whose session: a key's id.", text(), Value::Null)])
         .answers("200", "The session.", &session),
     ]
 }

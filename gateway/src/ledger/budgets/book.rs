@@ -27,7 +27,7 @@ pub(super) struct ScopeBook {
     pub(super) marks: Marks,
 }
 
-/// One limit with less left than is needed.
+/// One limit of which something is needed, and perhaps more than is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lack {
     pub(super) unit: Unit,
@@ -36,6 +36,13 @@ pub(super) struct Lack {
     pub(super) needed: u64,
     /// What would be left if everything that runs gave back all it holds.
     pub(super) left_at_most: u64,
+}
+
+impl Lack {
+    /// Whether there is too little left.
+    pub(super) fn lacks(&self) -> bool {
+        self.needed > self.left
+    }
 }
 
 impl ScopeBook {
@@ -104,19 +111,13 @@ pub(super) fn starts<'a>(
     starts
 }
 
-/// The first limit of a hard budget that `need` does not fit in.
-pub(super) fn lack(spec: &BudgetSpec, balance: &Balance, need: Need) -> Option<Lack> {
-    sides(spec, balance, need).find(|side| side.needed > side.left)
-}
-
-/// What one is told who waits behind others: the first side that is needed at all.
-pub(super) fn nearest(spec: &BudgetSpec, balance: &Balance, need: Need) -> Option<Lack> {
-    sides(spec, balance, need).next()
-}
-
 /// Every limit of a budget that `need` takes something of. What is not needed is not lacking: a
 /// free route passes an exhausted money budget.
-fn sides(spec: &BudgetSpec, balance: &Balance, need: Need) -> impl Iterator<Item = Lack> + use<> {
+pub(super) fn sides(
+    spec: &BudgetSpec,
+    balance: &Balance,
+    need: Need,
+) -> impl Iterator<Item = Lack> + use<> {
     let side = |unit, limit: Option<u64>, (spent, held): (u128, u128), needed: u64| {
         let left = move |taken: u128, limit: u64| {
             u64::try_from(u128::from(limit).saturating_sub(taken)).unwrap_or(0)

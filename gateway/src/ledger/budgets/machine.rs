@@ -13,7 +13,7 @@ use super::{
         short::Short,
     },
     At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
-    book::{self, ScopeBook},
+    book::{self, Lack, ScopeBook},
     budget_id,
     sessions::Sessions,
     states,
@@ -87,7 +87,7 @@ impl Machine {
         let (budgets, of_sessions) = budgets;
         let book = self.books.entry(scope.clone()).or_default();
         book.set(limits, budgets, of_sessions, at.mono);
-        self.serve(at);
+        self.serve(None, at);
     }
 
     /// A scope's balances as recovered. Only before the first reservation.
@@ -138,20 +138,21 @@ impl Machine {
     /// Money that a hold could be enlarged by in its own windows; `None`: no hard budget on its path
     /// limits money.
     #[must_use]
-    pub fn room(&self, path: &BudgetPath, holds: &Holds) -> Option<PicoUsd> {
-        let mut room: Option<u64> = None;
+    pub fn room(&mut self, path: &BudgetPath, holds: &Holds) -> Option<PicoUsd> {
+        let Self { books, calendar, .. } = self;
+        let mut room: Option<PicoUsd> = None;
         for (scope, starts) in &holds.held {
-            let Some(book) = self.books.get(scope) else { continue };
-            for spec in self.specs(scope, path.scopes()).filter(|spec| spec.hard) {
-                let start = starts.iter().find(|(window, _)| *window == spec.window);
-                let (Some(limit), Some((window, start))) = (spec.money, start) else { continue };
-                let taken = book.accounts.balance(*window, *start).money();
-                let left = u128::from(limit.pico()).saturating_sub(taken);
-                let left = u64::try_from(left).unwrap_or(u64::MAX);
-                room = Some(room.map_or(left, |room| room.min(left)));
+            let Some(book) = books.get(scope) else { continue };
+            for spec in specs(books, scope, path.scopes()).filter(|spec| spec.hard) {
+                let Some(limit) = spec.money else { continue };
+                for start in own_starts(calendar, spec, starts) {
+                    let left =
+                        states::left(limit, book.accounts.balance(spec.window, start).money());
+                    room = Some(room.map_or(left, |room| room.min(left)));
+                }
             }
         }
-        room.map(PicoUsd::from_pico)
+        room
     }
 
     /// Enlarges a hold in its own windows, if every hard budget there has room. What runs comes
@@ -184,17 +185,17 @@ impl Machine {
                 .take(&waiter.path, waiter.need, at, Some(place))
                 .map_err(|obstacle| obstacle.short),
         };
-        self.serve(at);
+        self.serve_behind(waiter.on, at);
         answer
     }
 
     /// Gives up a place whose request is gone, and what it was granted.
     pub(super) fn abandon(&mut self, place: u64, at: At) {
         if let Some(waiter) = self.waiting.leave(place) {
-            if let Some(Ok(holds)) = waiter.answer {
-                self.end(&holds, waiter.need, Amount::default(), at);
+            match waiter.answer {
+                Some(Ok(holds)) => self.cancel(&holds, waiter.need, at),
+                _ => self.serve_behind(waiter.on, at),
             }
-            self.serve(at);
         }
     }
 
@@ -206,14 +207,14 @@ impl Machine {
         self.end(holds, held, charge, at);
         let crossings =
             if charge == Amount::default() { Vec::new() } else { self.crossings(holds) };
-        self.serve(at);
+        self.serve_after(holds, at);
         crossings
     }
 
     /// Gives back a hold that was not used at all.
     pub fn cancel(&mut self, holds: &Holds, held: Amount, at: At) {
         self.end(holds, held, Amount::default(), at);
-        self.serve(at);
+        self.serve_after(holds, at);
     }
 
     fn end(&mut self, holds: &Holds, held: Amount, charge: Amount, at: At) {
@@ -243,15 +244,10 @@ impl Machine {
                 }
             }
         }
-        // A session's budgets in several zones: each looks at the window that is its own.
         for (scope, spec, starts) in of_several {
-            let own = |(window, start): &&(_, u64)| {
-                *window == spec.window && self.calendar.span(&spec, *start).start == *start
-            };
-            if let (Some((window, start)), Some(book)) =
-                (starts.iter().find(own), self.books.get(scope))
-            {
-                let balance = book.accounts.balance(*window, *start);
+            let own = own_starts(&mut self.calendar, &spec, starts);
+            if let ([start], Some(book)) = (own.as_slice(), self.books.get(scope)) {
+                let balance = book.accounts.balance(spec.window, *start);
                 due.push((scope, spec, balance));
             }
         }
@@ -295,7 +291,7 @@ impl Machine {
         if let Some(book) = self.books.get_mut(&correction.scope) {
             book.accounts.correct(correction);
         }
-        self.serve(at);
+        self.serve(None, at);
     }
 
     /// Marks which budgets changed their zone while a window of theirs runs, from what they were
@@ -307,13 +303,41 @@ impl Machine {
         }
     }
 
-    /// Serves those who wait, in order.
-    fn serve(&mut self, at: At) {
+    /// Serves those who wait for what a hold took that has ended.
+    fn serve_after(&mut self, holds: &Holds, at: At) {
+        if !self.waiting.is_empty() {
+            let windows = holds.held.iter().flat_map(|(scope, starts)| {
+                starts.iter().map(move |(window, _)| (scope.clone(), *window))
+            });
+            self.serve(Some(windows.collect()), at);
+        }
+    }
+
+    /// Serves those who stood behind one that has left.
+    fn serve_behind(&mut self, left: Option<Awaited>, at: At) {
+        let freed = left.map(|on| (on.scope, on.window));
+        self.serve(Some(freed.into_iter().collect()), at);
+    }
+
+    /// Serves those who wait, in order: for one of the budgets that were `freed` or that a new window
+    /// opens; with `None` everyone. Nobody else can be served: what they lack is as it was.
+    pub(super) fn serve(&mut self, mut freed: Option<Vec<(Scope, Window)>>, at: At) {
         if self.waiting.is_empty() {
             return;
         }
         for place in self.waiting.places() {
             let Some(waiter) = self.waiting.get(place) else { continue };
+            let Some(on) = &waiter.on else { continue };
+            if let Some(freed) = &mut freed {
+                let is_freed = freed.iter().any(|(scope, window)| on.is_of(scope, *window));
+                if !is_freed && !on.has_opened(at.unix_ms) {
+                    continue;
+                }
+                // Whatever becomes of it, those behind it may be concerned.
+                if !is_freed {
+                    freed.push((on.scope.clone(), on.window));
+                }
+            }
             let (path, need) = (waiter.path.clone(), waiter.need);
             match self.take(&path, need, at, Some(place)) {
                 Ok(holds) => self.waiting.answer(place, Ok(holds)),
@@ -381,27 +405,35 @@ impl Machine {
             let span = calendar.span(spec, at.unix_ms);
             let balance = book.map(|book| book.accounts.balance(spec.window, span.start));
             let balance = balance.unwrap_or_default();
-            let Some(concerned) = book::nearest(spec, &balance, need) else { continue };
-            let lack = book::lack(spec, &balance, need);
-            let ahead = waiting.ahead(&scope, spec.window, place);
-            if lack.is_none() && ahead == 0 {
+            let sides = || book::sides(spec, &balance, need);
+            // What it would have to wait for: what others wait for, and what it lacks itself.
+            let (ahead, mut units) = waiting.ahead((&scope, spec.window), place, |unit| {
+                sides().any(|side| side.unit == unit)
+            });
+            let lack = sides().find(Lack::lacks);
+            let Some(told) = lack.or_else(|| sides().find(|side| units.contains(&side.unit)))
+            else {
                 continue;
-            }
+            };
             let frees = book.and_then(|book| book.accounts.of(spec.window)?.frees_at(span.start));
             let may_wait = lack.is_none_or(|lack| lack.needed <= lack.left_at_most);
-            let lack = lack.unwrap_or(concerned);
             let short = Short::Budget {
                 id: budget_id(&scope, spec.window),
                 scope: scope.clone(),
-                unit: lack.unit,
-                limit: lack.limit,
-                left: lack.left,
-                needed: lack.needed,
-                left_at_most: lack.left_at_most,
+                unit: told.unit,
+                limit: told.limit,
+                left: told.left,
+                needed: told.needed,
+                left_at_most: told.left_at_most,
                 ahead,
                 opens_unix_ms: frees.or(span.end),
             };
-            let on = may_wait.then(|| (scope.clone(), spec.window));
+            units.extend(sides().filter(Lack::lacks).map(|side| side.unit));
+            units.sort_unstable();
+            units.dedup();
+            let (window, opens_unix_ms) = (spec.window, frees.or(span.end));
+            let on =
+                may_wait.then(|| Awaited { scope: scope.clone(), window, units, opens_unix_ms });
             return Err(Box::new(Obstacle { short, on }));
         }
         Ok(Planned { scope, starts })
@@ -471,6 +503,19 @@ impl Machine {
         let scope = Scope::Session(key.clone(), std::sync::Arc::clone(session));
         self.books.get(&scope).is_none_or(|book| book.accounts.is_settled())
     }
+}
+
+/// Where a hold's windows of one kind begin that a budget counts in: one, or of a session whose
+/// budgets have several zones the budget's own. All of them where none is: its zone has changed since.
+fn own_starts(calendar: &mut Calendar, spec: &BudgetSpec, starts: &Starts) -> Vec<u64> {
+    let of_kind = starts.iter().filter(|(window, _)| *window == spec.window);
+    let mut all: Vec<u64> = of_kind.map(|(_, start)| *start).collect();
+    if all.len() > 1
+        && let Some(own) = all.iter().copied().find(|at| calendar.span(spec, *at).start == *at)
+    {
+        all = vec![own];
+    }
+    all
 }
 
 /// As [`Machine::specs`], of the books alone.
@@ -562,7 +607,8 @@ impl Machine {
                     book.accounts.of(spec.window).and_then(|account| account.frees_at(start));
                 let calendar = (&mut self.calendar, at.unix_ms);
                 let mut state = states::state(&scope, spec, &balance, calendar, frees);
-                state.waiting = self.waiting.ahead(&scope, spec.window, None);
+                let whose = (&scope, spec.window);
+                (state.waiting, _) = self.waiting.ahead(whose, None, |_| true);
                 states.push(state);
             }
         }

@@ -156,6 +156,61 @@ fn what_was_held_and_not_used_goes_to_those_who_wait_in_their_order() {
     assert!(machine.leave(late.place, at(NOON)).is_err());
 }
 
+/// A budget of two units, of which one is money.
+fn of_two(money: u64, requests: u64) -> Vec<BudgetSpec> {
+    vec![BudgetSpec { requests: Some(requests), ..spec(Window::Day, Unit::Money, money) }]
+}
+
+#[test]
+fn who_needs_no_money_stands_behind_nobody_who_waits_for_it() {
+    let mut machine = machine(&[(Scope::Global, of_two(100, 4), vec![])]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let running = machine.reserve(&path, need(90, 0), at(NOON)).unwrap();
+    let waits = machine.reserve_or_wait(&path, need(60, 0), at(NOON)).unwrap().unwrap_err();
+    // Behind it for the money, though it is not the money that there is least of.
+    let behind = machine.reserve_or_wait(&path, need(5, 0), at(NOON)).unwrap().unwrap_err();
+    let free = machine.reserve(&path, need(0, 10), at(NOON)).unwrap();
+    let short = machine.reserve(&path, need(1, 0), at(NOON)).unwrap_err();
+    assert!(
+        matches!(short, Short::Budget { ahead: 2, unit: Unit::Money, .. }),
+        "who needs money still stands behind: {short:?}"
+    );
+    // And for requests behind who waits for those.
+    let second = machine.reserve(&path, need(0, 10), at(NOON)).unwrap();
+    let third = machine.reserve(&path, need(0, 10), at(NOON)).unwrap();
+    let of_requests = machine.reserve_or_wait(&path, need(0, 10), at(NOON)).unwrap().unwrap_err();
+    machine.cancel(&running, need(90, 0), at(NOON));
+    machine.leave(waits.place, at(NOON)).unwrap();
+    let short = machine.reserve(&path, need(0, 10), at(NOON)).unwrap_err();
+    assert!(matches!(short, Short::Budget { ahead: 2, unit: Unit::Requests, .. }), "{short:?}");
+    for holds in [free, second] {
+        machine.cancel(&holds, need(0, 10), at(NOON));
+    }
+    for place in [of_requests.place, behind.place] {
+        machine.leave(place, at(NOON)).unwrap();
+    }
+    machine.cancel(&third, need(0, 10), at(NOON));
+}
+
+#[test]
+fn a_hold_of_a_session_is_enlarged_within_each_zones_own_day() {
+    // A day in Tokyo began at 15:00 UTC of the day before.
+    let utc = spec(Window::Day, Unit::Money, 100);
+    let tokyo = BudgetSpec { zone: Some("Asia/Tokyo".parse().unwrap()), ..utc.clone() };
+    let mut machine = machine(&[
+        (Scope::Global, vec![], vec![utc]),
+        (Scope::Key(KeyId(name("key_a"))), vec![], vec![tokyo]),
+    ]);
+    let path = path("key_a", "red", "run-1", &[]);
+    let evening = At { unix_ms: NOON - 16 * HOUR, ..At::default() };
+    let spent = machine.reserve(&path, need(90, 0), evening).unwrap();
+    machine.settle(&spent, need(90, 0), need(90, 0), evening);
+    let running = machine.reserve(&path, need(4, 0), at(NOON)).unwrap();
+    assert_eq!(machine.room(&path, &running), Some(PicoUsd::from_pico(6)));
+    assert!(!machine.enlarge(&path, &running, PicoUsd::from_pico(7)));
+    assert!(machine.enlarge(&path, &running, PicoUsd::from_pico(6)));
+}
+
 #[test]
 fn a_place_that_is_abandoned_gives_back_what_it_was_granted() {
     let mut machine =
@@ -461,8 +516,89 @@ fn run(steps: Vec<Step>, straight: bool) {
     }
 }
 
+/// Those who are the first to wait for their budget.
+fn first_in_line(machine: &Machine) -> Vec<u64> {
+    let mut budgets = HashSet::new();
+    let awaited = |place: &u64| {
+        let on = machine.waiting.get(*place).unwrap().on.as_ref().unwrap();
+        budgets.insert((on.scope.clone(), on.window))
+    };
+    machine.waiting.places().into_iter().filter(awaited).collect()
+}
+
+/// A history in which requests wait: of those who are first in line for a budget, none can be served
+/// by a look at everyone who was not served by the looks at those who were concerned.
+fn run_in_line(steps: Vec<Step>) {
+    let mut machine = machine(&settings(100));
+    let mut running: Vec<(Holds, Need)> = Vec::new();
+    let mut line: Vec<(Ticket, Need)> = Vec::new();
+    let mut now = NOON;
+    for (at_step, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Reserve { key, session, tag, money, tokens } => {
+                let tags: &[&str] = if tag { &["nightly"] } else { &[] };
+                let path = path(["key_a", "key_b"][key], "red", ["x", "y", "z"][session], tags);
+                let need = need(money, tokens);
+                match machine.reserve_or_wait(&path, need, at(now)) {
+                    Ok(Ok(holds)) => running.push((holds, need)),
+                    Ok(Err(ticket)) => line.push((ticket, need)),
+                    Err(_) => {}
+                }
+                continue;
+            }
+            Step::Settle { pick, percent } if !running.is_empty() => {
+                let (holds, held) = running.swap_remove(pick % running.len());
+                let money = PicoUsd::from_pico(held.money.pico() * percent / 100);
+                let charge = Need { money, tokens: held.tokens * percent / 100, ..held };
+                machine.settle(&holds, held, charge, at(now));
+            }
+            Step::Cancel { pick } if !line.is_empty() && pick % 2 == 0 => {
+                let (ticket, _) = line.remove(pick % line.len());
+                machine.abandon(ticket.place, at(now));
+            }
+            Step::Cancel { pick } if !running.is_empty() => {
+                let (holds, held) = running.swap_remove(pick % running.len());
+                machine.cancel(&holds, held, at(now));
+            }
+            Step::Clock { minutes } => {
+                now = now.saturating_add_signed(minutes * 60_000);
+                continue;
+            }
+            Step::Lower { percent } => {
+                for (scope, budgets, of_sessions) in &settings(percent) {
+                    let limits = KeyLimits::default();
+                    machine.set(scope, &limits, (budgets, of_sessions), at(now));
+                }
+            }
+            _ => continue,
+        }
+        if at_step % 4 == 0 {
+            let first = first_in_line(&machine);
+            machine.serve(None, at(now));
+            for place in first {
+                let answer = &machine.waiting.get(place).unwrap().answer;
+                assert!(!matches!(answer, Some(Ok(_))), "{place} was passed over");
+            }
+        }
+        line.retain_mut(|(ticket, need)| {
+            let answered = ticket.woken.try_recv().is_ok();
+            if answered && let Ok(holds) = machine.leave(ticket.place, at(now)) {
+                running.push((holds, *need));
+            }
+            !answered
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whoever_can_be_served_is_served_though_few_of_those_who_wait_are_looked_at(
+        steps in prop::collection::vec(step(0), 1..200)
+    ) {
+        run_in_line(steps);
+    }
 
     #[test]
     fn with_a_clock_that_runs_forward_exactly_what_can_be_afforded_is_admitted(

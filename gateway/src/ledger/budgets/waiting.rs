@@ -1,9 +1,9 @@
 //! Requests that wait for what running ones may give back, in order.
 //!
-//! **Invariant:** whoever waits for a budget is served before anyone who comes later wants the same
-//! budget; a place that is left gives back whatever was granted to it.
+//! **Invariant:** whoever waits for something of a budget is served before anyone who comes later
+//! wants the same of it; a place that is left gives back whatever was granted to it.
 
-use super::{BudgetPath, Holds, Need, Scope};
+use super::{BudgetPath, Holds, Need, Scope, Unit};
 use crate::{caller::Window, ledger::Short};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
@@ -11,8 +11,27 @@ use tokio::sync::oneshot;
 /// Requests that wait at a time.
 pub(super) const WAITING_MAX: usize = 256;
 
-/// The budget that someone waits for.
-pub(super) type Awaited = (Scope, Window);
+/// A budget, and what of it someone waits for.
+#[derive(Clone, Debug)]
+pub(super) struct Awaited {
+    pub(super) scope: Scope,
+    pub(super) window: Window,
+    /// What of it: who needs nothing of these need not stand behind.
+    pub(super) units: Vec<Unit>,
+    /// When something of it opens although nothing settles.
+    pub(super) opens_unix_ms: Option<u64>,
+}
+
+impl Awaited {
+    pub(super) fn is_of(&self, scope: &Scope, window: Window) -> bool {
+        self.window == window && self.scope == *scope
+    }
+
+    /// Whether its window has turned since.
+    pub(super) fn has_opened(&self, unix_ms: u64) -> bool {
+        self.opens_unix_ms.is_some_and(|opens| opens <= unix_ms)
+    }
+}
 
 /// Everyone who waits, in the order in which they came.
 #[derive(Debug, Default)]
@@ -40,13 +59,24 @@ impl Waiting {
         self.line.len() >= WAITING_MAX
     }
 
-    /// How many wait for a budget before `place`; before a newcomer with `None`.
-    pub(super) fn ahead(&self, scope: &Scope, window: Window, place: Option<u64>) -> u64 {
+    /// How many wait for something of a budget that is `needed`, before `place` (before a newcomer
+    /// with `None`), and for what of it.
+    pub(super) fn ahead(
+        &self,
+        (scope, window): (&Scope, Window),
+        place: Option<u64>,
+        needed: impl Fn(Unit) -> bool,
+    ) -> (u64, Vec<Unit>) {
         let before = self.line.range(..place.unwrap_or(u64::MAX));
-        let waits = |waiter: &&Waiter| {
-            waiter.on.as_ref().is_some_and(|(on, over)| on == scope && *over == window)
-        };
-        before.map(|(_, waiter)| waiter).filter(waits).count() as u64
+        let awaited = before.filter_map(|(_, waiter)| waiter.on.as_ref());
+        let (mut ahead, mut all) = (0, Vec::new());
+        for on in awaited.filter(|on| on.is_of(scope, window)) {
+            let units = on.units.iter().copied().filter(|unit| needed(*unit));
+            let before = all.len();
+            all.extend(units);
+            ahead += u64::from(all.len() > before);
+        }
+        (ahead, all)
     }
 
     pub(super) fn join(

@@ -1,8 +1,8 @@
 //! Money cannot be overspent: not by concurrency, crashes, restarts or clocks.
 
 use super::harness::{
-    House, NOON, all, ask, complete, done, free, group, head, key, key_id, money, path, request,
-    tokens, usd, used,
+    House, NOON, all, ask, complete, done, free, group, head, key, key_id, money, path, records,
+    request, segment, tokens, usd, used,
 };
 use crate::{
     caller::{BudgetSpec, KeyRecord, Window},
@@ -11,7 +11,7 @@ use crate::{
         SummaryQuery,
         accounts::{Accounts, Correction},
     },
-    store::codec,
+    store::{codec, record},
 };
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -521,4 +521,21 @@ fn a_credit_of_an_older_journal_takes_what_it_took_then() {
         accounts.correct(&read);
         assert_eq!(accounts.balance(window, 60_000).spent_tokens, left, "version {version}");
     }
+}
+
+#[test]
+fn a_correction_is_queued_before_anything_that_follows_from_it() {
+    let house = House::new();
+    let books = house.open();
+    books.put_key(key("key_a", vec![money(Window::Day, "100")])).blocking().unwrap();
+    let both = (Amount { money: usd("60"), ..Amount::default() }, Amount::default());
+    let scope = Scope::Key(key_id("key_a"));
+    books.correct(&scope, Window::Day, both, "x").unwrap().blocking().unwrap();
+    books.close();
+    let bytes = std::fs::read(segment(&house)).unwrap();
+    let kinds = records(&bytes).into_iter().map(|at| record::read(&bytes[at]).unwrap().0.head.kind);
+    let kinds: Vec<u8> =
+        kinds.filter(|kind| [codec::CORRECTED, codec::NOTICE].contains(kind)).collect();
+    // Half of the budget is passed by it.
+    assert_eq!(kinds, [codec::CORRECTED, codec::NOTICE]);
 }

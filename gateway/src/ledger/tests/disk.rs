@@ -1,12 +1,12 @@
 //! A disk that is full, fails, or is nearly full: a state, not an end.
 
 use super::harness::{
-    House, NOON, all, ask, complete, done, free, head, key, money, records, request, segment, usd,
-    used,
+    House, NOON, all, ask, complete, done, free, group, head, key, money, records, request,
+    segment, usd, used,
 };
 use crate::{
     caller::Window,
-    ledger::{Books, BooksError, Condition, Filter, Outcome, Short},
+    ledger::{Amount, Books, BooksError, Condition, Filter, Outcome, Scope, Short},
     store::disk::{Disk, DiskFile, RealDisk},
 };
 use std::{
@@ -242,6 +242,30 @@ fn a_full_queue_is_an_error_for_new_requests_and_never_for_running_ones() {
     complete(&mut entry, index, used(1, 1));
     entry.finish(done(index)).blocking().unwrap();
     assert_eq!(count(&books), 1);
+}
+
+#[test]
+fn a_change_that_finds_no_place_in_the_queue_is_not_made() {
+    let house = House::new();
+    let books = house.open();
+    books.put_key(key("key_a", vec![money(Window::Day, "100")])).blocking().unwrap();
+    let team = Scope::Team("red".into());
+    books.put_group(group(team.clone(), vec![money(Window::Day, "50")])).blocking().unwrap();
+    let (keys, groups, budgets) = (books.keys(), books.groups(), books.budgets());
+    while books.0.queue.take_places(1).is_ok() {}
+    let dearer = || vec![money(Window::Day, "1000")];
+    let both = (Amount { money: usd("7"), ..Amount::default() }, Amount::default());
+    let tickets = [
+        books.put_key(key("key_a", dearer())),
+        books.put_key(key("key_b", dearer())),
+        books.put_group(group(team.clone(), dearer())),
+        books.correct(&team, Window::Day, both, "x").unwrap(),
+    ];
+    for ticket in tickets {
+        assert_eq!(ticket.blocking(), Err(BooksError::Full));
+    }
+    assert_eq!((books.keys(), books.groups()), (keys, groups));
+    assert_eq!(books.budgets(), budgets);
 }
 
 #[test]

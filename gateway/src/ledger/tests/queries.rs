@@ -10,7 +10,7 @@ use crate::{
     },
     ledger::{
         Books, BooksError, Cursor, Filter, Group, GroupBy, OrderBy, Outcome, Percentiles, Reader,
-        RequestId, Summary, SummaryQuery, checkpoint,
+        RequestId, Sessions, Summary, SummaryQuery, checkpoint,
         gather::Interner,
         rollups::{Level, SETS, Span},
     },
@@ -161,12 +161,12 @@ fn sessions_and_users_are_counted_up_to_a_cap_and_nothing_of_more_is_kept() {
         let groups = summary.groups.iter().map(|group| group.line.sessions);
         ([summary.total.sessions, summary.total.users], groups.collect::<Vec<_>>(), interner.len())
     };
-    // Five sessions and one user, in the total and with each of two keys.
-    assert_eq!(numbers(&[], 6), ([Some(5), Some(1)], vec![], 6));
-    assert_eq!(numbers(&[], 5).0, [None; 2]);
+    // Five sessions of each of two keys and one user, in the total and with each key.
+    assert_eq!(numbers(&[], 11), ([Some(10), Some(1)], vec![], 8));
+    assert_eq!(numbers(&[], 10).0, [None; 2]);
     let by_key = [GroupBy::Key];
-    assert_eq!(numbers(&by_key, 18), ([Some(5), Some(1)], vec![Some(5); 2], 8));
-    assert_eq!(numbers(&by_key, 17).0, [None; 2]);
+    assert_eq!(numbers(&by_key, 23), ([Some(10), Some(1)], vec![Some(5); 2], 8));
+    assert_eq!(numbers(&by_key, 22).0, [None; 2]);
     // One session and one user were met before there was known to be no room.
     assert_eq!(numbers(&by_key, 0), ([None; 2], vec![None; 2], 4));
 }
@@ -302,9 +302,9 @@ fn every_grouping_adds_up_and_top_leaves_the_total_whole() {
     };
     let summary = books.summary(&query).unwrap();
     assert_eq!((summary.groups.len(), summary.groups_left_out), (2, 3));
-    assert_eq!((summary.total.requests, summary.total.sessions), (200, Some(5)));
+    assert_eq!((summary.total.requests, summary.total.sessions), (200, Some(10)));
     let line = &summary.total;
-    assert_eq!(line.cost_per_session_usd.unwrap().pico(), line.cost_usd.pico() / 5);
+    assert_eq!(line.cost_per_session_usd.unwrap().pico(), line.cost_usd.pico() / 10);
     assert_eq!(line.cost_per_request_usd.unwrap().pico(), line.cost_usd.pico() / 200);
 }
 
@@ -329,7 +329,8 @@ fn a_session_is_a_tree_of_its_requests_with_the_cost_of_every_branch() {
     ask_under(Some(one), "read");
     ask_under(Some(root), "write");
     ask_under(Some(books.request_id()), "stray");
-    let tree = books.session("run").unwrap().unwrap();
+    let Sessions::One(tree) = books.session("run", None).unwrap() else { panic!("it is there") };
+    assert_eq!(tree.key, key_id("key_a"));
     let shape: Vec<_> = tree
         .nodes
         .iter()
@@ -342,7 +343,24 @@ fn a_session_is_a_tree_of_its_requests_with_the_cost_of_every_branch() {
         [("plan", 0, 4), ("search", 1, 2), ("read", 2, 1), ("write", 1, 1), ("stray", 0, 1)];
     assert_eq!(shape, expected.map(|(step, depth, cents)| (step.to_owned(), depth, cents)));
     assert_eq!(tree.sums.total.requests, 5);
-    assert!(books.session("no such run").unwrap().is_none());
+    assert_eq!(books.session("no such run", None).unwrap(), Sessions::None);
+}
+
+#[test]
+fn sessions_of_one_name_of_several_keys_are_several() {
+    let (_house, books) = filled();
+    let keys = ["key_a", "key_b"].map(key_id);
+    assert_eq!(books.session("run-1", None).unwrap(), Sessions::OfSeveral(keys.to_vec()));
+    for (key, requests) in keys.iter().zip([30, 10]) {
+        let Sessions::One(tree) = books.session("run-1", Some(key)).unwrap() else {
+            panic!("each has one")
+        };
+        assert_eq!((&tree.key, tree.sums.total.requests), (key, requests));
+        assert_eq!(tree.nodes.len() as u64, requests);
+        assert!(tree.nodes.iter().all(|node| node.entry.key == *key));
+    }
+    let none = books.session("run-1", Some(&key_id("key_c"))).unwrap();
+    assert_eq!(none, Sessions::None);
 }
 
 #[test]
