@@ -466,12 +466,7 @@ fn response(headers: HeaderMap, body: Body) -> Response {
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(
-    gateway: &Gateway,
-    open: OpenEntry,
-    refusal: Refusal,
-    life: &mut Life,
-) -> Refusal {
+fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
     if open.attempts() == 0 {
         open.discard();
         return refusal;

@@ -141,7 +141,7 @@ async fn a_provider_that_bills_above_its_bound_is_booked_in_full_and_marked() {
     let entry = case.entry_of(Script::default().using(10, 10_000), false).await;
     assert_eq!(entry.cost(), Some(10 * INPUT + 10_000 * OUTPUT));
     let attempt = entry.only_attempt();
-    let overrun = crate::harness::pico(&attempt.0["overrun_usd"]).expect("an overrun");
+    let overrun = pico(&attempt.0["overrun_usd"]).expect("an overrun");
     assert_eq!(overrun, entry.cost().unwrap() - attempt.reserved());
 }
 
@@ -401,7 +401,7 @@ async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_chan
     let dry = rerated(&gate, &[]).await;
     assert_eq!((&dry["applied"], &dry["changed"]), (&false.into(), &1.into()));
     assert_eq!(dry["difference_usd"], "-0.000450000000");
-    assert_eq!(crate::harness::pico(&dry["cost_usd"]), Some(after));
+    assert_eq!(pico(&dry["cost_usd"]), Some(after));
     let untouched = gate.ledger().entry(&entry.id()).await;
     assert!(untouched.0.get("adjusted_cost_usd").is_none());
 
@@ -413,10 +413,10 @@ async fn a_price_that_was_wrong_is_corrected_beside_the_entries_and_a_crash_chan
 
     let adjusted = gate.ledger().entry(&entry.id()).await;
     assert_eq!(adjusted.cost(), Some(before), "as it was booked");
-    assert_eq!(crate::harness::pico(&adjusted.0["adjusted_cost_usd"]), Some(after));
+    assert_eq!(pico(&adjusted.0["adjusted_cost_usd"]), Some(after));
     assert_eq!(adjusted.0["adjustments"][0]["reason"], "mistyped");
     let summary = gate.admin("/ledger/summary").await;
-    assert_eq!(crate::harness::pico(&summary["total"]["cost_usd"]), Some(after));
+    assert_eq!(pico(&summary["total"]["cost_usd"]), Some(after));
     let since = entry.0["arrived_unix_ms"].as_u64().unwrap() / 1_000 - 86_400;
     let costs = gate.admin_get(&format!("/v1/organization/costs?start_time={since}")).await;
     let costs = costs.body_text();

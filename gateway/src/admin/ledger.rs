@@ -192,7 +192,11 @@ fn of_several(id: &str, keys: &[KeyId]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{} keys have a session `{id}`; `key` says whose: {}{more}", keys.len(), named.join(", "))
+    format!(
+        "{} keys have a session `{id}`; `key` says whose: {}{more}",
+        keys.len(),
+        named.join(", ")
+    )
 }
 
 /// GET /ledger/verify: checks the whole ledger; it takes as long as reading it.

@@ -411,8 +411,9 @@ fn times_are_read_in_every_form_that_is_promised() {
 #[tokio::test]
 async fn a_correction_that_is_durable_only_later_says_so_and_is_booked_once() {
     let plane = Plane::open();
-    let (_, created) =
-        plane.ask("POST", "/keys", json!({"budgets": [{"window": "total", "money_usd": "1"}]})).await;
+    let (_, created) = plane
+        .ask("POST", "/keys", json!({"budgets": [{"window": "total", "money_usd": "1"}]}))
+        .await;
     let id = format!("{}/total", created["id"].as_str().unwrap());
     let body = json!({"budget": id, "money_usd": "0.25", "reason": "the invoice"});
     let data = plane.dir.path().join("data");

@@ -259,7 +259,10 @@ impl Shared {
 
     /// Writes what was refused and is in no row yet.
     fn write_refusals(&self) {
-        self.refusals.rest(self.clock.unix_ms()).into_iter().for_each(|row| self.write_refusal(row));
+        self.refusals
+            .rest(self.clock.unix_ms())
+            .into_iter()
+            .for_each(|row| self.write_refusal(row));
     }
 
     fn write_refusal(&self, row: RefusedRow) {

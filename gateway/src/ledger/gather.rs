@@ -391,10 +391,8 @@ impl<'a> Gathering<'a> {
             self.total.tally.correct(adjusted);
             let at_ms = adjusted.ended_unix_ms;
             let place = &*adjusted.place;
-            let mut dims = names.dims(
-                set,
-                [place.route.as_str(), &place.model, &place.provider, &place.key.0],
-            );
+            let mut dims = names
+                .dims(set, [place.route.as_str(), &place.model, &place.provider, &place.key.0]);
             let capped = self.capped.iter().find(|capped| capped.ms.contains(&at_ms));
             if capped.is_some_and(|capped| !capped.own.contains(&dims)) {
                 dims = Dims::rest(set);
@@ -596,7 +594,13 @@ mod tests {
     fn what_is_adjusted_is_corrected_in_the_row_that_its_own_span_has_it_in() {
         let mut names = Names::default();
         let [cloud, key] = ["cloud", "key_a"].map(|name| names.push(name));
-        let of = |route, key| Dims { set: Set::RouteModelKey, route, model: cloud, provider: cloud, key };
+        let of = |route, key| Dims {
+            set: Set::RouteModelKey,
+            route,
+            model: cloud,
+            provider: cloud,
+            key,
+        };
         let booked = || Tally { cost: PicoUsdTotal::from_pico(7), ..Tally::default() };
         let rest = Dims::rest(Set::RouteModelKey);
         // Of its own on the first day, among the rest on the second, and with a name beyond the cap.
@@ -630,8 +634,10 @@ mod tests {
         }
         sums.correct(Set::RouteModelKey, &names, |_| true);
         let (groups, total) = sums.finish();
-        let mut costs: Vec<_> =
-            groups.iter().map(|group| (group.names.join(" "), group.line.cost_usd.pico())).collect();
+        let mut costs: Vec<_> = groups
+            .iter()
+            .map(|group| (group.names.join(" "), group.line.cost_usd.pico()))
+            .collect();
         costs.sort();
         let expected =
             [("cloud cloud", 7), ("cloud key_a", 7), ("cloud other", 2), ("other other", 2)];

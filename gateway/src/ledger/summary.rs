@@ -510,8 +510,9 @@ mod tests {
         use Level::{Day, Hour, Minute};
         let (minute, hour, day) = (Minute.ms(), Hour.ms(), Day.ms());
         let (now, none) = (10 * 24 * 60 + 90, GivenUp::default());
-        let levels =
-            |from, to| cover(from, to, now, Day, none).iter().map(|span| span.level).collect::<Vec<_>>();
+        let levels = |from, to| {
+            cover(from, to, now, Day, none).iter().map(|span| span.level).collect::<Vec<_>>()
+        };
         assert_eq!(levels(0, day), [Day]);
         // The day that lasts is taken by its hours and minutes.
         assert_eq!(levels(10 * day, u64::MAX)[0], Hour);

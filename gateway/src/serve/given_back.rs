@@ -105,7 +105,7 @@ impl Drop for Plane {
 
 #[tokio::test]
 async fn a_flight_that_is_refused_after_its_leader_left_is_counted_as_refused_and_no_longer_as_running()
-{
+ {
     let plane = Plane::open();
     let (id, secret) = plane.key("0.000000000001").await;
     let mut asked = Box::pin(plane.ask(&secret, &[("idempotency-key", "order-1")]));

@@ -34,7 +34,8 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert_eq!(policy(), libc::SCHED_OTHER.to_string());
-                let expected = if super::give_way() { libc::SCHED_BATCH } else { libc::SCHED_OTHER };
+                let expected =
+                    if super::give_way() { libc::SCHED_BATCH } else { libc::SCHED_OTHER };
                 assert_eq!(policy(), expected.to_string());
             });
         });

@@ -30,7 +30,9 @@ pub(crate) enum IndexError {
     Panicked,
     #[error("a value of the index cannot be read")]
     Value,
-    #[error("it could not be written for so long that sums were given up; the next start adds them up")]
+    #[error(
+        "it could not be written for so long that sums were given up; the next start adds them up"
+    )]
     GivenUp,
 }
 

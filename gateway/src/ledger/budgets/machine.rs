@@ -407,9 +407,8 @@ impl Machine {
             let balance = balance.unwrap_or_default();
             let sides = || book::sides(spec, &balance, need);
             // What it would have to wait for: what others wait for, and what it lacks itself.
-            let (ahead, mut units) = waiting.ahead((&scope, spec.window), place, |unit| {
-                sides().any(|side| side.unit == unit)
-            });
+            let (ahead, mut units) = waiting
+                .ahead((&scope, spec.window), place, |unit| sides().any(|side| side.unit == unit));
             let lack = sides().find(Lack::lacks);
             let Some(told) = lack.or_else(|| sides().find(|side| units.contains(&side.unit)))
             else {

@@ -149,7 +149,7 @@ fn written(sent: &Request) -> String {
 #[tokio::test(start_paused = true)]
 async fn one_clients_request_is_what_each_kind_takes() {
     for case in CASES {
-        let sent = route(&case).outbound(&request(true), 300).unwrap();
+        let sent = route(&case).outbound(&request(true), 300, Departure::default()).unwrap();
         compare(&format!("{}/sent.txt", case.0), &written(&sent));
     }
 }
@@ -214,7 +214,9 @@ async fn one_clients_request_is_what_each_version_of_azures_takes() {
     let address = Some("https://name.openai.azure.com");
     for version in ["2024-06-01", "2024-10-21", "2025-04-01-preview"] {
         let case = Case("azure", "my-deployment", address, "");
-        let sent = route_of_version(&case, Some(version)).outbound(&request(true), 300).unwrap();
+        let sent = route_of_version(&case, Some(version))
+            .outbound(&request(true), 300, Departure::default())
+            .unwrap();
         compare(&format!("azure/sent-{version}.txt"), &written(&sent));
     }
 }
