@@ -153,10 +153,11 @@ async fn every_parameter_of_a_query_is_taken() {
                 continue;
             }
             if parameter["example"].is_null() {
-                // What only an answer can give: a page begins where another one ended.
+                // What only an answer can give: a page begins where another one ended, and a session
+                // is a key's.
                 let name = parameter["name"].as_str().unwrap();
                 assert!(
-                    ["cursor", "after", "page"].contains(&name),
+                    ["cursor", "after", "page", "key"].contains(&name),
                     "{path}: {name} has no example"
                 );
                 continue;

@@ -470,7 +470,7 @@ fn tools_of_anthropics_that_the_caller_runs_are_read_with_what_they_take() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_by_its_name() {
+fn what_messages_cannot_be_served_is_refused_by_its_name() {
     let user = json!([{"role": "user", "content": "Hi."}]);
     for (more, param) in [
         (json!({"max_tokens": null}), "max_tokens"),
@@ -510,6 +510,10 @@ fn what_cannot_be_served_is_refused_by_its_name() {
         let bad = asked(Endpoint::Messages, &body).unwrap_err();
         assert_eq!(bad.param.as_deref(), Some(param), "{more}");
     }
+}
+
+#[test]
+fn what_responses_cannot_be_served_is_refused_by_its_name() {
     for (more, param) in [
         (json!({"input": null}), "input"),
         (json!({"input": 5}), "input"),
