@@ -25,7 +25,6 @@ use crate::{
     config::{Durability, ModelLimits},
     store::{
         JournalError, Lost,
-        background::give_way,
         ballast::Ballast,
         catalogue::{Catalogue, Snapshot},
         codec,
@@ -452,14 +451,8 @@ fn replay(
 
 fn start(committer: Committer<Effect>, keeper: &Arc<Keeper>) -> io::Result<Vec<JoinHandle<()>>> {
     let keeping = Arc::clone(keeper);
-    let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.into()).spawn(move || {
-            let _or_as_others_do = give_way();
-            work();
-        })
-    };
     Ok(vec![
-        thread("ledger-commit", Box::new(move || committer.run()))?,
-        thread("ledger-keep", Box::new(move || keeping.run()))?,
+        std::thread::Builder::new().name("ledger-commit".into()).spawn(move || committer.run())?,
+        std::thread::Builder::new().name("ledger-keep".into()).spawn(move || keeping.run())?,
     ])
 }

@@ -5,7 +5,6 @@
 //! rebuilt from it ([`index`]). This module knows bytes, order and durability; what the events mean
 //! is the ledger's business, but for their encoding ([`codec`]).
 
-pub(crate) mod background;
 pub(crate) mod ballast;
 pub(crate) mod base;
 pub(crate) mod catalogue;
