@@ -5,6 +5,8 @@
 //! by a money budget; a soft budget counts and never refuses; whoever waits for a budget is served
 //! before those who came later. The machine has no clock: times are told to it.
 
+mod line;
+
 use super::{
     super::{
         accounts::{Accounts, Amount, Correction, Starts},
@@ -170,35 +172,6 @@ impl Machine {
         true
     }
 
-    /// Leaves the line: what the place was granted, or why it got nothing.
-    ///
-    /// # Errors
-    /// [`Short`]: what is in the way at this moment.
-    pub fn leave(&mut self, place: u64, at: At) -> Result<Holds, Short> {
-        let Some(waiter) = self.waiting.leave(place) else {
-            return Err(super::BooksError::Closed.into());
-        };
-        let answer = match waiter.answer {
-            Some(answer) => answer,
-            // A window may have turned meanwhile, which no settlement tells.
-            None => self
-                .take(&waiter.path, waiter.need, at, Some(place))
-                .map_err(|obstacle| obstacle.short),
-        };
-        self.serve_behind(waiter.on, at);
-        answer
-    }
-
-    /// Gives up a place whose request is gone, and what it was granted.
-    pub(super) fn abandon(&mut self, place: u64, at: At) {
-        if let Some(waiter) = self.waiting.leave(place) {
-            match waiter.answer {
-                Some(Ok(holds)) => self.cancel(&holds, waiter.need, at),
-                _ => self.serve_behind(waiter.on, at),
-            }
-        }
-    }
-
     /// Ends a hold with what it came to; those who wait are served. Returns the parts of limits
     /// that spending passed by it.
     pub fn settle(&mut self, holds: &Holds, held: Amount, charge: Amount, at: At) -> Vec<Crossing> {
@@ -245,9 +218,10 @@ impl Machine {
             }
         }
         for (scope, spec, starts) in of_several {
-            let own = own_starts(&mut self.calendar, &spec, starts);
-            if let ([start], Some(book)) = (own.as_slice(), self.books.get(scope)) {
-                let balance = book.accounts.balance(spec.window, *start);
+            let mut own = own_starts(&mut self.calendar, &spec, starts);
+            if let (Some(start), None, Some(book)) = (own.next(), own.next(), self.books.get(scope))
+            {
+                let balance = book.accounts.balance(spec.window, start);
                 due.push((scope, spec, balance));
             }
         }
@@ -300,53 +274,6 @@ impl Machine {
         for spec in after {
             let was = before.iter().find(|was| was.window == spec.window);
             spec.turn = self.calendar.turn(was, spec, unix_ms);
-        }
-    }
-
-    /// Serves those who wait for what a hold took that has ended.
-    fn serve_after(&mut self, holds: &Holds, at: At) {
-        if !self.waiting.is_empty() {
-            let windows = holds.held.iter().flat_map(|(scope, starts)| {
-                starts.iter().map(move |(window, _)| (scope.clone(), *window))
-            });
-            self.serve(Some(windows.collect()), at);
-        }
-    }
-
-    /// Serves those who stood behind one that has left.
-    fn serve_behind(&mut self, left: Option<Awaited>, at: At) {
-        let freed = left.map(|on| (on.scope, on.window));
-        self.serve(Some(freed.into_iter().collect()), at);
-    }
-
-    /// Serves those who wait, in order: for one of the budgets that were `freed` or that a new window
-    /// opens; with `None` everyone. Nobody else can be served: what they lack is as it was.
-    pub(super) fn serve(&mut self, mut freed: Option<Vec<(Scope, Window)>>, at: At) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        for place in self.waiting.places() {
-            let Some(waiter) = self.waiting.get(place) else { continue };
-            let Some(on) = &waiter.on else { continue };
-            if let Some(freed) = &mut freed {
-                let is_freed = freed.iter().any(|(scope, window)| on.is_of(scope, *window));
-                if !is_freed && !on.has_opened(at.unix_ms) {
-                    continue;
-                }
-                // Whatever becomes of it, those behind it may be concerned.
-                if !is_freed {
-                    freed.push((on.scope.clone(), on.window));
-                }
-            }
-            let (path, need) = (waiter.path.clone(), waiter.need);
-            match self.take(&path, need, at, Some(place)) {
-                Ok(holds) => self.waiting.answer(place, Ok(holds)),
-                Err(obstacle) => match obstacle.on {
-                    Some(on) => self.waiting.turn_to(place, on),
-                    // What it waited for was spent: waiting cannot help any more.
-                    None => self.waiting.answer(place, Err(obstacle.short)),
-                },
-            }
         }
     }
 
@@ -506,15 +433,16 @@ impl Machine {
 
 /// Where a hold's windows of one kind begin that a budget counts in: one, or of a session whose
 /// budgets have several zones the budget's own. All of them where none is: its zone has changed since.
-fn own_starts(calendar: &mut Calendar, spec: &BudgetSpec, starts: &Starts) -> Vec<u64> {
-    let of_kind = starts.iter().filter(|(window, _)| *window == spec.window);
-    let mut all: Vec<u64> = of_kind.map(|(_, start)| *start).collect();
-    if all.len() > 1
-        && let Some(own) = all.iter().copied().find(|at| calendar.span(spec, *at).start == *at)
-    {
-        all = vec![own];
-    }
-    all
+fn own_starts<'s>(
+    calendar: &mut Calendar,
+    spec: &BudgetSpec,
+    starts: &'s Starts,
+) -> impl Iterator<Item = u64> + use<'s> {
+    let window = spec.window;
+    let of_kind = move || starts.iter().filter(move |(of, _)| *of == window).map(|(_, at)| *at);
+    let several = of_kind().nth(1).is_some();
+    let own = several.then(|| of_kind().find(|at| calendar.span(spec, *at).start == *at)).flatten();
+    of_kind().filter(move |at| own.is_none_or(|own| own == *at))
 }
 
 /// As [`Machine::specs`], of the books alone.
