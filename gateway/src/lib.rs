@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod backup;
 pub mod cache;
 pub mod caller;
 pub mod causes;

@@ -109,11 +109,15 @@ impl Relay {
             spared: started.attempt.is_none() && open.is_some(),
             shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
             output_max: started.output_cap.saturating_mul(u64::from(request.choices)),
+            // A flight has its leader's deadline itself, and waiting for its commit is not late.
+            deadline: request
+                .answer_by
+                .zip(request.deadline)
+                .filter(|_| !request.stream && open.is_some()),
             started,
             open,
             stream: request.stream,
             endpoint: request.endpoint,
-            deadline: request.answer_by.zip(request.deadline).filter(|_| !request.stream),
             outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
@@ -153,14 +157,15 @@ impl Relay {
         };
         if let Some(fault) = fault {
             let owes = self.open.as_ref().is_none_or(OpenEntry::owes);
-            self.broken(&fault, self.stream.then_some(ANSWERED));
+            let (_, ticket) = self.broken(&fault, self.stream.then_some(ANSWERED));
+            committed(ticket).await;
             return (End::Broken(fault), if owes { Fate::Spent } else { Fate::Free });
         }
         let cost = self.cost().map(|cost| cost.total);
         let good = self.seen.finish != Some(FinishReason::ContentFilter);
         self.complete();
-        if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
-            wait(ticket).await;
+        if let Phase::Settling(ticket, _) = std::mem::replace(&mut self.phase, Phase::Over) {
+            committed(ticket).await;
         }
         (End::Whole { cost }, if good { Fate::Good } else { Fate::Spent })
     }
@@ -183,9 +188,7 @@ impl Relay {
                 },
                 Phase::Settling(ticket, last) => {
                     let last = std::mem::take(last);
-                    if let Some(ticket) = ticket.take() {
-                        wait(ticket).await;
-                    }
+                    committed(ticket.take()).await;
                     self.phase = Phase::Over;
                     return Some(last);
                 }
@@ -206,14 +209,16 @@ impl Relay {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
-                    let deltas = unwritten(&whole).map_err(|fault| self.broken(&fault, None))?;
-                    deltas.into_iter().for_each(|delta| gathered.add(delta));
+                    match unwritten(&whole) {
+                        Ok(deltas) => deltas.into_iter().for_each(|delta| gathered.add(delta)),
+                        Err(fault) => return Err(self.refused(&fault).await),
+                    }
                 }
                 Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
                     body = Some((whole, seen.usage_at));
                 }
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
-                Some(Err(fault)) => return Err(self.broken(&fault, None)),
+                Some(Err(fault)) => return Err(self.refused(&fault).await),
                 None => break,
             }
         }
@@ -229,8 +234,8 @@ impl Relay {
             }
         };
         self.complete();
-        if let Phase::Settling(Some(ticket), _) = std::mem::replace(&mut self.phase, Phase::Over) {
-            wait(ticket).await;
+        if let Phase::Settling(ticket, _) = std::mem::replace(&mut self.phase, Phase::Over) {
+            committed(ticket).await;
         }
         Ok(Whole { body, cost: cost.map(|cost| cost.total) })
     }
@@ -362,16 +367,25 @@ impl Relay {
     /// The stream broke after its first byte, under a 200: say so where the `[DONE]` would stand.
     fn break_off(&mut self, fault: &Fault) {
         self.pass_usage();
-        let refusal = self.broken(fault, Some(ANSWERED));
-        if let Some(outer) = &mut self.outer {
-            self.ready.push_back(outer.broken(&refusal));
-        }
-        self.phase = Phase::Over;
+        let (refusal, ticket) = self.broken(fault, Some(ANSWERED));
+        let last = self.outer.as_mut().map(|outer| outer.broken(&refusal)).unwrap_or_default();
+        self.phase = Phase::Settling(ticket, last);
+    }
+
+    /// The answer of an unstreamed request broke: what the caller is told, once it is booked.
+    async fn refused(&mut self, fault: &Fault) -> Refusal {
+        let (refusal, ticket) = self.broken(fault, None);
+        committed(ticket).await;
+        refusal
     }
 
     /// The answer broke: settle it. The caller sees the status that has left already, or the one of
     /// the refusal.
-    fn broken(&mut self, fault: &Fault, status_sent: Option<u16>) -> Refusal {
+    fn broken(
+        &mut self,
+        fault: &Fault,
+        status_sent: Option<u16>,
+    ) -> (Refusal, Option<CommitTicket>) {
         let request = self.open.as_ref().and_then(OpenEntry::id).map(tracing::field::display);
         tracing::warn!(request, route = %self.started.route.id(), %fault, "answer broke off");
         if fault.is_upstreams() && self.started.attempt.is_some() {
@@ -380,8 +394,8 @@ impl Relay {
         }
         let refusal = broken::refusal(fault).named_for(self.endpoint);
         let status = status_sent.unwrap_or_else(|| refusal.status().as_u16());
-        self.settle(fault.outcome_of_begun(), fault.request_outcome(), status);
-        refusal
+        let ticket = self.settle(fault.outcome_of_begun(), fault.request_outcome(), status);
+        (refusal, ticket)
     }
 
     fn settle(
@@ -586,9 +600,10 @@ fn unwritten(payload: &[u8]) -> Result<Vec<Delta>, Fault> {
     openai::deltas(payload).map_err(|why| Fault::new(FaultKind::Broken, why))
 }
 
-/// Waits for a commit. A failed one is the store's business (it is a state, and loud): the answer
-/// itself is whole and was paid for, so the client gets it.
-async fn wait(ticket: CommitTicket) {
+/// Waits for an entry's commit, where there is one to wait for. A failed one is the store's business (it
+/// is a state, and loud): what is answered stands all the same, so the client gets it.
+pub(crate) async fn committed(ticket: Option<CommitTicket>) {
+    let Some(ticket) = ticket else { return };
     if let Err(error) = ticket.committed().await {
         tracing::error!(%error, "an answer's entry could not be committed");
     }

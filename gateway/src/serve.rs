@@ -38,7 +38,7 @@ use crate::{
     paths::{self, Listed, Paths},
     policy_watch::PolicyBox,
     refusal::Refusal,
-    relay::{KeepAlive, Relay},
+    relay::{KeepAlive, Relay, committed},
     routes::Routes,
     telemetry::Metrics,
     timeline::{Stage, Timeline},
@@ -309,7 +309,7 @@ async fn ask(
     let started = match execute(gateway, request, decision, open).await {
         Ok(started) => started,
         Err(refusal) => {
-            return Err(unanswered(gateway, asked.open, refusal, life));
+            return Err(unanswered(gateway, asked.open, refusal, life).await);
         }
     };
     // Whatever becomes of it now, an entry tells of it.
@@ -466,7 +466,12 @@ fn response(headers: HeaderMap, body: Body) -> Response {
 }
 
 /// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut Life) -> Refusal {
+async fn unanswered(
+    gateway: &Gateway,
+    open: OpenEntry,
+    refusal: Refusal,
+    life: &mut Life,
+) -> Refusal {
     if open.attempts() == 0 {
         open.discard();
         return refusal;
@@ -478,8 +483,8 @@ fn unanswered(gateway: &Gateway, open: OpenEntry, refusal: Refusal, life: &mut L
         _ => Outcome::Failed,
     };
     let status = Some(life.status(gateway, &refusal).as_u16());
-    // Nothing waits for this commit: no answer was given and nothing was promised.
-    drop(open.finish(Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None }));
+    let ending = Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None };
+    committed(Some(open.finish(ending))).await;
     refusal
 }
 

@@ -2,7 +2,7 @@
 //! journal while everything else runs.
 
 use crate::harness::{Frozen, Gate, not_checked};
-use e2e::standin::{Hold, Script, StandIn};
+use e2e::standin::{Cut, Hold, Point, Script, StandIn};
 use serde_json::json;
 use std::{pin::pin, time::Duration};
 
@@ -88,6 +88,62 @@ async fn in_strict_mode_no_whole_answer_is_there_before_its_entry_is_on_disk() {
         let answer = answer.await.ok();
         assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "completed");
     }
+}
+
+#[tokio::test]
+async fn in_strict_mode_what_breaks_or_fails_is_told_after_its_entry_is_on_disk() {
+    let (cloud, mut gate) = a_cloud("strict").await;
+    let pid = gate.child().pid();
+    let hold = Hold::after_pieces(2);
+    cloud.next(Script::says("one two three").held(&hold).cut(Cut::Reset(Point::Piece(3))));
+    let mut open = gate.ask("Count.").streamed().open().await;
+    open.read_pieces(2).await;
+    let Some(disk) = stopped_disk(pid) else { return };
+    hold.let_go();
+    let mut rest = pin!(open.rest());
+    assert!(tokio::time::timeout(LOOK, &mut rest).await.is_err(), "told before it was written");
+    disk.thaw();
+    let answer = rest.await;
+    assert!(!answer.done());
+    assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "broken");
+
+    let hold = Hold::after_pieces(0);
+    cloud.next(Script::error(400, "invalid_request_error", None, "no").held(&hold));
+    let before = cloud.counts().requests;
+    let mut answer = pin!(gate.ask("Fail.").send());
+    tokio::select! {
+        _ = &mut answer => panic!("it is held"),
+        asked = cloud.until(|counts| counts.requests > before) => drop(asked.unwrap()),
+    }
+    let Some(disk) = stopped_disk(pid) else { return };
+    hold.let_go();
+    assert!(tokio::time::timeout(LOOK, &mut answer).await.is_err(), "told before it was written");
+    disk.thaw();
+    let answer = answer.await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "rejected");
+}
+
+#[tokio::test]
+async fn waiting_for_the_disk_is_not_late_with_an_idempotency_key_either() {
+    let (cloud, mut gate) = a_cloud("strict").await;
+    let pid = gate.child().pid();
+    let hold = Hold::after_pieces(0);
+    cloud.next(Script::says("one two three").held(&hold));
+    let ask = gate.ask("Count.").header("idempotency-key", "order-1");
+    let mut answer = pin!(ask.header("x-tollgate-deadline-ms", "2000").send());
+    tokio::select! {
+        _ = &mut answer => panic!("it is held"),
+        asked = cloud.until(|counts| counts.requests > 0) => drop(asked.unwrap()),
+    }
+    let Some(disk) = stopped_disk(pid) else { return };
+    hold.let_go();
+    cloud.until(|counts| counts.answered > 0).await.unwrap();
+    let beyond = Duration::from_millis(2_500);
+    assert!(tokio::time::timeout(beyond, &mut answer).await.is_err(), "told before it was written");
+    disk.thaw();
+    let answer = answer.await.ok();
+    assert_eq!(gate.ledger().entry(answer.id()).await.outcome(), "completed");
 }
 
 #[tokio::test]

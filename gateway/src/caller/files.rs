@@ -16,7 +16,7 @@ pub const ADMIN_KEY_FILE: &str = "admin.key";
 /// Holds the secret of the key that the first start creates.
 pub const FIRST_KEY_FILE: &str = "first.key";
 /// Holds the key under which secrets are hashed.
-pub(super) const HASH_KEY_FILE: &str = "hash.key";
+pub(crate) const HASH_KEY_FILE: &str = "hash.key";
 
 /// Creates a directory of mode 0700 with its parents, or takes others' rights from it.
 ///

@@ -24,6 +24,7 @@ pub(crate) use window::SUB_BUCKETS;
 pub use window::{NotAWindow, Window};
 pub use zone::{NotAZone, Turn, Zone};
 
+pub(crate) use files::HASH_KEY_FILE;
 pub(crate) use groups::Group;
 
 use crate::{

@@ -28,6 +28,9 @@ pub(crate) enum LedgerCommand {
     Idle(super::idle::IdleArgs),
     /// Check the whole ledger against itself
     Verify,
+    /// Copy the ledger to another directory, or bring the copy there up to date, and check it; the server
+    /// may run meanwhile
+    Backup(super::backup::BackupArgs),
     /// Make the sums per minute, hour and day anew from the journal
     RebuildRollups,
     /// Compare with what a provider says it charged, by model and day
@@ -159,6 +162,9 @@ pub(crate) struct SummaryArgs {
 
 /// Runs a ledger command.
 pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), CliError> {
+    if let LedgerCommand::Backup(args) = &command {
+        return super::backup::run(common, args);
+    }
     // What a writer derives (rollups, idle time) needs the books open; all else only the journal.
     let link = match command {
         LedgerCommand::RebuildRollups | LedgerCommand::Idle(_) => {
@@ -175,6 +181,8 @@ pub(crate) async fn run(common: &Common, command: LedgerCommand) -> Result<(), C
         LedgerCommand::Export(args) => super::export::run(&link, &args).await,
         LedgerCommand::Idle(args) => super::idle::run(common, &link, &args).await,
         LedgerCommand::Verify => verify(common, &link).await,
+        // It takes the directory itself.
+        LedgerCommand::Backup(_) => Ok(()),
         LedgerCommand::RebuildRollups => rebuild(common, &link).await,
     }
 }
@@ -331,22 +339,33 @@ async fn verify(common: &Common, link: &Link) -> Result<(), CliError> {
     if common.json {
         output::json(&report)?;
     } else {
-        output::say(format!(
-            "{} events in {} segments, {} entries, {} requests open",
-            text(&report, "/events"),
-            text(&report, "/segments"),
-            text(&report, "/entries"),
-            text(&report, "/open_requests")
-        ))?;
-        for finding in report["findings"].as_array().map_or(&[][..], Vec::as_slice) {
-            output::say(format!("event {}: {}", text(finding, "/seq"), text(finding, "/what")))?;
-        }
+        tell(&report)?;
     }
-    if report["clean"].as_bool() == Some(true) {
+    balanced(&report)
+}
+
+/// What a check of the ledger found.
+pub(super) fn tell(report: &Value) -> Result<(), CliError> {
+    output::say(format!(
+        "{} events in {} segments, {} entries, {} requests open",
+        text(report, "/events"),
+        text(report, "/segments"),
+        text(report, "/entries"),
+        text(report, "/open_requests")
+    ))?;
+    for finding in report["findings"].as_array().map_or(&[][..], Vec::as_slice) {
+        output::say(format!("event {}: {}", text(finding, "/seq"), text(finding, "/what")))?;
+    }
+    Ok(())
+}
+
+/// Fails where a check found anything.
+pub(super) fn balanced(report: &Value) -> Result<(), CliError> {
+    let count = report["findings"].as_array().map_or(0, Vec::len);
+    if count == 0 {
         output::note("the books balance");
         return Ok(());
     }
-    let count = report["findings"].as_array().map_or(0, Vec::len);
     Err(CliError::new(Exit::Failed, format!("the books do not balance: {count} findings")).hint(
         "a damaged segment heals when a good copy is put in its place with the server stopped; \
              otherwise keep the directory as it is: docs/ledger.md",

@@ -280,7 +280,13 @@ impl Link {
             }
             Self::Kept { router } => asked_here(router, method, path, None, body).await?,
         };
-        understood(status, &bytes)
+        match understood(status, &bytes) {
+            // Nobody refused: there is no server.
+            Err(error) if status.is_server_error() && !self.is_server() => {
+                Err(CliError::failed(error.to_string()))
+            }
+            answer => answer,
+        }
     }
 
     /// GET of something long: gives it to `take` as it comes, until that wants no more.

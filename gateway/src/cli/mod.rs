@@ -6,6 +6,7 @@
 
 mod address;
 mod allowance;
+mod backup;
 mod budgets;
 mod doctor;
 mod entry;

@@ -21,6 +21,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 pub(super) const KIND: Kind = Kind { magic: *b"TOLLGARD", format: 1 };
+/// Its name in the data directory.
+pub(crate) const KEPT_FILE: &str = "guard";
 const EVERY: Duration = Duration::from_secs(60);
 /// Profiles that are copied in one go, while requests wait for the lock.
 const AT_ONCE: usize = 64;
@@ -57,7 +59,7 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, stop: CancellationToken) {
 
 /// Where it is.
 fn path(data_dir: &Path) -> PathBuf {
-    data_dir.join("guard")
+    data_dir.join(KEPT_FILE)
 }
 
 impl Guard {

@@ -14,7 +14,7 @@ mod tests;
 mod watch;
 
 use crate::ledger::{Guarded, KeyId, What};
-pub(crate) use keep::keep;
+pub(crate) use keep::{KEPT_FILE, keep};
 pub use profile::{Answered, Asked, Served};
 pub(crate) use profile::{LOOP_MAX, NEW_KEYS_MAX};
 pub use settings::{Settings, Signal};

@@ -40,6 +40,7 @@ const CONFIGURED: &[u8] = b"c";
 const DROPPED: &[u8] = b"d";
 const GROUPS: &[u8] = b"g";
 const KEYS: &[u8] = b"k";
+const LINEAGE: &[u8] = b"l";
 const MARKS: &[u8] = b"m";
 const NAMES: &[u8] = b"n";
 const NOTICES: &[u8] = b"e";
@@ -109,6 +110,7 @@ pub(crate) fn save(index: &impl Pairs, derived: &mut Derived) -> Result<(), Inde
     if let Some(configured) = &derived.configured {
         changes.put(CONFIGURED, &bytes(configured)?);
     }
+    changes.put(LINEAGE, &bytes(&derived.lineage)?);
     changes.put(STANDING, &bytes(&derived.standing)?);
     changes.put(UNCOUNTED, &bytes(&derived.uncounted)?);
     changes.put(REFUSED, &bytes(&derived.refused)?);
@@ -288,6 +290,11 @@ fn load_records(index: &impl Pairs, schema: u32, derived: &mut Derived) -> Resul
         Ok(())
     })?;
     derived.adjusted = Arc::new(adjusted);
+    // Not there before there was one: then nothing contradicts any journal.
+    index.scan(LINEAGE, &mut |_, bytes| {
+        derived.lineage = value(bytes)?;
+        Ok(())
+    })?;
     index.scan(STANDING, &mut |_, bytes| {
         derived.standing = value(bytes)?;
         Ok(())

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     caller::{GroupRecord, KeyRecord},
-    store::codec::Row,
+    store::{catalogue::Snapshot, codec::Row},
 };
 use policies::{PicoUsd, PolicyName, PolicyVersion, RuleName};
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,7 @@ pub(crate) type OpenRequests = HashMap<RequestId, OpenRequest, foldhash::fast::R
 pub(crate) struct Derived {
     /// Number of the next event to apply.
     pub(crate) next_seq: u64,
+    pub(crate) lineage: Lineage,
     pub(crate) accounts: BTreeMap<Scope, Kept>,
     pub(crate) open: OpenRequests,
     pub(crate) keys: BTreeMap<KeyId, KeyRecord>,
@@ -95,6 +96,31 @@ pub(crate) struct Derived {
     pub(crate) uncounted: Vec<Missed>,
     /// What changed since the last checkpoint.
     pub(crate) dirty: Dirty,
+}
+
+/// Of which journal a state is: when two of its events were committed, milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lineage {
+    /// The first event there was.
+    first_unix_ms: Option<u64>,
+    /// The last one that was applied, with its number.
+    last: Option<(u64, u64)>,
+}
+
+impl Lineage {
+    fn goes_on(&mut self, seq: u64, unix_ms: u64) {
+        if seq == 1 {
+            self.first_unix_ms = Some(unix_ms);
+        }
+        self.last = Some((seq, unix_ms));
+    }
+
+    /// Whether these segments were committed otherwise. No where they hold neither event.
+    pub(crate) fn is_foreign_to(&self, snapshot: &Snapshot) -> bool {
+        let first = self.first_unix_ms.map(|unix_ms| (1, unix_ms));
+        let differs = |(seq, unix_ms)| snapshot.committed_ms(seq).is_some_and(|ms| ms != unix_ms);
+        [first, self.last].into_iter().flatten().any(differs)
+    }
 }
 
 /// A scope's balances.
@@ -150,6 +176,7 @@ impl Derived {
     /// Applies the event `seq`, committed at `unix_ms`.
     pub(crate) fn apply(&mut self, seq: u64, unix_ms: u64, effect: Effect) {
         self.next_seq = seq + 1;
+        self.lineage.goes_on(seq, unix_ms);
         match effect {
             Effect::Reserved(hold) => self.reserve(seq, unix_ms, hold),
             Effect::Extended { id, attempt, money } => self.extend(id, attempt, money),

@@ -75,6 +75,7 @@ pub use rerate::{Difference, RatedFrom, Rerate, Rerated};
 pub use retire::Retired;
 pub use session::{SessionNode, SessionTree, Sessions};
 pub use short::Short;
+pub(crate) use spare::SPARE_ENDING;
 pub use spare::Uncounted;
 pub use standing::{Stood, StoodDay};
 pub use summary::{

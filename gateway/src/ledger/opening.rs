@@ -31,7 +31,7 @@ use crate::{
         committer::{Committer, Pulse},
         disk::{Disk, RealDisk},
         index::{Changes, Index, Pairs},
-        journal::{self, Opened},
+        journal::{self, Found, Opened},
         lock::DirLock,
         queue::Queue,
         writer::Writer,
@@ -160,7 +160,7 @@ impl Books {
         let ballast = ballast(&*disk, &config);
         let found = journal::find(&journal_dir)?;
         let end = found.next_seq();
-        let (index, mut derived) = open_index(&config.dir, end, &clock, &mut recovered)?;
+        let (index, mut derived) = open_index(&config.dir, &found, &clock, &mut recovered)?;
         let known = known_until(&journal_dir, end, &derived);
         let Opened { catalogue, live, torn_bytes, kinds } =
             found.open(&*disk, clock.unix_ms(), known)?;
@@ -332,11 +332,11 @@ fn known_until(journal: &Path, end: Option<u64>, derived: &Derived) -> u64 {
     known
 }
 
-/// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal replaces it. `end`
-/// is where the journal ends, if there is one: an index that is ahead of it knows what the journal lost.
+/// Opens sled and loads the last checkpoint. Whatever is wrong with it, the journal that was `found`
+/// replaces it. An index that is ahead of that one's end knows what the journal lost.
 fn open_index(
     data: &Path,
-    end: Option<u64>,
+    found: &Found,
     clock: &Clock,
     recovered: &mut Recovered,
 ) -> Result<(Option<Index>, Derived), OpenError> {
@@ -348,6 +348,7 @@ fn open_index(
             return Err(OpenError::Base { path: journal, reason: error.to_string() });
         }
     };
+    let (snapshot, has_segments) = (found.snapshot(), found.next_seq().is_some());
     // A sled that failed is not gone: its threads may still write files by name. What replaces it in
     // this process has another name, and takes its place at the next start, whatever stands there.
     if rebuilt.exists() {
@@ -377,7 +378,10 @@ fn open_index(
             Ok((_, Some(derived))) if derived.next_seq < base.next_seq => {
                 "it is older than the base of the journal".to_owned()
             }
-            Ok((index, Some(derived))) if end.is_some() || derived.next_seq == base.next_seq => {
+            Ok((_, Some(derived))) if derived.lineage.is_foreign_to(&snapshot) => {
+                "it was made of another journal".to_owned()
+            }
+            Ok((index, Some(derived))) if has_segments || derived.next_seq == base.next_seq => {
                 return Ok((Some(index), derived));
             }
             Ok((_, Some(_))) => "the journal that it was made of is gone".to_owned(),

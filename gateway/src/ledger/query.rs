@@ -11,6 +11,7 @@ use super::{
     entry::{Entry, RequestId},
     filter::Filter,
     keeper::Keeper,
+    spare::Spares,
 };
 use crate::store::{
     BooksError, JournalError, Lost,
@@ -40,6 +41,8 @@ const PAGE_SCAN_MAX: u64 = 2_000_000;
 pub struct Reader {
     pub(crate) snapshot: Snapshot,
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// The number after the last event that a spare stands for, where the files alone are read; else 0.
+    pub(super) known_until: u64,
     /// The adjustments, once they were asked for.
     pub(super) known: OnceLock<Known>,
 }
@@ -129,12 +132,15 @@ impl Reader {
     /// # Errors
     /// [`JournalError`].
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
-        let (segments, _) = journal::list(&dir.join("journal"))?;
-        Ok(Self::new(Snapshot { segments }, None))
+        let journal = dir.join("journal");
+        // Before the segments: a process that writes makes the next one of later events.
+        let known_until = Spares::newest_beyond(&journal, 0).unwrap_or(0);
+        let (segments, _) = journal::list(&journal)?;
+        Ok(Self { known_until, ..Self::new(Snapshot { segments }, None) })
     }
 
     pub(crate) fn new(snapshot: Snapshot, keeper: Option<Arc<Keeper>>) -> Self {
-        Self { snapshot, keeper, known: OnceLock::new() }
+        Self { snapshot, keeper, known_until: 0, known: OnceLock::new() }
     }
 
     /// See [`Books::requests`].

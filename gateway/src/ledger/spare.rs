@@ -28,7 +28,8 @@ const KEPT: usize = 2;
 const STRETCHES_MAX: usize = 64;
 /// Budgets of a stretch that are noted as booked by hand.
 const BOOKED_MAX: usize = 4_096;
-const ENDING: &str = "balances";
+/// How their names end.
+pub(crate) const SPARE_ENDING: &str = "balances";
 
 /// Events that could not be read and whose charges are in no balance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -209,9 +210,9 @@ fn load(dir: &Path, seq: u64) -> Result<Option<Derived>, IndexError> {
 }
 
 fn path(dir: &Path, seq: u64) -> PathBuf {
-    dir.join(format!("{seq:020}.{ENDING}"))
+    dir.join(format!("{seq:020}.{SPARE_ENDING}"))
 }
 
 fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    crate::store::base::numbered(dir, ENDING)
+    crate::store::base::numbered(dir, SPARE_ENDING)
 }

@@ -109,7 +109,17 @@ impl Reader {
     pub fn verify(&self) -> Report {
         // Where they cannot be read, what cannot is a finding.
         let adjusted = self.adjusted().unwrap_or_default().all;
-        verify(&self.snapshot, base(&self.snapshot), &adjusted, None)
+        let mut report = verify(&self.snapshot, base(&self.snapshot), &adjusted, None);
+        let end = self.snapshot.next_seq();
+        if self.known_until > end {
+            let last = self.known_until - 1;
+            let what = format!(
+                "the journal has lost its last events, {end} to {last}: what they added up to is \
+                 kept beside it"
+            );
+            report.find(Some(end), what);
+        }
+        report
     }
 }
 
@@ -241,6 +251,9 @@ fn compare_derived(report: &mut Report, fold: &Derived, derived: &Derived) {
     }
     if fold.standing != derived.standing {
         report.find(None, "how long models were loaded is not what the journal says");
+    }
+    if fold.keys != derived.keys || fold.groups != derived.groups {
+        report.find(None, "the keys, teams, users or tags are not those of the journal");
     }
     if fold.adjusted != derived.adjusted {
         report.find(None, "the adjusted costs are not those of the adjustments");

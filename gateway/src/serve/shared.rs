@@ -191,7 +191,7 @@ impl Leader {
             Ok(started) => started,
             Err(refusal) => {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
-                let refusal = unanswered(gateway, self.open, refusal, &mut self.life);
+                let refusal = unanswered(gateway, self.open, refusal, &mut self.life).await;
                 // Here, and not where its leader waits, who may have left.
                 if !self.life.recorded {
                     self.life.record(gateway, &refusal);

@@ -168,6 +168,14 @@ impl Segment {
         }
     }
 
+    /// Its file, which stays readable when it has lost its name.
+    pub(crate) fn file(&self) -> &File {
+        match self {
+            Self::Plain(plain) => &plain.file,
+            Self::Sealed(sealed) => sealed.file(),
+        }
+    }
+
     /// What is wrong with the file itself.
     pub(crate) fn damage(&self) -> Option<&str> {
         match self {
@@ -232,6 +240,19 @@ impl Snapshot {
         let after = self.segments.get(at + 1);
         let after = after.map(|next| next.marks().first().map_or(next.last_ms(), |m| m.unix_ms));
         after.unwrap_or(u64::MAX).max(segment.last_ms())
+    }
+
+    /// When this event was committed, milliseconds since the Unix epoch; `None` where it cannot be read.
+    pub(crate) fn committed_ms(&self, seq: u64) -> Option<u64> {
+        let block =
+            self.blocks().into_iter().find(|block| (block.seq..block.next_seq).contains(&seq))?;
+        let mut found = None;
+        let _what_is_lost = self.read(&block, &mut |record| {
+            if record.head.seq == seq {
+                found = Some(record.head.unix_ms);
+            }
+        });
+        found
     }
 
     /// Reads a block's records in order, checksums and all. Returns what of it is lost.

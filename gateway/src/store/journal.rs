@@ -138,6 +138,11 @@ impl Found {
         self.segments.last().map(Segment::next_seq)
     }
 
+    /// The segments as they lie there.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { segments: self.segments.clone() }
+    }
+
     /// Opens the journal for writing: cuts off a torn tail, or begins a segment. `known` is the number
     /// after the last event that is known to have been durable. Where the segments end before it, what
     /// is missing is lost, as in the middle of the journal, and no number is given again.
@@ -167,7 +172,8 @@ impl Found {
                 }
                 let last = segments.last();
                 let first_seq = last.map_or(base_seq(&dir)?, Segment::next_seq);
-                let now_ms = last.map_or(now_ms, Segment::last_ms);
+                // It says until when the events before it may have been committed, if those are lost.
+                let now_ms = last.map_or(now_ms, |last| now_ms.max(last.last_ms()));
                 let (plain, _) = create(disk, &dir, first_seq, now_ms).map_err(io)?;
                 segments.push(Segment::Plain(plain.clone()));
                 plain
@@ -303,8 +309,20 @@ fn choose(
     fs::rename(&aside, name)
 }
 
+/// The file in `dir` that holds every event of the segment with these numbers, in either form.
+pub(crate) fn whole_copy(dir: &Path, first_seq: u64, next_seq: u64) -> Option<PathBuf> {
+    let (sealed_path, plain_path) =
+        (dir.join(sealed_name(first_seq)), dir.join(plain_name(first_seq)));
+    let sealed = Sealed::open(&sealed_path).ok().map(|sealed| Segment::Sealed(Arc::new(sealed)));
+    let copy = plain(&plain_path, first_seq, Some(next_seq)).ok();
+    let copy = copy.map(|(copy, _)| Segment::Plain(copy));
+    let forms = [sealed, copy].into_iter().flatten();
+    let mut whole = forms.filter(|form| form.next_seq() == next_seq && is_whole(form.clone()));
+    whole.next().map(|form| form.path().to_owned())
+}
+
 /// Whether every event of a segment can be read.
-fn is_whole(segment: Segment) -> bool {
+pub(crate) fn is_whole(segment: Segment) -> bool {
     let alone = Snapshot { segments: vec![segment] };
     let reads = |block: &Block| alone.read(block, &mut |_| {}).is_empty();
     alone.segments.iter().all(|segment| segment.damage().is_none())

@@ -43,7 +43,8 @@ pub fn held(dir: &Path) -> io::Result<bool> {
     }
 }
 
-const NAME: &str = "lock";
+/// The file that is locked.
+pub(crate) const NAME: &str = "lock";
 
 fn open(dir: &Path) -> io::Result<File> {
     OpenOptions::new()

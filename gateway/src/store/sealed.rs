@@ -118,6 +118,11 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
+    /// Its file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Opens one and reads its footer.
     pub(crate) fn open(path: &Path) -> Result<Self, ScanError> {
         let file = File::open(path)?;

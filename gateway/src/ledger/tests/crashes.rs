@@ -356,3 +356,43 @@ fn what_was_queued_before_the_close_is_there_after_it() {
     drop(books);
     assert_eq!(all(&house.open())[0].key, key_id("key_a"));
 }
+
+#[test]
+fn an_index_that_was_made_of_another_journal_is_not_believed() {
+    let ours = House::new();
+    let books = ours.open();
+    books.put_key(key("key_a", vec![money(Window::Total, "100")])).blocking().unwrap();
+    request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    let branched = ours.crashed();
+    for n in 0..20 {
+        ours.hand.set(super::harness::NOON + n * 1_000);
+        request(&books, "key_a", ask("1", 10), used(10, 20)).unwrap();
+    }
+    let told = |books: &Books| (books.keys(), books.budgets());
+    let before = told(&books);
+    books.close();
+    drop(books);
+
+    // A directory of its own, and a copy that went its own way.
+    let another = House::new();
+    another.hand.set(super::harness::NOON + 500);
+    for (other, name) in [(another, "key_b"), (branched, "key_c")] {
+        let books = other.open();
+        for n in 0..5 {
+            other.hand.set(super::harness::NOON + 7_700 + n * 100);
+            books.put_key(key(name, Vec::new())).blocking().unwrap();
+        }
+        books.close();
+        drop(books);
+        fs::remove_dir_all(other.journal()).unwrap();
+        super::harness::copy(&ours.journal(), &other.journal()).unwrap();
+        let (books, recovered) = other.try_open().unwrap();
+        assert!(recovered.index_set_aside.is_some(), "{name}");
+        assert_eq!(told(&books), before, "{name}");
+        assert!(books.verify().is_clean(), "{name}: {:?}", books.verify());
+        books.close();
+        drop(books);
+        let (_books, recovered) = other.try_open().unwrap();
+        assert_eq!(recovered.index_set_aside, None, "{name}: its own is believed");
+    }
+}

@@ -1,10 +1,10 @@
 //! An end of the journal that is lost after it was durable: the index or a spare knows that it was
 //! there, so it is no torn tail. What it did stays, what is lost is said, and no number is given again.
 
-use super::harness::{House, ask, copy, key, money, records, request, segment, used};
+use super::harness::{House, NOON, ask, copy, key, money, records, request, segment, used};
 use crate::{
     caller::Window,
-    ledger::{BudgetState, Lost, keeper::seal_all},
+    ledger::{BudgetState, Filter, Lost, Reader, keeper::seal_all},
 };
 use std::fs;
 
@@ -93,9 +93,16 @@ fn a_last_segment_that_is_gone_leaves_its_numbers_and_what_it_did() {
     let budgets = books.budgets();
     drop(books);
     fs::remove_file(segment(&house)).unwrap();
+    let report = Reader::open(house.data()).unwrap().verify();
+    assert!(report.findings[0].what.contains("lost its last events, 10 to 11"), "{report:?}");
+    house.hand.set(NOON + 60_000);
     for start in 0..2 {
         let books = house.open();
         assert_eq!(books.budgets(), budgets);
+        // They may have been committed at any time until this start.
+        let filter = Filter { from_unix_ms: Some(NOON + 50_000), ..Filter::default() };
+        let page = books.requests(&filter, None, 10).unwrap();
+        assert_eq!((page.entries.len(), page.lost.len()), (0, 1), "start {start}: {page:?}");
         let report = books.verify();
         let lost: Vec<_> = report.lost.iter().map(|lost| (lost.first_seq, lost.last_seq)).collect();
         // Of eleven events the last two.

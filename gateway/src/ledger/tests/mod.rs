@@ -1,5 +1,6 @@
 //! The ledger's promises, kept in a temporary directory: each test reads as one of them.
 
+mod backup;
 mod budgets;
 mod crashes;
 mod damage;
