@@ -204,23 +204,29 @@ impl Relay {
     pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Refusal> {
         let mut gathered = Gathered::default();
         let mut body = None;
-        loop {
+        let fault = loop {
             match self.next_event().await {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
                     match unwritten(&whole) {
                         Ok(deltas) => deltas.into_iter().for_each(|delta| gathered.add(delta)),
-                        Err(fault) => return Err(self.refused(&fault).await),
+                        Err(fault) => break Some(fault),
                     }
                 }
                 Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
                     body = Some((whole, seen.usage_at));
                 }
                 Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
-                Some(Err(fault)) => return Err(self.refused(&fault).await),
-                None => break,
+                Some(Err(fault)) => break Some(fault),
+                None => break None,
             }
+        };
+        if let Some(fault) = fault {
+            drop(gathered);
+            let (refusal, ticket) = self.broken(&fault, None);
+            committed(ticket).await;
+            return Err(refusal);
         }
         let cost = self.cost();
         let body = match (body, &cost) {
@@ -370,13 +376,6 @@ impl Relay {
         let (refusal, ticket) = self.broken(fault, Some(ANSWERED));
         let last = self.outer.as_mut().map(|outer| outer.broken(&refusal)).unwrap_or_default();
         self.phase = Phase::Settling(ticket, last);
-    }
-
-    /// The answer of an unstreamed request broke: what the caller is told, once it is booked.
-    async fn refused(&mut self, fault: &Fault) -> Refusal {
-        let (refusal, ticket) = self.broken(fault, None);
-        committed(ticket).await;
-        refusal
     }
 
     /// The answer broke: settle it. The caller sees the status that has left already, or the one of

@@ -32,8 +32,8 @@ use crate::{
     guard::Guard,
     idle::IdleMeter,
     ledger::{
-        Books, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome, RefusedRow,
-        RequestId, word,
+        Books, CommitTicket, DecisionRecord, Ending, Endpoint, EntryHead, OpenEntry, Outcome,
+        RefusedRow, RequestId, word,
     },
     paths::{self, Listed, Paths},
     policy_watch::PolicyBox,
@@ -306,16 +306,21 @@ async fn ask(
     mut asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
     let Asked { request, decision, open, .. } = &mut *asked;
-    let started = match execute(gateway, request, decision, open).await {
-        Ok(started) => started,
-        Err(refusal) => {
-            return Err(unanswered(gateway, asked.open, refusal, life).await);
+    let begun = match execute(gateway, request, decision, open).await {
+        Ok(started) => {
+            // Whatever becomes of it now, an entry tells of it.
+            life.recorded = true;
+            Ok(answering(gateway, life, *asked, started))
         }
+        Err(refusal) => Err(unanswered(gateway, asked.open, refusal, life)),
     };
-    // Whatever becomes of it now, an entry tells of it.
-    life.recorded = true;
-    let (headers, relay) = answering(gateway, life, *asked, started);
-    relayed(gateway, headers, relay).await
+    match begun {
+        Ok((headers, relay)) => relayed(gateway, headers, relay).await,
+        Err((refusal, ticket)) => {
+            committed(ticket).await;
+            Err(refusal)
+        }
+    }
 }
 
 /// The headers of a route's answer, and what relays it.
@@ -465,16 +470,17 @@ fn response(headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// No route answered. If one was tried the entry says so; otherwise it is a refusal like others.
-async fn unanswered(
+/// No route answered. If one was tried the entry says so, and its commit comes before what the caller is
+/// told; otherwise it is a refusal like others.
+fn unanswered(
     gateway: &Gateway,
     open: OpenEntry,
     refusal: Refusal,
     life: &mut Life,
-) -> Refusal {
+) -> (Refusal, Option<CommitTicket>) {
     if open.attempts() == 0 {
         open.discard();
-        return refusal;
+        return (refusal, None);
     }
     life.recorded = true;
     let outcome = match &refusal {
@@ -484,8 +490,7 @@ async fn unanswered(
     };
     let status = Some(life.status(gateway, &refusal).as_u16());
     let ending = Ending { outcome, status, answered_by: None, ttft_us: None, tpot_ns: None };
-    committed(Some(open.finish(ending))).await;
-    refusal
+    (refusal, Some(open.finish(ending)))
 }
 
 impl Life {

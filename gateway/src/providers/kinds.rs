@@ -43,6 +43,8 @@ struct Facts {
     key_env: Option<&'static str>,
     cap_field: CapField,
     call_ids: CallIds,
+    /// Whether a message may have the role `developer`; elsewhere it is `system`, which means the same.
+    has_developers: bool,
     shape: Shape,
 }
 
@@ -81,6 +83,7 @@ const fn facts(
         key_env,
         cap_field: CapField::MaxTokens,
         call_ids: CallIds::Short,
+        has_developers: true,
         shape: Shape::NONE,
     }
 }
@@ -171,6 +174,7 @@ static KINDS: [Facts; 15] = [
     facts("openrouter", Some("https://openrouter.ai/api/v1"), Some("OPENROUTER_API_KEY")),
     Facts {
         call_ids: CallIds::Nine,
+        has_developers: false,
         // Unknown fields are errors there, and usage always comes.
         shape: Shape {
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
@@ -190,6 +194,7 @@ static KINDS: [Facts; 15] = [
         ..facts("mistral", Some("https://api.mistral.ai/v1"), Some("MISTRAL_API_KEY"))
     },
     Facts {
+        has_developers: false,
         shape: Shape { families: &[DEEPSEEK_THINKS], ..Shape::NONE },
         ..facts("deepseek", Some("https://api.deepseek.com/v1"), Some("DEEPSEEK_API_KEY"))
     },
@@ -213,10 +218,14 @@ static KINDS: [Facts; 15] = [
         },
         ..facts("xai", Some("https://api.x.ai/v1"), Some("XAI_API_KEY"))
     },
-    facts("together", Some("https://api.together.xyz/v1"), Some("TOGETHER_API_KEY")),
-    facts("vllm", None, None),
-    facts("llama-server", None, None),
-    facts("ollama", Some("http://127.0.0.1:11434/v1"), None),
+    // With these the model's own template decides, and most know no such role.
+    Facts {
+        has_developers: false,
+        ..facts("together", Some("https://api.together.xyz/v1"), Some("TOGETHER_API_KEY"))
+    },
+    Facts { has_developers: false, ..facts("vllm", None, None) },
+    Facts { has_developers: false, ..facts("llama-server", None, None) },
+    Facts { has_developers: false, ..facts("ollama", Some("http://127.0.0.1:11434/v1"), None) },
     Facts {
         cap_field: CapField::MaxCompletionTokens,
         call_ids: CallIds::Any,
@@ -290,6 +299,11 @@ impl Kind {
     /// Which ids of calls it takes.
     pub(crate) fn call_ids(self) -> CallIds {
         self.0.call_ids
+    }
+
+    /// Whether it knows the role `developer`.
+    pub(crate) fn has_developers(self) -> bool {
+        self.0.has_developers
     }
 
     pub(crate) fn auth(self) -> Auth {

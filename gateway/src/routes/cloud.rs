@@ -307,8 +307,11 @@ impl CloudRoute {
         let shaped = |body| providers::reshape(body, self.shape, model, &self.drop_fields);
         match format {
             Format::OpenAi => {
-                let differs =
-                    openai::Differs { cap_field: self.cap_field, call_ids: self.kind.call_ids() };
+                let differs = openai::Differs {
+                    cap_field: self.cap_field,
+                    call_ids: self.kind.call_ids(),
+                    has_developers: self.kind.has_developers(),
+                };
                 shaped(openai::upstream_body(request, &self.model, differs, output_cap))
             }
             Format::Anthropic => {

@@ -15,7 +15,7 @@ use crate::{
     execute::Started,
     ledger::{CacheUse, OpenEntry},
     refusal::Refusal,
-    relay::Relay,
+    relay::{Relay, committed},
     routes::Answer,
     wire::ChatRequest,
 };
@@ -191,7 +191,8 @@ impl Leader {
             Ok(started) => started,
             Err(refusal) => {
                 let fate = if self.open.owes() { Fate::Spent } else { Fate::Free };
-                let refusal = unanswered(gateway, self.open, refusal, &mut self.life).await;
+                let (refusal, ticket) = unanswered(gateway, self.open, refusal, &mut self.life);
+                committed(ticket).await;
                 // Here, and not where its leader waits, who may have left.
                 if !self.life.recorded {
                     self.life.record(gateway, &refusal);

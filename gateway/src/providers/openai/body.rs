@@ -1,7 +1,7 @@
 //! The body sent upstream: the client's own bytes with a few values replaced.
 //!
-//! **Invariant:** everything but `model`, the output cap, `stream_options.include_usage` and ids of
-//! calls that the provider does not take stays as the client wrote it, to the byte: unknown fields,
+//! **Invariant:** everything but `model`, the output cap, `stream_options.include_usage`, and ids of
+//! calls and roles that the provider does not take stays as the client wrote it, to the byte: unknown fields,
 //! their order, white space and escapes. The cap is always there, under the name the provider takes.
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
     },
 };
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// A replacement of a range of the client's bytes.
@@ -29,6 +31,8 @@ pub(crate) struct Differs {
     pub(crate) cap_field: CapField,
     /// The ids of calls.
     pub(crate) call_ids: CallIds,
+    /// Whether they know the role `developer`.
+    pub(crate) has_developers: bool,
 }
 
 /// The body for a provider: `model` is its name there, as a JSON string; the answer is capped at
@@ -37,7 +41,7 @@ pub(crate) struct Differs {
 pub(crate) fn upstream_body(
     request: &ChatRequest,
     model: &str,
-    Differs { cap_field, call_ids }: Differs,
+    Differs { cap_field, call_ids, has_developers }: Differs,
     output_cap: u64,
 ) -> Bytes {
     let mut edits = Vec::with_capacity(4);
@@ -54,6 +58,9 @@ pub(crate) fn upstream_body(
         Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
             cap(request, cap_field, output_cap, &mut edits, &mut appended);
             rename_calls(request, call_ids, &mut edits);
+            if !has_developers {
+                rename_developers(request, &mut edits);
+            }
         }
     }
     if request.stream && !request.include_usage {
@@ -110,6 +117,32 @@ fn rename_calls(request: &ChatRequest, ids: CallIds, edits: &mut Vec<Edit<'_>>) 
         let from = place.value.start;
         let at = Span { start: from + at.start, end: from + at.end };
         edits.push(Edit { at, with: with.into() });
+    }
+}
+
+/// Makes developers' messages the system's.
+fn rename_developers(request: &ChatRequest, edits: &mut Vec<Edit<'_>>) {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow, default)]
+        role: Option<&'a RawValue>,
+    }
+    let Some(place) = request.fields.get(Field::Messages) else { return };
+    let raw = request.written(Field::Messages).unwrap_or_default();
+    let text = std::str::from_utf8(raw).unwrap_or_default();
+    // It may be written with escapes, which hardly anybody does.
+    if memchr::memmem::find(raw, b"developer").is_none() && !text.contains("\\u00") {
+        return;
+    }
+    // They have been read before.
+    let messages: Vec<Message<'_>> = serde_json::from_str(text).unwrap_or_default();
+    for role in messages.into_iter().filter_map(|message| message.role) {
+        if json::text_of(role.get()).is_some_and(|role| role == "developer") {
+            let within = (role.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+            let start = place.value.start + within;
+            let at = Span { start, end: start + role.get().len() };
+            edits.push(Edit { at, with: "\"system\"".into() });
+        }
     }
 }
 

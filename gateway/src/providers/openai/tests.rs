@@ -44,7 +44,7 @@ fn a_clients_body_changes_only_where_it_must() {
         let body = Bytes::from(fs::read(&path).unwrap());
         let request = read_chat(body, &HeaderMap::new(), 500).unwrap();
         let cap = request.output_cap;
-        let of = |cap_field| Differs { cap_field, call_ids: CallIds::Short };
+        let of = |cap_field| Differs { cap_field, call_ids: CallIds::Short, has_developers: true };
         let new = upstream_body(&request, r#""big-1""#, of(CapField::MaxCompletionTokens), cap);
         compare(&path, ".client.json", ".upstream.json", &new);
         let old = upstream_body(&request, r#""big-1""#, of(CapField::MaxTokens), cap);
@@ -56,6 +56,28 @@ fn a_clients_body_changes_only_where_it_must() {
             assert_eq!(again.messages, request.messages);
         }
     }
+}
+
+#[test]
+fn developers_speak_as_the_system_where_there_are_none() {
+    let body = |role: &str| {
+        format!(
+            r#"{{"model": "big-1", "max_tokens":5, "messages":[ {{"content":"a developer","role" : "{role}"}},
+            {{"role":"user","content":[{{"type":"text","text":"developer"}}],"x":{{"role":"developer"}}}} ]}}"#
+        )
+    };
+    let sent = |role: &str, has_developers| {
+        let request = read_chat(Bytes::from(body(role)), &HeaderMap::new(), 500).unwrap();
+        let cap_field = CapField::MaxTokens;
+        let differs = Differs { cap_field, call_ids: CallIds::Short, has_developers };
+        let sent = upstream_body(&request, r#""big-1""#, differs, 5);
+        String::from_utf8(sent.to_vec()).unwrap()
+    };
+    for role in ["developer", r"\u0064eveloper"] {
+        assert_eq!(sent(role, false), body("system"), "{role}");
+        assert_eq!(sent(role, true), body(role), "{role}");
+    }
+    assert_eq!(sent("assistant", false), body("assistant"));
 }
 
 #[test]
