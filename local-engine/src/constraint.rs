@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{arguments, closing, gbnf, llama::Model, numbers, pointers};
+use crate::{arguments, closing, counted, gbnf, llama::Model, numbers, pointers};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -267,6 +267,11 @@ fn schema(text: &str) -> Result<Json, ConstraintError> {
     measure(&schema, 0, &mut values)?;
     pointers::unescape(&mut schema);
     numbers::exact(&mut schema)?;
+    if counted::counts_any_names(&schema) {
+        let reason = "`minProperties` cannot be met by members that are not `required`: they might \
+                      all be written under one name";
+        return Err(refused(reason.to_owned()));
+    }
     closing::close(&mut schema);
     match schema {
         Json::Object(mut fields) => {

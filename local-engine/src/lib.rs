@@ -20,6 +20,7 @@ mod closing;
 mod config;
 mod constraint;
 mod costs;
+mod counted;
 mod defaults;
 mod desk;
 mod device;

@@ -202,3 +202,26 @@ async fn every_example_of_a_body_is_taken_for_what_it_is() {
     }
     assert!(tried > 12, "only {tried} bodies");
 }
+
+#[tokio::test]
+async fn models_are_told_in_the_shape_of_who_asks() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).start().await;
+    let key = gate.key().secret.clone();
+    let asked = async |path: &str| {
+        let headers = [("x-api-key", key.as_str()), ("anthropic-version", "2023-06-01")];
+        gate.send("GET", path, &headers, Vec::new()).await.ok().json()
+    };
+    let list = asked("/v1/models").await;
+    let all = list["data"].as_array().expect("a list");
+    for model in all {
+        assert_eq!((&model["type"], &model["display_name"]), (&json!("model"), &model["id"]));
+        assert!(model["created_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{model}");
+        assert!(model.get("object").is_none(), "{model}");
+    }
+    let ends = (all.first().map(|it| &it["id"]), all.last().map(|it| &it["id"]));
+    assert_eq!((Some(&list["first_id"]), Some(&list["last_id"])), ends);
+    assert_eq!(list["has_more"], false);
+    assert_eq!(asked("/v1/models/auto").await, all[0]);
+    assert_eq!(gate.get("/v1/models/auto").await.json()["object"], "model");
+}

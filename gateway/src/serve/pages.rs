@@ -3,6 +3,7 @@
 
 use super::{Gateway, Planes};
 use crate::{
+    admin::times::rfc3339,
     ledger::{Condition, StoreState},
     refusal::Refusal,
     routes::Source,
@@ -19,15 +20,20 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `GET /v1/models`: the policy's aliases, the routes' aliases, and the routes themselves for a key
-/// that may pin them.
+/// that may pin them. In Anthropic's shape for its clients, who say which version they speak.
 pub(super) async fn models(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
     let names = visible(&gateway, &request)?;
-    let data: Vec<Value> =
-        names.iter().map(|(id, owner)| model_object(&gateway, id, owner)).collect();
-    Ok(Json(json!({ "object": "list", "data": data })))
+    let shape = shape(&request);
+    let data: Vec<Value> = names.iter().map(|(id, owner)| shape(&gateway, id, owner)).collect();
+    if !is_anthropics(&request) {
+        return Ok(Json(json!({ "object": "list", "data": data })));
+    }
+    let id = |name: Option<&(String, String)>| name.map(|(id, _)| id.clone());
+    let (first, last) = (id(names.first()), id(names.last()));
+    Ok(Json(json!({ "data": data, "has_more": false, "first_id": first, "last_id": last })))
 }
 
 /// `GET /v1/models/{id}`.
@@ -38,7 +44,7 @@ pub(super) async fn model(
 ) -> Result<Json<Value>, Refusal> {
     let names = visible(&gateway, &request)?;
     match names.iter().find(|(name, _)| *name == id) {
-        Some((name, owner)) => Ok(Json(model_object(&gateway, name, owner))),
+        Some((name, owner)) => Ok(Json(shape(&request)(&gateway, name, owner))),
         None => Err(Refusal::UnknownModel(id)),
     }
 }
@@ -122,6 +128,25 @@ fn visible(gateway: &Gateway, request: &Request) -> Result<Vec<(String, String)>
         }
     }
     Ok(names)
+}
+
+/// Whether Anthropic's API is spoken: its version is required there, and unknown elsewhere.
+fn is_anthropics(request: &Request) -> bool {
+    request.headers().contains_key("anthropic-version")
+}
+
+/// How a model is written for who asks.
+fn shape(request: &Request) -> fn(&Gateway, &str, &str) -> Value {
+    if is_anthropics(request) { anthropics_model } else { model_object }
+}
+
+fn anthropics_model(gateway: &Gateway, id: &str, _owner: &str) -> Value {
+    json!({
+        "type": "model",
+        "id": id,
+        "display_name": id,
+        "created_at": rfc3339(gateway.started_unix_ms),
+    })
 }
 
 fn model_object(gateway: &Gateway, id: &str, owner: &str) -> Value {

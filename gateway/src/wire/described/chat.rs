@@ -79,7 +79,7 @@ pub(super) fn shared_fields() -> Map<String, Value> {
         "service_tier": {
             "enum": ["auto", "default", "flex", "priority", null],
             "description": "Priced where the route's price has rates for the tier, else refused. The local route \
-                lets `flex` wait behind all others.",
+                lets `flex` wait as a request of a `low` key does.",
         },
         "models": { "description": "Refused where it names any: another model has another price." },
         "provider": { "description": "Refused where it prefers any: another host has another price." },

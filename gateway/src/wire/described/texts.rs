@@ -15,19 +15,48 @@ pub(super) fn schemas() -> Map<String, Value> {
     add("CompletionChunk", chunk);
     add("EmbeddingRequest", embedding_request());
     add("Embeddings", embeddings());
-    add("Model", model());
+    add("Model", either(model(), anthropics_model()));
+    let list = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
+    let of_openai = json!({
+        "object": { "const": "list" },
+        "data": { "type": "array", "items": model() },
+    });
+    let end = json!({ "type": ["string", "null"] });
+    let of_anthropic = json!({
+        "data": { "type": "array", "items": anthropics_model() },
+        "has_more": { "const": false },
+        "first_id": end,
+        "last_id": end,
+    });
     add(
         "Models",
-        json!({
-            "type": "object",
-            "properties": {
-                "object": { "const": "list" },
-                "data": { "type": "array", "items": reference("schemas", "Model") },
-            },
-            "required": ["object", "data"],
-        }),
+        either(
+            list(of_openai, &["object", "data"]),
+            list(of_anthropic, &["data", "has_more", "first_id", "last_id"]),
+        ),
     );
     schemas
+}
+
+/// OpenAI's shape, or Anthropic's for who names its version.
+fn either(openais: Value, anthropics: Value) -> Value {
+    json!({
+        "description": "In Anthropic's shape where the request has `anthropic-version`.",
+        "anyOf": [openais, anthropics],
+    })
+}
+
+fn anthropics_model() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "type": { "const": "model" },
+            "id": { "type": "string" },
+            "display_name": { "type": "string" },
+            "created_at": { "type": "string", "format": "date-time" },
+        },
+        "required": ["type", "id", "display_name", "created_at"],
+    })
 }
 
 /// One text or several, as text or as token ids.
