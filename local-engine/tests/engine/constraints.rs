@@ -61,6 +61,21 @@ async fn a_reference_may_be_escaped() {
 }
 
 #[tokio::test]
+async fn members_that_may_share_a_name_are_not_counted() {
+    let engine = engine(&small());
+    let least = |least: u32| {
+        let schema =
+            json!({"type": "object", "additionalProperties": {"const": 1}, "minProperties": least});
+        engine.constrain(&Rule::JsonSchema(schema.to_string()))
+    };
+    assert!(least(1).is_ok());
+    match least(2).expect_err("{\"a\": 1, \"a\": 1} has one member") {
+        ConstraintError::Refused(reason) => assert!(reason.contains("minProperties"), "{reason}"),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
 async fn an_answer_matches_one_alternative_of_one_of_and_no_other() {
     let engine = engine(&small());
     let of = |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]});
