@@ -4,6 +4,7 @@
 //! the same name would pass for three members, of which whoever reads the answer finds one.
 
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeSet;
 
 /// Keywords whose values are the caller's data, not schemas.
 const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
@@ -30,7 +31,10 @@ pub(crate) fn counts_any_names(schema: &Json) -> bool {
 fn counts(fields: &Map<String, Json>) -> bool {
     // A property of that name has a schema, and no number.
     let Some(least) = fields.get("minProperties").and_then(Json::as_f64) else { return false };
-    let required = fields.get("required").and_then(Json::as_array).map_or(0, Vec::len);
+    let required = fields
+        .get("required")
+        .and_then(Json::as_array)
+        .map_or(0, |names| names.iter().filter_map(Json::as_str).collect::<BTreeSet<_>>().len());
     let takes_any = fields.get("additionalProperties") != Some(&Json::Bool(false))
         || fields.contains_key("patternProperties");
     // One more than those has no other name to be the same as.
@@ -49,6 +53,7 @@ mod tests {
             json!({"minProperties": 2}),
             json!({"minProperties": 3.0, "required": ["a"], "additionalProperties": any}),
             json!({"minProperties": 2, "additionalProperties": false, "patternProperties": {"^a": any}}),
+            json!({"minProperties": 3, "required": ["a", "a"]}),
             json!({"items": {"anyOf": [{"minProperties": 2}]}}),
             json!({"properties": {"enum": {"minProperties": 2}}}),
         ] {

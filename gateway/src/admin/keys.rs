@@ -189,8 +189,13 @@ pub(super) async fn revoke(State(gateway): State<Arc<Gateway>>, Path(id): Path<S
 
 /// POST /keys/rotate-admin: the key that asked stops working with this answer.
 pub(super) async fn rotate_admin(State(gateway): State<Arc<Gateway>>) -> Answer {
-    let _one_at_a_time = gateway.keys.changing().await;
-    let rotated = super::reading(&gateway, |gateway| gateway.keys.rotate_admin()).await?;
+    let turn = gateway.keys.changing().await;
+    let rotated = super::reading(&gateway, move |gateway| {
+        // Until it is done, whether or not the caller waits for it.
+        let _one_at_a_time = turn;
+        gateway.keys.rotate_admin()
+    });
+    let rotated = rotated.await?;
     let secret = rotated.map_err(|error| not_made(&error))?;
     answer(&serde_json::json!({ "secret": secret.reveal() }))
 }

@@ -112,8 +112,8 @@ impl Admission {
 
     /// Lets a request in, or says which limit is in its way.
     ///
-    /// Places are taken first, since they can be given back; a minute's request cannot. The key's
-    /// limits come before the gateway's, so that one key's flood uses up nobody else's minute.
+    /// The key's limits come before the gateway's, so that one key's flood uses up nobody else's minute;
+    /// what a narrower limit has let through and a wider one has not is given back to the narrower one.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] with the limit, what is left and when it opens again.
@@ -127,13 +127,25 @@ impl Admission {
         let groups = caller.groups.iter().map(take).collect::<Result<_, _>>()?;
         let gateway =
             self.places.take().ok_or_else(|| full("the gateway's".into(), &self.places))?;
-        let mut rate = pass(gate.minute.as_deref(), || "this key's".into())?;
-        for group in &caller.groups {
-            let passed = pass(group.gate.minute.as_deref(), || group.record.scope.whose())?;
-            rate = tightest(rate, passed);
-        }
-        let rate = tightest(rate, pass(self.minute.as_ref(), || "the gateway's".into())?);
+        let rate = self.pass_minutes(caller)?;
         Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups, model: None })
+    }
+
+    /// One request of the minute of every limit on the way, or of none.
+    fn pass_minutes(&self, caller: &Caller) -> Result<Option<Rate>, Refusal> {
+        let own = caller.gate.minute.as_deref();
+        let mut rate = pass(own, || "this key's".into())?;
+        let minute_of = |group: &Arc<Group>| group.gate.minute.clone();
+        let give_back = |groups: &[Arc<Group>]| {
+            own.into_iter().for_each(MinuteLimit::give_back);
+            groups.iter().filter_map(minute_of).for_each(|minute| minute.give_back());
+        };
+        for (at, group) in caller.groups.iter().enumerate() {
+            let passed = pass(group.gate.minute.as_deref(), || group.record.scope.whose());
+            rate = tightest(rate, passed.inspect_err(|_| give_back(&caller.groups[..at]))?);
+        }
+        let passed = pass(self.minute.as_ref(), || "the gateway's".into());
+        Ok(tightest(rate, passed.inspect_err(|_| give_back(&caller.groups))?))
     }
 
     /// Lets a request that was let in go on to the model it asks for, once its body is read. Its

@@ -114,6 +114,21 @@ async fn a_flood_of_one_key_leaves_the_gateways_minute_to_others() {
     assert_eq!(std::iter::from_fn(|| admission.admit(&other).ok()).count(), 8);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_wider_minute_refuses_uses_up_no_narrower_one() {
+    let admission = Admission::new(&limits(Some(1), 9), &[]);
+    let (first, other) = (caller(Some(9), None), caller(Some(2), None));
+    drop(admission.admit(&first).unwrap());
+    for _ in 0..5 {
+        let refused = admission.admit(&other).unwrap_err();
+        let Refusal::RateLimited { scope, .. } = refused else { panic!("{refused}") };
+        assert!(scope.contains("gateway"), "{scope}");
+        assert_eq!(other.gate.minute.as_deref().map(|minute| minute.rate().remaining), Some(2));
+    }
+    advance(Duration::from_secs(60)).await;
+    assert!(admission.admit(&other).is_ok());
+}
+
 #[test]
 fn a_place_comes_back_when_its_permit_is_dropped() {
     let admission = Admission::new(&limits(None, 3), &[]);

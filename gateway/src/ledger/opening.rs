@@ -243,6 +243,7 @@ impl Books {
             .map_err(|error| unreadable(error.to_string()))?;
         let mut ids: Vec<_> = open.keys().copied().collect();
         ids.sort_unstable();
+        let mut ended = 0;
         for id in &ids {
             let Some(request) = open.get(id) else { continue };
             let entry = recovery::entry(*id, request, &mut events)
@@ -256,10 +257,18 @@ impl Books {
                     (open.hold.clone(), attempt.map_or(open.hold.held, Attempt::charge))
                 })
                 .collect();
-            // At the start the queue is empty and has room for more than could have been open.
+            // More may have been open than fit the queue: then those before are written first.
             if self.0.queue.take_places(1).is_err() {
-                break;
+                self.catch_up();
+                if self.0.queue.take_places(1).is_err() {
+                    tracing::error!(
+                        ended,
+                        "requests of before cannot be ended now: the next start does"
+                    );
+                    break;
+                }
             }
+            ended += 1;
             let _at_leisure = self.0.write_entry(false, entry);
             for (hold, charge) in ends {
                 let now_ms = self.0.clock.unix_ms();
@@ -268,7 +277,7 @@ impl Books {
                 }
             }
         }
-        Ok(ids.len() as u64)
+        Ok(ended)
     }
 }
 

@@ -137,7 +137,13 @@ impl Breaker {
     /// An answer came to a good end. Its first token alone is no success: a route that breaks every
     /// answer off would look half well.
     pub fn succeeded(&self) {
-        self.succeed(false);
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        if self.in_a_row.load(Ordering::Relaxed) != 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
+        }
+        if self.rests.load(Ordering::Relaxed) != 0 && self.closed.load(Ordering::Relaxed) {
+            self.rests.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The route was at fault outside a [`Pass`]: an answer that broke after its first byte.
@@ -196,21 +202,6 @@ impl Breaker {
             "failed_in_a_row": self.failed_in_a_row(),
             "opened": self.opened(),
         })
-    }
-
-    fn succeed(&self, probe: bool) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        if self.in_a_row.load(Ordering::Relaxed) != 0 {
-            self.in_a_row.store(0, Ordering::Relaxed);
-        }
-        if probe {
-            let mut inner = self.lock();
-            inner.probing = inner.probing.saturating_sub(1);
-            self.rests.store(0, Ordering::Relaxed);
-            self.close(&mut inner);
-        } else if self.rests.load(Ordering::Relaxed) != 0 && self.closed.load(Ordering::Relaxed) {
-            self.rests.store(0, Ordering::Relaxed);
-        }
     }
 
     fn fail(&self, probe: bool) {
@@ -289,10 +280,14 @@ impl Inner {
 // === impl Pass ===
 
 impl Pass<'_> {
-    /// The route has begun to answer: enough for a probe. How it ends, the breaker is told apart.
+    /// The route has begun to answer: enough for a probe, and the route is asked again. How it ends, the
+    /// breaker is told apart: until an answer has come to a good end its next fault opens it for twice as
+    /// long.
     pub fn begun(mut self) {
         if std::mem::take(&mut self.probe) {
-            self.breaker.succeed(true);
+            let mut inner = self.breaker.lock();
+            inner.probing = inner.probing.saturating_sub(1);
+            self.breaker.close(&mut inner);
         }
     }
 
@@ -453,6 +448,28 @@ mod tests {
         early.into_iter().for_each(Pass::failed);
         assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)));
         assert_eq!(breaker.opened(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_begin_and_break_off_are_no_good_end_of_a_rest() {
+        let breaker = breaker();
+        for _ in 0..3 {
+            breaker.pass().unwrap().begun();
+            breaker.failed();
+        }
+        for rest in [5, 10, 15] {
+            assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(rest)));
+            seconds(rest).await;
+            breaker.pass().unwrap().begun();
+            assert_eq!(breaker.state(), BreakerState::Closed, "others are let through meanwhile");
+            breaker.failed();
+        }
+        seconds(15).await;
+        breaker.pass().unwrap().begun();
+        breaker.succeeded();
+        breaker.pass().unwrap().begun();
+        breaker.failed();
+        assert_eq!(breaker.state(), BreakerState::Closed, "one fault is no reason any more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+/// Of zstd as a content encoding: windows of at most 8 MiB (RFC 9659).
+const ZSTD_WINDOW_LOG: u32 = 23;
 /// Buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
 /// What is decompressed at a time.
@@ -145,8 +147,9 @@ fn decode(encoding: Encoding, body: &[u8], output: Output<'_>) -> Result<Bytes, 
             output.of(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER_BYTES))
         }
         Encoding::Zstd => {
-            let decoder = zstd::stream::read::Decoder::new(body);
-            output.of(decoder.map_err(|_| not_as_said())?)
+            let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|_| not_as_said())?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|_| not_as_said())?;
+            output.of(decoder)
         }
     }
 }
@@ -220,6 +223,24 @@ mod tests {
         assert!(matches!(decode(MIB, MIB - 1), Err(Refusal::TooLarge(_))));
         drop(room);
         assert_eq!(decode(2 * MIB, 8 * MIB).unwrap().0.len(), 2 * MIB);
+    }
+
+    #[test]
+    fn a_zstd_body_asks_for_no_larger_window_than_the_encoding_allows() {
+        let bodies = Bodies::new(2 * MIB);
+        let decode = |window_log| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            encoder.write_all(b"{}").unwrap();
+            // Its length is not told: the window is as it was set.
+            encoder.flush().unwrap();
+            let body = Bytes::from(encoder.finish().unwrap());
+            let room = bodies.room();
+            let zstd = vec![Encoding::Zstd];
+            decoded(zstd, body, MIB, room, &Wanted::default()).map(|(body, _)| body)
+        };
+        assert_eq!(decode(ZSTD_WINDOW_LOG).unwrap(), "{}");
+        assert!(matches!(decode(ZSTD_WINDOW_LOG + 1), Err(Refusal::Bad(_))));
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub(super) const SESSIONS_MAX: usize = 65_536;
 pub(super) const IDLE_MS: u64 = 24 * 3_600_000;
 /// Sessions looked at to make room for one.
 const LOOKS_MAX: usize = 8;
+/// Of so many that have ended, whosever they are.
+const PASSED_MAX: usize = 256;
 /// The session that those share which are too many.
 const SHARED: &str = "*";
 
@@ -60,6 +62,8 @@ impl Sessions {
         let oldest = self.by_use.iter().take_while(|(used, _)| ended(used));
         let forgets = oldest
             .map(|(_, name)| name)
+            // Most may be of other keys, and everybody's reservations wait.
+            .take(PASSED_MAX)
             .filter(|name| mine(name) && name.1.as_ref() != SHARED)
             .take(LOOKS_MAX)
             .find(|name| settled(name));
@@ -122,5 +126,24 @@ mod tests {
         // Another key is not concerned.
         let other = KeyId(name("key_b"));
         assert_eq!(sessions.place(&other, &name("new"), 2_000, |_| true).session, name("new"));
+    }
+
+    #[test]
+    fn a_key_that_is_full_looks_through_no_end_of_others_sessions() {
+        let mut sessions = Sessions::default();
+        let (key, other) = (KeyId(name("key_a")), KeyId(name("key_b")));
+        for at in 0..PASSED_MAX {
+            sessions.touch(&other, &name(&format!("old-{at}")), 1_000);
+        }
+        for at in 0..PER_KEY_MAX {
+            sessions.touch(&key, &name(&format!("run-{at}")), 1_001);
+        }
+        let later = 1_001 + IDLE_MS;
+        let place = sessions.place(&key, &name("new"), later, |_| true);
+        assert_eq!(place, Place { session: name(SHARED), forgets: None }, "it is not found there");
+        // One that has gone makes the first of the key's own the next to be looked at.
+        sessions.forget(&(other, name("old-0")));
+        let place = sessions.place(&key, &name("new"), later, |_| true);
+        assert_eq!(place.forgets, Some((key, name("run-0"))));
     }
 }
