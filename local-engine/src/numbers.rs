@@ -1,7 +1,9 @@
 //! Numbers of a schema that the compiler, which reads every number as a 64-bit float, would change.
 //!
-//! A bound that no float is equal to is moved inwards to the next one: **an answer still matches the
-//! caller's schema.** A value that must be written digit by digit cannot be moved, and is refused.
+//! A bound that no float is equal to is moved inwards to the next one, and one beyond 64 bits to the last
+//! that the compiler counts with: **an answer still matches the caller's schema.** A value that must be
+//! written digit by digit cannot be moved, and is refused. So is a bound that leaves only numbers beyond
+//! 64 bits, at which the compiler would recurse without end.
 
 use serde_json::{Number, Value as Json};
 
@@ -9,21 +11,26 @@ use crate::constraint::ConstraintError;
 
 /// From here on floats leave integers out.
 const EXACT_MAX: u64 = 1 << 53;
+/// The last float below 2^63: the compiler counts integers in 64 bits, and negates them.
+const COUNTED_MAX: f64 = 9_223_372_036_854_774_784.0;
 
 /// Moves bounds that are not exact inwards.
 ///
 /// # Errors
-/// A `const` or an `enum` holds an integer that would be written as another.
+/// A `const` or an `enum` holds an integer that would be written as another, or a bound leaves none that
+/// is counted.
 pub(crate) fn exact(value: &mut Json) -> Result<(), ConstraintError> {
     match value {
         Json::Object(fields) => fields.iter_mut().try_for_each(|(key, value)| match key.as_str() {
             "const" | "enum" => kept(value),
             "minimum" | "exclusiveMinimum" => {
                 bound(value, |float, exact| float < exact, f64::next_up);
+                counted(key, value, |float| float > COUNTED_MAX, f64::max, -COUNTED_MAX)?;
                 exact(value)
             }
             "maximum" | "exclusiveMaximum" => {
                 bound(value, |float, exact| float > exact, f64::next_down);
+                counted(key, value, |float| float < -COUNTED_MAX, f64::min, COUNTED_MAX)?;
                 exact(value)
             }
             _ => exact(value),
@@ -60,6 +67,27 @@ fn bound(value: &mut Json, outside: impl Fn(i128, i128) -> bool, inwards: impl F
     }
 }
 
+/// Moves a bound to the numbers that are counted, unless it leaves none of them.
+fn counted(
+    keyword: &str,
+    value: &mut Json,
+    leaves_none: impl Fn(f64) -> bool,
+    inner: impl Fn(f64, f64) -> f64,
+    last: f64,
+) -> Result<(), ConstraintError> {
+    let Some(float) = value.as_f64() else { return Ok(()) };
+    if leaves_none(float) {
+        let reason = format!("numbers beyond 64 bits cannot be enforced (`{keyword}`: {value})");
+        return Err(ConstraintError::Refused(reason));
+    }
+    if float.abs() > COUNTED_MAX
+        && let Some(moved) = Number::from_f64(inner(float, last))
+    {
+        *value = Json::Number(moved);
+    }
+    Ok(())
+}
+
 /// An integer as it was written; `None` for other numbers, and for those beyond 64 bits.
 fn integer(number: &Number) -> Option<i128> {
     number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
@@ -69,7 +97,7 @@ fn integer(number: &Number) -> Option<i128> {
 mod tests {
     use serde_json::{Value as Json, json};
 
-    use super::exact;
+    use super::{COUNTED_MAX, exact};
 
     #[test]
     fn bounds_move_inwards_to_what_a_float_holds() {
@@ -84,6 +112,31 @@ mod tests {
         assert_eq!(bounds["exclusiveMinimum"], json!(9_007_199_254_740_994.0));
         assert_eq!(bounds["exclusiveMaximum"], json!(9_007_199_254_740_992_i64));
         assert_eq!(schema["properties"]["b"]["maximum"], 0.1);
+    }
+
+    #[test]
+    fn bounds_beyond_64_bits_are_moved_to_what_is_counted_or_refused() {
+        let mut all = json!({
+            "minimum": i64::MIN, "maximum": i64::MAX,
+            "properties": {"a": {"exclusiveMinimum": -1e30, "exclusiveMaximum": 1e300}},
+        });
+        exact(&mut all).unwrap();
+        let inner = &all["properties"]["a"];
+        for (bound, sign) in [
+            (&all["minimum"], -1.0),
+            (&all["maximum"], 1.0),
+            (&inner["exclusiveMinimum"], -1.0),
+            (&inner["exclusiveMaximum"], 1.0),
+        ] {
+            assert_eq!(bound.as_f64(), Some(sign * COUNTED_MAX));
+        }
+        for mut nothing in [
+            json!({"minimum": -1e30, "maximum": -1e25}),
+            json!({"minimum": i64::MIN, "maximum": -9_223_372_036_854_775_000_i64}),
+            json!({"items": {"exclusiveMinimum": u64::MAX}}),
+        ] {
+            assert!(exact(&mut nothing).is_err(), "{nothing}");
+        }
     }
 
     #[test]

@@ -212,3 +212,39 @@ async fn beside_the_same_request_that_is_not_private() {
     let private = public().header("x-tollgate-tags", "private").send().await;
     is_kept_at_home("the same words", &private);
 }
+
+#[tokio::test]
+async fn what_is_taken_from_a_private_answer_stays_private() {
+    let case = with_clouds(|gate| gate.edge().ledger("[responses]\nstore = true")).await;
+    let ask = |more: Value| {
+        let mut body = json!({"model": "auto", "max_output_tokens": 4});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        case.gate.ask_at("/v1/responses", body)
+    };
+    let id = |answer: &Answer| answer.json()["id"].as_str().expect("an id").to_owned();
+    let item = |answer: &Answer| answer.json()["output"][0]["id"].clone();
+    let marked = json!({"input": TEXT, "metadata": {"privacy": "local-only"}});
+    let by_metadata = ask(marked).send().await.ok();
+    let by_tag = ask(json!({"input": TEXT})).header("x-tollgate-tags", "private").send().await.ok();
+    let at_home = |what: &str, answer: &Answer| {
+        assert_eq!(answer.header("x-tollgate-route"), "edge", "{what}: {}", answer.body_text());
+    };
+    // Long enough for a cloud, where it may go there.
+    let long = "word ".repeat(3_000);
+    for first in [&by_metadata, &by_tag] {
+        at_home("the first", first);
+        let mut before = id(first);
+        for turn in ["the next", "the one after"] {
+            let next = ask(json!({"input": "And?", "previous_response_id": before})).send().await;
+            at_home(turn, &next);
+            before = id(&next);
+        }
+        let referred = json!([{"type": "item_reference", "id": item(first)}, {"role": "user", "content": "And?"}]);
+        at_home("an item", &ask(json!({"input": referred})).send().await);
+        let last = ask(json!({"input": long, "previous_response_id": before})).send().await;
+        assert_ne!(last.header("x-tollgate-route"), "small");
+    }
+    assert_eq!(case.small.counts().connections + case.large.counts().connections, 0);
+    let public = ask(json!({"input": long})).send().await.ok();
+    assert_ne!(public.header("x-tollgate-route"), "edge", "nothing else stays for its length");
+}

@@ -61,6 +61,30 @@ async fn a_reference_may_be_escaped() {
 }
 
 #[tokio::test]
+async fn bounds_at_the_end_of_64_bits_neither_end_the_process_nor_are_they_ignored() {
+    let engine = engine(&small());
+    let of = |bounds: Value| engine.constrain(&Rule::JsonSchema(bounds.to_string()));
+    let integer =
+        |least: f64, most: f64| json!({"type": "integer", "minimum": least, "maximum": most});
+    // The second one's end is the first's once it is a float.
+    for beyond in [
+        integer(-1e30, -1e25),
+        json!({"type": "integer", "minimum": i64::MIN, "maximum": -9_223_372_036_854_775_000_i64}),
+        integer(1e19, 1e20),
+    ] {
+        assert!(of(beyond.clone()).is_err(), "{beyond}");
+    }
+    for all in [
+        json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
+        json!({"type": "integer", "minimum": i64::MIN}),
+        json!({"type": "integer", "exclusiveMaximum": u64::MAX, "allOf": [{"minimum": i64::MIN}]}),
+        json!({"type": "number", "minimum": -1e30, "maximum": 1e30}),
+    ] {
+        assert!(of(all.clone()).is_ok(), "{all}: {:?}", of(all.clone()).err());
+    }
+}
+
+#[tokio::test]
 async fn members_that_may_share_a_name_are_not_counted() {
     let engine = engine(&small());
     let least = |least: u32| {

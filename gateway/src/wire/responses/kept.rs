@@ -8,7 +8,7 @@ use super::given::{self, Item};
 use crate::ledger::KeyId;
 use bytes::Bytes;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -53,11 +53,41 @@ pub struct Turn {
     pub input: Bytes,
     /// The response object.
     pub response: Bytes,
+    /// How it was marked.
+    pub marks: Marks,
+}
+
+/// What a request says of itself for policies to go by. Whatever is taken from a kept turn brings its
+/// marks along: what was private stays so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Tags, without those of the key.
+    pub tags: Vec<String>,
+    /// `metadata`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Marks {
+    /// Adds an earlier turn's: its tags, and what of its metadata is not said anew.
+    pub(super) fn inherit(&mut self, earlier: Self) {
+        let known = &self.tags;
+        let is_new = |tag: &String| !known.iter().any(|known| known.eq_ignore_ascii_case(tag));
+        let tags: Vec<_> = earlier.tags.into_iter().filter(is_new).collect();
+        self.tags.extend(tags);
+        for (name, value) in earlier.metadata {
+            self.metadata.entry(name).or_insert(value);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let tags = self.tags.iter().map(String::len);
+        tags.chain(self.metadata.iter().map(|(name, value)| name.len() + value.len())).sum()
+    }
 }
 
 impl Turn {
     fn bytes(&self) -> usize {
-        self.conversation.len() + self.input.len() + self.response.len()
+        self.conversation.len() + self.input.len() + self.response.len() + self.marks.bytes()
     }
 }
 
@@ -98,10 +128,18 @@ impl Kept {
         self.with(|state| state.get(id, owner).map(|record| record.turn.response.clone()))
     }
 
-    /// The conversation up to and with the answer.
+    /// The response object, and how its request was marked.
     #[must_use]
-    pub fn conversation(&self, id: &str, owner: &KeyId) -> Option<Bytes> {
-        self.with(|state| state.get(id, owner).map(|record| record.turn.conversation.clone()))
+    pub fn marked_response(&self, id: &str, owner: &KeyId) -> Option<(Bytes, Marks)> {
+        let of = |turn: &Turn| (turn.response.clone(), turn.marks.clone());
+        self.with(|state| state.get(id, owner).map(|record| of(&record.turn)))
+    }
+
+    /// The conversation up to and with the answer, and how it is marked.
+    #[must_use]
+    pub fn conversation(&self, id: &str, owner: &KeyId) -> Option<(Bytes, Marks)> {
+        let of = |turn: &Turn| (turn.conversation.clone(), turn.marks.clone());
+        self.with(|state| state.get(id, owner).map(|record| of(&record.turn)))
     }
 
     /// What the answer was given by its own request.
@@ -172,7 +210,7 @@ impl std::fmt::Debug for Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Duration, Kept, KeptLimits, KeyId, Turn};
+    use super::{Bytes, Duration, Kept, KeptLimits, KeyId, Marks, Turn};
 
     fn kept(entries_max: usize, bytes_max: usize) -> Kept {
         Kept::new(KeptLimits { entries_max, bytes_max, ttl: Duration::from_secs(60) })
@@ -180,7 +218,12 @@ mod tests {
 
     fn put(kept: &Kept, id: &str, owner: &str) {
         let text = Bytes::from_static(b"0123456789");
-        let turn = Turn { conversation: text.clone(), input: Bytes::new(), response: text };
+        let turn = Turn {
+            conversation: text.clone(),
+            input: Bytes::new(),
+            response: text,
+            marks: Marks::default(),
+        };
         kept.put(id, KeyId(owner.into()), turn);
     }
 

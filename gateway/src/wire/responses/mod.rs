@@ -18,7 +18,7 @@ mod tools;
 mod write;
 
 pub use given::{InputPage, Item};
-pub use kept::{Kept, KeptLimits, Turn};
+pub use kept::{Kept, KeptLimits, Marks, Turn};
 pub use read::{Context, read_response};
 pub use write::Responses;
 
@@ -48,6 +48,8 @@ pub(super) struct Keep {
     pub(super) conversation: Bytes,
     /// What this request added to it, as the client wrote it.
     pub(super) input: Bytes,
+    /// How it is marked, what it continues included.
+    pub(super) marks: Marks,
 }
 
 /// Without the conversation: a prompt must not reach a log.

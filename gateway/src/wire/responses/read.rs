@@ -1,6 +1,6 @@
 //! A response request as the chat request that asks the same.
 
-use super::{Keep, Kept, ResponsesAsk, items, referred::Referred, tools};
+use super::{Keep, Kept, Marks, ResponsesAsk, items, referred::Referred, tools};
 use crate::{
     ledger::{Endpoint, KeyId},
     wire::{
@@ -69,34 +69,45 @@ pub fn read_response(
 ) -> Result<ChatRequest, BadRequest> {
     let given = Given::read(&body)?;
     given.refuse_unserved()?;
-    let before = given.before(context)?;
-    let mut conversation = before.map(Vec::from).unwrap_or_default();
+    let (before, mut earlier) = given.before(context)?.unwrap_or_default();
+    let mut conversation = Vec::from(before);
     let input = given.input.ok_or_else(|| BadRequest::missing("input"))?;
-    items::messages(input, &mut Referred::new(context), &mut conversation)?;
+    let mut referred = Referred::new(context);
+    items::messages(input, &mut referred, &mut conversation)?;
+    earlier.inherit(referred.marks());
     let tools = given.tools.map(tools::read).transpose()?.unwrap_or_default();
     let inner = given.to_chat(&conversation, &tools)?;
     let stores = given.boolean("store", given.store)?.unwrap_or(true);
-    let keep = context.kept.filter(|_| stores).map(|kept| Keep {
+    let mut keep = context.kept.filter(|_| stores).map(|kept| Keep {
         kept: Arc::clone(kept),
         owner: context.owner.clone(),
         conversation: Bytes::from(conversation),
         input: Bytes::copy_from_slice(input.as_bytes()),
+        marks: Marks::default(),
     });
     // The inner request has none of it: OpenAI takes that of a chat only where it is to be stored.
     let metadata = given.metadata.map_or_else(|| Ok(BTreeMap::new()), pairs)?;
+    let echo = given.echo(keep.is_some());
+    let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
+        .and_then(without_chats_own)
+        .map_err(|bad| named(Endpoint::Responses, bad))?;
+    let mut marks = Marks { tags: request.tags.clone(), metadata };
+    marks.inherit(earlier);
+    if let Some(keep) = &mut keep {
+        keep.marks = marks.clone();
+    }
+    let Marks { tags, metadata } = marks;
     let ask = ResponsesAsk {
-        echo: given.echo(keep.is_some()),
+        echo,
         service_tier: given.service_tier.unwrap_or("\"default\"").to_owned(),
         custom: tools.custom,
         keep,
     };
-    let request = read_chat(Bytes::from(inner), headers, context.output_tokens_default)
-        .and_then(without_chats_own)
-        .map_err(|bad| named(Endpoint::Responses, bad))?;
     Ok(ChatRequest {
         endpoint: Endpoint::Responses,
         outer_body: Some(body),
         responses: Some(Box::new(ask)),
+        tags,
         metadata,
         ..request
     })
@@ -164,8 +175,8 @@ impl<'a> Given<'a> {
         raw.map(|raw| check::boolean(name, raw)).transpose()
     }
 
-    /// The conversation that is continued.
-    fn before(&self, context: &Context<'_>) -> Result<Option<Bytes>, BadRequest> {
+    /// The conversation that is continued, and how it is marked.
+    fn before(&self, context: &Context<'_>) -> Result<Option<(Bytes, Marks)>, BadRequest> {
         let Some(raw) = self.previous_response_id else { return Ok(None) };
         const NAME: &str = "previous_response_id";
         let id = check::string(NAME, raw)?;

@@ -3,7 +3,7 @@
 //! **Invariants:** an item is found where its answer is kept, by the key that asked for that; each is
 //! named once, so that what a request comes to is no more than what is kept.
 
-use super::Context;
+use super::{Context, Marks};
 use crate::wire::BadRequest;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -19,11 +19,12 @@ pub(super) struct Referred<'a> {
     answers: HashSet<String>,
     /// Their items that have not been named yet, by id.
     items: HashMap<String, Box<RawValue>>,
+    marks: Marks,
 }
 
 impl<'a> Referred<'a> {
     pub(super) fn new(context: &'a Context<'a>) -> Self {
-        Self { context, answers: HashSet::new(), items: HashMap::new() }
+        Self { context, answers: HashSet::new(), items: HashMap::new(), marks: Marks::default() }
     }
 
     /// The item of that id.
@@ -49,6 +50,11 @@ impl<'a> Referred<'a> {
         })
     }
 
+    /// How the answers are marked that items were looked for in.
+    pub(super) fn marks(self) -> Marks {
+        self.marks
+    }
+
     /// Adds the items of an answer, once.
     fn look_up(&mut self, answer: String) {
         #[derive(Deserialize)]
@@ -62,10 +68,12 @@ impl<'a> Referred<'a> {
             id: Cow<'a, str>,
         }
         let kept = self.context.kept.filter(|_| !self.answers.contains(&answer));
-        let Some(response) = kept.and_then(|kept| kept.response(&answer, self.context.owner))
+        let Some((response, marks)) =
+            kept.and_then(|kept| kept.marked_response(&answer, self.context.owner))
         else {
             return;
         };
+        self.marks.inherit(marks);
         self.answers.insert(answer);
         let Ok(Answer { output }) = serde_json::from_slice(&response) else { return };
         for raw in output {

@@ -440,7 +440,8 @@ impl Responses {
         conversation.extend_from_slice(&as_chat(&self.items));
         let (id, response) = (&self.head.id, Bytes::copy_from_slice(response));
         let (conversation, input) = (Bytes::from(conversation), keep.input.clone());
-        keep.kept.put(id, keep.owner.clone(), Turn { conversation, input, response });
+        let marks = keep.marks.clone();
+        keep.kept.put(id, keep.owner.clone(), Turn { conversation, input, response, marks });
     }
 }
 
