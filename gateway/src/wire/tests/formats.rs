@@ -154,7 +154,7 @@ fn calls_of_one_number_are_told_apart_by_their_order() {
     let call =
         |id: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
     let body = json!({"choices": [{"message": {"tool_calls": [call("a"), call("b")]}}]});
-    let read = openai::deltas(body.to_string().as_bytes()).unwrap();
+    let read = openai::Reader::default().read(body.to_string().as_bytes()).unwrap();
     let mut answer = Gathered::default();
     read.into_iter().for_each(|delta| answer.add(delta));
     let ids: Vec<_> = answer.choices[0].calls.iter().map(|call| call.id.as_str()).collect();
