@@ -44,6 +44,8 @@ const ANSWERED: u16 = 200;
 pub struct Relay {
     started: Started,
     open: Option<OpenEntry>,
+    /// Reads a provider's bytes where the client's format is another.
+    reader: openai::Reader,
     /// Writes the answer in the client's format.
     outer: Option<Outer>,
     include_usage: bool,
@@ -118,6 +120,7 @@ impl Relay {
             open,
             stream: request.stream,
             endpoint: request.endpoint,
+            reader: openai::Reader::default(),
             outer: Some(Outer::new(head, request, prompt_tokens)),
             include_usage: request.include_usage,
             pacing,
@@ -209,7 +212,7 @@ impl Relay {
                 Some(Ok(Event::Delta(delta))) => gathered.add(delta),
                 Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
                 Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
-                    match unwritten(&whole) {
+                    match self.unwritten(&whole) {
                         Ok(deltas) => deltas.into_iter().for_each(|delta| gathered.add(delta)),
                         Err(fault) => break Some(fault),
                     }
@@ -299,7 +302,7 @@ impl Relay {
             Event::Chunk { data: payload, .. } | Event::Whole { body: payload, .. }
                 if !self.passes() =>
             {
-                unwritten(&payload)?.iter().for_each(|delta| self.write(delta));
+                self.unwritten(&payload)?.iter().for_each(|delta| self.write(delta));
             }
             // Usage that we asked for and the client did not.
             Event::Chunk { seen, .. } if seen.usage_only && !self.include_usage => {}
@@ -347,6 +350,11 @@ impl Relay {
     /// Whether a provider's bytes are what the client reads.
     fn passes(&self) -> bool {
         self.outer.as_ref().is_none_or(Outer::passes)
+    }
+
+    /// The pieces of a provider's bytes in OpenAI's format, for a client that reads another.
+    fn unwritten(&mut self, payload: &[u8]) -> Result<Vec<Delta>, Fault> {
+        self.reader.read(payload).map_err(|why| Fault::new(FaultKind::Broken, why))
     }
 
     /// Writes a piece of the answer as frames of the client's stream.
@@ -592,11 +600,6 @@ impl Drop for Relay {
             };
         }
     }
-}
-
-/// The pieces of a provider's bytes in OpenAI's format, for a client that reads another.
-fn unwritten(payload: &[u8]) -> Result<Vec<Delta>, Fault> {
-    openai::deltas(payload).map_err(|why| Fault::new(FaultKind::Broken, why))
 }
 
 /// Waits for an entry's commit, where there is one to wait for. A failed one is the store's business (it

@@ -167,3 +167,45 @@ async fn the_older_form_of_functions_is_streamed_by_the_local_model() {
     let arguments: Value = serde_json::from_str(&arguments).expect("JSON");
     assert!(["Oslo", "Rome"].contains(&arguments["city"].as_str().unwrap()), "{arguments}");
 }
+
+#[tokio::test]
+async fn a_call_that_its_provider_names_in_every_chunk_is_one_in_every_format() {
+    let (cloud, gate) = both().await;
+    let chunk = |delta: Value, finish: Value| {
+        let choice = json!({"index": null, "delta": delta, "finish_reason": finish});
+        let chunk = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                           "choices": [choice]});
+        format!("data: {chunk}\n\n")
+    };
+    let named = |arguments: &str| {
+        let function = json!({"name": "look", "arguments": arguments});
+        let call = json!({"index": 0, "id": "a", "type": "function", "function": function});
+        chunk(json!({"tool_calls": [call]}), Value::Null)
+    };
+    let pieces = [named(""), named("{\"x\""), named(":1}"), chunk(json!({}), json!("tool_calls"))];
+    let said = pieces.concat() + "data: [DONE]\n\n";
+    cloud.always(Script::body("text/event-stream", &said));
+
+    let schema = json!({"type": "object"});
+    let tools = json!([{"name": "look", "input_schema": schema}]);
+    let body = json!({"model": "cloud", "max_tokens": 9, "stream": true, "tools": tools,
+                      "messages": [{"role": "user", "content": "Look."}]});
+    let answer = gate.post("/v1/messages", &body).await.ok();
+    let events: Vec<Value> = answer.named_events().into_iter().map(|(_, data)| data).collect();
+    let calls = events.iter().filter(|event| event["type"] == "content_block_start");
+    let ids: Vec<_> = calls.map(|event| event["content_block"]["id"].clone()).collect();
+    assert_eq!(ids, ["a"], "{}", answer.body_text());
+    let arguments = events.iter().filter_map(|event| event["delta"]["partial_json"].as_str());
+    assert_eq!(arguments.collect::<String>(), "{\"x\":1}");
+
+    let tools = json!([{"type": "function", "name": "look", "parameters": schema}]);
+    let body = json!({"model": "cloud", "stream": true, "tools": tools, "input": "Look."});
+    let answer = gate.post("/v1/responses", &body).await.ok();
+    let (_, last) = answer.named_events().pop().expect("an end");
+    let output = last["response"]["output"].as_array().expect("items").clone();
+    assert_eq!(output.len(), 1, "{}", answer.body_text());
+    assert_eq!(
+        (&output[0]["call_id"], &output[0]["arguments"]),
+        (&json!("a"), &json!("{\"x\":1}"))
+    );
+}

@@ -15,7 +15,7 @@ mod reading;
 mod reshape;
 
 pub(crate) use blame::{Blame, blame, moderated};
-pub(crate) use call_ids::CallIds;
+pub(crate) use call_ids::{CallIds, Told};
 pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};

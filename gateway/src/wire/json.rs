@@ -154,6 +154,17 @@ pub(crate) fn is_whole_object(text: &str) -> bool {
     text.trim_end().ends_with('}') && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
+/// A member of a provider's, of which null says as little as its absence.
+///
+/// # Errors
+/// A value of another kind.
+pub(crate) fn or_default<'de, D: de::Deserializer<'de>, T: Default + de::Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let given: Option<T> = de::Deserialize::deserialize(deserializer)?;
+    Ok(given.unwrap_or_default())
+}
+
 /// What kind of value `raw` is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -8,7 +8,7 @@ use super::unsigned::signed;
 use crate::{
     ledger::Endpoint,
     providers::{
-        CallIds,
+        Told,
         conversation::{Choice, Conversation, Message, Piece, Placed, empty_object, given},
     },
     wire::{
@@ -211,7 +211,7 @@ fn verbatim(
             out.push_str(&serde_json::to_string(key)?);
             out.push(':');
             out.push_str(&match key {
-                "messages" => CallIds::Plain.in_messages(
+                "messages" => Told::in_messages(
                     messages.as_ref().map_or(member.raw, |messages| &*messages.messages),
                 ),
                 "thinking" => within(member.raw, request, output_cap)?,
@@ -303,14 +303,15 @@ fn typed(schema: &RawValue) -> Box<RawValue> {
 fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest> {
     let mut system = Vec::new();
     let mut turns: Vec<Turn> = Vec::new();
+    let mut told = Told::default();
     for message in messages {
         let (role, content) = match message.role.as_ref() {
             "system" | "developer" => {
                 system.extend(blocks(message)?);
                 continue;
             }
-            "assistant" => ("assistant", answered(message)?),
-            "tool" => ("user", vec![result(message)?]),
+            "assistant" => ("assistant", answered(message, &mut told)?),
+            "tool" => ("user", vec![result(message, &mut told)?]),
             _ => ("user", blocks(message)?.into_iter().map(Block::Plain).collect()),
         };
         if content.is_empty() {
@@ -324,14 +325,14 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
     Ok((system, turns))
 }
 
-fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
+fn answered(message: &Message<'_>, told: &mut Told) -> Result<Vec<Block>, BadRequest> {
     let thinking = message.thinking_blocks.iter().flatten();
     let mut content: Vec<Block> = thinking.map(|raw| Block::Raw((*raw).to_owned())).collect();
     content.extend(blocks(message)?.into_iter().map(Block::Plain));
     for (id, called) in message.calls() {
         content.push(Block::Use {
             kind: "tool_use",
-            id: CallIds::Plain.fit(id).into_owned(),
+            id: told.call(id).into_owned(),
             name: called.name.to_string(),
             input: called.arguments(),
         });
@@ -339,9 +340,9 @@ fn answered(message: &Message<'_>) -> Result<Vec<Block>, BadRequest> {
     Ok(content)
 }
 
-fn result(message: &Message<'_>) -> Result<Block, BadRequest> {
+fn result(message: &Message<'_>, told: &mut Told) -> Result<Block, BadRequest> {
     let content = blocks(message)?;
-    let id = CallIds::Plain.fit(message.tool_call_id.as_deref().unwrap_or_default());
+    let id = told.result(message.tool_call_id.as_deref().unwrap_or_default());
     let mut result = json!({ "type": "tool_result", "tool_use_id": id, "content": content });
     if let Some(mark) = &message.cache_control {
         result["cache_control"] = mark.clone();

@@ -5,8 +5,11 @@
 
 use super::usage::Written as UsageWritten;
 use crate::{
-    providers::reading::{Read, Tally},
-    wire::{Delta, DeltaKind, Event, FinishReason},
+    providers::{
+        call_ids::new_id,
+        reading::{Read, Tally},
+    },
+    wire::{Delta, DeltaKind, Event, FinishReason, json::or_default},
 };
 use policies::{ServiceTier, Usage};
 use serde::Deserialize;
@@ -16,7 +19,7 @@ use serde_json::value::RawValue;
 struct Frame<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     index: u32,
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
@@ -30,9 +33,9 @@ struct Frame<'a> {
 
 #[derive(Deserialize)]
 struct Message<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id: String,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "or_default")]
     content: Vec<Block<'a>>,
     #[serde(default)]
     stop_reason: Option<String>,
@@ -46,15 +49,15 @@ struct Message<'a> {
 struct Block<'a> {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     text: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     thinking: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     signature: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     name: String,
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
@@ -228,7 +231,8 @@ fn delta(kind: DeltaKind) -> Event {
 }
 
 fn call(index: u32, block: &Block<'_>) -> Event {
-    delta(DeltaKind::ToolCall { index, id: block.id.clone(), name: block.name.clone() })
+    let id = if block.id.is_empty() { new_id() } else { block.id.clone() };
+    delta(DeltaKind::ToolCall { index, id, name: block.name.clone() })
 }
 
 fn spoken(text: &str, thinking: &str, signature: &str, events: &mut Vec<Event>) {

@@ -566,3 +566,43 @@ fn for_its_own_client_every_event_but_the_last_passes_and_the_same_is_seen() {
     let Read::Last { events, .. } = stream.read_own(&end_frame).unwrap() else { panic!() };
     assert!(matches!(events.as_slice(), [Event::End { source: UsageSource::Reported, .. }]));
 }
+
+#[test]
+fn null_is_as_good_as_nothing() {
+    let [last, end_frame] = stop("tool_use", &json!({"output_tokens": 3}));
+    let begun = json!({"type": "content_block_start", "index": null, "content_block": {
+        "type": "thinking", "thinking": null, "signature": null, "text": null, "id": null, "name": null, "input": null}});
+    let mut message = start(&json!({"input_tokens": 5}));
+    message["message"]["content"] = Value::Null;
+    message["message"]["id"] = Value::Null;
+    let call = json!({"type": "content_block_start", "index": 1, "content_block": {
+        "type": "tool_use", "id": null, "name": "f", "input": null}});
+    let thought = delta(&json!({"type": "thinking_delta", "thinking": "Hm.", "text": null}));
+    let (events, whole_one) = read(&[message, begun, thought, call, last, end_frame]);
+    assert!(whole_one);
+    let kinds_seen = kinds(&events);
+    let [
+        DeltaKind::Reasoning(hm),
+        DeltaKind::ToolCall { id, .. },
+        DeltaKind::ToolArguments { json, .. },
+        DeltaKind::Finish(_),
+    ] = kinds_seen.as_slice()
+    else {
+        panic!("{kinds_seen:?}")
+    };
+    assert_eq!((hm.as_str(), json.as_str()), ("Hm.", "{}"));
+    assert!(id.len() > 5, "a call has an id: {id}");
+
+    let usage = json!({"input_tokens": 9, "output_tokens": 7});
+    let silent = json!({"id": "msg_2", "type": "message", "role": "assistant", "content": null,
+        "stop_reason": "end_turn", "stop_sequence": null, "usage": usage});
+    let unsigned = json!([{"type": "thinking", "thinking": "Hm.", "signature": null},
+                          {"type": "text", "text": "Hi!", "citations": null}]);
+    let mut spoken = silent.clone();
+    spoken["content"] = unsigned;
+    for (message, said) in [(silent, 0), (spoken, 2)] {
+        let read = whole(message.to_string().as_bytes(), 1).unwrap();
+        let Read::Last { events, .. } = read else { panic!("no whole answer") };
+        assert_eq!(kinds(&events).len(), said + 1, "{events:?}");
+    }
+}

@@ -7,7 +7,10 @@
 
 use super::SIGNED;
 use crate::{
-    providers::reading::{Read, Tally},
+    providers::{
+        call_ids,
+        reading::{Read, Tally},
+    },
     wire::{Delta, DeltaKind, Event, FinishReason},
 };
 use policies::Usage;
@@ -214,7 +217,7 @@ impl Stream {
             *count += 1;
         }
         let signature = signature.map(|text| format!("{SIGNED}{text}")).unwrap_or_default();
-        let id = format!("call_{}{signature}", uuid::Uuid::now_v7().simple());
+        let id = call_ids::new_id() + &signature;
         events.push(delta(choice, DeltaKind::ToolCall { index, id, name: call.name.clone() }));
         let json = call.args.map_or("{}", RawValue::get).to_owned();
         events.push(delta(choice, DeltaKind::ToolArguments { index, json }));

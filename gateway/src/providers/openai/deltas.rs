@@ -1,16 +1,26 @@
 //! A payload in OpenAI's format as deltas, for a client that speaks another one.
 //!
 //! **Invariant:** nothing visible is lost (what cannot be read is an error), and the order within a
-//! choice is kept: reasoning, text, calls, finish. What a provider leaves out (a call's number or id) is filled in the same way in
-//! every chunk.
+//! choice is kept: reasoning, text, calls, finish. What a provider leaves out is filled in (a call's
+//! number, its id), and what it repeats is told once (a call's name).
 
+use super::calls::{Calls, Place};
 use crate::wire::{
     Delta, DeltaKind, FinishReason, Likely, TokenLogprob,
-    json::{self, Kind},
+    json::{self, Kind, or_default},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+
+/// What OpenAI writes of a token that is not among the likeliest; others write null.
+const UNLIKELY: f32 = -9999.0;
+
+/// Reads the payloads of one answer.
+#[derive(Debug, Default)]
+pub struct Reader {
+    calls: Calls,
+}
 
 #[derive(Deserialize)]
 struct Written<'a> {
@@ -20,7 +30,7 @@ struct Written<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     index: u32,
     #[serde(borrow, default)]
     delta: Option<Said<'a>>,
@@ -51,7 +61,7 @@ struct Said<'a> {
     function_call: Option<Function<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Call<'a> {
     #[serde(default)]
     index: Option<u32>,
@@ -90,30 +100,40 @@ struct Logprobs<'a> {
 struct Token<'a> {
     #[serde(borrow)]
     token: Cow<'a, str>,
-    logprob: f32,
+    #[serde(default)]
+    logprob: Option<f32>,
     #[serde(default)]
     bytes: Option<Vec<u8>>,
     #[serde(borrow, default)]
     top_logprobs: Option<Vec<Token<'a>>>,
 }
 
-/// The pieces in a chunk of a stream or in a whole answer.
-///
-/// # Errors
-/// What is neither, or is written as no other provider does: never with its text.
-pub fn deltas(payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
-    let written: Written<'_> = serde_json::from_slice(payload)
-        .map_err(|_| "the answer cannot be read in OpenAI's format")?;
-    let mut deltas = Vec::with_capacity(2);
-    for choice in written.choices.unwrap_or_default() {
+// === impl Reader ===
+
+impl Reader {
+    /// The pieces in a chunk of a stream or in a whole answer.
+    ///
+    /// # Errors
+    /// What is neither, or is written as no other provider does: never with its text.
+    pub fn read(&mut self, payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
+        let written: Written<'_> = serde_json::from_slice(payload)
+            .map_err(|_| "the answer cannot be read in OpenAI's format")?;
+        let mut deltas = Vec::with_capacity(2);
+        for choice in written.choices.unwrap_or_default() {
+            self.choice(choice, &mut deltas);
+        }
+        Ok(deltas)
+    }
+
+    fn choice(&mut self, choice: Choice<'_>, deltas: &mut Vec<Delta>) {
         let index = choice.index;
         let mut kinds = Vec::with_capacity(2);
         if let Some(said) = choice.delta {
-            pieces(said, |call, place| call.index.unwrap_or(place), &mut kinds);
+            self.pieces(said, |call, place| (index, call.index.unwrap_or(place)), &mut kinds);
         }
         if let Some(said) = choice.message {
             // All calls stand there, in their order: some providers give every one the same number.
-            pieces(said, |_, place| place, &mut kinds);
+            self.pieces(said, |_, place| (index, place), &mut kinds);
         }
         let text = kinds.iter().position(|kind| matches!(kind, DeltaKind::Text(_)));
         let mut logprobs = choice.logprobs.and_then(|it| it.content).unwrap_or_default();
@@ -131,47 +151,41 @@ pub fn deltas(payload: &[u8]) -> Result<Vec<Delta>, &'static str> {
             deltas.push(Delta::new(index, DeltaKind::Finish(finish)));
         }
     }
-    Ok(deltas)
-}
 
-fn pieces(said: Said<'_>, number: impl Fn(&Call<'_>, u32) -> u32, kinds: &mut Vec<DeltaKind>) {
-    // Some write the reasoning under both names.
-    let reasoning = said.reasoning_content.or(said.reasoning);
-    let mut say = |raw: Option<&RawValue>, kind: fn(String) -> DeltaKind| {
-        let text = raw.map(|raw| text(raw.get())).unwrap_or_default();
-        if !text.is_empty() {
-            kinds.push(kind(text));
-        }
-    };
-    say(reasoning, DeltaKind::Reasoning);
-    say(said.content, DeltaKind::Text);
-    say(said.refusal, DeltaKind::Refusal);
-    for (call, place) in said.tool_calls.unwrap_or_default().into_iter().zip(0_u32..) {
-        let index = number(&call, place);
-        let (name, arguments) = match (call.function, call.custom) {
-            (Some(function), _) => (function.name, function.arguments.map(arguments)),
-            (None, Some(custom)) => (custom.name, custom.input),
-            (None, None) => (None, None),
+    /// What is said in a choice; each call stands at `place`.
+    fn pieces(
+        &mut self,
+        said: Said<'_>,
+        place: impl Fn(&Call<'_>, u32) -> Place,
+        kinds: &mut Vec<DeltaKind>,
+    ) {
+        // Some write the reasoning under both names.
+        let reasoning = said.reasoning_content.or(said.reasoning);
+        let mut say = |raw: Option<&RawValue>, kind: fn(String) -> DeltaKind| {
+            let text = raw.map(|raw| text(raw.get())).unwrap_or_default();
+            if !text.is_empty() {
+                kinds.push(kind(text));
+            }
         };
-        begin(index, call.id, name, kinds);
-        go_on(index, arguments, kinds);
+        say(reasoning, DeltaKind::Reasoning);
+        say(said.content, DeltaKind::Text);
+        say(said.refusal, DeltaKind::Refusal);
+        let calls = said.tool_calls.unwrap_or_default();
+        let older =
+            said.function_call.map(|function| Call { function: Some(function), ..Call::default() });
+        for (call, at) in calls.into_iter().zip(0_u32..).chain(older.map(|call| (call, 0))) {
+            let place = place(&call, at);
+            let (name, arguments) = match (call.function, call.custom) {
+                (Some(function), _) => (function.name, function.arguments.map(arguments)),
+                (None, Some(custom)) => (custom.name, custom.input),
+                (None, None) => (None, None),
+            };
+            if let Some(name) = name.filter(|name| !name.is_empty()) {
+                self.calls.named(place, &call.id.unwrap_or_default(), &name, kinds);
+            }
+            self.calls.argued(place, &arguments.unwrap_or_default(), kinds);
+        }
     }
-    if let Some(function) = said.function_call {
-        begin(0, None, function.name, kinds);
-        go_on(0, function.arguments.map(arguments), kinds);
-    }
-}
-
-fn begin(
-    index: u32,
-    id: Option<Cow<'_, str>>,
-    name: Option<Cow<'_, str>>,
-    kinds: &mut Vec<DeltaKind>,
-) {
-    let Some(name) = name.filter(|name| !name.is_empty()) else { return };
-    let id = id.filter(|id| !id.is_empty());
-    let id = id.map_or_else(|| format!("call_{index}"), Cow::into_owned);
-    kinds.push(DeltaKind::ToolCall { index, id, name: name.into_owned() });
 }
 
 /// The JSON text of a call's arguments.
@@ -180,12 +194,6 @@ fn arguments(raw: &RawValue) -> Cow<'_, str> {
         Kind::String => json::text_of(raw.get()).unwrap_or_default(),
         Kind::Null => Cow::Borrowed(""),
         _ => Cow::Borrowed(raw.get()),
-    }
-}
-
-fn go_on(index: u32, arguments: Option<Cow<'_, str>>, kinds: &mut Vec<DeltaKind>) {
-    if let Some(json) = arguments.filter(|arguments| !arguments.is_empty()) {
-        kinds.push(DeltaKind::ToolArguments { index, json: json.into_owned() });
     }
 }
 
@@ -215,7 +223,7 @@ struct Part<'a> {
 fn likely(token: &Token<'_>) -> TokenLogprob {
     let one = |token: &Token<'_>| Likely {
         bytes: token.bytes.clone().unwrap_or_else(|| token.token.as_bytes().to_vec()),
-        logprob: token.logprob,
+        logprob: token.logprob.unwrap_or(UNLIKELY),
     };
     let top = token.top_logprobs.iter().flatten().map(one).collect();
     TokenLogprob { chosen: one(token), top }

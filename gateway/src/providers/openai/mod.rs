@@ -1,6 +1,7 @@
 //! OpenAI's chat format as a provider speaks it, and every server that is compatible with it.
 
 mod body;
+mod calls;
 mod deltas;
 mod error;
 mod seen;
@@ -9,6 +10,6 @@ mod tests;
 mod usage;
 
 pub(crate) use body::{Differs, upstream_body};
-pub use deltas::deltas;
+pub use deltas::Reader;
 pub use error::{ProviderError, provider_error};
 pub use seen::{Payload, read_chunk, read_vectors, read_whole};

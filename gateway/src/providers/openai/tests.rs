@@ -1,14 +1,17 @@
 //! Golden files: what clients write beside what is sent upstream, and what providers write beside
 //! what is seen in it. `UPDATE_GOLDEN=1` writes them anew; the difference is then to be read.
 
-use super::{Differs, ProviderError, provider_error, read_chunk, read_whole, upstream_body};
+use super::{
+    Differs, ProviderError, Reader, provider_error, read_chunk, read_whole, upstream_body,
+};
 use crate::{
     config::CapField,
     providers::CallIds,
-    wire::{Seen, read_chat, sse::Decoder},
+    wire::{DeltaKind, Seen, read_chat, sse::Decoder},
 };
 use bytes::Bytes;
 use http::HeaderMap;
+use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -230,4 +233,119 @@ fn an_error_body_is_read_in_every_usual_shape() {
         format!(r#"{{"error":{{"message":"{}","code":"{}"}}}}"#, "é".repeat(5000), "x".repeat(500));
     let read = provider_error(long.as_bytes());
     assert!(read.message.unwrap().len() <= 2003 && read.code.is_none());
+}
+
+/// The calls that come of pieces of calls, each in a chunk of its own: number, id, name, arguments.
+fn calls_of(pieces: &[Value]) -> Vec<(u32, String, String, String)> {
+    let mut reader = Reader::default();
+    let mut calls: Vec<(u32, String, String, String)> = Vec::new();
+    for piece in pieces {
+        let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]});
+        for delta in reader.read(chunk.to_string().as_bytes()).unwrap() {
+            match delta.kind {
+                DeltaKind::ToolCall { index, id, name } => {
+                    calls.push((index, id, name, String::new()));
+                }
+                DeltaKind::ToolArguments { index, json } => {
+                    let call = calls.iter_mut().rfind(|call| call.0 == index).unwrap();
+                    call.3.push_str(&json);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    calls
+}
+
+/// A piece of a call; what is empty is absent, but for the arguments.
+fn piece(index: Option<u32>, id: &str, name: &str, arguments: &str) -> Value {
+    let mut piece = json!({"function": {"arguments": arguments}});
+    if let Some(index) = index {
+        piece["index"] = json!(index);
+    }
+    if !id.is_empty() {
+        piece["id"] = json!(id);
+    }
+    if !name.is_empty() {
+        piece["function"]["name"] = json!(name);
+    }
+    piece
+}
+
+#[test]
+fn a_call_that_is_named_in_every_piece_is_one() {
+    let at = Some(0);
+    let (start, middle, end) = ("", "{\"x\"", ":\"}\"}");
+    for (ids, names) in [
+        (["a", "a", "a"], ["f", "f", "f"]),
+        (["a", "", ""], ["f", "f", "f"]),
+        (["a", "a", ""], ["f", "", ""]),
+        (["", "a", "a"], ["f", "f", "f"]),
+        (["a", "a", "a"], ["f", "f", ""]),
+    ] {
+        let mut pieces: Vec<_> = [start, middle, end]
+            .into_iter()
+            .zip(ids)
+            .zip(names)
+            .map(|((arguments, id), name)| piece(at, id, name, arguments))
+            .collect();
+        // Once more, with nothing in it.
+        pieces.push(piece(at, ids[2], names[2], ""));
+        let calls = calls_of(&pieces);
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        let (index, id, name, arguments) = &calls[0];
+        assert_eq!((*index, name.as_str(), arguments.as_str()), (0, "f", "{\"x\":\"}\"}"));
+        assert!(id == "a" || ids[0].is_empty(), "{id}");
+    }
+}
+
+#[test]
+fn calls_of_one_number_are_several_where_they_differ_or_one_was_whole() {
+    let two = |first: (&str, &str), second: (&str, &str), index| {
+        let pieces = [first, second].map(|(id, name)| piece(index, id, name, "{\"x\":1}"));
+        let calls = calls_of(&pieces);
+        assert_eq!(calls.len(), 2, "{first:?} {second:?}: {calls:?}");
+        assert!(calls.iter().all(|call| call.3 == "{\"x\":1}"), "{calls:?}");
+        assert_ne!(calls[0].1, calls[1].1, "each has its own id");
+    };
+    for index in [None, Some(0)] {
+        two(("a", "f"), ("b", "g"), index);
+        two(("a", "f"), ("b", "f"), index);
+        two(("a", "f"), ("a", "f"), index);
+        two(("", "f"), ("", "f"), index);
+        two(("", "f"), ("", "g"), index);
+        two(("", "f"), ("b", "f"), index);
+        two(("a", "f"), ("", "g"), index);
+    }
+    // Calls without arguments: none of the first one's can be told to be whole.
+    for (first, second) in [(("a", "f"), ("b", "f")), (("", "f"), ("", "g"))] {
+        let pieces = [first, second].map(|(id, name)| piece(None, id, name, ""));
+        assert_eq!(calls_of(&pieces).len(), 2, "{first:?} {second:?}");
+    }
+    // Side by side, under one id.
+    let calls = calls_of(&[piece(Some(0), "a", "f", "{}"), piece(Some(1), "a", "g", "{}")]);
+    assert_eq!((calls[0].1.as_str(), calls.len()), ("a", 2));
+    assert_ne!(calls[1].1, "a");
+}
+
+#[test]
+fn a_call_without_an_id_has_one_that_no_other_turn_has() {
+    let turn = || calls_of(&[piece(Some(0), "", "f", "{}"), piece(Some(1), "", "g", "{}")]);
+    let mut ids: Vec<_> = [turn(), turn()].concat().into_iter().map(|call| call.1).collect();
+    assert!(ids.iter().all(|id| id.starts_with("call_") && id.len() <= 40), "{ids:?}");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
+}
+
+#[test]
+fn null_is_as_good_as_nothing() {
+    let chunk = json!({"id": null, "choices": [{"index": null, "delta": {"content": "Hi", "tool_calls": null,
+        "refusal": null}, "finish_reason": null, "stop_reason": null,
+        "logprobs": {"content": [{"token": "Hi", "logprob": null, "bytes": null, "top_logprobs": null}]}}]});
+    let deltas = Reader::default().read(chunk.to_string().as_bytes()).unwrap();
+    assert_eq!((deltas.len(), deltas[0].choice), (1, 0));
+    assert_eq!(deltas[0].kind, DeltaKind::Text("Hi".into()));
+    let chosen = &deltas[0].logprobs[0].chosen;
+    assert_eq!((chosen.bytes.as_slice(), chosen.logprob < -1000.0), (&b"Hi"[..], true));
 }

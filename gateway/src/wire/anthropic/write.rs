@@ -33,22 +33,28 @@ pub struct Messages {
     open: Option<Block>,
     /// Blocks begun so far.
     blocks: u32,
-    /// The block of each tool call, by the call's number.
-    calls: Vec<(u32, u32)>,
+    /// Whether there was a call.
+    called: bool,
     /// What the call of the last block has said.
     said: String,
-    /// Calls that have begun while another was written: blocks come one after the other.
+    /// What came while a call was written that is not whole: blocks come one after the other.
     waiting: VecDeque<Waiting>,
     finish: Option<FinishReason>,
 }
 
-/// A call that waits for its block.
+/// What waits for its block.
 #[derive(Debug)]
-struct Waiting {
-    call: u32,
-    id: String,
-    name: String,
-    said: String,
+enum Waiting {
+    Call { call: u32, id: String, name: String, said: String },
+    Words(Words, String),
+}
+
+/// What is said in a block that is no call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    Text,
+    Thinking,
+    Signature,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +77,7 @@ impl Messages {
             passes: false,
             open: None,
             blocks: 0,
-            calls: Vec::new(),
+            called: false,
             said: String::new(),
             waiting: VecDeque::new(),
             finish: None,
@@ -100,22 +106,13 @@ impl Messages {
         }
         self.begin(out);
         match &delta.kind {
-            DeltaKind::Text(text) | DeltaKind::Refusal(text) => {
-                self.block(Block::Text, out);
-                out(piece(self.index(), "text_delta", "text", text));
-            }
-            DeltaKind::Reasoning(text) => {
-                self.block(Block::Thinking, out);
-                out(piece(self.index(), "thinking_delta", "thinking", text));
-            }
-            DeltaKind::Signature(text) => {
-                self.block(Block::Thinking, out);
-                out(piece(self.index(), "signature_delta", "signature", text));
-            }
+            DeltaKind::Text(text) | DeltaKind::Refusal(text) => self.say(Words::Text, text, out),
+            DeltaKind::Reasoning(text) => self.say(Words::Thinking, text, out),
+            DeltaKind::Signature(text) => self.say(Words::Signature, text, out),
             DeltaKind::ToolCall { index, id, name } => {
-                let (id, name) = (id.clone(), name.clone());
-                self.waiting.push_back(Waiting { call: *index, id, name, said: String::new() });
-                self.call_whose_turn_it_is(out);
+                let (call, id, name) = (*index, id.clone(), name.clone());
+                self.waiting.push_back(Waiting::Call { call, id, name, said: String::new() });
+                self.whose_turn_it_is(out);
             }
             DeltaKind::ToolArguments { index, json } => self.argued(*index, json, out),
             DeltaKind::Finish(finish) => self.finish = Some(finish.clone()),
@@ -130,9 +127,10 @@ impl Messages {
         let mut last = BytesMut::new();
         let mut out = |frame: Bytes| last.put_slice(&frame);
         self.begin(&mut out);
-        self.every_call(&mut out);
+        // Whatever becomes of the call that it waits for.
+        while self.next(&mut out) {}
         self.close(&mut out);
-        let (reason, sequence) = stop(self.finish.as_ref(), !self.calls.is_empty());
+        let (reason, sequence) = stop(self.finish.as_ref(), self.called);
         out(event("message_delta", |it| {
             let mut delta = Object::begin(it.member("delta"));
             delta.text("stop_reason", reason);
@@ -197,61 +195,77 @@ impl Messages {
         }));
     }
 
-    /// Arguments of a call: written where it is the one that is written, or kept until it is.
+    /// Words: written, or kept while a call goes on that may say more.
+    fn say(&mut self, words: Words, text: &str, out: &mut impl FnMut(Bytes)) {
+        if self.waiting.is_empty() && !self.call_goes_on() {
+            return self.write(words, text, out);
+        }
+        match self.waiting.back_mut() {
+            Some(Waiting::Words(last, all)) if *last == words => all.push_str(text),
+            _ => self.waiting.push_back(Waiting::Words(words, text.to_owned())),
+        }
+    }
+
+    /// Arguments of a call: written where it is the one that is written, or kept until it is. A call
+    /// whose block has ended was whole: what follows is white space.
     fn argued(&mut self, index: u32, json: &str, out: &mut impl FnMut(Bytes)) {
-        if let Some(waiting) = self.waiting.iter_mut().rfind(|waiting| waiting.call == index) {
-            waiting.said.push_str(json);
-            return;
-        }
-        let mut calls = self.calls.iter().rev();
-        let of = |(call, block): &(u32, u32)| (*call == index).then_some(*block);
-        let Some(block) = calls.find_map(of) else { return };
-        out(piece(block, "input_json_delta", "partial_json", json));
-        if self.open == Some(Block::Tool(index)) {
+        let of = |waiting: &&mut Waiting| matches!(waiting, Waiting::Call { call, .. } if *call == index);
+        if let Some(Waiting::Call { said, .. }) = self.waiting.iter_mut().rfind(of) {
+            said.push_str(json);
+        } else if self.open == Some(Block::Tool(index)) {
+            out(piece(self.index(), "input_json_delta", "partial_json", json));
             self.said.push_str(json);
-            self.call_whose_turn_it_is(out);
+            self.whose_turn_it_is(out);
         }
     }
 
-    /// Begins calls that wait while the one that is written is whole.
-    fn call_whose_turn_it_is(&mut self, out: &mut impl FnMut(Bytes)) {
-        let is_called = |open| matches!(open, Some(Block::Tool(_)));
-        while !self.waiting.is_empty() && (!is_called(self.open) || is_whole_object(&self.said)) {
-            self.next_call(out);
+    /// Whether the block that is open is a call's that is not whole.
+    fn call_goes_on(&self) -> bool {
+        matches!(self.open, Some(Block::Tool(_))) && !is_whole_object(&self.said)
+    }
+
+    /// Writes what waits, up to a call that is not whole.
+    fn whose_turn_it_is(&mut self, out: &mut impl FnMut(Bytes)) {
+        while !self.waiting.is_empty() && !self.call_goes_on() {
+            self.next(out);
         }
     }
 
-    /// Writes what waits, whatever becomes of it.
-    fn every_call(&mut self, out: &mut impl FnMut(Bytes)) {
-        while !self.waiting.is_empty() {
-            self.next_call(out);
+    /// Writes what has waited longest; says whether there was anything.
+    fn next(&mut self, out: &mut impl FnMut(Bytes)) -> bool {
+        match self.waiting.pop_front() {
+            Some(Waiting::Words(words, text)) => self.write(words, &text, out),
+            Some(Waiting::Call { call, id, name, said }) => {
+                self.close(out);
+                self.called = true;
+                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+                self.open(Block::Tool(call), &block, out);
+                if !said.is_empty() {
+                    out(piece(self.index(), "input_json_delta", "partial_json", &said));
+                }
+                self.said = said;
+            }
+            None => return false,
         }
+        true
     }
 
-    fn next_call(&mut self, out: &mut impl FnMut(Bytes)) {
-        let Some(Waiting { call, id, name, said }) = self.waiting.pop_front() else { return };
-        self.close(out);
-        self.calls.push((call, self.blocks));
-        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-        self.open(Block::Tool(call), &block, out);
-        if !said.is_empty() {
-            out(piece(self.index(), "input_json_delta", "partial_json", &said));
-        }
-        self.said = said;
-    }
-
-    /// Makes a block of this kind the open one.
-    fn block(&mut self, block: Block, out: &mut impl FnMut(Bytes)) {
-        if self.open == Some(block) {
-            return;
-        }
-        self.every_call(out);
-        self.close(out);
-        let empty = match block {
-            Block::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),
-            Block::Text | Block::Tool(_) => json!({"type": "text", "text": ""}),
+    /// Writes words into a block of their kind.
+    fn write(&mut self, words: Words, text: &str, out: &mut impl FnMut(Bytes)) {
+        let (block, kind, member) = match words {
+            Words::Text => (Block::Text, "text_delta", "text"),
+            Words::Thinking => (Block::Thinking, "thinking_delta", "thinking"),
+            Words::Signature => (Block::Thinking, "signature_delta", "signature"),
         };
-        self.open(block, &empty, out);
+        if self.open != Some(block) {
+            self.close(out);
+            let empty = match block {
+                Block::Thinking => json!({"type": "thinking", "thinking": "", "signature": ""}),
+                Block::Text | Block::Tool(_) => json!({"type": "text", "text": ""}),
+            };
+            self.open(block, &empty, out);
+        }
+        out(piece(self.index(), kind, member, text));
     }
 
     fn open(&mut self, block: Block, empty: &Value, out: &mut impl FnMut(Bytes)) {

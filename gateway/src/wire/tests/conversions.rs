@@ -609,7 +609,7 @@ fn a_providers_chunks_are_read_as_deltas() {
          "finish_reason": "stop", "stop_reason": "END"},
         {"index": 0, "delta": {"content": null, "refusal": "no"}, "finish_reason": null},
     ]});
-    let deltas = openai::deltas(chunk.to_string().as_bytes()).unwrap();
+    let deltas = openai::Reader::default().read(chunk.to_string().as_bytes()).unwrap();
     let kinds: Vec<_> = deltas.into_iter().map(|delta| (delta.choice, delta.kind)).collect();
     assert_eq!(
         kinds,
@@ -624,17 +624,24 @@ fn a_providers_chunks_are_read_as_deltas() {
         ]
     );
     for silent in ["{\"choices\":null}", "{\"choices\":[]}", "{}"] {
-        assert_eq!(openai::deltas(silent.as_bytes()), Ok(Vec::new()));
+        assert_eq!(openai::Reader::default().read(silent.as_bytes()), Ok(Vec::new()));
     }
     for odd in ["", "null", "{\"choices\":5}", "{\"choices\":[{\"message\":{\"tool_calls\":5}}]}"] {
-        assert!(openai::deltas(odd.as_bytes()).is_err(), "{odd}: never an answer without a word");
+        assert!(
+            openai::Reader::default().read(odd.as_bytes()).is_err(),
+            "{odd}: never an answer without a word"
+        );
     }
     let call = json!({"choices": [{"message": {"content": "Yes.", "tool_calls": [
         {"id": "c", "function": {"name": "f", "arguments": {"a": 1.50}}},
         {"id": "d", "function": {"name": "g", "arguments": null}}]}}]});
     let call = call.to_string().replace("1.5", "1.50");
-    let kinds: Vec<_> =
-        openai::deltas(call.as_bytes()).unwrap().into_iter().map(|delta| delta.kind).collect();
+    let kinds: Vec<_> = openai::Reader::default()
+        .read(call.as_bytes())
+        .unwrap()
+        .into_iter()
+        .map(|delta| delta.kind)
+        .collect();
     assert_eq!(
         kinds,
         [

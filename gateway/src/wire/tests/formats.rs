@@ -154,11 +154,85 @@ fn calls_of_one_number_are_told_apart_by_their_order() {
     let call =
         |id: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
     let body = json!({"choices": [{"message": {"tool_calls": [call("a"), call("b")]}}]});
-    let read = openai::deltas(body.to_string().as_bytes()).unwrap();
+    let read = openai::Reader::default().read(body.to_string().as_bytes()).unwrap();
     let mut answer = Gathered::default();
     read.into_iter().for_each(|delta| answer.add(delta));
     let ids: Vec<_> = answer.choices[0].calls.iter().map(|call| call.id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
+}
+
+/// The blocks of a streamed message: their kinds and what is in them. No event is about a block that
+/// is not open.
+fn blocks(said: &[Delta]) -> Vec<(String, String)> {
+    let request = simple(Endpoint::Messages, &json!({}));
+    let streamed = stream(&mut outer(Endpoint::Messages, &request), said);
+    let mut blocks = Vec::new();
+    let mut open = None;
+    for data in streamed.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let event: Value = serde_json::from_str(data).unwrap();
+        let index = event["index"].as_u64();
+        match event["type"].as_str().unwrap() {
+            "content_block_start" => {
+                assert_eq!((open, index), (None, Some(blocks.len() as u64)), "{streamed}");
+                open = index;
+                let kind = event["content_block"]["type"].as_str().unwrap();
+                blocks.push((kind.to_owned(), String::new()));
+            }
+            "content_block_delta" => {
+                assert_eq!(open, index, "{streamed}");
+                let piece = event["delta"].as_object().unwrap();
+                let text = piece.iter().find(|(name, _)| *name != "type").unwrap().1;
+                blocks.last_mut().unwrap().1 += text.as_str().unwrap();
+            }
+            "content_block_stop" => {
+                assert_eq!(open.take(), index, "{streamed}");
+                assert!(index.is_some());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(open, None, "{streamed}");
+    blocks
+}
+
+#[test]
+fn words_between_the_parts_of_a_call_come_behind_it() {
+    let [begun, half] = call(0, "a", r#"{"x""#);
+    let rest = || DeltaKind::ToolArguments { index: 0, json: ":1}".into() };
+    let text = |text: &str| DeltaKind::Text(text.into());
+    let of = |kind: &str, text: &str| (kind.to_owned(), text.to_owned());
+    let middle = [
+        text("Wait"),
+        text("."),
+        DeltaKind::Reasoning("Hm.".into()),
+        DeltaKind::Signature("c2ln".into()),
+    ];
+    let [second, seconds] = call(1, "b", "{}");
+    let start = [text("So: "), begun, half];
+    let said =
+        start.iter().cloned().chain(middle.clone()).chain([second, text("Then."), rest(), seconds]);
+    let said = said.chain([text(" So.")]);
+    let all = [
+        of("text", "So: "),
+        of("tool_use", r#"{"x":1}"#),
+        of("text", "Wait."),
+        of("thinking", "Hm.c2ln"),
+        of("tool_use", "{}"),
+        of("text", "Then. So."),
+    ];
+    assert_eq!(blocks(&deltas(said)), all);
+
+    // A call that is never whole keeps nothing back for ever.
+    let cut = start.iter().cloned().chain(middle);
+    let mut known = all[..4].to_vec();
+    known[1].1 = r#"{"x""#.to_owned();
+    assert_eq!(blocks(&deltas(cut)), known);
+
+    // What follows a whole call is written at once, and what comes of that call after it is nothing.
+    let [begun, whole] = call(0, "a", r#"{"x":1}"#);
+    let space = DeltaKind::ToolArguments { index: 0, json: "\n".into() };
+    let said = [begun, whole, text("Well."), space];
+    assert_eq!(blocks(&deltas(said)), [of("tool_use", r#"{"x":1}"#), of("text", "Well.")]);
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! The calls of an answer in OpenAI's format: which piece belongs to which.
+//!
+//! **Invariants:** a call is told as begun once, however often its provider names it; every call has
+//! an id, its own to its end, that no other call of the answer has.
+
+use crate::{providers::call_ids, wire::DeltaKind};
+
+/// The calls that have begun in an answer.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// Of each number of each choice the last one.
+    last: Vec<Call>,
+}
+
+/// Where a call stands: its choice, and its number there as the provider gives it.
+pub(super) type Place = (u32, u32);
+
+#[derive(Debug)]
+struct Call {
+    place: Place,
+    /// As the provider gave it; empty where it gave none, or another call's.
+    id: String,
+    name: String,
+    arguments: Arguments,
+    /// Where it was named again though it was whole, the id that came with the name: either it is
+    /// repeated, or another call begins, which is known once that has arguments.
+    again: Option<String>,
+}
+
+/// How far the object of a call's arguments has come.
+#[derive(Debug, Default)]
+struct Arguments {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+    whole: bool,
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// A call is named: one that begins, or one that has begun. Of servers that name a call in every
+    /// piece, some give no id with it.
+    pub(super) fn named(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
+        match self.at(place) {
+            Some(call) if call.is_meant(id, name) => {
+                if call.arguments.whole {
+                    call.again = Some(id.to_owned());
+                } else if call.id.is_empty() {
+                    id.clone_into(&mut call.id);
+                }
+            }
+            _ => self.begin(place, id, name, kinds),
+        }
+    }
+
+    /// Arguments of the call that was named last under this number.
+    pub(super) fn argued(&mut self, place: Place, json: &str, kinds: &mut Vec<DeltaKind>) {
+        if json.is_empty() {
+            return;
+        }
+        let another = self.at(place).filter(|_| !json.trim().is_empty()).and_then(|call| {
+            let id = call.again.take()?;
+            // A second call of the same id needs one of its own.
+            let id = if id == call.id { String::new() } else { id };
+            Some((id, call.name.clone()))
+        });
+        if let Some((id, name)) = another {
+            self.begin(place, &id, &name, kinds);
+        }
+        if let Some(call) = self.at(place) {
+            call.arguments.read(json);
+        }
+        kinds.push(DeltaKind::ToolArguments { index: place.1, json: json.to_owned() });
+    }
+
+    fn begin(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
+        self.last.retain(|call| call.place != place);
+        let mut others = self.last.iter().filter(|call| call.place.0 == place.0);
+        let id = if others.any(|call| call.id == id) { "" } else { id };
+        let told = if id.is_empty() { call_ids::new_id() } else { id.to_owned() };
+        kinds.push(DeltaKind::ToolCall { index: place.1, id: told, name: name.to_owned() });
+        self.last.push(Call {
+            place,
+            id: id.to_owned(),
+            name: name.to_owned(),
+            arguments: Arguments::default(),
+            again: None,
+        });
+    }
+
+    fn at(&mut self, place: Place) -> Option<&mut Call> {
+        self.last.iter_mut().find(|call| call.place == place)
+    }
+}
+
+impl Call {
+    /// Whether a name that comes under its number is its own once more.
+    fn is_meant(&self, id: &str, name: &str) -> bool {
+        match (self.id.as_str(), id) {
+            (_, "") => self.name == name,
+            ("", _) => self.name == name && !self.arguments.whole,
+            (own, other) => own == other,
+        }
+    }
+}
+
+impl Arguments {
+    fn read(&mut self, piece: &str) {
+        for byte in piece.bytes() {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                b'{' | b'[' => {
+                    self.depth = self.depth.saturating_add(1);
+                    self.whole = false;
+                }
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.whole = self.depth == 0;
+                }
+                _ => {}
+            }
+        }
+    }
+}
