@@ -150,6 +150,48 @@ async fn what_the_provider_calls_the_callers_fault_is_passed_on() {
     assert_eq!(case.second.counts().connections, 0, "no other route is tried with it");
 }
 
+/// An error in place of an answer, under a 200, as OpenRouter tells what befell it upstream.
+fn error_under_200(stream: bool, code: u16, usage: &str) -> Script {
+    let error = format!(r#"{{"error":{{"code":{code},"message":"No such thing."}}{usage}}}"#);
+    match stream {
+        true => Script::body("text/event-stream", &format!("data: {error}\n\n")),
+        false => Script::body("application/json", &error),
+    }
+}
+
+#[tokio::test]
+async fn an_error_under_a_200_is_what_it_says_it_is() {
+    let case = two_clouds().await;
+    let usage =
+        r#","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}"#;
+    for stream in [true, false] {
+        for (usage, cost) in [("", 0), (usage, 7 * INPUT + 2 * OUTPUT)] {
+            case.first.next(error_under_200(stream, 400, usage));
+            let ask = case.gate.ask("Something odd.");
+            let answer = if stream { ask.streamed() } else { ask }.send().await;
+            assert_eq!((answer.status, answer.error().message.as_str()), (400, "No such thing."));
+            let entry = case.gate.ledger().entry(answer.id()).await;
+            entry.adds_up();
+            assert_eq!((entry.outcome().as_str(), entry.cost()), ("rejected", Some(cost)));
+            let attempt = entry.only_attempt();
+            assert_eq!((attempt.outcome().as_str(), attempt.cost()), ("error_status", Some(cost)));
+            assert_eq!(attempt.0["upstream_status"], 400);
+            assert_eq!(attempt.0["voided"], cost == 0);
+        }
+    }
+    assert_eq!(case.second.counts().connections, 0, "no other route is tried with it");
+    for stream in [true, false] {
+        case.first.next(error_under_200(stream, 429, ""));
+        case.second.next(Script::says("From the second.").using(10, 3));
+        let ask = case.gate.ask("Who answers?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await.ok();
+        assert_eq!(answer.text(), "From the second.");
+        let attempts = case.gate.ledger().entry(answer.id()).await.attempts();
+        assert_eq!((attempts[0].outcome().as_str(), attempts[0].cost()), ("error_status", Some(0)));
+    }
+    case.gate.until_nothing_is_reserved().await;
+}
+
 #[tokio::test]
 async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_before() {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());

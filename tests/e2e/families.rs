@@ -71,6 +71,42 @@ async fn of_an_answer_that_was_cut_what_the_provider_had_told_is_booked() {
 }
 
 #[tokio::test]
+async fn an_answer_that_has_its_end_is_whole_however_its_connection_ends() {
+    for kind in KINDS {
+        let cloud = StandIn::start().await.expect("a stand-in");
+        let hasty = "idle_timeout_ms = 400";
+        let gate =
+            Gate::builder().cloud_of_kind("cloud", &cloud.base_url(), kind, hasty).start().await;
+        for cut in [Cut::Reset(Point::End), Cut::Close(Point::End), Cut::Hang(Point::End)] {
+            // Without its `message_stop` or `[DONE]`; Gemini's have no sign of the end to leave out.
+            cloud.always(Script { done: kind == "gemini", ..script() }.cut(cut));
+            let said = json!([{"role": "user", "content": "Hi."}]);
+            for (path, body, last) in [
+                ("/v1/chat/completions", json!({"messages": said}), "data: [DONE]"),
+                ("/v1/messages", json!({"max_tokens": 9, "messages": said}), "event: message_stop"),
+                ("/v1/responses", json!({"input": "Hi."}), "event: response.completed"),
+            ] {
+                let answer = gate.ask_at(path, body).from("auto").streamed().send().await.ok();
+                let text = answer.body_text();
+                let what = format!("{kind}, {cut:?}, {path}: {text}");
+                let end = text.trim_end().rsplit("\n\n").next().unwrap_or_default();
+                assert!(end.starts_with(last), "{what}");
+                let entry = gate.ledger().entry(answer.id()).await;
+                entry.adds_up();
+                let attempt = entry.only_attempt();
+                assert_eq!(
+                    (entry.outcome(), attempt.outcome()),
+                    ("completed".into(), "completed".into()),
+                    "{what}"
+                );
+                assert_eq!(attempt.text("usage_source"), "reported", "{what}");
+                assert_eq!(attempt.used("output"), Some(6), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_call_of_a_tool_is_the_same_whichever_family_made_it() {
     for kind in KINDS {
         let (cloud, gate) = gate(kind).await;

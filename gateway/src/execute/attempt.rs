@@ -7,9 +7,11 @@
 use super::{Execution, Started, book::Book, miss::Miss};
 use crate::{
     ledger::{AttemptIndex, AttemptOutcome, Role, Short},
-    routes::{Answer, Fault, FaultKind, Route, breaker::Pass, cloud::Departure, live::InFlight},
+    routes::{
+        Answer, Fault, FaultKind, Owed, Route, breaker::Pass, cloud::Departure, live::InFlight,
+    },
     timeline::micros,
-    wire::{DeltaKind, Event},
+    wire::Event,
 };
 use policies::UsageSource;
 use std::{collections::VecDeque, sync::Arc};
@@ -50,7 +52,7 @@ impl Execution<'_> {
         }
         let place = match place {
             Ok(place) => place,
-            Err(fault) => return Err(self.failed(sending, pass, fault)),
+            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
         };
         let sent_at = Instant::now();
         // From here on the prompt may be billed, whatever happens next, once there is a connection.
@@ -58,7 +60,7 @@ impl Execution<'_> {
         sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
-            Err(fault) => return Err(self.failed(sending, pass, fault)),
+            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
         };
         sending.goes_on(At::Headed, Instant::now());
         let upstream_status = answer.upstream_status();
@@ -69,7 +71,10 @@ impl Execution<'_> {
         drop(pending);
         let (held, answer) = match (held, answer) {
             (Ok(held), Some(answer)) => (held, answer),
-            (Err(fault), _) => return Err(self.failed(sending, pass, fault)),
+            (Err(fault), answer) => {
+                let owed = answer.as_ref().map(Answer::owed).unwrap_or_default();
+                return Err(self.failed(sending, pass, fault, owed));
+            }
             (Ok(_), None) => return Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
         };
         let begun_at = Instant::now();
@@ -90,8 +95,14 @@ impl Execution<'_> {
         })
     }
 
-    /// Ends a failed attempt: void where nothing is owed, else as estimated.
-    fn failed(&self, mut sending: Sending<'_, '_>, pass: Pass<'_>, fault: Fault) -> Miss {
+    /// Ends a failed attempt: void where nothing is owed, else as reported or estimated.
+    fn failed(
+        &self,
+        mut sending: Sending<'_, '_>,
+        pass: Pass<'_>,
+        fault: Fault,
+        owed: Owed,
+    ) -> Miss {
         let (route, attempt) = (sending.route, sending.attempt);
         tracing::warn!(request = %self.book.request(), route = %route.id(), %fault, "attempt failed");
         if fault.is_upstreams() {
@@ -108,11 +119,17 @@ impl Execution<'_> {
         if let Some(status) = status {
             self.book.note(attempt, |record| record.upstream_status = Some(status));
         }
-        if !fault.voids() {
-            sending.book_hidden();
+        let void = owed == Owed::ByFault && fault.voids();
+        match owed {
+            Owed::Reported(usage) => self.book.note(attempt, |record| {
+                record.usage = Some(usage);
+                record.usage_source = Some(UsageSource::Reported);
+            }),
+            Owed::ByFault | Owed::Estimated if !void => sending.book_hidden(),
+            Owed::ByFault | Owed::Estimated => {}
         }
         sending.goes_on(At::Over, Instant::now());
-        self.book.end(attempt, fault.outcome(), fault.voids());
+        self.book.end(attempt, fault.outcome(), void);
         Miss::Fault(fault)
     }
 }
@@ -202,7 +219,7 @@ impl Pending<'_, '_> {
             && let Some(event) = answer.next().await
         {
             let event = event.inspect_err(|_| self.write())?;
-            let visible = shows(&event);
+            let visible = event.shows();
             held.push_back(event);
             if visible || held.len() >= HELD_MAX {
                 break;
@@ -232,16 +249,4 @@ impl Drop for Pending<'_, '_> {
     fn drop(&mut self) {
         self.write();
     }
-}
-
-/// Whether the caller, or its clock, is served by the event: visible output, or reasoning on its
-/// way, or the answer's end.
-fn shows(event: &Event) -> bool {
-    let ends = match event {
-        Event::Chunk { seen, .. } | Event::Own { seen, .. } => seen.finish.is_some(),
-        Event::Delta(delta) => matches!(delta.kind, DeltaKind::Finish(_)),
-        Event::Begin { .. } => false,
-        Event::Whole { .. } | Event::Vectors(_) | Event::End { .. } => true,
-    };
-    ends || event.speaks()
 }

@@ -47,6 +47,45 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
     Blame::Caller
 }
 
+/// The status that an error has which came under a 200: the number or the word that it gives. Its code
+/// says more than its type.
+pub(crate) fn status_within(error: &ProviderError) -> Option<u16> {
+    [&error.code, &error.error_type].into_iter().flatten().find_map(|word| status_of(word))
+}
+
+fn status_of(word: &str) -> Option<u16> {
+    if let Ok(number) = word.parse() {
+        return (400..=599).contains(&number).then_some(number);
+    }
+    Some(match word.to_ascii_lowercase().as_str() {
+        "invalid_request_error"
+        | "invalid_request"
+        | "bad_request"
+        | "invalid_argument"
+        | "failed_precondition"
+        | "context_length_exceeded"
+        | "content_filter"
+        | "content_policy_violation" => 400,
+        "authentication_error" | "invalid_api_key" | "unauthenticated" => 401,
+        "billing_error" => 402,
+        "permission_error" | "permission_denied" => 403,
+        "not_found_error" | "not_found" | "model_not_found" => 404,
+        "request_too_large" => 413,
+        // OpenAI answers 429 for a spent account too.
+        "rate_limit_error"
+        | "rate_limit_exceeded"
+        | "resource_exhausted"
+        | "insufficient_quota" => 429,
+        "api_error" | "server_error" | "internal_server_error" | "internal_error" | "internal" => {
+            500
+        }
+        "service_unavailable" | "unavailable" => 503,
+        "timeout_error" | "deadline_exceeded" => 504,
+        "overloaded_error" => 529,
+        _ => return None,
+    })
+}
+
 /// Whether a 403 is about what the prompt says (OpenRouter answers so) and not about who asks.
 pub(crate) fn moderated(error: &ProviderError) -> bool {
     let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -56,7 +95,7 @@ pub(crate) fn moderated(error: &ProviderError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blame, blame, moderated};
+    use super::{Blame, blame, moderated, status_within};
     use crate::providers::openai::provider_error;
 
     #[test]
@@ -108,6 +147,31 @@ mod tests {
             let mut error = provider_error(body.as_bytes());
             assert_eq!(blame(status, &mut error), expected, "{body}");
             assert_eq!(error.code.as_deref(), code, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_under_a_200_says_which_status_it_should_have_had() {
+        for (error, status) in [
+            (r#"{"code":429,"message":"m"}"#, Some(429)),
+            (r#"{"code":"400","message":"m"}"#, Some(400)),
+            (r#"{"code":502,"type":"invalid_request_error"}"#, Some(502)),
+            (r#"{"code":200}"#, None),
+            (r#"{"code":1300,"type":"server_error"}"#, Some(500)),
+            (r#"{"code":99999999999}"#, None),
+            (r#"{"type":"overloaded_error"}"#, Some(529)),
+            (r#"{"type":"rate_limit_error"}"#, Some(429)),
+            (r#"{"type":"not_found_error"}"#, Some(404)),
+            (r#"{"type":"api_error"}"#, Some(500)),
+            (r#"{"type":"tokens","code":"rate_limit_exceeded"}"#, Some(429)),
+            (r#"{"type":"invalid_request_error","code":"invalid_api_key"}"#, Some(401)),
+            (r#"{"type":"invalid_request_error","code":"odd"}"#, Some(400)),
+            (r#"{"status":"RESOURCE_EXHAUSTED"}"#, Some(429)),
+            (r#"{"message":"m","code":"odd","type":"odd"}"#, None),
+            (r#"{"message":"m"}"#, None),
+        ] {
+            let body = format!(r#"{{"error":{error}}}"#);
+            assert_eq!(status_within(&provider_error(body.as_bytes())), status, "{error}");
         }
     }
 

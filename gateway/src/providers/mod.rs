@@ -14,12 +14,12 @@ mod probe;
 mod reading;
 mod reshape;
 
-pub(crate) use blame::{Blame, blame, moderated};
+pub(crate) use blame::{Blame, blame, moderated, status_within};
 pub(crate) use call_ids::{CallIds, Told};
 pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;
 pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
 pub(crate) use probe::{lists_models, probe};
-pub(crate) use reading::Read;
+pub(crate) use reading::{Ended, Read};
 pub(crate) use reshape::{Shape, reshape};

@@ -57,9 +57,8 @@ impl SeenSoFar {
     pub(super) fn note(&mut self, seen: &Seen) {
         self.visible_bytes += u64::from(seen.visible_bytes);
         self.reasoning_bytes += u64::from(seen.reasoning_bytes);
-        match (&seen.finish, &*seen.finishes) {
-            (Some(finish), []) => self.ended(0, finish),
-            (_, all) => all.iter().for_each(|(choice, finish)| self.ended(*choice, finish)),
+        for (choice, finish) in seen.ended() {
+            self.ended(choice, finish);
         }
         if let Some(usage) = seen.usage {
             self.usage = Some((usage, UsageSource::Reported));

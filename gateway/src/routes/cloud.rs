@@ -38,7 +38,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outgoing::Outgoing;
 use reqwest::{Body, Client, Request, Url, redirect, retry};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
+use status::Errors;
 use std::{
     fmt,
     sync::{
@@ -81,8 +82,7 @@ pub struct CloudRoute {
     cap_field: CapField,
     streamed: HeaderMap,
     unstreamed: HeaderMap,
-    /// Whatever must not stand in a message passed on.
-    secrets: Vec<SecretString>,
+    errors: Arc<Errors>,
     places: Arc<Semaphore>,
     places_max: usize,
     waiting: AtomicUsize,
@@ -151,7 +151,6 @@ impl CloudRoute {
             cap_field: config.cap_field,
             streamed: accepting("text/event-stream"),
             unstreamed: accepting("application/json"),
-            secrets,
             places: Arc::new(Semaphore::new(config.in_flight_max)),
             places_max: config.in_flight_max,
             waiting: AtomicUsize::new(0),
@@ -162,6 +161,7 @@ impl CloudRoute {
                 idle: config.idle_timeout,
                 total: config.total_timeout,
             },
+            errors: Arc::new(Errors { provider: config.provider.clone(), secrets }),
             provider: config.provider,
         })
     }
@@ -212,11 +212,10 @@ impl CloudRoute {
         }
         if !response.status().is_success() {
             let by = watch.ends_by().min(Instant::now() + self.limits.idle);
-            return Err(
-                status::fault(response, by, &request.ask, &self.provider, &self.secrets).await
-            );
+            return Err(self.errors.fault(response, by, request.endpoint).await);
         }
-        CloudAnswer::new(response, place, request, watch, self.kind.format())
+        let errors = Arc::clone(&self.errors);
+        CloudAnswer::new(response, place, request, watch, self.kind.format(), errors)
     }
 
     /// How long the next request would wait for a place: those ahead of it × the mean time that one

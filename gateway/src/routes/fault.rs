@@ -4,6 +4,7 @@ use crate::{
     ledger::{AttemptOutcome, Outcome},
     wire::BadRequest,
 };
+use policies::Usage;
 use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
@@ -107,6 +108,18 @@ pub enum FaultKind {
     /// The engine failed while it had the request.
     #[error("engine failed")]
     Engine,
+}
+
+/// What is owed for an attempt that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owed {
+    /// What its fault says ([`Fault::voids`]).
+    #[default]
+    ByFault,
+    /// An estimate, whatever its fault is: the provider may have begun to answer.
+    Estimated,
+    /// What the provider reported with its error.
+    Reported(Usage),
 }
 
 impl Fault {

@@ -12,7 +12,7 @@ pub mod live;
 pub mod local;
 mod scheduling;
 
-pub use fault::{Fault, FaultKind};
+pub use fault::{Fault, FaultKind, Owed};
 pub(crate) use scheduling::caller_number;
 
 use crate::{
@@ -482,13 +482,21 @@ impl Answer {
         }
     }
 
-    /// What the provider has told of its usage before the answer's end, where that is not in the
-    /// events.
+    /// What the provider has told of its usage before the answer's end.
     #[must_use]
     pub fn told(&self) -> Option<Usage> {
         match self {
             Self::Cloud(answer) => answer.told(),
             Self::Local(_) | Self::Shared(_) => None,
+        }
+    }
+
+    /// What is owed if it failed before it had shown anything.
+    #[must_use]
+    pub fn owed(&self) -> Owed {
+        match self {
+            Self::Cloud(answer) => answer.owed(),
+            Self::Local(_) | Self::Shared(_) => Owed::ByFault,
         }
     }
 

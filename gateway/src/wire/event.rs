@@ -221,6 +221,30 @@ impl Event {
             Self::Begin { .. } | Self::End { .. } => false,
         }
     }
+
+    /// Whether the caller, or its clock, is served by it: visible output, or reasoning on its way, or
+    /// the answer's end.
+    #[must_use]
+    pub fn shows(&self) -> bool {
+        let ends = match self {
+            Self::Chunk { seen, .. } | Self::Own { seen, .. } => seen.finish.is_some(),
+            Self::Delta(delta) => matches!(delta.kind, DeltaKind::Finish(_)),
+            Self::Begin { .. } => false,
+            Self::Whole { .. } | Self::Vectors(_) | Self::End { .. } => true,
+        };
+        ends || self.speaks()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The choices that ended in it, each with how.
+    pub fn ended(&self) -> impl Iterator<Item = (u32, &FinishReason)> {
+        let first = self.finish.as_ref().filter(|_| self.finishes.is_empty());
+        let others = self.finishes.iter().map(|(choice, finish)| (*choice, finish));
+        first.map(|finish| (0, finish)).into_iter().chain(others)
+    }
 }
 
 // === impl Delta ===

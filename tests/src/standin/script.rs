@@ -99,6 +99,8 @@ pub enum Point {
     Head,
     /// After the head and so many pieces.
     Piece(usize),
+    /// After its last event, before the end of its body.
+    End,
 }
 
 impl Hold {

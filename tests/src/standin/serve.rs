@@ -137,6 +137,9 @@ async fn write_answer(
                 return Ok(ended);
             }
             write_chunk(write, script, &ending).await?;
+            if let Some(ended) = cut_at(script, Point::End).await {
+                return Ok(ended);
+            }
             write.write_all(b"0\r\n\r\n").await?;
         }
     }

@@ -1,6 +1,6 @@
 //! Anthropic's answers, streamed and whole, as inner events.
 //!
-//! **Invariant:** an answer ends well only with `message_stop`; a call's arguments are one JSON
+//! **Invariant:** an answer ends well only with its reason to stop, which `message_stop` follows; a call's arguments are one JSON
 //! object, also where none came.
 
 use super::usage::Written as UsageWritten;
@@ -138,8 +138,8 @@ impl Stream {
                 if !self.finished {
                     return Err("the message ended without a reason");
                 }
-                events.push(self.tally.end(self.usage.read(), self.usage.prompt()));
-                return Ok(Read::Last { events, service: self.usage.service() });
+                events.extend(self.end());
+                return Ok(Read::Last { events, service: self.service() });
             }
             // `ping`, and kinds that are yet to come.
             _ => {}
@@ -148,10 +148,26 @@ impl Stream {
         Ok(Read::Events(events))
     }
 
+    /// Whether the answer has its reason to end.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// No more comes: the answer's end, if it was whole.
+    pub(crate) fn end(&self) -> Option<Event> {
+        let end = || self.tally.end(self.usage.read(), self.usage.prompt());
+        self.finished.then(end)
+    }
+
+    /// The service tier that is said to have served it.
+    pub(crate) fn service(&self) -> Option<ServiceTier> {
+        self.usage.service()
+    }
+
     /// Usage and tier, once the answer has its reason to end and both sides are known.
-    pub(super) fn told_of_whole(&self) -> Option<(Usage, Option<ServiceTier>)> {
+    pub(crate) fn told_of_whole(&self) -> Option<(Usage, Option<ServiceTier>)> {
         let usage = self.usage.read().filter(|_| self.finished)?;
-        Some((usage, self.usage.service()))
+        Some((usage, self.service()))
     }
 
     fn begin(&mut self, index: u32, block: &Block<'_>, events: &mut Vec<Event>) {

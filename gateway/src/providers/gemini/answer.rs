@@ -9,7 +9,7 @@ use super::SIGNED;
 use crate::{
     providers::{
         call_ids,
-        reading::{Read, Tally},
+        reading::{Ended, Read, Tally},
     },
     wire::{Delta, DeltaKind, Event, FinishReason},
 };
@@ -110,9 +110,10 @@ struct Modality {
 pub(crate) struct Stream {
     tally: Tally,
     usage: Option<Usage>,
+    /// Whether that was told when every choice had ended: of what came before, it is no more than a part.
+    usage_is_last: bool,
     begun: bool,
-    choices: u32,
-    finished: u32,
+    ended: Ended,
     calls: Vec<u32>,
     /// Whether anything came that a caller can use.
     spoke: bool,
@@ -130,9 +131,9 @@ impl Stream {
         Self {
             tally: Tally::new(prompt_tokens),
             usage: None,
+            usage_is_last: false,
             begun: false,
-            choices: choices.max(1),
-            finished: 0,
+            ended: Ended::of(choices),
             calls: Vec::new(),
             spoke: false,
             failed: None,
@@ -151,6 +152,8 @@ impl Stream {
     pub(crate) fn read(&mut self, data: &[u8]) -> Result<Read, &'static str> {
         let written: Written<'_> = serde_json::from_slice(data)
             .map_err(|_| "an event of the stream is no generated content")?;
+        let told = written.usage_metadata.and_then(|usage| usage.read());
+        self.usage = told.or(self.usage);
         if written.error.is_some() {
             return Ok(Read::Failed);
         }
@@ -161,20 +164,36 @@ impl Stream {
         }
         let blocked = written.prompt_feedback.is_some_and(|said| said.block_reason.is_some());
         if blocked && written.candidates.is_empty() {
-            self.finished = self.choices;
+            self.ended.note_all();
             events.push(delta(0, DeltaKind::Finish(FinishReason::ContentFilter)));
         }
         for candidate in written.candidates {
             self.candidate(candidate, &mut events);
         }
-        self.usage = written.usage_metadata.and_then(|usage| usage.read()).or(self.usage);
+        self.usage_is_last |= told.is_some() && self.ended.are_all();
         self.tally.note(&events);
         self.failed.map_or(Ok(Read::Events(events)), Err)
     }
 
-    /// The body has ended: the answer's end, if it was whole.
-    pub(crate) fn end(&mut self) -> Option<Event> {
-        (self.finished >= self.choices).then(|| self.tally.end(self.usage, None))
+    /// Whether every choice has ended. Nothing else says that the answer has: the body ends.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.ended.are_all()
+    }
+
+    /// Whether that is so and all of its usage has been told, with the last choice's end or after it.
+    pub(crate) fn has_told_all(&self) -> bool {
+        self.is_finished() && self.usage_is_last
+    }
+
+    /// No more comes: the answer's end, if it was whole. Where its connection was `cut`, usage that was
+    /// told before that end is no more than a part.
+    pub(crate) fn end(&self, cut: bool) -> Option<Event> {
+        let part = self.usage.filter(|_| cut && !self.usage_is_last);
+        let end = || match part {
+            Some(told) => self.tally.end_of_cut(told),
+            None => self.tally.end(self.usage, None),
+        };
+        self.is_finished().then(end)
     }
 
     fn candidate(&mut self, candidate: Candidate<'_>, events: &mut Vec<Event>) {
@@ -192,7 +211,7 @@ impl Stream {
             }
         }
         if let Some(reason) = candidate.finish_reason {
-            self.finished += 1;
+            self.ended.note(choice);
             let finish = finish(&reason).unwrap_or_else(|| {
                 if !self.spoke {
                     self.failed = self.failed.or(Some(SILENT));
@@ -245,7 +264,7 @@ pub(crate) fn whole(body: &[u8], prompt_tokens: u64, choices: u32) -> Result<Rea
         Err(why @ (SILENT | UNREAD)) => return Err(why),
         Err(_) => return Err("the body is no generated content"),
     };
-    events.push(stream.end().ok_or("the body is generated content without an end")?);
+    events.push(stream.end(false).ok_or("the body is generated content without an end")?);
     Ok(Read::Last { events, service: None })
 }
 

@@ -243,7 +243,7 @@ fn read(chunks: &[Value], choices: u32) -> Option<Vec<Event>> {
             other => panic!("{other:?}"),
         }
     }
-    all.push(stream.end()?);
+    all.push(stream.end(false)?);
     Some(all)
 }
 

@@ -14,8 +14,6 @@ use std::borrow::Cow;
 pub struct Payload {
     /// What it holds.
     pub seen: Seen,
-    /// Choices that ended in it.
-    pub finished: u32,
     /// Choices in it.
     pub choices: u32,
 }
@@ -36,7 +34,6 @@ struct Written<'a> {
 #[derive(Default)]
 struct Choices {
     count: u32,
-    finished: u32,
     finish: Option<FinishReason>,
     /// Of each choice that ended, where that is not the first alone.
     finishes: Vec<(u32, FinishReason)>,
@@ -135,7 +132,7 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         let start = (raw.as_ptr() as usize).saturating_sub(data.as_ptr() as usize);
         start..start + raw.len()
     });
-    let Choices { count, finished, finish, finishes, spoken } = written.choices.unwrap_or_default();
+    let Choices { count, finish, finishes, spoken } = written.choices.unwrap_or_default();
     let id = given(written.id).filter(|_| id_wanted);
     let seen = Seen {
         visible: spoken.visible > 0,
@@ -150,7 +147,7 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         error: given(written.error).is_some_and(is_truthy),
         id: id.and_then(json::text_of).filter(|id| !id.is_empty()).map(Cow::into_owned),
     };
-    Payload { seen, finished, choices: count }
+    Payload { seen, choices: count }
 }
 
 /// The tier that a provider says served the answer.
@@ -197,7 +194,6 @@ impl Choices {
         if let Some(raw) = given(finish) {
             let word = json::text_of(raw).ok_or(Malformed)?;
             if !word.is_empty() {
-                self.finished += 1;
                 let index = given(index).and_then(|raw| raw.parse().ok()).unwrap_or(0);
                 self.ended(index, FinishReason::from(word.as_ref()));
             }

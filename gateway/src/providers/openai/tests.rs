@@ -94,8 +94,12 @@ fn what_a_providers_stream_holds_is_seen() {
                 continue;
             }
             let read = read_chunk(&event.data, true).unwrap();
-            lines +=
-                &format!("{} of {} ended; {}\n", read.finished, read.choices, shown(&read.seen));
+            lines += &format!(
+                "{} of {} ended; {}\n",
+                read.seen.ended().count(),
+                read.choices,
+                shown(&read.seen)
+            );
         }
         compare(&path, ".sse", ".seen.txt", lines.as_bytes());
     }

@@ -1,20 +1,22 @@
 //! An answer that is coming in: bytes to events, under the route's timeouts.
 //!
 //! **Invariants:** an answer ends well only when the provider said so (`[DONE]`, or every choice
-//! finished); anything else is [`FaultKind::Broken`] or a timeout. Nothing of a payload is in a
-//! fault's detail.
+//! finished), and then whatever becomes of its connection; anything else is [`FaultKind::Broken`], a
+//! timeout, or what an error says that came in place of an answer. Nothing of a payload is in a fault's
+//! detail.
 
-use super::{Place, status};
+use super::{Place, status::Errors};
 use crate::{
     causes,
     ledger::Endpoint,
     providers::{
-        self, Format, anthropic, gemini,
+        self, Ended, Format, anthropic, gemini,
         openai::{self, Payload},
+        status_within,
     },
-    routes::{Fault, FaultKind},
+    routes::{Fault, FaultKind, Owed},
     wire::{
-        ChatRequest, Event,
+        ChatRequest, Event, Seen,
         sse::{Decoder, SseEvent},
     },
 };
@@ -23,7 +25,7 @@ use futures::FutureExt as _;
 use http::header;
 use policies::{ServiceTier, Usage};
 use reqwest::Response;
-use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
+use std::{collections::VecDeque, fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Longest event of a stream.
@@ -32,6 +34,8 @@ const EVENT_BYTES_MAX: usize = 4 << 20;
 pub(super) const WHOLE_BYTES_MAX: usize = 32 << 20;
 /// What may follow an answer's end before its connection is given up instead of kept.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
+/// How long a sign of its end is waited for after an answer that has said all it has to say.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A route's timeouts.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +55,10 @@ pub struct CloudAnswer {
     source: Option<Source>,
     form: Form,
     watch: Watch,
-    /// Choices asked for, and those that have ended.
     choices: u32,
-    finished: u32,
-    id_wanted: bool,
-    /// Whether vectors were asked for.
-    vectors: bool,
+    endpoint: Endpoint,
+    /// Whether the provider said that it is whole.
+    whole: bool,
     /// Whose format it comes in.
     reader: Reader,
     /// Whether that is the client's own, though not OpenAI's: its bytes pass.
@@ -67,13 +69,33 @@ pub struct CloudAnswer {
     service: Option<ServiceTier>,
     /// Prompt tokens to book where none are reported.
     prompt_tokens: u64,
+    given: Given,
+    /// What is owed where it failed.
+    owed: Owed,
+    errors: Arc<Errors>,
+}
+
+/// What has been handed on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Given {
+    Nothing,
+    /// What no caller sees: a role, an id.
+    Silent,
+    Shown,
 }
 
 /// Whose format an answer comes in.
 enum Reader {
-    OpenAi,
+    OpenAi(Chunks),
     Anthropic(Box<anthropic::Stream>),
     Gemini(Box<gemini::Stream>),
+}
+
+/// What chunks in OpenAI's format have shown so far.
+struct Chunks {
+    ended: Ended,
+    id_wanted: bool,
+    told: Option<Usage>,
 }
 
 /// Where the bytes come from, and the place they take.
@@ -98,6 +120,8 @@ pub(super) struct Watch {
     total_by: Instant,
     /// When the last piece came, once idling counts.
     heard: Option<Instant>,
+    /// Until when more is waited for, once everything has been said.
+    said_by: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -118,10 +142,15 @@ impl CloudAnswer {
         request: &ChatRequest,
         watch: Watch,
         format: Format,
+        errors: Arc<Errors>,
     ) -> Result<Self, Fault> {
         let prompt_tokens = request.prompt_tokens_unreported();
         let reader = match format {
-            Format::OpenAi => Reader::OpenAi,
+            Format::OpenAi => Reader::OpenAi(Chunks {
+                ended: Ended::of(request.choices),
+                id_wanted: true,
+                told: None,
+            }),
             Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),
             Format::Gemini => {
                 let stream = gemini::Stream::new(prompt_tokens, request.choices);
@@ -140,14 +169,16 @@ impl CloudAnswer {
             source: Some(Source { response, place }),
             form,
             choices: request.choices,
-            finished: 0,
-            id_wanted: true,
-            vectors: request.endpoint == Endpoint::Embeddings,
+            endpoint: request.endpoint,
+            whole: false,
             reader,
             own: format == Format::Anthropic && request.endpoint == Endpoint::Messages,
             ready: VecDeque::new(),
             service: None,
             prompt_tokens,
+            given: Given::Nothing,
+            owed: Owed::ByFault,
+            errors,
         })
     }
 
@@ -163,14 +194,20 @@ impl CloudAnswer {
         self.service
     }
 
-    /// What has been told of the usage so far; for OpenAI's format it stands in the events.
+    /// What has been told of the usage so far.
     #[must_use]
     pub fn told(&self) -> Option<Usage> {
         match &self.reader {
-            Reader::OpenAi => None,
+            Reader::OpenAi(chunks) => chunks.told,
             Reader::Anthropic(stream) => stream.told(),
             Reader::Gemini(stream) => stream.told(),
         }
+    }
+
+    /// What is owed if it failed before it had shown anything.
+    #[must_use]
+    pub fn owed(&self) -> Owed {
+        self.owed
     }
 
     /// The next event; `None` after the last, and after a fault. Dropping the future loses
@@ -179,16 +216,21 @@ impl CloudAnswer {
     /// # Errors
     /// A [`Fault`]: the answer broke, or a timeout passed. The request is then cancelled upstream.
     pub async fn next(&mut self) -> Option<Result<Event, Fault>> {
-        if let Some(event) = self.ready.pop_front() {
-            return Some(Ok(event));
-        }
-        self.source.as_ref()?;
-        let next = match self.form {
-            Form::Streamed(_) => self.next_streamed().await,
-            Form::Whole => self.whole().await.map(Some),
+        let next = if let Some(event) = self.ready.pop_front() {
+            Ok(Some(event))
+        } else {
+            self.source.as_ref()?;
+            match self.form {
+                Form::Streamed(_) => self.next_streamed().await,
+                Form::Whole => self.whole().await.map(Some),
+            }
         };
         match next {
-            Ok(Some(event)) => Some(Ok(event)),
+            Ok(Some(event)) => {
+                let given = if event.shows() { Given::Shown } else { Given::Silent };
+                self.given = self.given.max(given);
+                Some(Ok(event))
+            }
             Ok(None) => None,
             Err(fault) => {
                 self.source = None;
@@ -205,7 +247,7 @@ impl CloudAnswer {
                     Read::Nothing => {}
                     Read::Done => {
                         self.end();
-                        return Ok(None);
+                        return Ok(self.close(false));
                     }
                 }
             }
@@ -217,10 +259,7 @@ impl CloudAnswer {
                 }
                 Ok(None) => return self.last_streamed(),
                 // The answer is whole; only the end of the stream is missing.
-                Err(_) if self.is_finished() => {
-                    self.source = None;
-                    return Ok(None);
-                }
+                Err(_) if self.is_finished() => return Ok(self.close(true)),
                 Err(fault) => return Err(fault),
             }
         }
@@ -228,24 +267,40 @@ impl CloudAnswer {
 
     /// The body has ended: what stands there yet, and whether that is a good end.
     fn last_streamed(&mut self) -> Result<Option<Event>, Fault> {
-        if let Some(event) = self.decoded(Decoder::end)? {
-            match self.read(&event)? {
-                // The next call comes back here.
-                Read::Event(event) => return Ok(Some(event)),
-                Read::Nothing => {}
-                Read::Done => self.finished = self.choices,
-            }
-        }
-        self.source = None;
-        if let Reader::Gemini(stream) = &mut self.reader
-            && let Some(end) = stream.end()
-        {
-            return Ok(Some(end));
+        let mut cut = false;
+        match self.last_read() {
+            // The next call comes back here.
+            Ok(Read::Event(event)) => return Ok(Some(event)),
+            Ok(Read::Nothing) => {}
+            Ok(Read::Done) => self.whole = true,
+            // What was cut came after the answer.
+            Err(_) if self.is_finished() => cut = true,
+            Err(fault) => return Err(fault),
         }
         if self.is_finished() {
-            return Ok(None);
+            return Ok(self.close(cut));
         }
         Err(broken("the stream ended before the answer did"))
+    }
+
+    fn last_read(&mut self) -> Result<Read, Fault> {
+        match self.decoded(Decoder::end)? {
+            Some(event) => self.read(&event),
+            None => Ok(Read::Nothing),
+        }
+    }
+
+    /// The answer is whole and nothing more is waited for: its end, where the format writes none.
+    fn close(&mut self, cut: bool) -> Option<Event> {
+        self.source = None;
+        match &self.reader {
+            Reader::OpenAi(_) => None,
+            Reader::Anthropic(stream) => {
+                self.service = stream.service();
+                stream.end()
+            }
+            Reader::Gemini(stream) => stream.end(cut),
+        }
     }
 
     fn decoded(
@@ -267,37 +322,35 @@ impl CloudAnswer {
             return Ok(Read::Nothing);
         }
         let read = match &mut self.reader {
-            Reader::OpenAi => None,
-            Reader::Anthropic(stream) if self.own => Some(stream.read_own(&event.data)),
-            Reader::Anthropic(stream) => Some(stream.read(data)),
-            Reader::Gemini(stream) => Some(stream.read(data)),
+            Reader::OpenAi(chunks) => {
+                let seen = chunks.read(data).map_err(broken)?;
+                if seen.error || event.name.as_deref() == Some(b"error") {
+                    return Err(self.failed_within(data, Some(&seen)));
+                }
+                if seen.visible || seen.reasoning_bytes > 0 {
+                    self.watch.spoke();
+                }
+                return Ok(Read::Event(Event::Chunk { data: event.data.clone(), seen }));
+            }
+            Reader::Anthropic(stream) if self.own => stream.read_own(&event.data),
+            Reader::Anthropic(stream) => stream.read(data),
+            Reader::Gemini(stream) => stream.read(data),
         };
-        if let Some(read) = read {
-            self.converted(data, read.map_err(broken)?)?;
-            return Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event));
+        self.converted(data, read.map_err(broken)?)?;
+        if self.has_told_all() {
+            self.watch.said_all();
         }
-        let failed = event.name.as_deref() == Some(b"error");
-        let Payload { seen, finished, .. } =
-            openai::read_chunk(data, self.id_wanted).map_err(broken)?;
-        if seen.error || failed {
-            return Err(failed_within(data));
-        }
-        self.finished = self.finished.saturating_add(finished);
-        self.id_wanted &= seen.id.is_none();
-        if seen.visible || seen.reasoning_bytes > 0 {
-            self.watch.spoke();
-        }
-        Ok(Read::Event(Event::Chunk { data: event.data.clone(), seen }))
+        Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event))
     }
 
     /// Events of another format, in line to be handed on.
     fn converted(&mut self, data: &[u8], read: providers::Read) -> Result<(), Fault> {
         let events = match read {
-            providers::Read::Failed => return Err(failed_within(data)),
+            providers::Read::Failed => return Err(self.failed_within(data, None)),
             providers::Read::Events(events) => events,
             providers::Read::Last { events, service } => {
                 self.service = service;
-                self.finished = self.choices;
+                self.whole = true;
                 self.end();
                 events
             }
@@ -318,23 +371,21 @@ impl CloudAnswer {
         }
         self.source = None;
         let read = match self.reader {
-            Reader::OpenAi => None,
-            Reader::Anthropic(_) if self.own => {
-                Some(anthropic::whole_own(&body, self.prompt_tokens))
+            Reader::OpenAi(_) => {
+                let vectors = self.endpoint == Endpoint::Embeddings;
+                let read = if vectors { openai::read_vectors } else { openai::read_whole };
+                let Payload { seen, .. } = read(&body).map_err(broken)?;
+                if seen.error {
+                    return Err(self.failed_within(&body, Some(&seen)));
+                }
+                return Ok(Event::Whole { body, seen });
             }
-            Reader::Anthropic(_) => Some(anthropic::whole(&body, self.prompt_tokens)),
-            Reader::Gemini(_) => Some(gemini::whole(&body, self.prompt_tokens, self.choices)),
+            Reader::Anthropic(_) if self.own => anthropic::whole_own(&body, self.prompt_tokens),
+            Reader::Anthropic(_) => anthropic::whole(&body, self.prompt_tokens),
+            Reader::Gemini(_) => gemini::whole(&body, self.prompt_tokens, self.choices),
         };
-        if let Some(read) = read {
-            self.converted(&body, read.map_err(broken)?)?;
-            return self.ready.pop_front().ok_or_else(|| broken("the body holds nothing"));
-        }
-        let read = if self.vectors { openai::read_vectors } else { openai::read_whole };
-        let Payload { seen, .. } = read(&body).map_err(broken)?;
-        if seen.error {
-            return Err(failed_within(&body));
-        }
-        Ok(Event::Whole { body, seen })
+        self.converted(&body, read.map_err(broken)?)?;
+        self.ready.pop_front().ok_or_else(|| broken("the body holds nothing"))
     }
 
     /// A body that comes in pieces, of which these are the first two.
@@ -363,8 +414,41 @@ impl CloudAnswer {
         piece.map_err(|error| broken(&causes::of_request(error)))
     }
 
+    /// An error in place of an answer, or of the rest of one: what a status would have said, as long as
+    /// nothing has been shown. What stands beside it may be billed.
+    fn failed_within(&mut self, data: &[u8], beside: Option<&Seen>) -> Fault {
+        let error = openai::provider_error(data);
+        let status = status_within(&error).filter(|_| self.given != Given::Shown);
+        let speaks = beside.is_some_and(|seen| seen.visible_bytes > 0 || seen.reasoning_bytes > 0);
+        let begun = self.given != Given::Nothing || self.told().is_some() || speaks;
+        // A refusal comes before anything is computed; with anything else that may be done and billed.
+        let refused = status.is_some_and(|status| status < 500);
+        self.owed = match beside.and_then(|seen| seen.usage) {
+            Some(usage) => Owed::Reported(usage),
+            None if refused && !begun => Owed::ByFault,
+            None => Owed::Estimated,
+        };
+        self.errors.within(status, error, self.endpoint)
+    }
+
+    /// Whether the provider said that the answer is whole, or that each of its choices is.
     fn is_finished(&self) -> bool {
-        self.finished >= self.choices.max(1)
+        self.whole
+            || match &self.reader {
+                Reader::OpenAi(chunks) => chunks.ended.are_all(),
+                Reader::Anthropic(stream) => stream.is_finished(),
+                Reader::Gemini(stream) => stream.is_finished(),
+            }
+    }
+
+    /// Whether that is so and its usage is told, so that nothing is missing but a sign of the end. In
+    /// OpenAI's format the usage comes after the end, and `[DONE]` after both.
+    fn has_told_all(&self) -> bool {
+        match &self.reader {
+            Reader::OpenAi(_) => false,
+            Reader::Anthropic(stream) => stream.told_of_whole().is_some(),
+            Reader::Gemini(stream) => stream.has_told_all(),
+        }
     }
 
     /// After `[DONE]` nothing is left but the end of the body. It is waited for beside the answer,
@@ -399,8 +483,22 @@ impl fmt::Debug for CloudAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CloudAnswer")
             .field("status", &self.status)
-            .field("finished", &self.finished)
+            .field("finished", &self.is_finished())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Chunks ===
+
+impl Chunks {
+    fn read(&mut self, data: &[u8]) -> Result<Seen, &'static str> {
+        let Payload { seen, .. } = openai::read_chunk(data, self.id_wanted)?;
+        self.id_wanted &= seen.id.is_none();
+        self.told = seen.usage.or(self.told);
+        if !seen.error {
+            seen.ended().for_each(|(choice, _)| self.ended.note(choice));
+        }
+        Ok(seen)
     }
 }
 
@@ -412,7 +510,7 @@ impl Watch {
         let total_by = sent + limits.total;
         let first_by = streamed.then(|| sent + limits.first_token);
         let timer = Box::pin(sleep_until(first_by.unwrap_or(total_by).min(total_by)));
-        Self { limits, first_by, total_by, heard: None, timer }
+        Self { limits, first_by, total_by, heard: None, said_by: None, timer }
     }
 
     /// The first token came: from now on silence between pieces counts.
@@ -429,6 +527,15 @@ impl Watch {
     fn heard(&mut self) {
         if let Some(heard) = &mut self.heard {
             *heard = Instant::now();
+        }
+    }
+
+    /// Everything has been said: whatever follows, it is not waited for much longer.
+    fn said_all(&mut self) {
+        if self.said_by.is_none() {
+            self.said_by = Some(Instant::now() + LINGER);
+            let (by, _) = self.next_deadline();
+            self.timer.as_mut().reset(by);
         }
     }
 
@@ -452,7 +559,9 @@ impl Watch {
     fn next_deadline(&self) -> (Instant, FaultKind) {
         let idle = self.heard.map(|heard| (heard + self.limits.idle, FaultKind::Idle));
         let first = self.first_by.map(|by| (by, FaultKind::FirstToken));
-        match first.or(idle) {
+        let said = self.said_by.map(|by| (by, FaultKind::Idle));
+        let next = first.or(idle).into_iter().chain(said).min_by_key(|(by, _)| *by);
+        match next {
             Some((by, kind)) if by < self.total_by => (by, kind),
             _ => (self.total_by, FaultKind::Total),
         }
@@ -468,14 +577,6 @@ fn check_is_event_stream(response: &Response) -> Result<(), Fault> {
     Err(broken("a stream was asked for and the answer is none, by its content type"))
 }
 
-/// An error object in place of an answer.
-fn failed_within(data: &[u8]) -> Fault {
-    let error = openai::provider_error(data);
-    let word = error.code.as_deref().or(error.error_type.as_deref());
-    let word = word.and_then(status::plain_word).unwrap_or("unnamed");
-    broken(&format!("the provider sent an error in place of the answer: {word}"))
-}
-
 fn broken(detail: &str) -> Fault {
     Fault::new(FaultKind::Broken, detail)
 }
@@ -484,7 +585,7 @@ fn broken(detail: &str) -> Fault {
 mod tests {
     //! The watch alone, on a clock that tests move.
 
-    use super::{Duration, FaultKind, Instant, Limits, Watch};
+    use super::{Duration, FaultKind, Instant, LINGER, Limits, Watch};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -516,6 +617,21 @@ mod tests {
         watch.spoke();
         assert_eq!(watch.passed().await, FaultKind::Idle);
         assert_eq!(began.elapsed(), seconds(12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_last_word_little_is_waited_for_whatever_comes() {
+        let began = Instant::now();
+        let mut watch = watch(5, 30, 60, true);
+        watch.spoke();
+        watch.said_all();
+        for _ in 0..9 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            watch.heard();
+            watch.said_all();
+        }
+        watch.passed().await;
+        assert_eq!(began.elapsed(), LINGER);
     }
 
     #[tokio::test(start_paused = true)]

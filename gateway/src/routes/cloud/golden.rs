@@ -273,7 +273,9 @@ async fn answered(case: &Case, body: Bytes, stream: bool) -> String {
     let place = route.place().await.unwrap();
     let watch = Watch::new(route.limits, Instant::now(), stream);
     let format = route.kind.format();
-    let mut answer = CloudAnswer::new(response, place, &request(stream), watch, format).unwrap();
+    let errors = Arc::clone(&route.errors);
+    let mut answer =
+        CloudAnswer::new(response, place, &request(stream), watch, format, errors).unwrap();
     let mut read = Summary::default();
     while let Some(event) = answer.next().await {
         read.add(event.unwrap());

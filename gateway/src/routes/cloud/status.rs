@@ -1,16 +1,16 @@
-//! A provider's error status into a fault.
+//! A provider's error, a status or an object under a 200, into a fault.
 //!
 //! **Invariant:** a message of the provider's goes to the caller alone, never into a log; one that
 //! quotes a secret of ours goes nowhere.
 
 use crate::{
     clock::Clock,
+    ledger::Endpoint,
     providers::{
         Blame, blame, moderated,
         openai::{ProviderError, provider_error},
     },
     routes::{Fault, FaultKind},
-    wire::Ask,
 };
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
@@ -24,29 +24,78 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
-/// The fault that `response`, an error status, stands for where `ask` was asked. Its body is read
-/// until `by`.
-pub(super) async fn fault(
-    mut response: Response,
-    by: Instant,
-    ask: &Ask,
-    provider: &str,
+/// What the errors of one provider are read with.
+pub(super) struct Errors {
+    /// Its name, for the log.
+    pub(super) provider: String,
+    /// Whatever must not stand in a message passed on.
+    pub(super) secrets: Vec<SecretString>,
+}
+
+impl Errors {
+    /// The fault that `response`, an error status, stands for at `endpoint`. Its body is read until
+    /// `by`.
+    pub(super) async fn fault(
+        &self,
+        mut response: Response,
+        by: Instant,
+        endpoint: Endpoint,
+    ) -> Fault {
+        let status = response.status();
+        let told = retry_after(response.headers());
+        // A body that does not come in time says nothing; the status has said enough.
+        let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
+        let mut error = provider_error(&body);
+        error.retry_after = told.or(error.retry_after);
+        let said = format!("{}: status {}", self.provider, status.as_u16());
+        self.judged(status, error, endpoint, said)
+    }
+
+    /// The fault that an error in place of an answer stands for, by the status that it should have had;
+    /// without one the answer is broken.
+    pub(super) fn within(
+        &self,
+        status: Option<u16>,
+        error: ProviderError,
+        endpoint: Endpoint,
+    ) -> Fault {
+        let said = format!("{}: an error in place of the answer", self.provider);
+        match status.and_then(|status| StatusCode::from_u16(status).ok()) {
+            Some(status) => {
+                let said = format!("{said}, as of status {}", status.as_u16());
+                self.judged(status, error, endpoint, said)
+            }
+            None => Fault::new(FaultKind::Broken, detail(said, &error)),
+        }
+    }
+
+    fn judged(
+        &self,
+        status: StatusCode,
+        mut error: ProviderError,
+        endpoint: Endpoint,
+        said: String,
+    ) -> Fault {
+        let blame = blame(status.as_u16(), &mut error);
+        let detail = detail(said, &error);
+        Fault::new(kind(status, error, blame, endpoint, &self.secrets), detail)
+    }
+}
+
+fn kind(
+    status: StatusCode,
+    error: ProviderError,
+    blame: Blame,
+    endpoint: Endpoint,
     secrets: &[SecretString],
-) -> Fault {
-    let status = response.status();
-    let told = retry_after(response.headers());
-    // A body that does not come in time says nothing; the status has said enough.
-    let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
-    let mut error = provider_error(&body);
-    let retry_after = told.or(error.retry_after).map(|after| after.min(RETRY_AFTER_MAX));
-    let blame = blame(status.as_u16(), &mut error);
-    let detail = detail(provider, status, &error);
-    let kind = match status {
+) -> FaultKind {
+    let retry_after = error.retry_after.map(|after| after.min(RETRY_AFTER_MAX));
+    match status {
         _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
         // Every route is one for chats; which of them has the other endpoints too, nobody said.
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
-            if !matches!(ask, Ask::Chat) =>
+            if matches!(endpoint, Endpoint::Completions | Endpoint::Embeddings) =>
         {
             FaultKind::Unserved { status: status.as_u16() }
         }
@@ -57,8 +106,7 @@ pub(super) async fn fault(
         | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
         // Also 404: the model's name is the operator's, not the caller's.
         _ => FaultKind::Status { status: status.as_u16(), retry_after },
-    };
-    Fault::new(kind, detail)
+    }
 }
 
 fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) -> FaultKind {
@@ -79,9 +127,9 @@ fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) 
     }
 }
 
-/// For the log: the status and the provider's code and type where they are plain words.
-fn detail(provider: &str, status: StatusCode, error: &ProviderError) -> String {
-    let mut detail = format!("{provider}: status {}", status.as_u16());
+/// For the log: beside what is said, the provider's code and type where they are plain words.
+fn detail(said: String, error: &ProviderError) -> String {
+    let mut detail = said;
     for (name, value) in [("code", &error.code), ("type", &error.error_type)] {
         if let Some(word) = value.as_deref().and_then(plain_word) {
             detail.push_str(&format!(", {name} {word}"));
@@ -91,7 +139,7 @@ fn detail(provider: &str, status: StatusCode, error: &ProviderError) -> String {
 }
 
 /// `word`, if it is one: no message, and nothing that could be a key.
-pub(super) fn plain_word(word: &str) -> Option<&str> {
+fn plain_word(word: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     (word.len() <= 48 && word.bytes().all(plain)).then_some(word)
 }

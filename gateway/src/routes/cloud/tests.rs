@@ -1,11 +1,13 @@
 //! The cloud route against a scripted server on a real socket: whatever a provider does, the
 //! attempt ends as a whole answer or as the right fault.
 
+mod ends;
+
 use super::{CloudAnswer, CloudRoute};
 use crate::{
     config::{CapField, CloudConfig},
     providers::Kind,
-    routes::{Fault, FaultKind},
+    routes::{Fault, FaultKind, Owed},
     wire::{ChatRequest, Event, FinishReason, read_chat},
 };
 use bytes::Bytes;
@@ -111,8 +113,13 @@ pub(super) fn config(base_url: &str) -> CloudConfig {
 }
 
 fn request(stream: bool) -> ChatRequest {
+    request_for(stream, 1)
+}
+
+fn request_for(stream: bool, choices: u32) -> ChatRequest {
+    let n = if choices > 1 { format!(",\"n\":{choices}") } else { String::new() };
     let body = format!(
-        r#"{{"model":"auto","messages":[{{"role":"user","content":"Hi"}}],"stream":{stream},"odd":[1]}}"#
+        r#"{{"model":"auto","messages":[{{"role":"user","content":"Hi"}}],"stream":{stream},"odd":[1]{n}}}"#
     );
     let mut headers = HeaderMap::new();
     headers.insert("authorization", HeaderValue::from_static("Bearer callers-own-key"));
@@ -127,21 +134,32 @@ async fn start(config: CloudConfig, stream: bool) -> Result<CloudAnswer, Fault> 
 
 /// The whole answer: its events, and the fault it ended with.
 async fn ask(config: CloudConfig, stream: bool) -> (Vec<Event>, Option<FaultKind>) {
+    let (events, fault, _) = ask_for(config, &request(stream)).await;
+    (events, fault)
+}
+
+/// The whole answer to `request`, and what is owed where it failed.
+async fn ask_for(
+    config: CloudConfig,
+    request: &ChatRequest,
+) -> (Vec<Event>, Option<FaultKind>, Owed) {
+    let route = CloudRoute::new(config).unwrap();
+    let place = route.place().await.unwrap();
     let mut events = Vec::new();
-    let mut answer = match start(config, stream).await {
+    let mut answer = match route.start(place, request, 50).await {
         Ok(answer) => answer,
-        Err(fault) => return (events, Some(fault.kind)),
+        Err(fault) => return (events, Some(fault.kind), Owed::ByFault),
     };
     while let Some(event) = answer.next().await {
         match event {
             Ok(event) => events.push(event),
             Err(fault) => {
                 assert!(answer.next().await.is_none(), "nothing follows a fault");
-                return (events, Some(fault.kind));
+                return (events, Some(fault.kind), answer.owed());
             }
         }
     }
-    (events, None)
+    (events, None, Owed::ByFault)
 }
 
 async fn ask_scripted(steps: Vec<Step>, stream: bool) -> (Vec<Event>, Option<FaultKind>) {
