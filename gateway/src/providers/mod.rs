@@ -14,7 +14,7 @@ mod probe;
 mod reading;
 mod reshape;
 
-pub(crate) use blame::{Blame, blame, moderated};
+pub(crate) use blame::{Blame, blame, moderated, refused};
 pub(crate) use call_ids::CallIds;
 pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;

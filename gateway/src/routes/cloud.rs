@@ -212,9 +212,8 @@ impl CloudRoute {
         }
         if !response.status().is_success() {
             let by = watch.ends_by().min(Instant::now() + self.limits.idle);
-            return Err(
-                status::fault(response, by, &request.ask, &self.provider, &self.secrets).await
-            );
+            let (kind, provider) = (self.kind, self.provider.as_str());
+            return Err(status::fault(response, by, request, kind, provider, &self.secrets).await);
         }
         CloudAnswer::new(response, place, request, watch, self.kind.format())
     }

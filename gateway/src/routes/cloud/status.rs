@@ -6,11 +6,12 @@
 use crate::{
     clock::Clock,
     providers::{
-        Blame, blame, moderated,
+        Blame, Kind, blame, moderated,
         openai::{ProviderError, provider_error},
+        refused,
     },
     routes::{Fault, FaultKind},
-    wire::Ask,
+    wire::{Ask, ChatRequest},
 };
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
@@ -24,44 +25,63 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
-/// The fault that `response`, an error status, stands for where `ask` was asked. Its body is read
-/// until `by`.
+/// The fault that `response`, an error status of a provider of that `kind`, stands for where
+/// `request` was asked. Its body is read until `by`.
 pub(super) async fn fault(
     mut response: Response,
     by: Instant,
-    ask: &Ask,
+    request: &ChatRequest,
+    kind: Kind,
     provider: &str,
     secrets: &[SecretString],
 ) -> Fault {
     let status = response.status();
     let told = retry_after(response.headers());
+    let waits = response.headers().get("x-should-retry").is_none_or(|word| word != "false");
     // A body that does not come in time says nothing; the status has said enough.
     let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
     let mut error = provider_error(&body);
     let retry_after = told.or(error.retry_after).map(|after| after.min(RETRY_AFTER_MAX));
-    let blame = blame(status.as_u16(), &mut error);
+    let hurried = request.answer_by.is_some();
+    let blame = if kind.is_tollgate() && refused(status.as_u16(), &error, waits, hurried) {
+        Blame::Fit
+    } else {
+        blame(status.as_u16(), &mut error)
+    };
+    let is_chat = matches!(request.ask, Ask::Chat);
     let detail = detail(provider, status, &error);
     let kind = match status {
-        _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
+        // A caller may choose an endpoint for which there is no such model.
+        _ if blame == Blame::Model && !is_chat => FaultKind::Unserved { status: status.as_u16() },
+        _ if matches!(blame, Blame::Route | Blame::Model) => {
+            FaultKind::Status { status: status.as_u16(), retry_after }
+        }
+        _ if blame == Blame::Fit => rejected(status, true, error, secrets),
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
         // Every route is one for chats; which of them has the other endpoints too, nobody said.
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
-            if !matches!(ask, Ask::Chat) =>
+            if !is_chat =>
         {
             FaultKind::Unserved { status: status.as_u16() }
         }
-        StatusCode::FORBIDDEN if moderated(&error) => rejected(status, error, secrets),
+        StatusCode::FORBIDDEN if moderated(&error) => rejected(status, false, error, secrets),
+        StatusCode::PAYLOAD_TOO_LARGE => rejected(status, true, error, secrets),
         StatusCode::BAD_REQUEST
-        | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
-        | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
+        | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, false, error, secrets),
         // Also 404: the model's name is the operator's, not the caller's.
         _ => FaultKind::Status { status: status.as_u16(), retry_after },
     };
     Fault::new(kind, detail)
 }
 
-fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) -> FaultKind {
+/// What the caller is told, by what the provider said; `elsewhere` as in [`FaultKind::Rejected`].
+fn rejected(
+    status: StatusCode,
+    elsewhere: bool,
+    error: ProviderError,
+    secrets: &[SecretString],
+) -> FaultKind {
     let leaks = |text: &String| {
         secrets.iter().map(ExposeSecret::expose_secret).any(|secret| {
             // A short configured header is no secret and may well occur in a message.
@@ -71,6 +91,7 @@ fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) 
     let clean = |text: Option<String>| text.filter(|text| !leaks(text));
     FaultKind::Rejected {
         status: status.as_u16(),
+        elsewhere,
         message: clean(error.message)
             .unwrap_or_else(|| "the provider rejected the request".to_owned()),
         error_type: clean(error.error_type),
