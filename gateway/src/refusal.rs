@@ -74,9 +74,9 @@ pub enum Refusal {
     /// Every route of the plan failed.
     #[error("{0}")]
     Upstream(String),
-    /// The only route of the plan failed.
+    /// The only route of the plan failed; when its provider says that it may be asked again.
     #[error("{0}")]
-    RouteDown(String),
+    RouteDown(String, Option<Duration>),
     /// Every route of the plan is left alone after failures.
     #[error("every route for this request is left alone after failures; try again in {wait}", wait = seconds(*.0))]
     Resting(Duration),
@@ -86,7 +86,8 @@ pub enum Refusal {
     /// The provider says that the request is wrong: its status and its error, passed on.
     #[error("{message}")]
     Rejected {
-        /// The provider's status, a 4xx.
+        /// The provider's status, a 4xx. 402 and 429 are another tollgate's budget or limit, or too
+        /// much for a provider's limit: no wait helps.
         status: u16,
         /// The provider's message.
         message: String,
@@ -165,7 +166,7 @@ impl Refusal {
                 StatusCode::NOT_FOUND
             }
             Self::Busy(_)
-            | Self::RouteDown(_)
+            | Self::RouteDown(..)
             | Self::Resting(_)
             | Self::StoreDown(_)
             | Self::Ledger(_)
@@ -203,7 +204,7 @@ impl Refusal {
             | Self::NotFound(_)
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
-            | Self::RouteDown(_)
+            | Self::RouteDown(..)
             | Self::Resting(_)
             | Self::Upstream(_)
             | Self::Deadline(_)
@@ -248,7 +249,7 @@ impl Refusal {
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
             Self::Busy(_) => "busy",
-            Self::Upstream(_) | Self::RouteDown(_) | Self::Resting(_) => "upstream_failed",
+            Self::Upstream(_) | Self::RouteDown(..) | Self::Resting(_) => "upstream_failed",
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
             Self::StoreDown(_) | Self::Ledger(_) => "ledger_unavailable",
@@ -291,6 +292,7 @@ impl Refusal {
             | Self::Busy(after)
             | Self::Resting(after)
             | Self::UpstreamLimited(after) => Some((*after).min(RETRY_AFTER_MAX)),
+            Self::RouteDown(_, after) => after.map(|after| after.min(RETRY_AFTER_MAX)),
             Self::Draining => Some(Duration::from_secs(5)),
             _ => None,
         }
@@ -307,7 +309,9 @@ impl Refusal {
         }
         match self {
             // A spent budget does not refill while an SDK waits, nor does a limit grow: stop its retries.
-            Self::Budget(_) | Self::NeverFits(_) => set(&mut headers, "x-should-retry", "false"),
+            Self::Budget(_) | Self::NeverFits(_) | Self::Rejected { status: 402 | 429, .. } => {
+                set(&mut headers, "x-should-retry", "false");
+            }
             Self::WrongMethod(allow) => set(&mut headers, "allow", allow),
             Self::Unauthenticated(_) => set(&mut headers, "www-authenticate", "Bearer"),
             _ => {}

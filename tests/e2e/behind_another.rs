@@ -50,6 +50,61 @@ async fn one_behind_another_answers_counts_and_cancels() {
 }
 
 #[tokio::test]
+async fn what_another_refuses_of_one_request_opens_no_breaker_and_is_not_asked_again() {
+    let another = StandIn::start().await.unwrap();
+    let eager = "retry = { max = 2, backoff_ms = 1 }\n\
+                 breaker = { failures_max = 1, samples_min = 1 }";
+    let gate = Gate::builder()
+        .cloud_of_kind("another", &another.base_url(), "tollgate", eager)
+        .start()
+        .await;
+    let refusals = [
+        (504, "server_error", "deadline_exceeded"),
+        (429, "budget_exceeded", "insufficient_quota"),
+        (402, "budget_exceeded", "insufficient_quota"),
+        (429, "rate_limit_error", "rate_limit_exceeded"),
+        (403, "permission_error", "policy_refused"),
+        (403, "permission_error", "permission_denied"),
+    ];
+    for (asked, (status, kind, code)) in (1..).zip(refusals) {
+        let mut refused = Script::error(status, kind, Some(code), "Not this one.");
+        if status != 504 {
+            refused = refused.header("x-should-retry", "false");
+        }
+        another.always(refused);
+        let ask = gate.ask("Quick!").header("x-tollgate-deadline-ms", "20000");
+        let answer = ask.send().await;
+        assert_eq!((answer.status, answer.error().code.as_deref()), (status, Some(code)));
+        let stops = answer.headers.get("x-should-retry").is_some_and(|word| word == "false");
+        assert_eq!(stops, matches!(status, 402 | 429), "{status} {code}");
+        assert_eq!(another.asked().len(), asked, "{status} {code}: asked once");
+        let entry = gate.ledger().entry(answer.id()).await;
+        assert_eq!(entry.only_attempt().0["upstream_status"], status);
+        assert_eq!(entry.only_attempt().cost(), Some(0));
+    }
+    let breaker = || async { gate.get("/ready").await.json()["routes"][0]["breaker"].clone() };
+    assert_eq!(breaker().await["opened"], 0);
+    // Its own slow route is another matter.
+    another.always(Script::error(504, "server_error", Some("deadline_exceeded"), "Slow."));
+    gate.ask("No hurry.").send().await.error();
+    assert_eq!(breaker().await["opened"], 1);
+}
+
+#[tokio::test]
+async fn what_another_refuses_of_one_request_another_route_may_serve() {
+    let (another, stranger) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let gate = Gate::builder()
+        .cloud_of_kind("another", &another.base_url(), "tollgate", "")
+        .cloud_named("stranger", &stranger, "")
+        .start()
+        .await;
+    let spent = Script::error(429, "budget_exceeded", Some("insufficient_quota"), "Spent.");
+    another.always(spent.header("x-should-retry", "false"));
+    let answer = gate.ask("Who?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "stranger");
+}
+
+#[tokio::test]
 async fn what_is_left_of_a_deadline_goes_on_to_another_tollgate_and_to_nobody_else() {
     const ASKED_MS: u64 = 20_000;
     let (another, stranger) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());

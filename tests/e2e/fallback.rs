@@ -133,6 +133,58 @@ async fn a_stream_that_breaks_after_its_first_byte_is_not_begun_again() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_a_route_is_asked_of_the_next() {
+    let case = two_clouds().await;
+    let bad = "invalid_request_error";
+    for (status, code, message, told) in [
+        (400, Some("context_length_exceeded"), "Too long.", 400),
+        (
+            413,
+            Some("rate_limit_exceeded"),
+            "Request too large for model `m`: tokens per minute",
+            413,
+        ),
+        (404, None, "No endpoints found that support tool use", 400),
+    ] {
+        let refused = Script::error(status, bad, code, message);
+        case.first.next(refused.clone());
+        case.second.next(Script::says("It has room."));
+        let answer = case.gate.ask("A long story.").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "second", "{message}");
+
+        // Told where none answers.
+        case.first.next(refused.clone());
+        case.second.next(refused);
+        let answer = case.gate.ask("A long story.").send().await;
+        let error = answer.error();
+        assert_eq!((answer.status, error.code.as_deref()), (told, code), "{message}");
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        assert_eq!((entry.attempts().len(), entry.outcome()), (2, "rejected".into()));
+    }
+    case.gate.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn what_is_the_operators_is_asked_of_the_next_whatever_its_status() {
+    let case = two_clouds().await;
+    for message in
+        ["Model Not Exist", "This organization has been disabled.", "a/b is not a valid model ID"]
+    {
+        let refused = Script::error(400, "invalid_request_error", None, message);
+        case.first.next(refused.clone());
+        case.second.next(Script::says("Here."));
+        let answer = case.gate.ask("Who?").send().await.ok();
+        assert_eq!(answer.header("x-tollgate-route"), "second", "{message}");
+
+        case.first.next(refused.clone());
+        case.second.next(refused);
+        let answer = case.gate.ask("Who?").send().await;
+        assert_eq!(answer.status, 502, "{message}");
+        assert!(!answer.body_text().contains(message), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_provider_calls_the_callers_fault_is_passed_on() {
     let case = two_clouds().await;
     for stream in [true, false] {

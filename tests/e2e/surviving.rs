@@ -183,6 +183,13 @@ async fn a_callers_bad_requests_open_no_breaker() {
         assert_eq!(entry.only_attempt().0["upstream_status"], 404);
         assert_eq!(entry.only_attempt().cost(), Some(0));
     }
+    // Nor what it has no provider for, or what is too long for it.
+    let none = "No endpoints found that support image input";
+    cloud.always(Script::error(404, "invalid_request_error", None, none));
+    assert_eq!(gate.ask("Look.").send().await.status, 400);
+    let code = Some("context_length_exceeded");
+    cloud.always(Script::error(400, "invalid_request_error", code, "Too long."));
+    assert_eq!(gate.ask("Long.").send().await.error().code.as_deref(), code);
     cloud.always(Script::error(403, "moderation", None, "Your input was flagged."));
     assert_eq!(gate.ask("Violence.").send().await.status, 403);
     cloud.always(Script::default());
@@ -205,6 +212,14 @@ async fn what_befell_a_route_is_told_and_not_that_it_is_left_alone_since() {
     assert_eq!((answer.status, answer.error().kind.as_str()), (429, "rate_limit_error"));
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(cloud.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn when_a_provider_may_be_asked_again_is_told_of_a_503_too() {
+    let (cloud, gate) = one_cloud(PATIENT).await;
+    cloud.next(Script::default().with(Fault::Status503).header("retry-after", "7"));
+    let answer = gate.ask("Well?").send().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "7"));
 }
 
 #[tokio::test]

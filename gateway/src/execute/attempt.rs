@@ -122,7 +122,7 @@ impl Execution<'_> {
         let void = owed == Owed::ByFault && fault.voids();
         match owed {
             Owed::Reported(usage) => self.book.note(attempt, |record| {
-                record.usage = Some(usage);
+                record.usage = Some(*usage);
                 record.usage_source = Some(UsageSource::Reported);
             }),
             Owed::ByFault | Owed::Estimated if !void => sending.book_hidden(),

@@ -43,8 +43,7 @@ impl Miss {
 /// wrong, else the first miss that it can do something about, else what befell the last route.
 pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     let only_one = misses.len() == 1;
-    let rejects =
-        |miss: &Miss| matches!(miss, Miss::Fault(Fault { kind: FaultKind::Rejected { .. }, .. }));
+    let rejects = |miss: &Miss| matches!(miss, Miss::Fault(fault) if fault.is_rejection());
     if let Some(at) = misses.iter().position(|(_, miss)| rejects(miss))
         && let (route, Miss::Fault(fault)) = misses.swap_remove(at)
     {
@@ -61,7 +60,10 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
         matches!(
             miss,
             Miss::Fault(Fault {
-                kind: FaultKind::Unfit(_) | FaultKind::TooDear(_) | FaultKind::Busy,
+                kind: FaultKind::Unfit(_)
+                    | FaultKind::TooDear(_)
+                    | FaultKind::Busy
+                    | FaultKind::Rejected { .. },
                 ..
             })
         )
@@ -96,7 +98,11 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
 
 fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
     match fault.kind {
-        FaultKind::Rejected { status, message, error_type, param, code } => {
+        // Another tollgate had no time for it.
+        FaultKind::Rejected { status: 504, message, .. } => Refusal::Deadline(message),
+        FaultKind::Rejected { status, message, error_type, param, code, .. } => {
+            // None is missing but a provider for what is asked, which is no address of ours.
+            let status = if status == 404 { 400 } else { status };
             Refusal::Rejected { status, message, kind: error_type, param, code }
         }
         FaultKind::Unfit(bad) | FaultKind::TooDear(bad) => Refusal::Bad(bad),
@@ -124,7 +130,11 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
         }
         kind => {
             let message = format!("route `{}` failed: {kind}", route.id());
-            if only_one { Refusal::RouteDown(message) } else { Refusal::Upstream(message) }
+            let told = match kind {
+                FaultKind::Status { retry_after, .. } => retry_after,
+                _ => None,
+            };
+            if only_one { Refusal::RouteDown(message, told) } else { Refusal::Upstream(message) }
         }
     }
 }

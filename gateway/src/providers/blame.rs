@@ -10,9 +10,62 @@ use super::openai::ProviderError;
 pub(crate) enum Blame {
     /// The caller's: the request itself.
     Caller,
-    /// The operator's, or the provider's own.
+    /// Nobody's: the request does not fit this route, and may fit another.
+    Fit,
+    /// The operator's: there is no such model.
+    Model,
+    /// The operator's otherwise, or the provider's own.
     Route,
 }
+
+/// Codes and types of an account or a key that is no good.
+const ACCOUNT_WORDS: [&str; 7] = [
+    "insufficient_quota",
+    "billing_error",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "account_deactivated",
+    "invalid_api_key",
+    "authentication_error",
+];
+/// How messages begin that say so without such a word, in small letters. Only the beginning: what a
+/// caller wrote may be quoted further on.
+const ACCOUNT_BEGINS: [&str; 9] = [
+    // Anthropic.
+    "your credit balance is too low",
+    "you have reached your specified api usage limits",
+    "this organization has been disabled",
+    // Gemini.
+    "api key not valid",
+    "api key not found",
+    "api key expired",
+    "user location is not supported",
+    // xAI.
+    "incorrect api key provided",
+    "invalid api key",
+];
+/// Codes and types of a model that is not there: OpenAI's, Mistral's.
+const MODEL_WORDS: [&str; 2] = ["model_not_found", "invalid_model"];
+/// Codes and types of a prompt that is too long: OpenAI's, llama-server's.
+const TOO_LONG_WORDS: [&str; 2] = ["context_length_exceeded", "exceed_context_size_error"];
+/// What messages say of one.
+const TOO_LONG: [&str; 7] = [
+    "maximum context length",
+    "prompt is too long",
+    "exceeds the maximum number of tokens",
+    "context window",
+    "too many tokens",
+    "exceed context limit",
+    "exceeds the available context size",
+];
+/// How messages begin that tell of a request which this route cannot serve, whatever the wait:
+/// OpenRouter's of what no provider of the model can do; OpenAI's and Groq's of one that is above
+/// what a minute allows.
+const UNFIT_BEGINS: [&str; 3] = [
+    "no endpoints found that support ",
+    "no endpoints found that can handle the requested parameters",
+    "request too large for ",
+];
 
 /// Reads an error that came with a status that is usually the caller's or a rate limit; gives it the
 /// code that OpenAI's clients know where it means the same.
@@ -21,28 +74,25 @@ pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
     let word = |text: &str| {
         error.code.as_deref() == Some(text) || error.error_type.as_deref() == Some(text)
     };
-    let account = word("insufficient_quota")
-        || word("billing_error")
-        || message.contains("credit balance is too low")
-        || message.contains("api key not valid")
-        || message.contains("api key expired");
-    if account
+    let any = |words: &[&str]| words.iter().any(|text| word(text));
+    let begins = |texts: &[&str]| texts.iter().any(|text| message.starts_with(text));
+    if any(&ACCOUNT_WORDS)
+        || begins(&ACCOUNT_BEGINS)
         || status == 429 && message.contains("exceeded your current quota") && word("billing")
     {
         return Blame::Route;
     }
-    let too_long = [
-        "maximum context length",
-        "prompt is too long",
-        "exceeds the maximum number of tokens",
-        "context window",
-        "too many tokens",
-        "exceed context limit",
-        "exceeds the available context size",
-    ];
-    // With that status it is a rate: Bedrock's "too many tokens, please wait".
-    if status != 429 && too_long.iter().any(|words| message.contains(words)) {
+    if any(&MODEL_WORDS) || lacks_model(&message) {
+        return Blame::Model;
+    }
+    if begins(&UNFIT_BEGINS) {
+        return Blame::Fit;
+    }
+    // With 429 it is a rate: Bedrock's "too many tokens, please wait". With others it is no prompt.
+    let too_long = any(&TOO_LONG_WORDS) || TOO_LONG.iter().any(|words| message.contains(words));
+    if !matches!(status, 401..=404 | 429 | 500..) && too_long {
         error.code = Some("context_length_exceeded".to_owned());
+        return Blame::Fit;
     }
     Blame::Caller
 }
@@ -86,6 +136,29 @@ fn status_of(word: &str) -> Option<u16> {
     })
 }
 
+/// Whether a message, in small letters, says in a provider's own words that the model is not there:
+/// DeepSeek's, xAI's, OpenRouter's.
+fn lacks_model(message: &str) -> bool {
+    let named = message.strip_suffix(" is not a valid model id");
+    message == "model not exist"
+        || message == "model not found"
+        || message.starts_with("model not found: ")
+        || named.is_some_and(|name| !name.contains(char::is_whitespace))
+}
+
+/// Whether an error of another tollgate is its refusal of this one request, for its caller's deadline
+/// (`hurried`: there is one), a budget, a limit (`waits` is not set where no wait helps) or a policy:
+/// it tells nothing of the route.
+pub(crate) fn refused(status: u16, error: &ProviderError, waits: bool, hurried: bool) -> bool {
+    match (status, error.code.as_deref()) {
+        (402 | 429, Some("insufficient_quota")) => true,
+        (403, Some("policy_refused" | "permission_denied")) => true,
+        (429, Some("rate_limit_exceeded")) => !waits,
+        (504, Some("deadline_exceeded")) => hurried,
+        _ => false,
+    }
+}
+
 /// Whether a 403 is about what the prompt says (OpenRouter answers so) and not about who asks.
 pub(crate) fn moderated(error: &ProviderError) -> bool {
     let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -95,7 +168,7 @@ pub(crate) fn moderated(error: &ProviderError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blame, blame, moderated, status_within};
+    use super::{Blame, blame, moderated, refused, status_within};
     use crate::providers::openai::provider_error;
 
     #[test]
@@ -122,19 +195,19 @@ mod tests {
             (
                 400,
                 r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
-                Blame::Caller,
+                Blame::Fit,
                 Some("context_length_exceeded"),
             ),
             (
                 400,
                 r#"{"object":"error","message":"This model's maximum context length is 4096 tokens.","code":400}"#,
-                Blame::Caller,
+                Blame::Fit,
                 Some("context_length_exceeded"),
             ),
             (
                 400,
                 r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}]"#,
-                Blame::Caller,
+                Blame::Fit,
                 Some("context_length_exceeded"),
             ),
             (
@@ -172,6 +245,155 @@ mod tests {
         ] {
             let body = format!(r#"{{"error":{error}}}"#);
             assert_eq!(status_within(&provider_error(body.as_bytes())), status, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_operators_is_known_whatever_its_status() {
+        for (provider, status, body, expected) in [
+            (
+                "deepseek",
+                400,
+                r#"{"error":{"message":"Model Not Exist","type":"invalid_request_error","param":null,"code":"invalid_request_error"}}"#,
+                Blame::Model,
+            ),
+            (
+                "mistral",
+                400,
+                r#"{"object":"error","message":"Invalid model: mistral-huge","type":"invalid_model","param":null,"code":"1500"}"#,
+                Blame::Model,
+            ),
+            (
+                "openrouter",
+                400,
+                r#"{"error":{"message":"open/gone-1 is not a valid model ID","code":400},"user_id":"u"}"#,
+                Blame::Model,
+            ),
+            (
+                "xai",
+                400,
+                r#"{"code":"Client specified an invalid argument","error":"Model not found: grok-9"}"#,
+                Blame::Model,
+            ),
+            (
+                "xai",
+                400,
+                r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: xa***aa. You can obtain an API key from https://console.x.ai."}"#,
+                Blame::Route,
+            ),
+            (
+                "anthropic",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2026-01-01 at 00:00 UTC."}}"#,
+                Blame::Route,
+            ),
+            (
+                "anthropic",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been disabled."}}"#,
+                Blame::Route,
+            ),
+            (
+                "openai",
+                400,
+                r#"{"error":{"message":"Billing hard limit has been reached","type":"billing_limit_user_error","param":null,"code":"billing_hard_limit_reached"}}"#,
+                Blame::Route,
+            ),
+            (
+                "gemini",
+                400,
+                r#"[{"error":{"code":400,"message":"User location is not supported for the API use.","status":"FAILED_PRECONDITION"}}]"#,
+                Blame::Route,
+            ),
+        ] {
+            let mut error = provider_error(body.as_bytes());
+            assert_eq!(blame(status, &mut error), expected, "{provider}: {body}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_route_is_nobodys_fault() {
+        for (provider, status, body) in [
+            (
+                "llama-server",
+                400,
+                r#"{"error":{"code":400,"message":"the request is above the size","type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}"#,
+            ),
+            (
+                "openai",
+                400,
+                r#"{"error":{"message":"Input is too big.","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "groq",
+                413,
+                r#"{"error":{"message":"Request too large for model `m` in organization `o` on tokens per minute (TPM): Limit 6000, Requested 9000","type":"tokens","code":"rate_limit_exceeded"}}"#,
+            ),
+            (
+                "openai",
+                429,
+                r#"{"error":{"message":"Request too large for gpt-4o in organization o on tokens per min (TPM): Limit 30000, Requested 40000.","type":"tokens","code":"rate_limit_exceeded"}}"#,
+            ),
+            (
+                "openrouter",
+                404,
+                r#"{"error":{"message":"No endpoints found that support tool use. To learn more, see the docs","code":404}}"#,
+            ),
+            (
+                "openrouter",
+                404,
+                r#"{"error":{"message":"No endpoints found that support image input","code":404}}"#,
+            ),
+            (
+                "openrouter",
+                404,
+                r#"{"error":{"message":"No endpoints found that can handle the requested parameters.","code":404}}"#,
+            ),
+        ] {
+            let mut error = provider_error(body.as_bytes());
+            assert_eq!(blame(status, &mut error), Blame::Fit, "{provider}: {body}");
+        }
+    }
+
+    #[test]
+    fn a_callers_own_text_in_a_message_blames_nobody_else() {
+        for message in [
+            "Invalid value: 'Model not found: x'",
+            "Invalid value: 'API key not valid'",
+            "messages.0: 'Your credit balance is too low' is not a role",
+            "Unknown field: this organization has been disabled",
+            "Unknown tool: x is not a valid model ID",
+            "Invalid name: No endpoints found that support tool use",
+            "Model Not Existing",
+        ] {
+            let body =
+                serde_json::json!({ "error": { "message": message, "code": "invalid_value" } });
+            let mut error = provider_error(body.to_string().as_bytes());
+            assert_eq!(blame(400, &mut error), Blame::Caller, "{message}");
+        }
+        let mut limited =
+            provider_error(br#"{"error":{"message":"Too many tokens, please wait"}}"#);
+        assert_eq!(blame(429, &mut limited), Blame::Caller, "a rate");
+    }
+
+    #[test]
+    fn another_tollgates_refusals_are_told_from_its_faults() {
+        for (status, code, waits, hurried, expected) in [
+            (504, "deadline_exceeded", true, true, true),
+            (504, "deadline_exceeded", true, false, false),
+            (429, "insufficient_quota", false, false, true),
+            (402, "insufficient_quota", false, false, true),
+            (403, "policy_refused", true, false, true),
+            (403, "permission_denied", true, false, true),
+            (403, "other", true, false, false),
+            (429, "rate_limit_exceeded", false, false, true),
+            (429, "rate_limit_exceeded", true, true, false),
+            (401, "invalid_api_key", true, true, false),
+            (503, "upstream_failed", true, true, false),
+        ] {
+            let body = serde_json::json!({ "error": { "message": "m", "code": code } });
+            let error = provider_error(body.to_string().as_bytes());
+            assert_eq!(refused(status, &error, waits, hurried), expected, "{status} {code}");
         }
     }
 

@@ -293,6 +293,11 @@ impl Kind {
 
     /// Whether it takes what is left of a caller's deadline: another tollgate does.
     pub(crate) fn takes_deadline(self) -> bool {
+        self.is_tollgate()
+    }
+
+    /// Whether it is another tollgate, whose refusals mean what ours do.
+    pub(crate) fn is_tollgate(self) -> bool {
         self.0.name == "tollgate"
     }
 

@@ -14,7 +14,7 @@ mod probe;
 mod reading;
 mod reshape;
 
-pub(crate) use blame::{Blame, blame, moderated, status_within};
+pub(crate) use blame::{Blame, blame, moderated, refused, status_within};
 pub(crate) use call_ids::{CallIds, Told};
 pub(crate) use costs::{Charged, charged};
 pub(crate) use kinds::Auth;

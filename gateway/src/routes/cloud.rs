@@ -161,7 +161,11 @@ impl CloudRoute {
                 idle: config.idle_timeout,
                 total: config.total_timeout,
             },
-            errors: Arc::new(Errors { provider: config.provider.clone(), secrets }),
+            errors: Arc::new(Errors {
+                provider: config.provider.clone(),
+                kind: config.kind,
+                secrets,
+            }),
             provider: config.provider,
         })
     }
@@ -212,7 +216,7 @@ impl CloudRoute {
         }
         if !response.status().is_success() {
             let by = watch.ends_by().min(Instant::now() + self.limits.idle);
-            return Err(self.errors.fault(response, by, request.endpoint).await);
+            return Err(self.errors.fault(response, by, request).await);
         }
         let errors = Arc::clone(&self.errors);
         CloudAnswer::new(response, place, request, watch, self.kind.format(), errors)

@@ -62,11 +62,15 @@ pub enum FaultKind {
         /// 404, 405 or 501.
         status: u16,
     },
-    /// The provider says that the request itself is wrong: the caller's fault, never the route's.
+    /// The provider says that the request itself is wrong, or will not have it of this route: the
+    /// caller's fault, never the route's.
     #[error("rejected with {status}")]
     Rejected {
-        /// 400, 413, 415 or 422; 403 where the prompt was moderated.
+        /// 400, 413, 415 or 422; 403 where the prompt was moderated; 404 or 429 where it does not
+        /// fit; what another tollgate refused with.
         status: u16,
+        /// Whether another route may well take it: it is too long for this one, say.
+        elsewhere: bool,
         /// The provider's message.
         message: String,
         /// The provider's error `type`.
@@ -111,7 +115,7 @@ pub enum FaultKind {
 }
 
 /// What is owed for an attempt that failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Owed {
     /// What its fault says ([`Fault::voids`]).
     #[default]
@@ -119,7 +123,7 @@ pub enum Owed {
     /// An estimate, whatever its fault is: the provider may have begun to answer.
     Estimated,
     /// What the provider reported with its error.
-    Reported(Usage),
+    Reported(Box<Usage>),
 }
 
 impl Fault {
@@ -151,7 +155,7 @@ impl Fault {
     /// Whether the provider found the request itself wrong: another would, too.
     #[must_use]
     pub fn is_rejection(&self) -> bool {
-        matches!(self.kind, FaultKind::Rejected { .. })
+        matches!(self.kind, FaultKind::Rejected { elsewhere: false, .. })
     }
 
     /// Whether the route is at fault, so that its health suffers: not for a caller's own bad

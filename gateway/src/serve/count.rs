@@ -87,6 +87,6 @@ async fn exact(
     local.count(request).await.map_err(|fault| match fault.kind {
         FaultKind::Unfit(bad) => Refusal::Bad(bad),
         FaultKind::Busy | FaultKind::Unloaded => Refusal::Busy(Duration::from_secs(1)),
-        kind => Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id())),
+        kind => Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id()), None),
     })
 }

@@ -190,7 +190,7 @@ pub(super) fn policy_refusal(routes: &Routes, refuse: &Refuse, facts: &Facts) ->
         let resting = down().filter_map(|left| routes.get(&left.route)?.breaker.resting());
         return match resting.min() {
             Some(soonest) => Refusal::Resting(soonest),
-            None => Refusal::RouteDown(refuse.message.clone()),
+            None => Refusal::RouteDown(refuse.message.clone(), None),
         };
     }
     Refusal::Policy(refuse.message.clone())

@@ -90,11 +90,13 @@ fn turned_away(effect: &Effect) -> Result<(), Refusal> {
 pub(super) fn kept_home(refusal: Refusal, actions: &[GuardAction]) -> Refusal {
     let kept = actions.iter().find(|action| action.effect == GuardEffect::LocalOnly);
     match (refusal, kept) {
-        (Refusal::RouteDown(_) | Refusal::Resting(_), Some(action)) => Refusal::Forbidden(format!(
-            "this key is kept to local routes for a time by the abuse guard ({}), and none can serve \
+        (Refusal::RouteDown(..) | Refusal::Resting(_), Some(action)) => {
+            Refusal::Forbidden(format!(
+                "this key is kept to local routes for a time by the abuse guard ({}), and none can serve \
              this request; its operator can lift it",
-            action.signal
-        )),
+                action.signal
+            ))
+        }
         (refusal, _) => refusal,
     }
 }

@@ -55,8 +55,6 @@ pub struct CloudAnswer {
     source: Option<Source>,
     form: Form,
     watch: Watch,
-    choices: u32,
-    endpoint: Endpoint,
     /// Whether the provider said that it is whole.
     whole: bool,
     /// Whose format it comes in.
@@ -67,12 +65,19 @@ pub struct CloudAnswer {
     ready: VecDeque<Event>,
     /// The service tier that is said to have served it, in formats that say so at the end.
     service: Option<ServiceTier>,
+    given: Given,
+    aside: Box<Aside>,
+}
+
+/// What is looked at only at the end of an answer, kept out of its way.
+struct Aside {
+    choices: u32,
+    endpoint: Endpoint,
     /// Prompt tokens to book where none are reported.
     prompt_tokens: u64,
-    given: Given,
+    errors: Arc<Errors>,
     /// What is owed where it failed.
     owed: Owed,
-    errors: Arc<Errors>,
 }
 
 /// What has been handed on.
@@ -86,7 +91,7 @@ enum Given {
 
 /// Whose format an answer comes in.
 enum Reader {
-    OpenAi(Chunks),
+    OpenAi(Box<Chunks>),
     Anthropic(Box<anthropic::Stream>),
     Gemini(Box<gemini::Stream>),
 }
@@ -120,8 +125,6 @@ pub(super) struct Watch {
     total_by: Instant,
     /// When the last piece came, once idling counts.
     heard: Option<Instant>,
-    /// Until when more is waited for, once everything has been said.
-    said_by: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -146,11 +149,11 @@ impl CloudAnswer {
     ) -> Result<Self, Fault> {
         let prompt_tokens = request.prompt_tokens_unreported();
         let reader = match format {
-            Format::OpenAi => Reader::OpenAi(Chunks {
+            Format::OpenAi => Reader::OpenAi(Box::new(Chunks {
                 ended: Ended::of(request.choices),
                 id_wanted: true,
                 told: None,
-            }),
+            })),
             Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),
             Format::Gemini => {
                 let stream = gemini::Stream::new(prompt_tokens, request.choices);
@@ -168,17 +171,19 @@ impl CloudAnswer {
             watch,
             source: Some(Source { response, place }),
             form,
-            choices: request.choices,
-            endpoint: request.endpoint,
             whole: false,
             reader,
             own: format == Format::Anthropic && request.endpoint == Endpoint::Messages,
             ready: VecDeque::new(),
             service: None,
-            prompt_tokens,
             given: Given::Nothing,
-            owed: Owed::ByFault,
-            errors,
+            aside: Box::new(Aside {
+                choices: request.choices,
+                endpoint: request.endpoint,
+                prompt_tokens,
+                errors,
+                owed: Owed::ByFault,
+            }),
         })
     }
 
@@ -207,7 +212,7 @@ impl CloudAnswer {
     /// What is owed if it failed before it had shown anything.
     #[must_use]
     pub fn owed(&self) -> Owed {
-        self.owed
+        self.aside.owed.clone()
     }
 
     /// The next event; `None` after the last, and after a fault. Dropping the future loses
@@ -370,9 +375,10 @@ impl CloudAnswer {
             body = Box::pin(self.joined(body, second)).await?;
         }
         self.source = None;
+        let Aside { choices, endpoint, prompt_tokens, .. } = *self.aside;
         let read = match self.reader {
             Reader::OpenAi(_) => {
-                let vectors = self.endpoint == Endpoint::Embeddings;
+                let vectors = endpoint == Endpoint::Embeddings;
                 let read = if vectors { openai::read_vectors } else { openai::read_whole };
                 let Payload { seen, .. } = read(&body).map_err(broken)?;
                 if seen.error {
@@ -380,9 +386,9 @@ impl CloudAnswer {
                 }
                 return Ok(Event::Whole { body, seen });
             }
-            Reader::Anthropic(_) if self.own => anthropic::whole_own(&body, self.prompt_tokens),
-            Reader::Anthropic(_) => anthropic::whole(&body, self.prompt_tokens),
-            Reader::Gemini(_) => gemini::whole(&body, self.prompt_tokens, self.choices),
+            Reader::Anthropic(_) if self.own => anthropic::whole_own(&body, prompt_tokens),
+            Reader::Anthropic(_) => anthropic::whole(&body, prompt_tokens),
+            Reader::Gemini(_) => gemini::whole(&body, prompt_tokens, choices),
         };
         self.converted(&body, read.map_err(broken)?)?;
         self.ready.pop_front().ok_or_else(|| broken("the body holds nothing"))
@@ -423,12 +429,12 @@ impl CloudAnswer {
         let begun = self.given != Given::Nothing || self.told().is_some() || speaks;
         // A refusal comes before anything is computed; with anything else that may be done and billed.
         let refused = status.is_some_and(|status| status < 500);
-        self.owed = match beside.and_then(|seen| seen.usage) {
-            Some(usage) => Owed::Reported(usage),
+        self.aside.owed = match beside.and_then(|seen| seen.usage) {
+            Some(usage) => Owed::Reported(Box::new(usage)),
             None if refused && !begun => Owed::ByFault,
             None => Owed::Estimated,
         };
-        self.errors.within(status, error, self.endpoint)
+        self.aside.errors.within(status, error, self.aside.endpoint)
     }
 
     /// Whether the provider said that the answer is whole, or that each of its choices is.
@@ -510,7 +516,7 @@ impl Watch {
         let total_by = sent + limits.total;
         let first_by = streamed.then(|| sent + limits.first_token);
         let timer = Box::pin(sleep_until(first_by.unwrap_or(total_by).min(total_by)));
-        Self { limits, first_by, total_by, heard: None, said_by: None, timer }
+        Self { limits, first_by, total_by, heard: None, timer }
     }
 
     /// The first token came: from now on silence between pieces counts.
@@ -532,8 +538,9 @@ impl Watch {
 
     /// Everything has been said: whatever follows, it is not waited for much longer.
     fn said_all(&mut self) {
-        if self.said_by.is_none() {
-            self.said_by = Some(Instant::now() + LINGER);
+        let by = Instant::now() + LINGER;
+        if by < self.total_by {
+            self.total_by = by;
             let (by, _) = self.next_deadline();
             self.timer.as_mut().reset(by);
         }
@@ -559,9 +566,7 @@ impl Watch {
     fn next_deadline(&self) -> (Instant, FaultKind) {
         let idle = self.heard.map(|heard| (heard + self.limits.idle, FaultKind::Idle));
         let first = self.first_by.map(|by| (by, FaultKind::FirstToken));
-        let said = self.said_by.map(|by| (by, FaultKind::Idle));
-        let next = first.or(idle).into_iter().chain(said).min_by_key(|(by, _)| *by);
-        match next {
+        match first.or(idle) {
             Some((by, kind)) if by < self.total_by => (by, kind),
             _ => (self.total_by, FaultKind::Total),
         }

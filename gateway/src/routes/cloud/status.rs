@@ -7,10 +7,12 @@ use crate::{
     clock::Clock,
     ledger::Endpoint,
     providers::{
-        Blame, blame, moderated,
+        Blame, Kind, blame, moderated,
         openai::{ProviderError, provider_error},
+        refused,
     },
     routes::{Fault, FaultKind},
+    wire::ChatRequest,
 };
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
@@ -28,27 +30,34 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 pub(super) struct Errors {
     /// Its name, for the log.
     pub(super) provider: String,
+    /// What it is.
+    pub(super) kind: Kind,
     /// Whatever must not stand in a message passed on.
     pub(super) secrets: Vec<SecretString>,
 }
 
 impl Errors {
-    /// The fault that `response`, an error status, stands for at `endpoint`. Its body is read until
-    /// `by`.
+    /// The fault that `response`, an error status, stands for where `request` was asked. Its body is
+    /// read until `by`.
     pub(super) async fn fault(
         &self,
         mut response: Response,
         by: Instant,
-        endpoint: Endpoint,
+        request: &ChatRequest,
     ) -> Fault {
         let status = response.status();
         let told = retry_after(response.headers());
+        let waits = response.headers().get("x-should-retry").is_none_or(|word| word != "false");
         // A body that does not come in time says nothing; the status has said enough.
         let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
         let mut error = provider_error(&body);
         error.retry_after = told.or(error.retry_after);
         let said = format!("{}: status {}", self.provider, status.as_u16());
-        self.judged(status, error, endpoint, said)
+        let hurried = request.answer_by.is_some();
+        let is_refusal =
+            self.kind.is_tollgate() && refused(status.as_u16(), &error, waits, hurried);
+        let blame = if is_refusal { Blame::Fit } else { blame(status.as_u16(), &mut error) };
+        self.judged(status, (error, blame), request.endpoint, said)
     }
 
     /// The fault that an error in place of an answer stands for, by the status that it should have had;
@@ -56,14 +65,15 @@ impl Errors {
     pub(super) fn within(
         &self,
         status: Option<u16>,
-        error: ProviderError,
+        mut error: ProviderError,
         endpoint: Endpoint,
     ) -> Fault {
         let said = format!("{}: an error in place of the answer", self.provider);
         match status.and_then(|status| StatusCode::from_u16(status).ok()) {
             Some(status) => {
                 let said = format!("{said}, as of status {}", status.as_u16());
-                self.judged(status, error, endpoint, said)
+                let blame = blame(status.as_u16(), &mut error);
+                self.judged(status, (error, blame), endpoint, said)
             }
             None => Fault::new(FaultKind::Broken, detail(said, &error)),
         }
@@ -72,11 +82,10 @@ impl Errors {
     fn judged(
         &self,
         status: StatusCode,
-        mut error: ProviderError,
+        (error, blame): (ProviderError, Blame),
         endpoint: Endpoint,
         said: String,
     ) -> Fault {
-        let blame = blame(status.as_u16(), &mut error);
         let detail = detail(said, &error);
         Fault::new(kind(status, error, blame, endpoint, &self.secrets), detail)
     }
@@ -90,26 +99,38 @@ fn kind(
     secrets: &[SecretString],
 ) -> FaultKind {
     let retry_after = error.retry_after.map(|after| after.min(RETRY_AFTER_MAX));
+    let is_chat = !matches!(endpoint, Endpoint::Completions | Endpoint::Embeddings);
     match status {
-        _ if blame == Blame::Route => FaultKind::Status { status: status.as_u16(), retry_after },
+        // A caller may choose an endpoint for which there is no such model.
+        _ if blame == Blame::Model && !is_chat => FaultKind::Unserved { status: status.as_u16() },
+        _ if matches!(blame, Blame::Route | Blame::Model) => {
+            FaultKind::Status { status: status.as_u16(), retry_after }
+        }
+        _ if blame == Blame::Fit => rejected(status, true, error, secrets),
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited { retry_after },
         // Every route is one for chats; which of them has the other endpoints too, nobody said.
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
-            if matches!(endpoint, Endpoint::Completions | Endpoint::Embeddings) =>
+            if !is_chat =>
         {
             FaultKind::Unserved { status: status.as_u16() }
         }
-        StatusCode::FORBIDDEN if moderated(&error) => rejected(status, error, secrets),
+        StatusCode::FORBIDDEN if moderated(&error) => rejected(status, false, error, secrets),
+        StatusCode::PAYLOAD_TOO_LARGE => rejected(status, true, error, secrets),
         StatusCode::BAD_REQUEST
-        | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
-        | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, error, secrets),
+        | StatusCode::UNPROCESSABLE_ENTITY => rejected(status, false, error, secrets),
         // Also 404: the model's name is the operator's, not the caller's.
         _ => FaultKind::Status { status: status.as_u16(), retry_after },
     }
 }
 
-fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) -> FaultKind {
+/// What the caller is told, by what the provider said; `elsewhere` as in [`FaultKind::Rejected`].
+fn rejected(
+    status: StatusCode,
+    elsewhere: bool,
+    error: ProviderError,
+    secrets: &[SecretString],
+) -> FaultKind {
     let leaks = |text: &String| {
         secrets.iter().map(ExposeSecret::expose_secret).any(|secret| {
             // A short configured header is no secret and may well occur in a message.
@@ -119,6 +140,7 @@ fn rejected(status: StatusCode, error: ProviderError, secrets: &[SecretString]) 
     let clean = |text: Option<String>| text.filter(|text| !leaks(text));
     FaultKind::Rejected {
         status: status.as_u16(),
+        elsewhere,
         message: clean(error.message)
             .unwrap_or_else(|| "the provider rejected the request".to_owned()),
         error_type: clean(error.error_type),

@@ -368,6 +368,7 @@ async fn an_error_status_is_the_providers_or_the_callers() {
         let (_, fault) = ask_scripted(status(line, "", body), false).await;
         let expected = FaultKind::Rejected {
             status: code,
+            elsewhere: true,
             message: "too long".into(),
             error_type: Some("invalid_request_error".into()),
             param: Some("messages".into()),

@@ -179,6 +179,7 @@ fn rejected(code: u16, message: &str, error_type: Option<&str>, word: Option<&st
         error_type: error_type.map(str::to_owned),
         param: None,
         code: word.map(str::to_owned),
+        elsewhere: false,
     }
 }
 
@@ -209,7 +210,7 @@ async fn an_error_in_place_of_an_answer_is_what_its_status_would_have_been() {
             "openai",
             r#"{"error":{"code":400,"message":"odd"},"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#,
             rejected(400, "odd", None, Some("400")),
-            Owed::Reported(Usage { input: 7, output: 2, ..Usage::default() }),
+            Owed::Reported(Box::new(Usage { input: 7, output: 2, ..Usage::default() })),
         ),
         (
             "anthropic",
