@@ -51,8 +51,6 @@ pub(crate) struct Remote {
     embeds: Mutex<HashMap<u64, Reading>>,
     /// What the child last told of itself, and when.
     pub(super) seen: Mutex<Option<(Box<Numbers>, Instant)>>,
-    /// Its id. Apart: who waits for its end holds the child meanwhile, and operators ask.
-    process: u32,
     child: Mutex<Child>,
     /// The child's end has been dealt with.
     gone: AtomicBool,
@@ -119,7 +117,6 @@ pub(crate) fn start(
         jobs: Mutex::default(),
         embeds: Mutex::default(),
         seen: Mutex::new(None),
-        process: child.id(),
         child: Mutex::new(child),
         gone: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
@@ -184,7 +181,7 @@ fn launch(config: &EngineConfig, worker: &Worker) -> Result<Launched, LoadError>
 impl Remote {
     /// The child's process id.
     pub(crate) fn process(&self) -> u32 {
-        self.process
+        lock(&self.child).id()
     }
 
     /// Sends jobs and cancellations until the child is gone or asked to go.
