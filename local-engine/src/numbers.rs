@@ -12,7 +12,7 @@ use crate::constraint::ConstraintError;
 /// From here on floats leave integers out.
 const EXACT_MAX: u64 = 1 << 53;
 /// The last float below 2^63: the compiler counts integers in 64 bits, and negates them.
-const COUNTED_MAX: f64 = 9_223_372_036_854_774_784.0;
+const COUNTED_MAX: f64 = f64::from_bits(0x43DF_FFFF_FFFF_FFFF);
 
 /// Moves bounds that are not exact inwards.
 ///

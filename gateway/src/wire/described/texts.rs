@@ -15,7 +15,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     add("CompletionChunk", chunk);
     add("EmbeddingRequest", embedding_request());
     add("Embeddings", embeddings());
-    add("Model", either(model(), anthropics_model()));
+    add("Model", either(&model(), &anthropics_model()));
     let list = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
     let of_openai = json!({
         "object": { "const": "list" },
@@ -31,15 +31,15 @@ pub(super) fn schemas() -> Map<String, Value> {
     add(
         "Models",
         either(
-            list(of_openai, &["object", "data"]),
-            list(of_anthropic, &["data", "has_more", "first_id", "last_id"]),
+            &list(of_openai, &["object", "data"]),
+            &list(of_anthropic, &["data", "has_more", "first_id", "last_id"]),
         ),
     );
     schemas
 }
 
 /// OpenAI's shape, or Anthropic's for who names its version.
-fn either(openais: Value, anthropics: Value) -> Value {
+fn either(openais: &Value, anthropics: &Value) -> Value {
     json!({
         "description": "In Anthropic's shape where the request has `anthropic-version`.",
         "anyOf": [openais, anthropics],
