@@ -4,7 +4,8 @@
 //! is one whose client stopped reading its answer, and one on which nothing is asked is ended in good
 //! order; who still sends when it is answered can read the answer;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
-//! end, then they are cut, and the function returns only when none is left.
+//! end, or until the stop is [hurried](Stop::hurried), then they are cut, and the function returns only
+//! when none is left.
 
 mod idle;
 mod lingering;
@@ -65,12 +66,21 @@ pub struct Listening {
     pub drain_max: Duration,
 }
 
-/// Hands requests to `service` until `stop`, then drains.
+/// How the accept loop is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Nothing more is accepted, and what runs is waited for.
+    pub asked: CancellationToken,
+    /// What runs is not waited for any longer.
+    pub hurried: CancellationToken,
+}
+
+/// Hands requests to `service` until it is told to `stop`, then drains.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
     limits: Listening,
-    stop: CancellationToken,
+    stop: Stop,
     tls: Option<Arc<Tls>>,
 ) where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -81,7 +91,8 @@ pub async fn serve<S>(
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
     let mut complaint = Complaint::default();
-    while let Some((stream, peer, place)) = accept(&listener, &places, &stop, &mut complaint).await
+    while let Some((stream, peer, place)) =
+        accept(&listener, &places, &stop.asked, &mut complaint).await
     {
         let open = Connection {
             peer,
@@ -97,12 +108,14 @@ pub async fn serve<S>(
     drop(listener);
     connections.close();
     ends.drain.cancel();
-    if tokio::time::timeout(limits.drain_max, connections.wait()).await.is_err() {
-        tracing::warn!(
-            connections = connections.len(),
-            "answers are still running after the drain's time: they are cut and settled as they \
-             stand"
-        );
+    let cut = |why: &str| {
+        let connections = connections.len();
+        tracing::warn!(connections, "{why}: answers that run are cut and settled as they stand");
+    };
+    tokio::select! {
+        () = connections.wait() => {}
+        () = tokio::time::sleep(limits.drain_max) => cut("the drain's time is over"),
+        () = stop.hurried.cancelled() => cut("told to stop once more"),
     }
     ends.cut.cancel();
     connections.wait().await;

@@ -26,6 +26,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc},
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const QUIET: Duration = Duration::from_millis(50);
 /// It is read after this long even if it is still written to.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
+/// The file is looked at this often whatever the watch says: a watch ends with its directory, and some
+/// file systems tell nothing of what others do.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The policy in force.
 #[derive(Debug)]
@@ -214,26 +218,41 @@ impl PolicyBox {
         // One note is enough: whatever happened, the file is read once.
         let (note, mut notes) = mpsc::channel(1);
         let mut watch = self.watch(note);
+        let mut seen = None;
         let mut hangup = signal(SignalKind::hangup()).ok();
         async move {
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let asked = tokio::select! {
                     () = stop.cancelled() => return,
                     Some(()) = next_hangup(&mut hangup) => true,
-                    Some(()) = notes.recv() => {
-                        settle(&mut notes).await;
+                    Some(()) = notes.recv() => false,
+                    _ = looks.tick() => {
+                        if self.looked_at().await == seen {
+                            continue;
+                        }
                         false
                     }
-                    else => return,
                 };
                 if asked {
                     tracing::info!("SIGHUP: reading the policy again");
+                } else {
+                    settle(&mut notes).await;
                 }
                 // Before it is read: what is written after that is noted.
                 watch = renewed(watch).await;
+                seen = self.looked_at().await;
                 self.reload(&books, asked).await;
             }
         }
+    }
+
+    /// Which file is there now, if one is.
+    async fn looked_at(&self) -> Option<Identity> {
+        let PolicySource::File(file) = &self.source else { return None };
+        let file = file.clone();
+        tokio::task::spawn_blocking(move || identity(&file)).await.ok().flatten()
     }
 
     /// Reads the file again and puts what it says in force, if it is sound. `again`: complain about
@@ -270,15 +289,16 @@ impl PolicyBox {
                 let _noted = note.try_send(());
             }
         };
-        let watched = notify::recommended_watcher(told).and_then(|mut watcher| {
+        let watch = notify::recommended_watcher(told).and_then(|mut watcher| {
             watcher.watch(directory_of(file), RecursiveMode::NonRecursive)?;
-            let mut watch = Watch { watcher, file: file.clone(), behind: None };
+            let watched = vec![Watched::now(directory_of(file))];
+            let mut watch = Watch { watcher, file: file.clone(), watched };
             watch.renew();
             Ok(watch)
         });
-        watched
+        watch
             .inspect_err(|error| {
-                tracing::warn!(%error, "the policy file is not watched; SIGHUP reads it again");
+                tracing::warn!(%error, "the policy file is not watched, only looked at now and then");
             })
             .ok()
     }
@@ -288,30 +308,55 @@ impl PolicyBox {
 struct Watch {
     watcher: notify::RecommendedWatcher,
     file: PathBuf,
-    /// The directory that the file's link leads to.
-    behind: Option<PathBuf>,
+    /// The file's directory, and the one that its link leads to.
+    watched: Vec<Watched>,
+}
+
+/// A directory that is watched.
+#[derive(PartialEq, Eq)]
+struct Watched {
+    path: PathBuf,
+    /// Which one it was: another may have its name by now.
+    directory: Option<(u64, u64)>,
 }
 
 impl Watch {
-    /// Watches the directory that the file is in behind its links, which may be another one now, or one
-    /// of the same name. Blocking.
+    /// Watches the file's directory and the one that it is in behind its links, which may be others now,
+    /// or others of the same name. Blocking.
     fn renew(&mut self) {
-        if let Some(before) = self.behind.take() {
-            // It is gone together with its watch, if it is.
-            let _unwatched = self.watcher.unwatch(&before);
-        }
-        // A file that is not there now is looked for again when its own directory changes.
-        let Ok(real) = fs::canonicalize(&self.file) else { return };
-        let behind = directory_of(&real);
-        if fs::canonicalize(directory_of(&self.file)).is_ok_and(|own| own == behind) {
-            return;
-        }
-        match self.watcher.watch(behind, RecursiveMode::NonRecursive) {
-            Ok(()) => self.behind = Some(behind.to_owned()),
-            Err(error) => {
-                tracing::warn!(%error, "what the policy file links to is not watched");
+        let own = directory_of(&self.file);
+        let mut wanted = vec![Watched::now(own)];
+        match fs::canonicalize(&self.file).as_deref().map(directory_of) {
+            Ok(behind) if fs::canonicalize(own).is_ok_and(|own| own == behind) => {}
+            Ok(behind) => wanted.push(Watched::now(behind)),
+            // It may come back where it was.
+            Err(_) => {
+                let behind = self.watched.iter().filter(|watched| watched.path != own);
+                wanted.extend(behind.map(|watched| Watched::now(&watched.path)));
             }
         }
+        let before = std::mem::take(&mut self.watched);
+        for left in before.iter().filter(|before| !wanted.contains(before)) {
+            // It is gone together with its watch, if it is.
+            let _unwatched = self.watcher.unwatch(&left.path);
+        }
+        for directory in wanted {
+            if !before.contains(&directory)
+                && let Err(error) = self.watcher.watch(&directory.path, RecursiveMode::NonRecursive)
+            {
+                let path = directory.path.display();
+                tracing::warn!(%path, %error, "where the policy file is is not watched");
+                continue;
+            }
+            self.watched.push(directory);
+        }
+    }
+}
+
+impl Watched {
+    fn now(path: &Path) -> Self {
+        let directory = fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        Self { path: path.to_owned(), directory }
     }
 }
 
@@ -346,8 +391,11 @@ async fn settle(notes: &mut mpsc::Receiver<()>) {
     let _quiet_or_not = tokio::time::timeout(SETTLE_MAX, quiet).await;
 }
 
-/// What changes with a file's bytes: device, inode, length, times of change; `None`: there is none.
-fn identity(path: &Path) -> Option<[i64; 7]> {
+/// What changes with a file's bytes: device, inode, length, times of change.
+type Identity = [i64; 7];
+
+/// Which file this is now; `None`: there is none.
+fn identity(path: &Path) -> Option<Identity> {
     let meta = fs::metadata(path).ok()?;
     let [device, inode, length] = [meta.dev(), meta.ino(), meta.len()].map(u64::cast_signed);
     Some([device, inode, length, meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])

@@ -80,6 +80,37 @@ async fn the_admin_key_can_be_replaced() {
 }
 
 #[tokio::test]
+async fn root_leaves_nothing_in_the_ledger_of_another_user() {
+    let (_cloud, mut gate, directory) = a_cloud().await;
+    gate.stop().await;
+    let journal = gate.builder_ref().data_dir().join("journal");
+    if std::os::unix::fs::chown(&journal, Some(54_321), None).is_err() {
+        // Only root can give a directory away, and only root is kept from writing there.
+        return;
+    }
+    let key = ["key", "create", "--label", "by root"];
+    let refused = Child::run(&directory, &key).await;
+    assert_eq!(refused.code, 5, "{}", refused.stdout);
+    assert!(refused.stderr.contains("sudo -u '#54321'"), "{}", refused.stderr);
+    // Reading leaves nothing there.
+    assert_eq!(Child::run(&directory, &["ledger", "summary"]).await.code, 0);
+    std::os::unix::fs::chown(&journal, Some(0), None).unwrap();
+    assert_eq!(Child::run(&directory, &key).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_lost_admin_key_file_can_be_stood_in_for() {
+    let (_cloud, gate, directory) = a_cloud().await;
+    std::fs::remove_file(gate.builder_ref().data_dir().join("admin.key")).unwrap();
+    let without = Child::run(&directory, &["key", "list"]).await;
+    assert_eq!(without.code, 5, "{}", without.stdout);
+    assert!(without.stderr.contains("TOLLGATE_ADMIN_KEY"), "{}", without.stderr);
+    let environment = [("TOLLGATE_ADMIN_KEY", gate.admin_key())];
+    let with = Child::run_with(&directory, &environment, &["key", "list"]).await;
+    assert_eq!(with.code, 0, "{}", with.stderr);
+}
+
+#[tokio::test]
 async fn a_budget_is_corrected_by_hand_with_a_server_and_without() {
     let (_cloud, mut gate, directory) = a_cloud().await;
     let key = gate.new_key().create().await;

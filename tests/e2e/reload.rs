@@ -238,6 +238,29 @@ async fn a_policy_behind_a_link_that_is_moved_is_read_again() {
 }
 
 #[tokio::test]
+async fn a_policy_whose_directory_is_another_one_is_read_there() {
+    let case = with_a_policy_file().await;
+    let file = case.gate.builder_ref().policy_file();
+    // Two levels down, where a change of the inner directory's name is seen by no watch of the file's own.
+    let outer = file.with_file_name("outer");
+    let inner = outer.join("inner");
+    std::fs::create_dir_all(&inner).unwrap();
+    std::fs::write(inner.join("policy.toml"), policy_to("second")).unwrap();
+    let link = file.with_file_name("new");
+    std::os::unix::fs::symlink("outer/inner/policy.toml", &link).unwrap();
+    std::fs::rename(link, &file).unwrap();
+    case.until_route("second").await;
+    std::fs::rename(&inner, outer.join("before")).unwrap();
+    case.until_logged(&["the policy file is refused", "No such file"]).await;
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("policy.toml"), policy_to("first")).unwrap();
+    case.until_route("first").await;
+    // And is watched there.
+    std::fs::write(inner.join("policy.toml"), policy_to("second")).unwrap();
+    case.until_route("second").await;
+}
+
+#[tokio::test]
 async fn sighup_reads_the_file_again() {
     let mut case = with_a_policy_file().await;
     case.write_policy(&policy_to("second"));

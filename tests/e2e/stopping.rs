@@ -1,7 +1,7 @@
 //! An orderly end: what runs is brought to its end or cut when the time for it is over, and either way
 //! the books are whole.
 
-use crate::harness::{Gate, eventually};
+use crate::harness::{Child, Gate, eventually, processes_in, signal};
 use e2e::standin::{Fault, Hold, Script, StandIn};
 
 /// Whether a process has ended; its parent may still have to ask how.
@@ -59,4 +59,50 @@ async fn an_answer_that_never_ends_is_cut_when_its_time_is_over_and_booked() {
     assert!(cost > 0 && cost <= attempt.reserved(), "{:#}", entry.0);
     assert!(gate.reservations().await.is_empty());
     assert_eq!(gate.budget(&key).await.spent(), cost);
+}
+
+#[tokio::test]
+async fn who_asks_twice_to_stop_does_not_wait_for_what_runs() {
+    let cloud = StandIn::start().await.unwrap();
+    let mut gate = Gate::builder().cloud(&cloud).server("drain_timeout_ms = 3600000").start().await;
+    cloud.next(Script::says("one two three").with(Fault::HangMidStream));
+    let mut open = gate.ask("Count.").streamed().open().await;
+    open.read_pieces(2).await;
+    gate.child().signal(libc::SIGTERM);
+    eventually("the first to be heard", || async {
+        gate.log().contains("SIGTERM: finishing what runs").then_some(())
+    })
+    .await;
+    gate.stop().await;
+    let cut = open.rest().await;
+    assert!(!cut.done(), "{}", cut.body_text());
+    assert_eq!(gate.ledger_verify().await.code, 0);
+    let gate = gate.restarted_after(|_| {}).await;
+    let entry = gate.ledger().only_entry().await;
+    assert!(!["completed", "crashed"].contains(&entry.outcome().as_str()), "{:#}", entry.0);
+}
+
+#[tokio::test]
+async fn a_start_that_loads_for_long_is_ended_by_a_signal() {
+    let builder = Gate::builder()
+        .policy("edge-first")
+        .edge_with("isolation = \"process\"\ndrill = \"load:3600000\"");
+    builder.write();
+    let directory = builder.config_file().parent().unwrap().to_owned();
+    let serving = Child::run(&directory, &["serve", "--config", "tollgate.toml"]);
+    let told = async {
+        // The gateway and the process that loads.
+        let both = eventually("a load", || async {
+            let processes = processes_in(&directory);
+            (processes.len() == 2).then_some(processes)
+        })
+        .await;
+        signal(both[0], libc::SIGTERM);
+    };
+    let (ran, ()) = tokio::join!(serving, told);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    eventually("the end of what loaded", || async {
+        processes_in(&directory).is_empty().then_some(())
+    })
+    .await;
 }

@@ -1,7 +1,7 @@
 //! `tollgate ledger backup`: a copy of the ledger that can be served as it is.
 
 use super::{
-    CliError, Common, Exit,
+    CliError, Common,
     ledger::{balanced, tell},
     link, output,
 };
@@ -27,10 +27,7 @@ pub(super) fn run(common: &Common, args: &BackupArgs) -> Result<(), CliError> {
             .hint("leave --server and TOLLGATE_SERVER out"));
     }
     let from = link::config(common)?.data_dir;
-    if !from.join("journal").is_dir() {
-        let message = format!("there is no ledger in {}", from.display());
-        return Err(CliError::new(Exit::Unreachable, message).hint("name it with --data-dir"));
-    }
+    link::has_ledger(&from)?;
     let made = backup(&from, &args.to).map_err(|error| match error {
         BackupError::Place { .. } => CliError::usage(error.to_string()),
         _ => CliError::failed(error.to_string()),

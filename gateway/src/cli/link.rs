@@ -28,6 +28,7 @@ use serde_json::Value;
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -40,8 +41,12 @@ const SERVER_FILE: &str = "server.json";
 const ADMIN_KEY_ENV: &str = "TOLLGATE_ADMIN_KEY";
 /// Longest wait for the sign of life of the server that [`SERVER_FILE`] names.
 const ALIVE_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for an answer: a check of a large ledger takes its time.
+/// Longest wait for a connection to a server.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for an answer or its next piece: a check of a large ledger takes its time.
 const ANSWER_MAX: Duration = Duration::from_secs(15 * 60);
+/// What helps where the directory cannot be read.
+const AS_ITS_USER: &str = "run this as the user that runs the server";
 
 /// The note in the data directory of a running server; removed when dropped.
 #[derive(Debug)]
@@ -165,22 +170,17 @@ impl Link {
     async fn open_as(common: &Common, missing: Missing, read: bool) -> Result<Self, CliError> {
         if let Some(url) = &common.server {
             // The key in the directory here is another server's, and is shown to nobody else.
-            let Ok(key) = std::env::var(ADMIN_KEY_ENV) else {
+            let Some(admin) = admin_key_given() else {
                 let message = format!("the admin key of the server at {url} is not known");
                 return Err(CliError::usage(message).hint(format!("put it into {ADMIN_KEY_ENV}")));
             };
-            let admin = Secret::from_text(key);
             let base = url.trim_end_matches('/').to_owned();
             let client = built(trust::named(client(), common)?)?;
             return Ok(Self::Server { client, base, admin });
         }
         let config = config(common)?;
-        if missing == Missing::Refuse && !config.data_dir.join("journal").is_dir() {
-            let dir = config.data_dir.display();
-            let said = CliError::new(Exit::Unreachable, format!("there is no ledger in {dir}"));
-            return Err(
-                said.hint("start one with: tollgate serve, or name another with --data-dir")
-            );
+        if missing == Missing::Refuse {
+            has_ledger(&config.data_dir)?;
         }
         // A note alone may be left over from a server that was killed, and another program may
         // listen at its address by now: the admin key goes only to who holds the directory.
@@ -233,6 +233,7 @@ impl Link {
     /// Blocks while the ledger is opened: nothing else runs in this process.
     fn here(config: Config, silent: Option<Silent>) -> Result<Self, CliError> {
         let dir = config.data_dir.clone();
+        is_its_users(&dir)?;
         private_dir(&dir)
             .map_err(|error| CliError::failed(format!("{}: {error}", dir.display())))?;
         let gateway = start::offline(config, Clock::system()).map_err(|error| match error {
@@ -441,17 +442,56 @@ fn standing_in(path: &Path, clock: &Clock) -> Result<Config, ConfigError> {
     Config::parse(TOLLGATE_TOML, path, surroundings)
 }
 
+/// Whether the directory has a ledger.
+///
+/// # Errors
+/// It has none, or that cannot be seen.
+pub(super) fn has_ledger(dir: &Path) -> Result<(), CliError> {
+    let unreachable = |message: String| CliError::new(Exit::Unreachable, message);
+    match fs::metadata(dir.join("journal")) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Err(error)
+            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Err(unreachable(format!("{}: {error}", dir.display())).hint(AS_ITS_USER))
+        }
+        _ => Err(unreachable(format!("there is no ledger in {}", dir.display()))
+            .hint("start one with: tollgate serve, or name another with --data-dir")),
+    }
+}
+
+/// Root can write everywhere, and what it writes the server's user cannot read: a ledger that is
+/// another user's is not opened for writing.
+fn is_its_users(dir: &Path) -> Result<(), CliError> {
+    let Ok(ledger) = fs::metadata(dir.join("journal")) else { return Ok(()) };
+    if !rustix::process::geteuid().is_root() || ledger.uid() == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is user {}'s: what root writes there its server could not read",
+        dir.display(),
+        ledger.uid()
+    );
+    let hint = format!("run this as that user: sudo -u '#{}' tollgate …", ledger.uid());
+    Err(CliError::new(Exit::Unreachable, message).hint(hint))
+}
+
+/// The admin key in the environment.
+fn admin_key_given() -> Option<Secret> {
+    std::env::var(ADMIN_KEY_ENV).ok().filter(|key| !key.is_empty()).map(Secret::from_text)
+}
+
+/// The admin key of the directory, or, where it cannot be read there, the one in the environment.
 fn admin_key(dir: &Path) -> Result<Secret, CliError> {
     let path = dir.join(ADMIN_KEY_FILE);
-    match read_secret(dir, ADMIN_KEY_FILE) {
-        Ok(Some(secret)) => Ok(secret),
+    let (why, hint) = match read_secret(dir, ADMIN_KEY_FILE) {
+        Ok(Some(secret)) => return Ok(secret),
         Ok(None) => {
-            Err(CliError::new(Exit::Unreachable, format!("there is no {}", path.display()))
-                .hint("put the admin key into TOLLGATE_ADMIN_KEY"))
+            (format!("there is no {}", path.display()), "put the admin key into TOLLGATE_ADMIN_KEY")
         }
-        Err(error) => Err(CliError::new(Exit::Unreachable, format!("{}: {error}", path.display()))
-            .hint("run this as the user that runs the server")),
-    }
+        Err(error) => (format!("{}: {error}", path.display()), AS_ITS_USER),
+    };
+    admin_key_given().ok_or_else(|| CliError::new(Exit::Unreachable, why).hint(hint))
 }
 
 fn server_note(dir: &Path) -> Option<ServerNote> {
@@ -467,7 +507,8 @@ fn server_note(dir: &Path) -> Option<ServerNote> {
 }
 
 fn client() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX)
+    // Between two pieces, not of the whole: an export may run for hours.
+    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_MAX).read_timeout(ANSWER_MAX)
 }
 
 fn built(client: reqwest::ClientBuilder) -> Result<reqwest::Client, CliError> {

@@ -48,6 +48,9 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The configuration where no other is named.
+const CONFIG_FILE: &str = "tollgate.toml";
+
 /// What every command understands.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
@@ -57,7 +60,7 @@ pub(crate) struct Common {
         global = true,
         help_heading = EVERYWHERE,
         env = "TOLLGATE_CONFIG",
-        default_value = "tollgate.toml",
+        default_value = CONFIG_FILE,
         value_name = "FILE"
     )]
     pub(crate) config: PathBuf,
@@ -169,8 +172,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl Common {
+    /// The same without what is set to nothing: a variable that is there and empty names nothing.
+    fn set(self) -> Self {
+        let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+        Self {
+            config: Some(self.config).filter(is_set).unwrap_or_else(|| CONFIG_FILE.into()),
+            data_dir: self.data_dir,
+            server: self.server.filter(|url| !url.is_empty()),
+            ca_cert: self.ca_cert.filter(is_set),
+            client_cert: self.client_cert.filter(is_set),
+            json: self.json,
+        }
+    }
+}
+
 fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { common, command } = cli;
+    let common = common.set();
     match command {
         Command::Serve(args) => return serve::run(&common, &args),
         Command::Init(args) => return init::run(&common, &args),

@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     config::{Config, Environment, PolicySource},
     descriptors,
-    listen::{self, Listening},
+    listen::{self, Listening, Stop},
     routes::health,
     serve::{Front, Gateway, Planes},
     start::{self, StartError},
@@ -53,11 +53,23 @@ pub(crate) fn run(common: &Common, args: &ServeArgs) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
     let ended = runtime.block_on(serve(config, clock, args.hello));
-    runtime.shutdown_timeout(BACKGROUND_MAX);
-    ended
+    match ended {
+        Ok(Ended::Starting) => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(BACKGROUND_MAX),
+    }
+    ended.map(|_| ())
 }
 
-async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError> {
+/// When it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Before it served.
+    Starting,
+    /// After it had served.
+    Served,
+}
+
+async fn serve(config: Config, clock: Clock, hello: bool) -> Result<Ended, CliError> {
     let stop = stop_signal()?;
     // From the first listener on SIGHUP no longer ends the process; the policy's file is looked at
     // once more after loading, for a signal or a change in between.
@@ -79,7 +91,11 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     let tls = config.tls.clone().map(Tls::load).transpose();
     let tls = tls.map_err(|error| CliError::failed(format!("[tls] {error}")))?;
 
-    let gateway = blocking(move || open(config, clock)).await??;
+    let gateway = tokio::select! {
+        opened = blocking(move || open(config, clock)) => opened??,
+        // Models may take minutes. Nobody was answered yet, and the books stand a death at any time.
+        () = stop.asked.cancelled() => return Ok(Ended::Starting),
+    };
     let background = TaskTracker::new();
     let ended = CancellationToken::new();
     look_after(&gateway, &background, &ended);
@@ -132,7 +148,7 @@ async fn serve(config: Config, clock: Clock, hello: bool) -> Result<(), CliError
     })
     .await?;
     tracing::info!("stopped");
-    Ok(())
+    Ok(Ended::Served)
 }
 
 /// What keeps the gateway itself current.
@@ -338,20 +354,25 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-fn stop_signal() -> Result<CancellationToken, CliError> {
+/// Asked by SIGTERM or SIGINT, hurried by another one.
+fn stop_signal() -> Result<Stop, CliError> {
     let listen = |kind| {
         signal(kind).map_err(|error| CliError::failed(format!("signals cannot be heard: {error}")))
     };
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let heard = stop.clone();
     detached(async move {
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: finishing running answers"),
-            _ = int.recv() => tracing::info!("SIGINT: finishing running answers"),
-        }
-        heard.cancel();
+        let mut next = async || {
+            tokio::select! {
+                _ = term.recv() => "SIGTERM",
+                _ = int.recv() => "SIGINT",
+            }
+        };
+        tracing::info!("{}: finishing what runs", next().await);
+        heard.asked.cancel();
+        tracing::info!("{} once more: finishing nothing", next().await);
+        heard.hurried.cancel();
     });
     Ok(stop)
 }

@@ -27,6 +27,35 @@ fn common_options_may_stand_anywhere() {
 }
 
 #[test]
+fn what_is_set_to_nothing_is_not_set() {
+    let common = Common {
+        config: PathBuf::new(),
+        data_dir: None,
+        server: Some(String::new()),
+        ca_cert: Some(PathBuf::new()),
+        client_cert: Some(PathBuf::new()),
+        json: true,
+    };
+    let common = common.set();
+    assert_eq!(common.config, PathBuf::from(CONFIG_FILE));
+    assert!(common.server.is_none() && common.ca_cert.is_none() && common.client_cert.is_none());
+    let named = Common { server: Some("http://h".to_owned()), ..common };
+    assert_eq!(named.set().server.as_deref(), Some("http://h"));
+}
+
+#[test]
+fn a_ledger_that_cannot_be_seen_is_not_said_to_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |dir: &std::path::Path| link::has_ledger(dir).unwrap_err().to_string();
+    assert!(said(dir.path()).starts_with("there is no ledger in"));
+    let round = dir.path().join("round");
+    std::os::unix::fs::symlink("round", &round).unwrap();
+    assert!(!said(&round).contains("no ledger"), "{}", said(&round));
+    std::fs::create_dir(dir.path().join("journal")).unwrap();
+    link::has_ledger(dir.path()).unwrap();
+}
+
+#[test]
 fn what_every_command_takes_stands_apart_in_help() {
     let command = Cli::command();
     let common: Vec<_> = command.get_arguments().filter(|arg| arg.is_global_set()).collect();

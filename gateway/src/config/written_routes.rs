@@ -32,7 +32,7 @@ pub(super) struct Local {
     #[serde(default = "local::queue_wait_max_ms")]
     pub(super) queue_wait_max_ms: NonZeroU64,
     #[serde(default)]
-    pub(super) threads: Option<NonZeroU32>,
+    pub(super) threads: Option<Spanned<NonZeroU32>>,
     pub(super) prefill_chunk_tokens: Option<NonZeroU32>,
     #[serde(default = "local::gap_target_ms")]
     pub(super) gap_target_ms: u64,

@@ -379,6 +379,8 @@ fn open_index(
             Ok((index, derived))
         });
         let reason = match loaded {
+            // By something that does not heed the directory's lock. It is not broken.
+            Err(error) if error.is_in_use() => return Err(OpenError::InUse(data.to_owned())),
             Err(error) if error.is_the_machines() => {
                 tracing::error!(%error, "the index cannot be opened now; going on without one");
                 return Ok((None, base));

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 struct Server {
     address: SocketAddr,
-    stop: CancellationToken,
+    stop: Stop,
     served: tokio::task::JoinHandle<()>,
 }
 
@@ -14,7 +14,7 @@ struct Server {
 async fn start(router: Router, limits: Listening) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let served = tokio::spawn(serve(listener, router, limits, stop.clone(), None));
     Server { address, stop, served }
 }
@@ -133,7 +133,7 @@ async fn a_running_answer_ends_before_the_server_does() {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
     arrival.recv().await.unwrap();
-    server.stop.cancel();
+    server.stop.asked.cancel();
     assert!(!server.served.is_finished());
     go.send(true).unwrap();
     let mut answer = String::new();
@@ -149,7 +149,7 @@ async fn an_answer_that_never_ends_is_cut_after_the_drains_time() {
     let server = start(router, Listening { drain_max, ..limits() }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    server.stop.cancel();
+    server.stop.asked.cancel();
     server.served.await.unwrap();
 }
 

@@ -37,6 +37,13 @@ pub(crate) enum IndexError {
 }
 
 impl IndexError {
+    /// Whether another process has it open. sled says so in words alone.
+    pub(crate) fn is_in_use(&self) -> bool {
+        let Self::Sled(sled::Error::Io(error)) = self else { return false };
+        error.kind() == io::ErrorKind::Other
+            && error.to_string().starts_with("could not acquire lock")
+    }
+
     /// Whether it says something of the machine (no room, no descriptor) and nothing of the index.
     pub(crate) fn is_the_machines(&self) -> bool {
         let (Self::Sled(sled::Error::Io(error)) | Self::Io(error)) = self else { return false };
@@ -285,6 +292,16 @@ mod tests {
         assert!(!of(Errno::IO) && !of(Errno::ISDIR));
         let torn = sled::Error::Corruption { at: None, bt: () };
         assert!(!IndexError::from(torn).is_the_machines() && !IndexError::Value.is_the_machines());
+    }
+
+    #[test]
+    fn an_index_that_another_has_open_is_in_use_and_not_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Index::open(dir.path()).unwrap();
+        let second = Index::open(dir.path()).unwrap_err();
+        assert!(second.is_in_use() && !second.is_the_machines(), "{second}");
+        drop(first);
+        Index::open(dir.path()).unwrap();
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One writer per data directory.
 //!
-//! **Invariant:** while a [`DirLock`] lives no other process can get one for the same directory;
-//! it goes with the process, however that dies.
+//! **Invariant:** while a [`DirLock`] lives no other process can get one for the same directory, also if
+//! the lock's file is removed: the directory is locked itself where its file system can do that. The lock
+//! goes with the process, however that dies.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -13,17 +14,19 @@ use std::{
 /// The exclusive right to write a data directory.
 #[derive(Debug)]
 pub(crate) struct DirLock {
-    _file: File,
+    _held: [Option<File>; 2],
 }
 
 impl DirLock {
     /// Takes the lock, or `None` if another process holds it.
     pub(crate) fn take(dir: &Path) -> io::Result<Option<Self>> {
         let file = open(dir)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        let directory = File::open(dir)?;
+        match (locked(file.try_lock())?, locked(directory.try_lock())) {
+            (true, Ok(true)) => Ok(Some(Self { _held: [Some(file), Some(directory)] })),
+            // Some network file systems lock files alone.
+            (true, Err(_)) => Ok(Some(Self { _held: [Some(file), None] })),
+            _ => Ok(None),
         }
     }
 }
@@ -33,12 +36,22 @@ impl DirLock {
 /// # Errors
 /// When the lock file cannot be opened.
 pub fn held(dir: &Path) -> io::Result<bool> {
+    let is_held = |file: File| locked(file.try_lock_shared()).map(|free| !free);
+    // The directory first: the lock's file may be gone, or another one by now.
+    if File::open(dir).and_then(is_held).unwrap_or(false) {
+        return Ok(true);
+    }
     if !dir.join(NAME).exists() {
         return Ok(false);
     }
-    match open(dir)?.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
+    is_held(open(dir)?)
+}
+
+/// Whether the lock was got.
+fn locked(tried: Result<(), TryLockError>) -> io::Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
@@ -54,4 +67,26 @@ fn open(dir: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(dir.join(NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_whose_lock_file_is_gone_is_held_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!held(dir.path()).unwrap());
+        let lock = DirLock::take(dir.path()).unwrap().unwrap();
+        assert!(held(dir.path()).unwrap());
+        assert!(DirLock::take(dir.path()).unwrap().is_none());
+        std::fs::remove_file(dir.path().join(NAME)).unwrap();
+        assert!(held(dir.path()).unwrap());
+        assert!(DirLock::take(dir.path()).unwrap().is_none());
+        // A new file of the name, which the holder does not have locked, changes nothing.
+        assert!(dir.path().join(NAME).exists() && held(dir.path()).unwrap());
+        drop(lock);
+        assert!(!held(dir.path()).unwrap());
+        DirLock::take(dir.path()).unwrap().unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //! protect nothing.
 
 use super::*;
-use crate::listen::{Listening, serve};
+use crate::listen::{Listening, Stop, serve};
 use axum::{Router, routing::get};
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{net::SocketAddr, time::Duration};
@@ -66,7 +66,13 @@ async fn serving(own: &Pair, clients: Option<&Pair>) -> Case {
     };
     let stop = CancellationToken::new();
     let router = Router::new().route("/", get(|| async { "under TLS" }));
-    tokio::spawn(serve(listener, router, limits, stop.clone(), Some(Arc::clone(&tls))));
+    tokio::spawn(serve(
+        listener,
+        router,
+        limits,
+        Stop { asked: stop.clone(), ..Stop::default() },
+        Some(Arc::clone(&tls)),
+    ));
     Case { dir, tls, address, stop }
 }
 

@@ -282,6 +282,19 @@ pub(crate) fn signal(process: u64, signal: i32) {
     assert_eq!(sent, 0, "signal {signal} to {pid}");
 }
 
+/// The processes that run in a directory, the oldest first.
+pub(crate) fn processes_in(directory: &Path) -> Vec<u64> {
+    let directory = directory.canonicalize().expect("a directory");
+    let all = std::fs::read_dir("/proc").expect("the processes");
+    let numbered = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    let is_there = |process: &u64| {
+        std::fs::read_link(format!("/proc/{process}/cwd")).is_ok_and(|cwd| cwd == directory)
+    };
+    let mut found: Vec<_> = numbered.filter(is_there).collect();
+    found.sort_unstable();
+    found
+}
+
 /// The header's value as text, empty where it is absent.
 pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()

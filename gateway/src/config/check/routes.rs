@@ -26,6 +26,8 @@ use toml::Spanned;
 /// Most slots, and most tokens of the KV cache over all of them.
 const SLOTS_MAX: u32 = 256;
 const CONTEXT_TOKENS_MAX: u32 = 16_777_216;
+/// Most threads of an engine: ggml's own bound (`GGML_MAX_N_THREADS`).
+const THREADS_MAX: u32 = 512;
 
 /// What a route is checked against.
 pub(super) struct Around<'a> {
@@ -75,6 +77,7 @@ fn local_route(
 ) -> Result<RouteConfig, Finding> {
     let slots = at_most("slots", &written.slots, SLOTS_MAX)?;
     let context_tokens = at_most("context_tokens", &written.context_tokens, CONTEXT_TOKENS_MAX)?;
+    let threads = written.threads.as_ref().map(|threads| at_most("threads", threads, THREADS_MAX));
     let overcommit = written.overcommit_percent.get_ref().get();
     if !(100..=1000).contains(&overcommit) {
         let message = "`overcommit_percent` is 100 to 1000";
@@ -112,7 +115,7 @@ fn local_route(
             slots,
             queue_max: count(written.queue_max.get_ref().get()),
             queue_wait_max: millis(written.queue_wait_max_ms),
-            threads: written.threads.map(Into::into),
+            threads: threads.transpose()?,
             prefill_chunk: written.prefill_chunk_tokens.map(Into::into),
             gap_target: Some(Duration::from_millis(written.gap_target_ms))
                 .filter(|target| !target.is_zero()),

@@ -131,6 +131,7 @@ fn what_the_engine_could_not_take_is_found_with_its_line() {
         ),
         (edge("context_tokens = 4000000000\n"), ":5:18: `context_tokens` is at most 16777216"),
         (edge("slots = 257\n"), ":5:9: `slots` is at most 256"),
+        (edge("threads = 513\n"), ":5:11: `threads` is at most 512"),
         (edge("model = \"\"\n"), ":5:9: `model` is empty"),
         (edge("model = \"a\\nb\"\n"), ":5:9: `model` is one line of plain text"),
         (edge("usd_per_kwh = \"1\"\n"), ":5:15: `usd_per_kwh` prices nothing without `watts`"),
