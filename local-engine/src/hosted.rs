@@ -334,6 +334,10 @@ impl HostedModel {
         let (reply, answer) = oneshot::channel();
         {
             let mut orders = self.hosted.orders();
+            // Looked at with the orders held: who stops takes out what came before, and nothing comes after.
+            if matches!(self.hosted.now(), Standing::Stopped) {
+                return Err(stopped());
+            }
             if orders.len() >= ORDERS_MAX {
                 return Err(LoadError::Start("too many orders wait for this model".to_owned()));
             }

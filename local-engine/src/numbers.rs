@@ -140,6 +140,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_as_the_float_that_is_nearest() {
+        // Every 2^54/1000th float from 0.1 to 100 or so.
+        for bits in (0x3FB9_9999_9999_999A_u64..0x4059_0000_0000_0000).step_by(18_014_398_509_481) {
+            let float = f64::from_bits(bits);
+            assert_eq!(serde_json::from_str::<f64>(&format!("{float:?}")).unwrap().to_bits(), bits);
+        }
+    }
+
+    #[test]
     fn values_that_would_be_written_as_others_are_refused() {
         let refused = |mut schema: Json| exact(&mut schema).is_err();
         assert!(refused(json!({"const": 1_234_567_890_123_456_789_i64})));

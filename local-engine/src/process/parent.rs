@@ -49,8 +49,12 @@ pub(crate) struct Remote {
     pub(super) jobs: Mutex<HashMap<u64, Sent>>,
     /// Texts that are being embedded.
     embeds: Mutex<HashMap<u64, Reading>>,
+    /// When the child had loaded, which has a limit of its own: from then on it shows signs of life.
+    loaded: Instant,
     /// What the child last told of itself, and when.
     pub(super) seen: Mutex<Option<(Box<Numbers>, Instant)>>,
+    /// Its id. Apart: who waits for its end holds the child meanwhile, and operators ask.
+    process: u32,
     child: Mutex<Child>,
     /// The child's end has been dealt with.
     gone: AtomicBool,
@@ -110,24 +114,8 @@ pub(crate) fn start(
     let failed = |error: io::Error| LoadError::Start(error.to_string());
     socket.set_read_timeout(None).map_err(failed)?;
     socket.set_write_timeout(Some(LOOK)).map_err(failed)?;
-    let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
-    let remote = Arc::new(Remote {
-        shared: Arc::clone(shared),
-        to_child: Mutex::new(socket.try_clone().map_err(failed)?),
-        jobs: Mutex::default(),
-        embeds: Mutex::default(),
-        seen: Mutex::new(None),
-        child: Mutex::new(child),
-        gone: AtomicBool::new(false),
-        leaving: AtomicBool::new(false),
-        stuck: AtomicBool::new(false),
-        slots,
-        jobs_max: slots.saturating_add((slots / AHEAD_PART).clamp(1, config.queue_max.max(1))),
-        embeds_max: config.queue_max,
-        queue_wait_max: config.queue_wait_max,
-        reader_stall_max: config.reader_stall_max,
-        stuck_after: worker.stuck_after,
-    });
+    let to_child = socket.try_clone().map_err(failed)?;
+    let remote = Arc::new(Remote::new(child, to_child, config, worker, Arc::clone(shared)));
     let sender = spawn("engine-orders", {
         let remote = Arc::clone(&remote);
         move || remote.send_jobs()
@@ -179,9 +167,39 @@ fn launch(config: &EngineConfig, worker: &Worker) -> Result<Launched, LoadError>
 }
 
 impl Remote {
+    /// A child that has loaded its model just now.
+    fn new(
+        child: Child,
+        to_child: UnixStream,
+        config: &EngineConfig,
+        worker: &Worker,
+        shared: Arc<Shared>,
+    ) -> Remote {
+        let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
+        Remote {
+            shared,
+            to_child: Mutex::new(to_child),
+            jobs: Mutex::default(),
+            embeds: Mutex::default(),
+            loaded: Instant::now(),
+            seen: Mutex::new(None),
+            process: child.id(),
+            child: Mutex::new(child),
+            gone: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            slots,
+            jobs_max: slots.saturating_add((slots / AHEAD_PART).clamp(1, config.queue_max.max(1))),
+            embeds_max: config.queue_max,
+            queue_wait_max: config.queue_wait_max,
+            reader_stall_max: config.reader_stall_max,
+            stuck_after: worker.stuck_after,
+        }
+    }
+
     /// The child's process id.
     pub(crate) fn process(&self) -> u32 {
-        lock(&self.child).id()
+        self.process
     }
 
     /// Sends jobs and cancellations until the child is gone or asked to go.
@@ -333,10 +351,9 @@ impl Remote {
     /// Kills a child that shows no sign of life: it will not heed an order to end. The hearing thread
     /// notices its end.
     fn end_if_stuck(&self) {
-        // Loading has its own limit: there is no sign to wait for before the first.
         let age = match &*lock(&self.seen) {
             Some((told, at)) => told.status.heartbeat_age.saturating_add(at.elapsed()),
-            None => return,
+            None => self.loaded.elapsed(),
         };
         if age < self.stuck_after || self.stuck.swap(true, SeqCst) {
             return;
@@ -547,4 +564,33 @@ fn spawn(
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_hangs_before_its_first_sign_of_life_is_ended() {
+        let stuck_after = Duration::from_millis(200);
+        let worker = Worker {
+            program: "sleep".into(),
+            args: vec!["3600".to_owned()],
+            load_max: Duration::MAX,
+            stuck_after,
+        };
+        let (ours, _theirs) = UnixStream::pair().expect("sockets");
+        let child = Command::new(&worker.program).args(&worker.args).spawn().expect("a child");
+        let config = EngineConfig::new("none".into());
+        let shared = Arc::new(Shared::new(1, 1));
+        let mut remote = Remote::new(child, ours, &config, &worker, shared);
+        remote.loaded = Instant::now();
+        remote.end_if_stuck();
+        assert!(lock(&remote.child).try_wait().expect("a child").is_none(), "it may still speak");
+        remote.loaded = Instant::now().checked_sub(stuck_after).expect("a time");
+        remote.end_if_stuck();
+        // SIGKILL cannot be withstood: the wait ends.
+        let status = lock(&remote.child).wait().expect("its end");
+        assert_eq!(ending(status), "was ended by signal 9");
+    }
 }

@@ -17,7 +17,7 @@ use super::{
     At, BudgetPath, BudgetState, Crossing, Holds, Marks, Need, Scope, TokenRate,
     book::{self, Lack, ScopeBook},
     budget_id,
-    sessions::Sessions,
+    sessions::{self, Sessions},
     states,
     waiting::{Awaited, Waiting},
 };
@@ -25,7 +25,7 @@ use crate::caller::{BudgetSpec, KeyLimits, Window, Zone};
 use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use policies::{BudgetFacts, PicoUsd};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 use tokio::sync::oneshot;
 
 /// All budgets, their balances, and who waits for them.
@@ -300,8 +300,7 @@ impl Machine {
                 Scope::Session(key, session)
                     if self.specs(scope, path.scopes()).next().is_some() =>
                 {
-                    let settled = |name: &(_, _)| self.is_settled(name);
-                    let found = self.sessions.place(key, session, at.unix_ms, settled);
+                    let found = self.session_of(key, session, at);
                     forgets = found.forgets;
                     Scope::Session(key.clone(), found.session)
                 }
@@ -315,6 +314,11 @@ impl Machine {
             self.check_rate(&planned.scope, need.tokens, at)?;
         }
         Ok(self.hold(planned, path, forgets, (need, at)))
+    }
+
+    /// The session that a request of this one is counted in. Nothing changes yet.
+    fn session_of(&self, key: &KeyId, session: &Arc<str>, at: At) -> sessions::Place {
+        self.sessions.place(key, session, at.unix_ms, |name| self.is_settled(name))
     }
 
     /// What to hold in one scope, if every hard budget of it has room.
@@ -468,10 +472,19 @@ fn specs<'a>(
 impl Machine {
     /// Every budget on a path and what is left of it, the widest scope first.
     pub fn facts(&mut self, path: &BudgetPath, at: At) -> Vec<BudgetFacts> {
-        let Self { books, calendar, .. } = self;
         let mut facts = Vec::new();
         for scope in path.scopes() {
-            let book = books.get(scope);
+            // A session of too many has what those share.
+            let shared;
+            let counted = match scope {
+                Scope::Session(key, session) if !self.books.contains_key(scope) => {
+                    shared = Scope::Session(key.clone(), self.session_of(key, session, at).session);
+                    &shared
+                }
+                other => other,
+            };
+            let Self { books, calendar, .. } = self;
+            let book = books.get(counted);
             for spec in specs(books, scope, path.scopes()) {
                 let start = calendar.span(spec, at.unix_ms).start;
                 let balance = book.map(|book| book.accounts.balance(spec.window, start));

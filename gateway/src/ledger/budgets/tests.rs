@@ -112,6 +112,26 @@ fn the_children_of_a_session_share_it_and_another_keys_session_of_the_same_name_
 }
 
 #[test]
+fn a_policy_sees_of_a_session_that_is_one_too_many_what_is_left_for_all_of_those() {
+    let of_sessions = vec![spec(Window::Total, Unit::Money, 100)];
+    let mut machine = machine(&[(Scope::Key(KeyId(name("key_a"))), vec![], of_sessions)]);
+    let run = |at: usize| path("key_a", "red", &format!("run-{at}"), &[]);
+    for at_once in 0..sessions::PER_KEY_MAX {
+        machine.reserve(&run(at_once), need(1, 0), at(NOON)).unwrap();
+    }
+    let left = |machine: &mut Machine, path: &BudgetPath| {
+        let facts = machine.facts(path, at(NOON));
+        assert_eq!(facts.len(), 1, "{facts:?}");
+        facts[0].money.unwrap().1
+    };
+    assert_eq!(left(&mut machine, &run(0)), PicoUsd::from_pico(99));
+    let (first, second) = (run(sessions::PER_KEY_MAX), run(sessions::PER_KEY_MAX + 1));
+    machine.reserve(&first, need(60, 0), at(NOON)).unwrap();
+    assert_eq!(left(&mut machine, &second), PicoUsd::from_pico(40));
+    assert!(machine.reserve(&second, need(60, 0), at(NOON)).is_err());
+}
+
+#[test]
 fn a_request_is_one_whatever_becomes_of_it() {
     let mut machine =
         machine(&[(Scope::Global, vec![spec(Window::Day, Unit::Requests, 2)], vec![])]);
