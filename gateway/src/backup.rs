@@ -21,6 +21,7 @@ use crate::{
     },
 };
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::FileExt as _,
@@ -30,6 +31,9 @@ use std::{
 /// How often a journal is listed whose segments were sealed or dropped while it was read.
 const LISTED_MAX: usize = 8;
 const PIECE_BYTES: usize = 1 << 20;
+/// In the copy's journal: whole copies of what is damaged in the ledger and goes on there, by the number
+/// of the event after their last.
+const ASIDE: &str = "aside";
 /// Files of a data directory that go with the journal, where they are: what keys are hashed with, and
 /// what the guard knows.
 const BESIDE: [&str; 2] = [HASH_KEY_FILE, KEPT_FILE];
@@ -41,7 +45,8 @@ pub struct Backup {
     pub files: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// Segments of the copy that are whole and were kept because the ledger's own are damaged.
+    /// Segments that are whole and were kept because the ledger's own are damaged: in the copy, or, where
+    /// the ledger's goes further, beside it.
     pub kept: Vec<PathBuf>,
     /// Commit time of the last event in the copy, Unix milliseconds; 0 without any.
     pub last_unix_ms: u64,
@@ -79,10 +84,6 @@ pub enum BackupError {
 /// # Errors
 /// [`BackupError`]. What was copied until then stays, and the next backup goes on from there.
 pub fn backup(from: &Path, to: &Path) -> Result<Backup, BackupError> {
-    // One that is there keeps its mode: it may be somebody else's.
-    if !to.exists() {
-        private_dir(to).map_err(|source| fault(to, source))?;
-    }
     let _nobody_else = place(from, to)?;
     let (source, target) = (from.join("journal"), to.join("journal"));
     let ours = Snapshot { segments: listed(&source)? };
@@ -139,8 +140,8 @@ fn forget(dir: &Path) -> Result<(), BackupError> {
 
 /// Makes sure that `to` may hold a copy of `from`, and holds it.
 fn place(from: &Path, to: &Path) -> Result<DirLock, BackupError> {
-    let real = |path: &Path| path.canonicalize().map_err(|source| fault(path, source));
-    let (inner, outer) = (real(from)?, real(to)?);
+    let inner = from.canonicalize().map_err(|source| fault(from, source))?;
+    let outer = will_be(to).map_err(|source| fault(to, source))?;
     if inner.starts_with(&outer) || outer.starts_with(&inner) {
         return Err(wrong(to, "is the ledger itself, or one is in the other"));
     }
@@ -154,19 +155,36 @@ fn place(from: &Path, to: &Path) -> Result<DirLock, BackupError> {
             why: format!("has no {HASH_KEY_FILE}, without which no copy could be used"),
         });
     };
+    // One that is there keeps its mode: it may be somebody else's.
+    if !to.exists() {
+        private_dir(to).map_err(|source| fault(to, source))?;
+    }
     match key(to)? {
         Some(theirs) if theirs != ours => return Err(wrong(to, "is of another ledger")),
         Some(_) => {}
         None => {
-            // The lock is what a backup leaves that failed at once.
+            // What a backup leaves that ended at once.
+            let temporary = Temporary::of(Path::new(HASH_KEY_FILE));
+            let left = [Path::new(lock::NAME), temporary.path()];
             let items = fs::read_dir(to).map_err(|source| fault(to, source))?;
-            if items.flatten().any(|item| item.file_name() != lock::NAME) {
+            if items.flatten().any(|item| !left.contains(&Path::new(&item.file_name()))) {
                 return Err(wrong(to, "is neither empty nor a backup"));
             }
         }
     }
     let lock = DirLock::take(to).map_err(|source| fault(to, source))?;
     lock.ok_or_else(|| wrong(to, "is in use by another process"))
+}
+
+/// What the path will lead to: its directories may not be there yet.
+fn will_be(path: &Path) -> io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(will_be(parent)?.join(name))
+        }
+        (real, ..) => real,
+    }
 }
 
 /// The segments of a journal that may be written meanwhile, their files held open.
@@ -268,10 +286,15 @@ impl Done {
         let is_same = same(file, length, &path).map_err(|source| fault(&path, source))?;
         if is_same {
             // What an interrupted backup left beside it goes all the same.
-        } else if let Some(whole) = better(segment, dir) {
+        } else if journal::is_whole(segment.clone()) {
+            self.write(file, length, &path)?;
+        } else if let Some(whole) =
+            journal::whole_copy(dir, segment.first_seq(), segment.next_seq())
+        {
             self.kept.push(whole);
             return Ok(());
         } else {
+            self.set_aside(segment.first_seq(), dir)?;
             self.write(file, length, &path)?;
         }
         if matches!(segment, Segment::Sealed(_)) {
@@ -286,20 +309,30 @@ impl Done {
         Ok(())
     }
 
+    /// Keeps whole copies of a segment's beginning, which is damaged in the ledger by now: they may hold
+    /// what it has lost, and lack what it has won.
+    fn set_aside(&mut self, first_seq: u64, dir: &Path) -> Result<(), BackupError> {
+        for copy in journal::whole_forms(dir, first_seq, None) {
+            if copy.next_seq() == first_seq {
+                continue;
+            }
+            let aside = dir.join(ASIDE);
+            private_dir(&aside).map_err(|source| fault(&aside, source))?;
+            let mut name = OsString::from(format!("{}-", copy.next_seq()));
+            name.push(copy.path().file_name().unwrap_or_default());
+            let kept = aside.join(name);
+            fs::rename(copy.path(), &kept).map_err(|source| fault(&kept, source))?;
+            self.kept.push(kept);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, file: &File, length: u64, to: &Path) -> Result<(), BackupError> {
         copy(file, length, to).map_err(|source| fault(to, source))?;
         self.files += 1;
         self.bytes += length;
         Ok(())
     }
-}
-
-/// A whole copy of a damaged segment that is in `dir` already.
-fn better(segment: &Segment, dir: &Path) -> Option<PathBuf> {
-    if journal::is_whole(segment.clone()) {
-        return None;
-    }
-    journal::whole_copy(dir, segment.first_seq(), segment.next_seq())
 }
 
 /// Deletes what the ledger no longer holds: bases that a newer one replaced, and segments before `seq`,

@@ -18,79 +18,155 @@ pub(crate) enum Blame {
     Route,
 }
 
-/// Codes and types of an account or a key that is no good.
-const ACCOUNT_WORDS: [&str; 7] = [
-    "insufficient_quota",
-    "billing_error",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "account_deactivated",
-    "invalid_api_key",
-    "authentication_error",
-];
-/// How messages begin that say so without such a word, in small letters. Only the beginning: what a
-/// caller wrote may be quoted further on.
-const ACCOUNT_BEGINS: [&str; 9] = [
+/// What an error says that tells whose fault it is.
+enum Sign {
+    /// Its code or its type.
+    Word(&'static str),
+    /// How its message begins, in small letters.
+    Begins(&'static str),
+    /// What its message has in it outside quotes, in small letters: what a caller wrote may be quoted.
+    Says(&'static str),
+}
+use Sign::{Begins, Says, Word};
+
+/// An account or a key that is no good.
+const ACCOUNT: &[Sign] = &[
+    Word("insufficient_quota"),
+    Word("billing_error"),
+    Word("billing_hard_limit_reached"),
+    Word("billing_not_active"),
+    Word("account_deactivated"),
+    Word("invalid_api_key"),
+    Word("authentication_error"),
+    // Groq.
+    Word("organization_restricted"),
     // Anthropic.
-    "your credit balance is too low",
-    "you have reached your specified api usage limits",
-    "this organization has been disabled",
+    Begins("your credit balance is too low"),
+    Begins("you have reached your specified api usage limits"),
+    Begins("this organization has been disabled"),
     // Gemini.
-    "api key not valid",
-    "api key not found",
-    "api key expired",
-    "user location is not supported",
+    Begins("api key not valid"),
+    Begins("api key not found"),
+    Begins("api key expired"),
+    Begins("user location is not supported"),
     // xAI.
-    "incorrect api key provided",
-    "invalid api key",
+    Begins("incorrect api key provided"),
+    Begins("invalid api key"),
 ];
-/// Codes and types of a model that is not there: OpenAI's, Mistral's.
-const MODEL_WORDS: [&str; 2] = ["model_not_found", "invalid_model"];
-/// Codes and types of a prompt that is too long: OpenAI's, llama-server's.
-const TOO_LONG_WORDS: [&str; 2] = ["context_length_exceeded", "exceed_context_size_error"];
-/// What messages say of one.
-const TOO_LONG: [&str; 7] = [
-    "maximum context length",
-    "prompt is too long",
-    "exceeds the maximum number of tokens",
-    "context window",
-    "too many tokens",
-    "exceed context limit",
-    "exceeds the available context size",
+/// A model that is not there.
+const MODEL: &[Sign] = &[
+    // OpenAI.
+    Word("model_not_found"),
+    // Mistral.
+    Word("invalid_model"),
+    // Groq.
+    Word("model_decommissioned"),
+    // xAI.
+    Begins("model not found: "),
 ];
-/// How messages begin that tell of a request which this route cannot serve, whatever the wait:
-/// OpenRouter's of what no provider of the model can do; OpenAI's and Groq's of one that is above
-/// what a minute allows.
-const UNFIT_BEGINS: [&str; 3] = [
-    "no endpoints found that support ",
-    "no endpoints found that can handle the requested parameters",
-    "request too large for ",
+/// A prompt that is too long.
+const TOO_LONG: &[Sign] = &[
+    // OpenAI and Groq; llama-server.
+    Word("context_length_exceeded"),
+    Word("exceed_context_size_error"),
+    Says("exceeds the available context size"),
+    // OpenAI, DeepSeek, vLLM, Mistral, OpenRouter.
+    Says("maximum context length"),
+    Says("exceeds the context window"),
+    // Newer vLLM.
+    Says("longer than the maximum model length"),
+    // xAI.
+    Says("maximum prompt length is"),
+    // Anthropic.
+    Says("prompt is too long"),
+    Says("exceed context limit"),
+    // Gemini.
+    Says("exceeds the maximum number of tokens"),
+    // Cohere, Bedrock.
+    Begins("too many tokens"),
+    Begins("input is too long"),
 ];
+/// What this route cannot serve, whatever the wait, and another may.
+const UNFIT: &[Sign] = &[
+    // OpenRouter: no provider of the model can do it.
+    Begins("no endpoints found that support "),
+    Begins("no endpoints found that can handle the requested parameters"),
+    // OpenAI, Groq: it is above what a minute allows.
+    Begins("request too large for "),
+    // Groq: its model wrote a call that cannot be read.
+    Word("tool_use_failed"),
+];
+/// A prompt whose content is refused. Not "moderation" alone: a key may be refused for that endpoint.
+const MODERATED: &[Sign] = &[
+    Says("input was flagged"),
+    Says("prompt was flagged"),
+    Says("content was flagged"),
+    Says("content policy"),
+];
+
+/// An error as its signs are looked for.
+struct Told<'a> {
+    error: &'a ProviderError,
+    message: String,
+    unquoted: String,
+}
+
+impl<'a> Told<'a> {
+    fn by(error: &'a ProviderError) -> Self {
+        let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let unquoted = unquoted(&message);
+        Self { error, message, unquoted }
+    }
+
+    fn has(&self, signs: &[Sign]) -> bool {
+        signs.iter().any(|sign| match sign {
+            Word(word) => [&self.error.code, &self.error.error_type]
+                .iter()
+                .any(|told| told.as_deref() == Some(word)),
+            Begins(words) => self.message.starts_with(words),
+            Says(words) => self.unquoted.contains(words),
+        })
+    }
+}
+
+/// A message without what stands in quotes in it. An apostrophe within a word is none.
+fn unquoted(message: &str) -> String {
+    let is_of_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let (mut out, mut rest) = (String::with_capacity(message.len()), message);
+    while let Some(at) = rest.find(['"', '\'', '`']) {
+        let (before, quoted) = rest.split_at(at);
+        out.push_str(before);
+        let quote = &quoted[..1];
+        let mut ends = quoted.match_indices(quote).skip(1).map(|(end, _)| end);
+        let end = ends.find(|end| !is_of_word(quoted[end + 1..].chars().next()));
+        let opens = !is_of_word(before.chars().next_back());
+        match end.filter(|_| opens) {
+            Some(end) => rest = &quoted[end + 1..],
+            None => {
+                out.push_str(quote);
+                rest = &quoted[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
 
 /// Reads an error that came with a status that is usually the caller's or a rate limit; gives it the
 /// code that OpenAI's clients know where it means the same.
 pub(crate) fn blame(status: u16, error: &mut ProviderError) -> Blame {
-    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let word = |text: &str| {
-        error.code.as_deref() == Some(text) || error.error_type.as_deref() == Some(text)
-    };
-    let any = |words: &[&str]| words.iter().any(|text| word(text));
-    let begins = |texts: &[&str]| texts.iter().any(|text| message.starts_with(text));
-    if any(&ACCOUNT_WORDS)
-        || begins(&ACCOUNT_BEGINS)
-        || status == 429 && message.contains("exceeded your current quota") && word("billing")
-    {
+    let told = Told::by(error);
+    if told.has(ACCOUNT) {
         return Blame::Route;
     }
-    if any(&MODEL_WORDS) || lacks_model(&message) {
+    if told.has(MODEL) || lacks_model(&told.message) {
         return Blame::Model;
     }
-    if begins(&UNFIT_BEGINS) {
+    if told.has(UNFIT) {
         return Blame::Fit;
     }
     // With 429 it is a rate: Bedrock's "too many tokens, please wait". With others it is no prompt.
-    let too_long = any(&TOO_LONG_WORDS) || TOO_LONG.iter().any(|words| message.contains(words));
-    if !matches!(status, 401..=404 | 429 | 500..) && too_long {
+    if !matches!(status, 401..=404 | 429 | 500..) && told.has(TOO_LONG) {
         error.code = Some("context_length_exceeded".to_owned());
         return Blame::Fit;
     }
@@ -136,13 +212,11 @@ fn status_of(word: &str) -> Option<u16> {
     })
 }
 
-/// Whether a message, in small letters, says in a provider's own words that the model is not there:
-/// DeepSeek's, xAI's, OpenRouter's.
+/// Whether a message, in small letters, says as a whole that the model is not there: DeepSeek's,
+/// OpenRouter's.
 fn lacks_model(message: &str) -> bool {
     let named = message.strip_suffix(" is not a valid model id");
-    message == "model not exist"
-        || message == "model not found"
-        || message.starts_with("model not found: ")
+    matches!(message, "model not exist" | "model not found")
         || named.is_some_and(|name| !name.contains(char::is_whitespace))
 }
 
@@ -161,14 +235,12 @@ pub(crate) fn refused(status: u16, error: &ProviderError, waits: bool, hurried: 
 
 /// Whether a 403 is about what the prompt says (OpenRouter answers so) and not about who asks.
 pub(crate) fn moderated(error: &ProviderError) -> bool {
-    let message = error.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-    // Not "moderation" alone: a key may be refused for that endpoint.
-    ["flagged", "content policy"].iter().any(|words| message.contains(words))
+    Told::by(error).has(MODERATED)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Blame, blame, moderated, refused, status_within};
+    use super::{Blame, blame, moderated, refused, status_within, unquoted};
     use crate::providers::openai::provider_error;
 
     #[test]
@@ -258,6 +330,18 @@ mod tests {
                 Blame::Model,
             ),
             (
+                "groq",
+                400,
+                r#"{"error":{"message":"The model `m` has been decommissioned and is no longer supported.","type":"invalid_request_error","code":"model_decommissioned"}}"#,
+                Blame::Model,
+            ),
+            (
+                "groq",
+                400,
+                r#"{"error":{"message":"Organization has been restricted.","type":"invalid_request_error","code":"organization_restricted"}}"#,
+                Blame::Route,
+            ),
+            (
                 "mistral",
                 400,
                 r#"{"object":"error","message":"Invalid model: mistral-huge","type":"invalid_model","param":null,"code":"1500"}"#,
@@ -315,6 +399,31 @@ mod tests {
     fn what_does_not_fit_a_route_is_nobodys_fault() {
         for (provider, status, body) in [
             (
+                "xai",
+                400,
+                r#"{"code":"Client specified an invalid argument","error":"This model's maximum prompt length is 131072 but the request contains 537812 tokens."}"#,
+            ),
+            (
+                "vllm",
+                400,
+                r#"{"error":{"message":"The decoder prompt (length 9001) is longer than the maximum model length of 4096.","type":"BadRequestError","code":400}}"#,
+            ),
+            (
+                "openrouter",
+                400,
+                r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"provider_name":"Azure","raw":"{\"error\":{\"message\":\"This model's maximum context length is 128000 tokens.\",\"code\":\"context_length_exceeded\"}}"}}}"#,
+            ),
+            (
+                "openai",
+                400,
+                r#"{"error":{"message":"Your input exceeds the context window of this model.","type":"invalid_request_error","code":null}}"#,
+            ),
+            (
+                "groq",
+                400,
+                r#"{"error":{"message":"Failed to call a function.","type":"invalid_request_error","code":"tool_use_failed","failed_generation":"f("}}"#,
+            ),
+            (
                 "llama-server",
                 400,
                 r#"{"error":{"code":400,"message":"the request is above the size","type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}"#,
@@ -365,6 +474,9 @@ mod tests {
             "Unknown tool: x is not a valid model ID",
             "Invalid name: No endpoints found that support tool use",
             "Model Not Existing",
+            "Invalid value: 'context window'. Supported values are: 'auto'",
+            "Invalid tool name \"maximum context length\"",
+            "Unknown role `prompt is too long`, it's none of: user, system",
         ] {
             let body =
                 serde_json::json!({ "error": { "message": message, "code": "invalid_value" } });
@@ -398,6 +510,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_quoted_is_not_said() {
+        for (message, said) in [
+            ("this model's limit isn't 'a b'.", "this model's limit isn't ."),
+            ("\"it's\" `x`y z` 'open", "  'open"),
+            ("no quotes", "no quotes"),
+            ("''", ""),
+            ("é'ü' \"", "é'ü' \""),
+        ] {
+            assert_eq!(unquoted(message), said, "{message}");
+        }
+    }
+
+    #[test]
     fn a_403_about_the_prompt_is_told_from_one_about_the_key() {
         for (message, expected) in [
             (
@@ -405,6 +530,7 @@ mod tests {
                 true,
             ),
             ("Country, region, or territory not supported", false),
+            ("Your account has been flagged for potential abuse", false),
             ("You do not have access to this model", false),
             ("Your key may not use moderation", false),
         ] {

@@ -210,8 +210,11 @@ impl Breaker {
         let mut inner = self.lock();
         if probe {
             inner.probing = inner.probing.saturating_sub(1);
-            self.open(&mut inner, now);
-            return;
+            // Several that fail together are one failed trial.
+            if inner.has_rested() {
+                self.open(&mut inner, now);
+                return;
+            }
         }
         if inner.open_until.is_some() {
             // An attempt from before it opened: it has been heard.
@@ -287,7 +290,10 @@ impl Pass<'_> {
         if std::mem::take(&mut self.probe) {
             let mut inner = self.breaker.lock();
             inner.probing = inner.probing.saturating_sub(1);
-            self.breaker.close(&mut inner);
+            // Another probe may have failed meanwhile.
+            if inner.has_rested() {
+                self.breaker.close(&mut inner);
+            }
         }
     }
 
@@ -378,6 +384,28 @@ mod tests {
         fail(&breaker, 3);
         assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(5)), "forgotten");
         assert_eq!(breaker.opened(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_run_together_are_one_trial() {
+        let breaker = breaker();
+        let config = BreakerConfig { probes_max: 3, ..breaker.config.clone() };
+        let breaker = Breaker::new(RouteId::new("cloud"), config);
+        fail(&breaker, 3);
+        seconds(5).await;
+        let [first, second, third] = [(); 3].map(|()| breaker.pass().unwrap());
+        first.failed();
+        second.failed();
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(10)));
+        third.begun();
+        assert_eq!(breaker.state(), BreakerState::Open(Duration::from_secs(10)));
+        seconds(10).await;
+        assert_eq!(breaker.state(), BreakerState::HalfOpen { room: true });
+        let [first, second] = [(); 2].map(|()| breaker.pass().unwrap());
+        first.begun();
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        second.failed();
+        assert!(matches!(breaker.state(), BreakerState::Open(_)), "on trial");
     }
 
     #[tokio::test(start_paused = true)]

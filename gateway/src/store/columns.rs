@@ -215,7 +215,8 @@ impl Builder {
             };
             self.columns.legs.push(leg);
         }
-        for tag in &row.tags {
+        // As many as the line says.
+        for tag in row.tags.iter().take(usize::from(u16::MAX)) {
             let tag = self.number(tag);
             self.columns.tags.push(tag);
         }

@@ -311,14 +311,23 @@ fn choose(
 
 /// The file in `dir` that holds every event of the segment with these numbers, in either form.
 pub(crate) fn whole_copy(dir: &Path, first_seq: u64, next_seq: u64) -> Option<PathBuf> {
-    let (sealed_path, plain_path) =
-        (dir.join(sealed_name(first_seq)), dir.join(plain_name(first_seq)));
-    let sealed = Sealed::open(&sealed_path).ok().map(|sealed| Segment::Sealed(Arc::new(sealed)));
-    let copy = plain(&plain_path, first_seq, Some(next_seq)).ok();
-    let copy = copy.map(|(copy, _)| Segment::Plain(copy));
-    let forms = [sealed, copy].into_iter().flatten();
-    let mut whole = forms.filter(|form| form.next_seq() == next_seq && is_whole(form.clone()));
-    whole.next().map(|form| form.path().to_owned())
+    let mut whole = whole_forms(dir, first_seq, Some(next_seq));
+    let found = whole.find(|form| form.next_seq() == next_seq)?;
+    Some(found.path().to_owned())
+}
+
+/// The segment in `dir` that begins with this number and can be read to its end, in either form. `until`
+/// is where it ends, if that is known.
+pub(crate) fn whole_forms(
+    dir: &Path,
+    first_seq: u64,
+    until: Option<u64>,
+) -> impl Iterator<Item = Segment> {
+    let sealed = Sealed::open(&dir.join(sealed_name(first_seq))).ok();
+    let plain = plain(&dir.join(plain_name(first_seq)), first_seq, until).ok();
+    let sealed = sealed.map(|sealed| Segment::Sealed(Arc::new(sealed)));
+    let plain = plain.map(|(plain, _)| Segment::Plain(plain));
+    [sealed, plain].into_iter().flatten().filter(|form| is_whole(form.clone()))
 }
 
 /// Whether every event of a segment can be read.

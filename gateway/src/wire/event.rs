@@ -300,6 +300,22 @@ impl Delta {
 // === impl FinishReason ===
 
 impl FinishReason {
+    /// Whether the answer ended before its own end.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Self::Length | Self::ContentFilter => true,
+            // DeepSeek's and Anthropic's.
+            Self::Other(word) => {
+                matches!(
+                    word.as_str(),
+                    "insufficient_system_resource" | "model_context_window_exceeded"
+                )
+            }
+            Self::Stop | Self::StopString(_) | Self::ToolCalls => false,
+        }
+    }
+
     /// The word on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -318,7 +334,8 @@ impl From<&str> for FinishReason {
         match word {
             // The second is Together's word for the same.
             "stop" | "eos" => Self::Stop,
-            "length" => Self::Length,
+            // The second is Mistral's of a model's whole context.
+            "length" | "model_length" => Self::Length,
             "tool_calls" => Self::ToolCalls,
             "content_filter" => Self::ContentFilter,
             other => Self::Other(other.to_owned()),

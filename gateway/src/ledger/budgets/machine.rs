@@ -389,7 +389,7 @@ impl Machine {
         &mut self,
         planned: Vec<Planned>,
         path: &BudgetPath,
-        forgets: Option<(KeyId, std::sync::Arc<str>)>,
+        forgets: Option<(KeyId, Arc<str>)>,
         (need, at): (Need, At),
     ) -> Holds {
         let mut holds = Holds { held: Vec::with_capacity(planned.len()), ..Holds::default() };
@@ -429,8 +429,8 @@ impl Machine {
         }
     }
 
-    fn is_settled(&self, (key, session): &(KeyId, std::sync::Arc<str>)) -> bool {
-        let scope = Scope::Session(key.clone(), std::sync::Arc::clone(session));
+    fn is_settled(&self, (key, session): &(KeyId, Arc<str>)) -> bool {
+        let scope = Scope::Session(key.clone(), Arc::clone(session));
         self.books.get(&scope).is_none_or(|book| book.accounts.is_settled())
     }
 }

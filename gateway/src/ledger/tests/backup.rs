@@ -5,7 +5,7 @@ use crate::{
     backup::{Backup, BackupError, backup},
     caller::{HASH_KEY_FILE, Window},
     ledger::{Books, BooksConfig, Filter, Reader, keeper::seal_all},
-    store::lock::DirLock,
+    store::lock::{self, DirLock},
 };
 use std::{
     fs,
@@ -80,6 +80,13 @@ fn spoil(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Makes the last bytes of the first `length` of a file go bad.
+fn spoil_record(path: &Path, length: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[length - 40..length].fill(0xA5);
+    fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn a_backup_is_the_ledger_and_the_next_one_writes_only_what_is_new() {
     let mut kept = Kept::new();
@@ -126,6 +133,22 @@ fn a_damaged_segment_replaces_no_whole_copy_of_it() {
     assert!(made.report.is_clean(), "the copy has everything: {:?}", made.report);
     assert_eq!(made.report.entries, 13);
 
+    // One that goes on is copied, and the whole beginning that was there is kept beside it.
+    let live = names(&kept.house.journal()).into_iter().rfind(|name| name.ends_with("journal"));
+    let live = live.unwrap();
+    let good_beginning = fs::read(kept.to.join("journal").join(&live)).unwrap();
+    spoil_record(&kept.house.journal().join(&live), good_beginning.len());
+    kept.requests(1);
+    let made = kept.backup().unwrap();
+    let aside = kept.to.join("journal/aside");
+    assert_eq!((made.kept.len(), names(&aside).len()), (2, 1), "{:?}", made.kept);
+    assert_eq!(fs::read(aside.join(&names(&aside)[0])).unwrap(), good_beginning);
+    assert!(names(&aside)[0].ends_with(&live), "{:?}", names(&aside));
+    assert!(!made.report.is_clean(), "the copy is the ledger's, damage and all");
+    kept.requests(1);
+    kept.backup().unwrap();
+    assert_eq!(names(&aside).len(), 1, "what is damaged in the copy too takes no place");
+
     // Without a better one it is copied as it is, and said.
     fs::remove_dir_all(&kept.to).unwrap();
     let made = kept.backup().unwrap();
@@ -165,7 +188,8 @@ fn nothing_is_written_over_what_is_no_backup_of_this_ledger() {
     };
     let says = |to: &Path, what: &str| assert!(refused(to).contains(what), "{}", refused(to));
     says(kept.house.data(), "is the ledger itself");
-    says(&kept.house.data().join("backup"), "one is in the other");
+    says(&kept.house.data().join("some/backup"), "one is in the other");
+    assert!(!kept.house.data().join("some").exists(), "nothing was changed");
     says(kept.house.data().parent().unwrap(), "one is in the other");
 
     let full = tempfile::tempdir().unwrap();
@@ -181,6 +205,11 @@ fn nothing_is_written_over_what_is_no_backup_of_this_ledger() {
     fs::write(other.path().join(HASH_KEY_FILE), "of another").unwrap();
     says(other.path(), "is of another ledger");
 
+    // One that was killed at once is gone on with.
+    fs::create_dir(&kept.to).unwrap();
+    fs::write(kept.to.join(lock::NAME), "").unwrap();
+    fs::write(kept.to.join("hash.key.tmp"), "of th").unwrap();
+    fs::set_permissions(&kept.to, fs::Permissions::from_mode(0o700)).unwrap();
     kept.backup().unwrap();
     assert_eq!(mode(&kept.to), 0o700);
     let held = DirLock::take(&kept.to).unwrap().unwrap();

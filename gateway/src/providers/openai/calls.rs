@@ -4,12 +4,15 @@
 //! an id, its own to its end, that no other call of the answer has.
 
 use crate::{providers::call_ids, wire::DeltaKind};
+use std::collections::HashSet;
 
 /// The calls that have begun in an answer.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// Of each number of each choice the last one.
     last: Vec<Call>,
+    /// The ids that were told, each with its choice.
+    told: HashSet<(u32, String)>,
 }
 
 /// Where a call stands: its choice, and its number there as the provider gives it.
@@ -18,7 +21,7 @@ pub(super) type Place = (u32, u32);
 #[derive(Debug)]
 struct Call {
     place: Place,
-    /// As the provider gave it; empty where it gave none, or another call's.
+    /// As the provider gave it; empty where it gave none.
     id: String,
     name: String,
     arguments: Arguments,
@@ -40,7 +43,7 @@ struct Arguments {
 
 impl Calls {
     /// A call is named: one that begins, or one that has begun. Of servers that name a call in every
-    /// piece, some give no id with it.
+    /// piece, some give no id with it; of others every call has the same number and id.
     pub(super) fn named(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
         match self.at(place) {
             Some(call) if call.is_meant(id, name) => {
@@ -59,12 +62,8 @@ impl Calls {
         if json.is_empty() {
             return;
         }
-        let another = self.at(place).filter(|_| !json.trim().is_empty()).and_then(|call| {
-            let id = call.again.take()?;
-            // A second call of the same id needs one of its own.
-            let id = if id == call.id { String::new() } else { id };
-            Some((id, call.name.clone()))
-        });
+        let another = self.at(place).filter(|_| !json.trim().is_empty());
+        let another = another.and_then(|call| Some((call.again.take()?, call.name.clone())));
         if let Some((id, name)) = another {
             self.begin(place, &id, &name, kinds);
         }
@@ -76,9 +75,11 @@ impl Calls {
 
     fn begin(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
         self.last.retain(|call| call.place != place);
-        let mut others = self.last.iter().filter(|call| call.place.0 == place.0);
-        let id = if others.any(|call| call.id == id) { "" } else { id };
-        let told = if id.is_empty() { call_ids::new_id() } else { id.to_owned() };
+        let told = if !id.is_empty() && self.told.insert((place.0, id.to_owned())) {
+            id.to_owned()
+        } else {
+            call_ids::new_id()
+        };
         kinds.push(DeltaKind::ToolCall { index: place.1, id: told, name: name.to_owned() });
         self.last.push(Call {
             place,
@@ -97,11 +98,12 @@ impl Calls {
 impl Call {
     /// Whether a name that comes under its number is its own once more.
     fn is_meant(&self, id: &str, name: &str) -> bool {
-        match (self.id.as_str(), id) {
-            (_, "") => self.name == name,
-            ("", _) => self.name == name && !self.arguments.whole,
+        let same_id = match (self.id.as_str(), id) {
+            (_, "") => true,
+            ("", _) => !self.arguments.whole,
             (own, other) => own == other,
-        }
+        };
+        same_id && self.name == name
     }
 }
 

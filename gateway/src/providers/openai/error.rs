@@ -3,7 +3,7 @@
 use crate::wire::json::{self, Kind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// Longest message that is passed on, in bytes.
 const MESSAGE_BYTES_MAX: usize = 2000;
@@ -48,6 +48,18 @@ struct Written<'a> {
     /// Google's details, of which one may say how long to wait.
     #[serde(borrow, default)]
     details: Option<&'a RawValue>,
+    /// OpenRouter's.
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+}
+
+/// What OpenRouter adds to an error of the provider that it asked, of which it says itself only that
+/// there was one.
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    /// That provider's body.
+    #[serde(borrow, default)]
+    raw: Option<&'a RawValue>,
 }
 
 /// One of Google's details.
@@ -66,18 +78,45 @@ pub fn provider_error(body: &[u8]) -> ProviderError {
         Ok([first]) => first.get().as_bytes(),
         Err(_) => body,
     };
-    let Ok(outer) = serde_json::from_slice::<Written<'_>>(body) else {
-        return ProviderError::default();
-    };
-    match outer.error.map(RawValue::get) {
-        Some(inner) if json::kind(inner) == Kind::Object => {
-            serde_json::from_str::<Written<'_>>(inner)
-                .as_ref()
-                .map_or_else(|_| ProviderError::default(), read)
-        }
-        Some(message) => ProviderError { message: text(message), ..read(&outer) },
-        None => read(&outer),
+    let Some((error, metadata)) = of_body(body) else { return ProviderError::default() };
+    match metadata.and_then(|metadata| of_another(metadata.get())) {
+        Some(other) => ProviderError {
+            message: other.message,
+            error_type: other.error_type.or(error.error_type),
+            param: other.param.or(error.param),
+            code: other.code.or(error.code),
+            retry_after: error.retry_after,
+        },
+        None => error,
     }
+}
+
+/// An error, and what OpenRouter adds to it.
+fn of_body(body: &[u8]) -> Option<(ProviderError, Option<&RawValue>)> {
+    let outer = serde_json::from_slice::<Written<'_>>(body).ok()?;
+    Some(match outer.error.map(RawValue::get) {
+        Some(inner) if json::kind(inner) == Kind::Object => {
+            let inner = serde_json::from_str::<Written<'_>>(inner).ok()?;
+            (read(&inner), inner.metadata)
+        }
+        Some(message) => (ProviderError { message: text(message), ..read(&outer) }, None),
+        None => (read(&outer), None),
+    })
+}
+
+/// The error that another provider gave to the one that was asked, where it says something.
+fn of_another(metadata: &str) -> Option<ProviderError> {
+    let raw = serde_json::from_str::<Metadata<'_>>(metadata).ok()?.raw?.get();
+    let body = json::text_of(raw).unwrap_or(Cow::Borrowed(raw));
+    let error = match of_body(body.as_bytes()) {
+        Some((error, _)) => error,
+        // No JSON: words, or a page of a server before it.
+        None => {
+            let words = text(raw).filter(|text| !text.trim_start().starts_with('<'));
+            ProviderError { message: words, ..ProviderError::default() }
+        }
+    };
+    error.message.is_some().then_some(error)
 }
 
 fn read(written: &Written<'_>) -> ProviderError {

@@ -227,6 +227,28 @@ fn an_error_body_is_read_in_every_usual_shape() {
         ),
         (r#"{"detail":"m"}"#, ProviderError { message: some("m"), ..ProviderError::default() }),
         (r#"{"detail":[{"loc":["x"]}]}"#, ProviderError::default()),
+        // OpenRouter's of another provider, whose own words these are.
+        (
+            r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"{\"error\":{\"message\":\"m\",\"type\":\"t\"}}"}}}"#,
+            ProviderError {
+                message: some("m"),
+                error_type: some("t"),
+                code: some("400"),
+                ..ProviderError::default()
+            },
+        ),
+        (
+            r#"{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":{"message":"m","code":"c"}}}}"#,
+            ProviderError { message: some("m"), code: some("c"), ..ProviderError::default() },
+        ),
+        (
+            r#"{"error":{"message":"o","metadata":{"raw":"overloaded"}}}"#,
+            ProviderError { message: some("overloaded"), ..ProviderError::default() },
+        ),
+        (
+            r#"{"error":{"message":"o","metadata":{"raw":"<html>","reasons":["x"]}}}"#,
+            ProviderError { message: some("o"), ..ProviderError::default() },
+        ),
         ("<html>", ProviderError::default()),
         ("[]", ProviderError::default()),
         ("", ProviderError::default()),
@@ -320,12 +342,27 @@ fn calls_of_one_number_are_several_where_they_differ_or_one_was_whole() {
         two(("", "f"), ("", "g"), index);
         two(("", "f"), ("b", "f"), index);
         two(("a", "f"), ("", "g"), index);
+        two(("a", "f"), ("a", "g"), index);
     }
     // Calls without arguments: none of the first one's can be told to be whole.
-    for (first, second) in [(("a", "f"), ("b", "f")), (("", "f"), ("", "g"))] {
+    for (first, second) in
+        [(("a", "f"), ("b", "f")), (("", "f"), ("", "g")), (("a", "f"), ("a", "g"))]
+    {
         let pieces = [first, second].map(|(id, name)| piece(None, id, name, ""));
-        assert_eq!(calls_of(&pieces).len(), 2, "{first:?} {second:?}");
+        let names: Vec<_> = calls_of(&pieces).into_iter().map(|call| call.2).collect();
+        assert_eq!(names, [first.1, second.1], "{first:?} {second:?}");
     }
+    // An id that comes back is another call's by then.
+    let calls = calls_of(&["a", "b", "a"].map(|id| piece(Some(0), id, "f", "{}")));
+    let ids: std::collections::HashSet<_> = calls.iter().map(|call| call.1.as_str()).collect();
+    assert_eq!((calls.len(), ids.len()), (3, 3), "{calls:?}");
+    // The second one, whose id was the first one's, is named once more.
+    let calls = calls_of(&[
+        piece(Some(0), "a", "f", "{}"),
+        piece(Some(1), "a", "g", "{}"),
+        piece(Some(1), "a", "g", ""),
+    ]);
+    assert_eq!(calls.len(), 2, "{calls:?}");
     // Side by side, under one id.
     let calls = calls_of(&[piece(Some(0), "a", "f", "{}"), piece(Some(1), "a", "g", "{}")]);
     assert_eq!((calls[0].1.as_str(), calls.len()), ("a", 2));

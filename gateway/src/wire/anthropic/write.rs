@@ -395,6 +395,8 @@ fn stop(finish: Option<&FinishReason>, calls: bool) -> (&str, Option<&str>) {
         Some(FinishReason::ContentFilter) => ("refusal", None),
         Some(FinishReason::Other(word)) => match word.as_str() {
             "function_call" => ("tool_use", None),
+            // DeepSeek's of an answer that it could not bring to its end.
+            "insufficient_system_resource" => ("max_tokens", None),
             "pause_turn" | "refusal" | "model_context_window_exceeded" => (word, None),
             _ => ("end_turn", None),
         },

@@ -5,7 +5,7 @@
 //! the key that asked for it; nothing is written to a disk.
 
 use super::given::{self, Item};
-use crate::ledger::KeyId;
+use crate::{ledger::KeyId, wire::BadRequest};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -13,6 +13,9 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+
+/// Most tags, and most pairs of metadata, of a request and what it goes on from together.
+const MARKS_MAX: usize = 64;
 
 /// Limits of what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +71,35 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Adds an earlier turn's: its tags, and what of its metadata is not said anew.
+    /// Adds an earlier turn's: its tags, and what of its metadata is not said anew. Not many more than
+    /// there may be.
     pub(super) fn inherit(&mut self, earlier: Self) {
-        let known = &self.tags;
-        let is_new = |tag: &String| !known.iter().any(|known| known.eq_ignore_ascii_case(tag));
-        let tags: Vec<_> = earlier.tags.into_iter().filter(is_new).collect();
-        self.tags.extend(tags);
-        for (name, value) in earlier.metadata {
-            self.metadata.entry(name).or_insert(value);
+        for tag in earlier.tags {
+            let is_new = !self.tags.iter().any(|known| known.eq_ignore_ascii_case(&tag));
+            if is_new && self.tags.len() <= MARKS_MAX {
+                self.tags.push(tag);
+            }
         }
+        for (name, value) in earlier.metadata {
+            if self.metadata.len() <= MARKS_MAX {
+                self.metadata.entry(name).or_insert(value);
+            }
+        }
+    }
+
+    /// The marks, if they are not too many. None may be left out: what goes by them would go wrong.
+    ///
+    /// # Errors
+    /// They are.
+    pub(super) fn bounded(self) -> Result<Self, BadRequest> {
+        if self.tags.len() <= MARKS_MAX && self.metadata.len() <= MARKS_MAX {
+            return Ok(self);
+        }
+        let message = format!(
+            "this request and the kept answers that it goes on from have more than {MARKS_MAX} tags or \
+             pairs of metadata between them"
+        );
+        Err(BadRequest::value("metadata", message))
     }
 
     fn bytes(&self) -> usize {
@@ -210,7 +233,7 @@ impl std::fmt::Debug for Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Duration, Kept, KeptLimits, KeyId, Marks, Turn};
+    use super::{Bytes, Duration, Kept, KeptLimits, KeyId, MARKS_MAX, Marks, Turn};
 
     fn kept(entries_max: usize, bytes_max: usize) -> Kept {
         Kept::new(KeptLimits { entries_max, bytes_max, ttl: Duration::from_secs(60) })
@@ -225,6 +248,32 @@ mod tests {
             marks: Marks::default(),
         };
         kept.put(id, KeyId(owner.into()), turn);
+    }
+
+    #[test]
+    fn marks_that_are_inherited_are_all_there_or_too_many() {
+        let of = |names: std::ops::Range<usize>| Marks {
+            tags: names.clone().map(|at| format!("Tag-{at}")).collect(),
+            metadata: names.map(|at| (format!("m{at}"), "1".to_owned())).collect(),
+        };
+        let mut marks = of(0..40);
+        marks.inherit(of(20..MARKS_MAX));
+        let marks = marks.bounded().unwrap();
+        assert_eq!((marks.tags.len(), marks.metadata.len()), (MARKS_MAX, MARKS_MAX));
+        let again = Marks { tags: vec!["tag-3".to_owned()], ..Marks::default() };
+        let mut same = marks.clone();
+        same.inherit(again);
+        assert_eq!(same.bounded().unwrap(), marks);
+        for one_more in [
+            Marks { tags: vec!["one".to_owned()], ..Marks::default() },
+            Marks { metadata: [("one".to_owned(), String::new())].into(), ..Marks::default() },
+            of(100..100_000),
+        ] {
+            let mut many = marks.clone();
+            many.inherit(one_more);
+            assert!(many.tags.len() <= MARKS_MAX + 1 && many.metadata.len() <= MARKS_MAX + 1);
+            assert!(many.bounded().is_err());
+        }
     }
 
     fn has(kept: &Kept, id: &str, owner: &str) -> bool {

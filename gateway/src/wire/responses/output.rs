@@ -63,6 +63,17 @@ impl Item {
         }
     }
 
+    /// Gives a call of a function that has no arguments an object without members; says whether it did.
+    pub(super) fn complete_call(&mut self) -> bool {
+        match &mut self.kind {
+            ItemKind::Call(call) if !call.custom && call.input.trim().is_empty() => {
+                "{}".clone_into(&mut call.input);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Writes the item as it stands; an empty one as it begins.
     pub(super) fn put(&self, progress: Progress, out: &mut Vec<u8>) {
         let mut item = Object::begin(out);

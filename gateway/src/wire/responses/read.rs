@@ -93,6 +93,7 @@ pub fn read_response(
         .map_err(|bad| named(Endpoint::Responses, bad))?;
     let mut marks = Marks { tags: request.tags.clone(), metadata };
     marks.inherit(earlier);
+    let marks = marks.bounded()?;
     if let Some(keep) = &mut keep {
         keep.marks = marks.clone();
     }

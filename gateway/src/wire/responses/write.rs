@@ -256,6 +256,8 @@ impl Responses {
             return;
         }
         let is_cut = cut && (is_last || item.is_open_call());
+        // Some write nothing where a function takes nothing; its arguments are an object all the same.
+        let completes = !is_cut && item.complete_call();
         item.progress = if is_cut { Progress::Cut } else { Progress::Whole };
         let item = item.clone();
         match &item.kind {
@@ -271,6 +273,10 @@ impl Responses {
                 });
             }
             ItemKind::Call(call) => {
+                if completes {
+                    let name = [call.event(), ".delta"].concat();
+                    self.event_of(at, &name, out, |it| it.text("delta", &call.input));
+                }
                 let name = [call.event(), ".done"].concat();
                 self.event_of(at, &name, out, |it| {
                     it.text("name", &call.name);
@@ -361,7 +367,7 @@ impl Responses {
 
     /// Whether the answer ended before its own end.
     fn is_cut(&self) -> bool {
-        matches!(self.finish, Some(FinishReason::Length | FinishReason::ContentFilter))
+        self.finish.as_ref().is_some_and(FinishReason::is_cut)
     }
 
     fn status(&self, standing: Standing<'_>) -> &'static str {
@@ -401,8 +407,10 @@ impl Responses {
         };
         object.raw("error", &error.to_string());
         let why = match (status, &self.finish) {
-            ("incomplete", Some(FinishReason::Length)) => json!({"reason": "max_output_tokens"}),
-            ("incomplete", _) => json!({"reason": "content_filter"}),
+            ("incomplete", Some(FinishReason::ContentFilter)) => {
+                json!({"reason": "content_filter"})
+            }
+            ("incomplete", _) => json!({"reason": "max_output_tokens"}),
             _ => json!(null),
         };
         object.raw("incomplete_details", &why.to_string());

@@ -270,6 +270,39 @@ fn calls_that_come_side_by_side_are_whole_when_they_are_told_so() {
 }
 
 #[test]
+fn what_a_function_is_called_with_is_an_object_also_where_it_takes_nothing() {
+    let request = simple(Endpoint::Responses, &json!({}));
+    let call = DeltaKind::ToolCall { index: 0, id: "call_a".into(), name: "now".into() };
+    let pieces = [call, DeltaKind::Finish(FinishReason::ToolCalls)];
+    let pieces: Vec<_> = pieces.into_iter().map(|kind| Delta::new(0, kind)).collect();
+    let streamed = stream(&mut outer(Endpoint::Responses, &request), &pieces);
+    let data = streamed.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data.map(|data| serde_json::from_str(data).unwrap()).collect();
+    let of = |name: &str| events.iter().find(|event| event["type"] == name).unwrap();
+    assert_eq!(of("response.function_call_arguments.delta")["delta"], "{}");
+    assert_eq!(of("response.function_call_arguments.done")["arguments"], "{}");
+    assert_eq!(of("response.output_item.done")["item"]["arguments"], "{}");
+}
+
+#[test]
+fn an_answer_that_its_provider_broke_off_is_not_told_as_whole() {
+    for (word, stop, status) in [
+        ("model_length", "max_tokens", "incomplete"),
+        ("insufficient_system_resource", "max_tokens", "incomplete"),
+        ("stop", "end_turn", "completed"),
+    ] {
+        let pieces = [DeltaKind::Text("Hi".into()), DeltaKind::Finish(FinishReason::from(word))];
+        let pieces: Vec<_> = pieces.into_iter().map(|kind| Delta::new(0, kind)).collect();
+        let told = [Endpoint::Messages, Endpoint::Responses].map(|endpoint| {
+            let request = simple(endpoint, &json!({}));
+            stream(&mut outer(endpoint, &request), &pieces)
+        });
+        assert!(told[0].contains(&format!("\"stop_reason\":\"{stop}\"")), "{word}: {}", told[0]);
+        assert!(told[1].contains(&format!("event: response.{status}\n")), "{word}: {}", told[1]);
+    }
+}
+
+#[test]
 fn calls_that_come_side_by_side_are_blocks_one_after_the_other() {
     let events = side_by_side(Endpoint::Messages);
     let names = ["content_block_start", "content_block_delta", "content_block_stop"];
