@@ -14,7 +14,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::Value as Json;
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::{arguments, closing, counted, gbnf, llama::Model, numbers, pointers};
+use crate::{arguments, closing, counted, dates, gbnf, llama::Model, numbers, pointers};
 
 /// Longest rule in bytes.
 const RULE_BYTES_MAX: usize = 256 * 1024;
@@ -35,6 +35,10 @@ const REASON_CHARS_MAX: usize = 300;
 /// White space between a JSON answer's tokens. Without a bound a small model writes line feeds until
 /// its cap; this is what llama.cpp's own grammars allow.
 const JSON_SPACE: &str = r"( |\n{1,2}[ \t]{0,20})?";
+
+/// What may stand behind a `\` in a text. Not `u`: members are told apart by how their names are written,
+/// and `"\u0061"` would be one that is not `"a"`.
+const JSON_ESCAPES: &str = "nrbtf\\\"";
 
 /// What an answer must match.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -267,6 +271,7 @@ fn schema(text: &str) -> Result<Json, ConstraintError> {
     measure(&schema, 0, &mut values)?;
     pointers::unescape(&mut schema);
     numbers::exact(&mut schema)?;
+    dates::exact(&mut schema);
     if counted::counts_any_names(&schema) {
         let reason = "`minProperties` cannot be met by members that are not `required`: they might \
                       all be written under one name";
@@ -310,14 +315,18 @@ fn schema_grammar(schema: Json) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(with_space(schema))
 }
 
-/// A schema with our bound on white space.
+/// A schema with our bound on white space, and with one way to write each text.
 fn with_space(schema: Json) -> Json {
     let mut fields = match schema {
         Json::Object(fields) => fields,
         // `true` allows everything, `false` nothing.
         other => serde_json::Map::from_iter([("allOf".to_owned(), Json::from(vec![other]))]),
     };
-    fields.insert("x-guidance".to_owned(), serde_json::json!({ "whitespace_pattern": JSON_SPACE }));
+    let ours = serde_json::json!({
+        "whitespace_pattern": JSON_SPACE,
+        "json_allowed_escapes": JSON_ESCAPES,
+    });
+    fields.insert("x-guidance".to_owned(), ours);
     Json::Object(fields)
 }
 
@@ -404,7 +413,110 @@ fn factory(model: &Model) -> Option<ParserFactory> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ConstraintError, reason, refused};
+    use super::{
+        ApproximateTokEnv, ConstraintError, ParserFactory, compile, reason, refused, schema,
+        schema_grammar,
+    };
+    use serde_json::{Value as Json, json};
+
+    /// Whether a text is an answer under a schema; `None`: the schema is refused. Bytes are the tokens.
+    fn takes(of: &Json, text: &str) -> Option<bool> {
+        let factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).unwrap();
+        let grammar = schema_grammar(schema(&of.to_string()).ok()?);
+        let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            compile(&factory, grammar).ok()
+        }));
+        let mut matcher = compiled.ok()??.matcher;
+        let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+        let taken = matcher.try_consume_tokens(&tokens).unwrap();
+        Some(taken == tokens.len() && matcher.is_accepting().unwrap())
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_taken_however_near_the_other_bound() {
+        for (bounds, out, inside) in [
+            (
+                json!({"exclusiveMinimum": 0, "exclusiveMaximum": 0.5}),
+                &["0", "0.0", "0.5"][..],
+                "0.1",
+            ),
+            (json!({"exclusiveMinimum": 3, "maximum": 3.9}), &["3", "3.0"], "3.9"),
+            (json!({"minimum": -1.5, "exclusiveMaximum": -1}), &["-1", "-1.0"], "-1.5"),
+            (json!({"minimum": -0.5, "exclusiveMaximum": 0}), &["0", "-0", "-0.0"], "-0.5"),
+            (json!({"exclusiveMinimum": 0, "allOf": [{"maximum": 0.5}]}), &["0"], "0.5"),
+            (json!({"exclusiveMinimum": 0, "maximum": 7}), &["0"], "0.25"),
+            (json!({"minimum": 0, "maximum": 0.5}), &["-0.1"], "0"),
+        ] {
+            let mut schema = bounds.clone();
+            schema["type"] = json!("number");
+            for out in out {
+                assert_eq!(takes(&schema, out), Some(false), "{bounds}: {out}");
+            }
+            assert_eq!(takes(&schema, inside), Some(true), "{bounds}: {inside}");
+        }
+        let positive = json!({"type": "integer", "exclusiveMinimum": 0, "anyOf": [{"maximum": 3}]});
+        for (number, fits) in [("0", false), ("1", true), ("3", true), ("4", false)] {
+            assert_eq!(takes(&positive, number), Some(fits), "{number}");
+        }
+    }
+
+    /// Compiled for use the compiler would wrap: its checks of overflow are on in every profile.
+    #[test]
+    fn steps_that_hold_together_are_enforced_or_refused() {
+        let of = |steps: [u32; 2]| {
+            let [one, other] = steps.map(|step| json!({"type": "integer", "multipleOf": step}));
+            json!({"allOf": [one, other]})
+        };
+        for wraps in [[100_000, 100_000], [65_537, 65_539]] {
+            assert_eq!(takes(&of(wraps), "100000"), None, "{wraps:?}");
+        }
+        assert_eq!(takes(&of([4, 6]), "12"), Some(true));
+        assert_eq!(takes(&of([4, 6]), "8"), Some(false));
+    }
+
+    #[test]
+    fn a_text_is_written_in_one_way() {
+        let schema = json!({
+            "type": "object", "properties": {"a": {"type": "integer"}},
+            "additionalProperties": {"type": "string"},
+        });
+        for (text, fits) in [
+            (r#"{"a":1,"b":"é\n\"\\"}"#, true),
+            (r#"{"a":1,"\u0061":"x"}"#, false),
+            (r#"{"a":1,"b":"\u0061"}"#, false),
+            (r#"{"a":1,"b":"\/"}"#, false),
+        ] {
+            assert_eq!(takes(&schema, text), Some(fits), "{text}");
+        }
+        // What the caller names is taken in that way, or refused where there is none.
+        for (named, taken) in
+            [("\"", true), ("\n", true), ("é", true), ("/", true), ("\u{1}", false)]
+        {
+            let text = Json::from(named).to_string();
+            let taken = taken.then_some(true);
+            assert_eq!(takes(&json!({ "const": named }), &text), taken, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_one_that_there_is() {
+        let date = json!({"type": "string", "format": "date"});
+        let time = json!({"type": "string", "format": "date-time", "pattern": "Z$"});
+        for (day, there_is) in [
+            ("2024-02-29", true),
+            ("2023-02-29", false),
+            ("2023-02-28", true),
+            ("2000-02-29", true),
+            ("1900-02-29", false),
+            ("2023-12-31", true),
+            ("2023-11-31", false),
+            ("2023-2-3", false),
+        ] {
+            assert_eq!(takes(&date, &format!("\"{day}\"")), Some(there_is), "{day}");
+            let at = |zone: &str| takes(&time, &format!("\"{day}T10:00:00{zone}\""));
+            assert_eq!((at("Z"), at("+01:00")), (Some(there_is), Some(false)), "{day}");
+        }
+    }
 
     #[test]
     fn a_limit_of_the_compilers_own_is_told_as_one() {

@@ -7,7 +7,9 @@ use serde_json::{Map, Value as Json};
 use std::collections::BTreeSet;
 
 /// Keywords whose values are the caller's data, not schemas.
-const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
+pub(crate) const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
+/// Keywords whose members are named by the caller: whatever the names are, these are schemas.
+pub(crate) const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
 /// Whether some object of `schema` has a `minProperties` that members of any name would have to meet.
 pub(crate) fn counts_any_names(schema: &Json) -> bool {
@@ -15,11 +17,9 @@ pub(crate) fn counts_any_names(schema: &Json) -> bool {
         Json::Object(fields) => {
             counts(fields)
                 || fields.iter().any(|(key, value)| match (key.as_str(), value) {
-                    // Named by the caller: whatever the names are, these are schemas.
-                    (
-                        "properties" | "patternProperties" | "$defs" | "definitions",
-                        Json::Object(of),
-                    ) => of.values().any(counts_any_names),
+                    (key, Json::Object(of)) if NAMED.contains(&key) => {
+                        of.values().any(counts_any_names)
+                    }
                     (key, value) => !DATA.contains(&key) && counts_any_names(value),
                 })
         }

@@ -21,6 +21,7 @@ mod config;
 mod constraint;
 mod costs;
 mod counted;
+mod dates;
 mod defaults;
 mod desk;
 mod device;

@@ -3,7 +3,8 @@
 //! A bound that no float is equal to is moved inwards to the next one, and one beyond 64 bits to the last
 //! that the compiler counts with: **an answer still matches the caller's schema.** A value that must be
 //! written digit by digit cannot be moved, and is refused. So is a bound that leaves only numbers beyond
-//! 64 bits, at which the compiler would recurse without end.
+//! 64 bits, at which the compiler would recurse without end. A whole number that is excluded is moved too:
+//! the compiler lets it in where the other bound is less than 1 away.
 
 use serde_json::{Number, Value as Json};
 
@@ -13,6 +14,12 @@ use crate::constraint::ConstraintError;
 const EXACT_MAX: u64 = 1 << 53;
 /// The last float below 2^63: the compiler counts integers in 64 bits, and negates them.
 const COUNTED_MAX: f64 = f64::from_bits(0x43DF_FFFF_FFFF_FFFF);
+/// How much of the way to the other bound an excluded whole number is moved, and how far where that one
+/// may stand in another part of the schema.
+const OPENED: f64 = 1e-6;
+const OPENED_ALONE: f64 = 1e-9;
+/// Keywords that let other parts of a schema hold for the same value.
+const JOINING: [&str; 4] = ["allOf", "anyOf", "oneOf", "$ref"];
 
 /// Moves bounds that are not exact inwards.
 ///
@@ -20,22 +27,83 @@ const COUNTED_MAX: f64 = f64::from_bits(0x43DF_FFFF_FFFF_FFFF);
 /// A `const` or an `enum` holds an integer that would be written as another, or a bound leaves none that
 /// is counted.
 pub(crate) fn exact(value: &mut Json) -> Result<(), ConstraintError> {
+    bounds(value)?;
+    let joins = joins(value);
+    open(value, joins);
+    Ok(())
+}
+
+/// Whether parts of the schema may hold together.
+fn joins(value: &Json) -> bool {
+    match value {
+        Json::Object(fields) => {
+            fields.iter().any(|(key, value)| JOINING.contains(&key.as_str()) || joins(value))
+        }
+        Json::Array(items) => items.iter().any(joins),
+        _ => false,
+    }
+}
+
+/// Moves excluded whole numbers inwards.
+fn open(value: &mut Json, joins: bool) {
+    match value {
+        Json::Object(fields) => {
+            let number = |name: &str| fields.get(name).and_then(Json::as_f64);
+            let (least, most) = (number("exclusiveMinimum"), number("exclusiveMaximum"));
+            let above = most.into_iter().chain(number("maximum")).reduce(f64::min);
+            let below = least.into_iter().chain(number("minimum")).reduce(f64::max);
+            let moved_up = least.and_then(|least| opened(least, above, joins));
+            // The same below 0, as in a mirror.
+            let moved_down = most
+                .and_then(|most| opened(-most, below.map(|below| -below), joins))
+                .map(|most| -most);
+            for (name, moved) in [("exclusiveMinimum", moved_up), ("exclusiveMaximum", moved_down)]
+            {
+                if let Some(moved) = moved.and_then(Number::from_f64) {
+                    fields.insert(name.to_owned(), Json::Number(moved));
+                }
+            }
+            fields.values_mut().for_each(|value| open(value, joins));
+        }
+        Json::Array(items) => items.iter_mut().for_each(|value| open(value, joins)),
+        _ => {}
+    }
+}
+
+/// Where a lower bound goes that excludes a whole number of 0 or more, if it has to; `above` is the upper
+/// bound beside it. No integer lies between.
+fn opened(least: f64, above: Option<f64>, joins: bool) -> Option<f64> {
+    if least < 0.0 || least.fract() != 0.0 {
+        return None;
+    }
+    let step = match above {
+        Some(above) if above > least && above < least + 1.0 => (above - least) * OPENED,
+        _ if joins => OPENED_ALONE,
+        _ => return None,
+    };
+    let moved = (least + step).max(least.next_up());
+    // Where floats are integers there is nothing between to be let in.
+    (moved < least + 1.0).then_some(moved)
+}
+
+/// Moves bounds that no float is equal to.
+fn bounds(value: &mut Json) -> Result<(), ConstraintError> {
     match value {
         Json::Object(fields) => fields.iter_mut().try_for_each(|(key, value)| match key.as_str() {
             "const" | "enum" => kept(value),
             "minimum" | "exclusiveMinimum" => {
                 bound(value, |float, exact| float < exact, f64::next_up);
                 counted(key, value, |float| float > COUNTED_MAX, f64::max, -COUNTED_MAX)?;
-                exact(value)
+                bounds(value)
             }
             "maximum" | "exclusiveMaximum" => {
                 bound(value, |float, exact| float > exact, f64::next_down);
                 counted(key, value, |float| float < -COUNTED_MAX, f64::min, COUNTED_MAX)?;
-                exact(value)
+                bounds(value)
             }
-            _ => exact(value),
+            _ => bounds(value),
         }),
-        Json::Array(items) => items.iter_mut().try_for_each(exact),
+        Json::Array(items) => items.iter_mut().try_for_each(bounds),
         _ => Ok(()),
     }
 }
@@ -112,6 +180,42 @@ mod tests {
         assert_eq!(bounds["exclusiveMinimum"], json!(9_007_199_254_740_994.0));
         assert_eq!(bounds["exclusiveMaximum"], json!(9_007_199_254_740_992_i64));
         assert_eq!(schema["properties"]["b"]["maximum"], 0.1);
+    }
+
+    #[test]
+    fn a_whole_number_that_is_excluded_is_moved_where_it_would_be_let_in() {
+        let moved = |mut schema: Json| {
+            exact(&mut schema).unwrap();
+            schema
+        };
+        for (schema, name, expected) in [
+            (json!({"exclusiveMinimum": 0, "maximum": 0.5}), "exclusiveMinimum", json!(5e-7)),
+            (
+                json!({"exclusiveMinimum": 3, "exclusiveMaximum": 3.5}),
+                "exclusiveMinimum",
+                json!(3.000_000_5),
+            ),
+            (
+                json!({"exclusiveMaximum": -1, "minimum": -1.5}),
+                "exclusiveMaximum",
+                json!(-1.000_000_5),
+            ),
+            (json!({"exclusiveMaximum": 0, "minimum": -0.5}), "exclusiveMaximum", json!(-5e-7)),
+            (json!({"exclusiveMinimum": 0, "maximum": 5}), "exclusiveMinimum", json!(0)),
+            (json!({"exclusiveMinimum": 0}), "exclusiveMinimum", json!(0)),
+            (json!({"exclusiveMinimum": 0.5, "maximum": 0.6}), "exclusiveMinimum", json!(0.5)),
+            (json!({"exclusiveMinimum": -1, "maximum": -0.5}), "exclusiveMinimum", json!(-1)),
+            (
+                json!({"exclusiveMinimum": 0, "allOf": [{"maximum": 0.5}]}),
+                "exclusiveMinimum",
+                json!(1e-9),
+            ),
+            (json!({"exclusiveMinimum": 1e17, "anyOf": []}), "exclusiveMinimum", json!(1e17)),
+        ] {
+            assert_eq!(moved(schema.clone())[name], expected, "{schema}");
+        }
+        let inner = json!({"properties": {"p": {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5}}});
+        assert_eq!(moved(inner)["properties"]["p"]["exclusiveMinimum"], 5e-7);
     }
 
     #[test]

@@ -39,6 +39,19 @@ async fn a_weight_is_a_share_of_the_requests_and_the_others_stand_by() {
 }
 
 #[tokio::test]
+async fn the_cheapest_is_not_the_one_whose_answers_are_known_to_be_short() {
+    let (first, second, gate) = two("cheapest = [\"first\", \"second\"]").await;
+    // Enough for the length of its answers to be known.
+    for _ in 0..12 {
+        gate.ask("How long?").from("second").send().await.ok();
+    }
+    assert_eq!((first.counts().requests, second.counts().requests), (0, 12));
+    // Both have one price: the first of the configuration is asked, though nothing is known of it.
+    let answer = gate.ask("Who is cheap?").send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "first");
+}
+
+#[tokio::test]
 async fn the_fastest_is_the_one_that_speaks_first_and_strangers_are_tried() {
     let (first, second, gate) = two("fastest = [\"first\", \"second\"]").await;
     // Two seconds are told from a busy machine.

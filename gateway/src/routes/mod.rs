@@ -312,9 +312,15 @@ impl Route {
     }
 
     /// Its state and its price for one request of a key, for the policy. `prompt_tokens` is the bound that
-    /// worst cases use, `prompt_tokens_estimate` the likely number.
+    /// worst cases use, `prompt_tokens_estimate` the likely number. `usual_output` is how long answers of
+    /// other routes are, for a route of which that is not known.
     #[must_use]
-    pub fn facts(&self, key: &KeyId, request: &ChatRequest) -> RouteFacts {
+    pub fn facts(
+        &self,
+        key: &KeyId,
+        request: &ChatRequest,
+        usual_output: Option<u64>,
+    ) -> RouteFacts {
         let price = self.price(request);
         let bounds = WorstCase {
             engine_time: match &self.source {
@@ -334,7 +340,7 @@ impl Route {
             state: self.state(),
             context_tokens: self.context_tokens(),
             worst_case: self.worst_case(&price, &bounds),
-            expected: self.expected(&price, request),
+            expected: self.expected(&price, request, usual_output),
             queued: self.queued(),
             in_flight: self.live.in_flight(),
             ttft_p50_us: lately.ttft_p50_us,
@@ -359,8 +365,19 @@ impl Route {
         self.is_local() && !self.config.budgeted && matches!(price, RoutePrice::Unknown)
     }
 
-    fn expected(&self, price: &RoutePrice, request: &ChatRequest) -> Option<PicoUsd> {
-        let usual = self.live.output_tokens_mean().unwrap_or(request.output_cap);
+    /// Mean answer length in tokens, once enough answers were seen.
+    #[must_use]
+    pub fn output_tokens_mean(&self) -> Option<u64> {
+        self.live.output_tokens_mean()
+    }
+
+    fn expected(
+        &self,
+        price: &RoutePrice,
+        request: &ChatRequest,
+        usual_output: Option<u64>,
+    ) -> Option<PicoUsd> {
+        let usual = self.output_tokens_mean().or(usual_output).unwrap_or(request.output_cap);
         let output = usual.min(request.output_cap).saturating_mul(u64::from(request.choices));
         let input = request.prompt_tokens_estimate;
         let usage = Usage { input, output, ..Usage::default() };

@@ -8,11 +8,8 @@ use crate::{
     refusal::Refusal,
     wire::ChatRequest,
 };
-use policies::{FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteId, TimeFacts};
+use policies::{FACTS_VERSION, Facts, PromptTokens, RequestFacts, RouteFacts, RouteId, TimeFacts};
 use std::sync::Arc;
-
-/// Tokens a chat template adds per message at most: what the byte bound holds beside the text.
-const TEMPLATE_TOKENS: u64 = 16;
 
 /// The request with what is not its own to say: the tags and the priority of its key, and the time by
 /// which it is priced.
@@ -72,14 +69,21 @@ pub(super) fn facts(
         },
         caller: Arc::clone(&caller.facts),
         budgets: gateway.books.budget_facts(&path(&gateway.books, caller, request), unix_ms),
-        routes: gateway
-            .routes
-            .iter()
-            .map(|route| route.facts(&caller.record.id, request))
-            .collect(),
+        routes: routes(gateway, caller, request),
         time: time(gateway, unix_ms),
         draw: draw(),
     })
+}
+
+/// What is known of each route.
+fn routes(gateway: &Gateway, caller: &Caller, request: &ChatRequest) -> Vec<RouteFacts> {
+    let means = gateway.routes.iter().filter_map(|route| route.output_tokens_mean());
+    let (known, sum) =
+        means.fold((0_u64, 0_u64), |(known, sum), mean| (known + 1, sum.saturating_add(mean)));
+    // Expected costs are compared: by its cap a route that was never asked would be the dearest, and
+    // never asked.
+    let usual = sum.checked_div(known);
+    gateway.routes.iter().map(|route| route.facts(&caller.record.id, request, usual)).collect()
 }
 
 /// Whose budgets and limits the request counts against.
@@ -91,10 +95,8 @@ fn path(books: &Books, caller: &Caller, request: &ChatRequest) -> BudgetPath {
 
 /// The prompt's length as far as its bytes tell.
 fn prompt_tokens(request: &ChatRequest) -> PromptTokens {
-    let bytes =
-        request.prompt_tokens_max.saturating_sub(TEMPLATE_TOKENS * u64::from(request.messages));
     PromptTokens {
-        min: PromptTokens::from_bytes(bytes, 0).min,
+        min: PromptTokens::from_bytes(request.text_bytes(), 0).min,
         likely: request.prompt_tokens_estimate,
         max: request.prompt_tokens_max,
     }

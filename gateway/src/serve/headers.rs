@@ -206,9 +206,9 @@ fn too_long(refuse: &Refuse, facts: &Facts) -> BadRequest {
     BadRequest {
         param: Some("messages".to_owned()),
         message: format!(
-            "this model's maximum context length is {longest} tokens; a prompt of up to {} tokens \
-             and an answer of up to {} do not fit",
-            facts.request.prompt_tokens.max, facts.request.max_output_tokens
+            "this model's maximum context length is {longest} tokens; a prompt of at least {} \
+             tokens and an answer of up to {} do not fit",
+            facts.request.prompt_tokens.min, facts.request.max_output_tokens
         ),
         code: "context_length_exceeded",
     }

@@ -255,6 +255,15 @@ fn conversation(request: &ChatRequest) -> Result<Vec<Message>, BadRequest> {
         conversation.push(one_message(index, &RawMessage::read(index, message)?)?);
         Ok::<_, BadRequest>(())
     })?;
+    // The answer goes on with what the assistant said last: with nothing it begins.
+    let is_nothing = |message: &Message| {
+        message.role == Role::Assistant
+            && message.content.is_empty()
+            && message.tool_calls_json.is_none()
+    };
+    if conversation.len() > 1 && conversation.last().is_some_and(is_nothing) {
+        conversation.pop();
+    }
     Ok(conversation)
 }
 

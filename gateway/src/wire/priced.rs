@@ -61,7 +61,7 @@ pub(super) fn check<'a>(
         (Field::WebSearchOptions, "searches cost extra"),
         (Field::SearchParameters, "searches cost extra"),
         (Field::Prediction, "rejected predicted tokens cost more than the output cap allows for"),
-        (Field::Audio, "audio is not served"),
+        (Field::Audio, "answers are text"),
         (Field::ChatTemplate, "the prompt it makes has no bound that could be reserved"),
     ];
     for (field, why) in refused {

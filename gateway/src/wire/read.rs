@@ -28,9 +28,9 @@ const BIASES_MAX: usize = 1024;
 /// Most pairs of `metadata`, and their longest key and value in bytes, as OpenAI has them.
 const METADATA_MAX: (usize, usize, usize) = (16, 64, 512);
 /// Tokens that a template may add per message, and once: role marks, a default system prompt.
-const TEMPLATE_TOKENS: (u64, u64) = (8, 128);
+pub(super) const TEMPLATE_TOKENS: (u64, u64) = (8, 128);
 /// Tokens that a template may add where tools are offered: how to call them.
-const TOOL_TEMPLATE_TOKENS: u64 = 512;
+pub(super) const TOOL_TEMPLATE_TOKENS: u64 = 512;
 /// Tokens that one image may take at most: what the dearest published image accounting comes to, 2,833
 /// and 5,667 for each of eight tiles (`gpt-4o-mini`). The bytes of an image or its address are not text
 /// and are not counted.

@@ -5,7 +5,7 @@ use super::{
     fields::{Field, Fields},
     headers,
     json::Span,
-    read::{IMAGE_TOKENS_MAX, IMAGE_TOKENS_USUAL},
+    read::{IMAGE_TOKENS_MAX, IMAGE_TOKENS_USUAL, TEMPLATE_TOKENS, TOOL_TEMPLATE_TOKENS},
     responses::ResponsesAsk,
 };
 use crate::{
@@ -129,6 +129,18 @@ impl ChatRequest {
     pub fn prompt_tokens_unreported(&self) -> u64 {
         let more = (IMAGE_TOKENS_MAX - IMAGE_TOKENS_USUAL) * u64::from(self.images);
         self.prompt_tokens_estimate.saturating_add(more)
+    }
+
+    /// The least bytes of the prompt's text. Of images nothing is in it: what they take at least differs
+    /// by a factor of a hundred between providers.
+    #[must_use]
+    pub fn text_bytes(&self) -> u64 {
+        let (per_message, once) = TEMPLATE_TOKENS;
+        let more = per_message * u64::from(self.messages)
+            + once
+            + if self.needs.tools { TOOL_TEMPLATE_TOKENS } else { 0 }
+            + IMAGE_TOKENS_MAX * u64::from(self.images);
+        self.prompt_tokens_max.saturating_sub(more)
     }
 
     /// Whether the client asked for temperature 0, so that one answer is as good as another.

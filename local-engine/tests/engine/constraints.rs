@@ -84,24 +84,6 @@ async fn bounds_at_the_end_of_64_bits_neither_end_the_process_nor_are_they_ignor
     }
 }
 
-/// Compiled for use, llguidance would wrap here and enforce multiples of another number: its checks of
-/// overflow are on in every profile.
-#[tokio::test]
-async fn steps_that_hold_together_are_enforced_or_refused() {
-    let engine = engine(&small());
-    let of = |steps: [u32; 2]| {
-        let [one, other] = steps.map(|step| json!({"type": "integer", "multipleOf": step}));
-        let schema = json!({"allOf": [one, other, {"minimum": 1, "maximum": 20}]});
-        engine.constrain(&Rule::JsonSchema(schema.to_string()))
-    };
-    for wraps in [[100_000, 100_000], [65_537, 65_539]] {
-        assert!(of(wraps).is_err(), "{wraps:?}");
-    }
-    let constraint = of([4, 6]).expect("it compiles");
-    let job = Job { constraint: Some(constraint), ..ask(&engine, "Say a number.", 8) };
-    assert_eq!(answer(&engine, job).await.text(), "12");
-}
-
 #[tokio::test]
 async fn members_that_may_share_a_name_are_not_counted() {
     let engine = engine(&small());

@@ -101,13 +101,10 @@ fn read_signal(node: &Node<'_>, scope: Scope, out: &mut Vec<Condition>) -> Resul
         "model" => read_text(node, "model", &TextSignal::Model, out),
         "session" => read_text(node, "session", &TextSignal::Session, out),
         "tags" => read_tags(node, out),
-        "metadata" => {
-            for entry in node.table("metadata keys, such as metadata.kind.eq")?.rest() {
-                let name = format!("metadata.{}", entry.key);
-                read_text(&entry, &name, &TextSignal::Metadata(entry.key.into()), out)?;
-            }
-            Ok(())
-        }
+        "metadata" => each(node, |entry| {
+            let name = format!("metadata.{}", entry.key);
+            read_text(entry, &name, &TextSignal::Metadata(entry.key.into()), out)
+        }),
         "caller" => each(node, |entry| {
             let (_, signal) = lookup(entry, &TextSignal::OF_CALLER, &[])?;
             read_text(entry, &format!("caller.{}", entry.key), &signal, out)

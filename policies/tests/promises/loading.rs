@@ -116,6 +116,26 @@ fn a_list_of_nothing_is_refused_whatever_it_is_compared_with() {
 }
 
 #[test]
+fn a_table_of_nothing_is_no_condition() {
+    for when in [
+        "{}",
+        "{ metadata = {} }",
+        "{ caller = {} }",
+        "{ time = {} }",
+        "{ budgets = {} }",
+        "{ routes = {} }",
+        "{ any = [{ metadata = {} }] }",
+        "{ all = [{}] }",
+        "{ not = { metadata = {} } }",
+        "{ not = {} }",
+    ] {
+        let error =
+            refused(&format!("[[choose]]\nname = \"x\"\nwhen = {when}\nroutes = [\"@all\"]\n"));
+        assert!(error.to_string().contains("has no condition"), "{when}: {error}");
+    }
+}
+
+#[test]
 fn bounds_of_a_prompt_enclose_what_is_likely() {
     for bytes in [0, 1, 3, 127, 128, 129, 1_000_000] {
         let tokens = PromptTokens::from_bytes(bytes, 8);

@@ -6,9 +6,12 @@
 use crate::{providers::call_ids, wire::DeltaKind};
 use std::collections::HashSet;
 
-/// The calls that have begun in an answer.
+/// The calls that have begun in an answer. Apart: most answers have none.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(super) struct Calls(Option<Box<Begun>>);
+
+#[derive(Debug, Default)]
+struct Begun {
     /// Of each number of each choice the last one.
     last: Vec<Call>,
     /// The ids that were told, each with its choice.
@@ -74,14 +77,15 @@ impl Calls {
     }
 
     fn begin(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
-        self.last.retain(|call| call.place != place);
-        let told = if !id.is_empty() && self.told.insert((place.0, id.to_owned())) {
+        let Begun { last, told } = &mut **self.0.get_or_insert_default();
+        last.retain(|call| call.place != place);
+        let told = if !id.is_empty() && told.insert((place.0, id.to_owned())) {
             id.to_owned()
         } else {
             call_ids::new_id()
         };
         kinds.push(DeltaKind::ToolCall { index: place.1, id: told, name: name.to_owned() });
-        self.last.push(Call {
+        last.push(Call {
             place,
             id: id.to_owned(),
             name: name.to_owned(),
@@ -91,7 +95,7 @@ impl Calls {
     }
 
     fn at(&mut self, place: Place) -> Option<&mut Call> {
-        self.last.iter_mut().find(|call| call.place == place)
+        self.0.as_mut()?.last.iter_mut().find(|call| call.place == place)
     }
 }
 

@@ -322,4 +322,10 @@ fn a_last_message_of_the_assistant_is_continued_unless_it_says_no() {
     );
     let error = local_ask(&read(&body).unwrap()).unwrap_err();
     assert_eq!(error.param.as_deref(), Some("response_format"));
+    // With nothing there is nothing to go on with.
+    let empty = r#"[{"role":"user","content":"a"},{"role":"assistant","content":""}]"#;
+    let ask = local_ask(&read(&body_of(empty)).unwrap()).unwrap();
+    assert_eq!((ask.continued, ask.messages.len()), (false, 1));
+    let alone = r#"[{"role":"assistant","content":""}]"#;
+    assert_eq!(local_ask(&read(&body_of(alone)).unwrap()).unwrap().messages.len(), 1);
 }

@@ -311,6 +311,13 @@ fn the_prompt_bound_counts_unescaped_bytes_and_never_less() {
     assert!(long.prompt_tokens_max >= 5000 && long.prompt_tokens_max < 5300);
     assert!((1250..1300).contains(&long.prompt_tokens_estimate));
 
+    assert!((5000..5050).contains(&long.text_bytes()), "{}", long.text_bytes());
+    let image = r#"{"type":"image_url","image_url":{"url":"https://a/b","detail":"low"}}"#;
+    let images = [image; 11].join(",");
+    let seen =
+        format!(r#"[{{"role":"user","content":[{{"type":"text","text":"{text}"}},{images}]}}]"#);
+    assert!((5000..5100).contains(&read(&body_of(&seen)).unwrap().text_bytes()));
+
     let unknown = read(&body_with(&format!(r#""documents_of_mine":"{text}""#))).unwrap();
     assert!(unknown.prompt_tokens_max >= 5000, "a template may render what we do not know");
     let metadata = read(&body_with(r#""metadata":{"a":"b"}"#)).unwrap();
