@@ -245,6 +245,27 @@ async fn an_error_under_a_200_is_what_it_says_it_is() {
 }
 
 #[tokio::test]
+async fn signs_of_life_are_no_answer_however_many() {
+    let case = two_clouds().await;
+    let silent = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    let overloaded = r#"{"error":{"message":"Overloaded.","type":"overloaded_error"}}"#;
+    let said = format!("data: {silent}\n\n").repeat(60) + &format!("data: {overloaded}\n\n");
+    case.first.next(Script::body("text/event-stream", &said));
+    case.second.next(Script::says("From the second."));
+    let answer = case.gate.ask("Who answers?").streamed().send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+    assert_eq!(answer.text(), "From the second.");
+    // They are not kept without end.
+    let many = format!("data: {silent}\n\n").repeat(2000);
+    let said = many
+        + r#"data: {"choices":[{"index":0,"delta":{"content":"At last."},"finish_reason":"stop"}]}"#;
+    case.first.next(Script::body("text/event-stream", &format!("{said}\n\ndata: [DONE]\n\n")));
+    let answer = case.gate.ask("Who answers?").streamed().send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "first");
+    assert_eq!(answer.text(), "At last.");
+}
+
+#[tokio::test]
 async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_before() {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let gate = Gate::builder()

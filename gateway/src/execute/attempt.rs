@@ -17,9 +17,10 @@ use policies::UsageSource;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
-/// Events held back until the first visible one: role chunks and the like. A provider that sends
-/// more of them than this answers, if oddly.
-const HELD_MAX: usize = 16;
+/// Bytes of events that are held back until the first visible one: role chunks, signs of life while a
+/// model thinks unseen and the like. They are no answer, however many: what comes after them may still
+/// be an error, and another route's turn. Who sends more than this answers, if oddly.
+const HELD_BYTES_MAX: usize = 64 << 10;
 
 impl Execution<'_> {
     /// One attempt on `route`.
@@ -220,11 +221,15 @@ impl Pending<'_, '_> {
         {
             let event = event.inspect_err(|_| self.write())?;
             let visible = event.shows();
+        let mut bytes = 0_usize;
             held.push_back(event);
-            if visible || held.len() >= HELD_MAX {
+            if visible || bytes >= HELD_BYTES_MAX {
                 break;
             }
         }
+            // A piece of its own holds no more of what was read than itself.
+            let event = if visible { event } else { event.alone() };
+            bytes = bytes.saturating_add(event.bytes());
         if held.is_empty() {
             return Err(Fault::new(FaultKind::Broken, "an answer without a single event"));
         }
