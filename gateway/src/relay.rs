@@ -377,8 +377,22 @@ impl Relay {
         let ticket = self.settle(AttemptOutcome::Completed, Outcome::Completed, ANSWERED);
         self.phase = Phase::Settling(ticket, last);
     }
+    /// Usage that nobody reported and the client asked for: the estimate that is booked.
+    fn tell_usage(&mut self) {
+        let (usage, cost) = (self.usage().0, self.cost());
+        let (ready, id) = (&mut self.ready, self.seen.id.as_deref());
+        if let Some(outer) = &mut self.outer {
+            outer.belated_usage(id, &usage, cost.as_ref(), &mut |frame| ready.push_back(frame));
+        }
+    }
+
 
     /// The stream broke after its first byte, under a 200: say so where the `[DONE]` would stand.
+        if self.stream && self.include_usage && self.seen.usage.is_none() {
+            // A provider's chunk without counts says nothing.
+            self.usage_chunk = None;
+            self.tell_usage();
+        }
     fn break_off(&mut self, fault: &Fault) {
         self.pass_usage();
         let (refusal, ticket) = self.broken(fault, Some(ANSWERED));
