@@ -61,7 +61,10 @@ impl Execution<'_> {
         sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
-            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
+            Err(fault) => {
+                let owed = fault.owed.clone();
+                return Err(self.failed(sending, pass, fault, owed));
+            }
         };
         sending.goes_on(At::Headed, Instant::now());
         let upstream_status = answer.upstream_status();
@@ -96,7 +99,7 @@ impl Execution<'_> {
         })
     }
 
-    /// Ends a failed attempt: void where nothing is owed, else as reported or estimated.
+    /// Ends a failed attempt: void where nothing is owed, else as reported, told or estimated.
     fn failed(
         &self,
         mut sending: Sending<'_, '_>,
@@ -126,6 +129,8 @@ impl Execution<'_> {
                 record.usage = Some(*usage);
                 record.usage_source = Some(UsageSource::Reported);
             }),
+            Owed::Told(cost) => self.book.tell_cost(attempt, Some(cost)),
+            Owed::Unknown => self.book.tell_cost(attempt, None),
             Owed::ByFault | Owed::Estimated if !void => sending.book_hidden(),
             Owed::ByFault | Owed::Estimated => {}
         }
@@ -216,20 +221,20 @@ impl Pending<'_, '_> {
     /// Events up to and with the first visible one, or the end of an answer that shows nothing.
     async fn first_visible(&mut self) -> Result<VecDeque<Event>, Fault> {
         let mut held = VecDeque::with_capacity(2);
+        let mut bytes = 0_usize;
         while let Some(answer) = &mut self.answer
             && let Some(event) = answer.next().await
         {
             let event = event.inspect_err(|_| self.write())?;
             let visible = event.shows();
-        let mut bytes = 0_usize;
+            // A piece of its own holds no more of what was read than itself.
+            let event = if visible { event } else { event.alone() };
+            bytes = bytes.saturating_add(event.bytes());
             held.push_back(event);
             if visible || bytes >= HELD_BYTES_MAX {
                 break;
             }
         }
-            // A piece of its own holds no more of what was read than itself.
-            let event = if visible { event } else { event.alone() };
-            bytes = bytes.saturating_add(event.bytes());
         if held.is_empty() {
             return Err(Fault::new(FaultKind::Broken, "an answer without a single event"));
         }

@@ -4,7 +4,7 @@ use crate::{
     ledger::{AttemptOutcome, Outcome},
     wire::BadRequest,
 };
-use policies::Usage;
+use policies::{PicoUsd, Usage};
 use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
@@ -15,6 +15,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// For the operator's log: no secret, no prompt, nothing a caller sees.
     pub detail: Box<str>,
+    /// What is owed for it, where no answer had begun.
+    pub owed: Owed,
 }
 
 /// What happened.
@@ -124,13 +126,23 @@ pub enum Owed {
     Estimated,
     /// What the provider reported with its error.
     Reported(Box<Usage>),
+    /// What another tollgate says that it was charged until then.
+    Told(PicoUsd),
+    /// Nobody knows: another tollgate may have asked several routes, and says nothing of what they cost.
+    Unknown,
 }
 
 impl Fault {
     /// A fault with a detail for the log.
     #[must_use]
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into().into_boxed_str() }
+        Self { kind, detail: detail.into().into_boxed_str(), owed: Owed::ByFault }
+    }
+
+    /// The same with what is owed for it.
+    #[must_use]
+    pub fn owing(self, owed: Owed) -> Self {
+        Self { owed, ..self }
     }
 
     /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an

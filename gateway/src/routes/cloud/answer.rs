@@ -433,6 +433,8 @@ impl CloudAnswer {
         let refused = status.is_some_and(|status| status < 500);
         self.aside.owed = match beside.and_then(|seen| seen.usage) {
             Some(usage) => Owed::Reported(Box::new(usage)),
+            // It says in a head alone what was charged.
+            None if self.aside.errors.kind.is_tollgate() && !begun => Owed::Unknown,
             None if refused && !begun => Owed::ByFault,
             None => Owed::Estimated,
         };
