@@ -338,6 +338,36 @@ async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
 }
 
 #[tokio::test]
+async fn nobody_is_let_to_ask_again_for_what_no_wait_mends() {
+    let case = two_clouds().await;
+    let (wrong_key, no_model) = (
+        || Script::default().with(Fault::Status401),
+        || Script::error(404, "invalid_request_error", Some("model_not_found"), "No such model."),
+    );
+    let overloaded = || Script::default().with(Fault::Status503);
+    let later = || wrong_key().header("retry-after", "3");
+    for (first, second, stops) in [
+        (wrong_key(), no_model(), true),
+        (wrong_key(), overloaded(), false),
+        (overloaded(), wrong_key(), false),
+        (wrong_key(), later(), false),
+    ] {
+        case.first.next(first);
+        case.second.next(second);
+        let refused = case.gate.ask("Who answers?").send().await;
+        assert_eq!(
+            (refused.status, refused.error().code.as_deref()),
+            (502, Some("upstream_failed"))
+        );
+        let told = refused.headers.get("x-should-retry").is_some_and(|word| word == "false");
+        assert_eq!(told, stops, "{}", refused.body_text());
+    }
+    case.first.next(wrong_key());
+    let refused = case.gate.ask("Who answers?").from("first").send().await;
+    assert_eq!((refused.status, refused.header("x-should-retry")), (503, "false"));
+}
+
+#[tokio::test]
 async fn an_address_where_nobody_listens_is_not_sent_to_and_not_charged() {
     let second = StandIn::start().await.unwrap();
     let gate = Gate::builder()
