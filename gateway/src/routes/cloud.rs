@@ -76,6 +76,8 @@ pub struct CloudRoute {
     /// The model's name there, and as a JSON string.
     model_name: String,
     model: String,
+    /// How the model is told not to think.
+    unthinking: Option<&'static str>,
     drop_fields: Vec<String>,
     /// The provider's own rate limit as it last told it.
     rate: Mutex<Option<RateSeen>>,
@@ -143,6 +145,7 @@ impl CloudRoute {
             urls: Urls::of_provider(&config)?,
             kind: config.kind,
             shape: config.kind.shape(config.api_version.as_deref()),
+            unthinking: config.kind.unthinking(config.api_version.as_deref(), &config.model),
             drop_fields: config.drop_fields.clone(),
             rate: Mutex::new(None),
             model: serde_json::to_string(&config.model)
@@ -314,6 +317,8 @@ impl CloudRoute {
                     cap_field: self.cap_field,
                     call_ids: self.kind.call_ids(),
                     has_developers: self.kind.has_developers(),
+                    recalls: self.kind.recalls(),
+                    unthinking: self.unthinking,
                 };
                 shaped(openai::upstream_body(request, &self.model, differs, output_cap))
             }

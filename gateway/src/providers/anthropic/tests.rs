@@ -639,3 +639,32 @@ fn half_of_a_character_costs_neither_the_text_nor_the_arguments_around_it() {
     let Read::Last { events, .. } = whole(body.as_bytes(), 1).unwrap() else { panic!("whole") };
     assert_eq!(self::kinds(&events)[0], DeltaKind::Text("\u{fffd} b".into()));
 }
+
+#[test]
+fn a_blank_stop_and_a_last_message_without_a_content_are_refused_by_name() {
+    let asked = |messages: Value, stop: Value| {
+        refused(&json!({"model": "auto", "messages": messages, "stop": stop}))
+    };
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let said = json!({"role": "assistant", "content": "b"});
+    let fine = json!([user("a")]);
+    for stop in [json!("\n"), json!(["END", " "])] {
+        assert_eq!(asked(fine.clone(), stop.clone()).as_deref(), Some("stop"), "{stop}");
+    }
+    let stops = sent(&json!({"model": "auto", "messages": fine, "stop": ["\nEND"]}));
+    assert_eq!(stops["stop_sequences"], json!(["\nEND"]));
+    // It would go on with its own words.
+    for last in ["", " \n"] {
+        let messages = json!([user("a"), said, user(last)]);
+        assert_eq!(asked(messages, Value::Null).as_deref(), Some("messages"));
+    }
+    for (messages, last) in [
+        (json!([user("a"), said, user(""), user("c")]), "c"),
+        (json!([user("a"), user("")]), "a"),
+        (json!([user("a"), said]), "b"),
+    ] {
+        let turns = sent(&json!({"model": "auto", "messages": messages}));
+        let turn = turns["messages"].as_array().unwrap().last().unwrap();
+        assert_eq!(turn["content"][0]["text"], last);
+    }
+}
