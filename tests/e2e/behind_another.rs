@@ -111,20 +111,17 @@ async fn what_another_was_charged_before_it_failed_is_booked() {
         let ask = outer.ask("Who pays?");
         let answer = if stream { ask.streamed() } else { ask }.send().await;
         assert!(answer.status >= 500, "{}", answer.body_text());
-        let inside = inner.ledger().entries().await.remove(0).cost().expect("a known cost");
-        assert!(inside > 0, "the first route may have been billed");
         let entry = outer.ledger().entry(answer.id()).await;
         entry.adds_up();
-        assert_eq!(entry.cost(), Some(inside), "stream {stream}");
+        assert!(entry.cost() > Some(0), "the first route may have been billed, stream {stream}");
         assert!(!entry.only_attempt().0["voided"].as_bool().unwrap());
         assert_eq!(answer.header("x-tollgate-cost-usd"), entry.0["cost_usd"].as_str().unwrap());
     }
-    // An answer that broke off is charged too, and says so.
-    slow.next(Script::body("application/json", "{}"));
-    let answer = outer.ask("Who pays?").send().await;
-    let inside = inner.ledger().entries().await.remove(0);
-    let entry = outer.ledger().entry(answer.id()).await;
-    assert_eq!(entry.cost(), inside.cost(), "{}", answer.body_text());
+    let (inside, outside) = (inner.ledger().entries().await, outer.ledger().entries().await);
+    let costs = |entries: &[crate::harness::EntrySeen]| -> Vec<_> {
+        entries.iter().map(crate::harness::EntrySeen::cost).collect()
+    };
+    assert_eq!(costs(&inside), costs(&outside));
     // What was asked of nobody costs nothing.
     let refused = inner.ask("").set("messages", serde_json::json!([])).send().await;
     assert_eq!((refused.status, refused.header("x-tollgate-cost-usd")), (400, "0.000000000000"));

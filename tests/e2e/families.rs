@@ -395,7 +395,7 @@ async fn what_was_thought_goes_back_to_who_wants_it_and_to_nobody_who_refuses_it
             );
         }
     }
-    // DeepSeek refuses a call beside which nothing stands.
+    // DeepSeek refuses a turn of calls without it.
     let (cloud, gate) = gate("deepseek").await;
     let [(path, mut body), ..] = thought();
     body["messages"][1].as_object_mut().unwrap().remove("reasoning_content");

@@ -53,7 +53,7 @@ impl Execution<'_> {
         }
         let place = match place {
             Ok(place) => place,
-            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         let sent_at = Instant::now();
         // From here on the prompt may be billed, whatever happens next, once there is a connection.
@@ -61,10 +61,7 @@ impl Execution<'_> {
         sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
-            Err(fault) => {
-                let owed = fault.owed.clone();
-                return Err(self.failed(sending, pass, fault, owed));
-            }
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         sending.goes_on(At::Headed, Instant::now());
         let upstream_status = answer.upstream_status();
@@ -77,7 +74,7 @@ impl Execution<'_> {
             (Ok(held), Some(answer)) => (held, answer),
             (Err(fault), answer) => {
                 let owed = answer.as_ref().map(Answer::owed).unwrap_or_default();
-                return Err(self.failed(sending, pass, fault, owed));
+                return Err(self.failed(sending, pass, fault.owing(owed)));
             }
             (Ok(_), None) => return Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
         };
@@ -100,13 +97,7 @@ impl Execution<'_> {
     }
 
     /// Ends a failed attempt: void where nothing is owed, else as reported, told or estimated.
-    fn failed(
-        &self,
-        mut sending: Sending<'_, '_>,
-        pass: Pass<'_>,
-        fault: Fault,
-        owed: Owed,
-    ) -> Miss {
+    fn failed(&self, mut sending: Sending<'_, '_>, pass: Pass<'_>, fault: Fault) -> Miss {
         let (route, attempt) = (sending.route, sending.attempt);
         tracing::warn!(request = %self.book.request(), route = %route.id(), %fault, "attempt failed");
         if fault.is_upstreams() {
@@ -123,13 +114,13 @@ impl Execution<'_> {
         if let Some(status) = status {
             self.book.note(attempt, |record| record.upstream_status = Some(status));
         }
-        let void = owed == Owed::ByFault && fault.voids();
-        match owed {
+        let void = *fault.owed() == Owed::ByFault && fault.voids();
+        match fault.owed() {
             Owed::Reported(usage) => self.book.note(attempt, |record| {
-                record.usage = Some(*usage);
+                record.usage = Some(**usage);
                 record.usage_source = Some(UsageSource::Reported);
             }),
-            Owed::Told(cost) => self.book.tell_cost(attempt, Some(cost)),
+            Owed::Told(cost) => self.book.tell_cost(attempt, Some(*cost)),
             Owed::Unknown => self.book.tell_cost(attempt, None),
             Owed::ByFault | Owed::Estimated if !void => sending.book_hidden(),
             Owed::ByFault | Owed::Estimated => {}

@@ -196,12 +196,14 @@ const DEEPSEEK_THINKS: Family = Family {
 static KINDS: [Facts; 15] = [
     Facts {
         cap_field: CapField::MaxCompletionTokens,
+        recalls: Recalls::Never(&["reasoning_content"]),
         shape: Shape { families: &[OPENAI_THINKS, OPENAI_UNSTOPPED], ..Shape::NONE },
         ..facts("openai", Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY"))
     },
     Facts {
         // The rest goes by the version of its API.
         auth: Auth::Header("api-key"),
+        recalls: Recalls::Never(&["reasoning_content"]),
         ..facts(AZURE, None, None)
     },
     Facts {
@@ -250,7 +252,7 @@ static KINDS: [Facts; 15] = [
     Facts {
         has_developers: false,
         // https://api-docs.deepseek.com/guides/thinking_mode
-        recalls: Recalls::BesideCalls,
+        recalls: Recalls::AmongCalls,
         shape: Shape { families: &[DEEPSEEK_THINKS], ..Shape::NONE },
         ..facts("deepseek", Some("https://api.deepseek.com/v1"), Some("DEEPSEEK_API_KEY"))
     },
@@ -370,9 +372,11 @@ impl Kind {
         self.0.has_developers
     }
 
-    /// What it is told of what an assistant thought in earlier turns.
-    pub(crate) fn recalls(self) -> Recalls {
-        self.0.recalls
+    /// What it is told of what an assistant thought in earlier turns. Behind another address than
+    /// OpenAI's own there may be anybody who speaks its format.
+    pub(crate) fn recalls(self, base_url: &str) -> Recalls {
+        let is_elsewhere = self.0.name == "openai" && self.base_url() != Some(base_url);
+        if is_elsewhere { Recalls::AsWritten } else { self.0.recalls }
     }
 
     /// How its `model` is told not to think, as a member of the body: by what is nearest to that; `None`
@@ -397,7 +401,7 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
-    use super::{KIND_NAMES, Kind};
+    use super::{KIND_NAMES, Kind, Recalls};
     use crate::providers::reshape;
     use bytes::Bytes;
 
@@ -528,5 +532,14 @@ mod tests {
             assert_eq!(said(kind, None, model), expected, "{kind} {model}");
         }
         assert_eq!(said("azure", Some("2024-10-21"), "o3-mini"), None, "that API knows no effort");
+    }
+
+    #[test]
+    fn what_openai_refuses_may_be_wanted_at_another_address() {
+        let openai = Kind::find("openai").unwrap();
+        let never = Recalls::Never(&["reasoning_content"]);
+        assert_eq!(openai.recalls("https://api.openai.com/v1"), never);
+        assert_eq!(openai.recalls("http://vllm.internal:8000/v1"), Recalls::AsWritten);
+        assert_eq!(Kind::find("azure").unwrap().recalls("https://a.example"), never);
     }
 }

@@ -1,5 +1,6 @@
 //! What an assistant thought in earlier turns (`reasoning_content`), told to a provider of OpenAI's
-//! format as it wants it: some refuse the field, DeepSeek's models that think refuse a call without it.
+//! format as it wants it: some refuse the field, DeepSeek's models that think refuse a turn of calls
+//! without it.
 //!
 //! **Invariant:** nothing else of a conversation changes.
 
@@ -18,8 +19,8 @@ pub(crate) enum Recalls {
     AsWritten,
     /// Told, whatever format the caller wrote it in.
     Always,
-    /// The same, and it stands beside every call: what is not known is empty.
-    BesideCalls,
+    /// The same, and where tools were called it stands in every turn: what is not known is empty.
+    AmongCalls,
 }
 
 /// A member of a message, as far as it matters here.
@@ -41,10 +42,10 @@ impl Recalls {
             Self::Never(names) => names,
             Self::AsWritten if converted => &[NAME],
             Self::AsWritten | Self::Always => return edits,
-            Self::BesideCalls => &[],
+            Self::AmongCalls => &[],
         };
         // Most conversations have none, and are not read again.
-        if !has(if self == Self::BesideCalls { "\"tool_calls\"" } else { "\"reasoning" }) {
+        if !has(if self == Self::AmongCalls { "\"tool_calls\"" } else { "\"reasoning" }) {
             return edits;
         }
         // They have been read before.
@@ -61,7 +62,7 @@ impl Recalls {
                 member(&members, "role").is_some_and(|it| it.raw == "\"assistant\"");
             match (is_assistants, self) {
                 (false, _) => {}
-                (true, Self::BesideCalls) => edits.extend(beside_calls(&members)),
+                (true, Self::AmongCalls) => edits.extend(filled_in(&members)),
                 (true, _) => leave_out(raw, &members, leaves_out, &mut edits),
             }
             Ok(())
@@ -89,11 +90,9 @@ fn leave_out(raw: &str, members: &[Said<'_>], names: &[&str], edits: &mut Vec<(S
     }
 }
 
-/// What a message of calls lacks.
-fn beside_calls(members: &[Said<'_>]) -> Option<(Span, String)> {
+/// What a message lacks that has it under another name, or not at all.
+fn filled_in(members: &[Said<'_>]) -> Option<(Span, String)> {
     let is_text = |member: &&Said<'_>| json::kind(member.raw) == Kind::String;
-    let calls =
-        member(members, "tool_calls").filter(|calls| !matches!(calls.raw, "null" | "[]"))?;
     let known = member(members, "reasoning").filter(is_text).map_or("\"\"", |known| known.raw);
     match member(members, NAME) {
         Some(told) if is_text(&told) => None,
@@ -101,7 +100,10 @@ fn beside_calls(members: &[Said<'_>]) -> Option<(Span, String)> {
             let start = told.end - told.raw.len();
             Some((Span { start, end: told.end }, known.to_owned()))
         }
-        None => Some((Span { start: calls.end, end: calls.end }, format!(",\"{NAME}\":{known}"))),
+        None => {
+            let end = members.last()?.end;
+            Some((Span { start: end, end }, format!(",\"{NAME}\":{known}")))
+        }
     }
 }
 
@@ -159,27 +161,24 @@ mod tests {
     }
 
     #[test]
-    fn beside_calls_stands_what_was_thought() {
+    fn where_tools_were_called_every_turn_has_what_was_thought() {
         for (written, left) in [
             (r#""tool_calls":[{}]"#, r#""tool_calls":[{}],"reasoning_content":"""#),
-            (r#""tool_calls":[{}],"x":1"#, r#""tool_calls":[{}],"reasoning_content":"","x":1"#),
+            (r#""content":"7" "#, r#""content":"7","reasoning_content":"" "#),
             (
-                r#""tool_calls":[{}],"reasoning":"t""#,
-                r#""tool_calls":[{}],"reasoning_content":"t","reasoning":"t""#,
+                r#""reasoning":"t","content":null"#,
+                r#""reasoning":"t","content":null,"reasoning_content":"t""#,
             ),
-            (
-                r#""reasoning_content":null,"tool_calls":[{}]"#,
-                r#""reasoning_content":"","tool_calls":[{}]"#,
-            ),
-            (
-                r#""reasoning_content":"t","tool_calls":[{}]"#,
-                r#""reasoning_content":"t","tool_calls":[{}]"#,
-            ),
-            (r#""tool_calls":[]"#, r#""tool_calls":[]"#),
-            (r#""tool_calls":null"#, r#""tool_calls":null"#),
+            (r#""reasoning_content":null,"x":1"#, r#""reasoning_content":"","x":1"#),
+            (r#""reasoning_content":"t","x":1"#, r#""reasoning_content":"t","x":1"#),
         ] {
-            let list = |members: &str| format!(r#"[{{"role":"assistant",{members}}}]"#);
-            assert_eq!(told(Recalls::BesideCalls, true, &list(written)), list(left), "{written}");
+            let list = |members: &str| {
+                let called = r#"{"role":"assistant","reasoning_content":"u","tool_calls":[{}]}"#;
+                format!(r#"[{{"role":"user"}},{called},{{"role":"assistant",{members}}}]"#)
+            };
+            assert_eq!(told(Recalls::AmongCalls, true, &list(written)), list(left), "{written}");
         }
+        let without = r#"[{"role":"assistant","content":"a"}]"#;
+        assert_eq!(told(Recalls::AmongCalls, true, without), without, "no tools, no need");
     }
 }

@@ -9,14 +9,19 @@ use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}: {detail}")]
+#[error("{kind}: {}", .beside.detail)]
 pub struct Fault {
     /// What happened.
     pub kind: FaultKind,
+    beside: Box<Beside>,
+}
+
+/// What a fault says beside its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Beside {
     /// For the operator's log: no secret, no prompt, nothing a caller sees.
-    pub detail: Box<str>,
-    /// What is owed for it, where no answer had begun.
-    pub owed: Owed,
+    detail: Box<str>,
+    owed: Owed,
 }
 
 /// What happened.
@@ -136,13 +141,27 @@ impl Fault {
     /// A fault with a detail for the log.
     #[must_use]
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into().into_boxed_str(), owed: Owed::ByFault }
+        let detail = detail.into().into_boxed_str();
+        Self { kind, beside: Box::new(Beside { detail, owed: Owed::ByFault }) }
     }
 
     /// The same with what is owed for it.
     #[must_use]
-    pub fn owing(self, owed: Owed) -> Self {
-        Self { owed, ..self }
+    pub fn owing(mut self, owed: Owed) -> Self {
+        self.beside.owed = owed;
+        self
+    }
+
+    /// What is owed for it, where no answer had begun to show.
+    #[must_use]
+    pub fn owed(&self) -> &Owed {
+        &self.beside.owed
+    }
+
+    /// For the operator's log.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.beside.detail
     }
 
     /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an

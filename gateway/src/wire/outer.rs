@@ -115,7 +115,7 @@ impl Outer {
     ) {
         match (&mut *self, id) {
             (Self::Chat(chat), Some(id)) if chat.chunks.is_none() => {
-                id.clone_into(&mut chat.head.id)
+                id.clone_into(&mut chat.head.id);
             }
             (Self::Completion(completion), Some(id)) => completion.rename(id),
             _ => {}
