@@ -77,6 +77,10 @@ pub enum Refusal {
     /// The only route of the plan failed; when its provider says that it may be asked again.
     #[error("{0}")]
     RouteDown(String, Option<Duration>),
+    /// No route of the plan answers until its operator mends it: a key, an account or a model's name is
+    /// no good. Whether there was one alone.
+    #[error("{0}")]
+    Barred(String, bool),
     /// Every route of the plan is left alone after failures.
     #[error("every route for this request is left alone after failures; try again in {wait}", wait = seconds(*.0))]
     Resting(Duration),
@@ -167,11 +171,12 @@ impl Refusal {
             }
             Self::Busy(_)
             | Self::RouteDown(..)
+            | Self::Barred(_, true)
             | Self::Resting(_)
             | Self::StoreDown(_)
             | Self::Ledger(_)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::Upstream(_) | Self::Barred(_, false) => StatusCode::BAD_GATEWAY,
             Self::Rejected { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
             }
@@ -205,6 +210,7 @@ impl Refusal {
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
             | Self::RouteDown(..)
+            | Self::Barred(..)
             | Self::Resting(_)
             | Self::Upstream(_)
             | Self::Deadline(_)
@@ -249,7 +255,9 @@ impl Refusal {
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
             Self::Busy(_) => "busy",
-            Self::Upstream(_) | Self::RouteDown(..) | Self::Resting(_) => "upstream_failed",
+            Self::Upstream(_) | Self::RouteDown(..) | Self::Barred(..) | Self::Resting(_) => {
+                "upstream_failed"
+            }
             Self::Rejected { code, .. } => return code.as_deref(),
             Self::Deadline(_) => "deadline_exceeded",
             Self::StoreDown(_) | Self::Ledger(_) => "ledger_unavailable",
@@ -308,8 +316,12 @@ impl Refusal {
             set(&mut headers, "retry-after-ms", &millis.to_string());
         }
         match self {
-            // A spent budget does not refill while an SDK waits, nor does a limit grow: stop its retries.
-            Self::Budget(_) | Self::NeverFits(_) | Self::Rejected { status: 402 | 429, .. } => {
+            // A spent budget does not refill while an SDK waits, nor does a limit grow or a key become
+            // another: stop its retries.
+            Self::Budget(_)
+            | Self::NeverFits(_)
+            | Self::Barred(..)
+            | Self::Rejected { status: 402 | 429, .. } => {
                 set(&mut headers, "x-should-retry", "false");
             }
             Self::WrongMethod(allow) => set(&mut headers, "allow", allow),

@@ -67,6 +67,8 @@ pub struct Relay {
     ready: VecDeque<Bytes>,
     /// A provider's usage chunk: the last one holds, and a client gets one.
     usage_chunk: Option<(Bytes, Option<Range<usize>>)>,
+    /// What the request cost in all, once it is booked.
+    booked: Option<PicoUsd>,
     phase: Phase,
     _permit: Option<Permit>,
 }
@@ -79,6 +81,15 @@ enum Phase {
     Settling(Option<CommitTicket>, Bytes),
     /// Nothing more will be sent.
     Over,
+}
+
+/// An unstreamed answer that broke.
+#[derive(Debug)]
+pub struct Unwhole {
+    /// What the caller is told.
+    pub refusal: Refusal,
+    /// What it cost all the same, if known.
+    pub cost: Option<PicoUsd>,
 }
 
 /// A whole unstreamed answer.
@@ -127,6 +138,7 @@ impl Relay {
             seen: SeenSoFar::of(request.choices),
             ready: VecDeque::with_capacity(4),
             usage_chunk: None,
+            booked: None,
             phase: Phase::Flowing,
             _permit: permit,
         })
@@ -204,7 +216,7 @@ impl Relay {
     ///
     /// # Errors
     /// What the caller is told when it broke; it is booked.
-    pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Refusal> {
+    pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Unwhole> {
         let mut gathered = Gathered::default();
         let mut body = None;
         let fault = loop {
@@ -229,7 +241,7 @@ impl Relay {
             drop(gathered);
             let (refusal, ticket) = self.broken(&fault, None);
             committed(ticket).await;
-            return Err(refusal);
+            return Err(Unwhole { refusal, cost: self.booked });
         }
         let cost = self.cost();
         let body = match (body, &cost) {
@@ -365,8 +377,22 @@ impl Relay {
         }
     }
 
+    /// Usage that nobody reported and the client asked for: the estimate that is booked.
+    fn tell_usage(&mut self) {
+        let (usage, cost) = (self.usage().0, self.cost());
+        let (ready, id) = (&mut self.ready, self.seen.id.as_deref());
+        if let Some(outer) = &mut self.outer {
+            outer.belated_usage(id, &usage, cost.as_ref(), &mut |frame| ready.push_back(frame));
+        }
+    }
+
     /// The answer is whole: settle it.
     fn complete(&mut self) {
+        if self.stream && self.include_usage && self.seen.usage.is_none() {
+            // A provider's chunk without counts says nothing.
+            self.usage_chunk = None;
+            self.tell_usage();
+        }
         self.pass_usage();
         let (usage, _) = self.usage();
         // Only these tell the cost at their very end.
@@ -425,6 +451,7 @@ impl Relay {
         if let Some(index) = self.started.attempt {
             open.end_attempt(index, attempt, false);
         }
+        self.booked = open.cost();
         Some(open.finish(Ending {
             outcome,
             status: Some(status),

@@ -55,7 +55,7 @@ use axum::{
 use decided::decided;
 use facts::{admitted, facts};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use policies::{Decision, Facts, Refuse};
+use policies::{Decision, Facts, PicoUsd, Refuse};
 use shared::Source;
 use std::sync::{
     Arc,
@@ -216,6 +216,8 @@ struct Life {
     repeats: bool,
     /// Where a head may leave before there is an answer: whether it has.
     head_left: Option<Arc<AtomicBool>>,
+    /// What it cost by the time that it is refused; `None` where nobody here knows.
+    cost: Option<PicoUsd>,
 }
 
 /// From the head of a request to the head of its answer.
@@ -277,6 +279,8 @@ async fn from(
     source: Source,
     mut asked: Box<Asked>,
 ) -> Result<Response, Refusal> {
+    // From here on a route may be asked.
+    life.cost = None;
     let answered = match source {
         Source::Route(cache) => {
             asked.open.notes.cache = cache;
@@ -315,7 +319,7 @@ async fn ask(
         Err(refusal) => Err(unanswered(gateway, asked.open, refusal, life)),
     };
     match begun {
-        Ok((headers, relay)) => relayed(gateway, headers, relay).await,
+        Ok((headers, relay)) => relayed(gateway, life, headers, relay).await,
         Err((refusal, ticket)) => {
             committed(ticket).await;
             Err(refusal)
@@ -430,6 +434,7 @@ async fn execute(
 /// Hands the answer to the client; what is left to do now lives in the response body.
 async fn relayed(
     gateway: &Gateway,
+    life: &mut Life,
     mut headers: HeaderMap,
     relay: Box<Relay>,
 ) -> Result<Response, Refusal> {
@@ -444,7 +449,10 @@ async fn relayed(
             },
         ));
     }
-    let whole = relay.into_whole().await?;
+    let whole = relay.into_whole().await.map_err(|broken| {
+        life.cost = broken.cost;
+        broken.refusal
+    })?;
     headers::whole(&mut headers, whole.cost);
     Ok(response(headers, Body::from(whole.body)))
 }
@@ -478,6 +486,7 @@ fn unanswered(
     refusal: Refusal,
     life: &mut Life,
 ) -> (Refusal, Option<CommitTicket>) {
+    life.cost = open.cost();
     if open.attempts() == 0 {
         open.discard();
         return (refusal, None);
@@ -511,6 +520,7 @@ impl Life {
             recorded: false,
             repeats: false,
             head_left: None,
+            cost: Some(PicoUsd::ZERO),
         }
     }
 

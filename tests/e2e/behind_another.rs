@@ -67,7 +67,8 @@ async fn what_another_refuses_of_one_request_opens_no_breaker_and_is_not_asked_a
         (403, "permission_error", "permission_denied"),
     ];
     for (asked, (status, kind, code)) in (1..).zip(refusals) {
-        let mut refused = Script::error(status, kind, Some(code), "Not this one.");
+        let mut refused = Script::error(status, kind, Some(code), "Not this one.")
+            .header("x-tollgate-cost-usd", "0.000000000000");
         if status != 504 {
             refused = refused.header("x-should-retry", "false");
         }
@@ -88,6 +89,63 @@ async fn what_another_refuses_of_one_request_opens_no_breaker_and_is_not_asked_a
     another.always(Script::error(504, "server_error", Some("deadline_exceeded"), "Slow."));
     gate.ask("No hurry.").send().await.error();
     assert_eq!(breaker().await["opened"], 1);
+}
+
+#[tokio::test]
+async fn what_another_was_charged_before_it_failed_is_booked() {
+    let (slow, wrong) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    let inner = Gate::builder()
+        .cloud_named("slow", &slow, "first_token_timeout_ms = 100\ntotal_timeout_ms = 100")
+        .cloud_named("wrong", &wrong, "")
+        .start()
+        .await;
+    let api_key = format!("headers = {{ x-api-key = \"{}\" }}", inner.key().secret);
+    let outer = Gate::builder()
+        .keyless_cloud_at("inner", &format!("{}/v1", inner.url()), "auto", &api_key)
+        .of_kind("tollgate")
+        .start()
+        .await;
+    for stream in [false, true] {
+        slow.next(Script::default().with(Fault::Hang));
+        wrong.next(Script::default().with(Fault::Status401));
+        let ask = outer.ask("Who pays?");
+        let answer = if stream { ask.streamed() } else { ask }.send().await;
+        assert!(answer.status >= 500, "{}", answer.body_text());
+        let entry = outer.ledger().entry(answer.id()).await;
+        entry.adds_up();
+        assert!(entry.cost() > Some(0), "the first route may have been billed, stream {stream}");
+        assert!(!entry.only_attempt().0["voided"].as_bool().unwrap());
+        assert_eq!(answer.header("x-tollgate-cost-usd"), entry.0["cost_usd"].as_str().unwrap());
+    }
+    let (inside, outside) = (inner.ledger().entries().await, outer.ledger().entries().await);
+    let costs = |entries: &[crate::harness::EntrySeen]| -> Vec<_> {
+        entries.iter().map(crate::harness::EntrySeen::cost).collect()
+    };
+    assert_eq!(costs(&inside), costs(&outside));
+    // What was asked of nobody costs nothing.
+    let refused = inner.ask("").set("messages", serde_json::json!([])).send().await;
+    assert_eq!((refused.status, refused.header("x-tollgate-cost-usd")), (400, "0.000000000000"));
+    outer.until_nothing_is_reserved().await;
+}
+
+#[tokio::test]
+async fn another_that_fails_and_says_nothing_of_costs_may_have_had_any() {
+    let another = StandIn::start().await.unwrap();
+    let gate =
+        Gate::builder().cloud_of_kind("another", &another.base_url(), "tollgate", "").start().await;
+    another.next(Script::default().with(Fault::Status503));
+    let answer = gate.ask("Who pays?").send().await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.headers.get("x-tollgate-cost-usd").is_none(), "unknown is never 0");
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!((entry.cost(), entry.only_attempt().cost()), (None, None));
+    // So it is of what comes in place of an answer under a 200.
+    let error = r#"{"error":{"message":"Slow down.","code":"rate_limit_exceeded"}}"#;
+    another.next(Script::body("text/event-stream", &format!("data: {error}\n\n")));
+    let answer = gate.ask("Who pays?").streamed().send().await;
+    let entry = gate.ledger().entry(answer.id()).await;
+    assert_eq!(entry.cost(), None, "{}", answer.body_text());
+    gate.until_nothing_is_reserved().await;
 }
 
 #[tokio::test]

@@ -86,6 +86,38 @@ async fn unreported_usage_is_estimated_and_marked_never_zero() {
 }
 
 #[tokio::test]
+async fn usage_that_nobody_reports_is_told_to_who_asks_for_it() {
+    let case = a_cloud().await;
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        case.cloud.next(Script::says("All is well.").with(Fault::NoUsage));
+        let mut body = json!({"model": "auto", "max_tokens": 16, "stream": true,
+            "stream_options": {"include_usage": true}});
+        if path == "/v1/completions" {
+            body["prompt"] = json!("How are you?");
+        } else {
+            body["messages"] = json!([{"role": "user", "content": "How are you?"}]);
+        }
+        let answer = case.gate.ask_at(path, body.clone()).send().await.ok();
+        let entry = case.gate.ledger().entry(answer.id()).await;
+        let attempt = entry.only_attempt();
+        assert_eq!(attempt.text("usage_source"), "estimated");
+        let chunks = answer.chunks();
+        let (last, others) = chunks.split_last().unwrap();
+        assert_eq!(last["choices"], json!([]), "{path}: {last}");
+        assert_eq!(last["id"], others[0]["id"], "{path}: it is of the same answer");
+        let told = ["prompt_tokens", "completion_tokens"].map(|name| last["usage"][name].as_u64());
+        assert_eq!(told, [attempt.used("input"), attempt.used("output")], "{path}");
+        answer.tells_cost(entry.cost().unwrap());
+        assert!(answer.done());
+        // Who did not ask for it is told none.
+        case.cloud.next(Script::says("All is well.").with(Fault::NoUsage));
+        body.as_object_mut().unwrap().remove("stream_options");
+        let answer = case.gate.ask_at(path, body).send().await.ok();
+        assert!(answer.chunks().iter().all(|chunk| chunk["choices"] != json!([])), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_estimate_stays_within_the_cap() {
     let case = a_cloud().await;
     // Four bytes are taken for a token, and here are more in one.

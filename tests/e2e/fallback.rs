@@ -245,6 +245,27 @@ async fn an_error_under_a_200_is_what_it_says_it_is() {
 }
 
 #[tokio::test]
+async fn signs_of_life_are_no_answer_however_many() {
+    let case = two_clouds().await;
+    let silent = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    let overloaded = r#"{"error":{"message":"Overloaded.","type":"overloaded_error"}}"#;
+    let said = format!("data: {silent}\n\n").repeat(60) + &format!("data: {overloaded}\n\n");
+    case.first.next(Script::body("text/event-stream", &said));
+    case.second.next(Script::says("From the second."));
+    let answer = case.gate.ask("Who answers?").streamed().send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "second");
+    assert_eq!(answer.text(), "From the second.");
+    // They are not kept without end.
+    let many = format!("data: {silent}\n\n").repeat(2000);
+    let said = many
+        + r#"data: {"choices":[{"index":0,"delta":{"content":"At last."},"finish_reason":"stop"}]}"#;
+    case.first.next(Script::body("text/event-stream", &format!("{said}\n\ndata: [DONE]\n\n")));
+    let answer = case.gate.ask("Who answers?").streamed().send().await.ok();
+    assert_eq!(answer.header("x-tollgate-route"), "first");
+    assert_eq!(answer.text(), "At last.");
+}
+
+#[tokio::test]
 async fn what_the_provider_calls_the_callers_fault_is_told_whatever_failed_before() {
     let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
     let gate = Gate::builder()
@@ -314,6 +335,36 @@ async fn when_every_route_fails_the_error_says_so_and_nothing_is_held() {
     assert_eq!(answer.status, 429);
     assert_eq!(answer.error().code.as_deref(), Some("rate_limit_exceeded"));
     assert_eq!(answer.header("retry-after"), "7");
+}
+
+#[tokio::test]
+async fn nobody_is_let_to_ask_again_for_what_no_wait_mends() {
+    let case = two_clouds().await;
+    let (wrong_key, no_model) = (
+        || Script::default().with(Fault::Status401),
+        || Script::error(404, "invalid_request_error", Some("model_not_found"), "No such model."),
+    );
+    let overloaded = || Script::default().with(Fault::Status503);
+    let later = || wrong_key().header("retry-after", "3");
+    for (first, second, stops) in [
+        (wrong_key(), no_model(), true),
+        (wrong_key(), overloaded(), false),
+        (overloaded(), wrong_key(), false),
+        (wrong_key(), later(), false),
+    ] {
+        case.first.next(first);
+        case.second.next(second);
+        let refused = case.gate.ask("Who answers?").send().await;
+        assert_eq!(
+            (refused.status, refused.error().code.as_deref()),
+            (502, Some("upstream_failed"))
+        );
+        let told = refused.headers.get("x-should-retry").is_some_and(|word| word == "false");
+        assert_eq!(told, stops, "{}", refused.body_text());
+    }
+    case.first.next(wrong_key());
+    let refused = case.gate.ask("Who answers?").from("first").send().await;
+    assert_eq!((refused.status, refused.header("x-should-retry")), (503, "false"));
 }
 
 #[tokio::test]

@@ -331,3 +331,105 @@ async fn a_tool_that_only_anthropic_knows_reaches_it_and_nobody_else() {
         assert_eq!(cloud.counts().requests, 0, "{kind}: nothing is sent");
     }
 }
+
+/// What a model thought before it called, in the words of each format.
+fn thought() -> [(&'static str, Value); 3] {
+    let call =
+        json!([{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    [
+        (
+            "/v1/chat/completions",
+            json!({"messages": [
+                {"role": "user", "content": "Look."},
+                {"role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": call},
+                {"role": "tool", "tool_call_id": "call_1", "content": "7"},
+            ]}),
+        ),
+        (
+            "/v1/messages",
+            json!({"max_tokens": 9, "messages": [
+                {"role": "user", "content": "Look."},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                    {"type": "thinking", "thinking": "Another's.", "signature": "c2ln"},
+                    {"type": "tool_use", "id": "call_1", "name": "f", "input": {}},
+                ]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "7"}]},
+            ]}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": [
+                {"role": "user", "content": "Look."},
+                {"type": "reasoning", "id": "rs_1", "summary": [],
+                 "content": [{"type": "reasoning_text", "text": "Hm."}]},
+                {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "call_1", "output": "7"},
+            ]}),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_was_thought_goes_back_to_who_wants_it_and_to_nobody_who_refuses_it() {
+    let hm = json!("Hm.");
+    for (kind, [chat, others]) in [
+        ("deepseek", [&hm, &hm]),
+        ("openrouter", [&hm, &hm]),
+        ("openai-compatible", [&hm, &Value::Null]),
+        ("groq", [&Value::Null, &Value::Null]),
+        ("mistral", [&Value::Null, &Value::Null]),
+    ] {
+        let (cloud, gate) = gate(kind).await;
+        for (path, body) in thought() {
+            gate.ask_at(path, body).from("auto").send().await.ok();
+            let sent = cloud.asked().pop().unwrap().json();
+            let expected = if path == "/v1/chat/completions" { chat } else { others };
+            assert_eq!(
+                &sent["messages"][1]["reasoning_content"], expected,
+                "{kind} {path}: {sent}"
+            );
+            assert_eq!(
+                sent["messages"][1]["tool_calls"][0]["function"]["name"], "f",
+                "{kind} {path}"
+            );
+        }
+    }
+    // DeepSeek refuses a turn of calls without it.
+    let (cloud, gate) = gate("deepseek").await;
+    let [(path, mut body), ..] = thought();
+    body["messages"][1].as_object_mut().unwrap().remove("reasoning_content");
+    gate.ask_at(path, body).from("auto").send().await.ok();
+    assert_eq!(cloud.asked().pop().unwrap().json()["messages"][1]["reasoning_content"], "");
+}
+
+#[tokio::test]
+async fn who_asks_for_no_thinking_in_messages_asks_for_none_anywhere() {
+    let body = json!({"max_tokens": 9, "thinking": {"type": "disabled"},
+        "messages": [{"role": "user", "content": "Hi."}]});
+    for (kind, said) in [
+        ("deepseek", json!({"thinking": {"type": "disabled"}})),
+        ("vllm", json!({"chat_template_kwargs": {"enable_thinking": false}})),
+        ("ollama", json!({"reasoning_effort": "none"})),
+        ("openai", json!({})),
+        ("mistral", json!({})),
+    ] {
+        let (cloud, gate) = gate(kind).await;
+        gate.ask_at("/v1/messages", body.clone()).from("auto").send().await.ok();
+        let sent = cloud.asked().pop().unwrap().json();
+        for name in ["thinking", "chat_template_kwargs", "reasoning_effort"] {
+            assert_eq!(sent[name], said[name], "{kind}: {sent}");
+        }
+    }
+    // What a chat's caller says in OpenAI's words passes.
+    let (cloud, gate) = gate("openai").await;
+    gate.ask("Hi.").set("reasoning_effort", json!("none")).send().await.ok();
+    assert_eq!(cloud.asked().pop().unwrap().json()["reasoning_effort"], "none");
+    let (cloud, gate) = self::gate("anthropic").await;
+    gate.ask_at("/v1/messages", body).from("auto").send().await.ok();
+    let sent = cloud.asked().pop().unwrap().json();
+    assert_eq!(
+        (&sent["thinking"]["type"], &sent["reasoning_effort"]),
+        (&json!("disabled"), &Value::Null)
+    );
+}

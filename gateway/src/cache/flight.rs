@@ -91,6 +91,8 @@ pub enum End {
         refusal: Refusal,
         /// Whether an entry tells of it already.
         recorded: bool,
+        /// What it cost whoever began the flight, where that is known.
+        cost: Option<PicoUsd>,
     },
     /// The answer broke off.
     Broken(Fault),
@@ -116,6 +118,8 @@ pub struct Unbegun {
     pub refusal: Refusal,
     /// Whether an entry tells of it already.
     pub recorded: bool,
+    /// What it cost whoever began the flight, where that is known.
+    pub cost: Option<PicoUsd>,
     /// Whether the same may go well for somebody else who asks for it.
     pub is_its_callers: bool,
 }
@@ -324,9 +328,10 @@ impl Waiter {
         let state = self.flight.lock();
         match (&state.head, &state.end) {
             (Some(head), _) => Some(Ok(head.clone())),
-            (None, Some(End::Refused { refusal, recorded })) => Some(Err(Unbegun {
+            (None, Some(End::Refused { refusal, recorded, cost })) => Some(Err(Unbegun {
                 refusal: refusal.clone(),
                 recorded: *recorded,
+                cost: *cost,
                 is_its_callers: refusal.is_its_callers(),
             })),
             (None, Some(_)) => Some(Err(given_up())),
@@ -397,7 +402,7 @@ impl fmt::Debug for Waiter {
 fn given_up() -> Unbegun {
     let message = "the request that this one waited for was given up";
     let refusal = Refusal::Upstream(message.to_owned());
-    Unbegun { refusal, recorded: false, is_its_callers: true }
+    Unbegun { refusal, recorded: false, cost: None, is_its_callers: true }
 }
 
 fn broken() -> Fault {

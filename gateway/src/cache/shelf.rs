@@ -181,8 +181,11 @@ impl Shelf {
         }
         let (flight, _) = Flight::new(Keep::ToItsEnd, self.stop.child_token());
         let message = "this request was answered, and its answer is too large to be given again";
-        flight
-            .end(End::Refused { refusal: Refusal::Conflict(message.to_owned()), recorded: false });
+        flight.end(End::Refused {
+            refusal: Refusal::Conflict(message.to_owned()),
+            recorded: false,
+            cost: None,
+        });
         Kept { flight, fingerprint: landed.fingerprint }
     }
 
@@ -238,7 +241,7 @@ mod tests {
             let ask = || shelf.find(key, key, Keep::ToItsEnd);
             let Found::Yours(Takeoff { waiter, landing, .. }) = ask() else { panic!("{name}") };
             let refusal = Refusal::Upstream("nobody answered".to_owned());
-            let end = End::Refused { refusal, recorded: true };
+            let end = End::Refused { refusal, recorded: true, cost: None };
             std::thread::scope(|threads| {
                 let looked_through = shelf.flying();
                 threads.spawn(|| landing.land(end, keep));

@@ -17,9 +17,10 @@ use policies::UsageSource;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
-/// Events held back until the first visible one: role chunks and the like. A provider that sends
-/// more of them than this answers, if oddly.
-const HELD_MAX: usize = 16;
+/// Bytes of events that are held back until the first visible one: role chunks, signs of life while a
+/// model thinks unseen and the like. They are no answer, however many: what comes after them may still
+/// be an error, and another route's turn. Who sends more than this answers, if oddly.
+const HELD_BYTES_MAX: usize = 64 << 10;
 
 impl Execution<'_> {
     /// One attempt on `route`.
@@ -52,7 +53,7 @@ impl Execution<'_> {
         }
         let place = match place {
             Ok(place) => place,
-            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         let sent_at = Instant::now();
         // From here on the prompt may be billed, whatever happens next, once there is a connection.
@@ -60,7 +61,7 @@ impl Execution<'_> {
         sending.goes_on(At::Sent(place.departure()), sent_at);
         let answer = match route.start(place, prepared, self.request).await {
             Ok(answer) => answer,
-            Err(fault) => return Err(self.failed(sending, pass, fault, Owed::ByFault)),
+            Err(fault) => return Err(self.failed(sending, pass, fault)),
         };
         sending.goes_on(At::Headed, Instant::now());
         let upstream_status = answer.upstream_status();
@@ -73,7 +74,7 @@ impl Execution<'_> {
             (Ok(held), Some(answer)) => (held, answer),
             (Err(fault), answer) => {
                 let owed = answer.as_ref().map(Answer::owed).unwrap_or_default();
-                return Err(self.failed(sending, pass, fault, owed));
+                return Err(self.failed(sending, pass, fault.owing(owed)));
             }
             (Ok(_), None) => return Err(Miss::Fault(Fault::new(FaultKind::Broken, "no answer"))),
         };
@@ -95,14 +96,8 @@ impl Execution<'_> {
         })
     }
 
-    /// Ends a failed attempt: void where nothing is owed, else as reported or estimated.
-    fn failed(
-        &self,
-        mut sending: Sending<'_, '_>,
-        pass: Pass<'_>,
-        fault: Fault,
-        owed: Owed,
-    ) -> Miss {
+    /// Ends a failed attempt: void where nothing is owed, else as reported, told or estimated.
+    fn failed(&self, mut sending: Sending<'_, '_>, pass: Pass<'_>, fault: Fault) -> Miss {
         let (route, attempt) = (sending.route, sending.attempt);
         tracing::warn!(request = %self.book.request(), route = %route.id(), %fault, "attempt failed");
         if fault.is_upstreams() {
@@ -119,12 +114,14 @@ impl Execution<'_> {
         if let Some(status) = status {
             self.book.note(attempt, |record| record.upstream_status = Some(status));
         }
-        let void = owed == Owed::ByFault && fault.voids();
-        match owed {
+        let void = *fault.owed() == Owed::ByFault && fault.voids();
+        match fault.owed() {
             Owed::Reported(usage) => self.book.note(attempt, |record| {
-                record.usage = Some(*usage);
+                record.usage = Some(**usage);
                 record.usage_source = Some(UsageSource::Reported);
             }),
+            Owed::Told(cost) => self.book.tell_cost(attempt, Some(*cost)),
+            Owed::Unknown => self.book.tell_cost(attempt, None),
             Owed::ByFault | Owed::Estimated if !void => sending.book_hidden(),
             Owed::ByFault | Owed::Estimated => {}
         }
@@ -215,13 +212,17 @@ impl Pending<'_, '_> {
     /// Events up to and with the first visible one, or the end of an answer that shows nothing.
     async fn first_visible(&mut self) -> Result<VecDeque<Event>, Fault> {
         let mut held = VecDeque::with_capacity(2);
+        let mut bytes = 0_usize;
         while let Some(answer) = &mut self.answer
             && let Some(event) = answer.next().await
         {
             let event = event.inspect_err(|_| self.write())?;
             let visible = event.shows();
+            // A piece of its own holds no more of what was read than itself.
+            let event = if visible { event } else { event.alone() };
+            bytes = bytes.saturating_add(event.bytes());
             held.push_back(event);
-            if visible || held.len() >= HELD_MAX {
+            if visible || bytes >= HELD_BYTES_MAX {
                 break;
             }
         }

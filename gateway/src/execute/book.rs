@@ -122,6 +122,11 @@ impl<'e> Book<'e> {
         });
     }
 
+    /// Books what whoever was asked says that an attempt cost; `None`: nobody knows.
+    pub(super) fn tell_cost(&self, attempt: AttemptIndex, cost: Option<PicoUsd>) {
+        self.with(|written| written.open.tell_cost(attempt, cost));
+    }
+
     /// Frees what ended attempts held beyond their cost; else the next reservation does.
     pub(super) fn settle_ended(&self) {
         self.with(|written| written.open.settle_ended());

@@ -32,6 +32,16 @@ impl Miss {
         }
     }
 
+    /// Whether no wait makes it another: its provider refuses the operator's key, account or model's
+    /// name, and says nothing of a time when it will not.
+    fn is_for_good(&self) -> bool {
+        let Self::Fault(Fault { kind: FaultKind::Status { status, retry_after: None }, .. }) = self
+        else {
+            return false;
+        };
+        !matches!(status, 408 | 409 | 421 | 425 | 499..)
+    }
+
     /// Whether enough would be free once everything that runs has settled.
     pub(super) fn may_be_freed(&self) -> bool {
         matches!(self, Self::Short(Short::Budget { needed, left_at_most, .. })
@@ -55,6 +65,7 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
     if let (Some(left), true) = (rested, misses.is_empty()) {
         return Refusal::Resting(left);
     }
+    let for_good = !misses.is_empty() && misses.iter().all(|(_, miss)| miss.is_for_good());
     let shortage = misses.iter().position(|(_, miss)| matches!(miss, Miss::Short(_)));
     let unserved = misses.iter().all(|(_, miss)| {
         matches!(
@@ -90,6 +101,9 @@ pub(super) fn refusal(mut misses: Vec<(Arc<Route>, Miss)>) -> Refusal {
         return Refusal::Busy(Duration::from_secs(1));
     }
     match misses.pop() {
+        Some((route, Miss::Fault(Fault { kind, .. }))) if for_good && rested.is_none() => {
+            Refusal::Barred(failed(&route, &kind), only_one)
+        }
         Some((route, Miss::Fault(fault))) => fault_refusal(&route, fault, only_one),
         Some((_, miss)) => short_refusal(miss),
         None => Refusal::Upstream("the policy's plan names no configured route".to_owned()),
@@ -129,7 +143,7 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
             Refusal::Deadline(format!("route `{}` gave no answer in time", route.id()))
         }
         kind => {
-            let message = format!("route `{}` failed: {kind}", route.id());
+            let message = failed(route, &kind);
             let told = match kind {
                 FaultKind::Status { retry_after, .. } => retry_after,
                 _ => None,
@@ -137,6 +151,10 @@ fn fault_refusal(route: &Route, fault: Fault, only_one: bool) -> Refusal {
             if only_one { Refusal::RouteDown(message, told) } else { Refusal::Upstream(message) }
         }
     }
+}
+
+fn failed(route: &Route, kind: &FaultKind) -> String {
+    format!("route `{}` failed: {kind}", route.id())
 }
 
 fn short_refusal(miss: Miss) -> Refusal {

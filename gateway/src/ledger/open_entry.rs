@@ -332,6 +332,13 @@ impl OpenEntry {
         &self.path
     }
 
+    /// What the request has cost, where all its attempts have ended and none's cost is unknown.
+    #[must_use]
+    pub fn cost(&self) -> Option<PicoUsd> {
+        let mut costs = self.attempts.iter().map(|running| running.record.cost);
+        costs.try_fold(PicoUsd::ZERO, |sum, cost| sum.add(cost?).ok())
+    }
+
     /// What the request has cost so far, and what its running attempts may cost at worst.
     #[must_use]
     pub fn committed(&self) -> PicoUsd {
@@ -385,6 +392,15 @@ impl OpenEntry {
     #[must_use]
     pub fn attempt(&mut self, index: AttemptIndex) -> &mut Attempt {
         &mut self.attempts[usize::from(index.0)].record
+    }
+
+    /// What an attempt cost in all by the word of whoever was asked; `None`: nobody knows. Tokens are
+    /// told by neither.
+    pub fn tell_cost(&mut self, index: AttemptIndex, cost: Option<PicoUsd>) {
+        if let Some(running) = self.attempts.get_mut(usize::from(index.0)) {
+            running.told = cost;
+            (running.record.usage, running.record.usage_source) = (None, None);
+        }
     }
 
     /// The price of an attempt, and what it used if it ended now with `usage`.

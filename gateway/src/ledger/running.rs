@@ -20,6 +20,8 @@ pub(super) struct Running {
     pub(super) service: ServiceTier,
     pub(super) images: u32,
     pub(super) avoided: Option<Arc<TokenPrice>>,
+    /// What whoever was asked said that it cost in all, where no usage tells it.
+    pub(super) told: Option<PicoUsd>,
     pub(super) worst_money: PicoUsd,
     pub(super) holds: Arc<Holds>,
     pub(super) held: Amount,
@@ -83,6 +85,7 @@ impl Running {
             service: ask.service,
             images: ask.images,
             avoided: ask.avoided,
+            told: None,
             worst_money: ask.worst_money,
             holds,
             held,
@@ -111,7 +114,10 @@ impl Running {
             record.cost = Some(PicoUsd::ZERO);
             return;
         }
-        record.cost = cost(&self.price, record, &used);
+        record.cost = match self.told.filter(|_| !self.price.is_free()) {
+            Some(told) => Some(told),
+            None => cost(&self.price, record, &used),
+        };
         if let (true, Some(cost)) = (record.budgeted, record.cost) {
             record.overrun = cost.less(record.reserved);
         }

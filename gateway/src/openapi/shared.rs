@@ -27,8 +27,9 @@ pub(super) const ANSWERED: [&str; 16] = [
 pub(super) const STREAMED: [&str; 2] = ["cache-control", "x-accel-buffering"];
 
 /// Headers of a refusal, beside those that one status alone has.
-const REFUSED: [&str; 11] = [
+const REFUSED: [&str; 12] = [
     "x-request-id",
+    "x-tollgate-cost-usd",
     "x-tollgate-rule",
     "x-tollgate-policy",
     "x-tollgate-cache",
@@ -75,11 +76,11 @@ const REFUSALS: [(&str, &str, &[&str]); 16] = [
         "The provider says that the request is wrong: its status and its error, passed on.",
         &[],
     ),
-    ("502", "Every route of the plan failed.", &[]),
+    ("502", "Every route of the plan failed.", &["x-should-retry"]),
     (
         "503",
         "The only route failed, every route is busy, or paid work is stopped.",
-        &["retry-after", "retry-after-ms"],
+        &["retry-after", "retry-after-ms", "x-should-retry"],
     ),
     ("504", "The time that the caller or the route allows is over.", &[]),
     ("default", "Another refusal.", &[]),
@@ -165,7 +166,7 @@ pub(super) fn headers() -> Value {
         "x-tollgate-attempts": header("Attempts that were made for this request.", whole.clone()),
         "x-tollgate-cache": header("How the cache of answers was used.", json!({ "enum": ["BYPASS", "MISS", "HIT", "COALESCED"] })),
         "x-tollgate-output-cap": header("The output cap that was sent, where it is less than was asked for.", whole.clone()),
-        "x-tollgate-cost-usd": header("What an unstreamed answer cost; absent where it is unknown.", json!({ "type": "string", "pattern": "^[0-9]+\\.[0-9]{12}$" })),
+        "x-tollgate-cost-usd": header("What an unstreamed answer or a refusal cost; absent where it is unknown.", json!({ "type": "string", "pattern": "^[0-9]+\\.[0-9]{12}$" })),
         "x-ratelimit-limit-requests": header("The key's limit in requests per minute.", whole.clone()),
         "x-ratelimit-remaining-requests": header("What is left of it.", whole.clone()),
         "x-ratelimit-reset-requests": header("When it is full again.", millis.clone()),

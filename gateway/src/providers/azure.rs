@@ -8,7 +8,7 @@
 //! what OpenAI's takes.
 
 use super::{
-    kinds::OPENAI_THINKS,
+    kinds::{OPENAI_THINKS, OPENAI_UNSTOPPED},
     reshape::{Family, Shape},
 };
 use crate::config::CapField;
@@ -21,7 +21,7 @@ const STREAMS_USAGE_FROM: &str = "2024-09-01";
 
 /// A deployment has the name that its operator gave it. One that is named after its model, as the
 /// portal proposes, is taken for it; of others nothing is said.
-const FAMILIES: &[Family] = &[OPENAI_THINKS];
+const FAMILIES: &[Family] = &[OPENAI_THINKS, OPENAI_UNSTOPPED];
 
 /// Hints that came late, the latest first; beside each run the versions that do not know it.
 const HINTS: &[&str] = &[

@@ -3,8 +3,9 @@
 //! **Invariant:** a key that was found by its default name goes to the default address alone.
 
 use super::{
-    CallIds, azure,
+    CallIds, Recalls, azure,
     reshape::{Family, Shape},
+    unthinking,
 };
 use crate::config::CapField;
 
@@ -45,6 +46,8 @@ struct Facts {
     call_ids: CallIds,
     /// Whether a message may have the role `developer`; elsewhere it is `system`, which means the same.
     has_developers: bool,
+    /// What is told of what an assistant thought in earlier turns.
+    recalls: Recalls,
     shape: Shape,
 }
 
@@ -84,6 +87,7 @@ const fn facts(
         cap_field: CapField::MaxTokens,
         call_ids: CallIds::Short,
         has_developers: true,
+        recalls: Recalls::AsWritten,
         shape: Shape::NONE,
     }
 }
@@ -115,6 +119,28 @@ pub(super) const OPENAI_THINKS: Family = Family {
         "top_logprobs",
         "logit_bias",
     ],
+    ..Family::NONE
+};
+/// Those of them that take no stop strings either: all but o1 and o3-mini
+/// (<https://platform.openai.com/docs/api-reference/chat/create#chat-create-stop>).
+pub(super) const OPENAI_UNSTOPPED: Family = Family {
+    models: &["o1-mini", "o1-preview", "o3", "o4-", "gpt-5"],
+    but: &[
+        "o3-mini",
+        "gpt-5.",
+        "gpt-5-chat",
+        "gpt-5-1",
+        "gpt-5-2",
+        "gpt-5-3",
+        "gpt-5-4",
+        "gpt-5-5",
+        "gpt-5-6",
+        "gpt-5-7",
+        "gpt-5-8",
+        "gpt-5-9",
+    ],
+    refuses: &["stop"],
+    ..Family::NONE
 };
 /// Claude without sampling parameters: Opus from 4.7 on, and what came after
 /// (<https://platform.claude.com/docs/en/about-claude/models/migration-guide>).
@@ -128,18 +154,41 @@ const CLAUDE_UNSAMPLED: Family = Family {
         "claude-mythos",
         "claude-fable",
     ],
-    but: &[],
     refuses: &["temperature", "top_p", "top_k"],
+    ..Family::NONE
+};
+/// Claude from Opus 4.1 on, as long as it samples: by one of the two
+/// (<https://platform.claude.com/docs/en/about-claude/models/migrating-to-claude-4>).
+const CLAUDE_SAMPLED_ONE_WAY: Family = Family {
+    models: &[
+        "claude-opus-4-1",
+        "claude-opus-4-5",
+        "claude-opus-4-6",
+        "claude-sonnet-4-5",
+        "claude-sonnet-4-6",
+        "claude-haiku-4-5",
+    ],
+    apart: &[("temperature", "top_p")],
+    ..Family::NONE
 };
 /// Grok's models that think (<https://docs.x.ai/docs/guides/reasoning>).
 const GROK_THINKS: Family = Family {
     models: &["grok-3-mini", "grok-4-0709", "grok-4-fast-reasoning", "grok-4-1-fast-reasoning"],
-    but: &[],
     refuses: &["presence_penalty", "frequency_penalty", "stop"],
+    ..Family::NONE
+};
+/// Those of them that cannot be told how hard: all but Grok 3 mini.
+const GROK_THINKS_AS_IT_LIKES: Family = Family {
+    models: &["grok-4-0709", "grok-4-fast-reasoning", "grok-4-1-fast-reasoning"],
+    refuses: &["reasoning_effort"],
+    ..Family::NONE
 };
 /// <https://api-docs.deepseek.com/guides/reasoning_model>
-const DEEPSEEK_THINKS: Family =
-    Family { models: &["deepseek-reasoner"], but: &[], refuses: &["logprobs", "top_logprobs"] };
+const DEEPSEEK_THINKS: Family = Family {
+    models: &["deepseek-reasoner"],
+    refuses: &["logprobs", "top_logprobs"],
+    ..Family::NONE
+};
 
 /// What each kind is. Fields that a provider answers with an error are refused before they are sent
 /// (so that another route can serve the request) where they change the answer, and left out where
@@ -147,19 +196,21 @@ const DEEPSEEK_THINKS: Family =
 static KINDS: [Facts; 15] = [
     Facts {
         cap_field: CapField::MaxCompletionTokens,
-        shape: Shape { families: &[OPENAI_THINKS], ..Shape::NONE },
+        recalls: Recalls::Never(&["reasoning_content"]),
+        shape: Shape { families: &[OPENAI_THINKS, OPENAI_UNSTOPPED], ..Shape::NONE },
         ..facts("openai", Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY"))
     },
     Facts {
         // The rest goes by the version of its API.
         auth: Auth::Header("api-key"),
+        recalls: Recalls::Never(&["reasoning_content"]),
         ..facts(AZURE, None, None)
     },
     Facts {
         format: Format::Anthropic,
         call_ids: CallIds::Plain,
         auth: Auth::Header("x-api-key"),
-        shape: Shape { families: &[CLAUDE_UNSAMPLED], ..Shape::NONE },
+        shape: Shape { families: &[CLAUDE_UNSAMPLED, CLAUDE_SAMPLED_ONE_WAY], ..Shape::NONE },
         ..facts("anthropic", Some("https://api.anthropic.com/v1"), Some("ANTHROPIC_API_KEY"))
     },
     Facts {
@@ -171,10 +222,15 @@ static KINDS: [Facts; 15] = [
             Some("GEMINI_API_KEY"),
         )
     },
-    facts("openrouter", Some("https://openrouter.ai/api/v1"), Some("OPENROUTER_API_KEY")),
+    Facts {
+        // There may be a model that wants it behind this, and behind another tollgate.
+        recalls: Recalls::Always,
+        ..facts("openrouter", Some("https://openrouter.ai/api/v1"), Some("OPENROUTER_API_KEY"))
+    },
     Facts {
         call_ids: CallIds::Nine,
         has_developers: false,
+        recalls: Recalls::Never(&["reasoning_content", "reasoning"]),
         // Unknown fields are errors there, and usage always comes.
         shape: Shape {
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
@@ -195,11 +251,15 @@ static KINDS: [Facts; 15] = [
     },
     Facts {
         has_developers: false,
+        // https://api-docs.deepseek.com/guides/thinking_mode
+        recalls: Recalls::AmongCalls,
         shape: Shape { families: &[DEEPSEEK_THINKS], ..Shape::NONE },
         ..facts("deepseek", Some("https://api.deepseek.com/v1"), Some("DEEPSEEK_API_KEY"))
     },
     Facts {
         cap_field: CapField::MaxCompletionTokens,
+        // `reasoning` is its own name for it.
+        recalls: Recalls::Never(&["reasoning_content"]),
         shape: Shape {
             // https://console.groq.com/docs/openai
             refuses: &["logprobs", "top_logprobs", "logit_bias", "n"],
@@ -213,7 +273,7 @@ static KINDS: [Facts; 15] = [
         shape: Shape {
             refuses: &["logit_bias"],
             drops: &["store"],
-            families: &[GROK_THINKS],
+            families: &[GROK_THINKS, GROK_THINKS_AS_IT_LIKES],
             ..Shape::NONE
         },
         ..facts("xai", Some("https://api.x.ai/v1"), Some("XAI_API_KEY"))
@@ -229,6 +289,7 @@ static KINDS: [Facts; 15] = [
     Facts {
         cap_field: CapField::MaxCompletionTokens,
         call_ids: CallIds::Any,
+        recalls: Recalls::Always,
         ..facts("tollgate", None, None)
     },
     Facts { call_ids: CallIds::Any, ..facts("openai-compatible", None, None) },
@@ -311,6 +372,20 @@ impl Kind {
         self.0.has_developers
     }
 
+    /// What it is told of what an assistant thought in earlier turns. Behind another address than
+    /// OpenAI's own there may be anybody who speaks its format.
+    pub(crate) fn recalls(self, base_url: &str) -> Recalls {
+        let is_elsewhere = self.0.name == "openai" && self.base_url() != Some(base_url);
+        if is_elsewhere { Recalls::AsWritten } else { self.0.recalls }
+    }
+
+    /// How its `model` is told not to think, as a member of the body: by what is nearest to that; `None`
+    /// where nothing is said, since it does not think, always does, or knows no word for it.
+    pub(crate) fn unthinking(self, api_version: Option<&str>, model: &str) -> Option<&'static str> {
+        let untold = self.shape(api_version).refuses.contains(&"reasoning_effort");
+        unthinking::said(self.0.name, model).filter(|_| !untold)
+    }
+
     pub(crate) fn auth(self) -> Auth {
         self.0.auth
     }
@@ -326,7 +401,7 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
-    use super::{KIND_NAMES, Kind};
+    use super::{KIND_NAMES, Kind, Recalls};
     use crate::providers::reshape;
     use bytes::Bytes;
 
@@ -359,6 +434,7 @@ mod tests {
             ("azure", "o3", "temperature"),
             ("openai", "gpt-5-2025-08-07", "temperature"),
             ("anthropic", "claude-opus-4-7", "temperature"),
+            ("openai", "o3-mini", "temperature"),
             ("anthropic", "claude-opus-4-8", "temperature"),
             ("anthropic", "claude-opus-4-9-20270301", "temperature"),
             ("anthropic", "claude-sonnet-5-5", "temperature"),
@@ -385,5 +461,85 @@ mod tests {
             assert_eq!(refused(kind, model, &[]), None, "{model}");
         }
         assert_eq!(refused("deepseek", "deepseek-reasoner", &["logprobs"]), None);
+    }
+
+    /// The field for which a model of this kind refuses a request.
+    fn refused_of(kind: &str, model: &str, body: &'static str) -> Option<String> {
+        let body = Bytes::from_static(body.as_bytes());
+        let shaped = reshape(body, Kind::find(kind).unwrap().shape(None), model, &[]);
+        shaped.err().and_then(|error| error.param)
+    }
+
+    #[test]
+    fn stops_efforts_and_two_ways_of_sampling_are_refused_by_who_refuses_them() {
+        let (stop, effort) = (r#"{"stop":["END"]}"#, r#"{"reasoning_effort":"low"}"#);
+        let sampled = r#"{"temperature":0.5,"top_p":0.9}"#;
+        for (kind, model, body, field) in [
+            ("openai", "o3", stop, Some("stop")),
+            ("openai", "o4-mini", stop, Some("stop")),
+            ("openai", "gpt-5-mini", stop, Some("stop")),
+            ("azure", "gpt-5", stop, Some("stop")),
+            ("openai", "o3-mini", stop, None),
+            ("openai", "o1", stop, None),
+            ("openai", "gpt-5-chat-latest", stop, None),
+            ("openai", "gpt-4.1", stop, None),
+            ("openai", "o3", r#"{"stop":null}"#, None),
+            ("xai", "grok-4-0709", effort, Some("reasoning_effort")),
+            ("xai", "grok-4-1-fast-reasoning", effort, Some("reasoning_effort")),
+            ("xai", "grok-3-mini", effort, None),
+            ("anthropic", "claude-opus-4-1-20250805", sampled, Some("top_p")),
+            ("anthropic", "claude-sonnet-4-5", sampled, Some("top_p")),
+            ("anthropic", "claude-haiku-4-5", sampled, Some("top_p")),
+            ("anthropic", "claude-haiku-4-5", r#"{"temperature":0.5,"top_p":1}"#, None),
+            ("anthropic", "claude-sonnet-4-20250514", sampled, None),
+            ("anthropic", "claude-3-7-sonnet-latest", sampled, None),
+        ] {
+            assert_eq!(refused_of(kind, model, body).as_deref(), field, "{model} {body}");
+        }
+    }
+
+    #[test]
+    fn each_model_is_told_not_to_think_in_the_words_that_it_takes() {
+        let said = |kind: &str, version: Option<&str>, model: &str| {
+            Kind::find(kind).unwrap().unthinking(version, model)
+        };
+        let (none, minimal, low) = (
+            Some(r#""reasoning_effort":"none""#),
+            Some(r#""reasoning_effort":"minimal""#),
+            Some(r#""reasoning_effort":"low""#),
+        );
+        for (kind, model, expected) in [
+            ("openai", "gpt-4.1", None),
+            ("openai", "o3", low),
+            ("openai", "o1-mini", None),
+            ("openai", "gpt-5-mini", minimal),
+            ("openai", "gpt-5-codex", None),
+            ("openai", "gpt-5.2", none),
+            ("openai", "gpt-5.2-chat-latest", None),
+            ("azure", "o4-mini", low),
+            ("deepseek", "deepseek-v4-flash", Some(r#""thinking":{"type":"disabled"}"#)),
+            ("deepseek", "deepseek-reasoner", None),
+            ("groq", "openai/gpt-oss-120b", low),
+            ("groq", "qwen/qwen3-32b", none),
+            ("groq", "llama-3.3-70b-versatile", None),
+            ("xai", "grok-3-mini", low),
+            ("xai", "grok-4-0709", None),
+            ("ollama", "qwen3", none),
+            ("vllm", "m", Some(r#""chat_template_kwargs":{"enable_thinking":false}"#)),
+            ("mistral", "mistral-large-latest", None),
+            ("openrouter", "anthropic/claude-sonnet-4.5", None),
+        ] {
+            assert_eq!(said(kind, None, model), expected, "{kind} {model}");
+        }
+        assert_eq!(said("azure", Some("2024-10-21"), "o3-mini"), None, "that API knows no effort");
+    }
+
+    #[test]
+    fn what_openai_refuses_may_be_wanted_at_another_address() {
+        let openai = Kind::find("openai").unwrap();
+        let never = Recalls::Never(&["reasoning_content"]);
+        assert_eq!(openai.recalls("https://api.openai.com/v1"), never);
+        assert_eq!(openai.recalls("http://vllm.internal:8000/v1"), Recalls::AsWritten);
+        assert_eq!(Kind::find("azure").unwrap().recalls("https://a.example"), never);
     }
 }

@@ -12,7 +12,9 @@ mod limits;
 pub mod openai;
 mod probe;
 mod reading;
+mod recalls;
 mod reshape;
+mod unthinking;
 
 pub(crate) use blame::{Blame, blame, moderated, refused, status_within};
 pub(crate) use call_ids::{CallIds, Told};
@@ -22,4 +24,5 @@ pub use kinds::{Format, KIND_NAMES, Kind};
 pub use limits::RateSeen;
 pub(crate) use probe::{lists_models, probe};
 pub(crate) use reading::{Ended, Read};
+pub(crate) use recalls::Recalls;
 pub(crate) use reshape::{Shape, reshape};

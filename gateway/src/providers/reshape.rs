@@ -29,6 +29,15 @@ pub(crate) struct Family {
     pub(crate) but: &'static [&'static str],
     /// Refused by name, unless they say what holds without them.
     pub(crate) refuses: &'static [&'static str],
+    /// Refused beside another, of which each says more than what holds without it: the second by name.
+    pub(crate) apart: &'static [(&'static str, &'static str)],
+}
+
+/// What a model refuses beside what its provider does: all families that it is of, together.
+#[derive(Default)]
+struct ByModel {
+    refuses: Vec<&'static str>,
+    apart: Vec<(&'static str, &'static str)>,
 }
 
 impl Shape {
@@ -36,13 +45,20 @@ impl Shape {
     pub(crate) const NONE: Self = Self { refuses: &[], drops: &[], renames: &[], families: &[] };
 
     /// What `model` refuses beside what its provider does.
-    fn refused_by(&self, model: &str) -> &'static [&'static str] {
-        let family = self.families.iter().find(|family| family.holds(model));
-        family.map_or(&[], |family| family.refuses)
+    fn refused_by(&self, model: &str) -> ByModel {
+        let mut by_model = ByModel::default();
+        for family in self.families.iter().filter(|family| family.holds(model)) {
+            by_model.refuses.extend(family.refuses);
+            by_model.apart.extend(family.apart);
+        }
+        by_model
     }
 }
 
 impl Family {
+    /// Of no model, with nothing that one refuses.
+    pub(crate) const NONE: Self = Self { models: &[], but: &[], refuses: &[], apart: &[] };
+
     /// Whether `model` is one of them.
     pub(super) fn holds(&self, model: &str) -> bool {
         let begins = |names: &[&str]| names.iter().any(|name| begins_with(model, name));
@@ -70,20 +86,23 @@ pub(crate) fn reshape(
 ) -> Result<Bytes, BadRequest> {
     let by_model = shape.refused_by(model);
     let Shape { refuses, drops, renames, .. } = shape;
-    if [refuses.len(), drops.len(), renames.len(), by_model.len(), left_out.len()] == [0; 5] {
+    let of_model = [by_model.refuses.len(), by_model.apart.len()];
+    if [refuses.len(), drops.len(), renames.len(), left_out.len()] == [0; 4] && of_model == [0; 2] {
         return Ok(body);
     }
     let text = std::str::from_utf8(&body)
         .map_err(|_| BadRequest::body("the request body is not UTF-8"))?;
+    let unsaid = said_apart(text, &by_model.apart, left_out)?;
     let mut out = String::with_capacity(text.len());
     let mut changed = false;
     json::members::<BadRequest>(text, |key, member| {
-        if drops.contains(&key) || left_out.iter().any(|name| name == key) {
+        if drops.contains(&key) || unsaid.contains(&key) || left_out.iter().any(|name| name == key)
+        {
             changed = true;
             return Ok(());
         }
         let whose = if refuses.contains(&key) { "provider" } else { "model" };
-        if refuses.contains(&key) || by_model.contains(&key) {
+        if refuses.contains(&key) || by_model.refuses.contains(&key) {
             if says_nothing(key, member.raw) {
                 changed = true;
                 return Ok(());
@@ -105,6 +124,48 @@ pub(crate) fn reshape(
     }
     out.push_str(if out.is_empty() { "{}" } else { "}" });
     Ok(out.into())
+}
+
+/// Of fields that do not go together those that say nothing beside the other, and are left out.
+///
+/// # Errors
+/// [`BadRequest`] naming the second where both say something.
+fn said_apart(
+    text: &str,
+    apart: &[(&'static str, &'static str)],
+    left_out: &[String],
+) -> Result<Vec<&'static str>, BadRequest> {
+    let mut unsaid = Vec::new();
+    if apart.is_empty() {
+        return Ok(unsaid);
+    }
+    // Whether each that is given says something.
+    let mut given: Vec<(Option<bool>, Option<bool>)> = vec![(None, None); apart.len()];
+    json::members::<BadRequest>(text, |key, member| {
+        let says =
+            (!left_out.iter().any(|name| name == key)).then(|| !says_nothing(key, member.raw));
+        for ((first, second), (of_first, of_second)) in apart.iter().zip(&mut given) {
+            if key == *first {
+                *of_first = says;
+            } else if key == *second {
+                *of_second = says;
+            }
+        }
+        Ok(())
+    })?;
+    for ((first, second), says) in apart.iter().zip(given) {
+        match says {
+            (Some(true), Some(true)) => {
+                let message =
+                    format!("`{second}` beside `{first}` is not served by this route's model");
+                return Err(BadRequest::unsupported(second, message));
+            }
+            (Some(false), Some(_)) => unsaid.push(*first),
+            (Some(true), Some(false)) => unsaid.push(*second),
+            (None, _) | (_, None) => {}
+        }
+    }
+    Ok(unsaid)
 }
 
 /// Whether a field says what holds without it too.
@@ -132,6 +193,7 @@ mod tests {
             models: &["thinker"],
             but: &["thinker-chat"],
             refuses: &["temperature", "presence_penalty", "stop"],
+            apart: &[("top_k", "top_p")],
         }],
     };
 
@@ -178,5 +240,26 @@ mod tests {
             assert_eq!(refused("thinker-2", says_nothing, &[]), None, "{says_nothing}");
         }
         assert_eq!(refused("thinker-2", warm, &["temperature".to_owned()]), None);
+    }
+
+    #[test]
+    fn of_fields_that_do_not_go_together_one_may_say_something() {
+        let sent = |model: &str, body: &'static str, left_out: &[String]| {
+            let sent = reshape(Bytes::from_static(body.as_bytes()), &SHAPE, model, left_out);
+            sent.map(|body| String::from_utf8(body.to_vec()).unwrap()).map_err(|bad| bad.param)
+        };
+        let both = r#"{"top_p":0.5,"top_k":5}"#;
+        assert_eq!(sent("thinker-2", both, &[]), Err(Some("top_p".to_owned())));
+        assert_eq!(sent("m", both, &[]).as_deref(), Ok(both));
+        let left_out = ["top_k".to_owned()];
+        assert_eq!(sent("thinker-2", both, &left_out).as_deref(), Ok(r#"{"top_p":0.5}"#));
+        for (body, kept) in [
+            (r#"{"top_p":1.0,"top_k":5}"#, r#"{"top_k":5}"#),
+            (r#"{"top_k":null,"top_p":0.5}"#, r#"{"top_p":0.5}"#),
+            (r#"{"top_p":1}"#, r#"{"top_p":1}"#),
+            (r#"{"top_k":5}"#, r#"{"top_k":5}"#),
+        ] {
+            assert_eq!(sent("thinker-2", body, &[]).as_deref(), Ok(kept), "{body}");
+        }
     }
 }

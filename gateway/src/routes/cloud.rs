@@ -30,7 +30,7 @@ use crate::{
     config::{CapField, CloudConfig},
     descriptors,
     ledger::Endpoint,
-    providers::{self, Format, Kind, RateSeen, Shape, anthropic, gemini, openai},
+    providers::{self, Format, Kind, RateSeen, Recalls, Shape, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
 };
 use answer::{Limits, Watch};
@@ -76,6 +76,10 @@ pub struct CloudRoute {
     /// The model's name there, and as a JSON string.
     model_name: String,
     model: String,
+    /// What the provider is told of earlier thoughts.
+    recalls: Recalls,
+    /// How the model is told not to think.
+    unthinking: Option<&'static str>,
     drop_fields: Vec<String>,
     /// The provider's own rate limit as it last told it.
     rate: Mutex<Option<RateSeen>>,
@@ -143,6 +147,8 @@ impl CloudRoute {
             urls: Urls::of_provider(&config)?,
             kind: config.kind,
             shape: config.kind.shape(config.api_version.as_deref()),
+            recalls: config.kind.recalls(&config.base_url),
+            unthinking: config.kind.unthinking(config.api_version.as_deref(), &config.model),
             drop_fields: config.drop_fields.clone(),
             rate: Mutex::new(None),
             model: serde_json::to_string(&config.model)
@@ -314,6 +320,8 @@ impl CloudRoute {
                     cap_field: self.cap_field,
                     call_ids: self.kind.call_ids(),
                     has_developers: self.kind.has_developers(),
+                    recalls: self.recalls,
+                    unthinking: self.unthinking,
                 };
                 shaped(openai::upstream_body(request, &self.model, differs, output_cap))
             }

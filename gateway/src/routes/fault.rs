@@ -4,17 +4,24 @@ use crate::{
     ledger::{AttemptOutcome, Outcome},
     wire::BadRequest,
 };
-use policies::Usage;
+use policies::{PicoUsd, Usage};
 use std::time::Duration;
 
 /// An attempt that gave no answer, or broke while it gave one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}: {detail}")]
+#[error("{kind}: {}", .beside.detail)]
 pub struct Fault {
     /// What happened.
     pub kind: FaultKind,
+    beside: Box<Beside>,
+}
+
+/// What a fault says beside its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Beside {
     /// For the operator's log: no secret, no prompt, nothing a caller sees.
-    pub detail: Box<str>,
+    detail: Box<str>,
+    owed: Owed,
 }
 
 /// What happened.
@@ -124,13 +131,37 @@ pub enum Owed {
     Estimated,
     /// What the provider reported with its error.
     Reported(Box<Usage>),
+    /// What another tollgate says that it was charged until then.
+    Told(PicoUsd),
+    /// Nobody knows: another tollgate may have asked several routes, and says nothing of what they cost.
+    Unknown,
 }
 
 impl Fault {
     /// A fault with a detail for the log.
     #[must_use]
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into().into_boxed_str() }
+        let detail = detail.into().into_boxed_str();
+        Self { kind, beside: Box::new(Beside { detail, owed: Owed::ByFault }) }
+    }
+
+    /// The same with what is owed for it.
+    #[must_use]
+    pub fn owing(mut self, owed: Owed) -> Self {
+        self.beside.owed = owed;
+        self
+    }
+
+    /// What is owed for it, where no answer had begun to show.
+    #[must_use]
+    pub fn owed(&self) -> &Owed {
+        &self.beside.owed
+    }
+
+    /// For the operator's log.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.beside.detail
     }
 
     /// Whether nothing is owed for the attempt: nothing was sent, or the provider answered with an

@@ -112,7 +112,7 @@ pub(super) fn stream(headers: &mut HeaderMap) {
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
 
-/// An unstreamed answer's own headers. An unknown cost is absent, never 0.
+/// What an unstreamed answer, or a refusal, cost. An unknown cost is absent, never 0.
 pub(super) fn whole(headers: &mut HeaderMap, cost: Option<PicoUsd>) {
     if let Some(Ok(cost)) = cost.map(|cost| HeaderValue::try_from(cost.to_string())) {
         headers.insert(COST, cost);
@@ -136,6 +136,8 @@ pub(super) fn refusal(response: &mut Response, life: &Life, gateway: &Gateway) {
         let path = gateway.books.path(&caller.payer(), model.unwrap_or_default());
         written.token_rates(gateway.books.token_rate(&path));
     }
+    // As of an answer: an unknown cost is absent, never 0.
+    whole(headers, life.cost);
     if life.repeats {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }

@@ -103,7 +103,7 @@ pub(super) async fn lead(
         }
     });
     let head = waiter.begun().await.map_err(|unbegun| {
-        life.recorded = unbegun.recorded;
+        (life.recorded, life.cost) = (unbegun.recorded, unbegun.cost);
         unbegun.refusal
     })?;
     life.recorded = true;
@@ -119,7 +119,7 @@ pub(super) async fn lead(
     let headers = headers::answer(gateway, life, &told, rate);
     let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
-    relayed(gateway, headers, Relay::new(started, None, &request, head, None)).await
+    relayed(gateway, life, headers, Relay::new(started, None, &request, head, None)).await
 }
 
 /// Gives another request's answer, under an entry of its own.
@@ -136,6 +136,7 @@ pub(super) async fn follow(
         Ok(head) if repeats || crate::cache::allows(&asked.decision, head.route.id()) => head,
         Err(Unbegun { refusal, is_its_callers, .. }) if repeats || !is_its_callers => {
             life.repeats = repeats;
+            life.cost = asked.open.cost();
             asked.open.discard();
             return Err(refusal);
         }
@@ -167,7 +168,7 @@ pub(super) async fn follow(
     let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
     let relay = Relay::new(started, Some(open), &request, head, Some(permit));
-    relayed(gateway, headers, relay).await
+    relayed(gateway, life, headers, relay).await
 }
 
 /// What a flight needs of the request that began it.
@@ -197,7 +198,8 @@ impl Leader {
                 if !self.life.recorded {
                     self.life.record(gateway, &refusal);
                 }
-                return (End::Refused { refusal, recorded: true }, fate);
+                let cost = self.life.cost;
+                return (End::Refused { refusal, recorded: true, cost }, fate);
             }
         };
         flight.begin(Head {

@@ -110,8 +110,9 @@ struct Place {
 /// Writes an answer that comes as deltas.
 #[derive(Debug)]
 pub struct Completion {
-    /// `{"id":…,"model":…,`.
-    head: Vec<u8>,
+    head: AnswerHead,
+    /// The same as `{"id":…,"model":…,`.
+    start: Vec<u8>,
     include_usage: bool,
     /// The prompt of each choice that has not begun, where it is to be echoed.
     echoes: Vec<Option<String>>,
@@ -123,8 +124,6 @@ impl Completion {
     /// A writer for one answer. Prompts of token ids cannot be echoed and are not.
     #[must_use]
     pub fn new(head: &AnswerHead, request: &ChatRequest) -> Self {
-        let mut start = Vec::with_capacity(128);
-        chat::put_head(&mut start, head, "text_completion");
         let choices = request.choices as usize;
         let echoes = match &request.ask {
             Ask::Completion(ask) if ask.echo => {
@@ -139,7 +138,14 @@ impl Completion {
             _ => Vec::new(),
         };
         let include_usage = request.include_usage;
-        Self { head: start, include_usage, echoes, places: vec![Place::default(); choices] }
+        let places = vec![Place::default(); choices];
+        Self { start: start(head), head: head.clone(), include_usage, echoes, places }
+    }
+
+    /// What is written from now on is of the answer of this id.
+    pub fn rename(&mut self, id: &str) {
+        id.clone_into(&mut self.head.id);
+        self.start = start(&self.head);
     }
 
     /// The chunk of a piece; nothing for a piece that this format has no place for.
@@ -168,9 +174,9 @@ impl Completion {
         finish: Option<&FinishReason>,
         out: &mut impl FnMut(Bytes),
     ) {
-        let mut chunk = BytesMut::with_capacity(self.head.len() + text.len() + 128);
+        let mut chunk = BytesMut::with_capacity(self.start.len() + text.len() + 128);
         chunk.put_slice(b"data: ");
-        chunk.put_slice(&self.head);
+        chunk.put_slice(&self.start);
         chunk.put_slice(b"\"choices\":[");
         // By the tokens, not by the text: that may come before its last token is told.
         let mut place = self.places.get_mut(index).map(std::mem::take).unwrap_or_default();
@@ -192,9 +198,9 @@ impl Completion {
     /// The usage chunk: no choices.
     #[must_use]
     pub fn usage(&self, usage: &Usage, cost: Option<&Cost>) -> Bytes {
-        let mut chunk = BytesMut::with_capacity(self.head.len() + 256);
+        let mut chunk = BytesMut::with_capacity(self.start.len() + 256);
         chunk.put_slice(b"data: ");
-        chunk.put_slice(&self.head);
+        chunk.put_slice(&self.start);
         chunk.put_slice(b"\"choices\":[],\"usage\":");
         chat::put_usage(&mut chunk, usage, cost);
         chunk.put_slice(b"}\n\n");
@@ -205,7 +211,7 @@ impl Completion {
     #[must_use]
     pub fn whole(mut self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
         let mut body = BytesMut::with_capacity(1024);
-        body.put_slice(&self.head);
+        body.put_slice(&self.start);
         body.put_slice(b"\"choices\":[");
         for (index, choice) in answer.choices.iter().enumerate() {
             if index > 0 {
@@ -223,6 +229,13 @@ impl Completion {
         body.put_slice(b"}");
         body.freeze()
     }
+}
+
+/// What every chunk of an answer begins with.
+fn start(head: &AnswerHead) -> Vec<u8> {
+    let mut start = Vec::with_capacity(128);
+    chat::put_head(&mut start, head, "text_completion");
+    start
 }
 
 impl Place {

@@ -12,14 +12,14 @@ use policies::{ServiceTier, Usage, UsageSource};
 pub enum Event {
     /// One data payload of a provider's stream in OpenAI's chunk format, without its framing.
     Chunk {
-        /// The JSON as the provider wrote it.
+        /// The JSON as the provider wrote it, but for what was thought in parts of a content.
         data: Bytes,
         /// What it holds.
         seen: Seen,
     },
     /// A provider's whole unstreamed answer in OpenAI's format.
     Whole {
-        /// The JSON as the provider wrote it.
+        /// The JSON as the provider wrote it, but for what was thought in parts of a content.
         body: Bytes,
         /// What it holds.
         seen: Seen,

@@ -8,6 +8,7 @@ mod cursor;
 pub(crate) use cursor::{Cursor, Malformed};
 
 use serde::de::{self, IgnoredAny, Visitor};
+use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt};
 
 /// Deepest nesting of a body that is read. Parsers further on recurse, and no real request comes
@@ -188,14 +189,79 @@ pub(crate) fn kind(raw: &str) -> Kind {
     }
 }
 
-/// The text of a valid JSON string; `None` where it has escapes that are no text (a lone
-/// surrogate).
+/// The text of a valid JSON string that a caller wrote; `None` where it has escapes that are no text (a
+/// lone surrogate). What a provider wrote is [`Shown`].
 pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Cow::Borrowed(inner));
     }
     serde_json::from_str::<String>(raw).ok().map(Cow::Owned)
+}
+
+/// A string of a provider's as text. Half of a surrogate pair without the other, which is no text and
+/// comes of cutting between the two, is U+FFFD: the rest of the string is as good as before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shown<'a>(pub(crate) Cow<'a, str>);
+
+impl<'a> Shown<'a> {
+    /// The text of a valid JSON string; `None` of other values.
+    pub(crate) fn of(raw: &'a str) -> Option<Self> {
+        let text = text_of(raw);
+        text.or_else(|| serde_json::from_str(&with_whole_pairs(raw)).ok().map(Cow::Owned)).map(Self)
+    }
+}
+
+impl<'de: 'a, 'a> de::Deserialize<'de> for Shown<'a> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &'de RawValue = de::Deserialize::deserialize(deserializer)?;
+        Self::of(raw.get()).ok_or_else(|| de::Error::custom("no string"))
+    }
+}
+
+/// A string of a provider's, or null.
+///
+/// # Errors
+/// A value of another kind.
+pub(crate) fn shown<'de, D: de::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let given: Option<Shown<'de>> = de::Deserialize::deserialize(deserializer)?;
+    Ok(given.map(|Shown(text)| text.into_owned()))
+}
+
+/// The same, of which null says as little as an empty one.
+///
+/// # Errors
+/// A value of another kind.
+pub(crate) fn shown_or_empty<'de, D: de::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<String, D::Error> {
+    Ok(shown(deserializer)?.unwrap_or_default())
+}
+
+/// A valid JSON string with U+FFFD for every escaped half of a surrogate pair that stands alone.
+fn with_whole_pairs(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+        let part = |from: usize, to: usize| rest.get(from..to).unwrap_or_default();
+        let half_at = |at: usize| {
+            let hex = part(at, at + 6).strip_prefix("\\u")?;
+            u16::from_str_radix(hex, 16).ok().filter(|unit| (0xd800..0xe000).contains(unit))
+        };
+        let (length, is_lone) = match (half_at(at), half_at(at + 6)) {
+            // An escape of another kind: its letter is no backslash that begins one.
+            (None, _) => (2, false),
+            (Some(..0xdc00), Some(0xdc00..)) => (12, false),
+            (Some(_), _) => (6, true),
+        };
+        out.push_str(part(0, at));
+        out.push_str(if is_lone { "\\ufffd" } else { part(at, at + length) });
+        rest = rest.get(at + length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Bytes of text, ASCII and not, after unescaping.
@@ -249,5 +315,51 @@ impl TextBytes {
             }
         }
         counted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Shown, text_of};
+    use proptest::prelude::*;
+    use std::borrow::Cow;
+
+    #[test]
+    fn half_of_a_pair_costs_nothing_but_itself() {
+        for (raw, text) in [
+            (r#""plain""#, "plain"),
+            (r#""caf\u00e9 \ud83d\ude00""#, "café \u{1f600}"),
+            (r#""half \ud83d of one""#, "half \u{fffd} of one"),
+            (r#""\ude00 the other""#, "\u{fffd} the other"),
+            (r#""cut \ud83d""#, "cut \u{fffd}"),
+            (r#""\ud83d\ud83d\ude00\n""#, "\u{fffd}\u{1f600}\n"),
+            (r#""\ude00\ud83d\u0041""#, "\u{fffd}\u{fffd}A"),
+            // Escaped backslashes are no escapes of a half.
+            (r#""\\ud83d \ud83d \\\\\"""#, r#"\ud83d � \\""#),
+            (r#""{\"at\":\"\ud83d\"}""#, "{\"at\":\"\u{fffd}\"}"),
+        ] {
+            assert_eq!(Shown::of(raw).map(|shown| shown.0).as_deref(), Some(text), "{raw}");
+        }
+        for other in ["null", "1", "{}", "[\"a\"]"] {
+            assert_eq!(Shown::of(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_text_is_shown_as_it_is(text in ".{0,24}") {
+            let raw = serde_json::Value::String(text.clone()).to_string();
+            prop_assert_eq!(text_of(&raw).map(Cow::into_owned), Some(text.clone()));
+            prop_assert_eq!(Shown::of(&raw).map(|shown| shown.0.into_owned()), Some(text));
+        }
+
+        #[test]
+        fn whatever_halves_stand_where_the_string_is_read(
+            units in prop::collection::vec(prop_oneof![0xd7f0_u16..0xe010, 0x20_u16..0x7f], 0..12),
+        ) {
+            let escaped: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let shown = Shown::of(&format!("\"{escaped}\"")).map(|shown| shown.0.into_owned());
+            prop_assert_eq!(shown, Some(String::from_utf16_lossy(&units)));
+        }
     }
 }

@@ -104,6 +104,25 @@ impl Outer {
         }
     }
 
+    /// Writes the usage behind the chunks of a provider that told none, where the client asked for it:
+    /// under the `id` of those chunks.
+    pub fn belated_usage(
+        &mut self,
+        id: Option<&str>,
+        usage: &Usage,
+        cost: Option<&Cost>,
+        out: &mut impl FnMut(Bytes),
+    ) {
+        match (&mut *self, id) {
+            (Self::Chat(chat), Some(id)) if chat.chunks.is_none() => {
+                id.clone_into(&mut chat.head.id);
+            }
+            (Self::Completion(completion), Some(id)) => completion.rename(id),
+            _ => {}
+        }
+        self.usage(usage, cost, out);
+    }
+
     /// Notes the service tier that served the answer, before its end is written.
     pub fn served(&mut self, service: ServiceTier) {
         if let Self::Responses(responses) = self {

@@ -93,11 +93,15 @@ cache_read = "0.5"
     /// A cloud route of that name whose provider is of this `kind`, with the usual prices and more
     /// lines of configuration.
     pub(crate) fn cloud_of_kind(self, name: &str, base_url: &str, kind: &str, more: &str) -> Self {
-        let mut gate = self.cloud_at(name, base_url, more);
-        let route = gate.routes.rfind("kind = \"openai\"").expect("a cloud route");
-        let written = gate.routes.split_off(route).replace("\"openai\"", &format!("\"{kind}\""));
-        gate.routes.push_str(&written);
-        gate
+        self.cloud_at(name, base_url, more).of_kind(kind)
+    }
+
+    /// The last cloud route's provider is of this `kind`.
+    pub(crate) fn of_kind(mut self, kind: &str) -> Self {
+        let route = self.routes.rfind("kind = \"openai\"").expect("a cloud route");
+        let written = self.routes.split_off(route).replace("\"openai\"", &format!("\"{kind}\""));
+        self.routes.push_str(&written);
+        self
     }
 
     /// A cloud route `cloud` whose price nobody knows.

@@ -134,6 +134,10 @@ pub(crate) fn body(
         let message = "`temperature` is at most 1 with Anthropic";
         return Err(BadRequest::unsupported("temperature", message));
     }
+    if read.stops().iter().any(|stop| stop.trim().is_empty()) {
+        let message = "`stop`: Anthropic takes no string of white space alone";
+        return Err(BadRequest::unsupported("stop", message));
+    }
     let (system, messages) = turns(&read.messages)?;
     if messages.is_empty() {
         let message = "Anthropic answers a user's message: there is none with a content";
@@ -304,6 +308,7 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
     let mut system = Vec::new();
     let mut turns: Vec<Turn> = Vec::new();
     let mut told = Told::default();
+    let mut empty_at_end = false;
     for message in messages {
         let (role, content) = match message.role.as_ref() {
             "system" | "developer" => {
@@ -315,12 +320,19 @@ fn turns(messages: &[Message<'_>]) -> Result<(Vec<Value>, Vec<Turn>), BadRequest
             _ => ("user", blocks(message)?.into_iter().map(Block::Plain).collect()),
         };
         if content.is_empty() {
+            // Without what its user says last it would go on with what it said itself.
+            empty_at_end = role == "user";
             continue;
         }
+        empty_at_end = false;
         match turns.last_mut() {
             Some(last) if last.role == role => last.content.extend(content),
             _ => turns.push(Turn { role, content }),
         }
+    }
+    if empty_at_end && turns.last().is_some_and(|last| last.role == "assistant") {
+        let message = "Anthropic answers a user's message: the last one has no content";
+        return Err(BadRequest::unsupported("messages", message));
     }
     Ok((system, turns))
 }

@@ -9,7 +9,10 @@ use crate::{
         call_ids::new_id,
         reading::{Read, Tally},
     },
-    wire::{Delta, DeltaKind, Event, FinishReason, json::or_default},
+    wire::{
+        Delta, DeltaKind, Event, FinishReason,
+        json::{or_default, shown, shown_or_empty},
+    },
 };
 use policies::{ServiceTier, Usage};
 use serde::Deserialize;
@@ -33,13 +36,13 @@ struct Frame<'a> {
 
 #[derive(Deserialize)]
 struct Message<'a> {
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     id: String,
     #[serde(borrow, default, deserialize_with = "or_default")]
     content: Vec<Block<'a>>,
     #[serde(default)]
     stop_reason: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shown")]
     stop_sequence: Option<String>,
     #[serde(default)]
     usage: Option<UsageWritten>,
@@ -49,15 +52,15 @@ struct Message<'a> {
 struct Block<'a> {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     text: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     thinking: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     signature: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     id: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     name: String,
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
@@ -66,11 +69,16 @@ struct Block<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Piece {
+    #[serde(deserialize_with = "shown")]
     text: Option<String>,
+    #[serde(deserialize_with = "shown")]
     thinking: Option<String>,
+    #[serde(deserialize_with = "shown")]
     signature: Option<String>,
+    #[serde(deserialize_with = "shown")]
     partial_json: Option<String>,
     stop_reason: Option<String>,
+    #[serde(deserialize_with = "shown")]
     stop_sequence: Option<String>,
 }
 

@@ -606,3 +606,65 @@ fn null_is_as_good_as_nothing() {
         assert_eq!(kinds(&events).len(), said + 1, "{events:?}");
     }
 }
+
+#[test]
+fn half_of_a_character_costs_neither_the_text_nor_the_arguments_around_it() {
+    let [last, end_frame] = stop("tool_use", &json!({"output_tokens": 3}));
+    let call = json!({"type": "content_block_start", "index": 1, "content_block": {
+        "type": "tool_use", "id": "t", "name": "f", "input": {}}});
+    let frames = [
+        start(&json!({"input_tokens": 5})).to_string(),
+        r#"{"type":"content_block_delta","delta":{"thinking":"hm \ud83d"}}"#.to_owned(),
+        r#"{"type":"content_block_delta","delta":{"text":"see \ude00 here"}}"#.to_owned(),
+        call.to_string(),
+        r#"{"type":"content_block_delta","delta":{"partial_json":"{\"a\":\"\ud83d\"}"}}"#
+            .to_owned(),
+        last.to_string(),
+        end_frame.to_string(),
+    ];
+    let mut stream = Stream::new(1);
+    let mut events = Vec::new();
+    for frame in &frames {
+        match stream.read(frame.as_bytes()).unwrap() {
+            Read::Events(more) | Read::Last { events: more, .. } => events.extend(more),
+            Read::Failed => panic!("{frame}"),
+        }
+    }
+    let kinds = kinds(&events);
+    assert_eq!(kinds[0], DeltaKind::Reasoning("hm \u{fffd}".into()));
+    assert_eq!(kinds[1], DeltaKind::Text("see \u{fffd} here".into()));
+    let json = "{\"a\":\"\u{fffd}\"}".to_owned();
+    assert_eq!(kinds[3], DeltaKind::ToolArguments { index: 0, json });
+    let body = r#"{"type":"message","content":[{"type":"text","text":"\ud83d b"}],"stop_reason":"end_turn"}"#;
+    let Read::Last { events, .. } = whole(body.as_bytes(), 1).unwrap() else { panic!("whole") };
+    assert_eq!(self::kinds(&events)[0], DeltaKind::Text("\u{fffd} b".into()));
+}
+
+#[test]
+fn a_blank_stop_and_a_last_message_without_a_content_are_refused_by_name() {
+    let asked = |messages: Value, stop: Value| {
+        refused(&json!({"model": "auto", "messages": messages, "stop": stop}))
+    };
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let said = json!({"role": "assistant", "content": "b"});
+    let fine = json!([user("a")]);
+    for stop in [json!("\n"), json!(["END", " "])] {
+        assert_eq!(asked(fine.clone(), stop.clone()).as_deref(), Some("stop"), "{stop}");
+    }
+    let stops = sent(&json!({"model": "auto", "messages": fine, "stop": ["\nEND"]}));
+    assert_eq!(stops["stop_sequences"], json!(["\nEND"]));
+    // It would go on with its own words.
+    for last in ["", " \n"] {
+        let messages = json!([user("a"), said, user(last)]);
+        assert_eq!(asked(messages, Value::Null).as_deref(), Some("messages"));
+    }
+    for (messages, last) in [
+        (json!([user("a"), said, user(""), user("c")]), "c"),
+        (json!([user("a"), user("")]), "a"),
+        (json!([user("a"), said]), "b"),
+    ] {
+        let turns = sent(&json!({"model": "auto", "messages": messages}));
+        let turn = turns["messages"].as_array().unwrap().last().unwrap();
+        assert_eq!(turn["content"][0]["text"], last);
+    }
+}

@@ -9,24 +9,30 @@ use super::SIGNED;
 use crate::{
     providers::{
         call_ids,
+        conversation::given,
         reading::{Ended, Read, Tally},
     },
-    wire::{Delta, DeltaKind, Event, FinishReason},
+    wire::{
+        Delta, DeltaKind, Event, FinishReason,
+        json::{or_default, shown, shown_or_empty},
+    },
 };
 use policies::Usage;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+/// A piece of an answer. Of everything in it null says as little as its absence: a provider behind a
+/// gateway writes so what it has nothing of.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "or_default")]
     candidates: Vec<Candidate<'a>>,
     #[serde(default)]
     prompt_feedback: Option<Feedback>,
     #[serde(default)]
     usage_metadata: Option<UsageWritten>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shown")]
     response_id: Option<String>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
@@ -35,7 +41,7 @@ struct Written<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Candidate<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     index: u32,
     #[serde(borrow, default)]
     content: Option<ContentWritten<'a>>,
@@ -45,16 +51,16 @@ struct Candidate<'a> {
 
 #[derive(Deserialize)]
 struct ContentWritten<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "or_default")]
     parts: Vec<Part<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Part<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shown")]
     text: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     thought: bool,
     #[serde(borrow, default)]
     function_call: Option<Call<'a>>,
@@ -72,7 +78,7 @@ struct Part<'a> {
 
 #[derive(Deserialize)]
 struct Call<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shown_or_empty")]
     name: String,
     #[serde(borrow, default)]
     args: Option<&'a RawValue>,
@@ -94,14 +100,18 @@ struct UsageWritten {
     thoughts_token_count: Option<u64>,
     cached_content_token_count: Option<u64>,
     total_token_count: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
     prompt_tokens_details: Vec<Modality>,
+    #[serde(deserialize_with = "or_default")]
     candidates_tokens_details: Vec<Modality>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Modality {
+    #[serde(deserialize_with = "or_default")]
     modality: String,
+    #[serde(deserialize_with = "or_default")]
     token_count: u64,
 }
 
@@ -238,7 +248,7 @@ impl Stream {
         let signature = signature.map(|text| format!("{SIGNED}{text}")).unwrap_or_default();
         let id = call_ids::new_id() + &signature;
         events.push(delta(choice, DeltaKind::ToolCall { index, id, name: call.name.clone() }));
-        let json = call.args.map_or("{}", RawValue::get).to_owned();
+        let json = given(call.args).map_or("{}", RawValue::get).to_owned();
         events.push(delta(choice, DeltaKind::ToolArguments { index, json }));
     }
 

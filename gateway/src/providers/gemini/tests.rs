@@ -375,3 +375,39 @@ fn a_part_that_is_neither_text_nor_a_call_is_an_error_and_what_it_took_is_told()
     let usage = Usage { input: 4, output: 10, audio_output: 20, ..Usage::default() };
     assert_eq!(end(&events).0, usage, "speech has a rate of its own");
 }
+
+#[test]
+fn null_is_as_good_as_nothing_and_half_of_a_character_costs_only_itself() {
+    let thought = json!({"candidates": [{"index": null, "finishReason": null, "finishMessage": null,
+        "content": {"role": null, "parts": [{"text": "Hm.", "thought": true, "functionCall": null,
+            "thoughtSignature": null, "inlineData": null}]}}],
+        "promptFeedback": {"blockReason": null, "safetyRatings": null},
+        "usageMetadata": {"promptTokenCount": null, "promptTokensDetails": null}, "error": null});
+    let text = json!({"candidates": [{"content": {"parts": [{"text": "Hi", "thought": null},
+        {"functionCall": {"name": "f", "args": null}}]}}], "usageMetadata": null});
+    let silent = json!({"candidates": null, "responseId": null});
+    let partless = json!({"candidates": [{"content": {"parts": null}}]});
+    let usage = json!({"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": null,
+        "promptTokensDetails": [{"modality": null, "tokenCount": null}], "candidatesTokensDetails": null});
+    let last =
+        json!({"candidates": [{"content": null, "finishReason": "STOP"}], "usageMetadata": usage});
+    let events = read(&[thought, silent, partless, text, last], 1).unwrap();
+    let kinds_seen = kinds(&events);
+    let [
+        DeltaKind::Reasoning(hm),
+        DeltaKind::Text(hi),
+        DeltaKind::ToolCall { name, .. },
+        DeltaKind::ToolArguments { json, .. },
+        DeltaKind::Finish(FinishReason::ToolCalls),
+    ] = kinds_seen.as_slice()
+    else {
+        panic!("{kinds_seen:?}")
+    };
+    assert_eq!([hm, hi, name, json], ["Hm.", "Hi", "f", "{}"]);
+    assert_eq!(end(&events).0, Usage { input: 4, output: 2, ..Usage::default() });
+
+    let half =
+        r#"{"candidates":[{"finishReason":"STOP","content":{"parts":[{"text":"a\ud83d b"}]}}]}"#;
+    let Read::Last { events, .. } = whole(half.as_bytes(), 1, 1).unwrap() else { panic!() };
+    assert_eq!(kinds(&events)[0], DeltaKind::Text("a\u{fffd} b".into()));
+}

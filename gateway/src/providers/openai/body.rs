@@ -1,13 +1,14 @@
 //! The body sent upstream: the client's own bytes with a few values replaced.
 //!
 //! **Invariant:** everything but `model`, the output cap, `stream_options.include_usage`, and ids of
-//! calls and roles that the provider does not take stays as the client wrote it, to the byte: unknown fields,
-//! their order, white space and escapes. The cap is always there, under the name the provider takes.
+//! calls, roles and earlier thoughts that the provider does not take stays as the client wrote it, to the byte:
+//! unknown fields, their order, white space and escapes. The cap is always there, under the name the provider
+//! takes.
 
 use crate::{
     config::CapField,
     ledger::Endpoint,
-    providers::CallIds,
+    providers::{CallIds, Recalls},
     wire::{
         ChatRequest, Field, Place,
         json::{self, Kind, Span},
@@ -33,6 +34,10 @@ pub(crate) struct Differs {
     pub(crate) call_ids: CallIds,
     /// Whether they know the role `developer`.
     pub(crate) has_developers: bool,
+    /// What was thought in earlier turns.
+    pub(crate) recalls: Recalls,
+    /// The member that says not to think, for who says so in another format.
+    pub(crate) unthinking: Option<&'static str>,
 }
 
 /// The body for a provider: `model` is its name there, as a JSON string; the answer is capped at
@@ -41,7 +46,7 @@ pub(crate) struct Differs {
 pub(crate) fn upstream_body(
     request: &ChatRequest,
     model: &str,
-    Differs { cap_field, call_ids, has_developers }: Differs,
+    Differs { cap_field, call_ids, has_developers, recalls, unthinking }: Differs,
     output_cap: u64,
 ) -> Bytes {
     let mut edits = Vec::with_capacity(4);
@@ -58,6 +63,8 @@ pub(crate) fn upstream_body(
         Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
             cap(request, cap_field, output_cap, &mut edits, &mut appended);
             rename_calls(request, call_ids, &mut edits);
+            recall(request, recalls, &mut edits);
+            say_not_to_think(request, unthinking, &mut edits, &mut appended);
             if !has_developers {
                 rename_developers(request, &mut edits);
             }
@@ -117,6 +124,46 @@ fn rename_calls(request: &ChatRequest, ids: CallIds, edits: &mut Vec<Edit<'_>>) 
         let from = place.value.start;
         let at = Span { start: from + at.start, end: from + at.end };
         edits.push(Edit { at, with: with.into() });
+    }
+}
+
+/// Whether its caller wrote it in a format that is neither OpenAI's chat nor passes here.
+fn is_converted(request: &ChatRequest) -> bool {
+    matches!(request.endpoint, Endpoint::Responses | Endpoint::Messages)
+}
+
+/// Tells what was thought in earlier turns as the provider wants it.
+fn recall(request: &ChatRequest, recalls: Recalls, edits: &mut Vec<Edit<'_>>) {
+    let Some(place) = request.fields.get(Field::Messages) else { return };
+    let raw = request.written(Field::Messages).unwrap_or_default();
+    let raw = std::str::from_utf8(raw).unwrap_or_default();
+    for (at, with) in recalls.in_chat(raw, is_converted(request)) {
+        let from = place.value.start;
+        let at = Span { start: from + at.start, end: from + at.end };
+        edits.push(Edit { at, with: with.into() });
+    }
+}
+
+/// Says in the provider's words that there is to be no thinking, as a Messages caller's
+/// `thinking: {"type": "disabled"}` does.
+fn say_not_to_think(
+    request: &ChatRequest,
+    unthinking: Option<&str>,
+    edits: &mut Vec<Edit<'_>>,
+    appended: &mut String,
+) {
+    let said = request.given(Field::ReasoningEffort);
+    if request.endpoint != Endpoint::Messages || said != Some("\"none\"") {
+        return;
+    }
+    let Some(place) = request.fields.get(Field::ReasoningEffort) else { return };
+    // The model's name stands before it.
+    let at = Span { start: place.gap_start, end: place.value.end };
+    edits.push(Edit { at, with: "".into() });
+    // What the caller says of it in the provider's own words stays.
+    let is_said = |field| request.given(field).is_some();
+    if let Some(member) = unthinking.filter(|_| !is_said(Field::ChatTemplateKwargs)) {
+        *appended += &format!(",{member}");
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! **Invariant:** nothing visible is lost (what cannot be read is an error), and the order within a
 //! choice is kept: reasoning, text, calls, finish. What a provider leaves out is filled in (a call's
-//! number, its id), and what it repeats is told once (a call's name).
+//! number, its id), and what it repeats is told once (a call's name). Half of a character costs that
+//! character alone ([`Shown`]).
 
-use super::calls::{Calls, Place};
+use super::{
+    calls::{Calls, Place},
+    parts::{self, Part},
+};
 use crate::wire::{
     Delta, DeltaKind, FinishReason, Likely, TokenLogprob,
-    json::{self, Kind, or_default},
+    json::{self, Kind, Shown, or_default},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -37,7 +41,7 @@ struct Choice<'a> {
     #[serde(borrow, default)]
     message: Option<Said<'a>>,
     #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
+    finish_reason: Option<Shown<'a>>,
     /// vLLM's: the stop string that was met.
     #[serde(borrow, default)]
     stop_reason: Option<&'a RawValue>,
@@ -66,7 +70,7 @@ struct Call<'a> {
     #[serde(default)]
     index: Option<u32>,
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Shown<'a>>,
     #[serde(borrow, default)]
     function: Option<Function<'a>>,
     #[serde(borrow, default)]
@@ -76,7 +80,7 @@ struct Call<'a> {
 #[derive(Deserialize)]
 struct Function<'a> {
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Shown<'a>>,
     /// A string; with some an object.
     #[serde(borrow, default)]
     arguments: Option<&'a RawValue>,
@@ -85,9 +89,9 @@ struct Function<'a> {
 #[derive(Deserialize)]
 struct Custom<'a> {
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Shown<'a>>,
     #[serde(borrow, default)]
-    input: Option<Cow<'a, str>>,
+    input: Option<Shown<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +103,7 @@ struct Logprobs<'a> {
 #[derive(Deserialize)]
 struct Token<'a> {
     #[serde(borrow)]
-    token: Cow<'a, str>,
+    token: Shown<'a>,
     #[serde(default)]
     logprob: Option<f32>,
     #[serde(default)]
@@ -142,10 +146,10 @@ impl Reader {
             let logprobs = tokens.iter().map(likely).collect();
             deltas.push(Delta { logprobs, ..Delta::new(index, kind) });
         }
-        if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
-            let met = choice.stop_reason.and_then(|raw| json::text_of(raw.get()));
+        if let Some(Shown(word)) = choice.finish_reason.filter(|word| !word.0.is_empty()) {
+            let met = choice.stop_reason.and_then(|raw| Shown::of(raw.get()));
             let finish = match (FinishReason::from(word.as_ref()), met) {
-                (FinishReason::Stop, Some(met)) => FinishReason::StopString(met.into_owned()),
+                (FinishReason::Stop, Some(met)) => FinishReason::StopString(met.0.into_owned()),
                 (finish, _) => finish,
             };
             deltas.push(Delta::new(index, DeltaKind::Finish(finish)));
@@ -162,7 +166,7 @@ impl Reader {
         // Some write the reasoning under both names.
         let reasoning = said.reasoning_content.or(said.reasoning);
         let mut say = |raw: Option<&RawValue>, kind: fn(String) -> DeltaKind| {
-            let text = raw.map(|raw| text(raw.get())).unwrap_or_default();
+            let text = text(raw);
             if !text.is_empty() {
                 kinds.push(kind(text));
             }
@@ -180,49 +184,36 @@ impl Reader {
                 (None, Some(custom)) => (custom.name, custom.input),
                 (None, None) => (None, None),
             };
-            if let Some(name) = name.filter(|name| !name.is_empty()) {
-                self.calls.named(place, &call.id.unwrap_or_default(), &name, kinds);
+            if let Some(Shown(name)) = name.filter(|name| !name.0.is_empty()) {
+                self.calls.named(place, &call.id.unwrap_or_default().0, &name, kinds);
             }
-            self.calls.argued(place, &arguments.unwrap_or_default(), kinds);
+            self.calls.argued(place, &arguments.unwrap_or_default().0, kinds);
         }
     }
 }
 
-/// The JSON text of a call's arguments.
-fn arguments(raw: &RawValue) -> Cow<'_, str> {
-    match json::kind(raw.get()) {
-        Kind::String => json::text_of(raw.get()).unwrap_or_default(),
-        Kind::Null => Cow::Borrowed(""),
-        _ => Cow::Borrowed(raw.get()),
-    }
+/// The JSON text of a call's arguments: a string's own, or the object as it is written.
+fn arguments(raw: &RawValue) -> Shown<'_> {
+    let written = if json::kind(raw.get()) == Kind::Null { "" } else { raw.get() };
+    Shown::of(raw.get()).unwrap_or(Shown(Cow::Borrowed(written)))
 }
 
-/// A string's text, or that of a list of parts.
-fn text(raw: &str) -> String {
-    match json::kind(raw) {
-        Kind::String => json::text_of(raw).unwrap_or_default().into_owned(),
-        Kind::Array => {
-            let mut all = String::new();
-            let _ = json::elements(raw, |_, part| {
-                let part: Part<'_> = serde_json::from_str(part)?;
-                all.push_str(&part.text.unwrap_or_default());
-                Ok::<_, serde_json::Error>(())
-            });
-            all
-        }
-        _ => String::new(),
-    }
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+/// A string's text, or that of a list of parts; nothing of other values.
+fn text(raw: Option<&RawValue>) -> String {
+    let mut all = String::new();
+    parts::each(raw, |part| {
+        let text = match json::kind(part) {
+            Kind::Object => serde_json::from_str(part).ok().and_then(|part: Part<'_>| part.text),
+            _ => None,
+        };
+        all.push_str(&Shown::of(text.map_or(part, RawValue::get)).unwrap_or_default().0);
+    });
+    all
 }
 
 fn likely(token: &Token<'_>) -> TokenLogprob {
     let one = |token: &Token<'_>| Likely {
-        bytes: token.bytes.clone().unwrap_or_else(|| token.token.as_bytes().to_vec()),
+        bytes: token.bytes.clone().unwrap_or_else(|| token.token.0.as_bytes().to_vec()),
         logprob: token.logprob.unwrap_or(UNLIKELY),
     };
     let top = token.top_logprobs.iter().flatten().map(one).collect();

@@ -1,6 +1,6 @@
 //! A provider's error body, in whichever of the usual shapes it comes.
 
-use crate::wire::json::{self, Kind};
+use crate::wire::json::{self, Kind, Shown};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, time::Duration};
@@ -147,7 +147,7 @@ fn retry_delay(details: &str) -> Option<Duration> {
 
 /// A string's text, cut to the longest that is passed on.
 fn text(raw: &str) -> Option<String> {
-    let mut text = json::text_of(raw)?.into_owned();
+    let mut text = Shown::of(raw)?.0.into_owned();
     if text.len() > MESSAGE_BYTES_MAX {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
         text.push('…');

@@ -4,6 +4,7 @@ mod body;
 mod calls;
 mod deltas;
 mod error;
+mod parts;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -12,4 +13,5 @@ mod usage;
 pub(crate) use body::{Differs, upstream_body};
 pub use deltas::Reader;
 pub use error::{ProviderError, provider_error};
+pub(crate) use parts::with_reasoning;
 pub use seen::{Payload, read_chunk, read_vectors, read_whole};

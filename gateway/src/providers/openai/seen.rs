@@ -4,10 +4,9 @@
 use super::usage;
 use crate::wire::{
     FinishReason, Seen,
-    json::{self, Cursor, Kind, Malformed, TextBytes},
+    json::{self, Cursor, Kind, Malformed, Shown, TextBytes},
 };
 use policies::ServiceTier;
-use std::borrow::Cow;
 
 /// A payload that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,14 +144,14 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         service: given(written.service_tier).and_then(service),
         usage_at,
         error: given(written.error).is_some_and(is_truthy),
-        id: id.and_then(json::text_of).filter(|id| !id.is_empty()).map(Cow::into_owned),
+        id: id.and_then(Shown::of).map(|id| id.0.into_owned()).filter(|id| !id.is_empty()),
     };
     Payload { seen, choices: count }
 }
 
 /// The tier that a provider says served the answer.
 fn service(raw: &str) -> Option<ServiceTier> {
-    json::text_of(raw).map(|word| ServiceTier::from_word(&word))
+    Shown::of(raw).map(|word| ServiceTier::from_word(&word.0))
 }
 
 /// Clients take an event for an error when its `error` is truthy.
@@ -192,7 +191,7 @@ impl Choices {
         })?;
         self.spoken.visible = self.spoken.visible.saturating_add(given(text).map_or(0, text_bytes));
         if let Some(raw) = given(finish) {
-            let word = json::text_of(raw).ok_or(Malformed)?;
+            let word = Shown::of(raw).ok_or(Malformed)?.0;
             if !word.is_empty() {
                 let index = given(index).and_then(|raw| raw.parse().ok()).unwrap_or(0);
                 self.ended(index, FinishReason::from(word.as_ref()));

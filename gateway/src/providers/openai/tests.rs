@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::CapField,
-    providers::CallIds,
+    providers::{CallIds, Recalls},
     wire::{DeltaKind, Seen, read_chat, sse::Decoder},
 };
 use bytes::Bytes;
@@ -17,6 +17,17 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Where a provider differs that hardly does.
+fn differs() -> Differs {
+    Differs {
+        cap_field: CapField::MaxTokens,
+        call_ids: CallIds::Short,
+        has_developers: true,
+        recalls: Recalls::AsWritten,
+        unthinking: None,
+    }
+}
 
 fn golden(folder: &str, ending: &str) -> Vec<PathBuf> {
     let folder =
@@ -47,7 +58,7 @@ fn a_clients_body_changes_only_where_it_must() {
         let body = Bytes::from(fs::read(&path).unwrap());
         let request = read_chat(body, &HeaderMap::new(), 500).unwrap();
         let cap = request.output_cap;
-        let of = |cap_field| Differs { cap_field, call_ids: CallIds::Short, has_developers: true };
+        let of = |cap_field| Differs { cap_field, ..differs() };
         let new = upstream_body(&request, r#""big-1""#, of(CapField::MaxCompletionTokens), cap);
         compare(&path, ".client.json", ".upstream.json", &new);
         let old = upstream_body(&request, r#""big-1""#, of(CapField::MaxTokens), cap);
@@ -72,7 +83,7 @@ fn developers_speak_as_the_system_where_there_are_none() {
     let sent = |role: &str, has_developers| {
         let request = read_chat(Bytes::from(body(role)), &HeaderMap::new(), 500).unwrap();
         let cap_field = CapField::MaxTokens;
-        let differs = Differs { cap_field, call_ids: CallIds::Short, has_developers };
+        let differs = Differs { cap_field, has_developers, ..differs() };
         let sent = upstream_body(&request, r#""big-1""#, differs, 5);
         String::from_utf8(sent.to_vec()).unwrap()
     };

@@ -328,14 +328,15 @@ impl CloudAnswer {
         }
         let read = match &mut self.reader {
             Reader::OpenAi(chunks) => {
-                let seen = chunks.read(data).map_err(broken)?;
+                let data = openai::with_reasoning(event.data.slice_ref(data));
+                let seen = chunks.read(&data).map_err(broken)?;
                 if seen.error || event.name.as_deref() == Some(b"error") {
-                    return Err(self.failed_within(data, Some(&seen)));
+                    return Err(self.failed_within(&data, Some(&seen)));
                 }
                 if seen.visible || seen.reasoning_bytes > 0 {
                     self.watch.spoke();
                 }
-                return Ok(Read::Event(Event::Chunk { data: event.data.clone(), seen }));
+                return Ok(Read::Event(Event::Chunk { data, seen }));
             }
             Reader::Anthropic(stream) if self.own => stream.read_own(&event.data),
             Reader::Anthropic(stream) => stream.read(data),
@@ -378,6 +379,7 @@ impl CloudAnswer {
         let Aside { choices, endpoint, prompt_tokens, .. } = *self.aside;
         let read = match self.reader {
             Reader::OpenAi(_) => {
+                let body = openai::with_reasoning(body);
                 let vectors = endpoint == Endpoint::Embeddings;
                 let read = if vectors { openai::read_vectors } else { openai::read_whole };
                 let Payload { seen, .. } = read(&body).map_err(broken)?;
@@ -431,6 +433,8 @@ impl CloudAnswer {
         let refused = status.is_some_and(|status| status < 500);
         self.aside.owed = match beside.and_then(|seen| seen.usage) {
             Some(usage) => Owed::Reported(Box::new(usage)),
+            // It says in a head alone what was charged.
+            None if self.aside.errors.kind.is_tollgate() && !begun => Owed::Unknown,
             None if refused && !begun => Owed::ByFault,
             None => Owed::Estimated,
         };

@@ -11,11 +11,12 @@ use crate::{
         openai::{ProviderError, provider_error},
         refused,
     },
-    routes::{Fault, FaultKind},
+    routes::{Fault, FaultKind, Owed},
     wire::ChatRequest,
 };
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
+use policies::PicoUsd;
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Most bytes of an error body that are read.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Where another tollgate says what a request cost.
+const COST: &str = "x-tollgate-cost-usd";
 /// Longest wait that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
@@ -47,6 +50,7 @@ impl Errors {
     ) -> Fault {
         let status = response.status();
         let told = retry_after(response.headers());
+        let owed = self.owed(response.headers());
         let waits = response.headers().get("x-should-retry").is_none_or(|word| word != "false");
         // A body that does not come in time says nothing; the status has said enough.
         let body = timeout_at(by, read_some(&mut response)).await.unwrap_or_default();
@@ -57,7 +61,21 @@ impl Errors {
         let is_refusal =
             self.kind.is_tollgate() && refused(status.as_u16(), &error, waits, hurried);
         let blame = if is_refusal { Blame::Fit } else { blame(status.as_u16(), &mut error) };
-        self.judged(status, (error, blame), request.endpoint, said)
+        self.judged(status, (error, blame), request.endpoint, said).owing(owed)
+    }
+
+    /// What is owed for an error status. Another tollgate has routes of its own, of which one may have
+    /// been charged before another failed: it says so, and 0 where nothing was.
+    fn owed(&self, headers: &HeaderMap) -> Owed {
+        if !self.kind.is_tollgate() {
+            return Owed::ByFault;
+        }
+        let told = headers.get(COST).and_then(|cost| cost.to_str().ok()?.parse().ok());
+        match told {
+            Some(PicoUsd::ZERO) => Owed::ByFault,
+            Some(cost) => Owed::Told(cost),
+            None => Owed::Unknown,
+        }
     }
 
     /// The fault that an error in place of an answer stands for, by the status that it should have had;

@@ -260,7 +260,7 @@ async fn an_answer_without_end_is_given_up() {
     let pieces = std::iter::repeat_n(&piece, super::answer::WHOLE_BYTES_MAX / piece.len() + 1);
     let (base_url, _server) = server(chunked(pieces)).await;
     let fault = start(config(&base_url), false).await.unwrap().next().await.unwrap().unwrap_err();
-    assert!(fault.detail.contains("larger than"), "{fault}");
+    assert!(fault.detail().contains("larger than"), "{fault}");
 }
 
 #[tokio::test]
@@ -300,7 +300,7 @@ async fn an_error_within_a_stream_is_named_by_its_code_alone() {
     let error = r#"data: {"error":{"message":"about my prompt","type":"server_error","code":"overloaded"}}"#;
     let (base_url, _server) = server(write(&[SSE_HEAD, error, "\n\n"])).await;
     let fault = start(config(&base_url), true).await.unwrap().next().await.unwrap().unwrap_err();
-    assert!(fault.detail.contains("overloaded") && !fault.detail.contains("prompt"), "{fault}");
+    assert!(fault.detail().contains("overloaded") && !fault.detail().contains("prompt"), "{fault}");
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ struct Blocks {
     calls: Vec<String>,
     /// Messages with results of tools, each a JSON object.
     results: Vec<String>,
+    /// What a model of another provider thought, whose format has a place for that in a chat.
+    thought: String,
 }
 
 /// Writes the system prompt and the messages as a chat's list of messages.
@@ -80,6 +82,9 @@ fn message(role: &str, blocks: &Blocks, list: &mut List<'_>) {
     if !blocks.calls.is_empty() {
         put_all(&blocks.calls, message.member("tool_calls"));
     }
+    if role == "assistant" && !blocks.thought.is_empty() {
+        message.text("reasoning_content", &blocks.thought);
+    }
     message.end();
 }
 
@@ -126,8 +131,10 @@ fn block(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), 
         "document" => document(format_args!("{at}.source"), source, blocks),
         "tool_use" => tool_use(at, raw, blocks),
         "tool_result" => tool_result(at, raw, blocks),
-        // Only the provider that wrote them can read them: it gets the client's own body.
-        "thinking" | "redacted_thinking" => Ok(()),
+        "search_result" => search_result(at, raw, blocks),
+        "thinking" => thinking(at, raw, blocks),
+        // Only the provider that wrote it can read it: it gets the client's own body.
+        "redacted_thinking" => Ok(()),
         other => Err(BadRequest::unsupported(
             param,
             format!("blocks of type `{}` are not served", other.escape_debug()),
@@ -182,6 +189,35 @@ fn document(
             "a document must be text; other documents cost what cannot be known before",
         )),
     }
+}
+
+/// What was thought, unless it is signed: then it is the signer's, who gets the client's own body.
+fn thinking(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
+    let [thinking, signature] = check::members(at, raw, ["thinking", "signature"])?;
+    if let (Some(thinking), None | Some("\"\"")) = (thinking, signature) {
+        blocks.thought.push_str(&check::string(format_args!("{at}.thinking"), thinking)?);
+    }
+    Ok(())
+}
+
+/// Something that was found: what it is called and where it is, and its text.
+fn search_result(
+    at: impl Display + Copy,
+    raw: &str,
+    blocks: &mut Blocks,
+) -> Result<(), BadRequest> {
+    let [source, title, said] = check::members(at, raw, ["source", "title", "content"])?;
+    let text = |name: &str, raw: Option<&str>| {
+        let param = format!("{at}.{name}");
+        let raw = raw.ok_or_else(|| BadRequest::missing(&param))?;
+        check::string(&param, raw).map(std::borrow::Cow::into_owned)
+    };
+    let (title, source) = (text("title", title)?, text("source", source)?);
+    let param = format_args!("{at}.content");
+    let said = said.ok_or_else(|| BadRequest::missing(param))?;
+    check::array(param, said)?;
+    blocks.text(&serde_json::Value::String(format!("{title}\n{source}\n")).to_string());
+    content(param, said, blocks)
 }
 
 fn tool_use(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {

@@ -266,7 +266,11 @@ impl<'a> Given<'a> {
                 body.text("reasoning_effort", effort);
                 Ok(())
             }
-            "disabled" | "adaptive" => Ok(()),
+            "disabled" => {
+                body.text("reasoning_effort", "none");
+                Ok(())
+            }
+            "adaptive" => Ok(()),
             _ => Err(BadRequest::value(
                 "thinking.type",
                 "`thinking.type` must be enabled, disabled or adaptive",

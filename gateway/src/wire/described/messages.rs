@@ -175,7 +175,18 @@ fn block() -> Value {
                 "type": "object",
                 "properties": { "type": { "enum": ["thinking", "redacted_thinking"] } },
                 "required": ["type"],
-                "description": "Read only by the provider that wrote it.",
+                "description": "Read only by the provider that wrote it, but for thinking without a signature.",
+            },
+            {
+                "type": "object",
+                "properties": {
+                    "type": { "const": "search_result" },
+                    "source": text,
+                    "title": text,
+                    "content": { "type": "array" },
+                },
+                "required": ["type", "source", "title", "content"],
+                "description": "Anthropic's; others read it as text.",
             },
         ],
     })

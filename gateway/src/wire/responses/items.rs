@@ -11,6 +11,7 @@ use std::fmt::Display;
 /// An assistant's message that is not closed yet: calls that follow it belong to it.
 #[derive(Default)]
 struct Speaking {
+    thought: String,
     content: Option<String>,
     calls: Vec<String>,
 }
@@ -18,6 +19,8 @@ struct Speaking {
 /// A chat that is being written. In it the results of calls stand right behind them, and are text.
 struct Chat<'o> {
     out: &'o mut Vec<u8>,
+    /// What was thought before the assistant speaks.
+    thought: String,
     speaking: Option<Speaking>,
     /// Images in results: what a user shows behind them.
     shown: Vec<String>,
@@ -38,7 +41,8 @@ pub(super) fn messages(
             Ok(())
         }
         Kind::Array => {
-            let mut chat = Chat { out, speaking: None, shown: Vec::new(), held: Vec::new() };
+            let (thought, speaking) = (String::new(), None);
+            let mut chat = Chat { out, thought, speaking, shown: Vec::new(), held: Vec::new() };
             json::elements(raw, |index, item| chat.item(index, item, referred))?;
             chat.close();
             if chat.out.is_empty() {
@@ -82,8 +86,7 @@ impl Chat<'_> {
                 Ok(())
             }
             Some("function_call_output" | "custom_tool_call_output") => self.result(at, raw),
-            // What a model thought is its provider's to keep; it is not shown to another.
-            Some("reasoning") => Ok(()),
+            Some("reasoning") => self.reasoning(at, raw),
             Some("item_reference") => {
                 let [id] = strings(at, raw, ["id"])?;
                 let param = format_args!("{at}.id");
@@ -95,6 +98,22 @@ impl Chat<'_> {
                 format!("items of type `{}` are not served", other.escape_debug()),
             )),
         }
+    }
+
+    /// What a model thought, unless it is sealed: then it is its provider's alone. It goes to those who
+    /// want it back.
+    fn reasoning(&mut self, at: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
+        let [said, sealed] = check::members(at, raw, ["content", "encrypted_content"])?;
+        let said = said.filter(|raw| sealed.is_none() && json::kind(raw) == Kind::Array);
+        let Some(said) = said else { return Ok(()) };
+        json::elements(said, |index, part| {
+            let at = format_args!("{at}.content[{index}]");
+            let [kind, text] = check::members(at, part, ["type", "text"])?;
+            if let (Some("\"reasoning_text\""), Some(text)) = (kind, text) {
+                self.thought.push_str(&check::string(format_args!("{at}.text"), text)?);
+            }
+            Ok(())
+        })
     }
 
     fn message(
@@ -118,9 +137,10 @@ impl Chat<'_> {
             return Ok(());
         }
         self.close();
+        let thought = std::mem::take(&mut self.thought);
         match role {
             "assistant" => {
-                self.speaking = Some(Speaking { content: Some(said), calls: Vec::new() });
+                self.speaking = Some(Speaking { thought, content: Some(said), calls: Vec::new() });
             }
             _ => put(&message, self.out),
         }
@@ -131,7 +151,9 @@ impl Chat<'_> {
         if self.speaking.is_none() {
             self.close();
         }
-        self.speaking.get_or_insert_default().calls.push(call);
+        let speaking = self.speaking.get_or_insert_default();
+        speaking.thought.push_str(&std::mem::take(&mut self.thought));
+        speaking.calls.push(call);
     }
 
     /// A tool's result.
@@ -162,13 +184,16 @@ impl Chat<'_> {
 
     /// Writes the assistant's message.
     fn end_turn(&mut self) {
-        let Some(Speaking { content, calls }) = self.speaking.take() else { return };
+        let Some(Speaking { thought, content, calls }) = self.speaking.take() else { return };
         let mut text = Vec::new();
         let mut message = Object::begin(&mut text);
         message.text("role", "assistant");
         message.raw("content", content.as_deref().unwrap_or("null"));
         if !calls.is_empty() {
             message.raw("tool_calls", &format!("[{}]", calls.join(",")));
+        }
+        if !thought.is_empty() {
+            message.text("reasoning_content", &thought);
         }
         message.end();
         put(&String::from_utf8_lossy(&text), self.out);

@@ -74,6 +74,14 @@ impl Item {
         }
     }
 
+    /// What was thought in it, unless that is its provider's alone to read.
+    fn unsealed(&self) -> Option<&str> {
+        match &self.kind {
+            ItemKind::Reasoning { text, signature } if signature.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
     /// Writes the item as it stands; an empty one as it begins.
     pub(super) fn put(&self, progress: Progress, out: &mut Vec<u8>) {
         let mut item = Object::begin(out);
@@ -204,6 +212,10 @@ pub(super) fn as_chat(items: &[Item]) -> Vec<u8> {
             written.end();
         }
         list.end();
+    }
+    let thought: String = items.iter().filter_map(Item::unsealed).collect();
+    if !thought.is_empty() {
+        message.text("reasoning_content", &thought);
     }
     message.end();
     out

@@ -686,3 +686,42 @@ fn a_providers_chunks_are_read_as_deltas() {
         "arguments that are an object are its text"
     );
 }
+
+#[test]
+fn half_of_a_character_costs_neither_the_text_nor_the_arguments_around_it() {
+    let chunk = r#"{"choices":[{"delta":{"reasoning_content":"hm \ud83d","content":"see \ud83d here",
+        "tool_calls":[{"index":0,"id":"c\udc00","function":{"name":"f","arguments":"{\"at\":\"\ude00\"}"}},
+        {"index":1,"id":"d","custom":{"name":"g\ud83d","input":"whole \ud83d\ude00"}}]},
+        "logprobs":{"content":[{"token":"\ud83d","logprob":-1.0}]},
+        "finish_reason":"stop","stop_reason":"\ud83d"}]}"#;
+    let deltas = openai::Reader::default().read(chunk.as_bytes()).unwrap();
+    let kinds: Vec<_> = deltas.into_iter().map(|delta| delta.kind).collect();
+    let call = |index, id: &str, name: &str| DeltaKind::ToolCall {
+        index,
+        id: id.to_owned(),
+        name: name.to_owned(),
+    };
+    let arguments = |index, json: &str| DeltaKind::ToolArguments { index, json: json.to_owned() };
+    assert_eq!(
+        kinds,
+        [
+            DeltaKind::Reasoning("hm \u{fffd}".into()),
+            DeltaKind::Text("see \u{fffd} here".into()),
+            call(0, "c\u{fffd}", "f"),
+            arguments(0, "{\"at\":\"\u{fffd}\"}"),
+            call(1, "d", "g\u{fffd}"),
+            arguments(1, "whole \u{1f600}"),
+            DeltaKind::Finish(FinishReason::StopString("\u{fffd}".into())),
+        ]
+    );
+}
+
+#[test]
+fn a_part_that_cannot_be_read_costs_none_of_the_others() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let content = json!([part("a"), {"type": "reference", "text": 7}, null, "b", part("c")]);
+    let chunk = json!({"choices": [{"delta": {"content": content}}]}).to_string();
+    let deltas = openai::Reader::default().read(chunk.as_bytes()).unwrap();
+    let kinds: Vec<_> = deltas.into_iter().map(|delta| delta.kind).collect();
+    assert_eq!(kinds, [DeltaKind::Text("abc".into())]);
+}

@@ -308,3 +308,58 @@ fn a_gateway_behind_another_reads_the_usage_that_was_written() {
         (&json!(7), &json!(1_005))
     );
 }
+
+#[test]
+fn what_was_found_is_told_with_where_it_stands() {
+    let found = json!({"type": "search_result", "source": "https://a.example", "title": "Tides",
+        "content": [{"type": "text", "text": "Twice a day."}], "citations": {"enabled": true}});
+    let result = json!({"type": "tool_result", "tool_use_id": "t", "content": [found]});
+    let call = json!({"type": "tool_use", "id": "t", "name": "look", "input": {}});
+    let request = message(&json!([
+        {"role": "user", "content": [found, {"type": "text", "text": "How often?"}]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]));
+    let inner: Value = serde_json::from_slice(&request.body).unwrap();
+    let texts = |content: &Value| -> String {
+        let parts = content.as_array().unwrap();
+        parts.iter().map(|part| part["text"].as_str().unwrap()).collect()
+    };
+    let told = "Tides\nhttps://a.example\nTwice a day.";
+    assert_eq!(texts(&inner["messages"][0]["content"]), format!("{told}How often?"));
+    assert_eq!(texts(&inner["messages"][2]["content"]), told);
+    let body = json!({"model": "auto", "max_tokens": 9, "messages": [{"role": "user",
+        "content": [{"type": "search_result", "title": "Tides", "content": []}]}]});
+    let bad = asked(Endpoint::Messages, &body).unwrap_err();
+    assert_eq!(bad.param.as_deref(), Some("messages[0].content[0].source"));
+}
+
+#[test]
+fn what_was_thought_is_told_unless_it_is_sealed() {
+    let reasoning = |sealed: Value| {
+        json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed,
+            "content": [{"type": "reasoning_text", "text": "Hm."}, {"type": "reasoning_text", "text": " So."}]})
+    };
+    let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"});
+    let said = json!({"role": "assistant", "content": "a"});
+    let asks = json!({"role": "user", "content": "q"});
+    let thought = |input: &Value| -> Vec<Value> {
+        let body = json!({"model": "auto", "input": input});
+        let request = asked(Endpoint::Responses, &body).unwrap();
+        let inner: Value = serde_json::from_slice(&request.body).unwrap();
+        let messages = inner["messages"].as_array().unwrap().iter();
+        messages.map(|message| message["reasoning_content"].clone()).collect()
+    };
+    let open = reasoning(Value::Null);
+    let told = json!("Hm. So.");
+    for item in [&call, &said] {
+        assert_eq!(thought(&json!([asks, open, item])), [Value::Null, told.clone()]);
+        assert_eq!(
+            thought(&json!([asks, reasoning(json!("c2ln")), item])),
+            [Value::Null, Value::Null]
+        );
+    }
+    // Of a turn that said nothing there is nobody to tell it of.
+    assert_eq!(thought(&json!([open, asks, said])), [Value::Null, Value::Null]);
+    assert_eq!(thought(&json!([said, open, call])), [told]);
+}
