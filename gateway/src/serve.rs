@@ -453,7 +453,7 @@ async fn relayed(
     }
     let whole = relay.into_whole().await?;
     headers::whole(&mut headers, whole.cost);
-    Ok(response(headers, Body::from(whole.body)))
+    Ok(response(headers, whole.body.into_body()))
 }
 
 /// The id of an answer in the client's format.
