@@ -7,6 +7,7 @@
 pub mod flight;
 mod idempotency;
 mod key;
+mod room;
 mod shelf;
 
 pub use flight::{End, Flight, Head, Keep, Waiter};
@@ -59,6 +60,10 @@ pub struct CacheCounts {
     pub bytes: u64,
     /// Shared calls that run now.
     pub flights: u64,
+    /// Bytes of the answers of those, of what is kept and of what is still being given.
+    pub held_bytes: u64,
+    /// Shared answers that let go of their beginning, for their own length or for want of room.
+    pub let_go: u64,
 }
 
 /// What the cache has for a request.

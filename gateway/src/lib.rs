@@ -31,6 +31,7 @@ pub mod refusal;
 pub mod relay;
 pub mod routes;
 pub mod serve;
+pub(crate) mod share;
 pub mod start;
 pub mod store;
 pub mod telemetry;

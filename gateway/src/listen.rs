@@ -1,18 +1,21 @@
 //! The accept loop: HTTP/1 and HTTP/2, in clear or under TLS, on one port.
 //!
-//! **Invariants:** open connections are limited; a connection that sends no head in time is closed, so
+//! **Invariants:** open connections are limited, and so is what one address has of them without a request
+//! that runs; a connection that sends no head in time is closed, so
 //! is one whose client stopped reading its answer, and one on which nothing is asked is ended in good
 //! order; who still sends when it is answered can read the answer;
 //! every request carries its [`Peer`]; at the stop running answers get [`Listening::drain_max`] to
 //! end, or until the stop is [hurried](Stop::hurried), then they are cut, and the function returns only
 //! when none is left.
 
+mod addresses;
 mod idle;
 mod lingering;
 mod stalled;
 mod streams;
 
 use crate::tls::Tls;
+use addresses::{Addresses, FromAddress};
 use axum::{extract::Request, response::Response};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -87,13 +90,22 @@ pub async fn serve<S>(
     S::Future: Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let addresses = Arc::new(Addresses::default());
     let ends = Ends::default();
     let connections = TaskTracker::new();
     let server = Arc::new(server(&limits));
-    let mut complaint = Complaint::default();
+    let (mut complaint, mut of_shares) = (Complaint::default(), Complaint::default());
     while let Some((stream, peer, place)) =
         accept(&listener, &places, &stop.asked, &mut complaint).await
     {
+        // It is closed: its address keeps its own places, and shuts out nobody else.
+        let Some(from) = addresses.enter(peer.ip(), places.available_permits()) else {
+            if of_shares.is_due(Instant::now()) {
+                let address = peer.ip();
+                tracing::warn!(%address, "this address has its share of connections idle; more are closed");
+            }
+            continue;
+        };
         let open = Connection {
             peer,
             service: service.clone(),
@@ -102,7 +114,7 @@ pub async fn serve<S>(
             ends: ends.clone(),
             _place: place,
         };
-        connections.spawn(open.run(stream, Arc::clone(&server)));
+        connections.spawn(open.run(stream, from, Arc::clone(&server)));
     }
     // Closed before the drain, so that newcomers are refused at once and not left waiting.
     drop(listener);
@@ -144,12 +156,12 @@ where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    async fn run(self, stream: TcpStream, server: Arc<auto::Builder<Streams>>) {
+    async fn run(self, stream: TcpStream, from: FromAddress, server: Arc<auto::Builder<Streams>>) {
         // Without it a head and its first event, written apart, meet the delayed ACK: 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let traffic = Traffic::new();
+        let traffic = Traffic::of(Some(from));
         let stream = Stalled::new(stream, self.limits.write_stall_max, Arc::clone(&traffic));
         let stream = Lingering::new(stream, Arc::clone(&traffic));
         let Some(tls) = &self.tls else { return self.converse(stream, &server, &traffic).await };

@@ -71,6 +71,9 @@ pub enum Refusal {
     /// Every route of the plan is full.
     #[error("every route for this request is busy; try again in {wait}", wait = seconds(*.0))]
     Busy(Duration),
+    /// The bodies of other requests leave this one's no room, or none to be read in time.
+    #[error("the gateway is busy with the bodies of other requests; try again in {wait}", wait = seconds(*.0))]
+    Crowded(Duration),
     /// Every route of the plan failed.
     #[error("{0}")]
     Upstream(String),
@@ -170,6 +173,7 @@ impl Refusal {
                 StatusCode::NOT_FOUND
             }
             Self::Busy(_)
+            | Self::Crowded(_)
             | Self::RouteDown(..)
             | Self::Barred(_, true)
             | Self::Resting(_)
@@ -209,6 +213,7 @@ impl Refusal {
             | Self::NotFound(_)
             | Self::Conflict(_) => "invalid_request_error",
             Self::Busy(_)
+            | Self::Crowded(_)
             | Self::RouteDown(..)
             | Self::Barred(..)
             | Self::Resting(_)
@@ -254,7 +259,7 @@ impl Refusal {
             Self::BodyTimeout(_) => "request_timeout",
             Self::Bad(bad) => bad.code,
             Self::UnknownModel(_) => "model_not_found",
-            Self::Busy(_) => "busy",
+            Self::Busy(_) | Self::Crowded(_) => "busy",
             Self::Upstream(_) | Self::RouteDown(..) | Self::Barred(..) | Self::Resting(_) => {
                 "upstream_failed"
             }
@@ -298,6 +303,7 @@ impl Refusal {
             Self::RateLimited { retry_after: after, .. }
             | Self::AuthThrottled(after)
             | Self::Busy(after)
+            | Self::Crowded(after)
             | Self::Resting(after)
             | Self::UpstreamLimited(after) => Some((*after).min(RETRY_AFTER_MAX)),
             Self::RouteDown(_, after) => after.map(|after| after.min(RETRY_AFTER_MAX)),

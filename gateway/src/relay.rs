@@ -14,7 +14,7 @@ mod shared;
 pub use keep_alive::KeepAlive;
 
 use crate::{
-    admission::Permit,
+    admission::{BodyRoom, Permit},
     cache::flight::{End, Fate, Flight},
     execute::Started,
     ledger::{AttemptOutcome, CommitTicket, Ending, Endpoint, OpenEntry, Outcome, word},
@@ -23,7 +23,7 @@ use crate::{
     routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
-        ChatRequest, Delta, Event, FinishReason, Gathered, Outer,
+        ChatRequest, Delta, Event, FinishReason, Gathered, Outer, Pieces,
         chat::{self, AnswerHead, Cost},
         sse,
     },
@@ -32,12 +32,14 @@ use bytes::Bytes;
 use pacing::Pacing;
 use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
 use seen::SeenSoFar;
-use shared::SharedPrice;
+use shared::Sharing;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// The status an answer's head leaves with.
 const ANSWERED: u16 = 200;
+/// Most bytes of an answer that are written where others wait: some milliseconds.
+const WRITTEN_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// An answer being relayed, with everything that ends when it ends.
 #[derive(Debug)]
@@ -57,8 +59,8 @@ pub struct Relay {
     deadline: Option<(Instant, Duration)>,
     /// Whether it is another request's answer, which costs this one nothing.
     spared: bool,
-    /// Its price, where there is no entry to ask.
-    shared: Option<Box<SharedPrice>>,
+    /// What only one of several has who share it.
+    sharing: Option<Box<Sharing>>,
     pacing: Pacing,
     seen: SeenSoFar,
     /// Most tokens that the answer can have: what was sent as its cap, over all choices.
@@ -96,9 +98,32 @@ pub struct Unwhole {
 #[derive(Debug)]
 pub struct Whole {
     /// The body.
-    pub body: Bytes,
+    pub body: Pieces,
     /// What it cost, if known.
     pub cost: Option<PicoUsd>,
+}
+
+/// All that an unstreamed answer says.
+#[derive(Debug)]
+enum Said {
+    /// A provider's bytes, which pass as they are, and where their usage stands.
+    Passed(Bytes, Option<Range<usize>>),
+    /// What is the same for all who share it.
+    Written(Bytes),
+    /// Its pieces.
+    Gathered(Gathered),
+}
+
+/// Bytes that have room as long as they are there, whoever has them by then.
+struct Roomed {
+    bytes: Bytes,
+    _room: Box<Sharing>,
+}
+
+impl AsRef<[u8]> for Roomed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Relay {
@@ -120,7 +145,7 @@ impl Relay {
         let pacing = Pacing::start(started.sent_at, arrived, started.route.streams(request));
         Box::new(Self {
             spared: started.attempt.is_none() && open.is_some(),
-            shared: open.is_none().then(|| Box::new(SharedPrice::of(&started, request))),
+            sharing: open.is_none().then(|| Box::new(Sharing::price(&started, request))),
             output_max: started.output_cap.saturating_mul(u64::from(request.choices)),
             // A flight has its leader's deadline itself, and waiting for its commit is not late.
             deadline: request
@@ -144,6 +169,14 @@ impl Relay {
         })
     }
 
+    /// The same within the room of bodies: what is written for each of those who share an answer, and does
+    /// not cost them anything, is bounded with what they send.
+    #[must_use]
+    pub fn within(mut self: Box<Self>, room: BodyRoom) -> Box<Self> {
+        self.sharing = Some(Box::new(Sharing::Room(room)));
+        self
+    }
+
     /// Whether the client asked for a stream.
     #[must_use]
     pub fn is_streamed(&self) -> bool {
@@ -161,16 +194,14 @@ impl Relay {
 
     /// The answer for everybody who shares the flight; says what becomes of it.
     pub async fn into_flight(mut self: Box<Self>, flight: &Flight) -> (End, Fate) {
+        let flown = if !self.stream && self.outer.as_ref().is_some_and(Outer::has_content) {
+            self.fly_whole(flight).await
+        } else {
+            self.fly(flight).await
+        };
         // Every waiter writes for itself; here nothing would be written but an empty answer's end.
         self.outer = None;
-        let fault = loop {
-            match self.next_event().await {
-                Some(Ok(event)) => flight.push(event).await,
-                Some(Err(fault)) => break Some(fault),
-                None => break None,
-            }
-        };
-        if let Some(fault) = fault {
+        if let Err(fault) = flown {
             let owes = self.open.as_ref().is_none_or(OpenEntry::owes);
             let (_, ticket) = self.broken(&fault, self.stream.then_some(ANSWERED));
             committed(ticket).await;
@@ -183,6 +214,40 @@ impl Relay {
             committed(ticket).await;
         }
         (End::Whole { cost }, if good { Fate::Good } else { Fate::Spent })
+    }
+
+    /// Hands every event on as it comes.
+    async fn fly(&mut self, flight: &Flight) -> Result<(), Fault> {
+        while let Some(event) = self.next_event().await {
+            flight.push(event?).await;
+        }
+        Ok(())
+    }
+
+    /// Hands on what an unstreamed answer says, written once for all.
+    async fn fly_whole(&mut self, flight: &Flight) -> Result<(), Fault> {
+        let (mut gathered, mut is_told, mut is_ended) = (Gathered::default(), false, false);
+        while let Some(event) = self.next_event().await {
+            match self.gather(&mut gathered, event?)? {
+                Some(Event::End { .. }) => is_ended = true,
+                Some(event) => {
+                    is_told = true;
+                    flight.push(event).await;
+                }
+                None => {}
+            }
+        }
+        if let Some(outer) = self.outer.take().filter(|_| !is_told) {
+            let long = is_long(&gathered);
+            let content = written(long, move || outer.content(&gathered)).await?;
+            flight.push(Event::Written { content, service: self.served() }).await;
+            is_ended = true;
+        }
+        if is_ended {
+            let (usage, source) = self.usage();
+            flight.push(Event::End { usage, source, engine: self.seen.engine }).await;
+        }
+        Ok(())
     }
 
     /// The next bytes for the socket; `None` after the last.
@@ -217,48 +282,87 @@ impl Relay {
     /// # Errors
     /// What the caller is told when it broke; it is booked.
     pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Unwhole> {
-        let mut gathered = Gathered::default();
-        let mut body = None;
-        let fault = loop {
-            match self.next_event().await {
-                Some(Ok(Event::Delta(delta))) => gathered.add(delta),
-                Some(Ok(Event::Vectors(vectors))) => gathered.vectors = vectors,
-                Some(Ok(Event::Whole { body: whole, .. })) if !self.passes() => {
-                    match self.unwritten(&whole) {
-                        Ok(deltas) => deltas.into_iter().for_each(|delta| gathered.add(delta)),
-                        Err(fault) => break Some(fault),
-                    }
-                }
-                Some(Ok(Event::Whole { body: whole, seen } | Event::Own { data: whole, seen })) => {
-                    body = Some((whole, seen.usage_at));
-                }
-                Some(Ok(Event::Begin { .. } | Event::End { .. } | Event::Chunk { .. })) => {}
-                Some(Err(fault)) => break Some(fault),
-                None => break None,
-            }
+        let told = match self.said().await {
+            Ok(said) => self.tell(said).await,
+            Err(fault) => Err(fault),
         };
-        if let Some(fault) = fault {
-            drop(gathered);
-            let (refusal, ticket) = self.broken(&fault, None);
-            committed(ticket).await;
-            return Err(Unwhole { refusal, cost: self.booked });
-        }
-        let cost = self.cost();
-        let body = match (body, &cost) {
-            (Some((body, Some(at))), Some(cost)) => chat::with_cost(&body, &at, cost),
-            (Some((body, _)), _) => body,
-            (None, cost) => {
-                let (usage, _) = self.usage();
-                self.tell_served();
-                let outer = self.outer.take();
-                outer.map_or_else(Bytes::new, |it| it.whole(gathered, &usage, cost.as_ref()))
+        let (body, cost) = match told {
+            Ok(told) => told,
+            Err(fault) => {
+                let (refusal, ticket) = self.broken(&fault, None);
+                committed(ticket).await;
+                return Err(Unwhole { refusal, cost: self.booked });
             }
         };
         self.complete();
         if let Phase::Settling(ticket, _) = std::mem::replace(&mut self.phase, Phase::Over) {
             committed(ticket).await;
         }
-        Ok(Whole { body, cost: cost.map(|cost| cost.total) })
+        Ok(Whole { body, cost })
+    }
+
+    /// All that an unstreamed answer says.
+    async fn said(&mut self) -> Result<Said, Fault> {
+        let (mut gathered, mut told) = (Gathered::default(), None);
+        while let Some(event) = self.next_event().await {
+            match self.gather(&mut gathered, event?)? {
+                Some(Event::Whole { body, seen } | Event::Own { data: body, seen }) => {
+                    told = Some(Said::Passed(body, seen.usage_at));
+                }
+                Some(Event::Written { content, .. }) => told = Some(Said::Written(content)),
+                _ => {}
+            }
+        }
+        Ok(told.unwrap_or(Said::Gathered(gathered)))
+    }
+
+    /// Adds a piece of an unstreamed answer to what was said; returns what is all of it by itself, or its
+    /// end.
+    fn gather(&mut self, gathered: &mut Gathered, event: Event) -> Result<Option<Event>, Fault> {
+        match event {
+            Event::Delta(delta) => gathered.add(delta),
+            Event::Vectors(vectors) => gathered.vectors = vectors,
+            Event::Whole { body, .. } if !self.passes() => {
+                self.unwritten(&body)?.into_iter().for_each(|delta| gathered.add(delta));
+            }
+            Event::Begin { .. } | Event::Chunk { .. } => {}
+            event => return Ok(Some(event)),
+        }
+        Ok(None)
+    }
+
+    /// What was said in the client's format, and what it cost.
+    async fn tell(&mut self, said: Said) -> Result<(Pieces, Option<PicoUsd>), Fault> {
+        let cost = self.cost();
+        let total = cost.as_ref().map(|cost| cost.total);
+        let body = match said {
+            Said::Passed(body, Some(at)) if let Some(cost) = &cost => {
+                chat::with_cost_whole(&body, &at, cost)
+            }
+            Said::Passed(body, _) => body.into(),
+            said => {
+                let (usage, _) = self.usage();
+                self.tell_served();
+                let Some(outer) = self.outer.take() else { return Ok((Pieces::default(), total)) };
+                match said {
+                    Said::Written(content) => outer.around(content, &usage, cost.as_ref()),
+                    Said::Gathered(gathered) => {
+                        if let Some(Sharing::Room(room)) = self.sharing.as_deref_mut() {
+                            room.grow_by(gathered.bytes()).map_err(|_| no_room())?;
+                        }
+                        let long = is_long(&gathered);
+                        let write = move || outer.whole(gathered, &usage, cost.as_ref());
+                        let bytes = written(long, write).await?;
+                        match self.sharing.take_if(|it| matches!(**it, Sharing::Room(_))) {
+                            Some(room) => Bytes::from_owner(Roomed { bytes, _room: room }).into(),
+                            None => bytes.into(),
+                        }
+                    }
+                    Said::Passed(body, _) => body.into(),
+                }
+            }
+        };
+        Ok((body, total))
     }
 
     /// The next event, timed and counted.
@@ -293,6 +397,10 @@ impl Relay {
             }
             Event::Begin { id } => self.seen.id = Some(id.clone()),
             Event::Vectors(_) => self.pacing.visible(self.started.first_at),
+            Event::Written { service, .. } => {
+                self.pacing.visible(self.started.first_at);
+                self.seen.service = service.or(self.seen.service);
+            }
             Event::Delta(delta) => {
                 if delta.visible() || delta.reasoning_bytes() > 0 {
                     self.pacing.visible(self.started.first_at);
@@ -328,7 +436,7 @@ impl Relay {
                 let frame = self.outer.as_mut().map(|outer| outer.own(&data));
                 self.ready.extend(frame);
             }
-            Event::Begin { .. } | Event::Vectors(_) => {}
+            Event::Begin { .. } | Event::Vectors(_) | Event::Written { .. } => {}
             Event::Delta(delta) => self.write(&delta),
             Event::End { usage, .. } => {
                 let cost = self.cost();
@@ -571,25 +679,26 @@ impl Relay {
         }
         let usage = self.usage().0;
         let served = self.served();
-        let (price, used, missed) = match (&self.open, self.started.attempt, &self.shared) {
-            // The entry learns of the engine's time and of the tier that served it when it is booked,
-            // which may be later.
-            (Some(open), Some(attempt), _) => {
-                let (price, used) = open.priced(attempt, usage);
-                let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
-                let engine_time = told.unwrap_or(used.engine_time);
-                let service = served.unwrap_or(used.service);
-                (price, Used { engine_time, service, ..used }, open.missed_cost(attempt)?)
-            }
-            (_, _, Some(shared)) => {
-                let engine_time =
-                    Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
-                let service = served.unwrap_or(shared.used.service);
-                let used = Used { usage, engine_time, service, ..shared.used };
-                (&shared.price, used, self.started.answer.shared_missed_cost()?)
-            }
-            _ => return None,
-        };
+        let (price, used, missed) =
+            match (&self.open, self.started.attempt, self.sharing.as_deref()) {
+                // The entry learns of the engine's time and of the tier that served it when it is booked,
+                // which may be later.
+                (Some(open), Some(attempt), _) => {
+                    let (price, used) = open.priced(attempt, usage);
+                    let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
+                    let engine_time = told.unwrap_or(used.engine_time);
+                    let service = served.unwrap_or(used.service);
+                    (price, Used { engine_time, service, ..used }, open.missed_cost(attempt)?)
+                }
+                (_, _, Some(Sharing::Price(shared))) => {
+                    let engine_time =
+                        Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
+                    let service = served.unwrap_or(shared.used.service);
+                    let used = Used { usage, engine_time, service, ..shared.used };
+                    (&shared.price, used, self.started.answer.shared_missed_cost()?)
+                }
+                _ => return None,
+            };
         let answer = price.cost(&used).ok().flatten()?;
         let mut details = match price {
             RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
@@ -627,6 +736,27 @@ impl Drop for Relay {
             };
         }
     }
+}
+
+fn is_long(answer: &Gathered) -> bool {
+    answer.bytes() > WRITTEN_INLINE_BYTES_MAX
+}
+
+fn no_room() -> Fault {
+    Fault::new(FaultKind::Crowded, "bodies take all the room there is")
+}
+
+/// What `write` writes, where blocking is allowed if it is long.
+async fn written<T: Send + 'static>(
+    long: bool,
+    write: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    if !long {
+        return Ok(write());
+    }
+    // Boxed: few answers are, and every request would have room for it.
+    let written = Box::pin(tokio::task::spawn_blocking(write)).await;
+    written.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))
 }
 
 /// Waits for an entry's commit, where there is one to wait for. A failed one is the store's business (it

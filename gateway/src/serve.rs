@@ -357,13 +357,20 @@ async fn read(
     body: Body,
     headers: &HeaderMap,
 ) -> Result<(ChatRequest, BodyRoom), Refusal> {
-    let (body, room) = body::whole(gateway, body, headers).await?;
-    let context = Context {
-        kept: gateway.kept.as_ref(),
-        owner: &caller.record.id,
-        output_tokens_default: gateway.config.limits.output_tokens_default,
+    let (body, room) = body::whole(gateway, caller, body, headers).await?;
+    let output_tokens_default = gateway.config.limits.output_tokens_default;
+    let request = if body::is_long(&body) {
+        let (kept, owner) = (gateway.kept.clone(), caller.id().clone());
+        let headers = headers.clone();
+        let read = move || {
+            let context = Context { kept: kept.as_ref(), owner: &owner, output_tokens_default };
+            wire::read(endpoint, body, &headers, &context)
+        };
+        Box::pin(body::read_apart(gateway, caller, read)).await?
+    } else {
+        let (kept, owner) = (gateway.kept.as_ref(), caller.id());
+        wire::read(endpoint, body, headers, &Context { kept, owner, output_tokens_default })?
     };
-    let request = wire::read(endpoint, body, headers, &context)?;
     Ok((admitted(gateway, caller, request), room))
 }
 
@@ -454,7 +461,7 @@ async fn relayed(
         broken.refusal
     })?;
     headers::whole(&mut headers, whole.cost);
-    Ok(response(headers, Body::from(whole.body)))
+    Ok(response(headers, whole.body.into_body()))
 }
 
 /// The id of an answer in the client's format.

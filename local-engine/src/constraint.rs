@@ -27,7 +27,7 @@ const PATTERN_BYTES_MAX: usize = 4 * 1024;
 /// Longest compilation, and longest wait for one of the others to end.
 const COMPILE_MAX: Duration = Duration::from_secs(5);
 /// Rules compiled at the same time: they take cores from the model.
-const COMPILERS_MAX: usize = 2;
+pub const COMPILERS_MAX: usize = 2;
 /// Stack of the compiling thread: parsers recurse on a rule's nesting.
 const STACK_BYTES: usize = 32 << 20;
 /// Characters of a reason that are passed on.

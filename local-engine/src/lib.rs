@@ -94,7 +94,7 @@ mod with_model;
 
 pub use calls::{CallEvent, CallReader};
 pub use config::{EngineConfig, KvLayout, PrefixSharing};
-pub use constraint::{Constraint, ConstraintError, Rule};
+pub use constraint::{COMPILERS_MAX, Constraint, ConstraintError, Rule};
 pub use defaults::SamplingDefaults;
 pub use draw::Breakers;
 pub use drill::Drill;

@@ -366,6 +366,7 @@ async fn bodies_in_flight_have_a_bound_together() {
         .limit("bodies_mib = 1")
         .start()
         .await;
+    let other = gate.new_key().create().await;
     let long = "word ".repeat(140_000);
     let hold = Hold::after_pieces(0);
     cloud.next(Script::says("at last").held(&hold));
@@ -376,7 +377,16 @@ async fn bodies_in_flight_have_a_bound_together() {
         })
         .await;
         let second = gate.ask(&long).send().await;
-        assert_eq!((second.status, second.error().code.as_deref()), (503, Some("busy")));
+        is_a_rate_limit(&second);
+        let told = second.error().message;
+        assert!(
+            told.starts_with("this key's share of the gateway's limit of 1048576 bytes"),
+            "{told}"
+        );
+        let others = gate.ask(&long).by(&other).send().await;
+        assert_eq!((others.status, others.error().code.as_deref()), (503, Some("busy")));
+        let told = others.error().message;
+        assert!(told.contains("the bodies of other requests"), "{told}");
         gate.ask("A short one.").send().await.ok();
         hold.let_go();
     };

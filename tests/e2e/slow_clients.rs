@@ -1,6 +1,6 @@
 //! Clients that send slowly, or read nothing, cost themselves alone.
 
-use crate::harness::{EntrySeen, Gate};
+use crate::harness::{EntrySeen, Gate, eventually};
 use e2e::standin::{Script, StandIn};
 use std::time::Duration;
 use tokio::{
@@ -117,6 +117,96 @@ async fn who_reads_nothing_of_its_answer_gives_its_place_back() {
     assert_eq!(gone.len(), 1, "{entries:#?}");
     assert!(gone[0].cost().unwrap() > 0, "what was seen is charged");
     drop(socket);
+}
+
+/// Memory that a process takes, in bytes.
+#[cfg(target_os = "linux")]
+fn memory(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn repeats_of_a_long_answer_that_nobody_reads_take_its_memory_once() {
+    // One whose answers pass as they are, and one whose are written in the client's format.
+    for kind in ["openai", "anthropic"] {
+        repeated(kind).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+async fn repeated(kind: &str) {
+    const BYTES: usize = 8 << 20;
+    const REPEATS: usize = 24;
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud_of_kind("cloud", &cloud.base_url(), kind, "");
+    let mut gate = gate.start().await;
+    let pid = gate.child().pid();
+    cloud.next(Script::pieces(["x".repeat(BYTES)]).using(10, 16));
+    let body = r#"{"model":"auto","messages":[{"role":"user","content":"How long?"}]}"#;
+    let ask = async || {
+        let mut socket = connect(&gate).await;
+        let named = head(&gate, body.len()).replace(
+            "content-type",
+            "idempotency-key: long-1\r\nconnection: close\r\ncontent-type",
+        );
+        socket.write_all(named.as_bytes()).await.unwrap();
+        socket.write_all(body.as_bytes()).await.unwrap();
+        socket
+    };
+    let first = rest(&mut ask().await).await;
+    assert!(first.starts_with("HTTP/1.1 200") && first.len() > BYTES);
+    let before = memory(pid);
+    let mut unread = Vec::new();
+    for _ in 0..REPEATS {
+        unread.push(ask().await);
+    }
+    // Each is written down when its answer is ready to be read.
+    gate.ledger().until_entries(1 + REPEATS).await;
+    let more = memory(pid).saturating_sub(before);
+    assert!(more < REPEATS * BYTES / 4, "{kind}: {more} bytes more for {REPEATS} of {BYTES}");
+    let again = rest(&mut unread[0]).await;
+    assert!(again.starts_with("HTTP/1.1 200") && again.len() > BYTES);
+    assert!(again.contains("idempotent-replayed: true"));
+    let length = first.lines().find(|line| line.starts_with("content-length: "));
+    assert!(length.is_some() && again.contains("content-length: "), "its length is told");
+    assert_eq!(cloud.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn repeats_of_a_long_response_have_room_with_the_bodies_that_are_sent() {
+    let cloud = StandIn::start().await.unwrap();
+    let gate = Gate::builder().cloud(&cloud).limit("bodies_mib = 16").start().await;
+    cloud.next(Script::pieces(["x".repeat(9 << 20)]).using(10, 16));
+    let body = r#"{"model":"auto","input":"How long?"}"#;
+    let ask = async || {
+        let mut socket = connect(&gate).await;
+        let named = head(&gate, body.len()).replace("chat/completions", "responses").replace(
+            "content-type",
+            "idempotency-key: long-1\r\nconnection: close\r\ncontent-type",
+        );
+        socket.write_all(named.as_bytes()).await.unwrap();
+        socket.write_all(body.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        socket.read_exact(&mut status).await.unwrap();
+        (socket, String::from_utf8_lossy(&status).into_owned())
+    };
+    let (mut first, status) = ask().await;
+    assert_eq!(status, "HTTP/1.1 200");
+    assert!(rest(&mut first).await.len() > 9 << 20, "it is given whole");
+    let (mut unread, status) = ask().await;
+    assert_eq!(status, "HTTP/1.1 200");
+    let (_refused, status) = ask().await;
+    assert_eq!(status, "HTTP/1.1 503", "two of them are more than there is room for");
+    assert!(rest(&mut unread).await.len() > 9 << 20);
+    drop(unread);
+    eventually("its room is given back", || async {
+        (ask().await.1 == "HTTP/1.1 200").then_some(())
+    })
+    .await;
+    assert_eq!(cloud.counts().requests, 1);
 }
 
 #[tokio::test]

@@ -305,6 +305,11 @@ async fn tokens_are_counted_that_the_context_does_not_hold() {
     let (few, many) = (count(1_000).await, count(21_000).await);
     assert!(many > context.as_u64().unwrap(), "{many} {context}");
     assert_eq!(many - few, 20_000);
+    // Nor what is so long that no context could: reading it would be too much work for a count.
+    let message = json!({"role": "user", "content": "word ".repeat(400_000)});
+    let body = json!({"model": "edge", "messages": [message]});
+    let answer = gate.post("/v1/messages/count_tokens", &body).await.ok();
+    assert!(answer.json()["input_tokens"].as_u64().unwrap() > many);
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ impl FailedAuth {
 
 /// What counts as one address: an IPv4 address, or the /64 of an IPv6 one, since whoever has one of
 /// those has all of them.
-fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -12,8 +12,9 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-pub use bodies::{Bodies, BodyRoom};
-pub(crate) use failed_auth::FailedAuth;
+pub use bodies::BodyRoom;
+pub(crate) use bodies::{Bodies, KeyBodies, NoRoom};
+pub(crate) use failed_auth::{FailedAuth, network};
 pub use minute::Rate;
 
 use crate::{
@@ -30,6 +31,9 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 /// How long a caller is told to wait for a place in flight: nobody knows when one comes free.
 const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Whose limit it is that a key meets beside others.
+pub(crate) const SHARE_OF_GATEWAYS: &str = "this key's share of the gateway's";
+
 /// The gateway's own limits.
 #[derive(Debug)]
 pub struct Admission {
@@ -38,8 +42,8 @@ pub struct Admission {
     /// Models with limits of their own, by the name that callers write.
     models: HashMap<Arc<str>, KeyGate>,
     bodies: Bodies,
-    /// Where bodies are decompressed.
-    decoders: Makers,
+    /// Where bodies are decompressed, and long ones read.
+    readers: Makers,
 }
 
 /// What a model's limits have let through, as an operator looks at it.
@@ -56,6 +60,8 @@ pub struct ModelState {
 pub(crate) struct KeyGate {
     places: Places,
     minute: Option<Arc<MinuteLimit>>,
+    /// What its bodies take, where it is a key's.
+    bodies: KeyBodies,
 }
 
 /// A request that was let in. Hold it until the answer's last byte: dropping it gives its places
@@ -96,24 +102,25 @@ impl Admission {
             minute: limits.requests_per_minute.map(MinuteLimit::new),
             models: models.iter().map(gate).collect(),
             bodies: Bodies::new(limits.bodies_bytes_max),
-            decoders: Makers::new(limits.body_read_max),
+            readers: Makers::new(limits.body_read_max),
         }
     }
 
     /// Room for the body of a request that was let in.
-    pub fn body_room(&self) -> BodyRoom {
-        self.bodies.room()
+    pub fn body_room(&self, caller: &Caller) -> BodyRoom {
+        self.bodies.room(&caller.gate.bodies)
     }
 
-    /// Where the body of a request that was let in is decompressed.
-    pub(crate) fn decoders(&self) -> &Makers {
-        &self.decoders
+    /// Where the body of a request that was let in is decompressed, and read where it is long.
+    pub(crate) fn readers(&self) -> &Makers {
+        &self.readers
     }
 
     /// Lets a request in, or says which limit is in its way.
     ///
     /// The key's limits come before the gateway's, so that one key's flood uses up nobody else's minute;
     /// what a narrower limit has let through and a wider one has not is given back to the narrower one.
+    /// Of the gateway's places a key has no more than its share ([`crate::share`]).
     ///
     /// # Errors
     /// [`Refusal::RateLimited`] with the limit, what is left and when it opens again.
@@ -125,8 +132,10 @@ impl Admission {
             places.take().ok_or_else(|| full(group.record.scope.whose(), places))
         };
         let groups = caller.groups.iter().map(take).collect::<Result<_, _>>()?;
-        let gateway =
-            self.places.take().ok_or_else(|| full("the gateway's".into(), &self.places))?;
+        let gateway = self.places.take_share(gate.places.taken()).map_err(|free| {
+            let whose = if free { SHARE_OF_GATEWAYS } else { "the gateway's" };
+            full(whose.into(), &self.places)
+        })?;
         let rate = self.pass_minutes(caller)?;
         Ok(Permit { rate, _gateway: gateway, _key: key, _groups: groups, model: None })
     }
@@ -199,7 +208,7 @@ impl Admission {
 
 impl KeyGate {
     /// The gate of a key, a user or a team; `before` is the same one's before a change. Requests in flight are
-    /// counted on, and so is the minute unless its limit changed.
+    /// counted on, and so are bodies, and the minute unless its limit changed.
     pub(crate) fn new(limits: &KeyLimits, before: Option<&Self>) -> Self {
         let max =
             limits.concurrency.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
@@ -210,7 +219,8 @@ impl KeyGate {
                 .filter(|minute| minute.limit() == limit)
                 .map_or_else(|| Arc::new(MinuteLimit::new(limit)), Arc::clone)
         });
-        Self { places, minute }
+        let bodies = before.map(|gate| gate.bodies.clone()).unwrap_or_default();
+        Self { places, minute, bodies }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a [`Place`] is given back exactly once, by its `Drop`.
 
+use crate::share::is_fair;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -36,6 +37,20 @@ impl Places {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()
             .map(|_| Place(Arc::clone(&self.taken)))
+    }
+
+    /// Takes a place for who then has `mine` of them, unless all are taken or that is more than a share;
+    /// the first is none.
+    ///
+    /// # Errors
+    /// Whether there are free ones, for others.
+    pub(super) fn take_share(&self, mine: usize) -> Result<Place, bool> {
+        let more = |taken: usize| {
+            let free = self.max.checked_sub(taken + 1)?;
+            (mine <= 1 || is_fair(mine, free)).then_some(taken + 1)
+        };
+        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map(|_| Place(Arc::clone(&self.taken))).map_err(|taken| taken < self.max)
     }
 
     /// Places taken now.

@@ -147,6 +147,26 @@ fn a_place_comes_back_when_its_permit_is_dropped() {
     assert_eq!(admission.in_flight(), 0);
 }
 
+#[test]
+fn a_key_that_takes_every_place_it_can_get_leaves_some_to_others() {
+    let admission = Admission::new(&limits(None, 8), &[]);
+    let (flood, other) = (caller(None, None), caller(None, None));
+    let held: Vec<Permit> = std::iter::from_fn(|| admission.admit(&flood).ok()).collect();
+    assert_eq!(held.len(), 6);
+    assert_eq!(
+        admission.admit(&flood).unwrap_err().to_string(),
+        "this key's share of the gateway's limit of 8 requests in flight reached, 0 left; it opens \
+         again in 1.0 s"
+    );
+    let one = admission.admit(&other).expect("another key's is let in");
+    let next = caller(None, None);
+    let last = admission.admit(&next).expect("and one more's");
+    let full = admission.admit(&caller(None, None)).unwrap_err();
+    assert!(full.to_string().starts_with("the gateway's limit"), "{full}");
+    drop((held, one, last));
+    assert_eq!(flood.gate.places.taken(), 0, "a request that was turned away holds no place");
+}
+
 fn of_model(requests_per_minute: Option<u32>, concurrency: Option<u32>) -> Vec<ModelLimits> {
     let limits = KeyLimits { requests_per_minute, concurrency, ..KeyLimits::default() };
     vec![ModelLimits { model: "large".into(), limits }]

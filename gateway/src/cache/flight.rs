@@ -4,8 +4,10 @@
 //! last who waits for it (unless it is [`Keep::ToItsEnd`]); its events are kept in order, and whoever
 //! comes late hears it from the beginning. So many bytes are kept and no more: of a longer answer what
 //! everybody has heard is let go of, and the next event waits for those who are behind; nobody else
-//! can join it then, and it is not given again.
+//! can join it then, and it is not given again. The same holds where all flights together have no more
+//! room.
 
+use super::room::Room;
 use crate::{
     ledger::RequestId,
     refusal::Refusal,
@@ -34,6 +36,8 @@ pub struct Flight {
     keep: Keep,
     /// Ends the task.
     cancel: CancellationToken,
+    /// What its events take room of.
+    room: Arc<Room>,
 }
 
 /// How long a flight lasts.
@@ -51,6 +55,8 @@ struct State {
     events: VecDeque<Event>,
     /// Bytes of these.
     bytes: usize,
+    /// Those of them that are of no room: of the first event, where it found none.
+    roomless: usize,
     /// Events before these, which were let go of.
     gone: usize,
     /// How many events each waiter has heard; `None` for one that has left.
@@ -137,13 +143,18 @@ pub struct Waiter {
 impl Flight {
     /// A flight that has not begun, and a first share in it.
     #[must_use]
-    pub fn new(keep: Keep, cancel: CancellationToken) -> (Arc<Self>, Waiter) {
+    pub(super) fn new(
+        keep: Keep,
+        cancel: CancellationToken,
+        room: &Arc<Room>,
+    ) -> (Arc<Self>, Waiter) {
         let flight = Arc::new(Self {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             heard: Notify::new(),
             keep,
             cancel,
+            room: Arc::clone(room),
         });
         let waiter = flight.share();
         (flight, waiter)
@@ -196,14 +207,19 @@ impl Flight {
     pub async fn push(&self, event: Event) {
         // What is counted is what is kept.
         let event = event.alone();
-        while !self.lock().makes_room_for(event.bytes()) {
+        let mut next = Some(event);
+        loop {
+            let pushed = {
+                let mut state = self.lock();
+                let pushed = next.take_if(|event| state.makes_room_for(event.bytes(), &self.room));
+                pushed.map(|event| state.events.push_back(event)).is_some()
+            };
+            if pushed {
+                return self.tell();
+            }
             // One that was told before this is not missed.
             self.heard.notified().await;
         }
-        self.change(|state| {
-            state.bytes += event.bytes();
-            state.events.push_back(event);
-        });
     }
 
     /// It is over. Only the first end counts.
@@ -239,6 +255,10 @@ impl Flight {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -273,17 +293,27 @@ impl State {
         self.heard.iter().all(Option::is_none)
     }
 
-    /// Whether so many bytes more may be kept, once what everybody has heard is let go of.
-    fn makes_room_for(&mut self, bytes: usize) -> bool {
+    /// Takes room for an event of so many bytes, once what everybody has heard is let go of where it must
+    /// be; `false` where somebody is behind.
+    fn makes_room_for(&mut self, bytes: usize, room: &Room) -> bool {
         let slowest = self.heard.iter().flatten().min().copied().unwrap_or(usize::MAX);
-        while self.bytes.saturating_add(bytes) > BYTES_MAX {
-            if self.gone >= slowest {
-                return self.events.is_empty();
+        while self.bytes.saturating_add(bytes) > BYTES_MAX || !room.take(bytes, self.bytes) {
+            if self.gone >= slowest && !self.events.is_empty() {
+                return false;
             }
-            let Some(event) = self.events.pop_front() else { return true };
+            let Some(event) = self.events.pop_front() else {
+                // One is always taken.
+                self.roomless = bytes;
+                break;
+            };
             self.bytes -= event.bytes();
+            room.give(event.bytes() - std::mem::take(&mut self.roomless));
+            if self.gone == 0 {
+                room.lets_go();
+            }
             self.gone += 1;
         }
+        self.bytes += bytes;
         true
     }
 
@@ -293,6 +323,13 @@ impl State {
         let event = self.events.get(heard.checked_sub(self.gone)?)?.clone();
         *heard += 1;
         Some(event)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.room.give(state.bytes - state.roomless);
     }
 }
 
@@ -411,7 +448,7 @@ fn broken() -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::{BYTES_MAX, CancellationToken, End, Event, Flight, Keep, Waiter};
+    use super::{BYTES_MAX, CancellationToken, End, Event, Flight, Keep, Room, Waiter};
     use crate::wire::Seen;
     use bytes::Bytes;
     use std::sync::Arc;
@@ -425,7 +462,11 @@ mod tests {
     }
 
     fn flight() -> (Arc<Flight>, Waiter) {
-        Flight::new(Keep::ToItsEnd, CancellationToken::new())
+        flight_in(&Arc::new(Room::new(4 * BYTES_MAX)))
+    }
+
+    fn flight_in(room: &Arc<Room>) -> (Arc<Flight>, Waiter) {
+        Flight::new(Keep::ToItsEnd, CancellationToken::new(), room)
     }
 
     async fn fly(flight: &Flight) {
@@ -477,6 +518,32 @@ mod tests {
         drop(first);
         flies.await;
         assert!(flight.is_whole());
+    }
+
+    #[tokio::test]
+    async fn many_flights_have_so_much_room_together_and_a_short_one_is_all_there_beside_them() {
+        let room = Arc::new(Room::new(4 * PIECE));
+        let flights: Vec<_> = (0..8).map(|_| flight_in(&room)).collect();
+        let (flights, waiters): (Vec<_>, Vec<_>) = flights.into_iter().unzip();
+        let fly_all = futures::future::join_all(flights.iter().map(|flight| fly(flight)));
+        let hear_all = futures::future::join_all(waiters.into_iter().map(hear));
+        let (_, heard) = futures::join!(fly_all, hear_all);
+        let all: Vec<u8> = (0..PIECES).collect();
+        assert!(heard.iter().all(|heard| *heard == all), "nobody loses any of it");
+        // One event of each is there in any case.
+        let bytes: usize = flights.iter().map(|flight| flight.bytes()).sum();
+        assert!(bytes <= (4 + flights.len()) * (PIECE + 1024), "{bytes}");
+        assert!(room.taken() <= 4 * PIECE && room.taken() > 0);
+        assert_eq!(room.let_go(), flights.len() as u64);
+
+        let (short, hears) = flight_in(&room);
+        for _ in 0..100 {
+            let body = Bytes::from_static(b"a short one");
+            short.push(Event::Whole { body, seen: Seen::default() }).await;
+        }
+        assert!(short.is_all_there() && short.join().is_some());
+        drop((flights, hears, short));
+        assert_eq!(room.taken(), 0);
     }
 
     #[tokio::test]

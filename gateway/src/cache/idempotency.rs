@@ -7,6 +7,7 @@
 //! again; what is remembered is bounded in bytes and age.
 
 use super::{
+    CacheCounts,
     flight::{Keep, Waiter},
     key::CacheKey,
     shelf::{Found, Shelf, Takeoff},
@@ -96,6 +97,12 @@ impl Idempotency {
         }
         let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
         key.map(Some).ok_or_else(|| bad("an idempotency key is 1 to 255 visible characters"))
+    }
+
+    /// What its answers take, and how many of them let go of their beginning.
+    #[must_use]
+    pub fn counts(&self) -> CacheCounts {
+        self.shelf.counts()
     }
 
     /// Ends every flight: the program stops.

@@ -1,13 +1,14 @@
 //! Answers that are coming and answers that are kept, by key.
 //!
 //! **Invariants:** of one key at most one flight runs; what is kept is bounded in bytes and in age,
-//! what runs by the requests in flight; a key is free again when its [`Landing`] is dropped, whatever
+//! what runs by the requests in flight and, with what is kept, in bytes; a key is free again when its [`Landing`] is dropped, whatever
 //! became of the flight, and before anybody hears of its end.
 
 use super::{
     CacheCounts,
     flight::{End, Flight, Keep, Waiter},
     key::CacheKey,
+    room::Room,
 };
 use crate::refusal::Refusal;
 use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
@@ -21,6 +22,9 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How many times what is kept all flights may take together with it: whoever is alone has room for an
+/// answer as large as the shelf, however full that is.
+const ROOM_TIMES: usize = 3;
 /// What one kept answer takes beside its bytes.
 const OVERHEAD_BYTES: usize = 1024;
 
@@ -33,6 +37,7 @@ pub(super) struct Shelf {
     evicted: Arc<AtomicU64>,
     /// Cancelled when the program stops: ends every flight.
     stop: CancellationToken,
+    room: Arc<Room>,
 }
 
 /// A flight, and what it was asked with.
@@ -105,6 +110,9 @@ impl Shelf {
             flying: Mutex::default(),
             evicted,
             stop: CancellationToken::new(),
+            room: Arc::new(Room::new(
+                usize::try_from(bytes_max).unwrap_or(usize::MAX).saturating_mul(ROOM_TIMES),
+            )),
         })
     }
 
@@ -124,7 +132,7 @@ impl Shelf {
             return Found::Whole(kept);
         }
         let new = || {
-            let (flight, waiter) = Flight::new(keep, self.stop.child_token());
+            let (flight, waiter) = Flight::new(keep, self.stop.child_token(), &self.room);
             (Kept { flight, fingerprint }, waiter)
         };
         let (kept, waiter) = match flying.entry(key) {
@@ -163,6 +171,8 @@ impl Shelf {
             answers: self.kept.entry_count(),
             bytes: self.kept.weighted_size(),
             flights: self.flying().len() as u64,
+            held_bytes: self.room.taken() as u64,
+            let_go: self.room.let_go(),
             ..CacheCounts::default()
         }
     }
@@ -179,7 +189,7 @@ impl Shelf {
         if landed.flight.is_all_there() && u64::from(weight(landed)) <= room {
             return landed.clone();
         }
-        let (flight, _) = Flight::new(Keep::ToItsEnd, self.stop.child_token());
+        let (flight, _) = Flight::new(Keep::ToItsEnd, self.stop.child_token(), &self.room);
         let message = "this request was answered, and its answer is too large to be given again";
         flight.end(End::Refused {
             refusal: Refusal::Conflict(message.to_owned()),

@@ -31,11 +31,12 @@ impl Execution<'_> {
         let pass = route.breaker.pass().map_err(|left| {
             Miss::Fault(Fault::new(FaultKind::Resting(left), "left alone after failures"))
         })?;
-        let prepared =
-            route.prepare(self.request, self.request.output_cap).await.map_err(Miss::Fault)?;
+        let key = self.book.key();
+        let prepared = route.prepare(key.as_ref(), self.request, self.request.output_cap).await;
+        let prepared = prepared.map_err(Miss::Fault)?;
         let (mut prepared, attempt, ticket) = self.reserve(route, prepared, role).await?;
         prepared.extend_by(self.book.extension(attempt, self.bounds.cost_max));
-        prepared.for_key(self.book.key().as_ref(), self.request);
+        prepared.for_key(key.as_ref(), self.request);
         let begun = Instant::now();
         let offset_us = self.book.offset_us(begun);
         self.book.note(attempt, |record| record.times.offset_us = offset_us);

@@ -57,7 +57,9 @@ impl Execution<'_> {
                 }
                 return Err(short.miss);
             };
-            prepared = route.prepare(self.request, cap).await.map_err(Miss::Fault)?;
+            let key = self.book.key();
+            let again = route.prepare(key.as_ref(), self.request, cap).await;
+            prepared = again.map_err(Miss::Fault)?;
         }
         Err(Miss::Fault(Fault::new(FaultKind::Busy, "other requests took the money meanwhile")))
     }

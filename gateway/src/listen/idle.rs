@@ -5,6 +5,7 @@
 //! byte waits for the client. What runs is counted by guards, so a request that is cancelled or whose
 //! stream is given up ends here too.
 
+use super::addresses::FromAddress;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -32,6 +33,8 @@ pub(super) struct Traffic {
     writes: AtomicBool,
     /// The last request's body was given up before its end.
     unread: AtomicBool,
+    /// Where it comes from.
+    from: Option<FromAddress>,
 }
 
 /// A request that runs: counted until this is dropped.
@@ -49,7 +52,13 @@ pub(super) struct Answered {
 
 impl Traffic {
     /// A connection that was opened now.
+    #[cfg(test)]
     pub(super) fn new() -> Arc<Self> {
+        Self::of(None)
+    }
+
+    /// A connection that was opened now, from there.
+    pub(super) fn of(from: Option<FromAddress>) -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
             asked: AtomicBool::default(),
@@ -57,6 +66,7 @@ impl Traffic {
             quiet_ms: AtomicU64::default(),
             writes: AtomicBool::default(),
             unread: AtomicBool::default(),
+            from,
         })
     }
 
@@ -64,7 +74,11 @@ impl Traffic {
     pub(super) fn begins(self: &Arc<Self>) -> Running {
         self.asked.store(true, Ordering::Relaxed);
         self.unread.store(false, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
+        if self.running.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(from) = &self.from
+        {
+            from.is_used();
+        }
         Running(Arc::clone(self))
     }
 
@@ -113,7 +127,11 @@ impl Traffic {
 
     fn ends(&self) {
         self.is_quiet();
-        self.running.fetch_sub(1, Ordering::Release);
+        if self.running.fetch_sub(1, Ordering::Release) == 1
+            && let Some(from) = &self.from
+        {
+            from.is_idle();
+        }
     }
 
     /// Notes that something has ended now.

@@ -101,6 +101,24 @@ async fn an_idle_connection_gives_its_place_to_who_waits_for_one() {
 }
 
 #[tokio::test]
+async fn connections_of_one_address_that_ask_nothing_leave_places_to_another() {
+    let router = Router::new().route("/", get(|| async { "served" }));
+    let server = start(router, limits()).await;
+    let mut silent = Vec::new();
+    for _ in 0..limits().connections_max {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = async { ask(&mut socket.connect(server.address).await.unwrap()).await };
+    let served = tokio::time::timeout(Duration::from_secs(10), other).await;
+    assert!(served.expect("it has a place").ends_with("served"));
+    let mut last = silent.pop().unwrap();
+    assert!(matches!(last.read(&mut [0; 1]).await, Ok(0) | Err(_)), "one too many is closed");
+    assert!(ask(&mut silent[0]).await.ends_with("served"), "and the others are open");
+}
+
+#[tokio::test]
 async fn who_is_answered_while_it_still_sends_can_read_the_answer() {
     let router = Router::new().route("/", get(|| async { "refused" }));
     let server = start(router, limits()).await;

@@ -15,6 +15,7 @@ pub(super) fn refusal(fault: &Fault) -> Refusal {
     match &fault.kind {
         FaultKind::TooDear(bad) => Refusal::Bad(bad.clone()),
         FaultKind::Busy => Refusal::Busy(Duration::from_secs(1)),
+        FaultKind::Crowded => Refusal::Crowded(Duration::from_secs(1)),
         FaultKind::Late(_) => Refusal::Deadline(fault.kind.to_string()),
         FaultKind::Unread => Refusal::Deadline(told()),
         _ => Refusal::Upstream(told()),

@@ -30,6 +30,9 @@ pub enum FaultKind {
     /// No place in the route's queue or pool, or no descriptor for a connection: nothing was sent.
     #[error("busy")]
     Busy,
+    /// The bodies of other requests leave no room for one more body of an answer that is there already.
+    #[error("no room for its body")]
+    Crowded,
     /// Its breaker is open, or half open and its probes are taken, for so long as far as that is
     /// known: nothing was sent.
     #[error("left alone after failures")]
@@ -200,6 +203,7 @@ impl Fault {
                 | FaultKind::Unserved { .. }
                 | FaultKind::Unfit(_)
                 | FaultKind::Busy
+                | FaultKind::Crowded
                 | FaultKind::Resting(_)
                 | FaultKind::Unread
                 | FaultKind::Unpaid
@@ -248,6 +252,7 @@ impl Fault {
             FaultKind::Total => AttemptOutcome::TotalTimeout,
             FaultKind::Broken => AttemptOutcome::Broken,
             FaultKind::Unread
+            | FaultKind::Crowded
             | FaultKind::Unpaid
             | FaultKind::TooDear(_)
             | FaultKind::Late(_)

@@ -17,7 +17,8 @@ use crate::{
     wire::{BadRequest, ChatRequest},
 };
 use local_engine::{
-    Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded, Prediction,
+    COMPILERS_MAX, Engine, EngineState, HostedModel, LoadError, LoadWhen, ModelState, NotLoaded,
+    Prediction,
 };
 use policies::RouteState;
 use std::time::Duration;
@@ -42,8 +43,10 @@ impl LocalRoute {
     /// A route over a kept model.
     #[must_use]
     pub fn new(model: HostedModel, config: LocalConfig) -> Self {
-        let makers = || Makers::new(config.queue_wait_max);
-        Self { prompts: makers(), rules: makers(), model, config }
+        let wait_max = config.queue_wait_max;
+        // A rule may take seconds: who has one compiled leaves a place to others.
+        let rules = Makers::with_places(COMPILERS_MAX, COMPILERS_MAX - 1, wait_max);
+        Self { prompts: Makers::new(wait_max), rules, model, config }
     }
 
     /// The model.

@@ -218,16 +218,21 @@ impl Route {
             || !matches!(self.config.price.at(now_s), RoutePrice::Unknown)
     }
 
-    /// What exactly will be asked, under `output_cap` tokens per choice.
+    /// What exactly will be asked for a key, under `output_cap` tokens per choice.
     ///
     /// # Errors
     /// [`FaultKind::Unfit`] when this route cannot serve the request.
-    pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<Prepared, Fault> {
+    pub async fn prepare(
+        &self,
+        key: Option<&KeyId>,
+        request: &ChatRequest,
+        output_cap: u64,
+    ) -> Result<Prepared, Fault> {
         self.check_own_tool(request)?;
         match &self.source {
             Source::Local(local) => {
                 // Boxed: to make a prompt takes room that requests to clouds need not carry about.
-                let job = Box::pin(local.prepare(request, output_cap)).await?;
+                let job = Box::pin(local.prepare(key, request, output_cap)).await?;
                 Ok(Prepared {
                     bounds: job.bounds(),
                     prompt_tokens: job.bounds().prompt_tokens,

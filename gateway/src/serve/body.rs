@@ -6,7 +6,8 @@
 
 use super::{Gateway, headers};
 use crate::{
-    admission::BodyRoom,
+    admission::{BodyRoom, NoRoom, SHARE_OF_GATEWAYS},
+    caller::Caller,
     makers::{NotMade, Wanted},
     refusal::Refusal,
     wire::BadRequest,
@@ -27,6 +28,8 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 const BROTLI_BUFFER_BYTES: usize = 16 * 1024;
 /// What is decompressed at a time.
 const PIECE_BYTES: usize = 16 * 1024;
+/// Longest body that is read on its request's own thread: about a millisecond.
+const READ_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// Encodings that may lie on top of each other.
 const ENCODINGS_MAX: usize = 2;
 
@@ -46,13 +49,14 @@ enum Encoding {
 /// there is room for beside others.
 pub(super) async fn whole(
     gateway: &Gateway,
+    caller: &Caller,
     body: Body,
     headers: &HeaderMap,
 ) -> Result<(Bytes, BodyRoom), Refusal> {
     let limits = &gateway.config.limits;
     headers::refuse_long_body(headers, limits.body_bytes_max)?;
     let encodings = encodings(headers)?;
-    let mut room = gateway.admission.body_room();
+    let mut room = gateway.admission.body_room(caller);
     let collected = collect(body, limits.body_bytes_max, &mut room);
     let body = tokio::time::timeout(limits.body_read_max, collected)
         .await
@@ -63,7 +67,26 @@ pub(super) async fn whole(
     let bytes_max = limits.body_bytes_max;
     // Boxed: few bodies are compressed, and every request would have room for it.
     let decode = move |wanted: &Wanted| decoded(encodings, body, bytes_max, room, wanted);
-    Box::pin(gateway.admission.decoders().make(false, decode)).await
+    Box::pin(gateway.admission.readers().make(Some(caller.id()), false, decode)).await
+}
+
+/// What `read` makes of a body: on the request's own thread, or where it is long on one that may block, so
+/// that nobody else's request waits for it.
+///
+/// # Errors
+/// `read`'s own; [`Refusal::Crowded`] where too many are being read.
+pub(super) async fn read_apart<T: Send + 'static>(
+    gateway: &Gateway,
+    caller: &Caller,
+    read: impl FnOnce() -> Result<T, BadRequest> + Send + 'static,
+) -> Result<T, Refusal> {
+    let read = move |_: &Wanted| read().map_err(Refusal::Bad);
+    gateway.admission.readers().make(Some(caller.id()), false, read).await
+}
+
+/// Whether a body of so many bytes is read by [`read_apart`].
+pub(super) fn is_long(body: &Bytes) -> bool {
+    body.len() > READ_INLINE_BYTES_MAX
 }
 
 async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<Bytes, Refusal> {
@@ -79,9 +102,7 @@ async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<By
             Err(_) => return Err(broken("the request body ended before it was whole")),
         };
         let Ok(data) = frame.into_data() else { continue };
-        if !room.grow_to(first.len() + joined.len() + data.len()) {
-            return Err(no_room());
-        }
+        room.grow_to(first.len() + joined.len() + data.len())?;
         if first.is_empty() && joined.is_empty() {
             first = data;
         } else {
@@ -92,8 +113,21 @@ async fn collect(body: Body, bytes_max: usize, room: &mut BodyRoom) -> Result<By
     Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
-fn no_room() -> Refusal {
-    Refusal::Busy(Duration::from_secs(1))
+/// How long a caller is told to wait for the end of other bodies: nobody knows when one ends.
+const ROOM_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl From<NoRoom> for Refusal {
+    fn from(why: NoRoom) -> Self {
+        match why {
+            NoRoom::Full => Self::Crowded(ROOM_RETRY_AFTER),
+            NoRoom::Share(bytes_max) => Self::RateLimited {
+                scope: SHARE_OF_GATEWAYS.to_owned(),
+                limit: format!("{bytes_max} bytes of request bodies at once"),
+                left: 0,
+                retry_after: ROOM_RETRY_AFTER,
+            },
+        }
+    }
 }
 
 /// The encodings that the headers name, in the order in which they were applied.
@@ -169,9 +203,7 @@ impl Output<'_> {
             if bytes > self.bytes_max {
                 return Err(Refusal::TooLarge(self.bytes_max));
             }
-            if !self.room.grow_to(bytes) {
-                return Err(no_room());
-            }
+            self.room.grow_to(bytes)?;
             decoded.extend_from_slice(&piece[..read]);
         }
         Err(broken("nobody waits for the request body"))
@@ -185,8 +217,8 @@ fn not_as_said() -> Refusal {
 impl From<NotMade> for Refusal {
     fn from(why: NotMade) -> Self {
         match why {
-            NotMade::Busy => no_room(),
-            NotMade::Died(_) => broken("the request body could not be decompressed"),
+            NotMade::Busy => NoRoom::Full.into(),
+            NotMade::Died(_) => broken("the request body could not be read"),
         }
     }
 }
@@ -198,7 +230,10 @@ fn broken(message: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::Bodies, makers::Makers};
+    use crate::{
+        admission::{Bodies, KeyBodies},
+        makers::Makers,
+    };
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write as _;
 
@@ -215,11 +250,13 @@ mod tests {
         let bodies = Bodies::new(2 * MIB);
         let gzip = || vec![Encoding::Gzip];
         let decode = |bytes, bytes_max| {
-            decoded(gzip(), zeros(bytes), bytes_max, bodies.room(), &Wanted::default())
+            let room = bodies.room(&KeyBodies::default());
+            decoded(gzip(), zeros(bytes), bytes_max, room, &Wanted::default())
         };
         let (body, room) = decode(MIB, 8 * MIB).unwrap();
         assert_eq!(body.len(), MIB);
-        assert!(matches!(decode(MIB + 1024, 8 * MIB), Err(Refusal::Busy(_))), "beside the other");
+        let refused = decode(MIB + 1024, 8 * MIB);
+        assert!(matches!(refused, Err(Refusal::Crowded(_))), "beside the other");
         assert!(matches!(decode(MIB, MIB - 1), Err(Refusal::TooLarge(_))));
         drop(room);
         assert_eq!(decode(2 * MIB, 8 * MIB).unwrap().0.len(), 2 * MIB);
@@ -235,7 +272,7 @@ mod tests {
             // Its length is not told: the window is as it was set.
             encoder.flush().unwrap();
             let body = Bytes::from(encoder.finish().unwrap());
-            let room = bodies.room();
+            let room = bodies.room(&KeyBodies::default());
             let zstd = vec![Encoding::Zstd];
             decoded(zstd, body, MIB, room, &Wanted::default()).map(|(body, _)| body)
         };
@@ -247,14 +284,15 @@ mod tests {
     async fn a_decoder_keeps_its_room_until_it_ends_and_ends_when_its_client_has_left() {
         let bodies = Bodies::new(MIB);
         let decoders = Makers::new(Duration::from_secs(60));
-        let mut room = bodies.room();
-        assert!(room.grow_to(MIB));
+        let of_key = KeyBodies::default();
+        let mut room = bodies.room(&of_key);
+        room.grow_to(MIB).unwrap();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let endless = move |wanted: &Wanted| {
             tell.send(()).unwrap();
             Output { bytes_max: MIB, room: &mut room, wanted }.of(Endless)
         };
-        let decoding = decoders.make(false, endless);
+        let decoding = decoders.make(None, false, endless);
         let leaves = async {
             while told.try_recv().is_err() {
                 tokio::task::yield_now().await;
@@ -265,7 +303,7 @@ mod tests {
             () = leaves => {}
         }
         // Another one finds room once that has ended, which it does.
-        while !bodies.room().grow_to(MIB) {
+        while bodies.room(&of_key).grow_to(MIB).is_err() {
             tokio::task::yield_now().await;
         }
     }

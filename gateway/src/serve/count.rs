@@ -11,7 +11,7 @@ use super::{
     headers,
 };
 use crate::{
-    ledger::Endpoint,
+    ledger::{Endpoint, KeyId},
     refusal::Refusal,
     routes::{FaultKind, Source},
     wire::{ChatRequest, anthropic},
@@ -57,17 +57,25 @@ async fn count(
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     life.caller = Some(Arc::clone(&caller));
     let _permit = gateway.admission.admit(&caller)?;
-    let (body, _room) = body::whole(gateway, body, &head.headers).await?;
-    let request = anthropic::read_messages_to_count(body, &head.headers)?;
+    let (body, _room) = body::whole(gateway, &caller, body, &head.headers).await?;
+    let request = if body::is_long(&body) {
+        let headers = head.headers;
+        let read = move || anthropic::read_messages_to_count(body, &headers);
+        body::read_apart(gateway, &caller, read).await?
+    } else {
+        anthropic::read_messages_to_count(body, &head.headers)?
+    };
     let request = admitted(gateway, &caller, request);
-    let facts = facts(gateway, &caller, &request)?;
+    let mut facts = facts(gateway, &caller, &request)?;
+    // No context has to hold what is only counted.
+    facts.request.prompt_tokens.min = 0;
     let decision = decide(&gateway.policy.current(), &facts).map_err(|refuse| {
         let refusal = headers::policy_refusal(&gateway.routes, &refuse, &facts);
         life.refused = Some(refuse);
         refusal.named_for(life.endpoint)
     })?;
     life.decision = Some(Arc::clone(&decision));
-    let counted = exact(gateway, &request, &decision).await;
+    let counted = exact(gateway, caller.id(), &request, &decision).await;
     match counted.map_err(|refusal| refusal.named_for(life.endpoint))? {
         Some(tokens) => Ok((tokens, true)),
         None => Ok((request.prompt_tokens_estimate, false)),
@@ -77,6 +85,7 @@ async fn count(
 /// The count of the first planned route, where that is the model in this process.
 async fn exact(
     gateway: &Gateway,
+    key: &KeyId,
     request: &ChatRequest,
     decision: &Decision,
 ) -> Result<Option<u64>, Refusal> {
@@ -84,7 +93,7 @@ async fn exact(
         return Ok(None);
     };
     let Source::Local(local) = &route.source else { return Ok(None) };
-    local.count(request).await.map_err(|fault| match fault.kind {
+    local.count(Some(key), request).await.map_err(|fault| match fault.kind {
         FaultKind::Unfit(bad) => Refusal::Bad(bad),
         FaultKind::Busy | FaultKind::Unloaded => Refusal::Busy(Duration::from_secs(1)),
         kind => Refusal::RouteDown(format!("route `{}` failed: {kind}", route.id()), None),

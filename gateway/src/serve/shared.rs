@@ -148,7 +148,7 @@ pub(super) async fn follow(
         }
     };
     life.recorded = true;
-    let Asked { request, mut open, permit, .. } = *asked;
+    let Asked { request, mut open, permit, room, .. } = *asked;
     open.notes.answer_of = Some(head.request);
     // Nothing is sent for it.
     open.passed = None;
@@ -167,7 +167,11 @@ pub(super) async fn follow(
     }
     let started = Started::shared(head, Answer::Shared(waiter));
     let head = answer_head(gateway, life, &started);
-    let relay = Relay::new(started, Some(open), &request, head, Some(permit));
+    let mut relay = Relay::new(started, Some(open), &request, head, Some(permit));
+    // Its own ids stand all over it: nothing of it is shared.
+    if request.responses.is_some() && !request.stream {
+        relay = relay.within(room);
+    }
     relayed(gateway, life, headers, relay).await
 }
 

@@ -5,7 +5,7 @@
 //! absent. A provider's payload stays as it is to the byte, but for the cost in its `usage`.
 
 use super::{
-    Choice, Delta, DeltaKind, FinishReason, Gathered, Likely, TokenLogprob, ToolCall,
+    Choice, Delta, DeltaKind, FinishReason, Gathered, Likely, Pieces, TokenLogprob, ToolCall,
     json::{self, Span},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -176,14 +176,45 @@ pub fn whole(head: &AnswerHead, answer: &Gathered, usage: &Usage, cost: Option<&
     let text: usize = answer.choices.iter().map(|choice| choice.text.len()).sum();
     let mut body = BytesMut::with_capacity(text + text / 8 + 640);
     put_head(&mut body, head, "chat.completion");
-    body.put_slice(b"\"choices\":[");
-    for (index, choice) in answer.choices.iter().enumerate() {
-        put_whole_choice(&mut body, index, choice);
-    }
-    body.put_slice(br#"],"usage":"#);
-    put_usage(&mut body, usage, cost);
-    body.put_slice(b"}");
+    put_whole_choices(&mut body, answer);
+    put_end(&mut body, usage, cost);
     body.freeze()
+}
+
+/// What such answers have in common that say the same.
+pub(super) fn content(answer: &Gathered) -> Bytes {
+    let mut content = BytesMut::new();
+    put_whole_choices(&mut content, answer);
+    content.freeze()
+}
+
+/// The whole answer around that.
+pub(super) fn around(
+    head: &AnswerHead,
+    content: Bytes,
+    usage: &Usage,
+    cost: Option<&Cost>,
+) -> Pieces {
+    let mut body = BytesMut::with_capacity(640);
+    put_head(&mut body, head, "chat.completion");
+    let before = body.split().freeze();
+    put_end(&mut body, usage, cost);
+    Pieces::of([before, content, body.freeze()])
+}
+
+fn put_whole_choices(out: &mut BytesMut, answer: &Gathered) {
+    out.put_slice(b"\"choices\":[");
+    for (index, choice) in answer.choices.iter().enumerate() {
+        put_whole_choice(out, index, choice);
+    }
+    out.put_slice(b"]");
+}
+
+/// What follows the choices.
+pub(super) fn put_end(out: &mut BytesMut, usage: &Usage, cost: Option<&Cost>) {
+    out.put_slice(br#","usage":"#);
+    put_usage(out, usage, cost);
+    out.put_slice(b"}");
 }
 
 fn put_whole_choice(out: &mut BytesMut, index: usize, choice: &Choice) {
@@ -291,6 +322,23 @@ pub fn with_cost(payload: &Bytes, usage_at: &Range<usize>, cost: &Cost) -> Bytes
         Some(edits) => splice(payload, &edits),
         None => payload.clone(),
     }
+}
+
+/// The same of a whole answer, whose bytes are not copied where they are many.
+pub fn with_cost_whole(payload: &Bytes, usage_at: &Range<usize>, cost: &Cost) -> Pieces {
+    if !Pieces::stays(payload.len()) {
+        return with_cost(payload, usage_at, cost).into();
+    }
+    let Some(edits) = usage_edits(payload, usage_at, cost) else { return payload.clone().into() };
+    let part =
+        |at: Range<usize>| payload.get(at).map_or_else(Bytes::new, |it| payload.slice_ref(it));
+    let (mut pieces, mut from) = (Vec::with_capacity(2 * edits.len() + 1), 0);
+    for edit in edits {
+        pieces.extend([part(from..edit.at.start), Bytes::from(edit.with)]);
+        from = edit.at.end;
+    }
+    pieces.push(part(from..payload.len()));
+    Pieces::of(pieces)
 }
 
 /// One replacement of a range of bytes.

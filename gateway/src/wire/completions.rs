@@ -5,7 +5,7 @@
 
 use super::{
     Ask, BadRequest, ChatRequest, Choice, CompletionAsk, Delta, DeltaKind, FinishReason, Gathered,
-    Needs, Prompt, TokenLogprob, ask,
+    Needs, Pieces, Prompt, TokenLogprob, ask,
     chat::{self, AnswerHead, Cost},
     check,
     fields::Field,
@@ -212,6 +212,26 @@ impl Completion {
     pub fn whole(mut self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
         let mut body = BytesMut::with_capacity(1024);
         body.put_slice(&self.start);
+        self.put_choices(&mut body, answer);
+        chat::put_end(&mut body, usage, cost);
+        body.freeze()
+    }
+
+    /// What such answers have in common that say the same.
+    pub(super) fn content(mut self, answer: &Gathered) -> Bytes {
+        let mut content = BytesMut::new();
+        self.put_choices(&mut content, answer);
+        content.freeze()
+    }
+
+    /// The whole answer around that.
+    pub(super) fn around(self, content: Bytes, usage: &Usage, cost: Option<&Cost>) -> Pieces {
+        let mut end = BytesMut::with_capacity(512);
+        chat::put_end(&mut end, usage, cost);
+        Pieces::of([Bytes::from(self.start), content, end.freeze()])
+    }
+
+    fn put_choices(&mut self, body: &mut BytesMut, answer: &Gathered) {
         body.put_slice(b"\"choices\":[");
         for (index, choice) in answer.choices.iter().enumerate() {
             if index > 0 {
@@ -222,12 +242,9 @@ impl Completion {
             let finish = Some(finish.as_ref().unwrap_or(&FinishReason::Stop));
             let mut place = Place::default();
             place.pass(echo.as_bytes());
-            put_choice(&mut body, index, &(echo + text), logprobs, &mut place, finish);
+            put_choice(body, index, &(echo + text), logprobs, &mut place, finish);
         }
-        body.put_slice(b"],\"usage\":");
-        chat::put_usage(&mut body, usage, cost);
-        body.put_slice(b"}");
-        body.freeze()
+        body.put_slice(b"]");
     }
 }
 

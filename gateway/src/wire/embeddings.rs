@@ -3,7 +3,7 @@
 //! **Invariant:** vectors come in the order of the inputs and are numbered so.
 
 use super::{
-    Ask, BadRequest, ChatRequest, EmbeddingAsk,
+    Ask, BadRequest, ChatRequest, EmbeddingAsk, Pieces,
     chat::{self, Cost},
     check,
     completions::measure,
@@ -81,6 +81,24 @@ pub fn whole(
     usage: &Usage,
     cost: Option<&Cost>,
 ) -> Bytes {
+    let mut body = with_content(vectors, base64);
+    put_end(&mut body, model, usage, cost);
+    body.freeze()
+}
+
+/// What such answers have in common that say the same.
+pub(super) fn content(vectors: &[Vec<f32>], base64: bool) -> Bytes {
+    with_content(vectors, base64).freeze()
+}
+
+/// The whole answer around that.
+pub(super) fn around(model: &str, content: Bytes, usage: &Usage, cost: Option<&Cost>) -> Pieces {
+    let mut end = BytesMut::with_capacity(256);
+    put_end(&mut end, model, usage, cost);
+    Pieces::of([content, end.freeze()])
+}
+
+fn with_content(vectors: &[Vec<f32>], base64: bool) -> BytesMut {
     let numbers: usize = vectors.iter().map(Vec::len).sum();
     let mut body = BytesMut::with_capacity(numbers * 12 + vectors.len() * 64 + 256);
     body.put_slice(b"{\"object\":\"list\",\"data\":[");
@@ -91,17 +109,21 @@ pub fn whole(
         put_vector(&mut body, vector, base64);
         body.put_slice(b"}");
     }
-    body.put_slice(b"],\"model\":");
-    chat::put_string(&mut body, model);
+    body.put_slice(b"]");
+    body
+}
+
+fn put_end(body: &mut BytesMut, model: &str, usage: &Usage, cost: Option<&Cost>) {
+    body.put_slice(b",\"model\":");
+    chat::put_string(body, model);
     let _ = write!(
         body,
         r#","usage":{{"prompt_tokens":{},"total_tokens":{}"#,
         usage.prompt(),
         usage.total()
     );
-    chat::put_cost(&mut body, cost);
+    chat::put_cost(body, cost);
     body.put_slice(b"}}");
-    body.freeze()
 }
 
 /// Numbers, or their little-endian bytes in base64.

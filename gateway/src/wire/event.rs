@@ -42,6 +42,13 @@ pub enum Event {
     Delta(Delta),
     /// The vectors of an embedding request, in the order of its inputs.
     Vectors(Vec<Vec<f32>>),
+    /// What a whole answer says, in the format of all the clients that share it.
+    Written {
+        /// What is the same in all of their answers: [`super::Outer::content`].
+        content: Bytes,
+        /// The service tier that served it, where that was told.
+        service: Option<ServiceTier>,
+    },
     /// The answer ended: nothing follows. Every choice has had its [`DeltaKind::Finish`] before.
     End {
         /// What it used, in disjoint buckets.
@@ -187,6 +194,7 @@ impl Event {
                 usize::try_from(text).unwrap_or(usize::MAX).saturating_add(likely)
             }
             Self::Vectors(vectors) => vectors.iter().map(|vector| 4 * vector.len()).sum(),
+            Self::Written { content, .. } => content.len(),
             Self::Begin { .. } | Self::End { .. } => 0,
         };
         held.saturating_add(size_of::<Self>())
@@ -204,6 +212,7 @@ impl Event {
             | Self::Begin { .. }
             | Self::Delta(_)
             | Self::Vectors(_)
+            | Self::Written { .. }
             | Self::End { .. } => {}
         }
         self
@@ -217,7 +226,7 @@ impl Event {
                 seen.visible || seen.reasoning_bytes > 0
             }
             Self::Delta(delta) => delta.visible() || delta.reasoning_bytes() > 0,
-            Self::Vectors(_) => true,
+            Self::Vectors(_) | Self::Written { .. } => true,
             Self::Begin { .. } | Self::End { .. } => false,
         }
     }
@@ -230,7 +239,7 @@ impl Event {
             Self::Chunk { seen, .. } | Self::Own { seen, .. } => seen.finish.is_some(),
             Self::Delta(delta) => matches!(delta.kind, DeltaKind::Finish(_)),
             Self::Begin { .. } => false,
-            Self::Whole { .. } | Self::Vectors(_) | Self::End { .. } => true,
+            Self::Whole { .. } | Self::Vectors(_) | Self::Written { .. } | Self::End { .. } => true,
         };
         ends || self.speaks()
     }

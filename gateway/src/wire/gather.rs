@@ -10,6 +10,10 @@ const CHOICES_MAX: usize = 128;
 /// Most tool calls of one choice.
 const CALLS_MAX: usize = 256;
 
+/// What it takes to write one number of a vector, and a token with its likelihood.
+const NUMBER_BYTES: usize = 12;
+const LIKELY_BYTES: usize = 64;
+
 /// An answer as far as it has come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gathered {
@@ -78,6 +82,13 @@ impl Gathered {
 }
 
 impl Gathered {
+    /// Bytes that it takes to write it, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let numbers: usize = self.vectors.iter().map(|vector| NUMBER_BYTES * vector.len()).sum();
+        self.choices.iter().map(Choice::bytes).sum::<usize>() + numbers
+    }
+
     /// The pieces again: each choice whole, in the order in which a stream has them.
     pub fn into_deltas(self) -> impl Iterator<Item = Delta> {
         self.choices.into_iter().zip(0_u32..).flat_map(|(choice, number)| {
@@ -104,6 +115,17 @@ fn grown<T: Default>(list: &mut Vec<T>, index: u32, most: usize) -> Option<&mut 
         list.push(T::default());
     }
     list.get_mut(index)
+}
+
+impl Choice {
+    fn bytes(&self) -> usize {
+        let texts = [&self.text, &self.reasoning, &self.signature, &self.refusal];
+        let texts: usize = texts.into_iter().map(String::len).sum();
+        let calls: usize = self.calls.iter().map(|call| call.arguments.len()).sum();
+        let likely: usize =
+            self.logprobs.iter().map(|token| LIKELY_BYTES * (1 + token.top.len())).sum();
+        texts + calls + likely
+    }
 }
 
 fn append(whole: &mut String, piece: String) {

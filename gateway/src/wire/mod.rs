@@ -17,6 +17,7 @@ mod local;
 mod messages;
 mod named;
 mod outer;
+mod pieces;
 mod priced;
 mod put;
 mod question;
@@ -40,6 +41,7 @@ pub use local::{
 };
 pub use named::{name, named};
 pub use outer::{Outer, id_prefix};
+pub use pieces::Pieces;
 pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};

@@ -4,7 +4,7 @@
 //! everything else goes through deltas, whatever the route.
 
 use super::{
-    Ask, ChatRequest, Delta, Gathered,
+    Ask, ChatRequest, Delta, Gathered, Pieces,
     anthropic::Messages,
     chat::{self, AnswerHead, Chunks, Cost},
     completions::Completion,
@@ -149,6 +149,37 @@ impl Outer {
             Self::Chat(_) | Self::Completion(_) | Self::Embedding { .. } => {
                 sse::event(refusal.to_json().as_bytes())
             }
+        }
+    }
+
+    /// Whether all that is long in a whole answer is the same for all who share it ([`Self::content`]). A
+    /// response has its own id in every item of its output, and is kept by it.
+    #[must_use]
+    pub fn has_content(&self) -> bool {
+        !matches!(self, Self::Responses(_))
+    }
+
+    /// What is the same in the whole answers of all who share this one; nothing where there is no such.
+    #[must_use]
+    pub fn content(self, answer: &Gathered) -> Bytes {
+        match self {
+            Self::Chat(_) => chat::content(answer),
+            Self::Completion(completion) => completion.content(answer),
+            Self::Messages(_) => Messages::content(answer),
+            Self::Responses(_) => Bytes::new(),
+            Self::Embedding { base64, .. } => embeddings::content(&answer.vectors, base64),
+        }
+    }
+
+    /// The whole unstreamed answer around that.
+    #[must_use]
+    pub fn around(self, content: Bytes, usage: &Usage, cost: Option<&Cost>) -> Pieces {
+        match self {
+            Self::Chat(it) => chat::around(&it.head, content, usage, cost),
+            Self::Completion(completion) => completion.around(content, usage, cost),
+            Self::Messages(messages) => messages.around(content, usage, cost),
+            Self::Responses(_) => content.into(),
+            Self::Embedding { model, .. } => embeddings::around(&model, content, usage, cost),
         }
     }
 

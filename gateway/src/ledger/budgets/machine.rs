@@ -128,7 +128,7 @@ impl Machine {
         match self.take(path, need, at, None) {
             Ok(holds) => Ok(Ok(holds)),
             Err(obstacle) => match obstacle.on {
-                Some(on) if !self.waiting.is_full() => {
+                Some(on) if self.waiting.has_place(path) => {
                     let (place, woken) = self.waiting.join(path.clone(), need, on);
                     Ok(Err(Ticket { place, woken }))
                 }

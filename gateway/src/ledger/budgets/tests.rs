@@ -1,6 +1,6 @@
 //! The machine against a plain model that remembers everything and adds it up anew each time.
 
-use super::*;
+use super::{waiting::WAITING_MAX, *};
 use crate::{caller::Window, ledger::KeyId};
 use proptest::prelude::*;
 
@@ -534,6 +534,21 @@ fn run(steps: Vec<Step>, straight: bool) {
             }
         }
     }
+}
+
+#[test]
+fn a_key_whose_requests_all_wait_leaves_places_in_the_line_to_others() {
+    let team = (Scope::Team(name("red")), vec![spec(Window::Total, Unit::Money, 100)], vec![]);
+    let mut machine = machine(&[team]);
+    let floods = path("key_a", "red", "run-1", &[]);
+    let _runs = machine.reserve(&floods, need(90, 0), at(NOON)).unwrap();
+    let mut waits = |path: &BudgetPath| {
+        machine.reserve_or_wait(path, need(50, 0), at(NOON)).is_ok_and(|held| held.is_err())
+    };
+    let places = (0..WAITING_MAX).take_while(|_| waits(&floods)).count();
+    assert_eq!(places, WAITING_MAX * 3 / 4);
+    assert!(waits(&path("key_b", "red", "run-1", &[])), "another key waits in its turn");
+    assert!(!waits(&floods));
 }
 
 /// Those who are the first to wait for their budget.

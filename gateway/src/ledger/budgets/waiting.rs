@@ -1,10 +1,15 @@
 //! Requests that wait for what running ones may give back, in order.
 //!
 //! **Invariant:** whoever waits for something of a budget is served before anyone who comes later
-//! wants the same of it; a place that is left gives back whatever was granted to it.
+//! wants the same of it; a place that is left gives back whatever was granted to it; one key takes no more
+//! than its share of the line ([`crate::share`]).
 
 use super::{BudgetPath, Holds, Need, Scope, Unit};
-use crate::{caller::Window, ledger::Short};
+use crate::{
+    caller::Window,
+    ledger::{KeyId, Short},
+    share::is_fair,
+};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
@@ -50,13 +55,25 @@ pub(super) struct Waiter {
     wake: Option<oneshot::Sender<()>>,
 }
 
+/// The key whose request a path is of.
+fn key(path: &BudgetPath) -> Option<&KeyId> {
+    path.scopes().iter().find_map(|scope| match scope {
+        Scope::Key(key) => Some(key),
+        _ => None,
+    })
+}
+
 impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
         self.line.is_empty()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.line.len() >= WAITING_MAX
+    /// Whether there is a place for a request of this path.
+    pub(super) fn has_place(&self, path: &BudgetPath) -> bool {
+        let Some(free) = WAITING_MAX.checked_sub(self.line.len() + 1) else { return false };
+        let key = key(path);
+        let mine = self.line.values().filter(|waiter| self::key(&waiter.path) == key).count();
+        mine == 0 || is_fair(mine + 1, free)
     }
 
     /// How many wait for something of a budget that is `needed`, before `place` (before a newcomer

@@ -319,6 +319,7 @@ impl Summary {
             }
             Event::Begin { .. } => {}
             Event::Vectors(_) => panic!("vectors of a chat"),
+            Event::Written { .. } => panic!("nobody shares it"),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     vectors::Vectors,
 };
 use crate::{
-    ledger::{Extension, ModelFile},
+    ledger::{Extension, KeyId, ModelFile},
     makers::Wanted,
     wire::{self, Ask, BadRequest, ChatRequest, CompletionAsk, EmbeddingAsk},
 };
@@ -68,6 +68,14 @@ struct Drawing {
     constraint: Option<Constraint>,
 }
 
+/// A request, whose it is and the model that is asked.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    engine: &'a Engine,
+    key: Option<&'a KeyId>,
+    request: &'a ChatRequest,
+}
+
 /// An answer's output cap in tokens.
 #[derive(Clone, Copy)]
 struct Cap {
@@ -104,12 +112,18 @@ impl LocalRoute {
     /// # Errors
     /// [`FaultKind::Unfit`] when the engine cannot do what is asked or a prompt is too long,
     /// [`FaultKind::Busy`], [`FaultKind::Unloaded`] and [`FaultKind::Down`] when the model is not there.
-    pub async fn prepare(&self, request: &ChatRequest, output_cap: u64) -> Result<LocalJob, Fault> {
+    pub async fn prepare(
+        &self,
+        key: Option<&KeyId>,
+        request: &ChatRequest,
+        output_cap: u64,
+    ) -> Result<LocalJob, Fault> {
         let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
+        let of = Of { engine: &engine, key, request };
         let work = match &request.ask {
-            Ask::Chat => self.chat(&engine, request, output_cap).await?,
-            Ask::Completion(asked) => self.completion(&engine, request, asked, output_cap).await?,
-            Ask::Embedding(asked) => self.embedding(&engine, request, asked).await?,
+            Ask::Chat => self.chat(of, output_cap).await?,
+            Ask::Completion(asked) => self.completion(of, asked, output_cap).await?,
+            Ask::Embedding(asked) => self.embedding(of, asked).await?,
         };
         // The engine looks at the clock between steps: a job can go over by its part of one.
         let part = u64::from(engine.info().prefill_chunk).min(work.prompt_tokens_max());
@@ -122,7 +136,11 @@ impl LocalRoute {
     ///
     /// # Errors
     /// As [`LocalRoute::prepare`].
-    pub async fn count(&self, request: &ChatRequest) -> Result<Option<u64>, Fault> {
+    pub async fn count(
+        &self,
+        key: Option<&KeyId>,
+        request: &ChatRequest,
+    ) -> Result<Option<u64>, Fault> {
         let engine = self.model().engine().await.map_err(|error| not_loaded(&error))?;
         let ask = wire::local_ask(request).map_err(unfit)?;
         let words = words(&engine, request.endpoint, ask.words)?;
@@ -136,15 +154,11 @@ impl LocalRoute {
                 Err(error) => Err(prompt_fault("messages", &error)),
             }
         };
-        self.prompts.make(is_little(request), count).await
+        self.prompts.make(key, is_little(request), count).await
     }
 
-    async fn chat(
-        &self,
-        engine: &Engine,
-        request: &ChatRequest,
-        output_cap: u64,
-    ) -> Result<Work, Fault> {
+    async fn chat(&self, of: Of<'_>, output_cap: u64) -> Result<Work, Fault> {
+        let Of { engine, key, request } = of;
         let ask = wire::local_ask(request).map_err(unfit)?;
         let words = words(engine, request.endpoint, ask.words)?;
         let (messages, tools, continued) = (ask.messages, ask.tools, ask.continued);
@@ -160,10 +174,10 @@ impl LocalRoute {
             let tokens = prompts_of.tokenize_while(&chat, &|| wanted.is_so());
             tokens.map_err(|error| prompt_fault("messages", &error))
         };
-        let prompt = self.prompts.make(is_little(request), make).await?;
+        let prompt = self.prompts.make(key, is_little(request), make).await?;
         let constraint = match tools {
-            Some(tools) => Some(self.calls_rule(engine, tools, tools_param).await?),
-            None => self.compiled(engine, rule).await?,
+            Some(tools) => Some(self.calls_rule(of, tools, tools_param).await?),
+            None => self.compiled(of, rule).await?,
         };
         let drawing = Drawing {
             sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
@@ -186,11 +200,11 @@ impl LocalRoute {
 
     async fn completion(
         &self,
-        engine: &Engine,
-        request: &ChatRequest,
+        of: Of<'_>,
         asked: &CompletionAsk,
         output_cap: u64,
     ) -> Result<Work, Fault> {
+        let Of { engine, key, request } = of;
         let ask = wire::local_completion(request, asked).map_err(unfit)?;
         let (prompts, rule) = (ask.prompts, ask.rule);
         let rule_param = rule.as_ref().map(|(param, _)| *param);
@@ -198,8 +212,8 @@ impl LocalRoute {
         let make = move |wanted: &Wanted| {
             all_tokens(&prompts_of, "prompt", prompts, Engine::tokenize_raw, wanted)
         };
-        let prompts = self.prompts.make(is_little(request), make).await?;
-        let constraint = self.compiled(engine, rule).await?;
+        let prompts = self.prompts.make(key, is_little(request), make).await?;
+        let constraint = self.compiled(of, rule).await?;
         let drawing = Drawing {
             sampling: wire::local_sampling(request, ask.sampling, &engine.info().sampling),
             ignore_end: ask.ignore_end,
@@ -226,18 +240,14 @@ impl LocalRoute {
         })
     }
 
-    async fn embedding(
-        &self,
-        engine: &Engine,
-        request: &ChatRequest,
-        asked: &EmbeddingAsk,
-    ) -> Result<Work, Fault> {
+    async fn embedding(&self, of: Of<'_>, asked: &EmbeddingAsk) -> Result<Work, Fault> {
+        let Of { engine, key, request } = of;
         let ask = wire::local_embedding(request, asked).map_err(unfit)?;
         let prompts_of = engine.clone();
         let make = move |wanted: &Wanted| {
             all_tokens(&prompts_of, "input", ask.texts, Engine::tokenize_text, wanted)
         };
-        let inputs = self.prompts.make(is_little(request), make).await?;
+        let inputs = self.prompts.make(key, is_little(request), make).await?;
         let most = engine.embed_tokens_max();
         if let Some(long) = inputs.iter().map(Vec::len).find(|tokens| *tokens > most as usize) {
             return Err(unfit(too_long("input", long, most)));
@@ -258,28 +268,28 @@ impl LocalRoute {
     /// What an answer must match, ready to be drawn by.
     async fn compiled(
         &self,
-        engine: &Engine,
+        of: Of<'_>,
         rule: Option<(&'static str, Rule)>,
     ) -> Result<Option<Constraint>, Fault> {
         let Some((param, rule)) = rule else { return Ok(None) };
-        let engine = engine.clone();
+        let engine = of.engine.clone();
         let compile =
             move |_: &Wanted| engine.constrain(&rule).map_err(|error| rule_fault(param, &error));
-        self.rules.make(false, compile).await.map(Some)
+        self.rules.make(of.key, false, compile).await.map(Some)
     }
 
     /// What keeps an answer's calls well-formed.
     async fn calls_rule(
         &self,
-        engine: &Engine,
+        of: Of<'_>,
         tools: Tools,
         param: &'static str,
     ) -> Result<Constraint, Fault> {
-        let engine = engine.clone();
+        let engine = of.engine.clone();
         let compile = move |_: &Wanted| {
             engine.constrain_calls(&tools).map_err(|error| rule_fault(param, &error))
         };
-        self.rules.make(false, compile).await
+        self.rules.make(of.key, false, compile).await
     }
 
     fn job(

@@ -62,9 +62,16 @@ pub(super) struct State {
     cache_answers: Gauge,
     cache_bytes: Gauge,
     cache_flights: Gauge,
+    shared_bytes: Family<SharedLabels, Gauge>,
+    shared_let_go: Family<SharedLabels, Counter>,
     webhook_waiting: Family<WebhookLabels, Gauge>,
     webhook_failures: Family<WebhookLabels, Gauge>,
     webhook_deliveries: Family<DeliveryLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SharedLabels {
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -293,6 +300,7 @@ impl State {
         set(&self.store_lost_notices, store.lost_notices);
         self.reservations.set(signed(store.open_reservations));
         self.read_cache(&gateway.cache.counts());
+        self.read_shared("idempotency", &gateway.idempotency.counts());
         self.read_webhooks(gateway);
         self.read_models(gateway);
         for (route, pico) in gateway.idle.costs() {
@@ -389,9 +397,28 @@ impl State {
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
+        registry.register(
+            "shared_answer_bytes",
+            "Bytes of answers that several requests may have (by the answer cache, or by an \
+             idempotency key): that are coming, kept, or still being given",
+            self.shared_bytes.clone(),
+        );
+        registry.register(
+            "shared_answers_let_go",
+            "Such answers that let go of their beginning while they came, because they were too long \
+             or all together took too much: they are not given again",
+            self.shared_let_go.clone(),
+        );
+    }
+
+    fn read_shared(&self, by: &'static str, counts: &CacheCounts) {
+        let labels = SharedLabels { by };
+        self.shared_bytes.get_or_create(&labels).set(signed(counts.held_bytes));
+        set(&self.shared_let_go.get_or_create(&labels), counts.let_go);
     }
 
     fn read_cache(&self, counts: &CacheCounts) {
+        self.read_shared("cache", counts);
         for (found, count) in
             [("hit", counts.hits), ("miss", counts.misses), ("coalesced", counts.coalesced)]
         {

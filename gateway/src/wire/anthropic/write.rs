@@ -5,7 +5,7 @@ use crate::{
     ledger::Endpoint,
     refusal::Refusal,
     wire::{
-        Choice, Delta, DeltaKind, FinishReason, Gathered, ToolCall,
+        Choice, Delta, DeltaKind, FinishReason, Gathered, Pieces, ToolCall,
         chat::{self, AnswerHead, Cost},
         id_prefix,
         json::is_whole_object,
@@ -157,18 +157,37 @@ impl Messages {
     /// Writes the whole unstreamed answer.
     #[must_use]
     pub fn whole(&self, answer: &Gathered, usage: &Usage, cost: Option<&Cost>) -> Bytes {
-        let quiet = Choice::default();
-        let choice = answer.choices.first().unwrap_or(&quiet);
-        let mut body = Vec::with_capacity(choice.text.len() + 512);
+        let text = answer.choices.first().map_or(0, |choice| choice.text.len());
+        let mut body = Vec::with_capacity(text + 512);
         let mut message = Object::begin(&mut body);
         self.put_head(&mut message);
-        put_content(message.member("content"), choice);
-        let (reason, sequence) = stop(choice.finish.as_ref(), !choice.calls.is_empty());
-        message.text("stop_reason", reason);
-        message.raw("stop_sequence", &json!(sequence).to_string());
+        put_said(&mut message, answer);
         put_usage(message.member("usage"), usage, cost);
         message.end();
         Bytes::from(body)
+    }
+
+    /// What such answers have in common that say the same.
+    pub(in crate::wire) fn content(answer: &Gathered) -> Bytes {
+        let mut content = Vec::new();
+        put_said(&mut Object::begin(&mut content), answer);
+        // Its members stand in the answer's own object.
+        Bytes::from(content).slice(1..)
+    }
+
+    /// The whole answer around that.
+    pub(in crate::wire) fn around(
+        &self,
+        content: Bytes,
+        usage: &Usage,
+        cost: Option<&Cost>,
+    ) -> Pieces {
+        let (mut before, mut end) = (Vec::with_capacity(256), b",\"usage\":".to_vec());
+        self.put_head(&mut Object::begin(&mut before));
+        before.push(b',');
+        put_usage(&mut end, usage, cost);
+        end.push(b'}');
+        Pieces::of([before.into(), content, end.into()])
     }
 
     fn put_head(&self, message: &mut Object<'_>) {
@@ -317,6 +336,16 @@ fn piece(index: u32, kind: &str, member: &str, text: &str) -> Bytes {
         delta.text(member, text);
         delta.end();
     })
+}
+
+/// The content, and why it ended.
+fn put_said(message: &mut Object<'_>, answer: &Gathered) {
+    let quiet = Choice::default();
+    let choice = answer.choices.first().unwrap_or(&quiet);
+    put_content(message.member("content"), choice);
+    let (reason, sequence) = stop(choice.finish.as_ref(), !choice.calls.is_empty());
+    message.text("stop_reason", reason);
+    message.raw("stop_sequence", &json!(sequence).to_string());
 }
 
 fn put_content(out: &mut Vec<u8>, choice: &Choice) {

@@ -4,7 +4,7 @@ use crate::{
     providers::openai,
     wire::{
         Delta, DeltaKind, FinishReason, Gathered, Likely, TokenLogprob,
-        chat::{AnswerHead, Chunks, Cost, whole, with_cost},
+        chat::{AnswerHead, Chunks, Cost, whole, with_cost, with_cost_whole},
     },
 };
 use bytes::Bytes;
@@ -229,6 +229,20 @@ fn a_cost_is_put_into_a_providers_payload_and_nothing_else_changes() {
     ] {
         let with = priced(before, &cost);
         assert_eq!(std::str::from_utf8(&with).unwrap(), after.replace("FIVE", five));
+    }
+}
+
+#[test]
+fn the_cost_in_a_long_answer_is_put_beside_the_providers_own_bytes() {
+    let cost = Cost { total: PicoUsd::from_pico(5), details: vec![("input", PicoUsd::ZERO)] };
+    for usage in ["{}", r#"{"prompt_tokens":1,"completion_tokens":2}"#, r#"{"cost":7,"x":1}"#] {
+        let text = "word ".repeat(20_000);
+        let body = Bytes::from(format!(r#"{{"choices":"{text}","usage":{usage},"id":"c"}}"#));
+        let start = body.windows(8).position(|at| at == b"\"usage\":").unwrap() + 8;
+        let at = start..start + usage.len();
+        let pieces = with_cost_whole(&body, &at, &cost);
+        assert!(!body.is_unique(), "they are its bytes");
+        assert_eq!(pieces.joined(), with_cost(&body, &at, &cost));
     }
 }
 

@@ -5,9 +5,9 @@ use crate::{
     ledger::Endpoint,
     providers::openai,
     refusal::Refusal,
-    wire::{ChatRequest, Delta, DeltaKind, FinishReason, Gathered, anthropic},
+    wire::{ChatRequest, Delta, DeltaKind, FinishReason, Gathered, anthropic, chat::Cost},
 };
-use policies::Usage;
+use policies::{PicoUsd, Usage};
 use serde_json::{Value, json};
 
 /// A message request whose conversation is `messages`.
@@ -280,6 +280,42 @@ fn an_image_in_a_tools_output_is_shown_behind_the_results() {
             ("user", json!("And?")),
         ]
     );
+}
+
+#[test]
+fn an_answer_written_around_its_shared_content_is_the_one_that_is_written_at_once() {
+    let [begun, argued] = call(0, "call_1", r#"{"where":"here"}"#);
+    let text = DeltaKind::Text("word ".repeat(20_000));
+    let finish = DeltaKind::Finish(FinishReason::ToolCalls);
+    let said = deltas([DeltaKind::Reasoning("Hm.".into()), text, begun, argued, finish]);
+    let mut answer = Gathered::default();
+    said.iter().cloned().for_each(|delta| answer.add(delta));
+    let vectors = vec![vec![0.5; 20_000], vec![-1.0; 3]];
+    let usage = Usage { input: 10, output: 40, ..Usage::default() };
+    let cost = Cost { total: PicoUsd::from_pico(5), details: vec![("input", PicoUsd::ZERO)] };
+    let all = [
+        Endpoint::ChatCompletions,
+        Endpoint::Completions,
+        Endpoint::Messages,
+        Endpoint::Embeddings,
+    ];
+    for endpoint in all {
+        let answer = Gathered { vectors: vectors.clone(), ..answer.clone() };
+        let request = match endpoint {
+            Endpoint::Messages => simple(endpoint, &json!({})),
+            Endpoint::ChatCompletions => super::read(&super::body_with("")).unwrap(),
+            Endpoint::Embeddings => {
+                asked(endpoint, &json!({"model": "m", "input": "Hi."})).unwrap()
+            }
+            _ => asked(endpoint, &json!({"model": "m", "prompt": "Hi."})).unwrap(),
+        };
+        for cost in [None, Some(&cost)] {
+            let content = outer(endpoint, &request).content(&answer);
+            let around = outer(endpoint, &request).around(content, &usage, cost).joined();
+            let whole = outer(endpoint, &request).whole(answer.clone(), &usage, cost);
+            assert!(whole.len() > 64 * 1024 && around == whole, "{endpoint:?}");
+        }
+    }
 }
 
 #[test]
