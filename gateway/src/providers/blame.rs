@@ -330,18 +330,6 @@ mod tests {
                 Blame::Model,
             ),
             (
-                "groq",
-                400,
-                r#"{"error":{"message":"The model `m` has been decommissioned and is no longer supported.","type":"invalid_request_error","code":"model_decommissioned"}}"#,
-                Blame::Model,
-            ),
-            (
-                "groq",
-                400,
-                r#"{"error":{"message":"Organization has been restricted.","type":"invalid_request_error","code":"organization_restricted"}}"#,
-                Blame::Route,
-            ),
-            (
                 "mistral",
                 400,
                 r#"{"object":"error","message":"Invalid model: mistral-huge","type":"invalid_model","param":null,"code":"1500"}"#,
@@ -387,6 +375,27 @@ mod tests {
                 "gemini",
                 400,
                 r#"[{"error":{"code":400,"message":"User location is not supported for the API use.","status":"FAILED_PRECONDITION"}}]"#,
+                Blame::Route,
+            ),
+        ] {
+            let mut error = provider_error(body.as_bytes());
+            assert_eq!(blame(status, &mut error), expected, "{provider}: {body}");
+        }
+    }
+
+    #[test]
+    fn a_model_and_an_account_that_are_gone_are_the_operators() {
+        for (provider, status, body, expected) in [
+            (
+                "groq",
+                400,
+                r#"{"error":{"message":"The model `m` has been decommissioned and is no longer supported.","type":"invalid_request_error","code":"model_decommissioned"}}"#,
+                Blame::Model,
+            ),
+            (
+                "groq",
+                400,
+                r#"{"error":{"message":"Organization has been restricted.","type":"invalid_request_error","code":"organization_restricted"}}"#,
                 Blame::Route,
             ),
         ] {

@@ -389,7 +389,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn probes_that_run_together_are_one_trial() {
         let breaker = breaker();
-        let config = BreakerConfig { probes_max: 3, ..breaker.config.clone() };
+        let config = BreakerConfig { probes_max: 3, ..breaker.config };
         let breaker = Breaker::new(RouteId::new("cloud"), config);
         fail(&breaker, 3);
         seconds(5).await;
