@@ -10,8 +10,11 @@ mod keep_alive;
 mod pacing;
 mod seen;
 mod shared;
+mod used;
+mod whole;
 
 pub use keep_alive::KeepAlive;
+pub use whole::{Unwhole, Whole};
 
 use crate::{
     admission::{BodyRoom, Permit},
@@ -23,14 +26,14 @@ use crate::{
     routes::{Fault, FaultKind},
     timeline::Stage,
     wire::{
-        ChatRequest, Delta, Event, FinishReason, Gathered, Outer, Pieces,
-        chat::{self, AnswerHead, Cost},
+        ChatRequest, Delta, Event, FinishReason, Outer,
+        chat::{self, AnswerHead},
         sse,
     },
 };
 use bytes::Bytes;
 use pacing::Pacing;
-use policies::{PicoUsd, RoutePrice, ServiceTier, Usage, UsageSource, Used};
+use policies::{PicoUsd, UsageSource};
 use seen::SeenSoFar;
 use shared::Sharing;
 use std::{collections::VecDeque, convert::Infallible, ops::Range, time::Duration};
@@ -38,9 +41,6 @@ use tokio::time::{Instant, timeout_at};
 
 /// The status an answer's head leaves with.
 const ANSWERED: u16 = 200;
-/// Most bytes of an answer that are written where others wait: some milliseconds.
-const WRITTEN_INLINE_BYTES_MAX: usize = 256 * 1024;
-
 /// An answer being relayed, with everything that ends when it ends.
 #[derive(Debug)]
 pub struct Relay {
@@ -83,47 +83,6 @@ enum Phase {
     Settling(Option<CommitTicket>, Bytes),
     /// Nothing more will be sent.
     Over,
-}
-
-/// An unstreamed answer that broke.
-#[derive(Debug)]
-pub struct Unwhole {
-    /// What the caller is told.
-    pub refusal: Refusal,
-    /// What it cost all the same, if known.
-    pub cost: Option<PicoUsd>,
-}
-
-/// A whole unstreamed answer.
-#[derive(Debug)]
-pub struct Whole {
-    /// The body.
-    pub body: Pieces,
-    /// What it cost, if known.
-    pub cost: Option<PicoUsd>,
-}
-
-/// All that an unstreamed answer says.
-#[derive(Debug)]
-enum Said {
-    /// A provider's bytes, which pass as they are, and where their usage stands.
-    Passed(Bytes, Option<Range<usize>>),
-    /// What is the same for all who share it.
-    Written(Bytes),
-    /// Its pieces.
-    Gathered(Gathered),
-}
-
-/// Bytes that have room as long as they are there, whoever has them by then.
-struct Roomed {
-    bytes: Bytes,
-    _room: Box<Sharing>,
-}
-
-impl AsRef<[u8]> for Roomed {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 impl Relay {
@@ -224,32 +183,6 @@ impl Relay {
         Ok(())
     }
 
-    /// Hands on what an unstreamed answer says, written once for all.
-    async fn fly_whole(&mut self, flight: &Flight) -> Result<(), Fault> {
-        let (mut gathered, mut is_told, mut is_ended) = (Gathered::default(), false, false);
-        while let Some(event) = self.next_event().await {
-            match self.gather(&mut gathered, event?)? {
-                Some(Event::End { .. }) => is_ended = true,
-                Some(event) => {
-                    is_told = true;
-                    flight.push(event).await;
-                }
-                None => {}
-            }
-        }
-        if let Some(outer) = self.outer.take().filter(|_| !is_told) {
-            let long = is_long(&gathered);
-            let content = written(long, move || outer.content(&gathered)).await?;
-            flight.push(Event::Written { content, service: self.served() }).await;
-            is_ended = true;
-        }
-        if is_ended {
-            let (usage, source) = self.usage();
-            flight.push(Event::End { usage, source, engine: self.seen.engine }).await;
-        }
-        Ok(())
-    }
-
     /// The next bytes for the socket; `None` after the last.
     async fn next_frame(&mut self) -> Option<Bytes> {
         loop {
@@ -275,94 +208,6 @@ impl Relay {
                 Phase::Over => return None,
             }
         }
-    }
-
-    /// The whole answer of an unstreamed request.
-    ///
-    /// # Errors
-    /// What the caller is told when it broke; it is booked.
-    pub async fn into_whole(mut self: Box<Self>) -> Result<Whole, Unwhole> {
-        let told = match self.said().await {
-            Ok(said) => self.tell(said).await,
-            Err(fault) => Err(fault),
-        };
-        let (body, cost) = match told {
-            Ok(told) => told,
-            Err(fault) => {
-                let (refusal, ticket) = self.broken(&fault, None);
-                committed(ticket).await;
-                return Err(Unwhole { refusal, cost: self.booked });
-            }
-        };
-        self.complete();
-        if let Phase::Settling(ticket, _) = std::mem::replace(&mut self.phase, Phase::Over) {
-            committed(ticket).await;
-        }
-        Ok(Whole { body, cost })
-    }
-
-    /// All that an unstreamed answer says.
-    async fn said(&mut self) -> Result<Said, Fault> {
-        let (mut gathered, mut told) = (Gathered::default(), None);
-        while let Some(event) = self.next_event().await {
-            match self.gather(&mut gathered, event?)? {
-                Some(Event::Whole { body, seen } | Event::Own { data: body, seen }) => {
-                    told = Some(Said::Passed(body, seen.usage_at));
-                }
-                Some(Event::Written { content, .. }) => told = Some(Said::Written(content)),
-                _ => {}
-            }
-        }
-        Ok(told.unwrap_or(Said::Gathered(gathered)))
-    }
-
-    /// Adds a piece of an unstreamed answer to what was said; returns what is all of it by itself, or its
-    /// end.
-    fn gather(&mut self, gathered: &mut Gathered, event: Event) -> Result<Option<Event>, Fault> {
-        match event {
-            Event::Delta(delta) => gathered.add(delta),
-            Event::Vectors(vectors) => gathered.vectors = vectors,
-            Event::Whole { body, .. } if !self.passes() => {
-                self.unwritten(&body)?.into_iter().for_each(|delta| gathered.add(delta));
-            }
-            Event::Begin { .. } | Event::Chunk { .. } => {}
-            event => return Ok(Some(event)),
-        }
-        Ok(None)
-    }
-
-    /// What was said in the client's format, and what it cost.
-    async fn tell(&mut self, said: Said) -> Result<(Pieces, Option<PicoUsd>), Fault> {
-        let cost = self.cost();
-        let total = cost.as_ref().map(|cost| cost.total);
-        let body = match said {
-            Said::Passed(body, Some(at)) if let Some(cost) = &cost => {
-                chat::with_cost_whole(&body, &at, cost)
-            }
-            Said::Passed(body, _) => body.into(),
-            said => {
-                let (usage, _) = self.usage();
-                self.tell_served();
-                let Some(outer) = self.outer.take() else { return Ok((Pieces::default(), total)) };
-                match said {
-                    Said::Written(content) => outer.around(content, &usage, cost.as_ref()),
-                    Said::Gathered(gathered) => {
-                        if let Some(Sharing::Room(room)) = self.sharing.as_deref_mut() {
-                            room.grow_by(gathered.bytes()).map_err(|_| no_room())?;
-                        }
-                        let long = is_long(&gathered);
-                        let write = move || outer.whole(gathered, &usage, cost.as_ref());
-                        let bytes = written(long, write).await?;
-                        match self.sharing.take_if(|it| matches!(**it, Sharing::Room(_))) {
-                            Some(room) => Bytes::from_owner(Roomed { bytes, _room: room }).into(),
-                            None => bytes.into(),
-                        }
-                    }
-                    Said::Passed(body, _) => body.into(),
-                }
-            }
-        };
-        Ok((body, total))
     }
 
     /// The next event, timed and counted.
@@ -598,117 +443,10 @@ impl Relay {
         self.pacing.write(&mut record.times, output, now);
     }
 
-    /// The service tier that served it, where that was told.
-    fn served(&self) -> Option<ServiceTier> {
-        self.seen.service.or(self.started.answer.service())
-    }
-
     fn tell_served(&mut self) {
         if let (Some(service), Some(outer)) = (self.served(), &mut self.outer) {
             outer.served(service);
         }
-    }
-
-    /// What was used.
-    fn usage(&self) -> (Usage, UsageSource) {
-        match self.seen.usage {
-            Some((usage, source)) if source != UsageSource::Estimated => (usage, source),
-            Some((usage, _)) => (self.bounded(usage), UsageSource::Estimated),
-            None => (self.estimate(), UsageSource::Estimated),
-        }
-    }
-
-    /// The same of an answer that may have been cut. What the provider has told by then it bills, and
-    /// what came since beside it.
-    fn usage_so_far(&self) -> (Usage, UsageSource) {
-        let told = match self.seen.usage {
-            Some((told, UsageSource::Reported)) if !self.seen.usage_is_last => told,
-            Some(_) => return self.usage(),
-            None => match self.started.answer.told() {
-                Some(told) => told,
-                None => return self.usage(),
-            },
-        };
-        let seen = if told.completion() > 0 {
-            self.seen.estimate(self.started.prompt_tokens)
-        } else {
-            self.estimate()
-        };
-        let (output, reasoning) =
-            (told.output.max(seen.output), told.reasoning.max(seen.reasoning));
-        (Usage { output, reasoning, ..told }, UsageSource::Estimated)
-    }
-
-    fn estimate(&self) -> Usage {
-        self.bounded(self.seen.estimate(self.started.prompt_tokens))
-    }
-
-    /// An estimate stays within the cap, and where reasoning is hidden it is all of the cap: how much
-    /// of it was used nobody can see.
-    fn bounded(&self, estimate: Usage) -> Usage {
-        let output = estimate.output.min(self.output_max);
-        let rest = self.output_max - output;
-        let hides = self.started.route.may_hide_reasoning();
-        let reasoning = if hides { rest } else { estimate.reasoning.min(rest) };
-        Usage { output, reasoning, ..estimate }
-    }
-
-    /// Tokens that came since the first that was seen, for the time that they took: reported, counted,
-    /// or estimated from what was seen. Hidden reasoning comes before it.
-    fn output_tokens(&self) -> u64 {
-        let estimate = || self.seen.estimate(self.started.prompt_tokens);
-        let usage = self.seen.usage.map_or_else(estimate, |(usage, _)| usage);
-        match self.seen.reasoning_bytes {
-            0 => Usage { reasoning: 0, ..usage }.completion(),
-            _ => usage.completion(),
-        }
-    }
-
-    /// How long a choice was, by the route's own word, for how long its answers usually are; `None`
-    /// for texts that were embedded, which have no answer in tokens.
-    fn answer_tokens(&self) -> Option<u64> {
-        let told = self.seen.usage.filter(|_| self.endpoint != Endpoint::Embeddings);
-        told.map(|(usage, _)| self.seen.of_each_choice(usage.completion()))
-    }
-
-    /// What the request costs by what is known now, attempts that did not answer included; `None`
-    /// when a price or a use is unknown.
-    fn cost(&self) -> Option<Cost> {
-        if self.spared {
-            return Some(Cost { total: PicoUsd::ZERO, details: Vec::new() });
-        }
-        let usage = self.usage().0;
-        let served = self.served();
-        let (price, used, missed) =
-            match (&self.open, self.started.attempt, self.sharing.as_deref()) {
-                // The entry learns of the engine's time and of the tier that served it when it is booked,
-                // which may be later.
-                (Some(open), Some(attempt), _) => {
-                    let (price, used) = open.priced(attempt, usage);
-                    let told = self.seen.engine.map(|engine| Duration::from_nanos(engine.ns));
-                    let engine_time = told.unwrap_or(used.engine_time);
-                    let service = served.unwrap_or(used.service);
-                    (price, Used { engine_time, service, ..used }, open.missed_cost(attempt)?)
-                }
-                (_, _, Some(Sharing::Price(shared))) => {
-                    let engine_time =
-                        Duration::from_nanos(self.seen.engine.map_or(0, |engine| engine.ns));
-                    let service = served.unwrap_or(shared.used.service);
-                    let used = Used { usage, engine_time, service, ..shared.used };
-                    (&shared.price, used, self.started.answer.shared_missed_cost()?)
-                }
-                _ => return None,
-            };
-        let answer = price.cost(&used).ok().flatten()?;
-        let mut details = match price {
-            RoutePrice::Tokens(price) => price.parts(&used).ok()?.to_vec(),
-            RoutePrice::Compute(_) => vec![("engine_time", answer)],
-            RoutePrice::Unknown => Vec::new(),
-        };
-        if missed != PicoUsd::ZERO {
-            details.push(("other_attempts_cost", missed));
-        }
-        Some(Cost { total: answer.add(missed).ok()?, details })
     }
 }
 
@@ -736,27 +474,6 @@ impl Drop for Relay {
             };
         }
     }
-}
-
-fn is_long(answer: &Gathered) -> bool {
-    answer.bytes() > WRITTEN_INLINE_BYTES_MAX
-}
-
-fn no_room() -> Fault {
-    Fault::new(FaultKind::Crowded, "bodies take all the room there is")
-}
-
-/// What `write` writes, where blocking is allowed if it is long.
-async fn written<T: Send + 'static>(
-    long: bool,
-    write: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Fault> {
-    if !long {
-        return Ok(write());
-    }
-    // Boxed: few answers are, and every request would have room for it.
-    let written = Box::pin(tokio::task::spawn_blocking(write)).await;
-    written.map_err(|died| Fault::new(FaultKind::Engine, died.to_string()))
 }
 
 /// Waits for an entry's commit, where there is one to wait for. A failed one is the store's business (it
