@@ -1,7 +1,7 @@
 //! The command line says what the admin API says, with a server and without one.
 
-use crate::harness::{Child, Gate, rows};
-use e2e::standin::{Script, StandIn};
+use crate::harness::{Child, Gate, pico, rows};
+use e2e::standin::{Fault, Script, StandIn};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -96,6 +96,49 @@ async fn root_leaves_nothing_in_the_ledger_of_another_user() {
     assert_eq!(Child::run(&directory, &["ledger", "summary"]).await.code, 0);
     std::os::unix::fs::chown(&journal, Some(0), None).unwrap();
     assert_eq!(Child::run(&directory, &key).await.code, 0);
+}
+
+#[tokio::test]
+async fn what_is_reconciled_with_a_provider_is_what_was_booked_at_that_one() {
+    let (first, second) = (StandIn::start().await.unwrap(), StandIn::start().await.unwrap());
+    // The same model at another provider, which answers where the first one fails.
+    let other = format!(
+        "[routes.other]\nkind = \"openai\"\nprovider = \"other\"\nbase_url = \"{}\"\nmodel = \"standin-1\"\n\
+         api_key = \"sk-other\"\n[routes.other.price]\ninput = \"1\"\noutput = \"2\"\n",
+        second.base_url()
+    );
+    let gate = Gate::builder()
+        .cloud_named("first", &first, "")
+        .section(&other)
+        .policy_text("[[choose]]\nname = \"both\"\nroutes = [\"first\", \"other\"]\n")
+        .start()
+        .await;
+    let directory = gate.builder_ref().config_file().parent().unwrap().to_owned();
+    let answered = gate.ask("Hello.").send().await.ok();
+    assert_eq!(answered.header("x-tollgate-route"), "first");
+    first.next(Script::default().with(Fault::Status500));
+    let answered = gate.ask("Hello again, and longer.").send().await.ok();
+    assert_eq!(answered.header("x-tollgate-route"), "other");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let second_of_today = now.as_secs();
+    let report = json!({"data": [{"start_time": second_of_today, "results": [
+        {"amount": {"value": "0.5", "currency": "usd"}, "line_item": "standin-1, input"}]}]});
+    std::fs::write(directory.join("report.json"), report.to_string()).unwrap();
+    let booked = async |provider: &str| {
+        let args = ["ledger", "reconcile", "--provider", provider, "report.json"];
+        let lines = json_of(&directory, &args).await;
+        let lines = rows(&lines).to_vec();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        pico(&lines[0]["booked_usd"])
+    };
+    let sums = gate.admin("/ledger/summary?group_by=provider").await;
+    for provider in ["standin", "other"] {
+        let all = rows(&sums);
+        let row = all.iter().find(|row| row["provider"] == provider).unwrap();
+        let sum = pico(&row["cost_usd"]);
+        assert_eq!(booked(provider).await, sum, "{provider}");
+        assert!(sum.is_some_and(|sum| sum > 0), "{sums:#}");
+    }
 }
 
 #[tokio::test]

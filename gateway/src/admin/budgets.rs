@@ -139,8 +139,11 @@ pub(super) async fn create(
     State(gateway): State<Arc<Gateway>>,
     Body(body): Body<CreateBody>,
 ) -> Answer {
-    let named =
-        Named { scope: scope(&body.scope)?, of_sessions: body.of_sessions, window: body.window };
+    let named = Named {
+        scope: scope("scope", &body.scope)?,
+        of_sessions: body.of_sessions,
+        window: body.window,
+    };
     if let Scope::Tag(name) = &named.scope {
         tag("scope", name)?;
         if name.ends_with(OF_SESSIONS) {
@@ -318,10 +321,10 @@ pub(super) fn named(id: &str) -> Result<Named, Refusal> {
         Some(rest) => (rest, true),
         None => (rest, false),
     };
-    Ok(Named { scope: scope(rest)?, of_sessions, window })
+    Ok(Named { scope: scope("budget", rest)?, of_sessions, window })
 }
 
-fn scope(text: &str) -> Result<Scope, Refusal> {
+fn scope(param: &str, text: &str) -> Result<Scope, Refusal> {
     match text.split_once(':') {
         Some(("team", name)) if !name.is_empty() => Ok(Scope::Team(name.into())),
         Some(("user", name)) if !name.is_empty() => Ok(Scope::User(name.into())),
@@ -329,8 +332,8 @@ fn scope(text: &str) -> Result<Scope, Refusal> {
         None if text == "global" => Ok(Scope::Global),
         None if text.starts_with("key_") => Ok(Scope::Key(KeyId(text.into()))),
         _ => Err(bad(
-            Some("scope"),
-            "`scope` is global, team:<name>, user:<name>, tag:<name> or a key's id",
+            Some(param),
+            "a budget's scope is global, team:<name>, user:<name>, tag:<name> or a key's id",
         )),
     }
 }

@@ -57,7 +57,13 @@ pub(super) async fn list(
     notices.retain(|notice| params.kind.as_ref().is_none_or(|kind| notice.is(kind)));
     let next = (notices.len() > limit).then(|| notices[limit - 1].id.to_string());
     let data: Vec<Value> = notices.iter().take(limit).map(view).collect();
-    super::answer(&super::List { object: "list", data, next_cursor: next, lost: Vec::new() })
+    super::answer(&super::List {
+        object: "list",
+        data,
+        next_cursor: next,
+        lost: Vec::new(),
+        dropped_before: None,
+    })
 }
 
 /// GET /webhooks: each receiver, what waits for it, and how its deliveries go.

@@ -9,6 +9,7 @@ use super::{
     blocking,
     ledger_views::{EntryView, brief, session_view, summary_view, whole},
     read::{Params, bad, no_params},
+    times::rfc3339,
     unreadable,
 };
 use crate::{
@@ -107,14 +108,17 @@ async fn requests(State(ledger): State<Arc<Ledger>>, Params(pairs): Pairs) -> An
     let cursor: Option<Cursor> = asked.parsed("cursor")?;
     asked.end()?;
     let found = read(&ledger, move |reader| {
-        Ok((reader.requests(&filter, cursor, limit)?, reader.adjusted()?.all))
+        // Who names no time asks for what there is.
+        let dropped = filter.from_unix_ms.and_then(|_| reader.dropped_before(&filter));
+        Ok((reader.requests(&filter, cursor, limit)?, reader.adjusted()?.all, dropped))
     });
-    let (page, adjusted) = found.await?;
+    let (page, adjusted, dropped) = found.await?;
     answer(&List::<EntryView<'_>> {
         object: "list",
         data: page.entries.iter().map(|entry| brief(entry, &adjusted)).collect(),
         next_cursor: page.next.map(|cursor| cursor.to_string()),
         lost: page.lost,
+        dropped_before: dropped.map(rfc3339),
     })
 }
 

@@ -322,6 +322,8 @@ pub(super) fn session_view(id: &str, tree: &SessionTree, adjusted: &Adjustments)
         "percentiles": tree.sums.percentiles,
         "requests": tree.nodes.iter().map(node).collect::<Vec<_>>(),
         "older_left_out": tree.cut,
+        // Absent unless entries were dropped, which may have been of it.
+        "dropped_before": tree.sums.dropped_before_unix_ms.map(rfc3339),
     })
 }
 

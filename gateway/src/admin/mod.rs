@@ -208,10 +208,19 @@ struct List<T> {
     /// Events that cannot be read and may be some of those asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lost: Vec<Lost>,
+    /// Since when entries are kept, where older ones were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped_before: Option<String>,
 }
 
 fn list<T: Serialize>(data: Vec<T>) -> Answer {
-    answer(&List { object: "list", data, next_cursor: None, lost: Vec::new() })
+    answer(&List {
+        object: "list",
+        data,
+        next_cursor: None,
+        lost: Vec::new(),
+        dropped_before: None,
+    })
 }
 
 /// Unknown is absent.

@@ -7,7 +7,9 @@ use super::{
     asked::Asked,
     ledger_of,
     read::{Body, bad},
-    reading, unreadable,
+    reading,
+    times::rfc3339,
+    unreadable,
 };
 use crate::{
     config::{Config, RouteConfig, RouteSource},
@@ -53,6 +55,8 @@ pub(super) struct RerateView {
     unchanged: u64,
     /// Attempts that cannot be rated exactly.
     left_out: Vec<LeftOutView>,
+    /// Attempts of requests that ended before this keep their cost: their entries were dropped.
+    dropped_before: Option<String>,
     #[serde(flatten)]
     sums: DifferenceView,
     by: Vec<ByView>,
@@ -166,6 +170,7 @@ fn view(rated: &Rerated, applied: bool) -> RerateView {
                 attempts: *attempts,
             })
             .collect(),
+        dropped_before: rated.dropped_before_unix_ms.map(rfc3339),
         sums: difference(&rated.sums),
         by: rated.by.iter().map(by).collect(),
     }

@@ -6,7 +6,7 @@
 use super::{
     CliError,
     address::param,
-    ledger::{ExportArgs, params},
+    ledger::{ExportArgs, note_dropped, params},
     link::Link,
     output::{self, text},
 };
@@ -42,6 +42,7 @@ pub(super) async fn run(link: &Link, args: &ExportArgs) -> Result<(), CliError> 
             }
         }
     }
+    note_dropped(&link.get(&format!("/ledger/requests?limit=1&{filters}")).await?);
     if args.format == "focus" {
         // FOCUS knows no unknown cost: say what is not in it.
         let total = link.get(&format!("/ledger/summary?{filters}")).await?;

@@ -213,6 +213,7 @@ async fn query(common: &Common, link: &Link, args: &QueryArgs) -> Result<(), Cli
     if let Some(cursor) = page["next_cursor"].as_str() {
         output::note(format!("older ones: --cursor {cursor}"));
     }
+    note_dropped(&page);
     note_lost(&page);
     Ok(())
 }
@@ -271,14 +272,28 @@ async fn summary(common: &Common, link: &Link, args: &SummaryArgs) -> Result<(),
              no cost per request or token"
         ));
     }
+    note_gaps(&summary);
+    Ok(())
+}
+
+/// Says what is in no sum of a summary.
+pub(super) fn note_gaps(summary: &Value) {
     if let Some(time) = summary["dropped_before"].as_str() {
         output::note(format!(
             "requests that ended before {time} are in no sum here: their entries were dropped, and the \
              sums that are kept of them do not tell what was asked"
         ));
     }
-    note_lost(&summary);
-    Ok(())
+    note_lost(summary);
+}
+
+/// Says which requests that were asked for are there no more.
+pub(super) fn note_dropped(answer: &Value) {
+    if let Some(time) = answer["dropped_before"].as_str() {
+        output::note(format!(
+            "requests that ended before {time} are not here: their entries were dropped"
+        ));
+    }
 }
 
 /// Says what of an answer may be missing, because the journal is damaged.

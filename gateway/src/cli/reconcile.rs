@@ -9,7 +9,7 @@
 
 use super::{
     CliError, Common,
-    address::escaped,
+    ledger::note_gaps,
     link::Link,
     output::{self, Align, rows, text},
 };
@@ -21,6 +21,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
+
+/// What a summary calls the groups that are too many.
+const OVERFLOW: &str = "other";
 
 /// Which report.
 #[derive(Debug, Args)]
@@ -84,16 +87,28 @@ async fn booked(link: &Link, provider: &str, first: &str, last: &str) -> Result<
         .parse::<jiff::civil::Date>()
         .and_then(jiff::civil::Date::tomorrow)
         .map_err(|error| CliError::failed(format!("{last}: {error}")))?;
+    // Not by a filter, which selects requests: others may have been asked beside it.
     let path = format!(
-        "/ledger/summary?group_by=model,day&provider={}&since={first}T00:00:00Z&until={end}T00:00:00Z",
-        escaped(provider)
+        "/ledger/summary?group_by=provider,model,day&since={first}T00:00:00Z&until={end}T00:00:00Z"
     );
     let summary = link.get(&path).await?;
-    if let Some(unknown) = summary["total"]["unknown_cost"].as_u64().filter(|count| *count > 0) {
+    note_gaps(&summary);
+    let all = rows(&summary);
+    let of = |name: &str| -> Vec<&Value> {
+        all.iter().filter(|row| text(row, "/provider") == name).collect()
+    };
+    if !of(OVERFLOW).is_empty() {
+        output::note(
+            "there are more models and days than are told apart: give fewer days at a time",
+        );
+    }
+    let ours = of(provider);
+    let unknown = ours.iter().filter_map(|row| row["unknown_cost"].as_u64()).sum::<u64>();
+    if unknown > 0 {
         output::note(format!("{unknown} attempts of unknown cost are not in what was booked"));
     }
     let mut sums = Sums::new();
-    for row in rows(&summary) {
+    for row in ours {
         let (day, model) = (text(row, "/day"), text(row, "/model"));
         let day = day.get(..10).unwrap_or(&day).to_owned();
         let cost: PicoUsdTotal = text(row, "/cost_usd")

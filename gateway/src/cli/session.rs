@@ -4,7 +4,7 @@ use super::{
     CliError, Common,
     address::escaped,
     entry::{answered_route, tokens},
-    ledger::SessionArgs,
+    ledger::{SessionArgs, note_dropped},
     link::Link,
     output::{self, Align, known_usd, ms, text, usd},
 };
@@ -49,6 +49,7 @@ pub(super) async fn run(common: &Common, link: &Link, args: &SessionArgs) -> Res
     if session["older_left_out"] == Value::Bool(true) {
         output::note("older requests are left out; the sums are of all");
     }
+    note_dropped(&session);
     Ok(())
 }
 

@@ -42,6 +42,9 @@ pub struct Rerated {
     pub unchanged: u64,
     /// Attempts that cannot be rated exactly, by why.
     pub left_out: BTreeMap<&'static str, u64>,
+    /// Since when entries are kept, where older attempts were meant too, Unix milliseconds: those keep
+    /// their cost.
+    pub dropped_before_unix_ms: Option<u64>,
     /// The changed ones.
     pub sums: Difference,
     /// The same by provider, model, price before and price now.
@@ -136,7 +139,9 @@ impl Books {
         known: &Adjustments,
         writing: &mut Option<Writing<'_>>,
     ) -> Result<Rerated, BooksError> {
-        let (mut rated, mut failed) = (Rerated::default(), None);
+        let dropped_before_unix_ms = reader.dropped_before(asked.filter);
+        let (mut rated, mut failed) =
+            (Rerated { dropped_before_unix_ms, ..Rerated::default() }, None);
         reader.each(asked.filter, &mut |ended_ms, entry| {
             for (index, attempt) in entry.attempts.iter().enumerate() {
                 if attempt.voided || !meant(asked.filter, &entry, attempt) {

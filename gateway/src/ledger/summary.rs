@@ -271,7 +271,7 @@ impl Reader {
     }
 
     /// The time of the first entry that is kept, where a filter reaches back to dropped ones.
-    fn dropped_before(&self, filter: &Filter) -> Option<u64> {
+    pub(crate) fn dropped_before(&self, filter: &Filter) -> Option<u64> {
         let first_ms = self.snapshot.kept_since()?;
         filter.from_unix_ms.is_none_or(|from| from < first_ms).then_some(first_ms)
     }

@@ -53,7 +53,12 @@ fn usd_asked() -> Value {
 
 pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
     const TAG: &str = "Ledger";
-    let entries = types.list::<EntryView<'_>>();
+    let mut entries = types.list::<EntryView<'_>>();
+    entries["properties"]["dropped_before"] = json!({
+        "type": "string",
+        "description": "Where `since` reaches back to it: requests that ended before this are not there, \
+                        their entries were dropped.",
+    });
     let entry = types.told::<EntryView<'_>>();
     let sums = types.told::<Line>();
     let percentiles = json!({ "enum": ["exact", "sketch"] });
@@ -97,8 +102,13 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
             "percentiles": percentiles,
             "requests": { "type": "array", "items": node },
             "older_left_out": {},
+            "dropped_before": {
+                "type": "string",
+                "description": "Requests that ended before this are in no sum, should the session have \
+                                any: their entries were dropped.",
+            },
         }),
-        &["first_arrived", "last_arrived"],
+        &["first_arrived", "last_arrived", "dropped_before"],
     );
     let mut check = Types::whole::<Report>();
     check["properties"]["clean"] = json!({ "type": "boolean" });

@@ -79,6 +79,11 @@ pub(super) async fn run(common: &Common, args: &RerateArgs) -> Result<(), CliErr
             text(left, "/reason")
         ));
     }
+    if let Some(time) = rated["dropped_before"].as_str() {
+        output::note(format!(
+            "requests that ended before {time} keep their cost: their entries were dropped"
+        ));
+    }
     output::say(summary(&rated, args.apply))
 }
 

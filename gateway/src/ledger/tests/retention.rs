@@ -6,7 +6,7 @@ use crate::{
     clock::{Clock, Hand},
     config::{Config, DailyExport, Environment, Surroundings},
     ledger::{
-        Books, Filter, GroupBy, Reader, SummaryQuery, checkpoint,
+        Books, Filter, GroupBy, Reader, Rerate, SummaryQuery, checkpoint,
         keeper::seal_all,
         rollups::{Level, SETS, Span},
         verify::stored,
@@ -292,6 +292,14 @@ fn a_sum_over_dropped_days_has_them_or_says_that_it_has_not() {
     assert_eq!((sum(&exact).0, sum(&exact).2), (20, kept_since));
     let since = Filter { from_unix_ms: kept_since, ..Filter::default() };
     assert_eq!(sum(&SummaryQuery { filter: since, ..exact }).2, None);
+
+    // And what is rated anew.
+    let rated = |filter: &Filter| {
+        let asked = Rerate { filter, price: &|_, _| None, apply: None };
+        books.rerate(&asked).unwrap().dropped_before_unix_ms
+    };
+    assert_eq!(rated(&Filter::default()), kept_since);
+    assert_eq!(rated(&Filter { from_unix_ms: kept_since, ..Filter::default() }), None);
 
     // Nor is there anyone to ask without a server.
     let alone = Reader::open(house.data()).unwrap().summary(&SummaryQuery::default()).unwrap();
