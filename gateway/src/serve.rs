@@ -243,10 +243,11 @@ async fn answer(
         request.answer_by = request.deadline.map(|deadline| life.timeline.arrived() + deadline);
         life.timeline.end(Stage::Read);
 
-        let facts = facts(gateway, &caller, &request)?;
+        let mut facts = facts(gateway, &caller, &request)?;
         if headers::asks_dry_run(&head.headers)? {
             gateway.idempotency.key(&head.headers)?;
             cache::check(&head.headers)?;
+            watched::looked_at(gateway, &caller, &request, &mut facts)?;
             return Ok(pages::dry_run(&gateway.policy.current(), &facts));
         }
         life.model = gateway.admission.limited(&request.model).cloned();

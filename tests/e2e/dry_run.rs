@@ -49,10 +49,41 @@ async fn a_decision_is_explained_and_nothing_is_asked_held_or_written() {
     assert!(gate.reservations().await.is_empty());
     assert_eq!((gate.admin("/budgets").await, gate.admin("/limits").await), before);
 
+    let count = json!({"model": "auto", "messages": messages});
+    let count = gate.ask_at("/v1/messages/count_tokens", count).header("x-tollgate-dry-run", "1");
+    let refused = count.send().await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body_text().contains("x-tollgate-dry-run"), "{}", refused.body_text());
+
     // What was told is what is done.
     let answer = gate.ask("Which way?").by(&key).send().await.ok();
     assert_eq!(answer.header("x-tollgate-rule"), "small");
     assert_eq!(answer.header("x-tollgate-route"), "small");
+}
+
+#[tokio::test]
+async fn what_the_guard_does_to_the_request_is_in_its_explanation() {
+    let cloud = StandIn::start().await.unwrap();
+    let policy = "description = \"guarded\"\n\
+                  [[choose]]\nname = \"guarded\"\nwhen.tags.has = \"guard:prompt_loop\"\nroutes = [\"edge\"]\n\
+                  [[choose]]\nname = \"all\"\nroutes = [\"cloud\", \"edge\"]\n";
+    let gate = Gate::builder()
+        .cloud(&cloud)
+        .edge()
+        .policy_text(policy)
+        .guard("prompt_loop = \"local_only\"\nloop_max = 2")
+        .start()
+        .await;
+    let ask = || gate.ask("Again?").at_most(2).header("x-session-id", "s");
+    for _ in 0..5 {
+        ask().send().await.ok();
+    }
+    for _ in 0..3 {
+        let told = ask().header("x-tollgate-dry-run", "1").send().await.ok().json();
+        assert_eq!(told["trace"]["verdict"]["route"]["rule"], "guarded", "{told:#}");
+    }
+    let done = ask().send().await.ok();
+    assert_eq!(done.header("x-tollgate-rule"), "guarded");
 }
 
 #[tokio::test]

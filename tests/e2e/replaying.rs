@@ -92,6 +92,7 @@ async fn a_policy_does_what_its_replay_said() {
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         let replayed: Value = serde_json::from_str(&ran.stdout).unwrap();
         assert_eq!(requests(&replayed), [6, 6, 3, 2, 1], "{replayed:#}");
+        assert_eq!(replayed["failed"], 0);
         assert_eq!(pico(&replayed["before"]["cost_usd"]), Some(before));
         said = pico(&replayed["after"]["cost_usd"]).unwrap();
         assert_eq!(replayed["after"]["cost_unknown"], 0);

@@ -75,6 +75,8 @@ pub(super) struct ReplayView {
     /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
     /// say.
     refused: u64,
+    /// Answered then, and left with attempts alone that failed: an error. They are in no time of `after`.
+    failed: u64,
     before: SideView,
     after: SideView,
     /// What they would have cost more, of those whose cost is known on both sides.
@@ -161,9 +163,11 @@ struct MoveView {
     /// The route that answered, or was asked last; absent where a cache answered.
     #[schemars(with = "Option<Name>")]
     from: Option<RouteId>,
-    /// The route that would; absent where the request is refused.
+    /// The route that would, or would be asked last; absent where the request is refused.
     #[schemars(with = "Option<Name>")]
     to: Option<RouteId>,
+    /// Whether it would have failed there.
+    failed: bool,
     #[schemars(with = "Name")]
     rule_before: RuleName,
     #[schemars(with = "Option<Name>")]
@@ -259,6 +263,7 @@ fn view(policy: PolicyName, version: PolicyVersion, report: ReplayReport) -> Rep
         unchanged: report.unchanged,
         moved: report.moved,
         refused: report.refused,
+        failed: report.failed,
         difference_usd: difference(&report.costs),
         before: side(&report.costs.before, &report.before),
         after: side(&report.costs.after, &report.after),
@@ -282,6 +287,7 @@ fn move_view((way, moved): (Move, Moved)) -> MoveView {
     MoveView {
         from: way.from,
         to: way.to,
+        failed: way.failed,
         rule_before: way.rule_before,
         rule: way.rule,
         requests: moved.requests,

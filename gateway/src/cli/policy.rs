@@ -201,6 +201,24 @@ fn show_current(common: &Common, policy: &Value) -> Result<(), CliError> {
     output::say(policy["source"].as_str().unwrap_or("-").trim_end())
 }
 
+/// What was decided, in words.
+fn verdict_text(verdict: &Value) -> String {
+    if let Some(refused) = verdict.get("refuse") {
+        let by = refused["rule"].as_str().map_or_else(String::new, |rule| format!(" by {rule}"));
+        return format!("refused{by}: {}", text(refused, "/message"));
+    }
+    let route = &verdict["route"];
+    let plan: Vec<&str> =
+        route["plan"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let raced = if route["hedged"] == true { " (hedged)" } else { "" };
+    let short = match &route["on_short"] {
+        Value::String(word) => word.clone(),
+        Value::Object(clamp) => clamp.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    };
+    format!("decided by {}: {}{raced}; on_short = {short}", text(route, "/rule"), plan.join(", "))
+}
+
 /// A decision's trace in words.
 pub(super) fn trace_text(trace: &Value) -> String {
     let mut out = String::new();
@@ -208,6 +226,8 @@ pub(super) fn trace_text(trace: &Value) -> String {
         // Writing to a String cannot fail.
         let _written = writeln!(out, "  {text}");
     };
+    line(format!("policy {} {}", text(trace, "/policy"), text(trace, "/version")));
+    line(verdict_text(&trace["verdict"]));
     let items = |name: &str| trace[name].as_array().map_or(&[][..], Vec::as_slice);
     for rule in items("rules") {
         let about = rule.get("route").map(|_| format!(" for {}", text(rule, "/route")));

@@ -73,6 +73,11 @@ impl Guard {
         verdict
     }
 
+    /// What is being done to such a request now, which is only asked about.
+    pub fn stands(&self, subjects: &[Subject], asked: &Asked) -> Option<Effect> {
+        self.lock().stands(subjects, asked)
+    }
+
     /// A request was served; returns what begins with it.
     pub fn served(&self, subjects: &[Subject], served: &Served) -> Vec<Event> {
         let events = self.lock().served(subjects, served);

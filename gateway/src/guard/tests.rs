@@ -112,7 +112,13 @@ fn of_a_loop_only_the_repeated_question_is_slowed_down() {
     let (mut watch, who) = (Watch::new(Settings::default()), watched("key_a", None, None));
     let mut passed = 0;
     for at in 0..100 {
-        let verdict = watch.ask(&who, &Asked { session: Some(3), ..asked(at * SECOND, 42) });
+        let again = Asked { session: Some(3), ..asked(at * SECOND, 42) };
+        // Who only asks about it is told the same, and changes nothing.
+        let done = |effect: Option<Effect>| effect.map(|it| (it.effect, it.turned_away));
+        let told = [(); 3].map(|()| done(watch.stands(&who, &again)));
+        let verdict = watch.ask(&who, &again);
+        let began = verdict.events.iter().any(|event| event.until_ms.is_some());
+        assert!(began || told == [(); 3].map(|()| done(verdict.effect.clone())), "{at}: {told:?}");
         if verdict.effect.is_none_or(|effect| !effect.turned_away) {
             passed += 1;
         }

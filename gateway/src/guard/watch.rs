@@ -219,29 +219,45 @@ impl Watch {
         }
     }
 
+    /// What would be done to a request that is not one: it counts for nothing, and holds nobody up.
+    pub fn stands(&self, subjects: &[Subject], asked: &Asked) -> Option<Effect> {
+        let of = |subject: &Subject| {
+            let held = self.profiles.get(subject)?.held.as_ref()?;
+            self.concerned(subject, held, asked)
+        };
+        subjects.iter().map(of).fold(None, stronger)
+    }
+
     /// What is being done to a subject at this moment.
     fn standing(&mut self, subject: &Subject, asked: &Asked) -> Option<Effect> {
-        let now_ms = asked.unix_ms;
+        let held = self.profiles.get(subject)?.held.as_ref()?;
+        let effect = self.concerned(subject, held, asked);
+        let is_over = held.until_ms <= asked.unix_ms;
         let profile = self.profiles.get_mut(subject)?;
-        let held = profile.held.as_mut()?;
-        if held.until_ms <= now_ms {
+        if is_over {
             profile.held = None;
-            return None;
+        } else if let (Some(effect), Some(held)) = (&effect, &mut profile.held)
+            && effect.effect == GuardEffect::Throttled
+            && !effect.turned_away
+        {
+            held.next_ms = asked.unix_ms + THROTTLE_MS;
         }
-        if held.question.is_some() && held.question != asked.in_session() {
+        effect
+    }
+
+    /// What a subject's hold means for a request, if it is one that it means.
+    fn concerned(&self, subject: &Subject, held: &Held, asked: &Asked) -> Option<Effect> {
+        let now_ms = asked.unix_ms;
+        let is_meant = held.question.is_none() || held.question == asked.in_session();
+        if held.until_ms <= now_ms || !is_meant {
             return None;
         }
         let turned_away = match self.settings.effect(held.signal) {
             GuardEffect::Blocked => true,
-            GuardEffect::Throttled if now_ms < held.next_ms => true,
-            GuardEffect::Throttled => {
-                held.next_ms = now_ms + THROTTLE_MS;
-                false
-            }
+            GuardEffect::Throttled => now_ms < held.next_ms,
             GuardEffect::Logged | GuardEffect::LocalOnly => false,
         };
-        let held = held.clone();
-        Some(self.effect(subject, &held, turned_away))
+        Some(self.effect(subject, held, turned_away))
     }
 
     fn note(

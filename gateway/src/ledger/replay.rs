@@ -61,6 +61,9 @@ pub struct ReplayReport {
     /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
     /// say.
     pub refused: u64,
+    /// Answered then, and left with attempts alone that failed. They are in no time of what they would
+    /// have taken.
+    pub failed: u64,
     /// Replayed requests by the rule that would have matched.
     pub rules: BTreeMap<Option<RuleName>, u64>,
     /// Signals that were read and not known then, by how many requests.
@@ -124,8 +127,10 @@ pub struct Spread {
 pub struct Move {
     /// The route that answered, or was asked last; `None` where a cache answered.
     pub from: Option<RouteId>,
-    /// The route that would; `None` where the request is refused.
+    /// The route that would, or would be asked last; `None` where the request is refused.
     pub to: Option<RouteId>,
+    /// Whether it would have failed there.
+    pub failed: bool,
     /// The rule that matched.
     pub rule_before: RuleName,
     /// The rule that would have.
@@ -321,6 +326,8 @@ struct Fate {
 enum By {
     /// This route, or was asked last.
     Route(Option<RouteId>),
+    /// None, though somebody did then: this route was asked last.
+    Failed(Option<RouteId>),
     Cache,
     Nobody,
 }
@@ -399,11 +406,17 @@ impl Run<'_> {
                 Fate { rule, by: By::Route(Some(route)), cost, estimated: true }
             }
             None => {
-                let spared = spared_us(entry, &kept);
-                let less = |us: u64| us.saturating_sub(spared);
-                after.seen(entry.ttft_us.map(less), less(entry.stages.total_us()));
                 let last = kept.last().and_then(|index| entry.attempts.get(*index));
-                let by = By::Route(last.map(|attempt| attempt.route.clone()));
+                let last = last.map(|attempt| attempt.route.clone());
+                let is_kept = |answered: u16| kept.contains(&usize::from(answered));
+                let by = if entry.answered_by.is_none_or(is_kept) {
+                    let spared = spared_us(entry, &kept);
+                    let less = |us: u64| us.saturating_sub(spared);
+                    after.seen(entry.ttft_us.map(less), less(entry.stages.total_us()));
+                    By::Route(last)
+                } else {
+                    By::Failed(last)
+                };
                 Fate { rule, by, cost: paid, estimated: false }
             }
         }
@@ -418,21 +431,25 @@ impl Run<'_> {
         let answering = entry.answered_by.map(usize::from);
         let last = answering.or_else(|| entry.attempts.len().checked_sub(1));
         let from = last.and_then(|last| entry.attempts.get(last)).map(|at| at.route.clone());
-        let to = match by {
+        let (to, failed) = match by {
             By::Route(to) if to != from => {
                 report.moved += 1;
-                to
+                (to, false)
+            }
+            By::Failed(to) => {
+                report.failed += 1;
+                (to, true)
             }
             By::Nobody => {
                 report.refused += 1;
-                None
+                (None, false)
             }
             By::Route(_) | By::Cache => {
                 report.unchanged += 1;
                 return;
             }
         };
-        let way = Move { from, to, rule_before: entry.decision.rule.clone(), rule };
+        let way = Move { from, to, failed, rule_before: entry.decision.rule.clone(), rule };
         if report.moves.len() >= MOVES_MAX && !report.moves.contains_key(&way) {
             return;
         }

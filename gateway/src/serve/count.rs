@@ -14,7 +14,7 @@ use crate::{
     ledger::{Endpoint, KeyId},
     refusal::Refusal,
     routes::{FaultKind, Source},
-    wire::{ChatRequest, anthropic},
+    wire::{BadRequest, ChatRequest, anthropic},
 };
 use axum::{
     body::Body,
@@ -56,6 +56,10 @@ async fn count(
     let (head, body) = request.into_parts();
     let caller = gateway.keys.authenticate(&head.headers, headers::peer(&head.extensions))?;
     life.caller = Some(Arc::clone(&caller));
+    if headers::asks_dry_run(&head.headers)? {
+        let message = "a count asks no route: there is nothing to explain";
+        return Err(BadRequest::unsupported("x-tollgate-dry-run", message).into());
+    }
     let _permit = gateway.admission.admit(&caller)?;
     let (body, _room) = body::whole(gateway, &caller, body, &head.headers).await?;
     let request = if body::is_long(&body) {

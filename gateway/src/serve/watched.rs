@@ -25,18 +25,7 @@ pub(super) fn watched(
     request: &ChatRequest,
     facts: &mut Facts,
 ) -> Result<(Vec<GuardAction>, Counted), Refusal> {
-    let left = facts.budgets.iter().filter(|budget| budget.hard);
-    let left = left.filter_map(|budget| Some(budget.money?.1.pico())).min();
-    let asked = Asked {
-        unix_ms: facts.time.unix_ms,
-        question: wire::question(request),
-        model: name_hash(&request.model),
-        hour: u8::try_from(facts.time.minute_of_day / 60).unwrap_or(0),
-        session: request.session.as_deref().map(wire::hashed),
-        prompt_tokens: request.prompt_tokens_estimate,
-        left,
-    };
-    let verdict = gateway.guard.ask(&caller.watched, &asked);
+    let verdict = gateway.guard.ask(&caller.watched, &asked(request, facts));
     for event in &verdict.events {
         gateway.books.tell(event.into());
     }
@@ -51,15 +40,52 @@ pub(super) fn watched(
     verdict.effect.as_ref().map_or(Ok(()), turned_away)?;
     let counted = gateway.guard.counted(&caller.watched);
     if let Some(effect) = verdict.effect {
-        facts.request.tags.push(format!("{}{}", wire::GUARD_TAG, effect.signal.name()));
-        if effect.effect == GuardEffect::LocalOnly {
-            facts.request.tags.push(format!("{}local_only", wire::GUARD_TAG));
-            let outside = facts.routes.iter_mut().filter(|route| !route.local);
-            outside.for_each(|route| route.state = RouteState::Unavailable);
-        }
+        mark(&effect, facts);
         actions.push(action(effect.signal.name(), effect.effect, &effect.seen));
     }
     Ok((actions, counted))
+}
+
+/// The same for a request that is only asked about: it counts for nothing.
+///
+/// # Errors
+/// As [`watched`].
+pub(super) fn looked_at(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: &ChatRequest,
+    facts: &mut Facts,
+) -> Result<(), Refusal> {
+    let effect = gateway.guard.stands(&caller.watched, &asked(request, facts));
+    let Some(effect) = effect else { return Ok(()) };
+    turned_away(&effect)?;
+    mark(&effect, facts);
+    Ok(())
+}
+
+/// What the guard looks at.
+fn asked(request: &ChatRequest, facts: &Facts) -> Asked {
+    let left = facts.budgets.iter().filter(|budget| budget.hard);
+    let left = left.filter_map(|budget| Some(budget.money?.1.pico())).min();
+    Asked {
+        unix_ms: facts.time.unix_ms,
+        question: wire::question(request),
+        model: name_hash(&request.model),
+        hour: u8::try_from(facts.time.minute_of_day / 60).unwrap_or(0),
+        session: request.session.as_deref().map(wire::hashed),
+        prompt_tokens: request.prompt_tokens_estimate,
+        left,
+    }
+}
+
+/// Puts what is done to a request where a policy looks.
+fn mark(effect: &Effect, facts: &mut Facts) {
+    facts.request.tags.push(format!("{}{}", wire::GUARD_TAG, effect.signal.name()));
+    if effect.effect == GuardEffect::LocalOnly {
+        facts.request.tags.push(format!("{}local_only", wire::GUARD_TAG));
+        let outside = facts.routes.iter_mut().filter(|route| !route.local);
+        outside.for_each(|route| route.state = RouteState::Unavailable);
+    }
 }
 
 fn turned_away(effect: &Effect) -> Result<(), Refusal> {

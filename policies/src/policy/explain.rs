@@ -5,7 +5,7 @@
 
 use super::{Policy, condition::Outcome, decide};
 use crate::{
-    Facts, LeaveOut, OnShort, PicoUsd, PolicyName, PolicyVersion, RouteId, RuleName, Verdict,
+    Facts, LeaveOut, OnShort, PicoUsd, Plan, PolicyName, PolicyVersion, RouteId, RuleName, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub enum TraceVerdict {
         rule: RuleName,
         /// The plan.
         plan: Vec<RouteId>,
+        /// Whether its first two may race.
+        #[serde(default)]
+        hedged: bool,
         /// What happens when money is short.
         on_short: OnShort,
     },
@@ -173,7 +176,8 @@ pub fn explain(policy: &Policy, facts: &Facts) -> Trace {
         .collect();
     let verdict = match verdict {
         Verdict::Route(decision) => {
-            TraceVerdict::Route { rule: decision.rule, plan, on_short: decision.on_short }
+            let hedged = matches!(decision.plan, Plan::Hedge(_));
+            TraceVerdict::Route { rule: decision.rule, plan, hedged, on_short: decision.on_short }
         }
         Verdict::Refuse(refuse) => {
             TraceVerdict::Refuse { rule: refuse.rule, message: refuse.message }

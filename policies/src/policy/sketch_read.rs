@@ -236,8 +236,13 @@ fn read_route(node: &Node<'_>) -> Result<RouteFacts, FileError> {
     let duration = |node| Ok::<_, FileError>(number(node, Unit::Duration)?.map(|n| n.num));
     route.predicted_wait_us = duration(fields.take("predicted_wait"))?;
     route.predicted_ttft_p95_us = duration(fields.take("predicted_ttft_p95"))?;
-    let failed = number(fields.take("failed_fraction"), Unit::Fraction)?;
-    route.failed_permille = failed.and_then(|n| u32::try_from(n.num * 1_000 / n.den).ok());
+    if let Some(node) = fields.take("failed_fraction") {
+        let failed = Unit::Fraction.read(&node)?;
+        if failed.num * 1_000 % failed.den != 0 {
+            return Err(node.value_error("is no whole thousandth, which is how finely it is known"));
+        }
+        route.failed_permille = u32::try_from(failed.num * 1_000 / failed.den).ok();
+    }
     fields.finish()?;
     Ok(route)
 }

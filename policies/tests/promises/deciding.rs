@@ -168,7 +168,8 @@ proptest! {
         for policy in POLICIES.iter() {
             let trace = explain(policy, &facts);
             match (decide(policy, &facts), trace.verdict) {
-                (Verdict::Route(decision), TraceVerdict::Route { rule, plan, on_short }) => {
+                (Verdict::Route(decision), TraceVerdict::Route { rule, plan, hedged, on_short }) => {
+                    prop_assert_eq!(matches!(decision.plan, Plan::Hedge(_)), hedged);
                     prop_assert_eq!(decision.rule, rule);
                     prop_assert_eq!(decision.plan.routes().cloned().collect::<Vec<_>>(), plan);
                     prop_assert_eq!(decision.on_short, on_short);

@@ -136,6 +136,21 @@ fn a_table_of_nothing_is_no_condition() {
 }
 
 #[test]
+fn a_test_says_of_failures_no_more_than_can_be_known() {
+    let of = |fraction: &str| {
+        format!(
+            "[[choose]]\nname = \"x\"\nwhen.routes.edge.failed_fraction.lt = 0.0505\nroutes = [\"@all\"]\n\
+             [[choose]]\nname = \"y\"\nrefuse = \"no\"\n\
+             [[test]]\nname = \"t\"\nroutes.edge = {{ local = true, failed_fraction = {fraction} }}\n\
+             expect.routes = [\"edge\"]\n"
+        )
+    };
+    let error = refused(&of("0.0509"));
+    assert!(error.to_string().contains("whole thousandth"), "{error}");
+    policy(&of("0.05"));
+}
+
+#[test]
 fn bounds_of_a_prompt_enclose_what_is_likely() {
     for bytes in [0, 1, 3, 127, 128, 129, 1_000_000] {
         let tokens = PromptTokens::from_bytes(bytes, 8);

@@ -86,7 +86,10 @@ pub(super) async fn run(common: &Common, link: &Link, args: &ReplayArgs) -> Resu
             items("moves"),
             &[
                 ("FROM", Align::Left, &|row| route(row, "/from", "(cache)")),
-                ("TO", Align::Left, &|row| route(row, "/to", "(refused)")),
+                ("TO", Align::Left, &|row| {
+                    let to = route(row, "/to", "(refused)");
+                    if row["failed"] == true { format!("{to} (failed)") } else { to }
+                }),
                 ("RULE BEFORE", Align::Left, &|row| text(row, "/rule_before")),
                 ("RULE", Align::Left, &|row| text(row, "/rule")),
                 ("REQUESTS", Align::Right, &|row| text(row, "/requests")),
@@ -114,11 +117,15 @@ pub(super) async fn run(common: &Common, link: &Link, args: &ReplayArgs) -> Resu
         ],
     )?;
     output::say(format!(
-        "\n{} requests replayed: {} as they were, {} elsewhere, {} refused; {}",
+        "\n{} requests replayed: {} as they were, {} elsewhere, {} refused{}; {}",
         text(&replayed, "/replayed"),
         text(&replayed, "/unchanged"),
         text(&replayed, "/moved"),
         text(&replayed, "/refused"),
+        match replayed["failed"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(failed) => format!(", {failed} failed"),
+        },
         more(&replayed),
     ))
 }

@@ -233,6 +233,11 @@ fn faults_of_then_are_paid_and_waited_for_only_where_they_are_met() {
     assert_eq!((spared.unchanged, spared.moved), (1, 0));
     assert_eq!(spared.costs.after, spared.costs.before, "the fault was free");
     assert_eq!(spared.after.ttft.p50_us, Some(300), "700 us less");
+    let lost = replayed(&books, &all_to("\"cloud\""));
+    assert_eq!((lost.failed, lost.unchanged, lost.moved, lost.refused), (1, 0, 0, 0));
+    let (way, _) = lost.moves.first_key_value().unwrap();
+    assert_eq!((way.to.as_ref(), way.failed), (Some(&RouteId::new("cloud")), true));
+    assert_eq!((lost.after.total.p50_us, lost.after.total.unknown), (None, 0), "no answer's time");
     went(&books, |_| {}, &[answered("edge", used(10, 10))]);
     let met = replayed(&books, &all_to("\"cloud\", \"edge\""));
     assert_eq!(
