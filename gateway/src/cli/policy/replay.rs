@@ -81,26 +81,7 @@ pub(super) async fn run(common: &Common, link: &Link, args: &ReplayArgs) -> Resu
     if text(&replayed, "/replayed") == "0" {
         return output::say("no request was replayed");
     }
-    if !items("moves").is_empty() {
-        output::table(
-            items("moves"),
-            &[
-                ("FROM", Align::Left, &|row| route(row, "/from", "(cache)")),
-                ("TO", Align::Left, &|row| {
-                    let to = route(row, "/to", "(refused)");
-                    if row["failed"] == true { format!("{to} (failed)") } else { to }
-                }),
-                ("RULE BEFORE", Align::Left, &|row| text(row, "/rule_before")),
-                ("RULE", Align::Left, &|row| text(row, "/rule")),
-                ("REQUESTS", Align::Right, &|row| text(row, "/requests")),
-                ("USD BEFORE", Align::Right, &|row| money(row, "/before")),
-                ("USD", Align::Right, &|row| money(row, "/after")),
-                ("DIFFERENCE", Align::Right, &|row| usd(row, "/difference_usd")),
-                ("SUCH AS", Align::Left, &|row| text(row, "/examples/0")),
-            ],
-        )?;
-        output::say("")?;
-    }
+    moves(items("moves"))?;
     output::table(
         &[side("before", &replayed["before"]), side("replayed", &replayed["after"])],
         &[
@@ -128,6 +109,31 @@ pub(super) async fn run(common: &Common, link: &Link, args: &ReplayArgs) -> Resu
         },
         more(&replayed),
     ))
+}
+
+/// From where to where requests would have gone.
+fn moves(moves: &[Value]) -> Result<(), CliError> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    output::table(
+        moves,
+        &[
+            ("FROM", Align::Left, &|row| route(row, "/from", "(cache)")),
+            ("TO", Align::Left, &|row| {
+                let to = route(row, "/to", "(refused)");
+                if row["failed"] == true { format!("{to} (failed)") } else { to }
+            }),
+            ("RULE BEFORE", Align::Left, &|row| text(row, "/rule_before")),
+            ("RULE", Align::Left, &|row| text(row, "/rule")),
+            ("REQUESTS", Align::Right, &|row| text(row, "/requests")),
+            ("USD BEFORE", Align::Right, &|row| money(row, "/before")),
+            ("USD", Align::Right, &|row| money(row, "/after")),
+            ("DIFFERENCE", Align::Right, &|row| usd(row, "/difference_usd")),
+            ("SUCH AS", Align::Left, &|row| text(row, "/examples/0")),
+        ],
+    )?;
+    output::say("")
 }
 
 /// What the sums leave out.
