@@ -119,8 +119,8 @@ async fn what_is_reconciled_with_a_provider_is_what_was_booked_at_that_one() {
     first.next(Script::default().with(Fault::Status500));
     let answered = gate.ask("Hello again, and longer.").send().await.ok();
     assert_eq!(answered.header("x-tollgate-route"), "other");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let second_of_today = now.as_secs();
+    let entry = gate.ledger().entry(answered.id()).await;
+    let second_of_today = entry.0["arrived_unix_ms"].as_u64().unwrap() / 1_000;
     let report = json!({"data": [{"start_time": second_of_today, "results": [
         {"amount": {"value": "0.5", "currency": "usd"}, "line_item": "standin-1, input"}]}]});
     std::fs::write(directory.join("report.json"), report.to_string()).unwrap();
