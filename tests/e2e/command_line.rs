@@ -104,7 +104,7 @@ async fn what_is_reconciled_with_a_provider_is_what_was_booked_at_that_one() {
     // The same model at another provider, which answers where the first one fails.
     let other = format!(
         "[routes.other]\nkind = \"openai\"\nprovider = \"other\"\nbase_url = \"{}\"\nmodel = \"standin-1\"\n\
-         api_key = \"sk-other\"\n[routes.other.price]\ninput = \"1\"\noutput = \"2\"\n",
+         api_key = \"sk-other\"\n[routes.other.price]\ninput = \"7\"\noutput = \"9\"\n",
         second.base_url()
     );
     let gate = Gate::builder()

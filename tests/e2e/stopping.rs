@@ -64,8 +64,15 @@ async fn an_answer_that_never_ends_is_cut_when_its_time_is_over_and_booked() {
 #[tokio::test]
 async fn who_asks_twice_to_stop_does_not_wait_for_what_runs() {
     let cloud = StandIn::start().await.unwrap();
-    let mut gate = Gate::builder().cloud(&cloud).server("drain_timeout_ms = 3600000").start().await;
-    cloud.next(Script::says("one two three").with(Fault::HangMidStream));
+    // Nothing else ends the answer in time.
+    let patient = "idle_timeout_ms = 300000\ntotal_timeout_ms = 300000";
+    let mut gate = Gate::builder()
+        .cloud_named("cloud", &cloud, patient)
+        .server("drain_timeout_ms = 3600000")
+        .start()
+        .await;
+    let hold = Hold::after_pieces(2);
+    cloud.next(Script::says("one two three").held(&hold));
     let mut open = gate.ask("Count.").streamed().open().await;
     open.read_pieces(2).await;
     gate.child().signal(libc::SIGTERM);
