@@ -221,6 +221,10 @@ impl Watch {
 
     /// What would be done to a request that is not one: it counts for nothing, and holds nobody up.
     pub fn stands(&self, subjects: &[Subject], asked: &Asked) -> Option<Effect> {
+        // Holds of before may be there all the same.
+        if !self.settings.enabled {
+            return None;
+        }
         let of = |subject: &Subject| {
             let held = self.profiles.get(subject)?.held.as_ref()?;
             self.concerned(subject, held, asked)

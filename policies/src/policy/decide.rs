@@ -209,12 +209,7 @@ fn builtin<'p>(policy: &'p Policy, facts: &Facts, out: &[Option<LeaveOut>]) -> O
     };
     let places = Pick::expand(picks, facts, |ix| out[ix].is_none());
     let others = LeaveOut::Pinned;
-    // Who asked for one model is answered by no other.
-    let on_short = match policy.on_short {
-        OnShort::Local => OnShort::Refuse,
-        of_policy => of_policy,
-    };
-    Some(Chosen { rule, on_short, picks, places, others, hedged: false })
+    Some(Chosen { rule, on_short: policy.on_short, picks, places, others, hedged: false })
 }
 
 impl Choose {
