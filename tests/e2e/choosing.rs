@@ -52,6 +52,25 @@ async fn the_cheapest_is_not_the_one_whose_answers_are_known_to_be_short() {
 }
 
 #[tokio::test]
+async fn a_local_route_of_the_name_that_is_asked_for_answers_where_money_is_short() {
+    let cloud = StandIn::start().await.unwrap();
+    let shared = "aliases = [\"shared\"]";
+    let gate = Gate::builder()
+        .cloud_named("cloud", &cloud, shared)
+        .edge_with(shared)
+        .policy_text("on_short = \"local\"\n[[choose]]\nname = \"away\"\nroutes = [\"@cloud\"]\n")
+        .start()
+        .await;
+    let rich = gate.new_key().create().await;
+    let ask = |key| gate.ask("Who pays?").by(key).at_most(4).set("model", "shared".into());
+    assert_eq!(ask(&rich).send().await.ok().header("x-tollgate-route"), "cloud");
+    let poor = gate.new_key().with_budget_usd("0.000000001").create().await;
+    let answer = ask(&poor).send().await.ok();
+    assert_eq!(answer.header("x-tollgate-rule"), "@named");
+    assert_eq!(answer.header("x-tollgate-route"), "edge");
+}
+
+#[tokio::test]
 async fn the_fastest_is_the_one_that_speaks_first_and_strangers_are_tried() {
     let (first, second, gate) = two("fastest = [\"first\", \"second\"]").await;
     // Two seconds are told from a busy machine.

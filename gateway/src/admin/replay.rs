@@ -75,7 +75,7 @@ pub(super) struct ReplayView {
     /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
     /// say.
     refused: u64,
-    /// Answered then, and left with attempts alone that failed: an error. They are in no time of `after`.
+    /// Did not fail then, and left with attempts alone that failed: an error. They are in no time of `after`.
     failed: u64,
     before: SideView,
     after: SideView,

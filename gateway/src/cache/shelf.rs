@@ -1,8 +1,8 @@
 //! Answers that are coming and answers that are kept, by key.
 //!
 //! **Invariants:** of one key at most one flight runs; what is kept is bounded in bytes and in age,
-//! what runs by the requests in flight and, with what is kept, in bytes; a key is free again when its [`Landing`] is dropped, whatever
-//! became of the flight, and before anybody hears of its end.
+//! what runs by the requests in flight and, with what is kept, in bytes; a key is free again when its
+//! [`Landing`] is dropped, whatever became of the flight, and before anybody hears of its end.
 
 use super::{
     CacheCounts,

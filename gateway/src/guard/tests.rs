@@ -129,6 +129,18 @@ fn of_a_loop_only_the_repeated_question_is_slowed_down() {
 }
 
 #[test]
+fn a_guard_that_is_off_does_nothing_to_what_is_only_asked_about() {
+    let who = watched("key_a", None, None);
+    for enabled in [true, false] {
+        let mut watch = Watch::new(Settings { enabled, ..Settings::default() });
+        // As a start takes it back from before the guard was switched off.
+        watch.hold(&who[0], Signal::PromptLoop, 100 * SECOND, "");
+        assert_eq!(watch.stands(&who, &asked(SECOND, 42)).is_some(), enabled);
+        assert_eq!(watch.ask(&who, &asked(SECOND, 42)).effect.is_some(), enabled);
+    }
+}
+
+#[test]
 fn long_answers_and_dear_requests_are_seen_against_ones_own_history() {
     for (cost, output, signal) in [
         (3 * USUAL_COST, 4_000, Signal::OutputBlowUp),

@@ -61,7 +61,7 @@ pub struct ReplayReport {
     /// Refused by the policy, or left with routes alone that were passed over then, for want of money,
     /// say.
     pub refused: u64,
-    /// Answered then, and left with attempts alone that failed. They are in no time of what they would
+    /// Did not fail then, and left with attempts alone that failed. They are in no time of what they would
     /// have taken.
     pub failed: u64,
     /// Replayed requests by the rule that would have matched.
@@ -326,8 +326,10 @@ struct Fate {
 enum By {
     /// This route, or was asked last.
     Route(Option<RouteId>),
-    /// None, though somebody did then: this route was asked last.
+    /// None, though it did not fail then: this route was asked last.
     Failed(Option<RouteId>),
+    /// None, as then.
+    FailedToo,
     Cache,
     Nobody,
 }
@@ -408,14 +410,18 @@ impl Run<'_> {
             None => {
                 let last = kept.last().and_then(|index| entry.attempts.get(*index));
                 let last = last.map(|attempt| attempt.route.clone());
-                let is_kept = |answered: u16| kept.contains(&usize::from(answered));
-                let by = if entry.answered_by.is_none_or(is_kept) {
+                let ends_alike = match entry.answered_by {
+                    Some(answered) => kept.contains(&usize::from(answered)),
+                    None => kept.last().copied() == entry.attempts.len().checked_sub(1),
+                };
+                let fails_alike = entry.answered_by.is_none() && entry.outcome == Outcome::Failed;
+                let by = if !ends_alike && !fails_alike {
+                    By::Failed(last)
+                } else {
                     let spared = spared_us(entry, &kept);
                     let less = |us: u64| us.saturating_sub(spared);
                     after.seen(entry.ttft_us.map(less), less(entry.stages.total_us()));
-                    By::Route(last)
-                } else {
-                    By::Failed(last)
+                    if ends_alike { By::Route(last) } else { By::FailedToo }
                 };
                 Fate { rule, by, cost: paid, estimated: false }
             }
@@ -444,7 +450,7 @@ impl Run<'_> {
                 report.refused += 1;
                 (None, false)
             }
-            By::Route(_) | By::Cache => {
+            By::Route(_) | By::FailedToo | By::Cache => {
                 report.unchanged += 1;
                 return;
             }

@@ -248,6 +248,17 @@ fn faults_of_then_are_paid_and_waited_for_only_where_they_are_met() {
 }
 
 #[test]
+fn who_failed_then_and_fails_again_is_as_it_was() {
+    let house = House::new();
+    let books = house.open();
+    went(&books, |_| {}, &[("cloud", BROKE, None), ("abroad", BROKE, None)]);
+    for plan in ["\"cloud\"", "\"abroad\"", "\"cloud\", \"abroad\""] {
+        let again = replayed(&books, &all_to(plan));
+        assert_eq!((again.unchanged, again.failed, again.moved), (1, 0, 0), "{plan}");
+    }
+}
+
+#[test]
 fn who_was_passed_over_then_is_passed_over_again_and_costs_nothing() {
     let house = House::new();
     let books = house.open();
@@ -321,6 +332,9 @@ fn who_left_before_the_answer_leaves_again() {
     let report = replayed(&books, &all_to("\"abroad\", \"cloud\""));
     assert_eq!((report.moved, report.unchanged), (1, 1), "only one was abroad");
     assert_eq!((report.costs.after.unknown, report.costs.after.estimated), (1, 0));
+    // The fault is met before anybody leaves.
+    let report = replayed(&books, &all_to("\"abroad\""));
+    assert_eq!((report.moved, report.failed, report.unchanged), (1, 1, 0));
     // Nobody is there any more for whom another route could be asked.
     let report = replayed(&books, &all_to("\"cloud\", \"edge\""));
     assert_eq!((report.moved, report.unchanged), (0, 2));
