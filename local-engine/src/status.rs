@@ -11,7 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::speculation::{ClassGauges, SpeculationStatus};
+use crate::{
+    info::ModelInfo,
+    speculation::{ClassGauges, SpeculationStatus},
+};
 
 /// Whether the engine takes jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +219,13 @@ impl Gauges {
     pub(crate) fn beat(&self, now: Instant) {
         let age = now.saturating_duration_since(self.start);
         self.heartbeat_ns.store(nanoseconds(age), Relaxed);
+    }
+
+    /// A child has loaded this model: what holds until it tells of itself.
+    pub(crate) fn loaded(&self, model: &ModelInfo) {
+        self.kv_total.store(model.kv_cells, Relaxed);
+        self.set_draft_cells(0, model.draft.as_ref().map_or(0, |draft| draft.kv_cells));
+        self.beat(Instant::now());
     }
 
     /// What a draft model's cells hold.

@@ -115,6 +115,7 @@ pub(crate) fn start(
     socket.set_read_timeout(None).map_err(failed)?;
     socket.set_write_timeout(Some(LOOK)).map_err(failed)?;
     let to_child = socket.try_clone().map_err(failed)?;
+    shared.gauges.loaded(&info);
     let remote = Arc::new(Remote::new(child, to_child, config, worker, Arc::clone(shared)));
     let sender = spawn("engine-orders", {
         let remote = Arc::clone(&remote);

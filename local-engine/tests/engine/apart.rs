@@ -34,6 +34,12 @@ fn serves_its_parent() {
     }
 }
 
+#[test]
+fn what_it_holds_is_known_before_it_tells_of_itself() {
+    let engine = engine(&apart());
+    assert_eq!(engine.status().kv_total, engine.info().kv_cells);
+}
+
 #[tokio::test]
 async fn a_job_whose_reader_has_no_room_pauses_and_goes_on_when_it_is_read() {
     let engine = engine(&EngineConfig { reader_lag_max: 2, ..apart() });
