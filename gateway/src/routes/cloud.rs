@@ -19,6 +19,7 @@ mod outgoing;
 mod status;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use answer::CloudAnswer;
 pub use outgoing::Departure;
@@ -33,7 +34,6 @@ use crate::{
     providers::{self, Format, Kind, RateSeen, Recalls, Shape, anthropic, gemini, openai},
     wire::{BadRequest, ChatRequest},
 };
-use answer::{Limits, Watch};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outgoing::Outgoing;
@@ -52,6 +52,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
+use watch::{Limits, Watch};
 
 /// The version of Anthropic's API that is spoken here.
 const ANTHROPIC_VERSION: &str = "2023-06-01";

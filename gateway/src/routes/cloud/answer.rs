@@ -5,7 +5,7 @@
 //! timeout, or what an error says that came in place of an answer. Nothing of a payload is in a fault's
 //! detail.
 
-use super::{Place, status::Errors};
+use super::{Place, status::Errors, watch::Watch};
 use crate::{
     causes,
     ledger::Endpoint,
@@ -25,8 +25,8 @@ use futures::FutureExt as _;
 use http::header;
 use policies::{ServiceTier, Usage};
 use reqwest::Response;
-use std::{collections::VecDeque, fmt, pin::Pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// Longest event of a stream.
 const EVENT_BYTES_MAX: usize = 4 << 20;
@@ -34,19 +34,6 @@ const EVENT_BYTES_MAX: usize = 4 << 20;
 pub(super) const WHOLE_BYTES_MAX: usize = 32 << 20;
 /// What may follow an answer's end before its connection is given up instead of kept.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
-/// How long a sign of its end is waited for after an answer that has said all it has to say.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// A route's timeouts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// From the request sent to the first token; streamed answers only.
-    pub(super) first_token: Duration,
-    /// Between pieces after the first token.
-    pub(super) idle: Duration,
-    /// For everything.
-    pub(super) total: Duration,
-}
 
 /// An answer whose head has arrived. Dropping it cancels the request upstream.
 pub struct CloudAnswer {
@@ -78,6 +65,8 @@ struct Aside {
     errors: Arc<Errors>,
     /// What is owed where it failed.
     owed: Owed,
+    /// Whether its caller waits for it until a time of its own.
+    hurried: bool,
 }
 
 /// What has been handed on.
@@ -101,6 +90,8 @@ struct Chunks {
     ended: Ended,
     id_wanted: bool,
     told: Option<Usage>,
+    /// Whether usage came with its end, or after it.
+    told_last: bool,
 }
 
 /// Where the bytes come from, and the place they take.
@@ -115,17 +106,6 @@ enum Form {
     Streamed(Box<Decoder>),
     /// As one body.
     Whole,
-}
-
-/// The timeouts of one answer, its head's too. One timer serves them all: it is moved only when it
-/// fires.
-pub(super) struct Watch {
-    limits: Limits,
-    first_by: Option<Instant>,
-    total_by: Instant,
-    /// When the last piece came, once idling counts.
-    heard: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
 }
 
 /// What an event of the stream came to.
@@ -153,6 +133,7 @@ impl CloudAnswer {
                 ended: Ended::of(request.choices),
                 id_wanted: true,
                 told: None,
+                told_last: false,
             })),
             Format::Anthropic => Reader::Anthropic(Box::new(anthropic::Stream::new(prompt_tokens))),
             Format::Gemini => {
@@ -183,6 +164,7 @@ impl CloudAnswer {
                 prompt_tokens,
                 errors,
                 owed: Owed::ByFault,
+                hurried: request.answer_by.is_some(),
             }),
         })
     }
@@ -245,6 +227,14 @@ impl CloudAnswer {
     }
 
     async fn next_streamed(&mut self) -> Result<Option<Event>, Fault> {
+        match self.read_on().await {
+            // The answer is whole: what went wrong came after it.
+            Err(_) if self.is_finished() => Ok(self.close(true)),
+            read => read,
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<Option<Event>, Fault> {
         loop {
             while let Some(event) = self.decoded(Decoder::next_event)? {
                 match self.read(&event)? {
@@ -256,34 +246,23 @@ impl CloudAnswer {
                     }
                 }
             }
-            match self.piece().await {
-                Ok(Some(piece)) => {
-                    if let Form::Streamed(decoder) = &mut self.form {
-                        decoder.feed(piece);
-                    }
-                }
-                Ok(None) => return self.last_streamed(),
-                // The answer is whole; only the end of the stream is missing.
-                Err(_) if self.is_finished() => return Ok(self.close(true)),
-                Err(fault) => return Err(fault),
+            let Some(piece) = self.piece().await? else { return self.last_streamed() };
+            if let Form::Streamed(decoder) = &mut self.form {
+                decoder.feed(piece);
             }
         }
     }
 
     /// The body has ended: what stands there yet, and whether that is a good end.
     fn last_streamed(&mut self) -> Result<Option<Event>, Fault> {
-        let mut cut = false;
-        match self.last_read() {
+        match self.last_read()? {
             // The next call comes back here.
-            Ok(Read::Event(event)) => return Ok(Some(event)),
-            Ok(Read::Nothing) => {}
-            Ok(Read::Done) => self.whole = true,
-            // What was cut came after the answer.
-            Err(_) if self.is_finished() => cut = true,
-            Err(fault) => return Err(fault),
+            Read::Event(event) => return Ok(Some(event)),
+            Read::Nothing => {}
+            Read::Done => self.whole = true,
         }
         if self.is_finished() {
-            return Ok(self.close(cut));
+            return Ok(self.close(false));
         }
         Err(broken("the stream ended before the answer did"))
     }
@@ -336,6 +315,9 @@ impl CloudAnswer {
                 if seen.visible || seen.reasoning_bytes > 0 {
                     self.watch.spoke();
                 }
+                if chunks.ended.are_all() {
+                    self.watch.is_whole(chunks.told_last);
+                }
                 return Ok(Read::Event(Event::Chunk { data, seen }));
             }
             Reader::Anthropic(stream) if self.own => stream.read_own(&event.data),
@@ -344,7 +326,7 @@ impl CloudAnswer {
         };
         self.converted(data, read.map_err(broken)?)?;
         if self.has_told_all() {
-            self.watch.said_all();
+            self.watch.is_whole(true);
         }
         Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event))
     }
@@ -438,7 +420,8 @@ impl CloudAnswer {
             None if refused && !begun => Owed::ByFault,
             None => Owed::Estimated,
         };
-        self.aside.errors.within(status, error, self.aside.endpoint)
+        let Aside { errors, endpoint, hurried, .. } = &*self.aside;
+        errors.within(status, error, *endpoint, *hurried)
     }
 
     /// Whether the provider said that the answer is whole, or that each of its choices is.
@@ -451,8 +434,8 @@ impl CloudAnswer {
             }
     }
 
-    /// Whether that is so and its usage is told, so that nothing is missing but a sign of the end. In
-    /// OpenAI's format the usage comes after the end, and `[DONE]` after both.
+    /// Whether that is so and its usage is told, so that nothing is missing but a sign of the end, in
+    /// formats that are converted.
     fn has_told_all(&self) -> bool {
         match &self.reader {
             Reader::OpenAi(_) => false,
@@ -507,73 +490,9 @@ impl Chunks {
         self.told = seen.usage.or(self.told);
         if !seen.error {
             seen.ended().for_each(|(choice, _)| self.ended.note(choice));
+            self.told_last |= seen.usage.is_some() && self.ended.are_all();
         }
         Ok(seen)
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// Of an answer to what is `sent` now.
-    pub(super) fn new(limits: Limits, sent: Instant, streamed: bool) -> Self {
-        let total_by = sent + limits.total;
-        let first_by = streamed.then(|| sent + limits.first_token);
-        let timer = Box::pin(sleep_until(first_by.unwrap_or(total_by).min(total_by)));
-        Self { limits, first_by, total_by, heard: None, timer }
-    }
-
-    /// The first token came: from now on silence between pieces counts.
-    fn spoke(&mut self) {
-        if self.first_by.take().is_some() {
-            self.heard = Some(Instant::now());
-            // From here deadlines only move on, which `passed` sees to.
-            let (by, _) = self.next_deadline();
-            self.timer.as_mut().reset(by);
-        }
-    }
-
-    /// A piece came.
-    fn heard(&mut self) {
-        if let Some(heard) = &mut self.heard {
-            *heard = Instant::now();
-        }
-    }
-
-    /// Everything has been said: whatever follows, it is not waited for much longer.
-    fn said_all(&mut self) {
-        let by = Instant::now() + LINGER;
-        if by < self.total_by {
-            self.total_by = by;
-            let (by, _) = self.next_deadline();
-            self.timer.as_mut().reset(by);
-        }
-    }
-
-    /// When the next timeout passes.
-    pub(super) fn ends_by(&self) -> Instant {
-        self.next_deadline().0
-    }
-
-    /// Waits until a timeout passes; says which.
-    pub(super) async fn passed(&mut self) -> FaultKind {
-        loop {
-            self.timer.as_mut().await;
-            let (by, kind) = self.next_deadline();
-            if Instant::now() >= by {
-                return kind;
-            }
-            self.timer.as_mut().reset(by);
-        }
-    }
-
-    fn next_deadline(&self) -> (Instant, FaultKind) {
-        let idle = self.heard.map(|heard| (heard + self.limits.idle, FaultKind::Idle));
-        let first = self.first_by.map(|by| (by, FaultKind::FirstToken));
-        match first.or(idle) {
-            Some((by, kind)) if by < self.total_by => (by, kind),
-            _ => (self.total_by, FaultKind::Total),
-        }
     }
 }
 
@@ -588,73 +507,4 @@ fn check_is_event_stream(response: &Response) -> Result<(), Fault> {
 
 fn broken(detail: &str) -> Fault {
     Fault::new(FaultKind::Broken, detail)
-}
-
-#[cfg(test)]
-mod tests {
-    //! The watch alone, on a clock that tests move.
-
-    use super::{Duration, FaultKind, Instant, LINGER, Limits, Watch};
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn watch(first_token: u64, idle: u64, total: u64, streamed: bool) -> Watch {
-        let limits = Limits {
-            first_token: seconds(first_token),
-            idle: seconds(idle),
-            total: seconds(total),
-        };
-        Watch::new(limits, Instant::now(), streamed)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_timeout_passes_when_it_should() {
-        let began = Instant::now();
-        assert_eq!(watch(5, 1, 60, true).passed().await, FaultKind::FirstToken);
-        assert_eq!(began.elapsed(), seconds(5));
-
-        let began = Instant::now();
-        assert_eq!(watch(5, 1, 60, false).passed().await, FaultKind::Total);
-        assert_eq!(began.elapsed(), seconds(60));
-
-        // Idle counts from the first token on, also where it is shorter than what is left.
-        let began = Instant::now();
-        let mut watch = watch(50, 2, 60, true);
-        tokio::time::advance(seconds(10)).await;
-        watch.spoke();
-        assert_eq!(watch.passed().await, FaultKind::Idle);
-        assert_eq!(began.elapsed(), seconds(12));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_the_last_word_little_is_waited_for_whatever_comes() {
-        let began = Instant::now();
-        let mut watch = watch(5, 30, 60, true);
-        watch.spoke();
-        watch.said_all();
-        for _ in 0..9 {
-            tokio::time::advance(Duration::from_millis(100)).await;
-            watch.heard();
-            watch.said_all();
-        }
-        watch.passed().await;
-        assert_eq!(began.elapsed(), LINGER);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_steady_stream_is_not_idle_and_ends_at_its_total() {
-        let began = Instant::now();
-        let mut watch = watch(5, 3, 20, true);
-        watch.spoke();
-        for _ in 0..9 {
-            tokio::select! {
-                kind = watch.passed() => panic!("{kind:?}"),
-                () = tokio::time::sleep(seconds(2)) => watch.heard(),
-            }
-        }
-        assert_eq!(watch.passed().await, FaultKind::Total);
-        assert_eq!(began.elapsed(), seconds(20));
-    }
 }

@@ -58,10 +58,22 @@ impl Errors {
         error.retry_after = told.or(error.retry_after);
         let said = format!("{}: status {}", self.provider, status.as_u16());
         let hurried = request.answer_by.is_some();
-        let is_refusal =
-            self.kind.is_tollgate() && refused(status.as_u16(), &error, waits, hurried);
-        let blame = if is_refusal { Blame::Fit } else { blame(status.as_u16(), &mut error) };
-        self.judged(status, (error, blame), request.endpoint, said).owing(owed)
+        let blamed = self.blamed(status, error, waits, hurried);
+        self.judged(status, blamed, request.endpoint, said).owing(owed)
+    }
+
+    /// Whose fault an error is; `waits` and `hurried` as in [`refused`].
+    fn blamed(
+        &self,
+        status: StatusCode,
+        mut error: ProviderError,
+        waits: bool,
+        hurried: bool,
+    ) -> (ProviderError, Blame) {
+        let status = status.as_u16();
+        let is_refusal = self.kind.is_tollgate() && refused(status, &error, waits, hurried);
+        let blame = if is_refusal { Blame::Fit } else { blame(status, &mut error) };
+        (error, blame)
     }
 
     /// What is owed for an error status. Another tollgate has routes of its own, of which one may have
@@ -79,19 +91,19 @@ impl Errors {
     }
 
     /// The fault that an error in place of an answer stands for, by the status that it should have had;
-    /// without one the answer is broken.
+    /// without one the answer is broken. `hurried`: its caller waits until a time of its own.
     pub(super) fn within(
         &self,
         status: Option<u16>,
-        mut error: ProviderError,
+        error: ProviderError,
         endpoint: Endpoint,
+        hurried: bool,
     ) -> Fault {
         let said = format!("{}: an error in place of the answer", self.provider);
         match status.and_then(|status| StatusCode::from_u16(status).ok()) {
             Some(status) => {
                 let said = format!("{said}, as of status {}", status.as_u16());
-                let blame = blame(status.as_u16(), &mut error);
-                self.judged(status, (error, blame), endpoint, said)
+                self.judged(status, self.blamed(status, error, true, hurried), endpoint, said)
             }
             None => Fault::new(FaultKind::Broken, detail(said, &error)),
         }

@@ -120,13 +120,57 @@ async fn usage_that_was_told_before_an_end_that_was_cut_is_a_part() {
 
 #[tokio::test]
 async fn an_answer_that_has_said_all_ends_soon_where_its_connection_does_not() {
-    let (base_url, _server) = server(steps(&events(&[SAID, STOP_AND_USAGE]), Close::Stalls)).await;
-    let patient =
-        CloudConfig { idle_timeout: Duration::from_secs(60), ..of_kind("gemini", &base_url) };
-    let began = Instant::now();
-    let (events, fault, _) = ask_for(patient, &request_for(true, 1)).await;
-    assert_eq!((fault, told(&events).1), (None, UsageSource::Reported));
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    for (kind, text) in [
+        ("gemini", events(&[SAID, STOP_AND_USAGE])),
+        ("openai", format!("{HELLO}{USAGE}")),
+        ("openai", HELLO.to_owned()),
+    ] {
+        let (base_url, _server) = server(steps(&text, Close::Stalls)).await;
+        let patient =
+            CloudConfig { idle_timeout: Duration::from_secs(60), ..of_kind(kind, &base_url) };
+        let began = Instant::now();
+        let (_, fault, _) = ask_for(patient, &request_for(true, 1)).await;
+        assert_eq!(fault, None, "{kind}");
+        assert!(began.elapsed() < Duration::from_secs(30), "{kind}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn an_error_behind_the_end_breaks_nothing() {
+    let done = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}"#;
+    let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
+    for (kind, text, error) in [
+        ("openai", HELLO.to_owned(), r#"{"error":{"code":502,"message":"gone"}}"#),
+        ("openai", format!("{HELLO}{USAGE}"), "{garbage"),
+        ("gemini", events(&[SAID, STOP_AND_USAGE]), r#"{"error":{"code":503}}"#),
+        ("anthropic", message(&[done]), overloaded),
+    ] {
+        for close in [Close::Eof, Close::Cut, Close::Stalls] {
+            let text = format!("{text}{}", events(&[error]));
+            let (_, fault, _) = answered(kind, steps(&text, close), true, 1).await;
+            assert_eq!(fault, None, "{kind} {error} {close:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_tollgates_refusal_within_a_stream_is_of_this_request_alone() {
+    let short = r#"{"error":{"message":"no money","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+    let refused =
+        r#"{"error":{"message":"not here","type":"permission_error","code":"policy_refused"}}"#;
+    for (error, status) in [(short, 429), (refused, 403)] {
+        let ends = |kind| answered(kind, steps(&events(&[error]), Close::Eof), true, 1);
+        let (_, fault, _) = ends("tollgate").await;
+        let is_passed_over = matches!(
+            &fault,
+            Some(FaultKind::Rejected { status: as_of, elsewhere: true, .. }) if *as_of == status
+        );
+        assert!(is_passed_over, "{fault:?}");
+        let (_, fault, _) = ends("openai").await;
+        let is_the_routes =
+            matches!(fault, Some(FaultKind::Status { status: as_of, .. }) if as_of == status);
+        assert!(is_the_routes, "{fault:?}");
+    }
 }
 
 #[tokio::test]
