@@ -1,7 +1,8 @@
 //! The calls of an answer in OpenAI's format: which piece belongs to which.
 //!
-//! **Invariants:** a call is told as begun once, however often its provider names it; every call has
-//! an id, its own to its end, that no other call of the answer has.
+//! **Invariants:** a call is told as begun once, however often its provider names it, and before its
+//! arguments, whichever comes first; every call has an id, its own to its end, that no other call of the
+//! answer has.
 
 use crate::{providers::call_ids, wire::DeltaKind};
 use std::collections::HashSet;
@@ -16,6 +17,8 @@ struct Begun {
     last: Vec<Call>,
     /// The ids that were told, each with its choice.
     told: HashSet<(u32, String)>,
+    /// Arguments that came before the name of their call.
+    early: Vec<(Place, String)>,
 }
 
 /// Where a call stands: its choice, and its number there as the provider gives it.
@@ -70,14 +73,26 @@ impl Calls {
         if let Some((id, name)) = another {
             self.begin(place, &id, &name, kinds);
         }
-        if let Some(call) = self.at(place) {
-            call.arguments.read(json);
+        match self.at(place) {
+            Some(call) => {
+                call.arguments.read(json);
+                kinds.push(DeltaKind::ToolArguments { index: place.1, json: json.to_owned() });
+            }
+            None => self.hold(place, json),
         }
-        kinds.push(DeltaKind::ToolArguments { index: place.1, json: json.to_owned() });
+    }
+
+    /// Arguments that wait for the name of their call.
+    fn hold(&mut self, place: Place, json: &str) {
+        let early = &mut self.0.get_or_insert_default().early;
+        match early.iter_mut().find(|(of, _)| *of == place) {
+            Some((_, held)) => held.push_str(json),
+            None => early.push((place, json.to_owned())),
+        }
     }
 
     fn begin(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
-        let Begun { last, told } = &mut **self.0.get_or_insert_default();
+        let Begun { last, told, early } = &mut **self.0.get_or_insert_default();
         last.retain(|call| call.place != place);
         let told = if !id.is_empty() && told.insert((place.0, id.to_owned())) {
             id.to_owned()
@@ -92,6 +107,10 @@ impl Calls {
             arguments: Arguments::default(),
             again: None,
         });
+        if let Some(held) = early.iter().position(|(of, _)| *of == place) {
+            let (_, json) = early.swap_remove(held);
+            self.argued(place, &json, kinds);
+        }
     }
 
     fn at(&mut self, place: Place) -> Option<&mut Call> {

@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** nothing visible is lost (what cannot be read is an error), and the order within a
 //! choice is kept: reasoning, text, calls, finish. What a provider leaves out is filled in (a call's
-//! number, its id), and what it repeats is told once (a call's name). Half of a character costs that
-//! character alone ([`Shown`]).
+//! number, its id), and what it repeats is told once (a call's name, and in a last chunk the whole message
+//! that was told in pieces). Half of a character costs that character alone ([`Shown`]).
 
 use super::{
     calls::{Calls, Place},
@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// What OpenAI writes of a token that is not among the likeliest; others write null.
 const UNLIKELY: f32 = -9999.0;
@@ -24,6 +24,17 @@ const UNLIKELY: f32 = -9999.0;
 #[derive(Debug, Default)]
 pub struct Reader {
     calls: Calls,
+    /// What each choice has told in pieces.
+    told: BTreeMap<u32, Told>,
+}
+
+/// What was told in pieces, so that a message with the whole of it tells nothing new.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    reasoning: bool,
+    text: bool,
+    refusal: bool,
+    calls: bool,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +146,11 @@ impl Reader {
         if let Some(said) = choice.delta {
             self.pieces(said, |call, place| (index, call.index.unwrap_or(place)), &mut kinds);
         }
-        if let Some(said) = choice.message {
+        if !kinds.is_empty() {
+            self.told.entry(index).or_default().note(&kinds);
+        }
+        let told = self.told.get(&index).copied().unwrap_or_default();
+        if let Some(said) = choice.message.map(|said| said.beyond(told)) {
             // All calls stand there, in their order: some providers give every one the same number.
             self.pieces(said, |_, place| (index, place), &mut kinds);
         }
@@ -189,6 +204,43 @@ impl Reader {
             }
             self.calls.argued(place, &arguments.unwrap_or_default().0, kinds);
         }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn note(&mut self, kinds: &[DeltaKind]) {
+        for kind in kinds {
+            match kind {
+                DeltaKind::Reasoning(_) => self.reasoning = true,
+                DeltaKind::Text(_) => self.text = true,
+                DeltaKind::Refusal(_) => self.refusal = true,
+                DeltaKind::ToolCall { .. } | DeltaKind::ToolArguments { .. } => self.calls = true,
+                DeltaKind::Signature(_) | DeltaKind::Finish(_) => {}
+            }
+        }
+    }
+}
+
+// === impl Said ===
+
+impl Said<'_> {
+    /// Without what was told.
+    fn beyond(mut self, told: Told) -> Self {
+        if told.reasoning {
+            (self.reasoning_content, self.reasoning) = (None, None);
+        }
+        if told.text {
+            self.content = None;
+        }
+        if told.refusal {
+            self.refusal = None;
+        }
+        if told.calls {
+            (self.tool_calls, self.function_call) = (None, None);
+        }
+        self
     }
 }
 

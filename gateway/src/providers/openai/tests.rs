@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::CapField,
     providers::{CallIds, Recalls},
-    wire::{DeltaKind, Seen, read_chat, sse::Decoder},
+    wire::{DeltaKind, FinishReason, Seen, read_chat, sse::Decoder},
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -378,6 +378,41 @@ fn calls_of_one_number_are_several_where_they_differ_or_one_was_whole() {
     let calls = calls_of(&[piece(Some(0), "a", "f", "{}"), piece(Some(1), "a", "g", "{}")]);
     assert_eq!((calls[0].1.as_str(), calls.len()), ("a", 2));
     assert_ne!(calls[1].1, "a");
+}
+
+#[test]
+fn arguments_that_come_before_the_name_of_their_call_are_its() {
+    let calls = calls_of(&[
+        piece(Some(0), "", "", "{\"x\""),
+        piece(Some(1), "b", "g", "{}"),
+        piece(Some(0), "", "", ":"),
+        piece(Some(0), "a", "f", "1"),
+        piece(Some(0), "", "", "}"),
+    ]);
+    let told: Vec<_> =
+        calls.iter().map(|call| (call.0, call.2.as_str(), call.3.as_str())).collect();
+    assert_eq!(told, [(1, "g", "{}"), (0, "f", "{\"x\":1}")]);
+}
+
+#[test]
+fn a_message_with_the_whole_of_what_came_in_pieces_tells_nothing_new() {
+    let chunk = |said: Value| json!({"choices": [said]}).to_string();
+    let mut reader = Reader::default();
+    let mut told = |said: Value| {
+        let deltas = reader.read(chunk(said).as_bytes()).unwrap();
+        deltas.into_iter().map(|delta| delta.kind).collect::<Vec<_>>()
+    };
+    let call = json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}});
+    let text = |text: &str| DeltaKind::Text(text.to_owned());
+    assert_eq!(told(json!({"index": 0, "delta": {"content": "Hi "}})), [text("Hi ")]);
+    assert_eq!(told(json!({"index": 0, "delta": {"content": "you"}})), [text("you")]);
+    assert_eq!(told(json!({"index": 0, "delta": {"tool_calls": [call.clone()]}})).len(), 2);
+    let whole = json!({"content": "Hi you", "reasoning": "Hm", "tool_calls": [call]});
+    let last = json!({"index": 0, "delta": {}, "message": whole.clone(), "finish_reason": "stop"});
+    let new = [DeltaKind::Reasoning("Hm".to_owned()), DeltaKind::Finish(FinishReason::Stop)];
+    assert_eq!(told(last), new, "what was not told is new");
+    // Of another choice nothing was.
+    assert_eq!(told(json!({"index": 1, "message": whole})).len(), 4);
 }
 
 #[test]
