@@ -12,7 +12,7 @@ use crate::{
     ledger::{Filter, GroupBy, KeyId},
     refusal::Refusal,
 };
-use policies::{PolicyVersion, RouteId, RuleName};
+use policies::{PicoUsd, PolicyVersion, RouteId, RuleName};
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
@@ -91,9 +91,16 @@ impl Asked {
 
     /// Which requests.
     pub(super) fn filter(&mut self, ledger: &Ledger) -> Result<Filter, Refusal> {
+        let (from_unix_ms, to_unix_ms) = (self.time(ledger, "since")?, self.time(ledger, "until")?);
+        check_order(("since", from_unix_ms), ("until", to_unix_ms))?;
+        let min_cost: Option<PicoUsd> = self.parsed("min_cost_usd")?;
+        let max_cost: Option<PicoUsd> = self.parsed("max_cost_usd")?;
+        if min_cost > max_cost && max_cost.is_some() {
+            return Err(bad(Some("max_cost_usd"), "`max_cost_usd` is less than `min_cost_usd`"));
+        }
         Ok(Filter {
-            from_unix_ms: self.time(ledger, "since")?,
-            to_unix_ms: self.time(ledger, "until")?,
+            from_unix_ms,
+            to_unix_ms,
             key: self.text("key").map(|key| KeyId(Arc::from(key))),
             route: self.text("route").map(|route| RouteId::new(&route)),
             model: self.text("model"),
@@ -110,8 +117,8 @@ impl Asked {
             user: self.text("user"),
             team: self.text("team"),
             tag: self.text("tag"),
-            min_cost: self.parsed("min_cost_usd")?,
-            max_cost: self.parsed("max_cost_usd")?,
+            min_cost,
+            max_cost,
         })
     }
 
@@ -122,6 +129,17 @@ impl Asked {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a range that nothing can be in: it ends before it begins, or there.
+pub(super) fn check_order(
+    (first, from): (&str, Option<u64>),
+    (second, to): (&str, Option<u64>),
+) -> Result<(), Refusal> {
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+        return Err(bad(Some(second), format!("`{second}` is not after `{first}`")));
+    }
+    Ok(())
 }
 
 /// serde's own message names the words that are known.
@@ -136,7 +154,14 @@ fn word<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::Asked;
+    use super::{Asked, check_order};
+
+    #[test]
+    fn a_range_ends_after_it_begins() {
+        let is_one = |from, to| check_order(("since", from), ("until", to)).is_ok();
+        assert!(is_one(Some(1), Some(2)) && is_one(Some(2), None) && is_one(None, Some(0)));
+        assert!(!is_one(Some(2), Some(2)) && !is_one(Some(3), Some(2)));
+    }
 
     #[test]
     fn a_status_is_one_of_http() {

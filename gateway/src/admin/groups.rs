@@ -7,7 +7,7 @@ use super::{
     Answer, answer, answer_with, change,
     limits::{
         BudgetBody, ChangeLimits, LimitsBody, LimitsView, addressable, budgets, filled, given,
-        name, present, tag, views, within,
+        name, present, tag, unmistakable, views, within,
     },
     read::{Body, Object, bad},
     times::rfc3339,
@@ -120,8 +120,9 @@ async fn create(
     kind: Kind,
 ) -> Answer {
     let text = addressable("name", name("name", body.name)?)?;
-    if matches!(kind, Kind::Tag) {
-        tag("name", &text)?;
+    match kind {
+        Kind::Tag => tag("name", &text)?,
+        Kind::Team | Kind::User => unmistakable("name", &text)?,
     }
     let record = GroupRecord {
         scope: kind.scope(&text),

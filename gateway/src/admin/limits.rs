@@ -3,6 +3,7 @@
 use super::read::{Object, bad};
 use crate::{
     caller::{BudgetSpec, KeyLimits, NotABudget, TooManyBudgets, Window, Zone, too_many},
+    ledger::{NONE, OTHER},
     openapi::types::{AtLeastOne, AtLeastOneToken, Usd, WindowText, ZoneName},
     refusal::Refusal,
 };
@@ -204,16 +205,29 @@ pub(super) fn filled(param: &str, text: String) -> Result<String, Refusal> {
     if text.is_empty() {
         return Err(bad(Some(param), format!("`{param}` is not empty; null is none")));
     }
-    addressable(param, name(param, text)?)
+    let text = addressable(param, name(param, text)?)?;
+    unmistakable(param, &text)?;
+    Ok(text)
 }
 
 /// A name that has a path of its own: without one it could be neither set up nor shown.
 pub(super) fn addressable(param: &str, text: String) -> Result<String, Refusal> {
-    if text.is_empty() || text.contains('/') || text == "." || text == ".." {
+    if text.trim().is_empty() || text.contains('/') || text == "." || text == ".." {
         let message = format!("`{param}` is not empty, has no `/` in it and is not `.` or `..`");
         return Err(bad(Some(param), message));
     }
     Ok(text)
+}
+
+/// A team or user whose group in a summary is its own.
+pub(super) fn unmistakable(param: &str, text: &str) -> Result<(), Refusal> {
+    if [NONE, OTHER].contains(&text) {
+        let message = format!(
+            "`{param}` is not `{NONE}` or `{OTHER}`: in summaries these are who has none, and the rest"
+        );
+        return Err(bad(Some(param), message));
+    }
+    Ok(())
 }
 
 fn at_least_one<T: PartialEq + From<u8>>(

@@ -9,7 +9,7 @@
 
 use super::{
     Answer, READS,
-    asked::Asked,
+    asked::{Asked, check_order},
     ledger::{Ledger, read},
     read::{Params, bad, unknown},
     times::rfc3339,
@@ -191,7 +191,9 @@ fn page(
         return Err(bad(Some("start_time"), "`start_time` is missing: Unix seconds"));
     };
     let now_s = ledger.clock.unix_ms() / 1_000;
-    let end: u64 = asked.parsed("end_time")?.unwrap_or(now_s + 1);
+    let end: Option<u64> = asked.parsed("end_time")?;
+    check_order(("start_time", Some(start)), ("end_time", end))?;
+    let end = end.unwrap_or(now_s + 1);
     let token = asked.text("page");
     let cursor = token.as_deref().map(|token| {
         let begins = token.strip_prefix("page_").and_then(|second| second.parse::<u64>().ok());

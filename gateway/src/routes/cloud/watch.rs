@@ -23,7 +23,8 @@ pub(super) struct Limits {
 /// The timeouts of one answer, its head's too. One timer serves them all: it is moved only when it
 /// fires.
 pub(super) struct Watch {
-    limits: Limits,
+    /// Longest silence between pieces after the first token.
+    idle: Duration,
     first_by: Option<Instant>,
     total_by: Instant,
     /// Until when its end is waited for, once it is whole.
@@ -41,7 +42,7 @@ impl Watch {
         let total_by = sent + limits.total;
         let first_by = streamed.then(|| sent + limits.first_token);
         let timer = Box::pin(sleep_until(first_by.unwrap_or(total_by).min(total_by)));
-        Self { limits, first_by, total_by, end_by: None, heard: None, timer }
+        Self { idle: limits.idle, first_by, total_by, end_by: None, heard: None, timer }
     }
 
     /// A token came: from the first on silence between pieces counts. A whole answer that goes on was
@@ -95,7 +96,7 @@ impl Watch {
     }
 
     fn next_deadline(&self) -> (Instant, FaultKind) {
-        let idle = self.heard.map(|heard| (heard + self.limits.idle, FaultKind::Idle));
+        let idle = self.heard.map(|heard| (heard + self.idle, FaultKind::Idle));
         let first = self.first_by.map(|by| (by, FaultKind::FirstToken));
         let end = self.end_by.map(|by| (by, FaultKind::Idle));
         let soonest = first.or(idle).into_iter().chain(end).min_by_key(|(by, _)| *by);

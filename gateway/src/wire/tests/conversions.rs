@@ -638,7 +638,7 @@ fn a_providers_chunks_are_read_as_deltas() {
     let chunk = json!({"choices": [
         {"index": 1, "delta": {"reasoning": "hm", "content": "a",
             "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}},
-                           {"index": 3, "function": {"arguments": "}"}}]},
+                           {"index": 3, "id": "d", "function": {"name": "g", "arguments": "}"}}]},
          "finish_reason": "stop", "stop_reason": "END"},
         {"index": 0, "delta": {"content": null, "refusal": "no"}, "finish_reason": null},
     ]});
@@ -651,6 +651,7 @@ fn a_providers_chunks_are_read_as_deltas() {
             (1, DeltaKind::Text("a".into())),
             (1, DeltaKind::ToolCall { index: 0, id: "c".into(), name: "f".into() }),
             (1, DeltaKind::ToolArguments { index: 0, json: "{".into() }),
+            (1, DeltaKind::ToolCall { index: 3, id: "d".into(), name: "g".into() }),
             (1, DeltaKind::ToolArguments { index: 3, json: "}".into() }),
             (1, DeltaKind::Finish(FinishReason::StopString("END".into()))),
             (0, DeltaKind::Refusal("no".into())),
