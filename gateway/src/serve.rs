@@ -360,17 +360,18 @@ async fn read(
 ) -> Result<(ChatRequest, BodyRoom), Refusal> {
     let (body, room) = body::whole(gateway, caller, body, headers).await?;
     let output_tokens_default = gateway.config.limits.output_tokens_default;
-    let request = if body::is_long(&body) {
+    let (request, room) = if body::is_long(&body) {
         let (kept, owner) = (gateway.kept.clone(), caller.id().clone());
         let headers = headers.clone();
         let read = move || {
             let context = Context { kept: kept.as_ref(), owner: &owner, output_tokens_default };
             wire::read(endpoint, body, &headers, &context)
         };
-        Box::pin(body::read_apart(gateway, caller, read)).await?
+        Box::pin(body::read_apart(gateway, caller, room, read)).await?
     } else {
         let (kept, owner) = (gateway.kept.as_ref(), caller.id());
-        wire::read(endpoint, body, headers, &Context { kept, owner, output_tokens_default })?
+        let context = Context { kept, owner, output_tokens_default };
+        (wire::read(endpoint, body, headers, &context)?, room)
     };
     Ok((admitted(gateway, caller, request), room))
 }

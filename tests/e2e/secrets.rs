@@ -63,7 +63,8 @@ impl Watched {
         }
         // What is told in the middle of a stream comes behind what was the answer.
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        for event in text.split("\n\n").filter(|event| event.contains("\"error\"")) {
+        let fails = |event: &&str| event.replace("\"error\":null", "").contains("\"error\"");
+        for event in text.split("\n\n").filter(fails) {
             self.keep(place, event);
         }
         let headers = answer.headers.iter().map(|(name, value)| format!("{name}: {value:?}\n"));
@@ -84,6 +85,7 @@ impl Watched {
                 self.keep_refusal(&format!("the answer to {}", fault.name()), &answer);
             }
         }
+        self.ask_at_every_endpoint().await;
         let here = |text: &str| self.gate.ask(text).from("edge").set("user", json!(USER));
         let schema = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": 5}});
         let answers = [
@@ -107,6 +109,42 @@ impl Watched {
         for answer in [unknown, odd, broken] {
             assert!(answer.status >= 400);
             self.keep_refusal("a refusal", &answer);
+        }
+    }
+
+    /// Every format that a request can come in, at either route, taken and refused.
+    async fn ask_at_every_endpoint(&mut self) {
+        let message = json!([{"role": "user", "content": PROMPT}]);
+        let asked = [
+            ("/v1/responses", json!({"input": PROMPT, "user": USER, "max_output_tokens": 4})),
+            // Its `metadata` would be in entries: policies decide by it.
+            ("/v1/messages", json!({"messages": message, "max_tokens": 4})),
+            ("/v1/messages/count_tokens", json!({"messages": message})),
+            ("/v1/completions", json!({"prompt": PROMPT, "user": USER, "max_tokens": 4})),
+            ("/v1/embeddings", json!({"input": PROMPT, "user": USER})),
+        ];
+        for (path, asked) in asked {
+            for (route, stream) in
+                [("edge", false), ("edge", true), ("cloud", false), ("cloud", true)]
+            {
+                let (counts, embeds) =
+                    (path.ends_with("count_tokens"), path.ends_with("embeddings"));
+                let mut body = asked.clone();
+                body["model"] = json!(route);
+                if stream && !counts && !embeds {
+                    body["stream"] = json!(true);
+                }
+                if route == "cloud" && !counts {
+                    self.cloud.next(Script::says(ANSWER));
+                }
+                let answer = self.gate.post(path, &body).await;
+                self.keep_refusal(&format!("{path} of {route}"), &answer);
+                // What cannot be read may be quoted nowhere either.
+                body[PROMPT] = json!({PROMPT: PROMPT});
+                body["temperature"] = json!([PROMPT]);
+                let refused = self.gate.post(path, &body).await;
+                self.keep_refusal(&format!("a refusal of {path} of {route}"), &refused);
+            }
         }
     }
 

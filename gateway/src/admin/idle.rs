@@ -3,6 +3,7 @@
 
 use super::{
     Answer, answer,
+    asked::check_order,
     read::{Params, bad},
     reading,
 };
@@ -62,6 +63,7 @@ pub(super) async fn show(
 ) -> Answer {
     let from = day("since", params.since, 0)?;
     let to = day("until", params.until, u64::MAX)?;
+    check_order(("since", Some(from)), ("until", Some(to)))?;
     let days = reading(&gateway, move |gateway| gateway.books.standing(from, to)).await?;
     let total = days.iter().map(|day| day.stood.idle_pico()).sum();
     answer(&IdleView {

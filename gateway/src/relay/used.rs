@@ -36,8 +36,11 @@ impl Relay {
         } else {
             self.estimate()
         };
-        let (output, reasoning) =
-            (told.output.max(seen.output), told.reasoning.max(seen.reasoning));
+        // What was seen since stays within the cap too, though what is told may be above it.
+        let output =
+            told.output.max(seen.output.min(self.output_max.saturating_sub(told.reasoning)));
+        let reasoning =
+            told.reasoning.max(seen.reasoning.min(self.output_max.saturating_sub(output)));
         (Usage { output, reasoning, ..told }, UsageSource::Estimated)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** neither the bytes that come nor those they decompress to exceed the limit, nor what there
 //! is room for beside others, and no more is ever held: a bomb is given up when it passes the limit, not
-//! after. What a decoder holds counts as long as it runs, also when its client has left.
+//! after. What a decoder or a reader holds counts as long as it runs, also when its client has left.
 
 use super::{Gateway, headers};
 use crate::{
@@ -71,16 +71,17 @@ pub(super) async fn whole(
 }
 
 /// What `read` makes of a body: on the request's own thread, or where it is long on one that may block, so
-/// that nobody else's request waits for it.
+/// that nobody else's request waits for it. The body has its room as long.
 ///
 /// # Errors
 /// `read`'s own; [`Refusal::Crowded`] where too many are being read.
 pub(super) async fn read_apart<T: Send + 'static>(
     gateway: &Gateway,
     caller: &Caller,
+    room: BodyRoom,
     read: impl FnOnce() -> Result<T, BadRequest> + Send + 'static,
-) -> Result<T, Refusal> {
-    let read = move |_: &Wanted| read().map_err(Refusal::Bad);
+) -> Result<(T, BodyRoom), Refusal> {
+    let read = move |_: &Wanted| Ok((read().map_err(Refusal::Bad)?, room));
     gateway.admission.readers().make(Some(caller.id()), false, read).await
 }
 

@@ -61,13 +61,13 @@ async fn count(
         return Err(BadRequest::unsupported("x-tollgate-dry-run", message).into());
     }
     let _permit = gateway.admission.admit(&caller)?;
-    let (body, _room) = body::whole(gateway, &caller, body, &head.headers).await?;
-    let request = if body::is_long(&body) {
+    let (body, room) = body::whole(gateway, &caller, body, &head.headers).await?;
+    let (request, _room) = if body::is_long(&body) {
         let headers = head.headers;
         let read = move || anthropic::read_messages_to_count(body, &headers);
-        body::read_apart(gateway, &caller, read).await?
+        body::read_apart(gateway, &caller, room, read).await?
     } else {
-        anthropic::read_messages_to_count(body, &head.headers)?
+        (anthropic::read_messages_to_count(body, &head.headers)?, room)
     };
     let request = admitted(gateway, &caller, request);
     let mut facts = facts(gateway, &caller, &request)?;

@@ -5,6 +5,7 @@
 //! read is set aside, never repaired, because the journal can rebuild it. Values are kept below
 //! 4 KiB (sled moves larger ones to files it does not sync).
 
+use super::lock::patiently;
 use rustix::io::Errno;
 use std::{
     fs::{self, File},
@@ -12,10 +13,13 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// sled's own cache. Its memory grows to several times this.
 const CACHE_BYTES: u64 = 4 << 20;
+/// How long one that was closed may still be locked: a thread of sled's lets go of it when it gets to that.
+const CLOSED_IN: Duration = Duration::from_secs(2);
 const VALUE_BYTES_MAX: usize = 4 << 10;
 const META: &[u8] = b"\0meta";
 
@@ -173,7 +177,12 @@ impl Index {
             }
             Ok(index)
         };
-        catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(IndexError::Panicked))
+        let open = || catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(IndexError::Panicked));
+        let opened = patiently(CLOSED_IN, || match open() {
+            Err(error) if error.is_in_use() => None,
+            tried => Some(tried),
+        });
+        opened.unwrap_or_else(open)
     }
 
     /// Moves a broken directory out of the way; returns where to.

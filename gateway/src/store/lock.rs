@@ -9,7 +9,14 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
+
+/// How long a lock is waited for: who asks whether a directory is [`held`] has it for a moment.
+const ASKED_FOR: Duration = Duration::from_millis(200);
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
 /// The exclusive right to write a data directory.
 #[derive(Debug)]
@@ -18,8 +25,12 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock, or `None` if another process holds it.
+    /// Takes the lock, or `None` if another process holds it. Blocks for a moment then.
     pub(crate) fn take(dir: &Path) -> io::Result<Option<Self>> {
+        patiently(ASKED_FOR, || Self::try_take(dir).transpose()).transpose()
+    }
+
+    fn try_take(dir: &Path) -> io::Result<Option<Self>> {
         let file = open(dir)?;
         let directory = File::open(dir)?;
         match (locked(file.try_lock())?, locked(directory.try_lock())) {
@@ -27,6 +38,17 @@ impl DirLock {
             // Some network file systems lock files alone.
             (true, Err(_)) => Ok(Some(Self { _held: [Some(file), None] })),
             _ => Ok(None),
+        }
+    }
+}
+
+/// What `attempt` gives, tried again for a while where it gives nothing. Blocks.
+pub(crate) fn patiently<T>(longest: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        match attempt() {
+            None if began.elapsed() < longest => thread::park_timeout(TRY_EVERY),
+            tried => return tried,
         }
     }
 }
@@ -72,6 +94,23 @@ fn open(dir: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_asks_keeps_no_server_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let asks = File::open(dir.path()).unwrap();
+        asks.try_lock_shared().unwrap();
+        let mut tried = 0;
+        let lock = patiently(Duration::from_secs(600), || {
+            tried += 1;
+            if tried == 3 {
+                asks.unlock().unwrap();
+            }
+            DirLock::try_take(dir.path()).unwrap()
+        });
+        assert!(lock.is_some() && held(dir.path()).unwrap());
+        assert!(patiently(Duration::ZERO, || DirLock::try_take(dir.path()).unwrap()).is_none());
+    }
 
     #[test]
     fn a_directory_whose_lock_file_is_gone_is_held_all_the_same() {

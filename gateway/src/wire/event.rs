@@ -314,11 +314,15 @@ impl FinishReason {
     pub fn is_cut(&self) -> bool {
         match self {
             Self::Length | Self::ContentFilter => true,
-            // DeepSeek's and Anthropic's.
+            // DeepSeek's, Anthropic's, vLLM's and Zhipu's two.
             Self::Other(word) => {
                 matches!(
                     word.as_str(),
-                    "insufficient_system_resource" | "model_context_window_exceeded"
+                    "insufficient_system_resource"
+                        | "model_context_window_exceeded"
+                        | "abort"
+                        | "sensitive"
+                        | "network_error"
                 )
             }
             Self::Stop | Self::StopString(_) | Self::ToolCalls => false,
@@ -343,8 +347,8 @@ impl From<&str> for FinishReason {
         match word {
             // The second is Together's word for the same.
             "stop" | "eos" => Self::Stop,
-            // The second is Mistral's of a model's whole context.
-            "length" | "model_length" => Self::Length,
+            // The second is Mistral's of a model's whole context, the third Anthropic's.
+            "length" | "model_length" | "max_tokens" => Self::Length,
             "tool_calls" => Self::ToolCalls,
             "content_filter" => Self::ContentFilter,
             other => Self::Other(other.to_owned()),

@@ -102,14 +102,13 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Told, BadRequest> {
         }
     }
     let says = |text: &&str| !text.is_empty();
-    told.session = match given.session.filter(says) {
-        Some(session) => Some(bounded(SESSION, session, SESSION_BYTES_MAX)?),
-        None => given
-            .litellm_session
-            .filter(says)
-            .map(|session| bounded(LITELLM_SESSION, session, SESSION_BYTES_MAX))
-            .transpose()?,
+    let session = |name, text: Option<&str>| {
+        let text = text.filter(says);
+        text.map(|text| bounded(name, text, SESSION_BYTES_MAX)).transpose()
     };
+    // Both are checked: which one counts is no reason to take a bad one.
+    let litellms = session(LITELLM_SESSION, given.litellm_session)?;
+    told.session = session(SESSION, given.session)?.or(litellms);
     told.parent = given.parent.filter(says).map(parent).transpose()?;
     let step = given.step.filter(says);
     told.step = step.map(|step| bounded(STEP, step, STEP_BYTES_MAX)).transpose()?;

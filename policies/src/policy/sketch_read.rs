@@ -13,7 +13,7 @@ use crate::{
     file::{Fields, FileError, Node},
     units::{Number, Unit},
 };
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Most tests in one file.
 const TESTS_MAX: usize = 2_000;
@@ -30,13 +30,19 @@ pub(crate) fn read_tests<'d>(node: Option<Node<'d>>) -> Result<Vec<Sketch<'d>>, 
     if items.len() > TESTS_MAX {
         return Err(node.error(format!("has more than {TESTS_MAX} tests")));
     }
-    items.iter().map(Sketch::read).collect()
+    let mut names = HashSet::new();
+    items.iter().map(|item| Sketch::read(item, &mut names)).collect()
 }
 
 impl<'d> Sketch<'d> {
-    fn read(node: &Node<'d>) -> Result<Self, FileError> {
+    /// `names` are those of the tests before it.
+    fn read(node: &Node<'d>, names: &mut HashSet<&'d str>) -> Result<Self, FileError> {
         let mut fields = node.table("a test")?;
-        let name = fields.require("name")?.text("the test's name")?;
+        let named = fields.require("name")?;
+        let name = named.text("the test's name")?;
+        if !names.insert(name) {
+            return Err(named.value_error(format!("`{name}` names two tests")));
+        }
         let facts = Facts {
             version: FACTS_VERSION,
             request: read_request(fields.take("request"))?,
@@ -92,10 +98,14 @@ fn read_request(node: Option<Node<'_>>) -> Result<RequestFacts, FileError> {
         request.max_output_tokens = node.whole("a number of tokens")?;
         request.max_output_tokens_asked = true;
     }
-    for (key, place) in [("choices", &mut request.choices), ("messages", &mut request.messages)] {
-        if let Some(node) = fields.take(key) {
-            *place = small(&node)?;
+    if let Some(node) = fields.take("choices") {
+        request.choices = small(&node)?;
+        if request.choices == 0 {
+            return Err(node.value_error("is at least 1"));
         }
+    }
+    if let Some(node) = fields.take("messages") {
+        request.messages = small(&node)?;
     }
     let flags = [
         ("stream", &mut request.stream),
@@ -225,7 +235,7 @@ fn read_route(node: &Node<'_>) -> Result<RouteFacts, FileError> {
             *place = Some(node.flag()?);
         }
     }
-    read_price(&mut fields, &mut route)?;
+    read_price(node, &mut fields, &mut route)?;
     for (key, place) in [("queued", &mut route.queued), ("in_flight", &mut route.in_flight)] {
         if let Some(node) = fields.take(key) {
             *place = small(&node)?;
@@ -233,6 +243,9 @@ fn read_route(node: &Node<'_>) -> Result<RouteFacts, FileError> {
     }
     route.ttft_p50_us = number(fields.take("ttft_p50"), Unit::Duration)?.map(|n| n.num);
     route.ttft_p95_us = number(fields.take("ttft_p95"), Unit::Duration)?.map(|n| n.num);
+    if route.ttft_p50_us.zip(route.ttft_p95_us).is_some_and(|(p50, p95)| p50 > p95) {
+        return Err(node.error("needs ttft_p50 <= ttft_p95"));
+    }
     let duration = |node| Ok::<_, FileError>(number(node, Unit::Duration)?.map(|n| n.num));
     route.predicted_wait_us = duration(fields.take("predicted_wait"))?;
     route.predicted_ttft_p95_us = duration(fields.take("predicted_ttft_p95"))?;
@@ -247,7 +260,11 @@ fn read_route(node: &Node<'_>) -> Result<RouteFacts, FileError> {
     Ok(route)
 }
 
-fn read_price(fields: &mut Fields<'_>, route: &mut RouteFacts) -> Result<(), FileError> {
+fn read_price(
+    node: &Node<'_>,
+    fields: &mut Fields<'_>,
+    route: &mut RouteFacts,
+) -> Result<(), FileError> {
     let expected = number(fields.take("expected_usd"), Unit::Usd)?;
     let worst = number(fields.take("worst_usd"), Unit::Usd)?;
     let known = fields.take("price_known").map_or(Ok(true), |node| node.flag())?;
@@ -262,6 +279,9 @@ fn read_price(fields: &mut Fields<'_>, route: &mut RouteFacts) -> Result<(), Fil
     if let Some(number) = expected.or(worst) {
         let expected = PicoUsd::from_pico(number.num);
         let worst = worst.map_or(expected, |number| PicoUsd::from_pico(number.num));
+        if expected > worst {
+            return Err(node.error("needs expected_usd <= worst_usd"));
+        }
         (route.expected, route.worst_case) = (Some(expected), Some(worst));
         route.free = worst.is_zero();
     }

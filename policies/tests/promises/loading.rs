@@ -151,6 +151,30 @@ fn a_test_says_of_failures_no_more_than_can_be_known() {
 }
 
 #[test]
+fn a_test_whose_case_cannot_occur_or_whose_name_is_taken_is_refused() {
+    let of = |tests: &[&str]| {
+        let rule = "[[choose]]\nname = \"x\"\nroutes = [\"@all\"]\n";
+        let tests =
+            tests.iter().map(|more| format!("[[test]]\n{more}\nexpect.routes = [\"edge\"]\n"));
+        format!("{rule}{}", tests.collect::<String>())
+    };
+    let edge = |more: &str| format!("name = \"t\"\nroutes.edge = {{ local = true, {more} }}");
+    for (sketch, said) in [
+        (edge("expected_usd = \"5\", worst_usd = \"0.02\""), "expected_usd <= worst_usd"),
+        (edge("ttft_p50 = \"5s\", ttft_p95 = \"1s\""), "ttft_p50 <= ttft_p95"),
+        ("name = \"t\"\nrequest.choices = 0".to_owned(), "at least 1"),
+    ] {
+        let error = refused(&of(&[&sketch]));
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    policy(&of(&[&edge(
+        "expected_usd = \"1\", worst_usd = \"1\", ttft_p50 = \"1s\", ttft_p95 = \"1s\"",
+    )]));
+    let error = refused(&of(&[&edge("queued = 1"), &edge("queued = 2")]));
+    assert!(error.to_string().contains("`t` names two tests"), "{error}");
+}
+
+#[test]
 fn bounds_of_a_prompt_enclose_what_is_likely() {
     for bytes in [0, 1, 3, 127, 128, 129, 1_000_000] {
         let tokens = PromptTokens::from_bytes(bytes, 8);

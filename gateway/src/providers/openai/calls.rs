@@ -5,7 +5,7 @@
 //! answer has.
 
 use crate::{providers::call_ids, wire::DeltaKind};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The calls that have begun in an answer. Apart: most answers have none.
 #[derive(Debug, Default)]
@@ -14,11 +14,11 @@ pub(super) struct Calls(Option<Box<Begun>>);
 #[derive(Debug, Default)]
 struct Begun {
     /// Of each number of each choice the last one.
-    last: Vec<Call>,
+    last: HashMap<Place, Call>,
     /// The ids that were told, each with its choice.
     told: HashSet<(u32, String)>,
     /// Arguments that came before the name of their call.
-    early: Vec<(Place, String)>,
+    early: HashMap<Place, String>,
 }
 
 /// Where a call stands: its choice, and its number there as the provider gives it.
@@ -26,7 +26,6 @@ pub(super) type Place = (u32, u32);
 
 #[derive(Debug)]
 struct Call {
-    place: Place,
     /// As the provider gave it; empty where it gave none.
     id: String,
     name: String,
@@ -85,36 +84,36 @@ impl Calls {
     /// Arguments that wait for the name of their call.
     fn hold(&mut self, place: Place, json: &str) {
         let early = &mut self.0.get_or_insert_default().early;
-        match early.iter_mut().find(|(of, _)| *of == place) {
-            Some((_, held)) => held.push_str(json),
-            None => early.push((place, json.to_owned())),
-        }
+        early.entry(place).or_default().push_str(json);
+    }
+
+    /// Whether arguments of a choice wait for a name that nobody gave.
+    pub(super) fn lacks_names(&self, choice: u32) -> bool {
+        self.0.as_ref().is_some_and(|begun| begun.early.keys().any(|(of, _)| *of == choice))
     }
 
     fn begin(&mut self, place: Place, id: &str, name: &str, kinds: &mut Vec<DeltaKind>) {
         let Begun { last, told, early } = &mut **self.0.get_or_insert_default();
-        last.retain(|call| call.place != place);
         let told = if !id.is_empty() && told.insert((place.0, id.to_owned())) {
             id.to_owned()
         } else {
             call_ids::new_id()
         };
         kinds.push(DeltaKind::ToolCall { index: place.1, id: told, name: name.to_owned() });
-        last.push(Call {
-            place,
+        let call = Call {
             id: id.to_owned(),
             name: name.to_owned(),
             arguments: Arguments::default(),
             again: None,
-        });
-        if let Some(held) = early.iter().position(|(of, _)| *of == place) {
-            let (_, json) = early.swap_remove(held);
+        };
+        last.insert(place, call);
+        if let Some(json) = early.remove(&place) {
             self.argued(place, &json, kinds);
         }
     }
 
     fn at(&mut self, place: Place) -> Option<&mut Call> {
-        self.0.as_mut()?.last.iter_mut().find(|call| call.place == place)
+        self.0.as_mut()?.last.get_mut(&place)
     }
 }
 

@@ -135,12 +135,12 @@ impl Reader {
             .map_err(|_| "the answer cannot be read in OpenAI's format")?;
         let mut deltas = Vec::with_capacity(2);
         for choice in written.choices.unwrap_or_default() {
-            self.choice(choice, &mut deltas);
+            self.choice(choice, &mut deltas)?;
         }
         Ok(deltas)
     }
 
-    fn choice(&mut self, choice: Choice<'_>, deltas: &mut Vec<Delta>) {
+    fn choice(&mut self, choice: Choice<'_>, deltas: &mut Vec<Delta>) -> Result<(), &'static str> {
         let index = choice.index;
         let mut kinds = Vec::with_capacity(2);
         if let Some(said) = choice.delta {
@@ -162,6 +162,9 @@ impl Reader {
             deltas.push(Delta { logprobs, ..Delta::new(index, kind) });
         }
         if let Some(Shown(word)) = choice.finish_reason.filter(|word| !word.0.is_empty()) {
+            if self.calls.lacks_names(index) {
+                return Err("the answer has arguments of a call that nobody named");
+            }
             let met = choice.stop_reason.and_then(|raw| Shown::of(raw.get()));
             let finish = match (FinishReason::from(word.as_ref()), met) {
                 (FinishReason::Stop, Some(met)) => FinishReason::StopString(met.0.into_owned()),
@@ -169,6 +172,7 @@ impl Reader {
             };
             deltas.push(Delta::new(index, DeltaKind::Finish(finish)));
         }
+        Ok(())
     }
 
     /// What is said in a choice; each call stands at `place`.

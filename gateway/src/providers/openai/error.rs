@@ -51,6 +51,32 @@ struct Written<'a> {
     /// OpenRouter's.
     #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
+    /// OpenRouter says of a choice that failed why it did.
+    #[serde(borrow, default)]
+    choices: Option<&'a RawValue>,
+}
+
+/// A choice, for its error alone.
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// One of FastAPI's details: what is wrong where.
+#[derive(Deserialize)]
+struct Wrong<'a> {
+    #[serde(borrow, default)]
+    loc: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    msg: &'a RawValue,
+}
+
+/// An object with FastAPI's details in it, as Mistral writes its message.
+#[derive(Deserialize)]
+struct Detailed<'a> {
+    #[serde(borrow)]
+    detail: &'a RawValue,
 }
 
 /// What OpenRouter adds to an error of the provider that it asked, of which it says itself only that
@@ -94,7 +120,8 @@ pub fn provider_error(body: &[u8]) -> ProviderError {
 /// An error, and what OpenRouter adds to it.
 fn of_body(body: &[u8]) -> Option<(ProviderError, Option<&RawValue>)> {
     let outer = serde_json::from_slice::<Written<'_>>(body).ok()?;
-    Some(match outer.error.map(RawValue::get) {
+    let error = outer.error.or_else(|| of_choices(outer.choices?.get()));
+    Some(match error.map(RawValue::get) {
         Some(inner) if json::kind(inner) == Kind::Object => {
             let inner = serde_json::from_str::<Written<'_>>(inner).ok()?;
             (read(&inner), inner.metadata)
@@ -102,6 +129,12 @@ fn of_body(body: &[u8]) -> Option<(ProviderError, Option<&RawValue>)> {
         Some(message) => (ProviderError { message: text(message), ..read(&outer) }, None),
         None => (read(&outer), None),
     })
+}
+
+/// The error of the first choice that has one.
+fn of_choices(choices: &str) -> Option<&RawValue> {
+    let choices: Vec<Choice<'_>> = serde_json::from_str(choices).ok()?;
+    choices.into_iter().find_map(|choice| choice.error)
 }
 
 /// The error that another provider gave to the one that was asked, where it says something.
@@ -125,13 +158,42 @@ fn read(written: &Written<'_>) -> ProviderError {
         let word = if json::kind(raw) == Kind::Number { Some(raw.to_owned()) } else { text(raw) };
         word.filter(|word| !word.is_empty() && word.len() <= WORD_BYTES_MAX)
     };
+    let said = written.message.or(written.detail).map(RawValue::get);
+    let wrong = said.and_then(wrong);
+    let (place, wrong) = wrong.map_or((None, None), |(place, wrong)| (place, Some(wrong)));
     ProviderError {
-        message: written.message.or(written.detail).and_then(|raw| text(raw.get())),
+        message: wrong.or_else(|| text(said?)),
         error_type: word(written.error_type.or(written.status)),
-        param: word(written.param),
+        param: word(written.param).or(place),
         code: word(written.code),
         retry_after: written.details.and_then(|raw| retry_delay(raw.get())),
     }
+}
+
+/// The first of FastAPI's details, a list or an object with it in it: the field, without the `body` that
+/// it is in, and what is wrong with it.
+fn wrong(said: &str) -> Option<(Option<String>, String)> {
+    let list = match json::kind(said) {
+        Kind::Array => said,
+        Kind::Object => serde_json::from_str::<Detailed<'_>>(said).ok()?.detail.get(),
+        _ => return None,
+    };
+    let wrong: Vec<Wrong<'_>> = serde_json::from_str(list).ok()?;
+    let Wrong { loc, msg } = wrong.into_iter().next()?;
+    let mut place = String::new();
+    for part in loc.iter().map(|part| part.get()).filter(|part| *part != "\"body\"") {
+        match Shown::of(part) {
+            Some(Shown(name)) if place.is_empty() => place.push_str(&name),
+            Some(Shown(name)) => place.extend([".", &name]),
+            None => place.extend(["[", part, "]"]),
+        }
+    }
+    let message = text(msg.get())?;
+    if place.is_empty() || place.len() > WORD_BYTES_MAX {
+        return Some((None, message));
+    }
+    let message = format!("{place}: {message}");
+    Some((Some(place), message))
 }
 
 /// `retryDelay` of the first detail that has one: seconds with a fraction and an `s`, as protobuf

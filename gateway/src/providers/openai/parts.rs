@@ -6,7 +6,7 @@
 
 use crate::wire::json::{self, Kind, Shown};
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// A part of a content, or of what was thought.
@@ -36,6 +36,9 @@ struct Choice<'a> {
 struct Said<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+    /// Some servers write it too, as null.
+    #[serde(borrow, default, deserialize_with = "written")]
+    reasoning_content: Option<&'a RawValue>,
 }
 
 /// What a content in parts says.
@@ -61,23 +64,49 @@ fn rewritten(payload: &[u8]) -> Option<Bytes> {
     let whole = std::str::from_utf8(payload).ok()?;
     let written: Written<'_> = serde_json::from_str(whole).ok()?;
     let said = written.choices?.into_iter().flat_map(|choice| [choice.delta, choice.message]);
-    let mut out = String::new();
-    let mut from = 0;
-    for raw in said.flatten().filter_map(|said| said.content).map(RawValue::get) {
-        let Some(content) = Content::of(raw) else { continue };
-        // A borrowed value stands inside the text it was read from.
-        let start = (raw.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
-        out.push_str(whole.get(from..start)?);
-        out.push_str(&serde_json::to_string(&content.text).ok()?);
-        out.push_str(",\"reasoning_content\":");
-        out.push_str(&serde_json::to_string(&content.thought).ok()?);
-        from = start + raw.len();
+    // What stands in place of which value.
+    let mut edits: Vec<(&str, String)> = Vec::new();
+    for Said { content, reasoning_content } in said.flatten() {
+        let Some((raw, Content { text, thought, .. })) =
+            content.and_then(|raw| Some((raw.get(), Content::of(raw.get())?)))
+        else {
+            continue;
+        };
+        let (mut text, thought) = (json_of(&text)?, json_of(&thought)?);
+        match reasoning_content.map(RawValue::get) {
+            None => {
+                text.push_str(",\"reasoning_content\":");
+                text.push_str(&thought);
+            }
+            Some(empty @ ("null" | "\"\"")) => edits.push((empty, thought)),
+            // It is told.
+            Some(_) => {}
+        }
+        edits.push((raw, text));
     }
-    if from == 0 {
+    if edits.is_empty() {
         return None;
+    }
+    // A borrowed value stands inside the text it was read from.
+    let start = |raw: &str| (raw.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    edits.sort_by_key(|(raw, _)| start(raw));
+    let (mut out, mut from) = (String::new(), 0);
+    for (raw, text) in edits {
+        out.push_str(whole.get(from..start(raw))?);
+        out.push_str(&text);
+        from = start(raw) + raw.len();
     }
     out.push_str(whole.get(from..)?);
     Some(out.into())
+}
+
+fn json_of(text: &str) -> Option<String> {
+    serde_json::to_string(text).ok()
+}
+
+/// A value as it is written, null too.
+fn written<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 impl Content {
@@ -150,6 +179,24 @@ mod tests {
             ),
             r#"{"choices":[{"message":{"role":"assistant","content":"It is 7.","reasoning_content":"Hm.","tool_calls":null}}]}"#
         );
+        for (own, told_as) in [("null", "\"Hm.\""), ("\"\"", "\"Hm.\""), ("\"Hm!\"", "\"Hm!\"")] {
+            let thinks = r#"[{"type":"thinking","thinking":"Hm."},{"type":"text","text":"7"}]"#;
+            for (written, expected) in [
+                (
+                    format!(r#""content":{thinks},"reasoning_content":{own}"#),
+                    format!(r#""content":"7","reasoning_content":{told_as}"#),
+                ),
+                (
+                    format!(r#""reasoning_content":{own},"content":{thinks}"#),
+                    format!(r#""reasoning_content":{told_as},"content":"7""#),
+                ),
+            ] {
+                let payload = format!(r#"{{"choices":[{{"message":{{{written}}}}}]}}"#);
+                let told = with_reasoning(Bytes::from(payload));
+                let expected = format!(r#"{{"choices":[{{"message":{{{expected}}}}}]}}"#);
+                assert_eq!(told, expected);
+            }
+        }
         for same in [
             r#"{"choices":[{"delta":{"content":[{"type":"text","text":"thinking"}]}}]}"#,
             r#"{"choices":[{"delta":{"content":[{"type":"text","text":"a","kind":"thinking"}]}}]}"#,

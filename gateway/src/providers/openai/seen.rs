@@ -8,6 +8,9 @@ use crate::wire::{
 };
 use policies::ServiceTier;
 
+/// A choice's finish, as it is written, where its provider failed at it.
+const FAILED: &str = "\"error\"";
+
 /// A payload that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
@@ -32,6 +35,10 @@ struct Written<'a> {
 /// What all choices of a payload hold together.
 #[derive(Default)]
 struct Choices {
+    /// Whether something was said before: a message repeats it.
+    told: bool,
+    /// Whether one failed, as OpenRouter says it.
+    failed: bool,
     count: u32,
     finish: Option<FinishReason>,
     /// Of each choice that ended, where that is not the first alone.
@@ -60,12 +67,13 @@ struct Spoken {
 }
 
 /// Reads one data payload of a stream. The id is only taken out where it is `wanted`: it is the
-/// same in every chunk.
+/// same in every chunk. Where something was `told` by earlier chunks a whole message repeats it and is not
+/// counted.
 ///
 /// # Errors
 /// A payload that is no chunk: never with its text in the message.
-pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str> {
-    let written = written(data).ok_or("an event of the stream is no chat chunk")?;
+pub fn read_chunk(data: &[u8], id_wanted: bool, told: bool) -> Result<Payload, &'static str> {
+    let written = written(data, told).ok_or("an event of the stream is no chat chunk")?;
     Ok(payload(data, written, id_wanted))
 }
 
@@ -74,7 +82,7 @@ pub fn read_chunk(data: &[u8], id_wanted: bool) -> Result<Payload, &'static str>
 /// # Errors
 /// A body that is no answer: never with its text in the message.
 pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
-    let written = written(body).ok_or("the body is no chat completion")?;
+    let written = written(body, false).ok_or("the body is no chat completion")?;
     let read = payload(body, written, true);
     if read.choices == 0 && !read.seen.error {
         return Err("the body is a chat completion without choices");
@@ -87,7 +95,7 @@ pub fn read_whole(body: &[u8]) -> Result<Payload, &'static str> {
 /// # Errors
 /// A body that is no such answer.
 pub fn read_vectors(body: &[u8]) -> Result<Payload, &'static str> {
-    let written = written(body).ok_or("the body is no list of vectors")?;
+    let written = written(body, false).ok_or("the body is no list of vectors")?;
     let is_list = written.data.is_some_and(|raw| raw.starts_with('['));
     let mut read = payload(body, written, true);
     if !read.seen.error && !is_list {
@@ -98,12 +106,12 @@ pub fn read_vectors(body: &[u8]) -> Result<Payload, &'static str> {
 }
 
 /// The members that matter. One that stands twice has no meaning that all readers share.
-fn written(data: &[u8]) -> Option<Written<'_>> {
+fn written(data: &[u8], told: bool) -> Option<Written<'_>> {
     let mut cursor = Cursor::new(str::from_utf8(data).ok()?);
     let mut written = Written::default();
     let read = cursor.object(|cursor, key| match key {
         "id" => once(&mut written.id, cursor.value()?),
-        "choices" => once(&mut written.choices, Choices::read(cursor)?),
+        "choices" => once(&mut written.choices, Choices::read(cursor, told)?),
         "data" => once(&mut written.data, cursor.value()?),
         "usage" => once(&mut written.usage, cursor.value()?),
         "error" => once(&mut written.error, cursor.value()?),
@@ -131,7 +139,8 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         let start = (raw.as_ptr() as usize).saturating_sub(data.as_ptr() as usize);
         start..start + raw.len()
     });
-    let Choices { count, finish, finishes, spoken } = written.choices.unwrap_or_default();
+    let Choices { count, finish, finishes, spoken, failed, .. } =
+        written.choices.unwrap_or_default();
     let id = given(written.id).filter(|_| id_wanted);
     let seen = Seen {
         visible: spoken.visible > 0,
@@ -143,7 +152,7 @@ fn payload(data: &[u8], written: Written<'_>, id_wanted: bool) -> Payload {
         usage: usage.and_then(usage::read),
         service: given(written.service_tier).and_then(service),
         usage_at,
-        error: given(written.error).is_some_and(is_truthy),
+        error: failed || given(written.error).is_some_and(is_truthy),
         id: id.and_then(Shown::of).map(|id| id.0.into_owned()).filter(|id| !id.is_empty()),
     };
     Payload { seen, choices: count }
@@ -161,8 +170,8 @@ fn is_truthy(raw: &str) -> bool {
 
 impl Choices {
     /// The choices that the cursor stands at: a list, or null.
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
-        let mut all = Self::default();
+    fn read(cursor: &mut Cursor<'_>, told: bool) -> Result<Self, Malformed> {
+        let mut all = Self { told, ..Self::default() };
         if cursor.kind() == Kind::Null {
             cursor.skip()?;
         } else {
@@ -173,23 +182,27 @@ impl Choices {
 
     fn choice(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
         self.count += 1;
-        let (mut text, mut finish, mut index) = (None, None, None);
-        let (mut delta, mut message) = (false, false);
+        let (mut text, mut finish, mut index, mut error) = (None, None, None, None);
+        let (mut delta, mut message) = (None, None);
         cursor.object(|cursor, key| match key {
             // Of a completion.
             "text" => once(&mut text, cursor.value()?),
             "delta" | "message" => {
                 let stands = if key == "delta" { &mut delta } else { &mut message };
-                if std::mem::replace(stands, true) {
-                    return Err(Malformed);
-                }
-                self.said(cursor)
+                once(stands, Spoken::read(cursor)?)
             }
             "finish_reason" => once(&mut finish, cursor.value()?),
             "index" => once(&mut index, cursor.value()?),
+            "error" => once(&mut error, cursor.value()?),
             _ => cursor.skip(),
         })?;
-        self.spoken.visible = self.spoken.visible.saturating_add(given(text).map_or(0, text_bytes));
+        self.failed |= given(error).is_some_and(is_truthy) || finish == Some(FAILED);
+        self.spoken.add(Spoken { visible: given(text).map_or(0, text_bytes), reasoning: 0 });
+        let delta = delta.unwrap_or_default();
+        self.spoken.add(delta);
+        if !self.told && delta.is_silent() {
+            self.spoken.add(message.unwrap_or_default());
+        }
         if let Some(raw) = given(finish) {
             let word = Shown::of(raw).ok_or(Malformed)?.0;
             if !word.is_empty() {
@@ -209,11 +222,14 @@ impl Choices {
         }
         self.finish = Some(finish);
     }
+}
 
-    /// Counts what is said in the delta or message that the cursor stands at: an object, or null.
-    fn said(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
+impl Spoken {
+    /// What is said in the delta or message that the cursor stands at: an object, or null.
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
         if cursor.kind() == Kind::Null {
-            return cursor.skip();
+            cursor.skip()?;
+            return Ok(Self::default());
         }
         let mut delta = Delta::default();
         cursor.object(|cursor, key| {
@@ -229,14 +245,22 @@ impl Choices {
             once(member, cursor.value()?)
         })?;
         let visible = [delta.content, delta.refusal, delta.tool_calls, delta.function_call];
+        let visible = visible.into_iter().filter_map(given).map(text_bytes);
         // Some write the reasoning under both names: it is counted once.
         let reasoning = given(delta.reasoning_content).or(given(delta.reasoning));
-        for raw in visible.into_iter().filter_map(given) {
-            self.spoken.visible = self.spoken.visible.saturating_add(text_bytes(raw));
-        }
-        let bytes = reasoning.map_or(0, text_bytes);
-        self.spoken.reasoning = self.spoken.reasoning.saturating_add(bytes);
-        Ok(())
+        Ok(Self {
+            visible: visible.fold(0, u32::saturating_add),
+            reasoning: reasoning.map_or(0, text_bytes),
+        })
+    }
+
+    fn add(&mut self, more: Self) {
+        self.visible = self.visible.saturating_add(more.visible);
+        self.reasoning = self.reasoning.saturating_add(more.reasoning);
+    }
+
+    fn is_silent(self) -> bool {
+        self.visible == 0 && self.reasoning == 0
     }
 }
 

@@ -104,7 +104,7 @@ fn what_a_providers_stream_holds_is_seen() {
             if event.data == "[DONE]" {
                 continue;
             }
-            let read = read_chunk(&event.data, true).unwrap();
+            let read = read_chunk(&event.data, true, false).unwrap();
             lines += &format!(
                 "{} of {} ended; {}\n",
                 read.seen.ended().count(),
@@ -127,8 +127,9 @@ fn what_a_providers_whole_answer_holds_is_seen() {
 #[test]
 fn how_each_choice_ended_is_seen_where_there_are_several() {
     let finishes = |choices: &str| {
-        let seen =
-            read_chunk(format!("{{\"choices\":[{choices}]}}").as_bytes(), false).unwrap().seen;
+        let seen = read_chunk(format!("{{\"choices\":[{choices}]}}").as_bytes(), false, false)
+            .unwrap()
+            .seen;
         let all: Vec<_> =
             seen.finishes.iter().map(|(at, why)| (*at, why.as_str().to_owned())).collect();
         (seen.finish.unwrap().as_str().to_owned(), all)
@@ -182,7 +183,7 @@ fn what_is_no_chunk_is_an_error_without_its_text() {
     for data in
         ["", "secret", "[1]", "\"secret\"", r#"{"choices":"secret"}"#, r#"{"choices":[1]}"#, "{"]
     {
-        let error = read_chunk(data.as_bytes(), true).unwrap_err();
+        let error = read_chunk(data.as_bytes(), true, false).unwrap_err();
         assert!(!error.contains("secret"));
     }
     assert!(read_whole(b"{\"choices\":[]}").is_err());
@@ -395,6 +396,74 @@ fn arguments_that_come_before_the_name_of_their_call_are_its() {
 }
 
 #[test]
+fn a_list_of_what_is_wrong_names_the_first() {
+    for (body, message, param) in [
+        (
+            r#"{"detail":[{"type":"missing","loc":["body","messages",0,"content"],"msg":"Field required"}]}"#,
+            Some("messages[0].content: Field required"),
+            Some("messages[0].content"),
+        ),
+        (
+            r#"{"object":"error","message":{"detail":[{"loc":["body"],"msg":"odd"}]},"type":"t"}"#,
+            Some("odd"),
+            None,
+        ),
+        (r#"{"detail":[]}"#, None, None),
+    ] {
+        let read = provider_error(body.as_bytes());
+        assert_eq!((read.message.as_deref(), read.param.as_deref()), (message, param), "{body}");
+    }
+}
+
+#[test]
+fn arguments_that_nobody_named_are_no_answer() {
+    let unnamed = json!({"index": 0, "function": {"arguments": "{}"}});
+    let finished = json!({"choices": [{"index": 0, "delta": {"tool_calls": [unnamed]},
+        "finish_reason": "tool_calls"}]});
+    let whole = json!({"choices": [{"index": 0, "message": {"tool_calls": [unnamed]},
+        "finish_reason": "tool_calls"}]});
+    for payload in [finished, whole] {
+        let error = Reader::default().read(payload.to_string().as_bytes()).unwrap_err();
+        assert!(error.contains("nobody named"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_message_repeats_is_counted_once() {
+    let bytes = |chunk: Value, told: bool| {
+        let seen = read_chunk(chunk.to_string().as_bytes(), false, told).unwrap().seen;
+        (seen.visible_bytes, seen.reasoning_bytes)
+    };
+    let message = json!({"content": "Hi you", "reasoning": "Hm"});
+    let both = json!({"choices": [{"message": message, "delta": {"content": "you"}}]});
+    assert_eq!(bytes(both.clone(), false), (3, 0));
+    assert_eq!(bytes(both, true), (3, 0));
+    let last = json!({"choices": [{"delta": {}, "message": message}]});
+    assert_eq!(bytes(last.clone(), true), (0, 0));
+    assert_eq!(bytes(last, false), (6, 2), "nobody said it before");
+    let read = read_whole(json!({"choices": [{"message": message}]}).to_string().as_bytes());
+    assert_eq!(read.unwrap().seen.visible_bytes, 6);
+}
+
+#[test]
+fn a_choice_that_failed_is_an_error() {
+    let failed = json!({"code": 502, "message": "up"});
+    for choice in [
+        json!({"index": 0, "error": failed, "finish_reason": "error", "message": {"content": "Par"}}),
+        json!({"index": 0, "error": failed, "finish_reason": "stop", "message": {"content": "Par"}}),
+        json!({"index": 0, "finish_reason": "error", "message": {"content": "Par"}}),
+    ] {
+        let body = json!({"choices": [choice]}).to_string();
+        let seen = read_whole(body.as_bytes()).unwrap().seen;
+        assert!(seen.error && seen.visible_bytes == 3, "{body}");
+        let code = provider_error(body.as_bytes()).code;
+        assert_eq!(code.as_deref(), choice["error"].is_object().then_some("502"), "{body}");
+    }
+    let fine = json!({"choices": [{"error": null, "finish_reason": "stop", "message": {}}]});
+    assert!(!read_whole(fine.to_string().as_bytes()).unwrap().seen.error);
+}
+
+#[test]
 fn a_message_with_the_whole_of_what_came_in_pieces_tells_nothing_new() {
     let chunk = |said: Value| json!({"choices": [said]}).to_string();
     let mut reader = Reader::default();
@@ -406,9 +475,9 @@ fn a_message_with_the_whole_of_what_came_in_pieces_tells_nothing_new() {
     let text = |text: &str| DeltaKind::Text(text.to_owned());
     assert_eq!(told(json!({"index": 0, "delta": {"content": "Hi "}})), [text("Hi ")]);
     assert_eq!(told(json!({"index": 0, "delta": {"content": "you"}})), [text("you")]);
-    assert_eq!(told(json!({"index": 0, "delta": {"tool_calls": [call.clone()]}})).len(), 2);
+    assert_eq!(told(json!({"index": 0, "delta": {"tool_calls": [call]}})).len(), 2);
     let whole = json!({"content": "Hi you", "reasoning": "Hm", "tool_calls": [call]});
-    let last = json!({"index": 0, "delta": {}, "message": whole.clone(), "finish_reason": "stop"});
+    let last = json!({"index": 0, "delta": {}, "message": whole, "finish_reason": "stop"});
     let new = [DeltaKind::Reasoning("Hm".to_owned()), DeltaKind::Finish(FinishReason::Stop)];
     assert_eq!(told(last), new, "what was not told is new");
     // Of another choice nothing was.

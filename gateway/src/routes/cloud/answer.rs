@@ -89,6 +89,8 @@ enum Reader {
 struct Chunks {
     ended: Ended,
     id_wanted: bool,
+    /// Whether anything was said.
+    spoke: bool,
     told: Option<Usage>,
     /// Whether usage came with its end, or after it.
     told_last: bool,
@@ -132,6 +134,7 @@ impl CloudAnswer {
             Format::OpenAi => Reader::OpenAi(Box::new(Chunks {
                 ended: Ended::of(request.choices),
                 id_wanted: true,
+                spoke: false,
                 told: None,
                 told_last: false,
             })),
@@ -485,8 +488,9 @@ impl fmt::Debug for CloudAnswer {
 
 impl Chunks {
     fn read(&mut self, data: &[u8]) -> Result<Seen, &'static str> {
-        let Payload { seen, .. } = openai::read_chunk(data, self.id_wanted)?;
+        let Payload { seen, .. } = openai::read_chunk(data, self.id_wanted, self.spoke)?;
         self.id_wanted &= seen.id.is_none();
+        self.spoke |= seen.visible || seen.reasoning_bytes > 0;
         self.told = seen.usage.or(self.told);
         if !seen.error {
             seen.ended().for_each(|(choice, _)| self.ended.note(choice));

@@ -249,7 +249,7 @@ fn the_cost_in_a_long_answer_is_put_beside_the_providers_own_bytes() {
 /// A payload priced as the relay does it: where it has a usage object.
 fn priced(payload: &'static str, cost: &Cost) -> Bytes {
     let bytes = Bytes::from_static(payload.as_bytes());
-    let at = openai::read_chunk(&bytes, false).ok().and_then(|read| read.seen.usage_at);
+    let at = openai::read_chunk(&bytes, false, false).ok().and_then(|read| read.seen.usage_at);
     at.map_or(bytes.clone(), |at| with_cost(&bytes, &at, cost))
 }
 

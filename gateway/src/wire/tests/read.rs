@@ -373,6 +373,8 @@ fn headers_are_read() {
     assert_eq!(request.max_cost, Some(PicoUsd::from_pico(50_000_000_000)));
     assert_eq!(request.deadline, Some(Duration::from_millis(1500)));
     assert!(request.traceparent.is_some());
+    let both = read_with(&[("x-litellm-session-id", "theirs"), ("x-session-id", "ours")]).unwrap();
+    assert_eq!(both.session.as_deref(), Some("ours"));
     let odd = read_with(&[("traceparent", "garbage")]).unwrap();
     assert!(odd.traceparent.is_none(), "the standard says to ignore it");
 }
@@ -396,6 +398,9 @@ fn a_header_that_cannot_be_read_is_named() {
         let error = read_with(&[(name, value)]).expect_err(value);
         assert_eq!(error.param.as_deref(), Some(name), "{value}");
     }
+    let behind_a_good_one = [("x-session-id", "run-7"), ("x-litellm-session-id", long.as_str())];
+    let error = read_with(&behind_a_good_one).expect_err("too long");
+    assert_eq!(error.param.as_deref(), Some("x-litellm-session-id"));
     let twice = [("x-tollgate-deadline-ms", "5"), ("x-tollgate-deadline-ms", "6")];
     assert!(read_with(&twice).is_err());
 }
