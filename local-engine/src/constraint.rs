@@ -269,15 +269,16 @@ fn schema(text: &str) -> Result<Json, ConstraintError> {
         .map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
     let mut values = 0;
     measure(&schema, 0, &mut values)?;
-    pointers::unescape(&mut schema);
+    pointers::unescape(&mut schema)?;
     numbers::exact(&mut schema)?;
-    dates::exact(&mut schema);
     if counted::counts_any_names(&schema) {
         let reason = "`minProperties` cannot be met by members that are not `required`: they might \
                       all be written under one name";
         return Err(refused(reason.to_owned()));
     }
     closing::close(&mut schema);
+    // Behind that: to it an `allOf` is one that may combine objects.
+    dates::exact(&mut schema);
     match schema {
         Json::Object(mut fields) => {
             // The compiler's own switches, one of which would leave parts of a schema unenforced.
@@ -446,6 +447,18 @@ mod tests {
             (json!({"exclusiveMinimum": 0, "allOf": [{"maximum": 0.5}]}), &["0"], "0.5"),
             (json!({"exclusiveMinimum": 0, "maximum": 7}), &["0"], "0.25"),
             (json!({"minimum": 0, "maximum": 0.5}), &["-0.1"], "0"),
+            (
+                json!({"minimum": 0, "exclusiveMinimum": true, "maximum": 0.5}),
+                &["0", "0.0", "-0.1"],
+                "0.5",
+            ),
+            (json!({"minimum": -0.5, "maximum": 0, "exclusiveMaximum": true}), &["0"], "-0.5"),
+            (
+                json!({"minimum": 0, "anyOf": [{"maximum": 0.5}], "exclusiveMinimum": true}),
+                &["0"],
+                "0.5",
+            ),
+            (json!({"minimum": 0, "exclusiveMinimum": false, "maximum": 0.5}), &["-0.1"], "0"),
         ] {
             let mut schema = bounds.clone();
             schema["type"] = json!("number");
@@ -458,6 +471,12 @@ mod tests {
         for (number, fits) in [("0", false), ("1", true), ("3", true), ("4", false)] {
             assert_eq!(takes(&positive, number), Some(fits), "{number}");
         }
+        let twice = json!({
+            "type": "object", "properties": {"a": {"type": "number", "exclusiveMinimum": 0}},
+            "patternProperties": {"^a": {"type": "number", "maximum": 0.5}},
+        });
+        assert_eq!(takes(&twice, r#"{"a":0}"#), Some(false));
+        assert_eq!(takes(&twice, r#"{"a":0.5}"#), Some(true));
     }
 
     /// Compiled for use the compiler would wrap: its checks of overflow are on in every profile.
@@ -516,6 +535,35 @@ mod tests {
             let at = |zone: &str| takes(&time, &format!("\"{day}T10:00:00{zone}\""));
             assert_eq!((at("Z"), at("+01:00")), (Some(there_is), Some(false)), "{day}");
         }
+    }
+
+    #[test]
+    fn a_date_with_a_pattern_leaves_no_object_open() {
+        let date = json!({"type": "string", "format": "date", "pattern": "^20"});
+        let schema = json!({
+            "type": "object", "properties": {"on": date, "a": {"type": "object", "properties": {}}},
+            "required": ["on"],
+        });
+        for (text, fits) in [
+            (r#"{"on":"2024-02-29","a":{}}"#, true),
+            (r#"{"on":"2024-02-29","b":1}"#, false),
+            (r#"{"on":"2024-02-29","a":{"b":1}}"#, false),
+            (r#"{"on":"2023-02-29"}"#, false),
+            (r#"{"on":"1924-02-29"}"#, false),
+        ] {
+            assert_eq!(takes(&schema, text), Some(fits), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_referred_to_is_looked_at_as_a_schema_or_refused() {
+        let date = json!({"type": "string", "format": "date"});
+        let at = |place: &str, of: Json| json!({"$ref": format!("#/{place}/a"), place: {"a": of}});
+        for (place, taken) in [("$defs", Some(false)), ("default", None), ("const", None)] {
+            assert_eq!(takes(&at(place, date.clone()), "\"2023-02-29\""), taken, "{place}");
+        }
+        let names = json!({"$ref": "#/$defs/a/properties", "$defs": {"a": {"properties": date}}});
+        assert_eq!(takes(&names, "\"2023-02-29\""), None);
     }
 
     #[test]

@@ -6,30 +6,14 @@
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeSet;
 
-/// Keywords whose values are the caller's data, not schemas.
-pub(crate) const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
-/// Keywords whose members are named by the caller: whatever the names are, these are schemas.
-pub(crate) const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+use crate::schemas;
 
 /// Whether some object of `schema` has a `minProperties` that members of any name would have to meet.
 pub(crate) fn counts_any_names(schema: &Json) -> bool {
-    match schema {
-        Json::Object(fields) => {
-            counts(fields)
-                || fields.iter().any(|(key, value)| match (key.as_str(), value) {
-                    (key, Json::Object(of)) if NAMED.contains(&key) => {
-                        of.values().any(counts_any_names)
-                    }
-                    (key, value) => !DATA.contains(&key) && counts_any_names(value),
-                })
-        }
-        Json::Array(items) => items.iter().any(counts_any_names),
-        _ => false,
-    }
+    schemas::any(schema, &counts)
 }
 
 fn counts(fields: &Map<String, Json>) -> bool {
-    // A property of that name has a schema, and no number.
     let Some(least) = fields.get("minProperties").and_then(Json::as_f64) else { return false };
     let required = fields
         .get("required")

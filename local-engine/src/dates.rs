@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::counted::{DATA, NAMED};
+use crate::schemas;
 
 /// How a text begins whose date exists, where its months and days are in order already. Every fourth
 /// year is a leap year, but of the hundreds every fourth alone (ISO 8601).
@@ -11,29 +11,17 @@ const EXISTS: &str = "^([0-9]{4}-(0[13-9]|1[0-2])|[0-9]{4}-02-([01]|2[0-8])\
 
 /// Asks of dates that they exist.
 pub(crate) fn exact(schema: &mut Json) {
-    match schema {
-        Json::Object(fields) => {
-            let format = fields.get("format").and_then(Json::as_str);
-            if matches!(format, Some("date" | "date-time")) {
-                if !fields.contains_key("pattern") {
-                    fields.insert("pattern".to_owned(), json!(EXISTS));
-                } else if let Json::Array(all) = fields.entry("allOf").or_insert(json!([])) {
-                    all.push(json!({ "pattern": EXISTS }));
-                }
-            }
-            for (key, value) in fields.iter_mut() {
-                match value {
-                    Json::Object(of) if NAMED.contains(&key.as_str()) => {
-                        of.values_mut().for_each(exact);
-                    }
-                    value if !DATA.contains(&key.as_str()) => exact(value),
-                    _ => {}
-                }
-            }
+    schemas::each(schema, |fields| {
+        let format = fields.get("format").and_then(Json::as_str);
+        if !matches!(format, Some("date" | "date-time")) {
+            return;
         }
-        Json::Array(items) => items.iter_mut().for_each(exact),
-        _ => {}
-    }
+        if !fields.contains_key("pattern") {
+            fields.insert("pattern".to_owned(), json!(EXISTS));
+        } else if let Json::Array(all) = fields.entry("allOf").or_insert(json!([])) {
+            all.push(json!({ "pattern": EXISTS }));
+        }
+    });
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ mod ranks_tests;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+mod schemas;
 mod sequence;
 mod shared;
 mod slots;

@@ -6,9 +6,9 @@
 //! 64 bits, at which the compiler would recurse without end. A whole number that is excluded is moved too:
 //! the compiler lets it in where the other bound is less than 1 away.
 
-use serde_json::{Number, Value as Json};
+use serde_json::{Map, Number, Value as Json};
 
-use crate::constraint::ConstraintError;
+use crate::{constraint::ConstraintError, schemas};
 
 /// From here on floats leave integers out.
 const EXACT_MAX: u64 = 1 << 53;
@@ -19,54 +19,54 @@ const COUNTED_MAX: f64 = f64::from_bits(0x43DF_FFFF_FFFF_FFFF);
 const OPENED: f64 = 1e-6;
 const OPENED_ALONE: f64 = 1e-9;
 /// Keywords that let other parts of a schema hold for the same value.
-const JOINING: [&str; 4] = ["allOf", "anyOf", "oneOf", "$ref"];
+const JOINING: [&str; 5] = ["allOf", "anyOf", "oneOf", "$ref", "patternProperties"];
 
 /// Moves bounds that are not exact inwards.
 ///
 /// # Errors
 /// A `const` or an `enum` holds an integer that would be written as another, or a bound leaves none that
 /// is counted.
-pub(crate) fn exact(value: &mut Json) -> Result<(), ConstraintError> {
-    bounds(value)?;
-    let joins = joins(value);
-    open(value, joins);
+pub(crate) fn exact(schema: &mut Json) -> Result<(), ConstraintError> {
+    schemas::try_each(schema, &mut |fields| {
+        as_numbers(fields);
+        bounds(fields)
+    })?;
+    let joins = schemas::any(schema, &joins);
+    schemas::each(schema, |fields| open(fields, joins));
     Ok(())
 }
 
-/// Whether parts of the schema may hold together.
-fn joins(value: &Json) -> bool {
-    match value {
-        Json::Object(fields) => {
-            fields.iter().any(|(key, value)| JOINING.contains(&key.as_str()) || joins(value))
-        }
-        Json::Array(items) => items.iter().any(joins),
-        _ => false,
+/// Writes what draft 4 excludes by `true` beside the bound as a bound of its own. Without one beside it
+/// that says nothing.
+fn as_numbers(fields: &mut Map<String, Json>) {
+    for (bound, exclusive) in [("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")] {
+        let Some(&Json::Bool(excluded)) = fields.get(exclusive) else { continue };
+        match excluded.then(|| fields.shift_remove(bound)).flatten() {
+            Some(bound) => fields.insert(exclusive.to_owned(), bound),
+            None => fields.shift_remove(exclusive),
+        };
     }
 }
 
+/// Whether another part of the schema may hold with this one.
+fn joins(fields: &Map<String, Json>) -> bool {
+    JOINING.iter().any(|keyword| fields.contains_key(*keyword))
+}
+
 /// Moves excluded whole numbers inwards.
-fn open(value: &mut Json, joins: bool) {
-    match value {
-        Json::Object(fields) => {
-            let number = |name: &str| fields.get(name).and_then(Json::as_f64);
-            let (least, most) = (number("exclusiveMinimum"), number("exclusiveMaximum"));
-            let above = most.into_iter().chain(number("maximum")).reduce(f64::min);
-            let below = least.into_iter().chain(number("minimum")).reduce(f64::max);
-            let moved_up = least.and_then(|least| opened(least, above, joins));
-            // The same below 0, as in a mirror.
-            let moved_down = most
-                .and_then(|most| opened(-most, below.map(|below| -below), joins))
-                .map(|most| -most);
-            for (name, moved) in [("exclusiveMinimum", moved_up), ("exclusiveMaximum", moved_down)]
-            {
-                if let Some(moved) = moved.and_then(Number::from_f64) {
-                    fields.insert(name.to_owned(), Json::Number(moved));
-                }
-            }
-            fields.values_mut().for_each(|value| open(value, joins));
+fn open(fields: &mut Map<String, Json>, joins: bool) {
+    let number = |name: &str| fields.get(name).and_then(Json::as_f64);
+    let (least, most) = (number("exclusiveMinimum"), number("exclusiveMaximum"));
+    let above = most.into_iter().chain(number("maximum")).reduce(f64::min);
+    let below = least.into_iter().chain(number("minimum")).reduce(f64::max);
+    let moved_up = least.and_then(|least| opened(least, above, joins));
+    // The same below 0, as in a mirror.
+    let moved_down =
+        most.and_then(|most| opened(-most, below.map(|below| -below), joins)).map(|most| -most);
+    for (name, moved) in [("exclusiveMinimum", moved_up), ("exclusiveMaximum", moved_down)] {
+        if let Some(moved) = moved.and_then(Number::from_f64) {
+            fields.insert(name.to_owned(), Json::Number(moved));
         }
-        Json::Array(items) => items.iter_mut().for_each(|value| open(value, joins)),
-        _ => {}
     }
 }
 
@@ -87,25 +87,19 @@ fn opened(least: f64, above: Option<f64>, joins: bool) -> Option<f64> {
 }
 
 /// Moves bounds that no float is equal to.
-fn bounds(value: &mut Json) -> Result<(), ConstraintError> {
-    match value {
-        Json::Object(fields) => fields.iter_mut().try_for_each(|(key, value)| match key.as_str() {
-            "const" | "enum" => kept(value),
-            "minimum" | "exclusiveMinimum" => {
-                bound(value, |float, exact| float < exact, f64::next_up);
-                counted(key, value, |float| float > COUNTED_MAX, f64::max, -COUNTED_MAX)?;
-                bounds(value)
-            }
-            "maximum" | "exclusiveMaximum" => {
-                bound(value, |float, exact| float > exact, f64::next_down);
-                counted(key, value, |float| float < -COUNTED_MAX, f64::min, COUNTED_MAX)?;
-                bounds(value)
-            }
-            _ => bounds(value),
-        }),
-        Json::Array(items) => items.iter_mut().try_for_each(bounds),
+fn bounds(fields: &mut Map<String, Json>) -> Result<(), ConstraintError> {
+    fields.iter_mut().try_for_each(|(key, value)| match key.as_str() {
+        "const" | "enum" => kept(value),
+        "minimum" | "exclusiveMinimum" => {
+            bound(value, |float, exact| float < exact, f64::next_up);
+            counted(key, value, |float| float > COUNTED_MAX, f64::max, -COUNTED_MAX)
+        }
+        "maximum" | "exclusiveMaximum" => {
+            bound(value, |float, exact| float > exact, f64::next_down);
+            counted(key, value, |float| float < -COUNTED_MAX, f64::min, COUNTED_MAX)
+        }
         _ => Ok(()),
-    }
+    })
 }
 
 /// Refuses integers that a float cannot hold for sure.
@@ -240,6 +234,57 @@ mod tests {
             json!({"items": {"exclusiveMinimum": u64::MAX}}),
         ] {
             assert!(exact(&mut nothing).is_err(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_bound_that_is_excluded_as_in_draft_4_is_one_of_the_later_drafts() {
+        for (mut written, meant) in [
+            (
+                json!({"minimum": 0, "exclusiveMinimum": true, "maximum": 5}),
+                json!({"exclusiveMinimum": 0, "maximum": 5}),
+            ),
+            (
+                json!({"minimum": 0, "exclusiveMinimum": true, "maximum": 0.5}),
+                json!({"exclusiveMinimum": 5e-7, "maximum": 0.5}),
+            ),
+            (
+                json!({"items": {"exclusiveMaximum": true, "maximum": 9_007_199_254_740_995_i64}}),
+                json!({"items": {"exclusiveMaximum": 9_007_199_254_740_994.0}}),
+            ),
+            (
+                json!({"minimum": 0, "exclusiveMinimum": false, "maximum": 0.5}),
+                json!({"minimum": 0, "maximum": 0.5}),
+            ),
+            (json!({"exclusiveMinimum": true, "maximum": 1}), json!({"maximum": 1})),
+        ] {
+            exact(&mut written).unwrap();
+            assert_eq!(written, meant);
+        }
+        let mut nothing = json!({"minimum": 1e30, "exclusiveMinimum": true});
+        assert!(exact(&mut nothing).is_err());
+    }
+
+    #[test]
+    fn data_is_left_alone_and_a_propertys_name_is_no_keyword() {
+        let near = json!({"exclusiveMinimum": 0, "maximum": 0.5});
+        for same in [
+            json!({"const": near}),
+            json!({"enum": [near, {"minimum": 0, "exclusiveMinimum": true}]}),
+            json!({"examples": [{"minimum": 1e30}], "default": {"maximum": -1e30}}),
+            json!({"properties": {"allOf": {"exclusiveMinimum": 0}}}),
+        ] {
+            let mut schema = same.clone();
+            exact(&mut schema).unwrap();
+            assert_eq!(schema, same);
+        }
+        for name in ["const", "enum", "default", "minimum"] {
+            let of = |schema: Json| json!({"properties": {name: schema}});
+            let mut all = of(json!({"maximum": i64::MAX}));
+            exact(&mut all).unwrap();
+            assert_eq!(all, of(json!({"maximum": COUNTED_MAX})));
+            let none = json!({"type": "integer", "minimum": -1e30, "maximum": -1e25});
+            assert!(exact(&mut of(none)).is_err(), "{name}");
         }
     }
 

@@ -3,32 +3,40 @@
 //! them, and definitions whose name has a slash get another name: only references tell it.
 //!
 //! **A reference leads where it led before.** One that this cannot say stays as it is, and is refused by
-//! the compiler.
+//! the compiler. One that leads to the caller's data, or to what only holds schemas, is refused here.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
+use crate::{constraint::ConstraintError, schemas};
+
 /// Where a schema keeps what is referred to.
 const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
-/// Keywords whose members are schemas under names, which are no keywords.
-const NAMED: [&str; 5] =
-    ["$defs", "definitions", "properties", "patternProperties", "dependentSchemas"];
-/// Keywords whose values are no schemas.
-const VALUES: [&str; 5] = ["const", "enum", "default", "examples", "required"];
 
 /// New names by the place and the name of a definition.
 type Renamed = BTreeMap<(&'static str, String), String>;
 
 /// Writes every reference as the compiler reads it.
-pub(crate) fn unescape(schema: &mut Json) {
+///
+/// # Errors
+/// One leads to what is no schema.
+pub(crate) fn unescape(schema: &mut Json) -> Result<(), ConstraintError> {
     let mut renamed = Renamed::new();
     for place in DEFINITIONS {
         if let Some(Json::Object(definitions)) = schema.get_mut(place) {
             rename(place, definitions, &mut renamed);
         }
     }
-    below(schema, &renamed);
+    schemas::try_each(schema, &mut |fields| {
+        let Some(Json::String(reference)) = fields.get_mut("$ref") else { return Ok(()) };
+        if let Some(plain) = plain(reference, &renamed) {
+            *reference = plain;
+        }
+        let Some(keyword) = schemas::astray(reference) else { return Ok(()) };
+        let reason = format!("a `$ref` leads to `{keyword}`, where no schema stands");
+        Err(ConstraintError::Refused(reason))
+    })
 }
 
 /// Gives the definitions with a slash in their names others.
@@ -43,29 +51,6 @@ fn rename(place: &'static str, definitions: &mut Map<String, Json>, renamed: &mu
         }
         definitions.insert(other.clone(), definition);
         renamed.insert((place, name), other);
-    }
-}
-
-fn below(schema: &mut Json, renamed: &Renamed) {
-    match schema {
-        Json::Object(fields) => {
-            for (key, value) in fields.iter_mut() {
-                match (key.as_str(), value) {
-                    ("$ref", Json::String(reference)) => {
-                        if let Some(plain) = plain(reference, renamed) {
-                            *reference = plain;
-                        }
-                    }
-                    (key, Json::Object(named)) if NAMED.contains(&key) => {
-                        named.values_mut().for_each(|schema| below(schema, renamed));
-                    }
-                    (key, _) if VALUES.contains(&key) => {}
-                    (_, value) => below(value, renamed),
-                }
-            }
-        }
-        Json::Array(items) => items.iter_mut().for_each(|item| below(item, renamed)),
-        _ => {}
     }
 }
 
@@ -121,7 +106,7 @@ mod tests {
             "definitions": {"~1": {"const": 3}},
         });
         let given = schema.clone();
-        unescape(&mut schema);
+        unescape(&mut schema).unwrap();
         let leads = |to: &str| {
             let reference = schema.pointer(to).and_then(Json::as_str).expect("a reference");
             // As the compiler does it.
@@ -145,8 +130,18 @@ mod tests {
     fn what_cannot_be_said_stays_as_it_is() {
         for reference in ["#/properties/a~1b", "#/$defs/%", "#/$defs/%+f", "#/$defs/%ff", "a~1b"] {
             let mut schema = json!({"$ref": reference, "properties": {"a/b": true}});
-            unescape(&mut schema);
+            unescape(&mut schema).unwrap();
             assert_eq!(schema["$ref"], json!(reference));
         }
+    }
+
+    #[test]
+    fn what_leads_to_no_schema_is_refused() {
+        for reference in ["#/$defs", "#/default", "#/%64efault", "#/properties/a/examples/0"] {
+            let mut schema = json!({"items": {"$ref": reference}});
+            assert!(unescape(&mut schema).is_err(), "{reference}");
+        }
+        let mut schema = json!({"const": {"$ref": "#/$defs"}, "properties": {"$ref": true}});
+        unescape(&mut schema).unwrap();
     }
 }
