@@ -151,7 +151,7 @@ impl Line {
             state.taken += 1;
             of.taken += 1;
             Some(Entered::Now(Place { line: Arc::clone(self), who: of.who.clone() }))
-        } else if may_wait(&state, &of) {
+        } else if state.has_room_for(&of) {
             let (turn, told) = oneshot::channel();
             state.waiting += 1;
             of.waiting.push_back(turn);
@@ -193,15 +193,26 @@ impl Line {
     }
 }
 
-/// Whether one more of a caller may wait.
-fn may_wait(state: &State, of: &Of) -> bool {
-    let free = WAITING_MAX.checked_sub(state.waiting + 1);
-    free.is_some_and(|free| of.waiting.is_empty() || is_fair(of.waiting.len() + 1, free))
-}
-
 // === impl State ===
 
 impl State {
+    /// Whether one more of a caller may wait.
+    fn has_room_for(&mut self, of: &Of) -> bool {
+        if self.may_wait(of) {
+            return true;
+        }
+        // Nobody is refused for those who are gone.
+        let mut callers = std::mem::take(&mut self.callers);
+        callers.iter_mut().for_each(|other| self.forget_who_left(other));
+        self.callers = callers;
+        self.may_wait(of)
+    }
+
+    fn may_wait(&self, of: &Of) -> bool {
+        let free = WAITING_MAX.checked_sub(self.waiting + 1);
+        free.is_some_and(|free| of.waiting.is_empty() || is_fair(of.waiting.len() + 1, free))
+    }
+
     fn forget_who_left(&mut self, of: &mut Of) {
         let before = of.waiting.len();
         of.waiting.retain(|turn| !turn.is_closed());
@@ -302,6 +313,21 @@ mod tests {
         let (made, ()) = tokio::join!(all, look);
         assert!(made.iter().all(Result::is_ok));
         makers.make(None, false, |_| Ok::<_, NotMade>(())).await.unwrap();
+    }
+
+    #[test]
+    fn who_left_takes_no_room_from_others() {
+        let line = Makers::with_places(1, 1, LONG).line;
+        let runs = line.enter(Some(&key("runs")));
+        assert!(matches!(runs, Some(Entered::Now(_))));
+        let fill = |who: &KeyId| {
+            let waiting: Vec<_> = std::iter::from_fn(|| line.enter(Some(who))).collect();
+            waiting.len()
+        };
+        let alone = fill(&key("floods"));
+        assert!(alone > WAITING_MAX / 2, "{alone}");
+        assert_eq!(fill(&key("other")), alone, "the others are gone");
+        drop(runs);
     }
 
     #[tokio::test]
