@@ -103,17 +103,27 @@ impl Chat<'_> {
     /// What a model thought, unless it is sealed: then it is its provider's alone. It goes to those who
     /// want it back.
     fn reasoning(&mut self, at: impl Display + Copy, raw: &str) -> Result<(), BadRequest> {
-        let [said, sealed] = check::members(at, raw, ["content", "encrypted_content"])?;
-        let said = said.filter(|raw| sealed.is_none() && json::kind(raw) == Kind::Array);
-        let Some(said) = said else { return Ok(()) };
-        json::elements(said, |index, part| {
-            let at = format_args!("{at}.content[{index}]");
-            let [kind, text] = check::members(at, part, ["type", "text"])?;
-            if let (Some("\"reasoning_text\""), Some(text)) = (kind, text) {
-                self.thought.push_str(&check::string(format_args!("{at}.text"), text)?);
-            }
-            Ok(())
-        })
+        let [content, summary, sealed] =
+            check::members(at, raw, ["content", "summary", "encrypted_content"])?;
+        if sealed.is_some() {
+            return Ok(());
+        }
+        let before = self.thought.len();
+        for (member, said) in [("content", content), ("summary", summary)] {
+            // A summary says it again where the text itself stands there.
+            let said = said.filter(|raw| json::kind(raw) == Kind::Array);
+            let Some(said) = said.filter(|_| self.thought.len() == before) else { continue };
+            json::elements(said, |index, part| {
+                let at = format_args!("{at}.{member}[{index}]");
+                let [kind, text] = check::members(at, part, ["type", "text"])?;
+                let kind = kind.map(|kind| kind.trim_matches('"'));
+                if let (Some("reasoning_text" | "summary_text"), Some(text)) = (kind, text) {
+                    self.thought.push_str(&check::string(format_args!("{at}.text"), text)?);
+                }
+                Ok::<_, BadRequest>(())
+            })?;
+        }
+        Ok(())
     }
 
     fn message(

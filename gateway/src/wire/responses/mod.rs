@@ -35,6 +35,8 @@ pub struct ResponsesAsk {
     pub(super) service_tier: String,
     /// Names of tools that take text in place of JSON.
     pub(super) custom: Vec<String>,
+    /// Whether what was thought is told as a summary, which was asked for.
+    pub(super) summary: bool,
     /// Where the answer is kept, if it is.
     pub(super) keep: Option<Keep>,
 }

@@ -17,8 +17,15 @@ pub(super) struct Item {
 
 #[derive(Clone, Debug)]
 pub(super) enum ItemKind {
-    Reasoning { text: String, signature: String },
-    Message { parts: Vec<Part> },
+    /// `summary`: it is told as one.
+    Reasoning {
+        text: String,
+        signature: String,
+        summary: bool,
+    },
+    Message {
+        parts: Vec<Part>,
+    },
     Call(Call),
 }
 
@@ -77,7 +84,7 @@ impl Item {
     /// What was thought in it, unless that is its provider's alone to read.
     fn unsealed(&self) -> Option<&str> {
         match &self.kind {
-            ItemKind::Reasoning { text, signature } if signature.is_empty() => Some(text),
+            ItemKind::Reasoning { text, signature, .. } if signature.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -87,14 +94,16 @@ impl Item {
         let mut item = Object::begin(out);
         item.text("id", &self.id);
         match &self.kind {
-            ItemKind::Reasoning { text, signature } => {
+            ItemKind::Reasoning { text, signature, summary } => {
                 item.text("type", "reasoning");
-                item.raw("summary", "[]");
-                let mut parts = List::begin(item.member("content"));
-                if progress != Progress::Open && !text.is_empty() {
-                    put_reasoning(text, parts.next());
+                let is_told = progress != Progress::Open && !text.is_empty();
+                for (member, holds) in [("summary", *summary), ("content", !*summary)] {
+                    let mut parts = List::begin(item.member(member));
+                    if is_told && holds {
+                        put_reasoning(text, *summary, parts.next());
+                    }
+                    parts.end();
                 }
-                parts.end();
                 let sealed = item.member("encrypted_content");
                 if signature.is_empty() {
                     sealed.extend_from_slice(b"null");
@@ -169,9 +178,9 @@ impl Call {
     }
 }
 
-pub(super) fn put_reasoning(text: &str, out: &mut Vec<u8>) {
+pub(super) fn put_reasoning(text: &str, summary: bool, out: &mut Vec<u8>) {
     let mut part = Object::begin(out);
-    part.text("type", "reasoning_text");
+    part.text("type", if summary { "summary_text" } else { "reasoning_text" });
     part.text("text", text);
     part.end();
 }

@@ -102,6 +102,7 @@ pub fn read_response(
         echo,
         service_tier: given.service_tier.unwrap_or("\"default\"").to_owned(),
         custom: tools.custom,
+        summary: given.wants_summary()?,
         keep,
     };
     Ok(ChatRequest {
@@ -275,6 +276,13 @@ impl<'a> Given<'a> {
         let [effort] = check::members("reasoning", raw, ["effort"])?;
         body.maybe("reasoning_effort", effort);
         Ok(())
+    }
+
+    /// Whether what is thought is to be told as a summary.
+    fn wants_summary(&self) -> Result<bool, BadRequest> {
+        let Some(raw) = self.reasoning else { return Ok(false) };
+        let [summary, older] = check::members("reasoning", raw, ["summary", "generate_summary"])?;
+        Ok(summary.or(older).is_some())
     }
 
     fn logprobs(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {

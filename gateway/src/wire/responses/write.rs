@@ -41,6 +41,40 @@ enum Standing<'a> {
     Failed(&'a Refusal),
 }
 
+/// How the events of what was thought are called.
+struct Thought {
+    added: &'static str,
+    delta: &'static str,
+    done: &'static str,
+    part_done: &'static str,
+    /// The member with the number of its part.
+    index: &'static str,
+}
+
+// === impl Thought ===
+
+impl Thought {
+    /// As a summary, which clients show, or as the reasoning itself.
+    const fn told(summary: bool) -> Self {
+        if summary {
+            return Self {
+                added: "response.reasoning_summary_part.added",
+                delta: "response.reasoning_summary_text.delta",
+                done: "response.reasoning_summary_text.done",
+                part_done: "response.reasoning_summary_part.done",
+                index: "summary_index",
+            };
+        }
+        Self {
+            added: "response.content_part.added",
+            delta: "response.reasoning_text.delta",
+            done: "response.reasoning_text.done",
+            part_done: "response.content_part.done",
+            index: "content_index",
+        }
+    }
+}
+
 // === impl Responses ===
 
 impl Responses {
@@ -173,12 +207,15 @@ impl Responses {
     }
 
     fn thought(&mut self, text: &str, out: &mut impl FnMut(Bytes)) {
+        let summary = self.ask.summary;
+        let told = Thought::told(summary);
         if !self.goes_on(|kind| matches!(kind, ItemKind::Reasoning { .. })) {
-            let empty = ItemKind::Reasoning { text: String::new(), signature: String::new() };
+            let empty =
+                ItemKind::Reasoning { text: String::new(), signature: String::new(), summary };
             self.open("rs", empty, out);
-            self.item_event("response.content_part.added", out, |it| {
-                it.raw("content_index", "0");
-                put_reasoning("", it.member("part"));
+            self.item_event(told.added, out, |it| {
+                it.raw(told.index, "0");
+                put_reasoning("", summary, it.member("part"));
             });
         }
         if let Some(Item { kind: ItemKind::Reasoning { text: all, .. }, .. }) =
@@ -186,8 +223,8 @@ impl Responses {
         {
             all.push_str(text);
         }
-        self.item_event("response.reasoning_text.delta", out, |it| {
-            it.raw("content_index", "0");
+        self.item_event(told.delta, out, |it| {
+            it.raw(told.index, "0");
             it.text("delta", text);
         });
     }
@@ -262,14 +299,15 @@ impl Responses {
         let item = item.clone();
         match &item.kind {
             ItemKind::Message { .. } => self.close_part(out),
-            ItemKind::Reasoning { text, .. } => {
-                self.event_of(at, "response.reasoning_text.done", out, |it| {
-                    it.raw("content_index", "0");
+            ItemKind::Reasoning { text, summary, .. } => {
+                let told = Thought::told(*summary);
+                self.event_of(at, told.done, out, |it| {
+                    it.raw(told.index, "0");
                     it.text("text", text);
                 });
-                self.event_of(at, "response.content_part.done", out, |it| {
-                    it.raw("content_index", "0");
-                    put_reasoning(text, it.member("part"));
+                self.event_of(at, told.part_done, out, |it| {
+                    it.raw(told.index, "0");
+                    put_reasoning(text, *summary, it.member("part"));
                 });
             }
             ItemKind::Call(call) => {

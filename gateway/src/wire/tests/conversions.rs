@@ -194,6 +194,49 @@ fn writes(endpoint: Endpoint, name: &str) {
 }
 
 #[test]
+fn what_was_thought_is_a_summary_where_one_was_asked_for() {
+    let events = |asked: Value| {
+        let request = simple(Endpoint::Responses, &json!({"reasoning": asked}));
+        let streamed = stream(&mut outer(Endpoint::Responses, &request), &pieces());
+        let data = streamed.split("data: ").skip(1);
+        let read = |data: &str| serde_json::from_str(data.split_once("\n\n").unwrap().0).unwrap();
+        data.map(read).collect::<Vec<Value>>()
+    };
+    for asked in
+        [json!({"summary": "auto"}), json!({"effort": "low", "generate_summary": "detailed"})]
+    {
+        let events = events(asked);
+        let of = |kind: &str| {
+            let kind = format!("response.reasoning_summary_{kind}");
+            events.iter().filter(|event| event["type"] == *kind).collect::<Vec<_>>()
+        };
+        assert_eq!(of("part.added")[0]["part"], json!({"type": "summary_text", "text": ""}));
+        let deltas = of("text.delta");
+        let text: String = deltas.iter().filter_map(|event| event["delta"].as_str()).collect();
+        let whole = json!({"type": "summary_text", "text": text});
+        assert!(!text.is_empty() && of("text.done")[0]["text"] == text);
+        assert_eq!(of("part.done")[0]["part"], whole);
+        let all = ["part.added", "text.delta", "text.done", "part.done"];
+        let all = all.into_iter().flat_map(of);
+        assert!(
+            all.clone()
+                .all(|event| event["summary_index"] == 0 && event["content_index"].is_null())
+        );
+        let item = &events.last().unwrap()["response"]["output"][0];
+        assert_eq!((&item["summary"], &item["content"]), (&json!([whole]), &json!([])));
+        assert!(!events.iter().any(|event| event["type"] == "response.reasoning_text.delta"));
+    }
+    for none in [json!({"summary": null}), json!({"effort": "low"}), Value::Null] {
+        let events = events(none);
+        let item = &events.last().unwrap()["response"]["output"][0];
+        assert_eq!(
+            (&item["summary"], &item["content"][0]["type"]),
+            (&json!([]), &json!("reasoning_text"))
+        );
+    }
+}
+
+#[test]
 fn an_answer_is_a_message() {
     writes(Endpoint::Messages, "messages");
 }

@@ -398,4 +398,14 @@ fn what_was_thought_is_told_unless_it_is_sealed() {
     // Of a turn that said nothing there is nobody to tell it of.
     assert_eq!(thought(&json!([open, asks, said])), [Value::Null, Value::Null]);
     assert_eq!(thought(&json!([said, open, call])), [told]);
+    let summary = json!([{"type": "summary_text", "text": "In short."}]);
+    let summed =
+        |content: Value| json!({"type": "reasoning", "summary": summary, "content": content});
+    for (content, told) in [
+        (Value::Null, "In short."),
+        (json!([]), "In short."),
+        (json!([{"type": "reasoning_text", "text": "Hm."}]), "Hm."),
+    ] {
+        assert_eq!(thought(&json!([summed(content), call])), [told]);
+    }
 }
