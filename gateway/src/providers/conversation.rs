@@ -4,7 +4,7 @@
 //! so that another route can serve it; hints (`seed`, `user`, `store`) are let go. JSON that callers
 //! wrote (schemas, arguments) stays as they wrote it, to the byte.
 
-use crate::wire::{BadRequest, Field, json};
+use crate::wire::{Allowed, BadRequest, Field, json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -256,9 +256,17 @@ impl<'a> Conversation<'a> {
                 return Err(BadRequest::unsupported(name, message));
             }
         }
+        read.leave_allowed()?;
         read.refuse_other_tools()?;
         refuse_extensions(body)?;
         Ok(read)
+    }
+
+    /// Leaves out the functions that may not be called: other formats have no place for some of several.
+    fn leave_allowed(&mut self) -> Result<(), BadRequest> {
+        let allowed = self.tool_choice.map_or(Ok(None), |raw| Allowed::of(raw.get()))?;
+        let (Some(allowed), Some(tools)) = (allowed, &mut self.tools) else { return Ok(()) };
+        allowed.keep(tools, |tool| tool.function.as_ref().map(|function| function.name.as_ref()))
     }
 
     /// Refuses tools that are no functions, and calls in the formats of OpenAI's alone.
@@ -295,12 +303,17 @@ impl<'a> Conversation<'a> {
             "\"auto\"" => Some(Choice::Auto),
             "\"none\"" => Some(Choice::None),
             "\"required\"" => Some(Choice::Required),
-            other => {
-                let named: Named = serde_json::from_str(other).map_err(|_| {
-                    BadRequest::unsupported("tool_choice", "this choice of tools is not served")
-                })?;
-                Some(Choice::Named(named.function.name))
-            }
+            other => Some(match Allowed::of(other)? {
+                // The others are left out.
+                Some(allowed) if allowed.must => Choice::Required,
+                Some(_) => Choice::Auto,
+                None => {
+                    let named: Named = serde_json::from_str(other).map_err(|_| {
+                        BadRequest::unsupported("tool_choice", "this choice of tools is not served")
+                    })?;
+                    Choice::Named(named.function.name)
+                }
+            }),
         })
     }
 

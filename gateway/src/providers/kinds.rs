@@ -380,10 +380,13 @@ impl Kind {
     }
 
     /// How its `model` is told not to think, as a member of the body: by what is nearest to that; `None`
-    /// where nothing is said, since it does not think, always does, or knows no word for it.
+    /// where nothing is said, since it does not think, always does, or knows no word for it, and
+    /// [`unthinking::UNTAKEN`] where it is known to take no effort at all.
     pub(crate) fn unthinking(self, api_version: Option<&str>, model: &str) -> Option<&'static str> {
-        let untold = self.shape(api_version).refuses.contains(&"reasoning_effort");
-        unthinking::said(self.0.name, model).filter(|_| !untold)
+        if self.shape(api_version).is_refused("reasoning_effort", model) {
+            return Some(unthinking::UNTAKEN);
+        }
+        unthinking::said(self.0.name, model)
     }
 
     pub(crate) fn auth(self) -> Auth {
@@ -402,7 +405,7 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::{KIND_NAMES, Kind, Recalls};
-    use crate::providers::reshape;
+    use crate::providers::{UNTAKEN, reshape};
     use bytes::Bytes;
 
     #[test]
@@ -503,15 +506,20 @@ mod tests {
         let said = |kind: &str, version: Option<&str>, model: &str| {
             Kind::find(kind).unwrap().unthinking(version, model)
         };
+        let untaken = Some(UNTAKEN);
         let (none, minimal, low) = (
             Some(r#""reasoning_effort":"none""#),
             Some(r#""reasoning_effort":"minimal""#),
             Some(r#""reasoning_effort":"low""#),
         );
         for (kind, model, expected) in [
-            ("openai", "gpt-4.1", None),
+            ("openai", "gpt-4.1", untaken),
+            ("openai", "gpt-4o-2024-08-06", untaken),
+            ("openai", "chatgpt-4o-latest", untaken),
+            ("azure", "gpt-35-turbo", untaken),
+            ("azure", "our-deployment", None),
             ("openai", "o3", low),
-            ("openai", "o1-mini", None),
+            ("openai", "o1-mini", untaken),
             ("openai", "gpt-5-mini", minimal),
             ("openai", "gpt-5-codex", None),
             ("openai", "gpt-5.2", none),
@@ -521,17 +529,21 @@ mod tests {
             ("deepseek", "deepseek-reasoner", None),
             ("groq", "openai/gpt-oss-120b", low),
             ("groq", "qwen/qwen3-32b", none),
-            ("groq", "llama-3.3-70b-versatile", None),
+            ("groq", "llama-3.3-70b-versatile", untaken),
+            ("groq", "another/model", None),
             ("xai", "grok-3-mini", low),
-            ("xai", "grok-4-0709", None),
+            ("xai", "grok-3", untaken),
+            ("xai", "grok-4-0709", untaken),
             ("ollama", "qwen3", none),
             ("vllm", "m", Some(r#""chat_template_kwargs":{"enable_thinking":false}"#)),
-            ("mistral", "mistral-large-latest", None),
+            ("mistral", "mistral-large-latest", untaken),
+            ("mistral", "mistral-small-latest", None),
             ("openrouter", "anthropic/claude-sonnet-4.5", None),
         ] {
             assert_eq!(said(kind, None, model), expected, "{kind} {model}");
         }
-        assert_eq!(said("azure", Some("2024-10-21"), "o3-mini"), None, "that API knows no effort");
+        let dated = said("azure", Some("2024-10-21"), "o3-mini");
+        assert_eq!(dated, untaken, "that API knows no effort");
     }
 
     #[test]

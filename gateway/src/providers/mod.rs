@@ -26,3 +26,4 @@ pub(crate) use probe::{lists_models, probe};
 pub(crate) use reading::{Ended, Read};
 pub(crate) use recalls::Recalls;
 pub(crate) use reshape::{Shape, reshape};
+pub(crate) use unthinking::UNTAKEN;

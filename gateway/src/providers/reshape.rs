@@ -44,6 +44,11 @@ impl Shape {
     /// No difference.
     pub(crate) const NONE: Self = Self { refuses: &[], drops: &[], renames: &[], families: &[] };
 
+    /// Whether `model` refuses `field`, as its provider does or as its family.
+    pub(super) fn is_refused(&self, field: &'static str, model: &str) -> bool {
+        self.refuses.contains(&field) || self.refused_by(model).refuses.contains(&field)
+    }
+
     /// What `model` refuses beside what its provider does.
     fn refused_by(&self, model: &str) -> ByModel {
         let mut by_model = ByModel::default();

@@ -260,6 +260,24 @@ fn required_string(param: impl Display + Copy, raw: Option<&str>) -> Result<&str
     }
 }
 
+/// What stands between the texts of one content of `role` that are written as one string, as JSON writes
+/// it; `None` where they stay parts. All servers take parts of a user, some of nobody else. Texts of an
+/// assistant are what a model wrote piece by piece, others are texts of their own.
+pub(crate) fn between(role: &str) -> Option<&'static str> {
+    match role {
+        "user" => None,
+        "assistant" => Some(""),
+        _ => Some("\\n"),
+    }
+}
+
+/// Texts, each a JSON string, as one, with `between` between them.
+pub(crate) fn joined<'t>(texts: impl IntoIterator<Item = &'t str>, between: &str) -> String {
+    let inside = |text: &'t str| text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
+    let texts: Vec<_> = texts.into_iter().map(inside).collect();
+    format!("\"{}\"", texts.join(between))
+}
+
 /// The text of a content that is a string or a list of text parts, the parts joined by line feeds.
 /// `None` where there is an image.
 pub(crate) fn text_of<'a>(

@@ -46,3 +46,4 @@ pub(crate) use question::{hashed, question};
 pub use read::{estimate_prompt_tokens, estimate_tokens, read, read_chat};
 pub use request::{BadRequest, ChatRequest, Needs};
 pub use responses::{Context, InputPage, Kept, KeptLimits};
+pub(crate) use tools::Allowed;

@@ -33,7 +33,10 @@ pub fn name(endpoint: Endpoint, param: &str) -> Cow<'_, str> {
         (Endpoint::Responses, "response_format") => "text.format",
         (Endpoint::Responses, "verbosity") => "text.verbosity",
         (Endpoint::Responses, "tools" | "tool_choice") => {
-            return renamed(param, inner.contains(".function"), || param.replace(".function", ""));
+            let deeper = [".function", ".allowed_tools"];
+            return renamed(param, deeper.iter().any(|it| inner.contains(it)), || {
+                deeper.iter().fold(param.to_owned(), |param, it| param.replace(it, ""))
+            });
         }
         (Endpoint::Messages, "max_completion_tokens" | "n_predict") => "max_tokens",
         (Endpoint::Messages, "stop") => "stop_sequences",
@@ -68,6 +71,7 @@ mod tests {
             (Endpoint::Responses, "messages[2].content", "input"),
             (Endpoint::Responses, "max_completion_tokens", "max_output_tokens"),
             (Endpoint::Responses, "response_format.json_schema.schema", "text.format"),
+            (Endpoint::Responses, "tool_choice.allowed_tools.tools", "tool_choice.tools"),
             (Endpoint::Responses, "tools[1].function.parameters", "tools[1].parameters"),
             (Endpoint::Responses, "tool_choice.function.name", "tool_choice.name"),
             (Endpoint::Messages, "messages[2].content", "messages"),

@@ -61,6 +61,9 @@ pub struct ChatRequest {
     pub output_cap: u64,
     /// Whether the client asked for that cap (`max_tokens` or `max_completion_tokens`).
     pub output_cap_given: bool,
+    /// Whether its `reasoning_effort` is what a budget of thinking in another format amounts to, and is
+    /// let go where a model takes none.
+    pub(crate) effort_is_hint: bool,
     /// Choices asked for, at least 1.
     pub choices: u32,
     /// What a route must be able to do.
@@ -171,6 +174,7 @@ impl ChatRequest {
             prompt_tokens_estimate: 0,
             output_cap: 0,
             output_cap_given: false,
+            effort_is_hint: false,
             choices: 1,
             needs: Needs::default(),
             messages: 0,

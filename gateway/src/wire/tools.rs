@@ -128,6 +128,73 @@ fn check_choice(raw: &str, names: &[Cow<'_, str>]) -> Result<bool, BadRequest> {
     named(at, body.ok_or_else(|| BadRequest::missing(at))?, names).map(|()| true)
 }
 
+/// The tools to which a choice of the type `allowed_tools` narrows those of its request. Servers that
+/// know no such choice are told of these alone.
+pub(crate) struct Allowed<'a> {
+    /// Whether one of them must be called.
+    pub(crate) must: bool,
+    /// The functions among them.
+    names: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Allowed<'a> {
+    /// What `choice`, the `tool_choice` of a chat, says; `None` where it is one of another type.
+    ///
+    /// # Errors
+    /// [`BadRequest`] naming what is not as it must be.
+    pub(crate) fn of(choice: &'a str) -> Result<Option<Self>, BadRequest> {
+        const AT: &str = "tool_choice.allowed_tools";
+        if json::kind(choice) != Kind::Object {
+            return Ok(None);
+        }
+        let [kind, allowed] = check::members("tool_choice", choice, ["type", "allowed_tools"])?;
+        let kind = kind.map(|raw| check::string("tool_choice.type", raw)).transpose()?;
+        if kind.as_deref() != Some("allowed_tools") {
+            return Ok(None);
+        }
+        let allowed = allowed.ok_or_else(|| BadRequest::missing(AT))?;
+        let [mode, tools] = check::members(AT, allowed, ["mode", "tools"])?;
+        let param = format_args!("{AT}.mode");
+        let mode = check::string(param, mode.ok_or_else(|| BadRequest::missing(param))?)?;
+        if !matches!(mode.as_ref(), "auto" | "required") {
+            return Err(BadRequest::value(param, format!("`{param}` must be auto or required")));
+        }
+        let param = format_args!("{AT}.tools");
+        let tools = tools.ok_or_else(|| BadRequest::missing(param))?;
+        check::array(param, tools)?;
+        let mut names = Vec::new();
+        json::elements(tools, |index, tool| {
+            let at = format_args!("{AT}.tools[{index}]");
+            let [function] = check::members(at, tool, ["function"])?;
+            if let Some(function) = function {
+                names.push(function_name(format_args!("{at}.function"), function)?);
+            }
+            Ok::<_, BadRequest>(())
+        })?;
+        Ok(Some(Self { must: mode == "required", names }))
+    }
+
+    /// Leaves of `tools` those that it names, and those of which `name` says that they are no functions.
+    ///
+    /// # Errors
+    /// [`BadRequest`] where one must be called and none is left.
+    pub(crate) fn keep<T>(
+        &self,
+        tools: &mut Vec<T>,
+        name: impl Fn(&T) -> Option<&str>,
+    ) -> Result<(), BadRequest> {
+        tools.retain(|tool| name(tool).is_none_or(|name| self.names.iter().any(|it| it == name)));
+        if self.must && tools.is_empty() {
+            let param = "tool_choice.allowed_tools.tools";
+            return Err(BadRequest::value(
+                param,
+                format!("`{param}` names no tool of this request"),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Whether the model may call a function under this legacy choice.
 fn check_call(raw: &str, names: &[Cow<'_, str>]) -> Result<bool, BadRequest> {
     if json::kind(raw) == Kind::Object {

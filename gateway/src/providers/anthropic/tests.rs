@@ -115,6 +115,22 @@ fn what_openai_lets_be_left_out_is_written() {
 }
 
 #[test]
+fn of_tools_that_a_choice_lists_the_others_are_left_out() {
+    let sent = |mode: &str| {
+        let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let allowed = json!({"mode": mode, "tools": [tool("wait"), tool("sing")]});
+        let sent = sent(&json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}],
+            "tools": [tool("look"), tool("wait"), tool("sing")],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}}));
+        let tools = sent["tools"].as_array().unwrap().iter();
+        let names: Vec<_> = tools.map(|tool| tool["name"].as_str().unwrap().to_owned()).collect();
+        (sent["tool_choice"]["type"].as_str().unwrap().to_owned(), names.join(" "))
+    };
+    assert_eq!(sent("auto"), ("auto".to_owned(), "wait sing".to_owned()));
+    assert_eq!(sent("required"), ("any".to_owned(), "wait sing".to_owned()));
+}
+
+#[test]
 fn structured_output_and_effort_are_said_in_anthropics_words() {
     let hi = json!([{"role": "user", "content": "Hi"}]);
     let written = sent(&json!({"model": "auto", "messages": hi, "response_format": {

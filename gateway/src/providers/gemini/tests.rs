@@ -117,6 +117,31 @@ fn nothing_is_said_of_no_tools_and_no_contents_are_refused() {
 }
 
 #[test]
+fn of_tools_that_a_choice_lists_the_others_are_left_out() {
+    let sent = |mode: &str, name: &str| {
+        let tool =
+            |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {}}});
+        let allowed = json!({"mode": mode, "tools": [
+            {"type": "function", "function": {"name": name}}]});
+        let request = json!({"model": "auto", "messages": [{"role": "user", "content": "Hi."}],
+            "tools": [tool("look"), tool("wait")],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}});
+        let request = read_chat(request.to_string().into(), &HeaderMap::new(), 500).unwrap();
+        let sent = body(&request, &request.body, "gemini-2.5-flash", 9).map_err(|bad| bad.param)?;
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        let declared = sent["tools"][0]["functionDeclarations"].as_array();
+        let names = declared.into_iter().flatten().map(|tool| tool["name"].clone());
+        let mode = sent["toolConfig"]["functionCallingConfig"]["mode"].clone();
+        Ok::<_, Option<String>>((mode, names.collect::<Vec<_>>()))
+    };
+    assert_eq!(sent("auto", "wait"), Ok((json!("AUTO"), vec![json!("wait")])));
+    assert_eq!(sent("required", "wait"), Ok((json!("ANY"), vec![json!("wait")])));
+    assert_eq!(sent("auto", "other"), Ok((Value::Null, vec![])));
+    let unknown = Err(Some("tool_choice.allowed_tools.tools".to_owned()));
+    assert_eq!(sent("required", "other"), unknown);
+}
+
+#[test]
 fn a_conversation_with_tools_becomes_contents() {
     let request = json!({
         "model": "auto", "max_tokens": 300, "stop": ["END"], "temperature": 0.5, "seed": 7, "n": 2,

@@ -8,7 +8,7 @@
 use crate::{
     config::CapField,
     ledger::Endpoint,
-    providers::{CallIds, Recalls},
+    providers::{CallIds, Recalls, UNTAKEN},
     wire::{
         ChatRequest, Field, Place,
         json::{self, Kind, Span},
@@ -36,7 +36,8 @@ pub(crate) struct Differs {
     pub(crate) has_developers: bool,
     /// What was thought in earlier turns.
     pub(crate) recalls: Recalls,
-    /// The member that says not to think, for who says so in another format.
+    /// The member that says not to think, for who says so in another format; [`UNTAKEN`] where no effort
+    /// is taken.
     pub(crate) unthinking: Option<&'static str>,
 }
 
@@ -64,7 +65,7 @@ pub(crate) fn upstream_body(
             cap(request, cap_field, output_cap, &mut edits, &mut appended);
             rename_calls(request, call_ids, &mut edits);
             recall(request, recalls, &mut edits);
-            say_not_to_think(request, unthinking, &mut edits, &mut appended);
+            tell_effort(request, unthinking, &mut edits, &mut appended);
             if !has_developers {
                 rename_developers(request, &mut edits);
             }
@@ -145,15 +146,18 @@ fn recall(request: &ChatRequest, recalls: Recalls, edits: &mut Vec<Edit<'_>>) {
 }
 
 /// Says in the provider's words that there is to be no thinking, as a Messages caller's
-/// `thinking: {"type": "disabled"}` does.
-fn say_not_to_think(
+/// `thinking: {"type": "disabled"}` does, and nothing of what such a caller's budget amounts to where no
+/// effort is taken.
+fn tell_effort(
     request: &ChatRequest,
     unthinking: Option<&str>,
     edits: &mut Vec<Edit<'_>>,
     appended: &mut String,
 ) {
     let said = request.given(Field::ReasoningEffort);
-    if request.endpoint != Endpoint::Messages || said != Some("\"none\"") {
+    let ceases = request.endpoint == Endpoint::Messages && said == Some("\"none\"");
+    let is_untaken = request.effort_is_hint && unthinking == Some(UNTAKEN);
+    if !ceases && !is_untaken {
         return;
     }
     let Some(place) = request.fields.get(Field::ReasoningEffort) else { return };
@@ -162,6 +166,7 @@ fn say_not_to_think(
     edits.push(Edit { at, with: "".into() });
     // What the caller says of it in the provider's own words stays.
     let is_said = |field| request.given(field).is_some();
+    let unthinking = unthinking.filter(|member| *member != UNTAKEN);
     if let Some(member) = unthinking.filter(|_| !is_said(Field::ChatTemplateKwargs)) {
         *appended += &format!(",{member}");
     }

@@ -3,6 +3,7 @@
 use crate::wire::{
     BadRequest, check,
     json::{self, Kind},
+    messages::{between, joined},
     put::{List, Object},
 };
 use std::fmt::Display;
@@ -10,16 +11,22 @@ use std::fmt::Display;
 /// What the blocks of one message came to.
 #[derive(Default)]
 struct Blocks {
-    /// Parts of the content, each a JSON object.
-    parts: Vec<String>,
-    /// The text of the only part, as it is written, while there is no other.
-    only_text: Option<String>,
+    /// Parts of the content.
+    parts: Vec<Part>,
     /// Tool calls of an assistant, each a JSON object.
     calls: Vec<String>,
     /// Messages with results of tools, each a JSON object.
     results: Vec<String>,
     /// What a model of another provider thought, whose format has a place for that in a chat.
     thought: String,
+}
+
+/// A part of a content.
+enum Part {
+    /// Its text, as a JSON string.
+    Text(String),
+    /// An image, by its address as a JSON string.
+    Image(String),
 }
 
 /// Writes the system prompt and the messages as a chat's list of messages.
@@ -73,11 +80,19 @@ fn message(role: &str, blocks: &Blocks, list: &mut List<'_>) {
     let mut message = Object::begin(list.next());
     message.text("role", role);
     let content = message.member("content");
-    match (&blocks.only_text, blocks.parts.as_slice()) {
-        (Some(text), [_]) => content.extend_from_slice(text.as_bytes()),
-        (_, []) if !blocks.calls.is_empty() => content.extend_from_slice(b"null"),
-        (_, []) => content.extend_from_slice(b"\"\""),
-        (_, parts) => put_all(parts, content),
+    match (blocks.parts.as_slice(), between(role)) {
+        ([], _) if !blocks.calls.is_empty() => content.extend_from_slice(b"null"),
+        ([], _) => content.extend_from_slice(b"\"\""),
+        ([Part::Text(text)], _) => content.extend_from_slice(text.as_bytes()),
+        (parts, Some(between)) if parts.iter().all(|part| part.text().is_some()) => {
+            let text = joined(parts.iter().filter_map(Part::text), between);
+            content.extend_from_slice(text.as_bytes());
+        }
+        (parts, _) => {
+            let mut list = List::begin(content);
+            parts.iter().for_each(|part| part.put(list.next()));
+            list.end();
+        }
     }
     if !blocks.calls.is_empty() {
         put_all(&blocks.calls, message.member("tool_calls"));
@@ -125,7 +140,7 @@ fn block(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), 
         }
         "image" => {
             let address = image(format_args!("{at}.source"), source)?;
-            blocks.part(format!(r#"{{"type":"image_url","image_url":{{"url":{address}}}}}"#));
+            blocks.parts.push(Part::Image(address));
             Ok(())
         }
         "document" => document(format_args!("{at}.source"), source, blocks),
@@ -200,7 +215,7 @@ fn thinking(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(
     Ok(())
 }
 
-/// Something that was found: what it is called and where it is, and its text.
+/// Something that was found: what it is called and where it is, and its text, all in one part.
 fn search_result(
     at: impl Display + Copy,
     raw: &str,
@@ -216,8 +231,13 @@ fn search_result(
     let param = format_args!("{at}.content");
     let said = said.ok_or_else(|| BadRequest::missing(param))?;
     check::array(param, said)?;
-    blocks.text(&serde_json::Value::String(format!("{title}\n{source}\n")).to_string());
-    content(param, said, blocks)
+    let before = blocks.parts.len();
+    blocks.text(&serde_json::Value::String(format!("{title}\n{source}")).to_string());
+    content(param, said, blocks)?;
+    let (images, text) = apart(blocks.parts.split_off(before));
+    blocks.text(&text);
+    blocks.parts.extend(images);
+    Ok(())
 }
 
 fn tool_use(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
@@ -241,6 +261,14 @@ fn tool_use(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(
 /// What a result begins with that is an error, which a chat's tool message has no other place for.
 const FAILED: &str = r#""Error: ""#;
 
+/// Images of a tool's content, and its texts as one, a JSON string.
+fn apart(parts: Vec<Part>) -> (Vec<Part>, String) {
+    let (texts, images): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|part| part.text().is_some());
+    let text = joined(texts.iter().filter_map(Part::text), between("tool").unwrap_or_default());
+    (images, text)
+}
+
 /// A result becomes a message of its own, before what else the user says; one that is an error says so.
 /// An image in it, which a chat's tool message cannot hold, becomes part of what the user says.
 fn tool_result(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Result<(), BadRequest> {
@@ -251,43 +279,48 @@ fn tool_result(at: impl Display + Copy, raw: &str, blocks: &mut Blocks) -> Resul
     let mut inner = Blocks::default();
     let failed =
         failed.map(|raw| check::boolean(format_args!("{at}.is_error"), raw)).transpose()?;
-    if failed == Some(true) {
-        inner.text(FAILED);
-    }
     if let Some(said) = said {
         content(format_args!("{at}.content"), said, &mut inner)?;
     }
-    let is_image = |part: &String| part.starts_with(r#"{"type":"image_url""#);
-    let (images, texts): (Vec<_>, Vec<_>) = inner.parts.into_iter().partition(is_image);
+    let (images, mut text) = apart(inner.parts);
+    if failed == Some(true) {
+        text = joined([FAILED, text.as_str()], "");
+    }
     let mut result = Vec::new();
     let mut message = Object::begin(&mut result);
     message.text("role", "tool");
     message.raw("tool_call_id", id);
-    let written = message.member("content");
-    match (&inner.only_text, texts.as_slice()) {
-        (Some(text), [_]) => written.extend_from_slice(text.as_bytes()),
-        (_, []) => written.extend_from_slice(b"\"\""),
-        (_, texts) => put_all(texts, written),
-    }
+    message.raw("content", &text);
     message.end();
     blocks.results.push(String::from_utf8_lossy(&result).into_owned());
-    for image in images {
-        blocks.part(image);
-    }
+    blocks.parts.extend(images);
     Ok(())
 }
 
 impl Blocks {
     /// A part of text, given as a JSON string.
     fn text(&mut self, raw: &str) {
-        self.part(format!(r#"{{"type":"text","text":{raw}}}"#));
-        if self.parts.len() == 1 {
-            self.only_text = Some(raw.to_owned());
+        self.parts.push(Part::Text(raw.to_owned()));
+    }
+}
+
+impl Part {
+    /// Its text, where it is one.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Image(_) => None,
         }
     }
 
-    fn part(&mut self, part: String) {
-        self.only_text = None;
-        self.parts.push(part);
+    /// Writes it as a chat has it.
+    fn put(&self, out: &mut Vec<u8>) {
+        let written = match self {
+            Self::Text(text) => format!(r#"{{"type":"text","text":{text}}}"#),
+            Self::Image(address) => {
+                format!(r#"{{"type":"image_url","image_url":{{"url":{address}}}}}"#)
+            }
+        };
+        out.extend_from_slice(written.as_bytes());
     }
 }

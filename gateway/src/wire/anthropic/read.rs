@@ -64,9 +64,10 @@ pub fn read_messages(
         return Err(BadRequest::missing("max_tokens"));
     }
     let (inner, metadata) = (Bytes::from(given.to_chat()?), given.pairs()?);
-    let own = given.own_tools()?;
+    let (own, effort_is_hint) = (given.own_tools()?, given.hints_effort()?);
     let request = read_chat(inner, headers, output_tokens_default).and_then(without_chats_own);
-    Ok(as_asked(request.map_err(|bad| named(Endpoint::Messages, bad))?, body, metadata, own))
+    let request = request.map_err(|bad| named(Endpoint::Messages, bad))?;
+    Ok(ChatRequest { effort_is_hint, ..as_asked(request, body, metadata, own) })
 }
 
 /// Reads a request whose tokens are to be counted: a message request that need not say how long an
@@ -241,15 +242,12 @@ impl<'a> Given<'a> {
 
     /// How hard to think: the effort asked for, or what a budget of thinking tokens amounts to.
     fn effort(&self, body: &mut Object<'_>) -> Result<(), BadRequest> {
-        if let Some(raw) = self.output_config {
-            let [effort] = check::members("output_config", raw, ["effort"])?;
-            if let Some(raw) = effort {
-                match check::string("output_config.effort", raw)?.as_ref() {
-                    "max" => body.text("reasoning_effort", "high"),
-                    same => body.text("reasoning_effort", same),
-                }
-                return Ok(());
+        if let Some(raw) = self.own_effort()? {
+            match check::string("output_config.effort", raw)?.as_ref() {
+                "max" => body.text("reasoning_effort", "high"),
+                same => body.text("reasoning_effort", same),
             }
+            return Ok(());
         }
         let Some(raw) = self.thinking else { return Ok(()) };
         let [kind, budget] = check::members("thinking", raw, ["type", "budget_tokens"])?;
@@ -276,6 +274,20 @@ impl<'a> Given<'a> {
                 "`thinking.type` must be enabled, disabled or adaptive",
             )),
         }
+    }
+
+    /// The effort asked for.
+    fn own_effort(&self) -> Result<Option<&'a str>, BadRequest> {
+        let Some(raw) = self.output_config else { return Ok(None) };
+        check::members("output_config", raw, ["effort"]).map(|[effort]| effort)
+    }
+
+    /// Whether the effort is what a budget amounts to: who names one lets the model think, and says
+    /// nothing to one that does not.
+    fn hints_effort(&self) -> Result<bool, BadRequest> {
+        let Some(raw) = self.thinking else { return Ok(false) };
+        let [budget] = check::members("thinking", raw, ["budget_tokens"])?;
+        Ok(budget.is_some() && self.own_effort()?.is_none())
     }
 
     /// What policies may look at. The inner request has none of it: providers of its format would be

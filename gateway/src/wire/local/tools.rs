@@ -6,6 +6,7 @@ use super::super::{
     BadRequest, ChatRequest, check,
     fields::Field,
     json::{self, Kind},
+    tools::Allowed,
 };
 use local_engine::{Function, ToolChoice, Tools};
 use std::fmt::Display;
@@ -37,15 +38,29 @@ pub(super) fn read(request: &ChatRequest) -> Result<Option<(Tools, bool)>, BadRe
         functions.push(function(format_args!("{at}.function"), body)?);
         Ok(())
     })?;
+    let chosen = request.given(Field::ToolChoice);
+    let allowed = chosen.map_or(Ok(None), Allowed::of)?;
+    let choice = match &allowed {
+        None => choice(chosen)?,
+        Some(allowed) if allowed.must => ToolChoice::Required,
+        Some(_) => ToolChoice::Auto,
+    };
+    if let Some(allowed) = allowed {
+        allowed.keep(&mut functions, |function| Some(&function.name))?;
+        // Nothing is allowed, as under `none`.
+        if functions.is_empty() {
+            return Ok(None);
+        }
+    }
     let parallel = request
         .given(Field::ParallelToolCalls)
         .map(|raw| check::boolean("parallel_tool_calls", raw))
         .transpose()?;
-    Ok(Some((Tools { functions, choice: choice(request)?, parallel }, false)))
+    Ok(Some((Tools { functions, choice, parallel }, false)))
 }
 
-fn choice(request: &ChatRequest) -> Result<ToolChoice, BadRequest> {
-    let Some(raw) = request.given(Field::ToolChoice) else { return Ok(ToolChoice::Auto) };
+fn choice(given: Option<&str>) -> Result<ToolChoice, BadRequest> {
+    let Some(raw) = given else { return Ok(ToolChoice::Auto) };
     if json::kind(raw) == Kind::String {
         return Ok(match check::string("tool_choice", raw)?.as_ref() {
             "required" => ToolChoice::Required,

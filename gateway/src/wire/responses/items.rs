@@ -4,6 +4,7 @@ use super::referred::Referred;
 use crate::wire::{
     BadRequest, check,
     json::{self, Kind},
+    messages::{between, joined},
     put::Object,
 };
 use std::fmt::Display;
@@ -134,7 +135,7 @@ impl Chat<'_> {
     ) -> Result<(), BadRequest> {
         let param = format_args!("{at}.content");
         let [said] = check::members(at, raw, ["content"])?;
-        let said = content(param, said.ok_or_else(|| BadRequest::missing(param))?)?;
+        let said = content(param, said.ok_or_else(|| BadRequest::missing(param))?, role, None)?;
         if !matches!(role, "assistant" | "user" | "system" | "developer") {
             return Err(BadRequest::value(
                 format_args!("{at}.role"),
@@ -173,7 +174,7 @@ impl Chat<'_> {
         let param = format_args!("{at}.output");
         let output = output.ok_or_else(|| BadRequest::missing(param))?;
         let mut images = Vec::new();
-        let output = content_but(param, output, Some(&mut images))?;
+        let output = content(param, output, "tool", Some(&mut images))?;
         self.end_turn();
         self.shown.append(&mut images);
         put(&format!(r#"{{"role":"tool","tool_call_id":{id},"content":{output}}}"#), self.out);
@@ -210,22 +211,19 @@ impl Chat<'_> {
     }
 }
 
-/// A content as a chat has it: a string, or a list of parts.
-fn content(at: impl Display + Copy, raw: &str) -> Result<String, BadRequest> {
-    content_but(at, raw, None)
-}
-
-/// A content as a chat has it, its images put into `images` where that is given.
-fn content_but(
+/// A content of `role` as a chat has it: a string, or a list of parts; its images are put into `images`
+/// where that is given.
+fn content(
     at: impl Display + Copy,
     raw: &str,
+    role: &str,
     mut images: Option<&mut Vec<String>>,
 ) -> Result<String, BadRequest> {
     match json::kind(raw) {
         Kind::String => check::string(at, raw).map(|_| raw.to_owned()),
         Kind::Array => {
             let mut parts = Vec::new();
-            let mut only_text = None;
+            let mut texts = Vec::new();
             json::elements(raw, |index, part| {
                 let mut written = Vec::new();
                 let kind = self::part(format_args!("{at}[{index}]"), part, &mut written)?;
@@ -233,21 +231,20 @@ fn content_but(
                 match (kind, images.as_deref_mut()) {
                     (PartKind::Image, Some(images)) => images.push(written),
                     (PartKind::Text(text), _) => {
-                        only_text = Some(text).filter(|_| parts.is_empty());
+                        texts.push(text);
                         parts.push(written);
                     }
-                    (PartKind::Image | PartKind::Refusal, _) => {
-                        only_text = None;
-                        parts.push(written);
-                    }
+                    (PartKind::Image | PartKind::Refusal, _) => parts.push(written),
                 }
                 Ok::<_, BadRequest>(())
             })?;
-            Ok(match (only_text, parts.as_slice()) {
-                (Some(text), _) => text,
-                // Nothing is left of a result that was images.
-                (None, []) if images.is_some_and(|images| !images.is_empty()) => "\"\"".to_owned(),
-                (None, parts) => format!("[{}]", parts.join(",")),
+            let is_text = texts.len() == parts.len();
+            Ok(match (texts.as_slice(), between(role)) {
+                ([text], _) if is_text => text.clone(),
+                (texts, Some(between)) if is_text => {
+                    joined(texts.iter().map(String::as_str), between)
+                }
+                _ => format!("[{}]", parts.join(",")),
             })
         }
         _ => Err(BadRequest::kind(at, "a string or a list of parts")),

@@ -3,8 +3,9 @@
 //! (`golden/*.sse`, `*.out.json`). `TOLLGATE_GOLDEN=write` writes what is made in place of comparing.
 
 use crate::{
+    config::CapField,
     ledger::{Endpoint, KeyId},
-    providers::openai,
+    providers::{Kind, openai},
     refusal::Refusal,
     wire::{
         BadRequest, ChatRequest, Context, Delta, DeltaKind, FinishReason, Gathered, Kept,
@@ -79,11 +80,115 @@ fn a_result_that_is_an_error_says_so_where_a_chat_has_no_place_for_it() {
     };
     let part = |text: &str| json!({"type": "text", "text": text});
     let absent = result(json!({"is_error": true, "content": "No such city."})).unwrap();
-    assert_eq!(absent, json!([part("Error: "), part("No such city.")]));
+    assert_eq!(absent, "Error: No such city.");
+    let parts =
+        json!({"is_error": true, "content": [part("No such \"city\"."), part("Nor town.")]});
+    assert_eq!(result(parts).unwrap(), "Error: No such \"city\".\nNor town.");
     assert_eq!(result(json!({"is_error": true})).unwrap(), "Error: ");
     assert_eq!(result(json!({"is_error": false, "content": "7"})).unwrap(), "7");
     let bad = result(json!({"is_error": "yes"})).unwrap_err();
     assert_eq!(bad.param.as_deref(), Some("messages[2].content[0].is_error"));
+}
+
+/// The roles and contents of the chat that asks the same.
+fn contents(endpoint: Endpoint, body: &Value) -> Vec<(String, Value)> {
+    let request = asked(endpoint, body).unwrap();
+    let chat: Value = serde_json::from_slice(&request.body).unwrap();
+    let messages = chat["messages"].as_array().unwrap().iter();
+    let content = |message: &Value| {
+        (message["role"].as_str().unwrap().to_owned(), message["content"].clone())
+    };
+    messages.map(content).collect()
+}
+
+#[test]
+fn texts_of_all_but_a_user_are_one_string_which_every_server_takes() {
+    let part = |kind: &str, text: &str| json!({"type": kind, "text": text});
+    let parts = |kind: &str, texts: &[&str]| -> Value {
+        texts.iter().map(|text| part(kind, text)).collect()
+    };
+    let texts = |texts: &[&str]| parts("text", texts);
+    let image = json!({"type": "image", "source": {"type": "url", "url": "https://e.example/a"}});
+    let shown = json!({"type": "image_url", "image_url": {"url": "https://e.example/a"}});
+    let body = json!({"model": "auto", "max_tokens": 9, "system": texts(&["Be brief.", "A \\ \"b\"."]),
+        "messages": [
+            {"role": "user", "content": texts(&["Hi.", "You."])},
+            {"role": "assistant", "content": [part("text", "The gra"), part("text", "ss."),
+                {"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t",
+                "content": [part("text", "é\n"), image, part("text", "7")]}]},
+            {"role": "system", "content": texts(&["So", "then."])}]});
+    let expected = [
+        ("system", json!("Be brief.\nA \\ \"b\".")),
+        ("user", texts(&["Hi.", "You."])),
+        ("assistant", json!("The grass.")),
+        ("tool", json!("é\n\n7")),
+        ("user", json!([shown])),
+        ("system", json!("So\nthen.")),
+    ];
+    let expected = expected.map(|(role, content)| (role.to_owned(), content));
+    assert_eq!(contents(Endpoint::Messages, &body), expected);
+    let image = json!({"type": "input_image", "image_url": "https://e.example/a"});
+    let output = json!([part("input_text", "é\n"), image, part("input_text", "7")]);
+    let refused =
+        json!([{"type": "output_text", "text": "No"}, {"type": "refusal", "refusal": "."}]);
+    let body = json!({"model": "auto", "input": [
+        {"role": "developer", "content": parts("input_text", &["Be brief.", "A \\ \"b\"."])},
+        {"role": "user", "content": parts("input_text", &["Hi.", "You."])},
+        {"role": "assistant", "content": parts("output_text", &["The gra", "ss."])},
+        {"type": "function_call", "call_id": "t", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "t", "output": output},
+        {"role": "system", "content": parts("input_text", &["So", "then."])},
+        {"role": "assistant", "content": []},
+        {"role": "assistant", "content": refused}]});
+    let [mut developer, rest @ ..] = expected;
+    developer.0 = "developer".to_owned();
+    let refused = json!([part("text", "No"), {"type": "refusal", "refusal": "."}]);
+    let said = [json!(""), refused].map(|content| ("assistant".to_owned(), content));
+    let expected: Vec<_> = [developer].into_iter().chain(rest).chain(said).collect();
+    assert_eq!(contents(Endpoint::Responses, &body), expected);
+}
+
+#[test]
+fn a_budget_of_thinking_is_no_effort_to_a_model_that_takes_none() {
+    let effort = |kind: &str, model: &str, body: &Value, endpoint| {
+        let kind = Kind::find(kind).unwrap();
+        let differs = openai::Differs {
+            cap_field: CapField::MaxTokens,
+            call_ids: kind.call_ids(),
+            has_developers: true,
+            recalls: kind.recalls(""),
+            unthinking: kind.unthinking(None, model),
+        };
+        let request = asked(endpoint, body).unwrap();
+        let sent = openai::upstream_body(&request, "\"m\"", differs, 9);
+        serde_json::from_slice::<Value>(&sent).unwrap()["reasoning_effort"].clone()
+    };
+    let hi = json!([{"role": "user", "content": "Hi."}]);
+    let hinted = json!({"model": "auto", "max_tokens": 9000, "messages": hi,
+        "thinking": {"type": "enabled", "budget_tokens": 4096}});
+    let mut own = hinted.clone();
+    own["output_config"] = json!({"effort": "low"});
+    let chat = json!({"model": "auto", "messages": hi, "reasoning_effort": "high"});
+    for (kind, model, takes) in [
+        ("openai", "gpt-4.1-mini", false),
+        ("azure", "gpt-4o", false),
+        ("openai", "chatgpt-4o-latest", false),
+        ("groq", "llama-3.3-70b-versatile", false),
+        ("mistral", "mistral-large-latest", false),
+        ("xai", "grok-4-0709", false),
+        ("openai", "o3", true),
+        ("openai", "gpt-5.2", true),
+        ("groq", "openai/gpt-oss-120b", true),
+        ("xai", "grok-3-mini", true),
+        ("azure", "our-deployment", true),
+        ("openai-compatible", "gpt-4o", true),
+    ] {
+        let hint = if takes { json!("medium") } else { Value::Null };
+        assert_eq!(effort(kind, model, &hinted, Endpoint::Messages), hint, "{kind} {model}");
+        assert_eq!(effort(kind, model, &own, Endpoint::Messages), "low", "{kind} {model}");
+        assert_eq!(effort(kind, model, &chat, Endpoint::ChatCompletions), "high", "{model}");
+    }
 }
 
 #[test]

@@ -363,7 +363,7 @@ fn what_was_found_is_told_with_where_it_stands() {
     };
     let told = "Tides\nhttps://a.example\nTwice a day.";
     assert_eq!(texts(&inner["messages"][0]["content"]), format!("{told}How often?"));
-    assert_eq!(texts(&inner["messages"][2]["content"]), told);
+    assert_eq!(inner["messages"][2]["content"], told);
     let body = json!({"model": "auto", "max_tokens": 9, "messages": [{"role": "user",
         "content": [{"type": "search_result", "title": "Tides", "content": []}]}]});
     let bad = asked(Endpoint::Messages, &body).unwrap_err();

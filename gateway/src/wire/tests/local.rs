@@ -2,7 +2,7 @@
 
 use super::{body_of, body_with, read};
 use crate::wire::{local_ask, local_sampling};
-use local_engine::{Role, Rule, SamplingDefaults, ToolChoice};
+use local_engine::{Role, Rule, SamplingDefaults, ToolChoice, Tools};
 
 #[test]
 fn what_the_engine_cannot_do_is_refused_by_name() {
@@ -298,6 +298,26 @@ fn tools_and_the_choice_among_them_are_kept() {
         assert_eq!(asked.functions[0].parameters.as_deref(), Some(r#"{"type":"object"}"#));
         assert_eq!(asked.functions[1].name, "g");
     }
+    let allowed = |mode: &str, name: &str| {
+        let listed = format!(r#"[{{"type":"function","function":{{"name":"{name}"}}}}]"#);
+        let more = format!(
+            r#","tool_choice":{{"type":"allowed_tools","allowed_tools":{{"mode":"{mode}","tools":{listed}}}}}"#
+        );
+        let asked = local_ask(&read(&body_with(&format!("{tools}{more}"))).unwrap());
+        let named = |tools: Tools| {
+            let names = tools.functions.into_iter().map(|function| function.name);
+            (tools.choice, names.collect::<Vec<_>>())
+        };
+        asked.map(|ask| ask.tools.map(named)).map_err(|bad| bad.param)
+    };
+    let g = vec!["g".to_owned()];
+    assert_eq!(allowed("auto", "g"), Ok(Some((ToolChoice::Auto, g.clone()))));
+    assert_eq!(allowed("required", "g"), Ok(Some((ToolChoice::Required, g))));
+    assert_eq!(allowed("auto", "h"), Ok(None), "as under `none`");
+    let unknown = Err(Some("tool_choice.allowed_tools.tools".to_owned()));
+    assert_eq!(allowed("required", "h"), unknown);
+    let mode = Err(Some("tool_choice.allowed_tools.mode".to_owned()));
+    assert_eq!(allowed("none", "g"), mode);
     let legacy = r#""functions":[{"name":"f"}],"function_call":{"name":"f"}"#;
     let ask = local_ask(&read(&body_with(legacy)).unwrap()).unwrap();
     let asked = ask.tools.unwrap();
