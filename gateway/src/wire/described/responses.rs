@@ -6,7 +6,7 @@ use super::{chat, reference};
 use serde_json::{Map, Value, json};
 
 /// The events of a stream, in the words of their `type`.
-const EVENTS: [&str; 19] = [
+const EVENTS: [&str; 23] = [
     "response.created",
     "response.in_progress",
     "response.output_item.added",
@@ -19,6 +19,10 @@ const EVENTS: [&str; 19] = [
     "response.refusal.done",
     "response.reasoning_text.delta",
     "response.reasoning_text.done",
+    "response.reasoning_summary_part.added",
+    "response.reasoning_summary_part.done",
+    "response.reasoning_summary_text.delta",
+    "response.reasoning_summary_text.done",
     "response.function_call_arguments.delta",
     "response.function_call_arguments.done",
     "response.custom_tool_call_input.delta",
