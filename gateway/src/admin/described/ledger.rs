@@ -247,8 +247,8 @@ pub(super) fn of_ledger(types: &mut Types) -> Vec<Operation> {
 pub(super) fn of_organization() -> Vec<Operation> {
     const TAG: &str = "Organization";
     let maybe = || json!({ "type": ["string", "null"] });
-    let seconds = |name, about: &str, required: bool| {
-        let mut parameter = query(name, about, whole(), json!(1_700_000_000));
+    let seconds = |name, about: &str, second: u64, required: bool| {
+        let mut parameter = query(name, about, whole(), json!(second));
         parameter["required"] = json!(required);
         parameter
     };
@@ -330,8 +330,8 @@ pub(super) fn of_organization() -> Vec<Operation> {
     );
     let times = || {
         [
-            seconds("start_time", "From this second of the Unix epoch on.", true),
-            seconds("end_time", "Until this one.", false),
+            seconds("start_time", "From this second of the Unix epoch on.", 1_700_000_000, true),
+            seconds("end_time", "Until this one.", 1_700_086_400, false),
         ]
     };
     let paged = |widths: &[&str], most: u64| {
