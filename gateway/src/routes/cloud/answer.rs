@@ -249,6 +249,9 @@ impl CloudAnswer {
                     }
                 }
             }
+            if self.is_finished() {
+                self.watch.is_whole(self.has_told_all());
+            }
             let Some(piece) = self.piece().await? else { return self.last_streamed() };
             if let Form::Streamed(decoder) = &mut self.form {
                 decoder.feed(piece);
@@ -318,9 +321,6 @@ impl CloudAnswer {
                 if seen.visible || seen.reasoning_bytes > 0 {
                     self.watch.spoke();
                 }
-                if chunks.ended.are_all() {
-                    self.watch.is_whole(chunks.told_last);
-                }
                 return Ok(Read::Event(Event::Chunk { data, seen }));
             }
             Reader::Anthropic(stream) if self.own => stream.read_own(&event.data),
@@ -328,9 +328,6 @@ impl CloudAnswer {
             Reader::Gemini(stream) => stream.read(data),
         };
         self.converted(data, read.map_err(broken)?)?;
-        if self.has_told_all() {
-            self.watch.is_whole(true);
-        }
         Ok(self.ready.pop_front().map_or(Read::Nothing, Read::Event))
     }
 
@@ -437,11 +434,10 @@ impl CloudAnswer {
             }
     }
 
-    /// Whether that is so and its usage is told, so that nothing is missing but a sign of the end, in
-    /// formats that are converted.
+    /// Whether that is so and its usage is told, so that nothing is missing but a sign of the end.
     fn has_told_all(&self) -> bool {
         match &self.reader {
-            Reader::OpenAi(_) => false,
+            Reader::OpenAi(chunks) => chunks.told_last,
             Reader::Anthropic(stream) => stream.told_of_whole().is_some(),
             Reader::Gemini(stream) => stream.has_told_all(),
         }
